@@ -1,1 +1,42 @@
-"""stub"""
+"""fae-core: what every FAE package shares. Importing it is light; torch is loaded when a name needs it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fae_core._version import __version__
+
+if TYPE_CHECKING:
+    from fae_core import ops as ops
+    from fae_core.errors import FAEError as FAEError
+    from fae_core.errors import LatentSpecMismatch as LatentSpecMismatch
+    from fae_core.generator import Generator as Generator
+    from fae_core.generator import Tokenizer as Tokenizer
+    from fae_core.generator import load_generator as load_generator
+    from fae_core.generator import load_tokenizer as load_tokenizer
+    from fae_core.latent_store import LatentStore as LatentStore
+    from fae_core.random import SlotRandom as SlotRandom
+    from fae_core.spec import LatentSpec as LatentSpec
+
+_HOMES = {
+    "FAEError": "fae_core.errors",
+    "LatentSpecMismatch": "fae_core.errors",
+    "Generator": "fae_core.generator",
+    "Tokenizer": "fae_core.generator",
+    "load_generator": "fae_core.generator",
+    "load_tokenizer": "fae_core.generator",
+    "LatentSpec": "fae_core.spec",
+    "LatentStore": "fae_core.latent_store",
+    "SlotRandom": "fae_core.random",
+}
+
+__all__ = [*_HOMES, "__version__", "ops"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module("fae_core.ops")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fae_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,65 @@
+"""Errors that a user can mend. The command line prints them as one line and exits with status 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FAEError(Exception):
+    """A mistake in the input, not in the program: the message says what is wrong and how to mend it."""
+
+
+class LatentSpecMismatch(FAEError):
+    """Two parts of a pipeline speak of different latent spaces. `fields` maps each differing field to (wanted, found)."""
+
+    def __init__(self, fields: dict[str, tuple[object, object]], context: str = "") -> None:
+        self.fields = fields
+        listed = "; ".join(
+            f"{name}: wanted {_short(wanted)}, found {_short(found)}" for name, (wanted, found) in fields.items()
+        )
+        super().__init__(f"latent spaces differ{f' ({context})' if context else ''}: {listed}")
+
+
+class UnknownName(FAEError):
+    """A name that is not in a closed list; suggests the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+class DataError(FAEError):
+    """Images, labels or latents that cannot be read or do not fit together."""
+
+
+class CheckpointError(FAEError):
+    """A checkpoint or model folder that is missing, damaged, or belongs to another model."""
+
+
+class MissingPackage(FAEError):
+    """An optional package that this call needs."""
+
+    def __init__(self, what: str, install: str) -> None:
+        super().__init__(f"{what} needs a package that is not installed: pip install {install}")
+
+
+class OutputExists(FAEError):
+    """An output folder that is not empty."""
+
+    def __init__(self, folder: object, resumable: bool = False) -> None:
+        super().__init__(
+            f"{folder} exists; pass --overwrite to replace it{' or --resume to continue it' if resumable else ''}"
+        )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple) and len(value) > 4:
+        return (
+            f"({', '.join(f'{v:.4g}' if isinstance(v, float) else str(v) for v in value[:3])}, ... {len(value)} values)"
+        )
+    if isinstance(value, str) and len(value) > 24:
+        return repr(value[:21] + "...")
+    return repr(value)

@@ -1,0 +1,150 @@
+"""Reading and writing small files so that nothing is half-written and nothing hostile is believed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fae_core.errors import CheckpointError, FAEError, OutputExists
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write `data` beside `path`, flush it to disk, and rename it into place. Raises FAEError where the disk refuses."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder or a missing permission into one clear FAEError."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "no space left on the disk",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "the folder is read-only",
+            errno.EACCES: "permission denied",
+            errno.EPERM: "permission denied",
+            errno.ENOTDIR: "a part of the path is a file",
+        }
+        if error.errno in reasons:
+            raise FAEError(f"cannot write {path}: {reasons[error.errno]}") from error
+        raise
+
+
+@contextmanager
+def staged_folder(final: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `final` if the block succeeds and vanishes if it does not.
+
+    Raises OutputExists where `final` is a non-empty folder and `overwrite` is off.
+    """
+    final = Path(final)
+    require_new_folder(final, overwrite=overwrite)
+    staging = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    with disk_errors(final):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            if final.exists():
+                shutil.rmtree(final)
+            staging.replace(final)
+            sync_folder(final.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_new_folder(folder: str | Path, *, overwrite: bool, resumable: bool = False) -> None:
+    """Raise OutputExists if `folder` holds anything and `overwrite` is off; FAEError if it is a file."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FAEError(f"{folder} is a file; give a folder to write to")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise OutputExists(folder, resumable)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: str | Path, *, max_bytes: int = 64 * 2**20) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError where it is absent, too large, too deep, or not finite JSON."""
+    text = _read_text(path, max_bytes)
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {_reason(error)}") from None
+    return _require_mapping(value, path)
+
+
+def read_yaml(path: str | Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
+    """A YAML mapping from a file, safely loaded. Raises CheckpointError as `read_json` does; aliases are refused."""
+    text = _read_text(path, max_bytes)
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("aliases are not allowed")
+        value = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid YAML: {_reason(error)}") from None
+    return _require_mapping(value if value is not None else {}, path)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_text(path: str | Path, max_bytes: int) -> str:
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise CheckpointError(f"{path} has {size} bytes; at most {max_bytes} are read")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder, not a file") from None
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _require_mapping(value: Any, path: str | Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a mapping, not a {type(value).__name__}")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"the number {name} is not allowed")
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]

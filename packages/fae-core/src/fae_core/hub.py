@@ -1,0 +1,216 @@
+"""Model folders: config.json, model.safetensors, latent_spec.json, README.md; on disk, in a run folder or on the hub.
+
+config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (who wrote it)
+and `config` (the constructor's arguments). Weights are safetensors; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fae_core.errors import CheckpointError
+from fae_core.files import read_json, staged_folder
+from fae_core.presets import load_preset
+from fae_core.spec import FILE_NAME as SPEC_FILE
+from fae_core.spec import LatentSpec
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+RUN_MODEL_FOLDER = "model"  # where a run folder keeps its exported model
+
+
+class ModelConfig(BaseModel):
+    """Base of every model's configuration: frozen, typed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def parse_config(config_class: type[ModelConfig], fields: dict[str, Any], where: str) -> Any:
+    """A validated config; raises CheckpointError, one line, naming each wrong field."""
+    try:
+        return config_class.model_validate(fields)
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        raise CheckpointError(f"{where}: {reasons}") from None
+
+
+class PretrainedModel(nn.Module):
+    """Mixin for every model that lives in a model folder.
+
+    A subclass sets `model_type` and `config_class` and is constructed as `cls(config, spec)`; `spec` is the LatentSpec that
+    it speaks, or None for parts that do not touch latents.
+    """
+
+    model_type: ClassVar[str]
+    config_class: ClassVar[type[ModelConfig]]
+    needs_spec: ClassVar[bool] = True
+
+    def __init__(self, config: ModelConfig, spec: LatentSpec | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    @classmethod
+    def from_preset(cls, name: str, *, spec: LatentSpec | None = None, **overrides: Any) -> Self:
+        """A model with fresh weights from a preset; `overrides` replace fields of its config.
+
+        spec: the latent space it is for; a preset's own `spec` section is used where it is None.
+        """
+        preset = load_preset(name, cls.model_type)
+        config = parse_config(cls.config_class, {**preset.get("model", {}), **overrides}, f"preset {name}")
+        if spec is None and "spec" in preset:
+            spec = LatentSpec.from_dict(preset["spec"], f"preset {name}")
+        return cls(config, spec)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        spec: LatentSpec | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """The model in `source`: a model folder, a run folder, or "owner/name" on the hub. In eval mode.
+
+        spec: raises LatentSpecMismatch unless the model speaks exactly this space.
+        Raises CheckpointError where files are missing, damaged, or of another model.
+        """
+        folder = resolve_model_folder(source, revision=revision, token=token)
+        stored = read_config(folder)
+        if stored.get("model_type") != cls.model_type:
+            raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not {cls.model_type!r}")
+        config = parse_config(cls.config_class, stored.get("config", {}), f"{folder}/{CONFIG_FILE}")
+        own_spec = LatentSpec.load(folder) if (folder / SPEC_FILE).is_file() else None
+        if own_spec is None and cls.needs_spec:
+            raise CheckpointError(f"{folder} has no {SPEC_FILE}")
+        if spec is not None and own_spec is not None:
+            spec.require(own_spec, context=str(source))
+        model = cls(config, own_spec)
+        load_weights(model, folder / WEIGHTS_FILE)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False, card: str | None = None) -> Path:
+        """Write a model folder, whole or not at all. Raises OutputExists unless it is new, empty, or `overwrite`.
+
+        card: text of the model card's body; a short default names the class, parameters and latent space.
+        """
+        with staged_folder(folder, overwrite=overwrite) as staging:
+            self._write(staging, card)
+        return Path(folder)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, card: str | None = None
+    ) -> str:
+        """Upload as a model repository; returns its address. The token is never written anywhere."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as parent:
+            folder = self.save_pretrained(Path(parent) / "model", card=card)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+    def _write(self, folder: Path, card: str | None) -> None:
+        write_config(folder, self.model_type, self.config.model_dump(mode="json"), type(self).__module__.split(".")[0])
+        save_file({name: tensor.contiguous() for name, tensor in self._saved_state().items()}, folder / WEIGHTS_FILE)
+        if self.spec is not None:
+            self.spec.save(folder)
+        (folder / "README.md").write_text(model_card(self, card), encoding="utf-8")
+
+    def _saved_state(self) -> dict[str, torch.Tensor]:
+        """What goes into model.safetensors; a model with parts stored elsewhere overrides this."""
+        return self.state_dict()
+
+
+def write_config(folder: Path, model_type: str, config: dict[str, Any], package: str) -> None:
+    """Write config.json."""
+    import importlib
+
+    version = getattr(importlib.import_module(package), "__version__", None)
+    stored = {"model_type": model_type, "package": package, "version": version, "config": config}
+    (folder / CONFIG_FILE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as a dict; raises CheckpointError where it is missing or malformed."""
+    return read_json(folder / CONFIG_FILE)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into `module`, every key accounted for. Raises CheckpointError otherwise."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    load_state(module, state, str(path))
+
+
+def load_state(module: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    """`load_state_dict` with a one-line CheckpointError that names the first keys that do not fit."""
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    problems = [
+        f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+        for label, keys in (("lacks", missing), ("has unknown", extra), ("has another shape for", sorted(shapes)))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{where} is of another model: {'; '.join(problems)}")
+    module.load_state_dict(state)
+
+
+def resolve_model_folder(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """The local model folder of `source`; a run folder stands for its exported model; else the hub is asked."""
+    folder = Path(source)
+    if folder.is_dir():
+        for candidate in (folder, folder / RUN_MODEL_FOLDER):
+            if (candidate / CONFIG_FILE).is_file():
+                return candidate
+        raise CheckpointError(f"{folder} holds no model ({CONFIG_FILE} is missing)")
+    name = str(source)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise CheckpointError(f"{name} does not exist")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, token=token))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{name} is neither a local folder nor a model that the hub would give: {reason}"
+        ) from None
+
+
+def model_card(model: nn.Module, body: str | None) -> str:
+    """A model card: front matter for the hub, what the model is, its latent space, how to load it."""
+    count = sum(p.numel() for p in model.parameters())
+    spec = getattr(model, "spec", None)
+    space = (
+        f"- latent space: {spec.channels}x{spec.height}x{spec.width} from `{spec.backbone}`, "
+        f"images of {spec.image_shape[0]}x{spec.image_shape[1]}, fingerprint `{spec.fingerprint or 'none'}`\n"
+        if spec is not None
+        else ""
+    )
+    name, package = type(model).__name__, type(model).__module__.split(".")[0]
+    return (
+        f"---\nlibrary_name: fae\ntags:\n- fae\n- {getattr(model, 'model_type', name)}\n---\n\n# {name}\n\n"
+        f"{body or 'Part of FAE, after "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation".'}\n\n"
+        f"- parameters: {count:,}\n{space}\n```python\nfrom {package} import {name}\n\n"
+        f'model = {name}.from_pretrained("PATH OR OWNER/NAME")\n```\n'
+    )

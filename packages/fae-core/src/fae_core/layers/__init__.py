@@ -1,0 +1,20 @@
+"""Transformer layers that more than one package builds its models from."""
+
+from fae_core.layers.attention import SelfAttention
+from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, sincos_position_table
+from fae_core.layers.mlp import MLP, SwiGLU, swiglu_hidden
+from fae_core.layers.norm import RMSNorm
+from fae_core.layers.rope import AxialRope, axial_angles
+
+__all__ = [
+    "MLP",
+    "AxialRope",
+    "LabelEmbedding",
+    "RMSNorm",
+    "SelfAttention",
+    "SwiGLU",
+    "TimestepEmbedding",
+    "axial_angles",
+    "sincos_position_table",
+    "swiglu_hidden",
+]

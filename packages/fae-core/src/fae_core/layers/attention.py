@@ -1,0 +1,53 @@
+"""Multi-head self-attention over tokens.
+
+Shape suffixes: B batch, N tokens, H heads, D head dimension, C width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fae_core import ops
+from fae_core.layers.norm import RMSNorm
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with packed qkv; optional RMS norm on queries and keys, optional rotation, optional causality.
+
+    forward(x_BNC, rope=None or (cos, sin) tables of (N, D/2), mask=None) -> (B, N, C).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        bias: bool = True,
+        qk_norm: bool = False,
+        causal: bool = False,
+        rope_layout: ops.rotary.Layout = "interleaved",
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} is not a multiple of {heads} heads")
+        self.heads, self.head_dim = heads, dim // heads
+        self.causal, self.rope_layout = causal, rope_layout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.q_norm = RMSNorm(self.head_dim) if qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim) if qk_norm else None
+        self.proj = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x_BNC: Tensor, rope: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        batch, tokens, _ = x_BNC.shape
+        qkv_BN3HD = self.qkv(x_BNC).view(batch, tokens, 3, self.heads, self.head_dim)
+        cos, sin = rope if rope is not None else (None, None)
+        q_BHND, k_BHND, v_BHND = ops.qk_norm_rope(
+            qkv_BN3HD,
+            cos,
+            sin,
+            q_weight=self.q_norm.weight if self.q_norm else None,
+            k_weight=self.k_norm.weight if self.k_norm else None,
+            layout=self.rope_layout,
+        )
+        out_BHND = ops.attention(q_BHND, k_BHND, v_BHND, causal=self.causal, mask=mask)
+        return self.proj(out_BHND.transpose(1, 2).reshape(batch, tokens, -1))

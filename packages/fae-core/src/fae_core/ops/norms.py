@@ -1,0 +1,45 @@
+"""Root-mean-square norm, and the adaptive norm of diffusion transformers in one call."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_core.ops import reference
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2, last axis) + eps) * weight, computed in fp32 and returned in x's dtype.
+
+    x: (..., D), fp16, bf16, fp32 or fp64. weight: (D,) or None. For the (1 + w) convention pass 1 + w.
+    """
+    if weight is not None and weight.shape != x.shape[-1:]:
+        raise FAEError(f"rms_norm: weight has shape {tuple(weight.shape)}, x ends in {x.shape[-1]}")
+    return reference.rms_norm(x, weight, eps)
+
+
+def adaln(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor | None = None,
+    *,
+    update: Tensor | None = None,
+    gate: Tensor | None = None,
+    weight: Tensor | None = None,
+    norm: Literal["rms", "layer"] = "rms",
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    """Gate + residual + norm + modulate, the step between two branches of a DiT block.
+
+    residual = x + gate * update (x itself where `update` is None); output = norm(residual) * weight * (1 + scale) + shift.
+    x, update: (B, N, D); scale, shift, gate: (B, D), one row per sample; weight: (D,). Returns (residual, output).
+    """
+    if norm not in ("rms", "layer"):
+        raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
+    if update is not None:
+        x = x + (update if gate is None else gate.unsqueeze(1) * update)
+    function = reference.rms_norm if norm == "rms" else reference.layer_norm
+    modulated = function(x, weight, eps) * (1 + scale.unsqueeze(1))
+    return x, modulated if shift is None else modulated + shift.unsqueeze(1)

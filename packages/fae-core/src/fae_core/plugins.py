@@ -1,0 +1,37 @@
+"""What the installed packages offer, by entry-point group; loaded only when asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import tomllib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+# The packages of this repository, for source trees on PYTHONPATH that were never installed.
+_OWN_PACKAGES = ("fae_core", "fae_encoder", "fae_decoders", "fae_diffusion", "fae_flow", "fae_eval")
+
+
+@functools.cache
+def load_plugins(group: str) -> dict[str, EntryPoint]:
+    """Entry points of `group` by name. Falls back to the pyproject.toml beside an uninstalled source tree."""
+    found = {point.name: point for point in _source_tree_points(group)}
+    found.update({point.name: point for point in entry_points(group=group)})
+    return found
+
+
+def _source_tree_points(group: str) -> list[EntryPoint]:
+    points = []
+    for package in _OWN_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        pyproject = Path(spec.origin).parents[2] / "pyproject.toml"
+        if not pyproject.is_file():
+            continue
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
+        if project.get("name", "").replace("-", "_") != package:
+            continue
+        declared = project.get("entry-points", {}).get(group, {})
+        points += [EntryPoint(name, value, group) for name, value in declared.items()]
+    return points

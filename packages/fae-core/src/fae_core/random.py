@@ -1,0 +1,63 @@
+"""Random numbers that belong to samples, not to processes.
+
+A draw is a pure function of (seed, step, slot, stream), where the slot is a sample's place in the global batch (training)
+or its index among the samples (generation). So a result does not depend on the batch size, on the number of processes, on
+gradient accumulation, on the device, or on whether a run was interrupted. Numbers are drawn on the CPU for that reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class SlotRandom:
+    """Draws for a batch of slots. Each named stream is independent, so the order of calls does not matter.
+
+    slots: (B,) integers; every method returns B rows. Drawing twice from one stream gives the same numbers: name each use.
+    """
+
+    def __init__(self, seed: int, slots: Sequence[int] | Tensor, step: int = 0) -> None:
+        self.seed = int(seed)
+        self.step = int(step)
+        self.slots = [int(s) for s in slots]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def normal(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
+        """Standard normal numbers, (B, *shape), fp32."""
+        return self._draw(torch.randn, shape, stream, device)
+
+    def uniform(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
+        """Numbers in [0, 1), (B, *shape), fp32."""
+        return self._draw(torch.rand, shape, stream, device)
+
+    def integers(
+        self, high: int, shape: Sequence[int], stream: str, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Integers in [0, high), (B, *shape), int64."""
+        return self._draw(lambda size, generator: torch.randint(high, size, generator=generator), shape, stream, device)
+
+    def select(self, rows: slice | Sequence[int]) -> SlotRandom:
+        """The same draws for some of the rows."""
+        slots = self.slots[rows] if isinstance(rows, slice) else [self.slots[r] for r in rows]
+        return SlotRandom(self.seed, slots, self.step)
+
+    def _draw(self, function, shape: Sequence[int], stream: str, device: torch.device | str | None) -> Tensor:
+        generator = torch.Generator()
+        rows = []
+        for slot in self.slots:
+            generator.manual_seed(derive_seed(self.seed, self.step, slot, stream))
+            rows.append(function(tuple(shape), generator=generator))
+        drawn = torch.stack(rows) if rows else function((0, *shape), generator=generator)
+        return drawn if device is None else drawn.to(device)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from any mixture of numbers and names, the same on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & (2**63 - 1)

@@ -1,0 +1,171 @@
+"""LatentSpec: what a latent space is, so that encoders, generators and decoders can be swapped and never mixed up.
+
+Whoever makes latents publishes a spec with them; whoever consumes latents keeps the spec it was made for and calls
+`require` on what it is given. Arrays are (..., C, h, w).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.files import read_json, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+FILE_NAME = "latent_spec.json"
+_MAX_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class LatentSpec:
+    """An immutable description of a latent space.
+
+    channels, height, width: shape of one latent, C x h x w.
+    image_size: pixels of the images that it stands for, one number or (height, width).
+    backbone: the frozen encoder, as `create_backbone` names it.
+    mean, std: per-channel statistics, C numbers each; None means 0 and 1. `normalize` uses them.
+    fingerprint: hash of the weights (backbone, feature normalisation, adapter) that produce the latents.
+    adapter: what stands between the backbone and the latent.
+
+    Raises ValueError (pydantic's) where a field is out of range or the statistics do not match the channels.
+    """
+
+    channels: int
+    height: int
+    width: int
+    image_size: int | tuple[int, int]
+    backbone: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    fingerprint: str = ""
+    adapter: str = ""
+    format_version: int = FORMAT_VERSION
+
+    @field_validator("channels", "height", "width")
+    @classmethod
+    def _positive(cls, value: int) -> int:
+        if not 0 < value <= 65536:
+            raise ValueError("must be between 1 and 65536")
+        return value
+
+    @field_validator("image_size")
+    @classmethod
+    def _image_size(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        sides = (value, value) if isinstance(value, int) else value
+        if not all(0 < side <= 65536 for side in sides):
+            raise ValueError("must be between 1 and 65536 pixels")
+        return sides[0] if sides[0] == sides[1] else sides
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _as_floats(cls, value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+    @field_validator("format_version")
+    @classmethod
+    def _known_version(cls, value: int) -> int:
+        if value != FORMAT_VERSION:
+            raise ValueError(f"format {value} is not known to this version of fae-core (it reads {FORMAT_VERSION})")
+        return value
+
+    @model_validator(mode="after")
+    def _statistics(self) -> LatentSpec:
+        for name, default in (("mean", 0.0), ("std", 1.0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, (default,) * self.channels)
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(f"{name} has {len(getattr(self, name))} values for {self.channels} channels")
+        if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError("mean must be finite and std finite and positive")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        return self.channels, self.height, self.width
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether statistics other than 0 and 1 are set."""
+        return any(m != 0.0 for m in self.mean) or any(s != 1.0 for s in self.std)
+
+    def normalize(self, z: Tensor) -> Tensor:
+        """(z - mean) / std per channel, computed in fp32, returned in z's dtype. z: (..., C, h, w)."""
+        mean, std = self._statistics_for(z)
+        return ((z.float() - mean) / std).to(z.dtype)
+
+    def denormalize(self, z: Tensor) -> Tensor:
+        """The inverse of `normalize`: z * std + mean."""
+        mean, std = self._statistics_for(z)
+        return (z.float() * std + mean).to(z.dtype)
+
+    def with_statistics(self, mean: Any, std: Any) -> LatentSpec:
+        """The same space with other per-channel statistics."""
+        return dataclasses.replace(self, mean=mean, std=std)
+
+    def require(self, other: LatentSpec, *, ignore: Sequence[str] = (), context: str = "") -> None:
+        """Raise LatentSpecMismatch naming every field of `other` that differs from what this spec wants."""
+        fields = {
+            field.name: (getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in ignore and getattr(self, field.name) != getattr(other, field.name)
+        }
+        if fields:
+            raise LatentSpecMismatch(fields, context)
+
+    def check(self, z: Tensor) -> None:
+        """Raise FAEError unless z is a batch of this spec's latents, (B, C, h, w)."""
+        if z.ndim != 4 or tuple(z.shape[1:]) != self.shape:
+            raise FAEError(f"expected latents of shape (B, {', '.join(map(str, self.shape))}), got {tuple(z.shape)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], where: str = "latent spec") -> LatentSpec:
+        """Raises CheckpointError, one line, where a field is missing, unknown or out of range."""
+        try:
+            return TypeAdapter(cls).validate_python(fields)
+        except ValidationError as error:
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
+            raise CheckpointError(f"{where}: {reasons}") from None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write latent_spec.json into `folder` and return its path."""
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(self.to_dict(), indent=1).encode() + b"\n")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LatentSpec:
+        """Read latent_spec.json from `folder` (or the file itself)."""
+        path = Path(folder)
+        path = path / FILE_NAME if path.is_dir() else path
+        return cls.from_dict(read_json(path, max_bytes=_MAX_BYTES), where=str(path))
+
+    def _statistics_for(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
+        if z.ndim < 3 or z.shape[-3] != self.channels:
+            raise FAEError(f"expected latents of shape (..., {self.channels}, h, w), got {tuple(z.shape)}")
+        view = (self.channels, 1, 1)
+        return tuple(torch.tensor(v, dtype=torch.float32, device=z.device).view(view) for v in (self.mean, self.std))
