@@ -208,9 +208,11 @@ def model_card(model: nn.Module, body: str | None) -> str:
         else ""
     )
     name, package = type(model).__name__, type(model).__module__.split(".")[0]
+    about = (
+        body or 'Part of FAE, after "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation".'
+    )
     return (
-        f"---\nlibrary_name: fae\ntags:\n- fae\n- {getattr(model, 'model_type', name)}\n---\n\n# {name}\n\n"
-        f"{body or 'Part of FAE, after "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation".'}\n\n"
+        f"---\nlibrary_name: fae\ntags:\n- fae\n- {getattr(model, 'model_type', name)}\n---\n\n# {name}\n\n{about}\n\n"
         f"- parameters: {count:,}\n{space}\n```python\nfrom {package} import {name}\n\n"
         f'model = {name}.from_pretrained("PATH OR OWNER/NAME")\n```\n'
     )

@@ -7,6 +7,8 @@ class TestMyModel(GeneratorConformance):
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ class GeneratorConformance:
     classes = 3
     steps = 60  # optimiser steps for `test_loss_falls`
     learning_rate = 3e-3
-    sample_options: dict[str, object] = {}  # passed to every `sample`
+    sample_options: ClassVar[dict[str, object]] = {}  # passed to every `sample`
 
     def make(self, spec: LatentSpec) -> Generator:
         """A small model for `spec` with `classes` classes, seeded by the caller."""
