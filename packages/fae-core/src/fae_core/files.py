@@ -93,12 +93,16 @@ def sync_folder(folder: str | Path) -> None:
 
 def read_json(path: str | Path, *, max_bytes: int = 64 * 2**20) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError where it is absent, too large, too deep, or not finite JSON."""
+    return _require_mapping(read_json_value(path, max_bytes=max_bytes), path)
+
+
+def read_json_value(path: str | Path, *, max_bytes: int = 64 * 2**20) -> Any:
+    """Any JSON value from a file; raises as `read_json` does."""
     text = _read_text(path, max_bytes)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {_reason(error)}") from None
-    return _require_mapping(value, path)
 
 
 def read_yaml(path: str | Path, *, max_bytes: int = 2**20) -> dict[str, Any]:

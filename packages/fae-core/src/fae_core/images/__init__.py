@@ -1,0 +1,26 @@
+"""Real images in, tensors out, pictures back. Sources decode on demand and name the file when one is unreadable."""
+
+from fae_core.images.batch import load_batch, readable_images
+from fae_core.images.decode import decode_image, to_rgb
+from fae_core.images.grid import draw_grid, save_grid, save_image, to_pillow
+from fae_core.images.sources import ImageSource, open_images
+from fae_core.images.transform import center_crop, crop_boxes, crop_resize, jitter_colors, to_tensor, to_uint8
+
+__all__ = [
+    "ImageSource",
+    "center_crop",
+    "crop_boxes",
+    "crop_resize",
+    "decode_image",
+    "draw_grid",
+    "jitter_colors",
+    "load_batch",
+    "open_images",
+    "readable_images",
+    "save_grid",
+    "save_image",
+    "to_pillow",
+    "to_rgb",
+    "to_tensor",
+    "to_uint8",
+]

@@ -1,0 +1,101 @@
+"""Class names and labels that stand in files beside images: classes.json and labels.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fae_core.errors import CheckpointError, DataError
+from fae_core.files import read_json, read_json_value
+
+CLASSES_FILE = "classes.json"
+LABELS_FILE = "labels.json"
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Class names in label order, and every key (folder name, id, name) under which a class may be asked for."""
+
+    names: list[str]
+    index_of: dict[str, int]
+    where: str
+
+    def label(self, key: str, asked_by: str) -> int:
+        """The label of a class; raises DataError where the list does not have it."""
+        if key not in self.index_of:
+            raise DataError(f"{asked_by} has the class {key!r}, which {self.where} does not list")
+        return self.index_of[key]
+
+
+def read_classes(folder: Path) -> ClassList | None:
+    """The classes.json of `folder`, or None: a list of names, or of {"index", "wnid", "name"}. Raises DataError."""
+    path = folder / CLASSES_FILE
+    if not path.is_file():
+        return None
+    try:
+        entries = read_json_value(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path} must hold a list of class names, or of objects with index, wnid and name")
+    if all(isinstance(entry, str) for entry in entries):
+        return class_list(entries, str(path))
+    return _from_objects(entries, path)
+
+
+def class_list(names: Sequence[str], where: str) -> ClassList:
+    """Classes that are known by their names alone. Raises DataError where a name comes twice."""
+    if len(set(names)) != len(names):
+        raise DataError(f"{where} lists a class twice: {next(n for n in names if list(names).count(n) > 1)!r}")
+    return ClassList(list(names), {name: index for index, name in enumerate(names)}, where)
+
+
+def _from_objects(entries: list[Any], path: Path) -> ClassList:
+    if not all(
+        isinstance(e, dict) and type(e.get("index")) is int and isinstance(e.get("wnid", e.get("name")), str)
+        for e in entries
+    ):
+        raise DataError(f"{path}: every entry needs an integer index and a wnid or name")
+    entries = sorted(entries, key=lambda entry: entry["index"])
+    if [entry["index"] for entry in entries] != list(range(len(entries))):
+        raise DataError(f"{path}: the indices must be 0..{len(entries) - 1}, each once")
+    # Names may repeat (ImageNet has two cranes), ids may not.
+    by_id = class_list([str(entry.get("wnid", entry.get("name"))) for entry in entries], str(path)).index_of
+    by_name = {str(entry["name"]): entry["index"] for entry in reversed(entries) if "name" in entry}
+    return ClassList([str(e.get("name", e.get("wnid"))) for e in entries], {**by_name, **by_id}, str(path))
+
+
+def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -> list[int] | None:
+    """The labels.json of a flat folder, or None: {"file name": label or class name}, for exactly `files`.
+
+    Raises DataError where files and labels do not match, or a label is outside the classes.
+    """
+    path = folder / LABELS_FILE
+    if not path.is_file():
+        return None
+    try:
+        stored = read_json(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
+    for names, complaint in (
+        (sorted(set(files) - stored.keys()), "has no label for"),
+        (sorted(stored.keys() - set(files)), "labels images that do not exist:"),
+    ):
+        if names:
+            raise DataError(f"{path} {complaint} {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}")
+    labels = [stored[name] for name in files]
+    if classes is not None:
+        labels = [classes.label(label, str(path)) if isinstance(label, str) else label for label in labels]
+    return check_labels(labels, len(classes.names) if classes else None, str(path))
+
+
+def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int]:
+    """Labels as plain integers; raises DataError where one is no integer, negative, or not below `classes`."""
+    for position, label in enumerate(labels):
+        if type(label) is not int or label < 0:
+            raise DataError(f"{where}: label {label!r} of image {position} is not an integer >= 0")
+        if classes is not None and label >= classes:
+            raise DataError(f"{where}: label {label} of image {position} is outside the {classes} classes")
+    return list(labels)

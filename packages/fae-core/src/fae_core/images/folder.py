@@ -1,0 +1,76 @@
+"""A folder of image files, flat or with one subfolder per class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fae_core.errors import DataError
+from fae_core.images.classes import class_list, read_classes, read_labels
+from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.sources import ImageSource
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class FolderImages(ImageSource):
+    """Image files in the order of their names; hidden files and folders, and files of other kinds, are passed over.
+
+    With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless classes.json
+    says otherwise. Raises DataError where there is no image, or images lie both beside and inside subfolders.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        own, subfolders = _list(self.folder)
+        inside = {name: _list(self.folder / name)[0] for name in subfolders}
+        inside = {name: files for name, files in inside.items() if files}
+        listed = read_classes(self.folder)
+        if own and inside:
+            raise DataError(
+                f"{self.folder} holds images both beside and inside of subfolders ({next(iter(inside))}); use one layout"
+            )
+        if own:
+            self._files = own
+            self.labels = read_labels(self.folder, own, listed)
+            self.classes = listed.names if listed else None
+        elif inside:
+            classes = listed or class_list(list(inside), str(self.folder))
+            numbers = {name: classes.label(name, str(self.folder)) for name in inside}
+            self._files = [f"{name}/{file}" for name, files in inside.items() for file in files]
+            self.labels = [numbers[name] for name, files in inside.items() for _ in files]
+            self.classes = classes.names
+        else:
+            raise DataError(f"{self.folder} holds no images ({', '.join(sorted(SUFFIXES))}){self._hint(subfolders)}")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, index: int) -> Image:
+        return decode_image(self.folder / self._files[index])
+
+    def name(self, index: int) -> str:
+        return str(self.folder / self._files[index])
+
+    def _hint(self, subfolders: list[str]) -> str:
+        splits = [name for name in subfolders if any(_list(self.folder / name))]
+        return f"; did you mean {' or '.join(str(self.folder / name) for name in splits[:2])}?" if splits else ""
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the image files and of the subfolders of `folder`, sorted."""
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif Path(entry.name).suffix.lower() in SUFFIXES:
+                    files.append(entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
+    return sorted(files), sorted(folders)

@@ -1,0 +1,110 @@
+"""Pictures of tensors: single images, and grids with text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_core.files import disk_errors, write_atomic
+from fae_core.images.transform import to_uint8
+
+_GAP = 2  # pixels between tiles
+_PAD = 3  # pixels around text
+
+
+def save_image(image: Tensor, path: str | Path) -> Path:
+    """Write (3, H, W) in [0, 1] as a PNG, whole or not at all; makes the folder. Returns the path."""
+    return _write(to_pillow(image), path)
+
+
+def save_grid(
+    images: Tensor,
+    path: str | Path,
+    columns: int,
+    labels: Sequence[str] | None = None,
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+) -> Path:
+    """Write (B, 3, H, W) in [0, 1] row by row as one PNG on white, whole or not at all; makes the folder. Returns the path.
+
+    labels: one below each image; row_labels: one left of each row; column_labels: one above each column.
+    Raises FAEError where the number of labels does not fit.
+    """
+    return _write(draw_grid(images, columns, labels, row_labels=row_labels, column_labels=column_labels), path)
+
+
+def draw_grid(
+    images: Tensor,
+    columns: int,
+    labels: Sequence[str] | None = None,
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+) -> Image.Image:
+    """The picture that `save_grid` writes."""
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or columns < 1:
+        raise FAEError(f"a grid needs images (B, 3, H, W) and a column, got {tuple(images.shape)} and {columns}")
+    rows = -(-len(images) // columns)
+    for kind, given, wanted in (
+        ("labels", labels, len(images)),
+        ("row labels", row_labels, rows),
+        ("column labels", column_labels, columns),
+    ):
+        if given is not None and len(given) != wanted:
+            raise FAEError(
+                f"a grid of {len(images)} images in {columns} columns needs {wanted} {kind}, got {len(given)}"
+            )
+    height, width = images.shape[-2:]
+    font = ImageFont.load_default()
+    line = _extent(font, ["Ag"])[1] + 2 * _PAD
+    left = _extent(font, row_labels)[0] + 2 * _PAD if row_labels else 0
+    top = line if column_labels else 0
+    cell_width, cell_height = width + _GAP, height + (line if labels else 0) + _GAP
+    canvas = Image.new("RGB", (left + columns * cell_width - _GAP, top + rows * cell_height - _GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, image in enumerate(images):
+        x, y = left + index % columns * cell_width, top + index // columns * cell_height
+        canvas.paste(to_pillow(image), (x, y))
+        if labels:
+            draw.text((x, y + height + _PAD), _fitted(font, labels[index], width), "black", font)
+    for row, text in enumerate(row_labels or ()):
+        draw.text((_PAD, top + row * cell_height + height // 2 - line // 2), text, "black", font)
+    for column, text in enumerate(column_labels or ()):
+        draw.text((left + column * cell_width, _PAD), _fitted(font, text, width), "black", font)
+    return canvas
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] as an RGB image."""
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise FAEError(f"an image has shape (3, H, W), got {tuple(image.shape)}")
+    return Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().to(torch.device("cpu")).numpy())
+
+
+def _extent(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, texts: Sequence[str]) -> tuple[int, int]:
+    boxes = [font.getbbox(text) for text in texts]
+    return int(max(box[2] for box in boxes)), int(max(box[3] for box in boxes))
+
+
+def _fitted(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:
+    """`text`, cut so that it stays within `width` pixels."""
+    while text and _extent(font, [text])[0] > width:
+        text = text[:-1]
+    return text
+
+
+def _write(picture: Image.Image, path: str | Path) -> Path:
+    path = Path(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+    return path

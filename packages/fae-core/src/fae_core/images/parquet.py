@@ -1,0 +1,127 @@
+"""Images inside parquet files with Hugging Face's image feature: a struct {bytes, path} beside an integer label."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fae_core.errors import DataError, MissingPackage
+from fae_core.images.classes import check_labels, class_list, read_classes
+from fae_core.images.decode import decode_image
+from fae_core.images.sources import ImageSource
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+_CACHE_BYTES = 2**30
+
+
+class ParquetImages(ImageSource):
+    """The rows of parquet files, in order. Images stay encoded, in row groups, of which up to 1 GiB are kept in memory:
+    random access is fast over files of that size, reading in order over files of any size.
+
+    Class names come from classes.json beside the files or from the files' own metadata. Raises DataError.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            raise MissingPackage("reading .parquet files", "fae-core[data]") from None
+        self._parquet = pyarrow.parquet
+        self.files = list(files)
+        self._groups: list[tuple[Path, int]] = []  # (file, row group), in order
+        counts: list[int] = []
+        labels: list[Any] = []
+        self._column, label_column, names = "", None, None
+        for file in self.files:
+            with self._open(file) as opened:
+                features = _features(opened.schema_arrow.metadata)
+                columns = opened.schema_arrow.names
+                self._column = _pick(columns, features, "Image", _IMAGE_COLUMNS)
+                if self._column is None:
+                    raise DataError(f"{file} has no image column (img or image); it has {', '.join(columns)}")
+                label_column = _pick(columns, features, "ClassLabel", _LABEL_COLUMNS)
+                names = features.get(label_column, {}).get("names")
+                self._groups += [(file, group) for group in range(opened.num_row_groups)]
+                counts += [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+                if label_column is not None:
+                    labels += opened.read(columns=[label_column]).column(0).to_pylist()
+        self._starts = list(itertools.accumulate(counts, initial=0))
+        if not self._starts[-1]:
+            raise DataError(f"{files[0]} holds no rows")
+        self._set_classes(labels if label_column is not None else None, names)
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def read(self, index: int) -> Image:
+        cell = self._cell(index)
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes) or not data:
+            raise DataError(f"cannot read image {self.name(index)}: the row holds no image bytes")
+        return decode_image(data, self.name(index))
+
+    def name(self, index: int) -> str:
+        group = self._group(index)
+        file = self._groups[group][0]
+        first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
+        return f"{file}[{range(len(self))[index] - self._starts[first]}]"
+
+    def _group(self, index: int) -> int:
+        return bisect.bisect_right(self._starts, range(len(self))[index]) - 1
+
+    def _cell(self, index: int) -> Any:
+        group = self._group(index)
+        with self._lock:
+            if group not in self._cache:
+                file, number = self._groups[group]
+                with self._open(file) as opened:
+                    self._cache[group] = opened.read_row_group(number, columns=[self._column]).column(0)
+                while len(self._cache) > 1 and sum(column.nbytes for column in self._cache.values()) > _CACHE_BYTES:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(group)
+            column = self._cache[group]
+        return column[range(len(self))[index] - self._starts[group]].as_py()
+
+    def _set_classes(self, labels: list[Any] | None, names: list[str] | None) -> None:
+        where = str(self.files[0])
+        listed = read_classes(self.files[0].parent)
+        if listed and names and listed.names != names:
+            raise DataError(f"{listed.where} and the metadata of {where} name different classes")
+        if listed is None and names:
+            listed = class_list(names, where)
+        if labels is not None:
+            self.classes = listed.names if listed else None
+            self.labels = check_labels(labels, len(listed.names) if listed else None, where)
+
+    def _open(self, file: Path) -> Any:
+        try:
+            return self._parquet.ParquetFile(file)
+        except Exception as error:  # damaged footers raise several of arrow's types
+            raise DataError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
+    """Hugging Face's description of the columns, {} where there is none."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
+
+
+def _pick(columns: list[str], features: dict[str, Any], kind: str, names: Sequence[str]) -> str | None:
+    """The first column of a feature type, or else of a usual name."""
+    typed = [c for c in columns if features.get(c, {}).get("_type") == kind]
+    return next(iter([*typed, *(name for name in names if name in columns)]), None)

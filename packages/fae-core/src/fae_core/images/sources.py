@@ -1,0 +1,141 @@
+"""Where images come from: one interface over folders, parquet files, ADM's .npz files and the built-in photographs."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fae_core.errors import DataError, MissingPackage
+from fae_core.images.decode import decode_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PHOTOGRAPHS = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "hubble_deep_field": "hubble_deep_field.jpg",
+    "ihc": "ihc.png",
+    "motorcycle_left": "motorcycle_left.png",
+    "retina": "retina.jpg",
+    "rocket": "rocket.jpg",
+}
+
+
+class ImageSource(ABC):
+    """Images by index, with their labels where they have any.
+
+    labels: one class index per image, or None. classes: class names by index, or None where they are not known.
+    """
+
+    labels: list[int] | None = None
+    classes: list[str] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> Image:
+        """The image as RGB uint8, in its own size. Raises DataError, naming it, where it cannot be read. Thread-safe."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call the image in messages: its path, or its place in a file."""
+
+    def select(self, indices: Sequence[int]) -> ImageSource:
+        """Some of the images, in that order."""
+        return _Selection(self, indices)
+
+
+def open_images(source: str | Path | ImageSource, split: str | None = None) -> ImageSource:
+    """The images of `source`:
+
+    - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
+      class order and names. split: a subfolder of it, such as "train".
+    - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]). split: the start of
+      the files' names.
+    - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
+    - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
+
+    Raises DataError where there is nothing to read or labels do not match, MissingPackage where an extra is missing.
+    """
+    if isinstance(source, ImageSource):
+        return source
+    if str(source) == "photographs":
+        return Photographs()
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f'{path} does not exist; give an image folder, a .parquet or .npz file, or "photographs"')
+    if path.is_dir():
+        return _open_folder(path, split)
+    if split is not None:
+        raise DataError(f"{path} is one file and has no split {split!r}")
+    if path.suffix == ".parquet":
+        from fae_core.images.parquet import ParquetImages
+
+        return ParquetImages([path])
+    if path.suffix == ".npz":
+        from fae_core.images.npz import NpzImages
+
+        return NpzImages(path)
+    raise DataError(f"{path} is neither a folder nor a .parquet or .npz file")
+
+
+def _open_folder(path: Path, split: str | None) -> ImageSource:
+    parts = sorted(file for file in path.glob("*.parquet") if file.name.startswith(split or ""))
+    if parts:
+        from fae_core.images.parquet import ParquetImages
+
+        return ParquetImages(parts)
+    if split is not None:
+        path = path / split
+        if not path.is_dir():
+            raise DataError(f"{path.parent} has no split {split!r}")
+    from fae_core.images.folder import FolderImages
+
+    return FolderImages(path)
+
+
+class Photographs(ImageSource):
+    """Eight real colour photographs that every installation of scikit-image carries; image i is the only one of class i."""
+
+    def __init__(self) -> None:
+        found = importlib.util.find_spec("skimage")
+        if found is None or found.origin is None:
+            raise MissingPackage('the source "photographs"', "fae-core[demo]")
+        folder = Path(found.origin).parent / "data"
+        self._files = [folder / file for file in PHOTOGRAPHS.values()]
+        missing = [file.name for file in self._files if not file.is_file()]
+        if missing:
+            raise DataError(f"the installed scikit-image lacks {', '.join(missing)}; reinstall fae-core[demo]")
+        self.classes = list(PHOTOGRAPHS)
+        self.labels = list(range(len(PHOTOGRAPHS)))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, index: int) -> Image:
+        return decode_image(self._files[index])
+
+    def name(self, index: int) -> str:
+        return list(PHOTOGRAPHS)[index]
+
+
+class _Selection(ImageSource):
+    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+        self._source, self._indices = source, [range(len(source))[i] for i in indices]
+        self.classes = source.classes
+        self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> Image:
+        return self._source.read(self._indices[index])
+
+    def name(self, index: int) -> str:
+        return self._source.name(self._indices[index])
