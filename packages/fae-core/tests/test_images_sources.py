@@ -1,0 +1,273 @@
+"""Every kind of source gives the same images and labels, and labels that do not match are errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fae_core.errors import DataError
+from fae_core.images import open_images
+from fae_core.testing import shared_folder
+from PIL import Image
+
+
+def picture(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (6, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+@pytest.fixture
+def classed(tmp_path: Path) -> Path:
+    """Two classes, three images, and things that are not images."""
+    picture(tmp_path / "zebra" / "b.png", (1, 0, 0))
+    picture(tmp_path / "zebra" / "a.PNG", (2, 0, 0))
+    picture(tmp_path / "ant" / "c.bmp", (3, 0, 0))
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    (tmp_path / ".cache").mkdir()
+    picture(tmp_path / ".cache" / "hidden.png", (9, 9, 9))
+    return tmp_path
+
+
+def reds(source) -> list[int]:
+    return [source.read(i).getpixel((0, 0))[0] for i in range(len(source))]
+
+
+def test_a_flat_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for red, name in ((5, "b.png"), (4, "a.png"), (6, "c.png")):
+        picture(tmp_path / name, (red, 0, 0))
+    source = open_images(tmp_path)
+    assert reds(source) == [4, 5, 6]
+    assert (source.labels, source.classes) == (None, None)
+    assert source.name(0) == str(tmp_path / "a.png")
+
+
+def test_subfolders_are_classes_sorted_by_name(classed: Path) -> None:
+    source = open_images(classed)
+    assert source.classes == ["ant", "zebra"]
+    assert list(zip(source.labels, reds(source), strict=True)) == [(0, 3), (1, 2), (1, 1)]
+
+
+def test_classes_json_gives_order_and_names(classed: Path) -> None:
+    (classed / "classes.json").write_text('["zebra", "bee", "ant"]')
+    source = open_images(classed)
+    assert source.classes == ["zebra", "bee", "ant"]
+    assert sorted(zip(reds(source), source.labels, strict=True)) == [(1, 0), (2, 0), (3, 2)]
+
+
+def test_classes_json_with_ids_matches_folders_by_id(classed: Path) -> None:
+    entries = [{"index": 1, "wnid": "ant", "name": "Formica"}, {"index": 0, "wnid": "zebra", "name": "Equus"}]
+    (classed / "classes.json").write_text(json.dumps(entries))
+    source = open_images(classed)
+    assert source.classes == ["Equus", "Formica"]
+    assert sorted(zip(reds(source), source.labels, strict=True)) == [(1, 0), (2, 0), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('["ant", "bee"]', "'zebra'"),
+        ('["ant", "ant", "zebra"]', "twice"),
+        ("[]", "must hold a list"),
+        ('{"ant": 0}', "must hold a list"),
+        ("[1, 2]", "integer index"),
+        ('[{"index": 0, "wnid": "ant"}, {"index": 2, "wnid": "zebra"}]', r"0\.\.1"),
+        ('["ant", "zebra"', "not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_class_file_that_does_not_match_is_an_error(classed: Path, content: str, complaint: str) -> None:
+    (classed / "classes.json").write_text(content)
+    with pytest.raises(DataError, match=complaint):
+        open_images(classed)
+
+
+def test_labels_json_labels_a_flat_folder(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name, (0, 0, 0))
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    (tmp_path / "labels.json").write_text('{"b.png": 0, "a.png": "dog"}')
+    source = open_images(tmp_path)
+    assert (source.labels, source.classes) == ([1, 0], ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "complaint"),
+    [
+        ({"a.png": 0}, r"no label for b\.png"),
+        ({"a.png": 0, "b.png": 1, "c.png": 1}, r"do not exist: c\.png"),
+        ({"a.png": 0, "b.png": 2}, "outside the 2 classes"),
+        ({"a.png": 0, "b.png": "horse"}, "'horse'"),
+        ({"a.png": 0, "b.png": -1}, "not an integer"),
+        ({"a.png": 0, "b.png": True}, "not an integer"),
+        ({"a.png": 0, "b.png": 1.0}, "not an integer"),
+    ],
+)
+def test_a_label_file_that_does_not_match_is_an_error(tmp_path: Path, labels: dict, complaint: str) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name, (0, 0, 0))
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    with pytest.raises(DataError, match=complaint):
+        open_images(tmp_path)
+
+
+def test_empty_missing_and_mixed_folders_are_errors(classed: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        open_images(tmp_path / "empty")
+    with pytest.raises(DataError, match="does not exist"):
+        open_images(tmp_path / "nowhere")
+    picture(classed / "stray.png", (0, 0, 0))
+    with pytest.raises(DataError, match="both beside and inside"):
+        open_images(classed)
+
+
+def test_a_folder_of_splits_says_which_to_take(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "cat" / "a.png", (7, 0, 0))
+    with pytest.raises(DataError, match=r"did you mean .*train"):
+        open_images(tmp_path)
+    assert reds(open_images(tmp_path, split="train")) == [7]
+    with pytest.raises(DataError, match="no split 'val'"):
+        open_images(tmp_path, split="val")
+
+
+def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"")
+    with pytest.raises(DataError, match="neither a folder"):
+        open_images(tmp_path / "images.zip")
+
+
+def test_select_keeps_images_and_labels_together(classed: Path) -> None:
+    part = open_images(classed).select([2, 0])
+    assert list(zip(part.labels, reds(part), strict=True)) == [(1, 1), (0, 3)]
+    with pytest.raises(IndexError):
+        open_images(classed).select([3])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_images_are_exact_whether_mapped_or_unpacked(tmp_path: Path, save) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), np.uint8)
+    save(tmp_path / "samples.npz", images, np.array([0, 4, 1, 1, 2]))
+    source = open_images(tmp_path / "samples.npz")
+    assert len(source) == 5
+    assert source.labels == [0, 4, 1, 1, 2]
+    for i in range(5):
+        np.testing.assert_array_equal(np.asarray(source.read(i)), images[i])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.float32)}, "must be uint8"),
+        ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, "must be uint8"),
+        ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "no images"),
+        ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "no array arr_0"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.zeros(3, np.int64)}, "for 2 images"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.zeros(2)}, "not an integer"),
+        ({"arr_0": np.array([{"a": 1}], dtype=object)}, "never unpickled"),
+    ],
+)
+def test_an_npz_that_is_not_adms_is_an_error(tmp_path: Path, arrays: dict, complaint: str) -> None:
+    np.savez(tmp_path / "samples.npz", **arrays)
+    with pytest.raises(DataError, match=complaint):
+        open_images(tmp_path / "samples.npz")
+
+
+def test_a_damaged_npz_is_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", np.zeros((2, 4, 4, 3), np.uint8))
+    data = (tmp_path / "samples.npz").read_bytes()
+    (tmp_path / "samples.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"samples\.npz"):
+        open_images(tmp_path / "samples.npz")
+
+
+def write_parquet(path: Path, images: list[bytes | None], labels: list[int], names: list[str] | None = None) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs fae-core[data]")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"img": [{"bytes": data, "path": None} for data in images], "label": labels})
+    if names:
+        features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=2)
+
+
+def png(red: int) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (red, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_parquet_rows_are_found_across_row_groups_and_files(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [png(r) for r in range(5)], [0, 1, 0, 1, 0], ["a", "b"])
+    write_parquet(tmp_path / "train-1.parquet", [png(r) for r in range(5, 8)], [1, 0, 1], ["a", "b"])
+    write_parquet(tmp_path / "test-0.parquet", [png(99)], [0], ["a", "b"])
+    source = open_images(tmp_path, split="train")
+    assert reds(source) == list(range(8))
+    assert [source.read(i).getpixel((0, 0))[0] for i in (7, 0, 4, 5)] == [7, 0, 4, 5]
+    assert (source.labels, source.classes) == ([0, 1, 0, 1, 0, 1, 0, 1], ["a", "b"])
+    assert source.name(6).endswith("train-1.parquet[1]")
+    assert reds(open_images(tmp_path / "test-0.parquet")) == [99]
+
+
+def test_parquet_errors_name_the_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "x.parquet", [png(1), None, b"rubbish"], [0, 1, 1])
+    source = open_images(tmp_path / "x.parquet")
+    for row in (1, 2):
+        with pytest.raises(DataError, match=rf"x\.parquet\[{row}\]"):
+            source.read(row)
+    (tmp_path / "classes.json").write_text('["only"]')
+    with pytest.raises(DataError, match="outside the 1 classes"):
+        open_images(tmp_path / "x.parquet")
+    (tmp_path / "y.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match="not a readable parquet"):
+        open_images(tmp_path / "y.parquet")
+
+
+def test_parquet_metadata_and_class_file_must_agree(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "x.parquet", [png(1)], [0], ["a", "b"])
+    (tmp_path / "classes.json").write_text('["b", "a"]')
+    with pytest.raises(DataError, match="name different classes"):
+        open_images(tmp_path / "x.parquet")
+
+
+def test_the_photographs_are_eight_colour_images() -> None:
+    pytest.importorskip("skimage", reason="needs fae-core[demo]")
+    source = open_images("photographs")
+    assert source.classes == [
+        "astronaut",
+        "chelsea",
+        "coffee",
+        "hubble_deep_field",
+        "ihc",
+        "motorcycle_left",
+        "retina",
+        "rocket",
+    ]
+    assert source.labels == list(range(8))
+    for i in range(8):
+        pixels = np.asarray(source.read(i)).astype(int)
+        assert min(pixels.shape[:2]) >= 300, source.name(i)
+        assert np.abs(pixels[..., 0] - pixels[..., 2]).mean() > 1, f"{source.name(i)} is grey"
+
+
+def test_real_imagenet_folder_and_class_file() -> None:
+    source = open_images(shared_folder("data", "imagenet-samples"))
+    assert len(source) == 796
+    assert len(source.classes) == 1000
+    place = next(i for i in range(len(source)) if "n01440764" in source.name(i))
+    assert source.classes[source.labels[place]] == "tench"
+    assert min(source.read(place).size) == 256
+
+
+def test_real_cifar_parquet() -> None:
+    pytest.importorskip("pyarrow", reason="needs fae-core[data]")
+    source = open_images(shared_folder("data", "cifar10", "train.parquet"))
+    assert len(source) == 50_000
+    assert np.bincount(source.labels).tolist() == [5000] * 10
+    assert source.classes[0] == "airplane"
+    assert {source.read(i).size for i in (0, 9_999, 10_000, 49_999)} == {(32, 32)}
