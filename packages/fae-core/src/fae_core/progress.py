@@ -1,0 +1,94 @@
+"""Progress of long work: a bar on a terminal, an occasional line elsewhere, nothing on processes that are not the first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LINE_SECONDS = 20.0  # how often a log file gets a line
+
+
+class Bar:
+    """Work that advances; `note` shows a short text beside it."""
+
+    def advance(self, count: int = 1) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        return None
+
+
+@contextmanager
+def progress(total: int, description: str, done: int = 0, enabled: bool = True) -> Iterator[Bar]:
+    """A Bar for `total` units of which `done` lie behind us. Writes to standard error."""
+    if not enabled:
+        yield Bar()
+    elif sys.stderr.isatty():
+        with _terminal_bar(total, description, done) as bar:
+            yield bar
+    else:
+        bar = _LineBar(total, description, done)
+        yield bar
+        bar.finish()
+
+
+@contextmanager
+def _terminal_bar(total: int, description: str, done: int) -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as display:
+        task = display.add_task(description, total=total, completed=done, note="")
+
+        class TerminalBar(Bar):
+            def advance(self, count: int = 1) -> None:
+                display.advance(task, count)
+
+            def note(self, text: str) -> None:
+                display.update(task, note=text)
+
+        yield TerminalBar()
+
+
+class _LineBar(Bar):
+    def __init__(self, total: int, description: str, done: int) -> None:
+        self.total, self.description, self.done = total, description, done
+        self.text = ""
+        self.started = self.last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        if time.monotonic() - self.last > _LINE_SECONDS and self.done < self.total:
+            self._line()
+
+    def note(self, text: str) -> None:
+        self.text = text
+
+    def finish(self) -> None:
+        self._line()
+
+    def _line(self) -> None:
+        self.last = time.monotonic()
+        note = f", {self.text}" if self.text else ""
+        print(  # noqa: T201 - the progress of a command is for the person who runs it
+            f"{self.description}: {self.done}/{self.total}, {self.last - self.started:.0f} s{note}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,11 @@
+"""The training loop, once for every model: torch.distributed underneath, exact resume, one screen of loop.
+
+Read in this order: task (what is trained), config, loop, then the parts: order, schedule, ema, checkpoint, journal, distributed.
+"""
+
+from fae_core.training.config import TrainConfig
+from fae_core.training.generator_task import GeneratorTask
+from fae_core.training.loop import train
+from fae_core.training.task import Phase, Task
+
+__all__ = ["GeneratorTask", "Phase", "Task", "TrainConfig", "train"]

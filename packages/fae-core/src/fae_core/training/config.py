@@ -1,0 +1,54 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fae_core.hub import ModelConfig
+
+
+class TrainConfig(ModelConfig):
+    """How to train; what to train is a Task. Steps count optimiser updates, `batch_size` is global.
+
+    Learning rate: linear warm-up, then flat for `hold_steps` (cosine only), then the schedule down to
+    `final_learning_rate_ratio` of the peak at the last step.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(64, ge=1, description="samples per update, over all processes and micro-batches")
+    accumulation: int = Field(1, ge=1, description="micro-batches per update")
+    seed: int = 0
+
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    hold_steps: int = Field(0, ge=0)
+    final_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0)
+    ema_decay: float | None = Field(0.9999, ge=0, lt=1)
+    ema_warmup: bool = Field(False, description="start with the shorter average (1 + step) / (10 + step)")
+    max_skipped: int = Field(10, ge=0, description="stop after this many updates in a row with a non-finite gradient")
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = Field(False, description="torch.compile each transformer block")
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    loader_threads: int = Field(1, ge=1, description="threads per process that prepare batches ahead of time")
+
+    checkpoint_every: int = Field(1000, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(50, ge=1)
+    preview_every: int = Field(0, ge=0, description="0: no previews")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_steps + self.hold_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps + hold_steps ({self.warmup_steps + self.hold_steps}) exceed steps ({self.steps})"
+            )
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        return self

@@ -1,0 +1,129 @@
+"""Processes: who we are, how models are spread over them, and how they agree. Started by torchrun or by hand."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fae_core.errors import FAEError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The process group as one process sees it. `rank` 0 writes files and speaks to the user."""
+
+    rank: int
+    world_size: int
+    device: str
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def broadcast(self, value: object) -> object:
+        """Rank 0's value on every process."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        if self.world_size == 1:
+            return flag
+        tensor = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.item() > 0
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean over processes of values that every process has under the same names."""
+        if self.world_size == 1 or not values:
+            return values
+        tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
+
+
+@contextmanager
+def processes(device: str | None = None) -> Iterator[Processes]:
+    """Join the group that torchrun describes in the environment (or be alone), and leave it at the end.
+
+    device: "cpu", "cuda", or None for cuda where there is one. gloo serves the CPU, nccl the GPU.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise FAEError("device cuda was asked for, but torch sees no GPU; pass --device cpu")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Processes(0, 1, kind)
+        return
+    if kind == "cuda":
+        kind = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(kind)
+    owner = not dist.is_initialized()
+    if owner:
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), kind)
+    finally:
+        if owner:
+            dist.destroy_process_group()
+
+
+class PhaseModule(nn.Module):
+    """The modules of one phase behind one forward, so that DistributedDataParallel sees every gradient."""
+
+    def __init__(self, modules: dict[str, nn.Module], loss) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(modules)
+        self.loss = loss
+
+    def forward(self, *arguments):
+        return self.loss(*arguments)
+
+
+def replicate(phase: PhaseModule, group: Processes) -> nn.Module:
+    """The phase under DistributedDataParallel where there is more than one process."""
+    if group.world_size == 1:
+        return phase
+    ids = [torch.device(group.device)] if group.device.startswith("cuda") else None
+    return nn.parallel.DistributedDataParallel(phase, device_ids=ids, broadcast_buffers=False)
+
+
+def shard(module: nn.Module, group: Processes) -> None:
+    """FSDP2 in place: each entry of `module.blocks`, then the rest."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(group.device.split(":")[0], (group.world_size,))
+    for block in getattr(module, "blocks", ()):
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def gathered(module: nn.Module, template: nn.Module) -> nn.Module:
+    """A whole copy on the CPU of a sharded module. `template` is its meta-device twin from before sharding."""
+    whole = copy.deepcopy(template).to_empty(device="cpu")
+    with torch.no_grad():
+        for (_, target), source in zip(whole.named_parameters(), module.parameters(), strict=True):
+            target.copy_(full(source))
+        for (_, target), source in zip(whole.named_buffers(), module.buffers(), strict=True):
+            target.copy_(source)
+    return whole.train(module.training)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all processes; any other tensor as it is."""
+    return tensor.detach().full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()

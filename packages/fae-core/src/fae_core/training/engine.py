@@ -1,0 +1,175 @@
+"""The moving parts of a training run, built once: optimisers, averages, wrapped phases, and their checkpointed state."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fae_core.errors import FAEError
+from fae_core.random import SlotRandom
+from fae_core.training.checkpoint import optimizer_tensors
+from fae_core.training.config import TrainConfig
+from fae_core.training.distributed import PhaseModule, Processes, full, gathered, replicate, shard
+from fae_core.training.ema import WeightAverage
+from fae_core.training.schedule import learning_rate_factor
+from fae_core.training.task import Batch, Phase, Task
+
+
+class Engine:
+    """Performs updates of a task's phases on this process's share of each batch."""
+
+    def __init__(self, task: Task, config: TrainConfig, group: Processes) -> None:
+        _check_division(config, group)
+        self.task, self.config, self.group = task, config, group
+        task.to(group.device)
+        for module in task.modules.values():
+            module.to(group.device).train()
+        self._trainable = {
+            name: [p for p in module.parameters() if p.requires_grad] for name, module in task.modules.items()
+        }
+        self._templates: dict[str, nn.Module] = {}
+        if config.parallel == "fsdp" and group.world_size > 1:
+            self._shard()
+        self.averages = {
+            name: WeightAverage(task.modules[name], config.ema_decay, config.ema_warmup)
+            for name in task.ema_modules
+            if config.ema_decay is not None
+        }
+        self._phases = [_RunningPhase(phase, self) for phase in task.phases]
+        if config.compile:
+            for module in task.modules.values():
+                for block in getattr(module, "blocks", ()):
+                    block.compile()
+
+    def update(self, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor] | None:
+        """One update of every phase that has started. Returns scalars, or None where a gradient was not finite."""
+        terms: dict[str, Tensor] = {}
+        for phase in self._phases:
+            if step < phase.spec.start_step:
+                continue
+            self._thaw(phase.spec.modules)
+            phase_terms = phase.update(step, micro_batches)
+            if phase_terms is None:
+                return None
+            prefix = f"{phase.spec.name}/" if len(self._phases) > 1 else ""
+            terms.update({f"{prefix}{name}": value for name, value in phase_terms.items()})
+        for average in self.averages.values():
+            average.update(step)
+        return terms
+
+    def checkpoint_tensors(self) -> dict[str, Tensor]:
+        """Everything that a continuation needs, by name; the tensors themselves, so that loading fills them in place."""
+        tensors: dict[str, Tensor] = {}
+        for name, module in self.task.modules.items():
+            tensors.update({f"weights/{name}/{key}": value.detach() for key, value in module.state_dict().items()})
+        for name, average in self.averages.items():
+            tensors.update({f"average/{name}/{key}": value for key, value in average.shadow.items()})
+        for phase in self._phases:
+            moments = optimizer_tensors(phase.optimizer, phase.parameter_names)
+            tensors.update({f"optimizer/{phase.spec.name}/{key}": value for key, value in moments})
+        return tensors
+
+    def final_modules(self) -> tuple[dict[str, nn.Module], ExitStack]:
+        """The modules with averaged weights in eval mode, whole on each process; close the stack to restore them."""
+        stack = ExitStack()
+        for average in self.averages.values():
+            stack.enter_context(average.applied())
+        for module in self.task.modules.values():
+            module.eval()
+        stack.callback(lambda: [module.train() for module in self.task.modules.values()])
+        if not self._templates:
+            return self.task.modules, stack
+        return {name: gathered(m, self._templates[name]) for name, m in self.task.modules.items()}, stack
+
+    def _shard(self) -> None:
+        for name, module in self.task.modules.items():
+            self._templates[name] = copy.deepcopy(module).to("meta")
+            shard(module, self.group)
+            self._trainable[name] = [p for p in module.parameters() if p.requires_grad]
+
+    def _thaw(self, names: tuple[str, ...]) -> None:
+        if len(self._phases) > 1:
+            for name, parameters in self._trainable.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(name in names)
+
+    @property
+    def replicated(self) -> bool:
+        return not self._templates
+
+
+class _RunningPhase:
+    """A phase with its optimiser and its wrapper."""
+
+    def __init__(self, phase: Phase, engine: Engine) -> None:
+        config, group = engine.config, engine.group
+        self.spec, self.config, self.group = phase, config, group
+        modules = {name: engine.task.modules[name] for name in phase.modules}
+        named = [
+            (f"{m}/{key}", p)
+            for m, module in modules.items()
+            for key, p in module.named_parameters()
+            if p.requires_grad
+        ]
+        self.parameters = [p for _, p in named]
+        self.parameter_names = {p: name for name, p in named}
+        self.peak = phase.learning_rate or config.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.peak,
+            betas=phase.betas or config.betas,
+            weight_decay=config.weight_decay,
+            fused=group.device.startswith("cuda"),
+        )
+        wrapped = PhaseModule(modules, phase.loss)
+        self.module = replicate(wrapped, group) if engine.replicated else wrapped
+
+    def update(self, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor] | None:
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = self.peak * learning_rate_factor(self.config, step)
+        totals: dict[str, Tensor] = {}
+        for index, (batch, random) in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            wait = nullcontext() if last or not hasattr(self.module, "no_sync") else self.module.no_sync()
+            with wait:
+                with self._autocast():
+                    terms = self.module(batch, random)
+                (terms["loss"] / len(micro_batches)).backward()
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value.detach() / len(micro_batches)
+        norm = full(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf")))
+        # A non-finite gradient on one process is one on all of them after the reduction, so all of them skip together.
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**totals, "gradient_norm": norm} if finite else None
+
+    def _autocast(self):
+        kind = self.group.device.split(":")[0]
+        return torch.autocast(kind, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+
+
+def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> Path:
+    """Keep the batch behind a non-finite gradient for inspection; returns the safetensors file."""
+    from safetensors.torch import save_file
+
+    path = folder / f"bad-batch-{step:08d}.safetensors"
+    tensors = {
+        f"{i}/{name}": t.contiguous().cpu() for i, (batch, _) in enumerate(micro_batches) for name, t in batch.items()
+    }
+    save_file(tensors, path)
+    return path
+
+
+def _check_division(config: TrainConfig, group: Processes) -> None:
+    parts = group.world_size * config.accumulation
+    if config.batch_size % parts:
+        raise FAEError(
+            f"batch_size {config.batch_size} cannot be divided among {group.world_size} processes with accumulation "
+            f"{config.accumulation}; make it a multiple of {parts}"
+        )

@@ -1,0 +1,230 @@
+"""train(): fetch, loss, backward, clip, step, average, then whatever is due. Everything else lives in the parts."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fae_core.errors import FAEError
+from fae_core.files import staged_folder
+from fae_core.hub import RUN_MODEL_FOLDER
+from fae_core.progress import progress
+from fae_core.random import SlotRandom
+from fae_core.training.checkpoint import Checkpoints
+from fae_core.training.config import TrainConfig
+from fae_core.training.distributed import Processes, processes
+from fae_core.training.engine import Engine, save_bad_batch
+from fae_core.training.journal import Journal, open_run
+from fae_core.training.order import batch_indices
+from fae_core.training.schedule import learning_rate_factor
+from fae_core.training.task import Batch, Task
+
+log = logging.getLogger("fae")
+
+
+class Interrupted(FAEError):
+    """The run was asked to stop and saved a checkpoint first."""
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    run: str | Path,
+    *,
+    settings: dict[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+) -> Path:
+    """Train `task` into the run folder and return it; its model/ then holds the exported model.
+
+    settings: recorded in config.yaml beside the TrainConfig; a resumed run must have the same.
+    resume: continue from the newest whole checkpoint, if there is one. On the CPU, with the same number of processes and
+        threads, the result is bit-identical to a run that was never interrupted.
+    Raises OutputExists, CheckpointError, or FAEError when gradients stay non-finite.
+    """
+    run = Path(run)
+    with processes(device) as group:
+        recorded = {**(settings or {}), "training": config.model_dump(mode="json")}
+        if group.is_main:
+            open_run(run, recorded, resume=resume, overwrite=overwrite)
+        group.barrier()
+        engine = Engine(task, config, group)
+        checkpoints = Checkpoints(run, group, config.keep_checkpoints)
+        start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
+        journal = Journal(run, group.is_main, start)
+        clock = _Clock(seconds)
+        skipped = 0
+        with _stop_signal() as stop, progress(config.steps, f"training {run.name}", start, group.is_main) as bar:
+            for step, micro_batches in _batches(task, config, group, start):
+                terms = engine.update(step, micro_batches)
+                skipped = 0 if terms is not None else skipped + 1
+                if terms is None:
+                    _report_skip(run, step, micro_batches, skipped, config, group)
+                else:
+                    journal.add(terms)
+                done = step + 1
+                last = done == config.steps
+                if done % config.log_every == 0 or last:
+                    row = _row(done, clock, journal.take(), config, group)
+                    journal.write(row)
+                    bar.note(f"loss {row['loss']:.4g}" if "loss" in row else "")
+                if config.preview_every and (done % config.preview_every == 0 or last):
+                    _preview(engine, run, done, clock, journal, group)
+                stopping = group.any(stop.asked)
+                if done % config.checkpoint_every == 0 or last or stopping:
+                    checkpoints.save(
+                        done, engine.checkpoint_tensors(), {"seconds": clock.seconds(), **_provenance(config, group)}
+                    )
+                bar.advance()
+                if stopping and not last:
+                    raise Interrupted(f"stopped at step {done} after saving a checkpoint; continue with --resume")
+        _export(engine, run, group)
+    return run
+
+
+def _batches(
+    task: Task, config: TrainConfig, group: Processes, start: int
+) -> Iterator[tuple[int, list[tuple[Batch, SlotRandom]]]]:
+    """Each step's micro-batches for this process, on its device, loaded ahead in threads."""
+    share = config.batch_size // (group.world_size * config.accumulation)
+
+    def load(step: int) -> list[tuple[Batch, SlotRandom]]:
+        indices = batch_indices(config.seed, step, config.batch_size, len(task))
+        loaded = []
+        for micro in range(config.accumulation):
+            first = (micro * group.world_size + group.rank) * share
+            random = SlotRandom(config.seed, range(first, first + share), step)
+            loaded.append((task.load(indices[first : first + share], random), random))
+        return loaded
+
+    if len(task) == 0:
+        raise FAEError("there are no samples to train on")
+    with ThreadPoolExecutor(config.loader_threads, thread_name_prefix="loader") as pool:
+        waiting: deque[Future] = deque()
+        ahead = iter(range(start, config.steps))
+        for step in range(start, config.steps):
+            while len(waiting) <= config.loader_threads and (upcoming := next(ahead, None)) is not None:
+                waiting.append(pool.submit(load, upcoming))
+            moved = [
+                ({name: t.to(group.device, non_blocking=True) for name, t in batch.items()}, random)
+                for batch, random in waiting.popleft().result()
+            ]
+            yield step, moved
+
+
+def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
+    path = checkpoints.latest()
+    if path is None:
+        return 0, 0.0
+    state = checkpoints.load(path, engine.checkpoint_tensors())
+    if engine.group.is_main:
+        log.info("resuming from %s", path)
+    return int(state["step"]), float(state["seconds"])
+
+
+def _row(done: int, clock: _Clock, means: dict[str, float], config: TrainConfig, group: Processes) -> dict[str, float]:
+    means = group.mean(means)
+    rate = config.learning_rate * learning_rate_factor(config, done - 1)
+    return {"step": done, "seconds": round(clock.seconds(), 3), **means, "learning_rate": rate}
+
+
+def _report_skip(
+    run: Path,
+    step: int,
+    micro_batches: list[tuple[Batch, SlotRandom]],
+    skipped: int,
+    config: TrainConfig,
+    group: Processes,
+) -> None:
+    if group.is_main:
+        log.warning("step %d skipped: its gradient is not finite (%d in a row)", step + 1, skipped)
+    if skipped > config.max_skipped:
+        kept = save_bad_batch(run, step, micro_batches) if group.is_main else None
+        raise FAEError(
+            f"{skipped} updates in a row had a non-finite gradient; the last batch is in {kept}; lower the learning rate"
+        )
+
+
+def _preview(engine: Engine, run: Path, done: int, clock: _Clock, journal: Journal, group: Processes) -> None:
+    modules, stack = engine.final_modules()
+    with stack:
+        if group.is_main:
+            folder = run / "samples"
+            folder.mkdir(exist_ok=True)
+            with torch.no_grad():
+                numbers = engine.task.preview(folder, done, modules)
+            if numbers:
+                journal.write({"step": done, "seconds": round(clock.seconds(), 3), **numbers})
+    group.barrier()
+
+
+def _export(engine: Engine, run: Path, group: Processes) -> None:
+    modules, stack = engine.final_modules()
+    with stack:
+        if group.is_main:
+            with staged_folder(run / RUN_MODEL_FOLDER, overwrite=True) as staging, torch.no_grad():
+                target = staging / "export"
+                engine.task.export(target, modules)
+                _lift(target)
+    group.barrier()
+
+
+def _lift(folder: Path) -> None:
+    """Move a folder's content one level up and remove it."""
+    for path in list(folder.iterdir()):
+        shutil.move(str(path), folder.parent / path.name)
+    folder.rmdir()
+
+
+def _provenance(config: TrainConfig, group: Processes) -> dict[str, Any]:
+    return {
+        "processes": group.world_size,
+        "accumulation": config.accumulation,
+        "threads": torch.get_num_threads(),
+        "device": group.device.split(":")[0],
+        "torch": torch.__version__,
+    }
+
+
+class _Clock:
+    """Seconds of training, earlier parts of a resumed run included."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+class _Stop:
+    asked = False
+
+
+@contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """Notice SIGTERM (preemption) and let the loop finish its step."""
+    stop = _Stop()
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, ask)
+    except ValueError:  # not the main thread: the host program owns the signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
