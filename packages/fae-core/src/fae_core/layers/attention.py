@@ -5,6 +5,9 @@ Shape suffixes: B batch, N tokens, H heads, D head dimension, C width.
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from fae_core import ops
@@ -12,8 +15,9 @@ from fae_core.layers.norm import RMSNorm
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with packed qkv; optional RMS norm on queries and keys, optional rotation, optional causality.
+    """Self-attention with packed qkv; optional norm on queries and keys, optional rotation, optional causality.
 
+    qk_norm: "rms" (or True), or "layer": torch's LayerNorm with weight and bias.
     forward(x_BNC, rope=None or (cos, sin) tables of (N, D/2), mask=None) -> (B, N, C).
     """
 
@@ -23,7 +27,7 @@ class SelfAttention(nn.Module):
         heads: int,
         *,
         bias: bool = True,
-        qk_norm: bool = False,
+        qk_norm: bool | Literal["rms", "layer"] = False,
         causal: bool = False,
         rope_layout: ops.rotary.Layout = "interleaved",
     ) -> None:
@@ -33,20 +37,24 @@ class SelfAttention(nn.Module):
         self.heads, self.head_dim = heads, dim // heads
         self.causal, self.rope_layout = causal, rope_layout
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.q_norm = RMSNorm(self.head_dim) if qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim) if qk_norm else None
+        norm = nn.LayerNorm if qk_norm == "layer" else RMSNorm
+        self.q_norm = norm(self.head_dim) if qk_norm else None
+        self.k_norm = norm(self.head_dim) if qk_norm else None
         self.proj = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x_BNC: Tensor, rope: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
         batch, tokens, _ = x_BNC.shape
         qkv_BN3HD = self.qkv(x_BNC).view(batch, tokens, 3, self.heads, self.head_dim)
+        if isinstance(self.q_norm, nn.LayerNorm):
+            q, k, v = qkv_BN3HD.unbind(2)
+            qkv_BN3HD = torch.stack([self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v], dim=2)
         cos, sin = rope if rope is not None else (None, None)
         q_BHND, k_BHND, v_BHND = ops.qk_norm_rope(
             qkv_BN3HD,
             cos,
             sin,
-            q_weight=self.q_norm.weight if self.q_norm else None,
-            k_weight=self.k_norm.weight if self.k_norm else None,
+            q_weight=self.q_norm.weight if isinstance(self.q_norm, RMSNorm) else None,
+            k_weight=self.k_norm.weight if isinstance(self.k_norm, RMSNorm) else None,
             layout=self.rope_layout,
         )
         out_BHND = ops.attention(q_BHND, k_BHND, v_BHND, causal=self.causal, mask=mask)

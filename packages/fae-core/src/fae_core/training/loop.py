@@ -33,7 +33,9 @@ log = logging.getLogger("fae")
 
 
 class Interrupted(FAEError):
-    """The run was asked to stop and saved a checkpoint first."""
+    """The run was asked to stop and saved a checkpoint first. The command line exits with SIGTERM's own status."""
+
+    exit_code = 128 + signal.SIGTERM
 
 
 def train(

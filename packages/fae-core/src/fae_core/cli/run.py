@@ -1,0 +1,32 @@
+"""`fae run`: a recipe, start to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Out, Overwrite, Resume, Set
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file with the steps.")],
+    out: Out,
+    overrides: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a recipe: its commands one after the other, recorded with their seconds. --set replaces its variables.
+
+    Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
+    """
+    from fae_core.cli.settings import merge, parse_override
+    from fae_core.recipe import load_recipe, run_recipe
+
+    variables: dict = {}
+    for override in overrides or []:
+        variables = merge(variables, parse_override(override))
+    loaded = load_recipe(recipe, variables)
+    record = run_recipe(loaded, out, resume=resume, overwrite=overwrite)
+    typer.echo(f"wrote {out} in {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}")

@@ -1,0 +1,52 @@
+"""`fae sample`: pictures from any generator through any decoder of its latent space."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
+
+
+def sample(
+    generator: Annotated[str, typer.Option("--generator", help="Run folder, model folder or hub id of a generator.")],
+    decoder: Annotated[
+        str, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+    ],
+    out: Out,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many images.")] = 64,
+    labels: Annotated[
+        str, typer.Option("--labels", help="'equal', 'random', or class indices such as 0,3,7 in turn.")
+    ] = "equal",
+    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; 1 is off.")] = 1.0,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    overrides: Set = None,
+    npz: Annotated[bool, typer.Option("--npz/--no-npz", help="Also write samples.npz in ADM's layout.")] = True,
+    columns: Annotated[int, typer.Option("--columns", min=1, help="Pictures per row of grid.png.")] = 8,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    processes: Processes = 1,
+) -> None:
+    """Sample images: OUT/images/*.png, samples.npz, grid.png and samples.json. --set passes the generator's own options.
+
+    Sample i is the same whatever the batch size and the number of processes: its noise is drawn from (seed, i).
+
+    Example: fae sample --generator runs/dit --decoder runs/tokenizer --out runs/samples --count 64 --guidance 1.5
+    """
+    from fae_core.cli.launch import relaunched
+
+    if relaunched(processes):
+        return
+    from fae_core.cli.settings import merge, parse_override
+    from fae_core.sampling import SampleJob
+
+    options: dict = {}
+    for override in overrides or []:
+        options = merge(options, parse_override(override))
+    job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz)
+    report = job.run(resume=resume, overwrite=overwrite, device=device)
+    if report is not None:
+        typer.echo(report)

@@ -1,0 +1,82 @@
+"""What `fae train diffusion` and `fae train flow` share: any generator, any latent store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fae_core.cli.launch import relaunched
+from fae_core.cli.settings import resolve_settings
+from fae_core.errors import DataError
+from fae_core.hub import parse_config
+
+
+def train_generator(
+    command: str,
+    default_preset: str,
+    generator_classes: dict[str, Any],
+    *,
+    latents: Path,
+    out: Path,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    processes: int = 1,
+) -> None:
+    """Resolve settings, build the generator for the store's latent space, train it, say what to run next.
+
+    command: "diffusion" or "flow"; generator_classes: model_type -> class. The number of classes follows the store unless
+    it is set. Raises FAEError's subclasses, one line each.
+    """
+    from fae_core.latent_store import LatentStore
+    from fae_core.training import GeneratorTask, TrainConfig, train
+
+    settings = resolve_settings(preset or (None if config else default_preset), config, overrides)
+    model_type = settings.get("model_type", next(iter(generator_classes)))
+    if model_type not in generator_classes:
+        raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {model_type}")
+    training = dict(settings.get("training", {}))
+    training.update({k: v for k, v in (("steps", steps), ("batch_size", batch_size), ("seed", seed)) if v is not None})
+    if relaunched(processes):
+        return
+    store = LatentStore(latents)
+    model = {**_class_count(store), **settings.get("model", {})}
+    generator_class = generator_classes[model_type]
+    model_config = parse_config(generator_class.config_class, model, "model settings")
+    train_config = parse_config(TrainConfig, training, "training settings")
+    generator = _seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
+    recorded = {
+        "command": f"fae train {command}",
+        "data": str(latents),
+        "model_type": model_type,
+        "model": model_config.model_dump(mode="json"),
+    }
+    task = GeneratorTask(generator, store)
+    train(task, train_config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
+    typer.echo(f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")
+
+
+def _class_count(store: Any) -> dict[str, int]:
+    """The `classes` of a model for this store."""
+    if store.classes is not None:
+        return {"classes": len(store.classes)}
+    if store.labels is not None:
+        return {"classes": int(store.labels.max()) + 1}
+    return {"classes": 1}
+
+
+def _seeded(seed: int, build: Any) -> Any:
+    """A model whose initial weights are fixed by the seed, leaving the global generator as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

@@ -1,0 +1,143 @@
+"""Recipes: a YAML list of `fae` commands that together are one experiment.
+
+    title: ...
+    variables: {data: photographs}
+    steps:
+      - {name: crops, run: "crops {data} --out {out}/data"}
+      - {name: diffusion, run: "train diffusion --latents {out}/latents --out {out}/diffusion", resumable: true}
+
+`{out}` is the folder of the whole experiment. Each step is recorded with its command and seconds in {out}/steps.json; a
+recipe that was interrupted goes on with the first step that is not recorded there.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fae_core.errors import FAEError, UnknownName
+from fae_core.files import read_json, read_yaml, require_new_folder, write_atomic
+from fae_core.plugins import load_plugins
+
+STEPS_FILE = "steps.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command. `resumable`: a second attempt is made with --resume, any other with --overwrite."""
+
+    name: str
+    run: str
+    resumable: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe with its variables filled in on demand."""
+
+    title: str
+    variables: dict[str, str]
+    steps: tuple[Step, ...]
+
+    def command(self, step: Step, out: Path) -> list[str]:
+        """The arguments after `fae`. Values with blanks stay one argument."""
+        values = {**self.variables, "out": str(out)}
+        try:
+            return [part.format(**values) for part in shlex.split(step.run)]
+        except (KeyError, IndexError, ValueError) as error:
+            raise FAEError(f"step {step.name}: {error} is not a variable of the recipe") from None
+
+    def check_commands(self) -> None:
+        """Raise FAEError, naming the packages to install, if a step's command is not there."""
+        from fae_core.cli.main import providers
+
+        missing = {}
+        for step in self.steps:
+            words = shlex.split(step.run)
+            if not {words[0], ".".join(words[:2])} & load_plugins("fae.commands").keys():
+                missing[" ".join(words[:2])] = providers(words)
+        if missing:
+            wanted = sorted({package for package in missing.values() if package})
+            raise FAEError(
+                f"this recipe needs commands that are not installed ({', '.join(missing)}): pip install {' '.join(wanted)}"
+            )
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe; `overrides` replace its variables. Raises CheckpointError, FAEError or UnknownName, one line."""
+    content = read_yaml(path)
+    unknown = content.keys() - {"title", "description", "variables", "steps"}
+    if unknown:
+        raise UnknownName("key in a recipe", sorted(unknown)[0], ["title", "description", "variables", "steps"])
+    variables = {name: str(value) for name, value in (content.get("variables") or {}).items()}
+    for name, value in (overrides or {}).items():
+        if name not in variables:
+            raise UnknownName("variable of the recipe", name, variables)
+        variables[name] = str(value)
+    steps = tuple(_step(entry, path) for entry in content.get("steps") or [])
+    if not steps:
+        raise FAEError(f"{path} has no steps")
+    return Recipe(str(content.get("title", path.stem)), variables, steps)
+
+
+def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> list[dict[str, Any]]:
+    """Run the steps that are not done yet, in this process, and return the record of all. Raises what a step raises."""
+    from fae_core.cli.main import invoke
+
+    recipe.check_commands()
+    record_path = out / STEPS_FILE
+    done: list[dict[str, Any]] = []
+    if resume and record_path.is_file():
+        done = read_json(record_path)["steps"]
+    else:
+        require_new_folder(out, overwrite=overwrite, resumable=record_path.is_file())
+        if out.is_dir() and any(out.iterdir()):
+            if not record_path.is_file():
+                raise FAEError(f"{out} was not made by a recipe; --overwrite replaces recipe folders only")
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        _record(record_path, recipe, done)
+    finished = {entry["name"] for entry in done}
+    for number, step in enumerate(recipe.steps, 1):
+        if step.name in finished:
+            continue
+        arguments = recipe.command(step, out)
+        announce(f"[{number}/{len(recipe.steps)}] fae {shlex.join(arguments)}")
+        again = ["--resume" if step.resumable else "--overwrite"] if resume else []
+        started = time.monotonic()
+        invoke([*arguments, *again])
+        done.append(
+            {
+                "name": step.name,
+                "command": f"fae {shlex.join(arguments)}",
+                "seconds": round(time.monotonic() - started, 1),
+            }
+        )
+        _record(record_path, recipe, done)
+    return done
+
+
+def announce(text: str) -> None:
+    """A line for the person who watches."""
+    import sys
+
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
+    write_atomic(
+        path, json.dumps({"title": recipe.title, "variables": recipe.variables, "steps": done}, indent=1).encode()
+    )
+
+
+def _step(entry: Any, path: Path) -> Step:
+    if not isinstance(entry, dict) or not {"name", "run"} <= entry.keys() <= {"name", "run", "resumable"}:
+        raise FAEError(
+            f"{path}: a step is a mapping with name, run and, where it can go on after an interruption, resumable: true"
+        )
+    return Step(str(entry["name"]), str(entry["run"]), bool(entry.get("resumable", False)))

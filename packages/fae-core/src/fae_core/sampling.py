@@ -1,0 +1,218 @@
+"""Writing samples: many processes, resumable, 50,000 images without holding them in memory."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fae_core._version import __version__
+from fae_core.errors import FAEError, OutputExists
+from fae_core.files import disk_errors, read_json, require_new_folder, write_atomic
+from fae_core.generator import Generator, Tokenizer, load_generator, load_tokenizer
+from fae_core.images import save_grid, to_uint8
+from fae_core.progress import progress
+from fae_core.random import SlotRandom, derive_seed
+from fae_core.training.distributed import Processes, processes
+
+RECORD = "samples.json"
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """Which images to make. Image i depends on (generator, decoder, seed, i, labels, options) and on nothing else."""
+
+    generator: str
+    decoder: str
+    out: Path
+    count: int
+    labels: str = "equal"
+    guidance: float = 1.0
+    seed: int = 0
+    batch_size: int = 32
+    options: dict[str, Any] = field(default_factory=dict)
+    columns: int = 8
+    npz: bool = True
+
+    def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
+        """Write everything and return a line that says what, on the first process; None on the others.
+
+        Raises LatentSpecMismatch where generator and decoder differ, FAEError where samples are not finite.
+        """
+        with processes(device) as group:
+            if group.is_main:
+                self._open(resume, overwrite)
+            group.barrier()
+            generator = load_generator(self.generator, device=group.device)
+            decoder = load_tokenizer(self.decoder, device=group.device)
+            if not hasattr(decoder, "decode"):
+                raise FAEError(f"{self.decoder} can encode but not decode; give a tokenizer with a pixel decoder")
+            decoder.spec.require(generator.spec, context=f"decoder {self.decoder} and generator {self.generator}")
+            labels = self.draw_labels(_classes_of(generator))
+            started = time.monotonic()
+            made = self._write_images(generator, decoder, labels, group)
+            group.barrier()
+            return self._finish(labels, made, time.monotonic() - started, group) if group.is_main else None
+
+    def draw_labels(self, classes: int) -> list[int]:
+        """One label per sample: "equal" repeats 0..K-1 in order, "random" draws uniformly, a list is repeated."""
+        if self.labels == "equal":
+            return [i % classes for i in range(self.count)]
+        if self.labels == "random":
+            return [derive_seed(self.seed, "label", i) % classes for i in range(self.count)]
+        try:
+            wanted = [int(part) for part in self.labels.split(",")]
+        except ValueError:
+            raise FAEError(
+                f"--labels is 'equal', 'random' or class indices such as 0,3,7, not {self.labels!r}"
+            ) from None
+        if min(wanted) < 0 or max(wanted) >= classes:
+            raise FAEError(f"--labels must lie between 0 and {classes - 1}, the generator's classes")
+        return [wanted[i % len(wanted)] for i in range(self.count)]
+
+    def image_path(self, index: int) -> Path:
+        return self.out / "images" / f"{index:06d}.png"
+
+    def _open(self, resume: bool, overwrite: bool) -> None:
+        path = self.out / RECORD
+        if resume and path.is_file():
+            stored = read_json(path).get("job")
+            if stored != self._settings():
+                raise FAEError(f"{self.out} was started with other settings; use a new --out")
+        else:
+            require_new_folder(self.out, overwrite=overwrite, resumable=path.is_file())
+            if self.out.is_dir() and any(self.out.iterdir()):
+                if not path.is_file():
+                    raise OutputExists(f"{self.out} (not made by fae sample)")
+                for old in [*self.out.glob("images/*.png"), *self.out.glob("*.npz"), *self.out.glob("grid.png")]:
+                    old.unlink()
+        with disk_errors(self.out):
+            (self.out / "images").mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({"job": self._settings()}, indent=1).encode())
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {
+            key: value for key, value in asdict(self).items() if key not in ("out", "batch_size", "columns", "npz")
+        }
+        return json.loads(json.dumps(settings))
+
+    def _write_images(self, generator: Generator, decoder: Tokenizer, labels: list[int], group: Processes) -> int:
+        missing = [i for i in range(group.rank, self.count, group.world_size) if not self.image_path(i).is_file()]
+        with progress(len(missing), "sampling", enabled=group.is_main) as bar:
+            for batch in _halving_batches(missing, self.batch_size):
+                indices = batch.indices
+                try:
+                    images = self._make(generator, decoder, indices, labels, group.device)
+                except torch.OutOfMemoryError:
+                    batch.halve()
+                    continue
+                for index, image in zip(indices, images, strict=True):
+                    _write_png(self.image_path(index), image)
+                bar.advance(len(indices))
+        return len(missing)
+
+    def _make(
+        self, generator: Generator, decoder: Tokenizer, indices: list[int], labels: list[int], device: str
+    ) -> np.ndarray:
+        condition = torch.tensor([labels[i] for i in indices], device=device)
+        random = SlotRandom(self.seed, indices)
+        with torch.inference_mode():
+            z = generator.sample(condition, random=random, guidance=self.guidance, **self.options)
+            bad = [i for i, row in zip(indices, z, strict=True) if not torch.isfinite(row).all()]
+            if bad:
+                raise FAEError(
+                    f"{len(bad)} of {len(indices)} latents are not finite (sample {bad[0]} first); lower --guidance"
+                )
+            images: Tensor = decoder.decode(z)
+        return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _finish(self, labels: list[int], made: int, seconds: float, group: Processes) -> str:
+        shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
+        grid = np.stack([np.asarray(Image.open(self.image_path(i))) for i in range(shown)])
+        save_grid(torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 255, self.out / "grid.png", self.columns)
+        if self.npz:
+            self._write_npz(labels)
+        record = {
+            "job": self._settings(),
+            "labels": labels,
+            "provenance": {
+                "seconds": round(seconds, 3),
+                "made_now": made,
+                "processes": group.world_size,
+                "device": group.device.split(":")[0],
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "torch": torch.__version__,
+                "fae_core": __version__,
+                "uint8": "rounded to the nearest level",
+            },
+        }
+        write_atomic(self.out / RECORD, json.dumps(record, indent=1).encode())
+        target = self.out / "samples.npz" if self.npz else self.out / "images"
+        return (
+            f"wrote {self.count} images to {self.out}; next: fae eval generation --samples {target} --reference IMAGES"
+        )
+
+    def _write_npz(self, labels: list[int]) -> None:
+        """ADM's container, arr_0 (N, H, W, 3) uint8 and arr_1 labels, streamed image by image."""
+        first = np.asarray(Image.open(self.image_path(0)))
+        temporary = self.out / ".samples.npz.tmp"
+        with disk_errors(self.out), zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *first.shape)}
+                np.lib.format.write_array_header_2_0(member, header)
+                for index in range(self.count):
+                    member.write(np.asarray(Image.open(self.image_path(index))).tobytes())
+            with archive.open("arr_1.npy", "w") as member:
+                np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64), allow_pickle=False)
+        temporary.replace(self.out / "samples.npz")
+
+
+class _Batch:
+    def __init__(self, indices: list[int], owner: _halving_batches) -> None:
+        self.indices, self._owner = indices, owner
+
+    def halve(self) -> None:
+        self._owner.halve(self.indices)
+
+
+class _halving_batches:
+    """Batches of indices; one that did not fit in memory is handed out again in halves, and so are those after it."""
+
+    def __init__(self, indices: list[int], size: int) -> None:
+        self._pending, self._size = list(indices), size
+
+    def __iter__(self) -> _halving_batches:
+        return self
+
+    def __next__(self) -> _Batch:
+        if not self._pending:
+            raise StopIteration
+        taken, self._pending = self._pending[: self._size], self._pending[self._size :]
+        return _Batch(taken, self)
+
+    def halve(self, indices: list[int]) -> None:
+        if len(indices) == 1:
+            raise FAEError("out of memory with one image at a time; use a smaller model or --device cpu")
+        torch.cuda.empty_cache()
+        self._size = max(1, len(indices) // 2)
+        self._pending = indices + self._pending
+
+
+def _classes_of(generator: Generator) -> int:
+    return int(getattr(generator.config, "classes", 1))
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp")
+    with disk_errors(path):
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+        temporary.replace(path)
