@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from fae_core.errors import DataError, FAEError
 from fae_core.images import (
     center_crop,
@@ -18,7 +20,6 @@ from fae_core.images import (
     save_image,
     to_tensor,
 )
-from PIL import Image
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from PIL import Image
+from typer.testing import CliRunner
+
 from fae_core.cli.crops import crops
 from fae_core.errors import DataError, OutputExists
 from fae_core.images import open_images
 from fae_core.images.crops import CropSettings, write_crops
-from PIL import Image
-from typer.testing import CliRunner
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
-from fae_core.errors import DataError
-from fae_core.images import decode_image
-from fae_core.images.decode import MAX_PIXELS, MAX_SIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from fae_core.errors import DataError
+from fae_core.images import decode_image
+from fae_core.images.decode import MAX_PIXELS, MAX_SIDE
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.testing import shared_folder
-from PIL import Image
 
 
 def picture(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (6, 4)) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from fae_core.errors import DataError
 from fae_core.images import center_crop, crop_boxes, crop_resize, jitter_colors, to_tensor, to_uint8
 from fae_core.random import SlotRandom
-from PIL import Image
 
 
 def ramp(width: int, height: int) -> Image.Image:
