@@ -1,1 +1,38 @@
-"""stub"""
+"""fae-decoders: the way back from latents to features and to images, how it is trained, and FAE, the whole tokenizer.
+
+Importing it is light; torch is loaded when a name needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fae_decoders._version import __version__
+
+if TYPE_CHECKING:
+    from fae_decoders.fae import FAE as FAE
+    from fae_decoders.feature_decoder import FeatureDecoder as FeatureDecoder
+    from fae_decoders.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
+    from fae_decoders.feature_space import FeatureSpace as FeatureSpace
+    from fae_decoders.feature_space import FeatureSpaceMismatch as FeatureSpaceMismatch
+    from fae_decoders.pixel_decoder import PixelDecoder as PixelDecoder
+    from fae_decoders.pixel_decoder import PixelDecoderConfig as PixelDecoderConfig
+
+_HOMES = {
+    "FAE": "fae_decoders.fae",
+    "FeatureDecoder": "fae_decoders.feature_decoder",
+    "FeatureDecoderConfig": "fae_decoders.feature_decoder",
+    "FeatureSpace": "fae_decoders.feature_space",
+    "FeatureSpaceMismatch": "fae_decoders.feature_space",
+    "PixelDecoder": "fae_decoders.pixel_decoder",
+    "PixelDecoderConfig": "fae_decoders.pixel_decoder",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fae_decoders' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,55 @@
+"""The transformer block that both decoders stack, and how a stack runs.
+
+Shape suffixes: B batch, N tokens, C width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fae_core.layers import RMSNorm, SelfAttention, SwiGLU
+
+Norm = Literal["rms", "layer"]
+Rope = tuple[Tensor, Tensor]
+
+
+def make_norm(kind: Norm, dim: int) -> nn.Module:
+    """A norm with a learned scale (LayerNorm: and shift)."""
+    return RMSNorm(dim) if kind == "rms" else nn.LayerNorm(dim, eps=1e-6)
+
+
+class DecoderBlock(nn.Module):
+    """x + attention(norm(x)), then x + swiglu(norm(x)): a pre-norm block with biases on every projection."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm1 = make_norm(norm, dim)
+        self.attention = SelfAttention(dim, heads)
+        self.norm2 = make_norm(norm, dim)
+        self.mlp = SwiGLU(dim, hidden)
+
+    def forward(self, x_BNC: Tensor, rope: Rope | None = None) -> Tensor:
+        x_BNC = x_BNC + self.attention(self.norm1(x_BNC), rope)
+        return x_BNC + self.mlp(self.norm2(x_BNC))
+
+
+def run_blocks(blocks: nn.ModuleList, x_BNC: Tensor, rope: Rope | None, recompute: bool) -> Tensor:
+    """Every block in turn; `recompute` keeps only the blocks' inputs for the backward pass (gradient checkpointing)."""
+    for block in blocks:
+        if recompute and torch.is_grad_enabled():
+            x_BNC = checkpoint(block, x_BNC, rope, use_reentrant=False)
+        else:
+            x_BNC = block(x_BNC, rope)
+    return x_BNC
+
+
+def initialize(module: nn.Module) -> None:
+    """Xavier-uniform matrices and zero biases, as ViT and MAE start; norms and position tables keep their own start."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,149 @@
+"""FAE: encoder and both decoders as one tokenizer, and the folder in which they travel.
+
+    FOLDER/config.json  latent_spec.json  README.md
+           encoder/  feature_decoder/  pixel_decoder/      each a model folder of its own, loadable alone
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.hub import PretrainedModel, model_card, read_config, resolve_model_folder, write_config
+from fae_core.spec import FILE_NAME as SPEC_FILE
+from fae_core.spec import LatentSpec
+from fae_decoders.feature_decoder import FeatureDecoder
+from fae_decoders.feature_space import FeatureSpace
+from fae_decoders.pixel_decoder import PixelDecoder
+
+if TYPE_CHECKING:
+    from fae_encoder import FAEEncoder, Posterior
+
+_PARTS = ("encoder", "feature_decoder", "pixel_decoder")
+
+
+class FAE(nn.Module):
+    """Images to latents and back. Images are (B, 3, H, W) in [0, 1], latents (B, C, h, w) normalised by `spec`.
+
+    Without a pixel decoder (the first training stage makes such an FAE) it encodes, and decodes to features only.
+    A loaded FAE is frozen and in eval mode: no graph is built unless the input asks for gradients. Results do not depend on
+    the batch size.
+
+    Raises LatentSpecMismatch or FeatureSpaceMismatch where the parts were not made for each other.
+    """
+
+    model_type = "fae"
+
+    def __init__(
+        self, encoder: FAEEncoder, feature_decoder: FeatureDecoder, pixel_decoder: PixelDecoder | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.feature_decoder = feature_decoder
+        self.pixel_decoder = pixel_decoder
+        self.require()
+
+    @property
+    def spec(self) -> LatentSpec:
+        return self.encoder.spec
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w): the posterior's mean. Images of another size are resized."""
+        return self.encoder.encode(images)
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """Mean and log-variance (B, C, h, w), not normalised."""
+        return self.encoder.posterior(images)
+
+    def features(self, z: Tensor) -> Tensor:
+        """Reconstructed backbone features (B, N, D) of normalised latents; `encoder.features(images)` are the originals."""
+        return self.feature_decoder(z)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W), fp32, clamped to [0, 1]. Raises FAEError where there is no pixel decoder."""
+        if self.pixel_decoder is None:
+            raise FAEError(
+                "this FAE has no pixel decoder and cannot paint images; train one with `fae train pixel --stage noise` and "
+                "`--stage finetune`, or use features(z)"
+            )
+        return self.pixel_decoder(self.feature_decoder(z)).float().clamp(0, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """decode(encode(images))."""
+        return self.decode(self.encode(images))
+
+    forward = reconstruct
+
+    def require(self) -> None:
+        """Check that the parts speak of the same latents and the same features; raises naming every field that differs."""
+        self.spec.require(self.feature_decoder.spec, context="encoder and feature decoder")
+        space = FeatureSpace.of(self.encoder)
+        for name, part in (("feature decoder", self.feature_decoder), ("pixel decoder", self.pixel_decoder)):
+            if part is None:
+                continue
+            if part.config.features is not None:
+                space.require(part.config.features, f"encoder and {name}")
+            elif part.config.feature_dim != space.dim:
+                raise FAEError(f"the encoder's features have {space.dim} channels, the {name}'s {part.config.feature_dim}")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        spec: LatentSpec | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """The FAE in `source`: a folder, a run folder of stage Ia or II, or "owner/name" on the hub. Frozen, in eval mode.
+
+        spec: raises LatentSpecMismatch unless the FAE makes exactly these latents. Raises CheckpointError where files are
+        missing, damaged, or of another model.
+        """
+        from fae_encoder import FAEEncoder
+
+        folder = resolve_model_folder(source, revision=revision, token=token)
+        parts = _stored_parts(folder)
+        own_spec = LatentSpec.load(folder)
+        if spec is not None:
+            spec.require(own_spec, context=str(source))
+        encoder = FAEEncoder.from_pretrained(folder / "encoder")
+        own_spec.require(encoder.spec, context=f"{folder} and its encoder")
+        feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder")
+        pixel_decoder = (
+            PixelDecoder.from_pretrained(folder / "pixel_decoder") if "pixel_decoder" in parts else None
+        )
+        fae = cls(encoder, feature_decoder, pixel_decoder)
+        return fae.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+    # Staged writing and uploading are the same as every model's; only what is written differs (`_write`).
+    save_pretrained = PretrainedModel.save_pretrained
+    push_to_hub = PretrainedModel.push_to_hub
+
+    def _write(self, folder: Path, card: str | None) -> None:
+        parts = [name for name in _PARTS if getattr(self, name) is not None]
+        write_config(folder, self.model_type, {"parts": parts}, "fae_decoders")
+        for name in parts:
+            getattr(self, name).save_pretrained(folder / name)
+        self.spec.save(folder)
+        (folder / "README.md").write_text(model_card(self, card), encoding="utf-8")
+
+
+def _stored_parts(folder: Path) -> list[str]:
+    """Which parts a folder holds; raises CheckpointError unless it is an FAE's."""
+    stored: dict[str, Any] = read_config(folder)
+    if stored.get("model_type") != FAE.model_type:
+        hint = "; an FAE is written by `fae train autoencoder` and `fae train pixel --stage finetune`"
+        raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not an 'fae'{hint}")
+    parts = stored.get("config", {}).get("parts")
+    if not isinstance(parts, list) or not {"encoder", "feature_decoder"} <= set(parts) <= set(_PARTS):
+        raise CheckpointError(f"{folder}/config.json does not say which parts the FAE has")
+    if not (folder / SPEC_FILE).is_file():
+        raise CheckpointError(f"{folder} has no {SPEC_FILE}")
+    return parts

@@ -1,0 +1,98 @@
+"""FeatureSpace: which features a decoder was trained on, so that parts of two FAEs are never mixed up unnoticed.
+
+What LatentSpec is to latents, this is to the (B, N, D) features between a frozen backbone and the two decoders.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fae_core.errors import FAEError
+from fae_core.hub import ModelConfig
+
+if TYPE_CHECKING:
+    from fae_encoder import FAEEncoder
+
+# Two passes over the same images may sum in another order, so normalisation statistics agree up to this many of their own
+# standard deviations; statistics of other data differ by far more.
+_TOLERANCE = 1e-3
+
+
+class FeatureSpaceMismatch(FAEError):
+    """Two parts speak of different features. `fields` maps each differing field to (wanted, found)."""
+
+    def __init__(self, fields: dict[str, tuple[object, object]], context: str = "") -> None:
+        self.fields = fields
+        listed = "; ".join(f"{name}: wanted {wanted}, found {found}" for name, (wanted, found) in fields.items())
+        super().__init__(f"feature spaces differ{f' ({context})' if context else ''}: {listed}")
+
+
+class FeatureSpace(ModelConfig):
+    """Features of one frozen backbone after one normalisation.
+
+    backbone: as `create_backbone` names it. dim: D. grid: (h, w) with N = h * w, row-major.
+    image_size: pixels that the backbone sees. layers: which of its layers. final_norm: whether its last norm is applied.
+    fingerprint: hash of the backbone's weights.
+    mean, std: what `FeatureNorm` subtracts and divides by, D numbers each; None is the identity (the paper's presets).
+    """
+
+    backbone: str
+    dim: int
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    layers: tuple[int, ...] = ()
+    final_norm: bool = True
+    fingerprint: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, encoder: FAEEncoder) -> FeatureSpace:
+        """The space of `encoder.features(images)`."""
+        backbone, norm = encoder.backbone, encoder.feature_norm
+        mean, std = norm.mean.detach().float().cpu(), norm.std.detach().float().cpu()
+        identity = bool((mean == 0).all() and (std == 1).all())
+        return cls(
+            backbone=backbone.name,
+            dim=backbone.dim,
+            grid=tuple(backbone.grid),
+            image_size=tuple(backbone.image_size),
+            layers=tuple(backbone.layers),
+            final_norm=bool(backbone.final_norm),
+            fingerprint=backbone.fingerprint(),
+            mean=None if identity else tuple(mean.tolist()),
+            std=None if identity else tuple(std.tolist()),
+        )
+
+    def require(self, other: FeatureSpace, context: str = "") -> None:
+        """Raise FeatureSpaceMismatch naming every field of `other` that differs from what this space wants."""
+        fields: dict[str, tuple[object, object]] = {}
+        for name in ("backbone", "dim", "grid", "image_size", "layers", "final_norm", "fingerprint"):
+            wanted, found = getattr(self, name), getattr(other, name)
+            if wanted != found:
+                fields["backbone weights" if name == "fingerprint" else name] = (_short(wanted), _short(found))
+        if self.dim == other.dim and not _same_statistics(self, other):
+            fields["feature normalisation"] = (_describe(self), _describe(other))
+        if fields:
+            raise FeatureSpaceMismatch(fields, context)
+
+
+def _same_statistics(a: FeatureSpace, b: FeatureSpace) -> bool:
+    mean_a, std_a, mean_b, std_b = (
+        value if value is not None else (default,) * a.dim
+        for value, default in ((a.mean, 0.0), (a.std, 1.0), (b.mean, 0.0), (b.std, 1.0))
+    )
+    return all(
+        abs(ma - mb) <= _TOLERANCE * sa and abs(sa - sb) <= _TOLERANCE * sa
+        for ma, sa, mb, sb in zip(mean_a, std_a, mean_b, std_b, strict=True)
+    )
+
+
+def _describe(space: FeatureSpace) -> str:
+    if space.mean is None or space.std is None:
+        return "none"
+    return f"means from {min(space.mean):.3g} to {max(space.mean):.3g}, stds from {min(space.std):.3g} to {max(space.std):.3g}"
+
+
+def _short(value: Any) -> Any:
+    return value[:12] + "..." if isinstance(value, str) and len(value) > 64 else value

@@ -1,0 +1,96 @@
+"""Discriminators: a PatchGAN on pixels, and small heads on a frozen backbone's features.
+
+Both take images (B, 3, H, W) in [0, 1] and give one logit per region, higher for "real". Group norms, not batch norms: a
+sample's logits never depend on its neighbours in the batch, so accumulation and several processes change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Discriminator(nn.Module):
+    """What both kinds share: running means of the logits of real and painted images, for LeCam's anchors (Tseng et al., 2021)."""
+
+    anchor_decay = 0.999
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("anchor_real", torch.zeros(()))
+        self.register_buffer("anchor_fake", torch.zeros(()))
+
+    @torch.no_grad()
+    def update_anchors(self, real: Tensor, fake: Tensor) -> None:
+        """Move the running means towards this batch's; every process takes the mean over all of them."""
+        means = torch.stack([real.float().mean(), fake.float().mean()])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+        for anchor, mean in zip((self.anchor_real, self.anchor_fake), means, strict=True):
+            anchor.lerp_(mean, 1 - self.anchor_decay)
+
+
+class PatchDiscriminator(Discriminator):
+    """PatchGAN (Isola et al., 2017): strided 4x4 convolutions, each logit sees one patch of the image.
+
+    width: channels of the first layer. layers: halvings after the first; reduced where the image is too small for them.
+    """
+
+    def __init__(self, image_size: tuple[int, int], width: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        # Every halving and the two closing 4x4 convolutions need at least 4 pixels to stand on.
+        layers = max(0, min(layers, int(math.log2(min(image_size) / 8))))
+        channels = [width * min(2**i, 8) for i in range(layers + 2)]
+        body: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, layers + 2):
+            stride = 2 if i <= layers else 1
+            body += [
+                nn.Conv2d(channels[i - 1], channels[i], 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(min(32, channels[i]), channels[i]),
+                nn.LeakyReLU(0.2),
+            ]
+        self.body = nn.Sequential(*body)
+        self.to_logits = nn.Conv2d(channels[-1], 1, 4, padding=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 1, h, w)."""
+        return self.to_logits(self.body(2 * images - 1))
+
+
+class BackboneDiscriminator(Discriminator):
+    """Heads on a frozen backbone's tokens (StyleGAN-T and RAE do so with DINO): the judge knows objects from the first step.
+
+    The backbone is not a submodule: it is neither trained nor saved with the discriminator, and its owner moves it.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int = 256) -> None:
+        super().__init__()
+        self._frozen = (backbone,)
+        dim, self.grid = backbone.dim, tuple(backbone.grid)
+        self.heads = nn.Sequential(
+            nn.Conv2d(dim, width, 1),
+            nn.GroupNorm(min(32, width), width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(min(32, width), width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 1, 1),
+        )
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self._frozen[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 1, h, w) on the backbone's grid; gradients reach the images, never the backbone's weights."""
+        features = self.backbone(images)
+        return self.heads(features.transpose(1, 2).unflatten(2, self.grid))

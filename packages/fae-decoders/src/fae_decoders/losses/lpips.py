@@ -1,0 +1,81 @@
+"""LPIPS (Zhang et al., 2018) from the `lpips` package, with a clear word where its trunk's weights cannot be had.
+
+The package carries the calibration layers; the ImageNet trunk (VGG16, AlexNet or SqueezeNet) is torchvision's and is
+downloaded on first use, or read from a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fae_core.errors import CheckpointError, FAEError, MissingPackage
+
+Trunk = Literal["vgg", "alex", "squeeze"]
+
+# torchvision's file of each trunk, so that the error can name it.
+_FILES = {
+    "vgg": "vgg16-397923af.pth",
+    "alex": "alexnet-owt-7be5be79.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+
+
+class LPIPS(nn.Module):
+    """forward(painted, target), both (B, 3, H, W) in [0, 1] -> mean over the batch. Frozen; gradients reach `painted`.
+
+    weights: torchvision's state dict of the trunk on disk; None downloads it.
+    Raises MissingPackage without the `perceptual` extra, FAEError where the trunk's weights cannot be fetched.
+    """
+
+    def __init__(self, trunk: Trunk = "vgg", weights: str | Path | None = None) -> None:
+        super().__init__()
+        try:
+            import lpips
+        except ImportError:
+            raise MissingPackage("the LPIPS loss", "'fae-decoders[perceptual]'") from None
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision's deprecated `pretrained` argument, used inside lpips
+            if weights is None:
+                self.net = _with_downloaded_trunk(lpips, trunk)
+            else:
+                self.net = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
+                load_trunk(self.net, Path(weights))
+        self.requires_grad_(False).eval()
+
+    def forward(self, painted: Tensor, target: Tensor) -> Tensor:
+        return self.net(2 * painted - 1, 2 * target - 1).mean()
+
+    def train(self, mode: bool = True) -> LPIPS:
+        return super().train(False)
+
+
+def load_trunk(net: nn.Module, path: Path) -> None:
+    """Fill lpips' sliced trunk from torchvision's state dict: `slice2.5.weight` there is `features.5.weight` here."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        wanted = net.net.state_dict()
+        state = {key: stored[f"features.{key.split('.', 1)[1]}"] for key in wanted}
+        net.net.load_state_dict(state)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path} does not hold torchvision's weights of the LPIPS trunk: {reason}") from None
+
+
+def _with_downloaded_trunk(lpips, trunk: Trunk) -> nn.Module:
+    try:
+        return lpips.LPIPS(net=trunk, verbose=False)
+    except Exception as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FAEError(
+            f"the LPIPS trunk {_FILES[trunk]} could not be fetched ({reason}); copy it from another machine into {folder}, or "
+            "set lpips_weights to its path, or choose perceptual: backbone or none"
+        ) from None

@@ -1,0 +1,43 @@
+"""The objective of stage Ia (equation 4.1): reconstruct features, keep the posterior near a standard normal.
+
+All terms are means over every element, so that beta does not change its meaning with the grid, the channels or the width of
+the backbone. In sums over one image the paper's form ||x^ - x||^2 + beta' KL has beta' = beta * (N D) / (N C) = beta * D / C.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, mean over every latent element. mean, logvar: any equal shapes."""
+    mean, logvar = mean.float(), logvar.float()
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def feature_loss(reconstructed: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of features (B, N, D). weights: (D,), of mean 1 (see `channel_weights`)."""
+    error = (reconstructed.float() - target.float()).square()
+    return (error if weights is None else error * weights).mean()
+
+
+def cosine_loss(reconstructed: Tensor, target: Tensor) -> Tensor:
+    """1 - cosine similarity per token (B, N, D), mean over tokens: the direction matters, the length does not."""
+    return 1 - F.cosine_similarity(reconstructed.float(), target.float(), dim=-1).mean()
+
+
+def channel_weights(stage_weights: tuple[float, ...], stage_dims: tuple[int, ...]) -> Tensor:
+    """(D,) weights of concatenated backbone stages, scaled to mean 1 so that the loss keeps its scale."""
+    weights = torch.cat(
+        [torch.full((dim,), float(weight)) for weight, dim in zip(stage_weights, stage_dims, strict=True)]
+    )
+    return weights / weights.mean()
+
+
+def unexplained_variance(reconstructed: Tensor, target: Tensor) -> Tensor:
+    """Squared error over the variance of the target around its per-channel mean: 0 is perfect, 1 is the mean itself."""
+    target = target.float()
+    centred = target - target.mean(dim=(0, 1))
+    return (reconstructed.float() - target).square().sum() / centred.square().sum().clamp_min(1e-12)

@@ -1,0 +1,182 @@
+"""What all three stages learn from: images, and the frozen backbone's features of them.
+
+Images are read at the latent spec's image size; the backbone resizes them to its own. Without augmentation both features and
+target images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
+step, on the training device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fae_core.hub import ModelConfig
+from fae_core.images import ImageSource, load_batch, to_uint8
+from fae_core.progress import progress
+from fae_core.random import SlotRandom
+from fae_decoders.stages.statistics import ChannelStatistics
+
+if TYPE_CHECKING:
+    from fae_encoder import FAEEncoder
+
+log = logging.getLogger("fae")
+
+
+class DataConfig(ModelConfig):
+    """flip: mirror half of the images. cache_gb: memory per process for features and targets (flip excludes keeping them).
+    statistics_images: how many images, evenly spread over the data, measure statistics. read_batch: images at a time in passes
+    over the data. read_threads: that decode them."""
+
+    flip: bool = False
+    cache_gb: float = Field(4.0, ge=0)
+    statistics_images: int = Field(50_000, ge=1)
+    read_batch: int = Field(64, ge=1)
+    read_threads: int = Field(2, ge=1)
+
+
+class StageData:
+    """Features (after FeatureNorm) and target images of a source, kept or computed.
+
+    target_size: (height, width) of the images that a pixel decoder should paint; None where no images are needed.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        encoder: FAEEncoder,
+        config: DataConfig,
+        target_size: tuple[int, int] | None = None,
+    ) -> None:
+        self.source, self.encoder, self.config, self.target_size = source, encoder, config, target_size
+        self.device: torch.device | str = "cpu"
+        self._features: Tensor | None = None
+        self._targets: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether features and targets lie in memory."""
+        return self._features is not None
+
+    @property
+    def fits(self) -> bool:
+        """Whether they may."""
+        tokens = self.encoder.backbone.grid[0] * self.encoder.backbone.grid[1]
+        pixels = 3 * self.target_size[0] * self.target_size[1] if self.target_size else 0
+        per_image = 4 * tokens * self.encoder.backbone.dim + pixels
+        return not self.config.flip and len(self) * per_image <= self.config.cache_gb * 2**30
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the frozen encoder to where the training happens."""
+        self.device = device
+        self.encoder.to(device)
+
+    def prepare(self, *, fit_norm: bool) -> float:
+        """Measure the features in one deterministic pass and keep them where they fit. Returns their root mean square.
+
+        fit_norm: set the encoder's FeatureNorm to the measured per-channel mean and standard deviation first.
+        """
+        statistics = ChannelStatistics(self.encoder.backbone.dim)
+        indices = range(len(self)) if self.fits else self.spread()
+        kept = torch.empty(len(self), *self._feature_shape()) if self.fits else None
+        targets = torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
+        for rows, images in self.images(indices, "features of the data"):
+            raw = self.raw_features(images)
+            statistics.add(raw)
+            if kept is not None:
+                kept[rows] = raw.float().cpu()
+            if targets is not None:
+                targets[rows] = to_uint8(self.as_target(images))
+        if fit_norm:
+            self.encoder.feature_norm.mean.copy_(statistics.mean)
+            # A channel that never moves carries nothing; dividing by its tiny deviation would only blow up rounding.
+            floor = 1e-4 * statistics.std.max().clamp_min(1e-12)
+            self.encoder.feature_norm.std.copy_(statistics.std.clamp_min(floor))
+        if kept is not None:
+            for rows in self._chunks(range(len(self))):
+                kept[rows] = self._norm(kept[rows])
+        self._features, self._targets = kept, targets
+        return self._normalized_rms(statistics)
+
+    def spread(self) -> list[int]:
+        """Indices of at most `statistics_images` images, evenly spread."""
+        count = min(len(self), self.config.statistics_images)
+        return [i * len(self) // count for i in range(count)]
+
+    def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of (indices, images in [0, 1] on the training device), in order."""
+        with progress(len(indices), description) as bar, torch.no_grad():
+            for rows in self._chunks(indices):
+                images = load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
+                yield rows, images.to(self.device)
+                bar.advance(len(rows))
+
+    def feature_batches(self, indices: range | list[int], description: str) -> Iterator[Tensor]:
+        """Features (B, N, D) of some images in order, from memory or computed."""
+        if self._features is None:
+            yield from (self.features(images) for _, images in self.images(indices, description))
+            return
+        for rows in self._chunks(indices):
+            yield self._features[rows].to(self.device)
+
+    def load(self, indices: list[int], random: SlotRandom) -> dict[str, Tensor]:
+        """A CPU batch for `Task.load`: "features" where they are kept, else "images"; "target" where images are painted."""
+        if self._features is not None:
+            batch = {"features": self._features[indices]}
+            if self._targets is not None:
+                batch["target"] = self._targets[indices].float() / 255
+            return batch
+        images = load_batch(self.source, indices, self.image_size)
+        if self.config.flip:
+            mirrored = random.uniform((1, 1, 1), "flip") < 0.5
+            images = torch.where(mirrored, images.flip(-1), images)
+        return {"images": images, **({"target": self.as_target(images)} if self.target_size else {})}
+
+    @torch.no_grad()
+    def batch_features(self, batch: dict[str, Tensor]) -> Tensor:
+        """The features (B, N, D) of a batch from `load`, on its device."""
+        return batch["features"] if "features" in batch else self.features(batch["images"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.encoder.spec.image_shape
+
+    def as_target(self, images: Tensor) -> Tensor:
+        """Images at the size to paint."""
+        if self.target_size is None or images.shape[-2:] == torch.Size(self.target_size):
+            return images
+        return F.interpolate(images, self.target_size, mode="bicubic", antialias=True).clamp(0, 1)
+
+    @torch.no_grad()
+    def raw_features(self, images: Tensor) -> Tensor:
+        return self.encoder.backbone(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self._norm(self.raw_features(images))
+
+    @torch.no_grad()
+    def _norm(self, raw: Tensor) -> Tensor:
+        norm = self.encoder.feature_norm
+        return norm(raw.to(norm.mean.device)).to(raw.device)
+
+    def _feature_shape(self) -> tuple[int, int]:
+        height, width = self.encoder.backbone.grid
+        return height * width, self.encoder.backbone.dim
+
+    def _chunks(self, indices: range | list[int]) -> Iterator[list[int]]:
+        for start in range(0, len(indices), self.config.read_batch):
+            yield list(indices[start : start + self.config.read_batch])
+
+    def _normalized_rms(self, raw: ChannelStatistics) -> float:
+        norm = self.encoder.feature_norm
+        mean, std = norm.mean.detach().cpu().double(), norm.std.detach().cpu().double()
+        second_moment = (raw.std / std).square() + ((raw.mean - mean) / std).square()
+        return float(second_moment.mean().sqrt())

@@ -1,0 +1,72 @@
+"""Stage II: the pixel decoder of stage Ib goes on with features that went through the latent (section 4.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fae_core.hub import ModelConfig
+from fae_core.random import SlotRandom
+from fae_decoders.fae import FAE
+from fae_decoders.feature_space import FeatureSpace
+from fae_decoders.losses.pixel import PixelLossConfig
+from fae_decoders.pixel_decoder import PixelDecoder
+from fae_decoders.stages.autoencoder import posterior
+from fae_decoders.stages.data import DataConfig
+from fae_decoders.stages.pixel_task import PixelTask
+
+if TYPE_CHECKING:
+    from fae_core.images import ImageSource
+
+
+class PixelFinetuneConfig(ModelConfig):
+    """latent: reconstruct from a "sample" of the posterior (the decoder also sees the spread that a generator will produce) or
+    from its "mean" (what `FAE.reconstruct` does)."""
+
+    latent: Literal["sample", "mean"] = "sample"
+    gradient_checkpointing: bool = False
+    losses: PixelLossConfig = PixelLossConfig()
+    data: DataConfig = DataConfig()
+
+
+class PixelFinetuneTask(PixelTask):
+    """Pixel decoder on the reconstructed features of a frozen FAE; exports the whole FAE.
+
+    Raises FeatureSpaceMismatch where the pixel decoder was trained on other features than the FAE's.
+    """
+
+    def __init__(self, fae: FAE, decoder: PixelDecoder, source: ImageSource, config: PixelFinetuneConfig) -> None:
+        space = FeatureSpace.of(fae.encoder)
+        if decoder.config.features is not None:
+            space.require(decoder.config.features, "the pixel decoder of the noise stage")
+        super().__init__(fae.encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing)
+        self.fae, self.config, self._space = fae.requires_grad_(False).eval(), config, space
+
+    def to(self, device: str) -> None:
+        self.fae.to(device)
+        super().to(device)
+
+    def prepare(self) -> None:
+        if self.data.fits:
+            self.data.prepare(fit_norm=False)
+
+    @torch.no_grad()
+    def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
+        mean, logvar = posterior(self.fae.encoder.adapter, features, self.encoder.backbone.grid)
+        if self.config.latent == "sample":
+            mean = mean + (0.5 * logvar).exp() * random.normal(mean.shape[1:], "posterior", mean.device)
+        return self.fae.feature_decoder(self.fae.spec.normalize(mean))
+
+    @torch.no_grad()
+    def clean_inputs(self, features: Tensor) -> Tensor:
+        mean, _ = posterior(self.fae.encoder.adapter, features, self.encoder.backbone.grid)
+        return self.fae.feature_decoder(self.fae.spec.normalize(mean))
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        trained = modules["pixel_decoder"]
+        decoder = PixelDecoder(trained.config.model_copy(update={"features": self._space}))
+        decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+        FAE(self.fae.encoder, self.fae.feature_decoder, decoder).save_pretrained(folder)

