@@ -1,0 +1,134 @@
+"""The command line: settings merge, errors are one line, recipes record what they ran."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fae_core.cli.launch import without_processes
+from fae_core.cli.main import main
+from fae_core.cli.settings import merge, parse_override, resolve_settings
+from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.recipe import load_recipe, run_recipe
+from PIL import Image
+
+
+def run_cli(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        gradient = Image.linear_gradient("L").resize((60, 50))
+        Image.merge("RGB", [gradient.point(lambda v, c=c: (v + c) // 2) for c in color]).save(tmp_path / "photos" / name / "a.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "title: two crops\n"
+        "variables: {data: nowhere, count: 4}\n"
+        "steps:\n"
+        '  - {name: crops, run: "crops {data} --out {out}/data --count {count} --size 16"}\n'
+        '  - {name: again, run: "crops {data} --out {out}/more --count 2 --size 8 --seed 1"}\n'
+    )
+    return path
+
+
+def test_override_is_a_yaml_value_at_a_dotted_key() -> None:
+    assert parse_override("training.steps=500") == {"training": {"steps": 500}}
+    assert parse_override("a.b.c=[1, 2.5]") == {"a": {"b": {"c": [1, 2.5]}}}
+    assert parse_override("name=x=y") == {"name": "x=y"}
+    for wrong in ("training.steps", "=3", "a..b=1"):
+        with pytest.raises(FAEError, match="KEY=VALUE"):
+            parse_override(wrong)
+
+
+def test_later_settings_win_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("training: {steps: 10, seed: 3}\nmodel: {depth: 2}\n")
+    settings = resolve_settings(None, tmp_path / "c.yaml", ["training.steps=20"])
+    assert settings == {"training": {"steps": 20, "seed": 3}, "model": {"depth": 2}}
+    assert merge({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
+
+
+def test_a_relaunched_command_loses_only_its_process_count() -> None:
+    assert without_processes(["train", "--processes", "4", "--out", "x"]) == ["train", "--out", "x"]
+    assert without_processes(["train", "--processes=4", "--out", "x"]) == ["train", "--out", "x"]
+
+
+def test_wrong_input_is_one_line_and_status_two(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert run_cli("crops", str(tmp_path / "nowhere"), "--out", str(tmp_path / "o")) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "nowhere" in lines[0]
+    assert not (tmp_path / "o").exists()
+
+
+def test_unknown_preset_suggests_the_nearest(capsys: pytest.CaptureFixture) -> None:
+    from fae_core.presets import preset_files
+
+    if not preset_files():
+        pytest.skip("no package with presets is installed beside fae-core")
+    name = min(preset_files())
+    assert run_cli("info", name[:-1] + "x") == 2
+    assert f"did you mean {name}" in capsys.readouterr().err
+
+
+def test_recipe_runs_its_steps_and_records_them(recipe: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    record = run_recipe(load_recipe(recipe, {"data": str(photos)}), out)
+    assert [entry["name"] for entry in record] == ["crops", "again"]
+    assert len(list((out / "data").rglob("*.png"))) == 4 and len(list((out / "more").rglob("*.png"))) == 2
+    stored = json.loads((out / "steps.json").read_text())
+    assert stored["steps"] == record and stored["variables"]["data"] == str(photos)
+    assert record[0]["command"] == f"fae crops {photos} --out {out}/data --count 4 --size 16"
+
+
+def test_recipe_resumes_after_the_last_finished_step(recipe: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(FAEError):
+        run_recipe(load_recipe(recipe, {"data": str(tmp_path / "missing")}), out)
+    run_recipe(load_recipe(recipe, {"data": str(photos)}), out, resume=True)
+    (out / "data" / "marker").write_text("the first step is not run again")
+    stored = json.loads((out / "steps.json").read_text())
+    stored["steps"] = stored["steps"][:1]
+    (out / "steps.json").write_text(json.dumps(stored))
+    run_recipe(load_recipe(recipe, {"data": str(photos)}), out, resume=True)
+    assert (out / "data" / "marker").is_file()
+    assert [e["name"] for e in json.loads((out / "steps.json").read_text())["steps"]] == ["crops", "again"]
+
+
+def test_recipe_mistakes_are_named(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean data"):
+        load_recipe(recipe, {"dat": "x"})
+    broken = tmp_path / "broken.yaml"
+    broken.write_text('steps:\n  - {name: a, run: "crops {nothing} --out {out}"}\n')
+    with pytest.raises(FAEError, match="nothing"):
+        run_recipe(load_recipe(broken), tmp_path / "o")
+    broken.write_text("steps: []\n")
+    with pytest.raises(FAEError, match="no steps"):
+        load_recipe(broken)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_recipe_says_what_to_install(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text('steps:\n  - {name: x, run: "transmogrify --out {out}"}\n')
+    with pytest.raises(FAEError, match="transmogrify"):
+        run_recipe(load_recipe(path), tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_recipe_does_not_replace_a_folder_it_did_not_make(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(FAEError, match="not made by a recipe"):
+        run_recipe(load_recipe(recipe), tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
