@@ -1,0 +1,202 @@
+"""The Generator protocol for flow-matching networks: a loss on noised latents, and sampling by integration.
+
+`FlowMatching` is mixed into a network whose forward(z, t, condition) gives what its transport predicts. What a condition is
+(labels here, text in others) stays behind the four methods that end the class.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from fae_diffusion.guidance import GuidedVelocity
+from fae_diffusion.models.config import Sampling, sampling_with
+from fae_diffusion.samplers import ADAPTIVE, integrate, integrate_sde, sde_grid, time_grid
+from fae_diffusion.transport import Transport
+
+NOISE_LEVELS = 4  # the loss is logged apart for so many equally likely ranges of training times
+
+
+class FlowMatching:
+    """loss() and sample() for a network of `spec`, `config.transport` and `config.sampling`."""
+
+    spec: LatentSpec
+    config: Any
+
+    @property
+    def transport(self) -> Transport:
+        return self.config.transport
+
+    def loss(self, z: Tensor, condition: Any, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
+        """Means over the batch: "loss"; its terms "mse" and, where it is on, "cosine"; and "loss_q1" .. "loss_q4".
+
+        z: normalised latents (B, C, h, w). While the module trains, a share `class_dropout` of conditions is replaced by null.
+        loss_qN is the loss in the N-th quarter of the training times, cleanest first: the mean over the batch of 4 times the
+        loss of its samples there, so that it averages over steps and processes without bias, and the quarters to "loss".
+        """
+        self.spec.check(z)
+        drawn = _Draws(random, len(z), z.device)
+        uniform = drawn.uniform("time")
+        noise = drawn.normal(z.shape[1:], "noise").to(z.dtype)
+        condition = self._check_condition(condition, len(z), z.device)
+        if self.training and self.config.class_dropout > 0:
+            condition = self._drop_condition(condition, drawn.uniform("class_dropout") < self.config.class_dropout)
+        t = self.transport.times(uniform)
+        x = self.transport.coefficients(t, z).state(z, noise)
+        terms = self.transport.loss(self(x, t, condition), z, noise, t)
+        level = (uniform * NOISE_LEVELS).long()
+        levels = {
+            f"loss_q{i + 1}": (terms["loss"].detach() * (level == i)).mean() * NOISE_LEVELS for i in range(NOISE_LEVELS)
+        }
+        return {name: value.mean() for name, value in terms.items()} | levels
+
+    def velocity(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        """dz/dt, whatever the network predicts. Shapes as in forward."""
+        output = self(z, t, condition)
+        if self.transport.prediction == "velocity":
+            return output
+        return self.transport.velocity(output, z, torch.as_tensor(t, device=z.device).expand(len(z)))
+
+    def sample(
+        self,
+        condition: Any,
+        *,
+        noise: Tensor | None = None,
+        random: SlotRandom | None = None,
+        times: Tensor | None = None,
+        weak: FlowMatching | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Normalised latents (B, C, h, w), one per condition; None is "no condition", as many as `noise` or `random` has rows.
+
+        noise: the state at t = 1. random: draws it, and the noise of an SDE; a sample depends on its own slot alone.
+        times: an explicit grid, instead of `steps` and `shift`. weak: a worse model, for autoguidance instead of the null
+        condition. options: any field of `models.config.Sampling`; `guidance` may be a number.
+        Raises FAEError where samples come out non-finite, naming how many.
+        """
+        settings = sampling_with(self.config.sampling, options)
+        device = next(self.parameters()).device
+        batch = _batch_size(condition, noise, random)
+        condition = self._check_condition(condition, batch, device)
+        if noise is None:
+            noise = _Draws(random, batch, device).normal(self.spec.shape, "noise")
+        self.spec.check(noise)
+        with torch.inference_mode():
+            velocity = self._guided(condition, settings, weak)
+            grid = self._grid(settings) if times is None else times
+            z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)
+        bad = int((~torch.isfinite(z)).flatten(1).any(1).sum())
+        if bad:
+            raise FAEError(
+                f"{bad} of {batch} samples are not finite; lower the guidance scale, or take more steps or fp32"
+            )
+        return z.clone()  # out of inference mode, so that callers may differentiate what they do next
+
+    def _guided(self, condition: Any, settings: Sampling, weak: FlowMatching | None) -> GuidedVelocity:
+        guidance, null = settings.guidance, None
+        if guidance.is_on and weak is None:
+            null = self._null_like(condition)
+        return GuidedVelocity(
+            self.velocity,
+            condition,
+            guidance,
+            null=null,
+            join=self._join,
+            weak=weak.velocity if weak is not None else None,
+        )
+
+    def _grid(self, settings: Sampling) -> Tensor:
+        shift = self.transport.shift if settings.shift is None else settings.shift
+        end, start = self.transport.range
+        if settings.stochastic and settings.last_step is not None:
+            return sde_grid(
+                settings.steps, last_step_size=settings.last_step_size - end, shift=shift, start=start, end=end
+            )
+        return time_grid(settings.steps, shift=shift, start=start, end=end)
+
+    def _integrate(
+        self, velocity: GuidedVelocity, z: Tensor, grid: Tensor, settings: Sampling, random: SlotRandom | None
+    ) -> Tensor:
+        name = self.transport.path
+        if settings.stochastic:
+            return integrate_sde(
+                velocity,
+                z,
+                grid,
+                method="heun" if settings.method == "sde-heun" else "euler",
+                diffusion=settings.diffusion,
+                norm=settings.diffusion_norm,
+                last_step=settings.last_step,
+                path=name,
+                random=random,
+            )
+        tolerances = {"atol": settings.atol, "rtol": settings.rtol}
+        if settings.method in ADAPTIVE:
+            # One step size per sample: a shared one would make a sample depend on its neighbours.
+            rows = [velocity.row(i) for i in range(len(z))]
+            return torch.cat(
+                [integrate(v, z[i : i + 1], grid, settings.method, **tolerances) for i, v in enumerate(rows)]
+            )
+        return integrate(velocity, z, grid, settings.method, path=name)
+
+    # What a condition is: labels (B,) of `config.classes` classes.
+
+    def _check_condition(self, condition: Any, batch: int, device: torch.device) -> Tensor:
+        if condition is None:
+            return torch.full((batch,), self.null_label, device=device)
+        labels = torch.as_tensor(condition)
+        if labels.shape != (batch,) or labels.is_floating_point():
+            raise FAEError(f"expected {batch} integer class labels, got {labels.dtype} of shape {tuple(labels.shape)}")
+        rows = self.label_embedding.table.num_embeddings
+        if labels.device.type == "cpu" and batch and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
+            raise FAEError(f"class labels must lie in 0..{self.config.classes - 1}, got {labels.min()}..{labels.max()}")
+        return labels.to(device, torch.long)
+
+    def _drop_condition(self, condition: Tensor, dropped: Tensor) -> Tensor:
+        return torch.where(dropped, self.null_label, condition)
+
+    def _null_like(self, condition: Tensor) -> Tensor:
+        return torch.full_like(condition, self.null_label)
+
+    def _join(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([first, second])
+
+    @property
+    def null_label(self) -> int:
+        """The label that means "no class". Raises FAEError for a model trained without class dropout: it has none."""
+        if self.config.class_dropout == 0:
+            raise FAEError(
+                "this model has no null label (class_dropout is 0): give it labels, and guidance 1 or a weak model"
+            )
+        return self.config.classes
+
+
+class _Draws:
+    """Random numbers for a batch, of a SlotRandom or of torch's global generator."""
+
+    def __init__(self, random: SlotRandom | None, batch: int, device: torch.device) -> None:
+        if random is not None and len(random) != batch:
+            raise FAEError(f"random has {len(random)} slots for a batch of {batch}")
+        self.random, self.batch, self.device = random, batch, device
+
+    def normal(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        if self.random is not None:
+            return self.random.normal(shape, stream, self.device)
+        return torch.randn(self.batch, *shape, device=self.device)
+
+    def uniform(self, stream: str) -> Tensor:
+        if self.random is not None:
+            return self.random.uniform((), stream, self.device)
+        return torch.rand(self.batch, device=self.device)
+
+
+def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:
+    for given in (condition, noise, random):
+        if given is not None:
+            return len(given)
+    raise FAEError("without conditions, sample needs noise or random to know how many samples to make")

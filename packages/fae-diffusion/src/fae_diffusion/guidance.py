@@ -1,0 +1,134 @@
+"""Guidance: how far a velocity is pushed beyond the conditional one, at which times, on which channels.
+
+    v = v_uncond + scale (v_cond - v_uncond)        scale 1 = off (Ho and Salimans, 2022)
+
+`Guidance` is configuration; `GuidedVelocity` applies it to a model. Outside the guided times a step costs one plain call.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fae_core.hub import ModelConfig
+
+# A grid's times carry rounding, so that bounds hold within this much.
+_TOLERANCE = 1e-6
+
+Model = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+class Guidance(ModelConfig):
+    """One scale on an interval of times, or several parts of their own scale. In YAML, the paper's three parts:
+
+        guidance: {parts: [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]}
+
+    scale: 1 = off.
+    interval: (low, high) times, both included, in which the scale acts; t = 1 is noise. LightningDiT's cfg_interval_start
+        a is (0, 1 - a).
+    parts: (from, to, scale), times descending; a part owns its `from` and not its `to`, except at t = 0. Replaces scale and
+        interval; between parts guidance is off.
+    channels: guide only the first so many; SiT's and LightningDiT's own code guide 3.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    parts: tuple[tuple[float, float, float], ...] = ()
+    channels: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return {"scale": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise ValueError(f"interval {self.interval} must be (low, high) within [0, 1]")
+        if self.parts and (self.scale != 1.0 or self.interval != (0.0, 1.0)):
+            raise ValueError("give parts, or a scale and an interval, not both")
+        bounds = [t for part in self.parts for t in part[:2]]
+        descends = all(a >= b for a, b in itertools.pairwise(bounds))
+        if not descends or any(part[0] <= part[1] for part in self.parts) or not all(0 <= t <= 1 for t in bounds):
+            raise ValueError("parts are [from, to, scale] with times that descend within [0, 1] and do not overlap")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any time is guided."""
+        return any(part[2] != 1.0 for part in self.parts) if self.parts else self.scale != 1.0
+
+    def scale_at(self, t: float) -> float:
+        """The scale at time t; 1 where guidance is off."""
+        if not self.parts:
+            low, high = self.interval
+            return self.scale if low - _TOLERANCE <= t <= high + _TOLERANCE else 1.0
+        for start, end, scale in self.parts:
+            if t <= start + _TOLERANCE and (t > end + _TOLERANCE or end == 0):
+                return scale
+        return 1.0
+
+    def combine(self, conditional: Tensor, other: Tensor, scale: float) -> Tensor:
+        """other + scale (conditional - other) on the guided channels, the conditional one on the rest. (B, C, h, w)."""
+        if self.channels is None or self.channels >= conditional.shape[1]:
+            return torch.lerp(other, conditional, scale)
+        guided = torch.lerp(other[:, : self.channels], conditional[:, : self.channels], scale)
+        return torch.cat([guided, conditional[:, self.channels :]], dim=1)
+
+
+class GuidedVelocity:
+    """velocity(z, t) of a model under guidance, for `integrate` and `integrate_sde`.
+
+    model: (z, t, condition) -> velocity. condition: for the batch. null: the same for "no condition"; it shares one batched
+    call with the condition, for which `join(condition, null)` stacks the two.
+    weak: instead of `null`, a worse model given the same condition (autoguidance; Karras et al., 2024).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        condition: Any,
+        guidance: Guidance,
+        *,
+        null: Any = None,
+        join: Callable[[Any, Any], Any] | None = None,
+        weak: Model | None = None,
+    ) -> None:
+        self.model, self.condition, self.guidance, self.weak = model, condition, guidance, weak
+        # Stacked once, not in every step.
+        self.both = None if weak is not None or null is None else (join or _stack)(condition, null)
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.at(z, float(t.reshape(-1)[0]))
+
+    def at(self, z: Tensor, t: float) -> Tensor:
+        """The velocity at one time for the whole batch, given as a number: no device is waited for."""
+        times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
+        scale = self.guidance.scale_at(t)
+        if scale == 1.0:
+            return self.model(z, times, self.condition)
+        if self.weak is not None:
+            return self.guidance.combine(
+                self.model(z, times, self.condition), self.weak(z, times, self.condition), scale
+            )
+        conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both).chunk(2)
+        return self.guidance.combine(conditional, null, scale)
+
+    def row(self, index: int) -> GuidedVelocity:
+        """The same velocity for one sample alone."""
+        alone = copy.copy(self)
+        alone.condition = self.condition[index : index + 1]
+        if self.both is not None:
+            count = len(self.condition)
+            alone.both = self.both[[index, count + index]]
+        return alone
+
+
+def _stack(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([first, second])

@@ -1,0 +1,150 @@
+"""Reading the checkpoints of willisma/SiT and hustvl/LightningDiT.
+
+Their time runs the other way (t' = 1 - t, v' = -v). Both changes are exact linear maps of two layers, so that an imported
+model is an ordinary one, without a flag in its forward:
+
+    cos((1 - t) w) = cos w cos tw + sin w sin tw;  sin((1 - t) w) = sin w cos tw - cos w sin tw    first layer of the time MLP
+    v = -v'                                                                                        output layer
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.hub import load_state, parse_config
+from fae_core.spec import LatentSpec
+
+# The original's constructor arguments: name, its default, our field.
+_ARGUMENTS: dict[str, dict[str, tuple[Any, str | None]]] = {
+    "sit": {
+        "input_size": (32, None),
+        "patch_size": (2, "patch_size"),
+        "in_channels": (4, None),
+        "hidden_size": (1152, "width"),
+        "depth": (28, "depth"),
+        "num_heads": (16, "heads"),
+        "mlp_ratio": (4.0, "mlp_ratio"),
+        "class_dropout_prob": (0.1, "class_dropout"),
+        "num_classes": (1000, "classes"),
+        "learn_sigma": (True, "learn_sigma"),
+    }
+}
+_ARGUMENTS["lightningdit"] = {
+    **_ARGUMENTS["sit"],
+    "in_channels": (32, None),
+    "learn_sigma": (False, "learn_sigma"),
+    "use_qknorm": (False, "qk_norm"),
+    "use_swiglu": (False, "swiglu"),
+    "use_rope": (False, "rope"),
+    "use_rmsnorm": (False, "rms_norm"),
+    "wo_shift": (False, "wo_shift"),
+    "use_checkpoint": (False, "checkpoint_blocks"),
+}
+
+# Their names -> ours, applied in order.
+_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^pos_embed$", "positions"),
+    (r"^x_embedder\.proj\.", "patch_embedding."),
+    (r"^t_embedder\.", "time_embedding."),
+    (r"^y_embedder\.embedding_table\.", "label_embedding.table."),
+    (r"\.attn\.", ".attention."),
+    (r"adaLN_modulation\.1\.", "modulation."),
+    (r"^final_layer\.norm_final\.", "final.norm."),
+    (r"^final_layer\.", "final."),
+    (r"\.mlp\.(fc1)\.", ".mlp.up."),
+    (r"\.mlp\.(fc2)\.", ".mlp.down."),
+    (r"\.mlp\.w12\.", ".mlp.gate_up."),
+    (r"\.mlp\.w3\.", ".mlp.down."),
+)
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+
+
+def load_official(
+    cls: type,
+    state_dict: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    spec: LatentSpec | None,
+    fields: Mapping[str, Any],
+) -> Any:
+    """A model of class `cls` with an original's weights; see `from_official` of the models."""
+    arguments = official_arguments(cls.model_type, config)
+    known = _ARGUMENTS[cls.model_type]
+    translated = {field: arguments[name] for name, (_, field) in known.items() if field is not None}
+    where = f"official {cls.__name__} config"
+    ours = parse_config(cls.config_class, {**translated, **fields}, where)
+    if ours.transport.prediction != "velocity":
+        raise FAEError("from_official reads checkpoints that predict the velocity")
+    spec = spec or derived_spec(cls.model_type, arguments)
+    if (spec.channels, spec.height, spec.width) != (arguments["in_channels"], *(arguments["input_size"],) * 2):
+        raise CheckpointError(
+            f"{where}: latents of {arguments['in_channels']}x{arguments['input_size']}x{arguments['input_size']} do not fit "
+            f"the spec's {spec.channels}x{spec.height}x{spec.width}"
+        )
+    model = cls(ours, spec)
+    load_state(model, translate_state(state_dict, model), f"official {cls.__name__} checkpoint")
+    return model.eval()
+
+
+def official_arguments(model_type: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The original's constructor arguments with its defaults filled in. Raises UnknownName for one that it lacks."""
+    known = _ARGUMENTS[model_type]
+    for name in config:
+        if name not in known:
+            raise UnknownName(f"constructor argument of the original {model_type}", str(name), known)
+    return {name: config.get(name, default) for name, (default, _) in known.items()}
+
+
+def derived_spec(model_type: str, arguments: Mapping[str, Any]) -> LatentSpec:
+    """The latent space that an original was made for, as far as its arguments tell: SD's VAE (f8) or VA-VAE (f16)."""
+    size, factor = arguments["input_size"], 8 if model_type == "sit" else 16
+    fields = {"channels": arguments["in_channels"], "height": size, "width": size, "image_size": size * factor}
+    return LatentSpec.from_dict({**fields, "backbone": f"official/{model_type}"}, f"official {model_type} config")
+
+
+def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
+    """An original's state dict with our names, layouts, direction of time and sign."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        name = _WRAPPERS.sub("", name)
+        if name.startswith("feat_rope."):
+            _check_rope(name, tensor, model)
+            continue
+        for pattern, replacement in _NAMES:
+            name = re.sub(pattern, replacement, name)
+        state[name] = tensor.detach().float()
+    patches = state.get("patch_embedding.weight")
+    if patches is not None:
+        state["patch_embedding.weight"] = patches.flatten(1)
+    time = state.get("time_embedding.mlp.0.weight")
+    if time is not None:
+        state["time_embedding.mlp.0.weight"] = reverse_time(time)
+    for name in ("final.linear.weight", "final.linear.bias"):
+        if name in state:
+            state[name] = -state[name]
+    return state
+
+
+def reverse_time(weight: Tensor) -> Tensor:
+    """The weight (D, 2 F) over [cos, sin] features of t that does what `weight` did over those of 1 - t. Self-inverse."""
+    half = weight.shape[1] // 2
+    rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
+    cos, sin = rates.cos(), rates.sin()
+    of_cos, of_sin = weight.double().split(half, dim=1)
+    return torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], dim=1).to(weight.dtype)
+
+
+def _check_rope(name: str, table: Tensor, model: torch.nn.Module) -> None:
+    """Their tables are derived values; ours must agree, or the checkpoint was trained with another rotation."""
+    rope = getattr(model, "rope", None)
+    if rope is None:
+        raise CheckpointError(f"the checkpoint holds {name}, but its config has use_rope off")
+    own = (rope.cos if name.endswith("cos") else rope.sin).repeat_interleave(2, dim=1)
+    if own.shape != table.shape or not torch.allclose(own, table.float().to(own.device), atol=1e-2):
+        raise CheckpointError(f"the checkpoint's {name} is not the rotation of its config's grid and heads")

@@ -1,0 +1,142 @@
+"""integrate(): the probability-flow ODE dx/dt = v(x, t) along an explicit grid of times.
+
+A method is a function (velocity, x, times) -> x, with `times` as Python numbers, so that the device never waits for the
+host. A new one is a new entry in `METHODS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError, MissingPackage, UnknownName
+from fae_diffusion.transport import PathName, path
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
+
+
+def integrate(
+    velocity: Velocity,
+    z: Tensor,
+    times: Tensor | Sequence[float],
+    method: str = "euler",
+    *,
+    path: PathName = "linear",
+    atol: float = 1e-6,
+    rtol: float = 1e-3,
+) -> Tensor:
+    """The state at the last of `times` of the solution that starts with `z` at the first.
+
+    velocity: (z (B, ...), t (B,)) -> dz/dt. times: strictly monotone; from 1 down to 0 to sample, upwards to encode.
+    method: "euler", "midpoint", "heun" (torchdiffeq's heun2), "rk4" (its 3/8 rule), "dpm++2m" (on `path`, which the others
+        do not need); or torchdiffeq's "dopri5", "dopri8", "bosh3", "adaptive_heun" with `atol` and `rtol`: these choose one
+        step size for the whole batch, so that results depend, within the tolerance, on who shares it.
+    Raises UnknownName, FAEError for times that turn back, MissingPackage for an adaptive method without torchdiffeq.
+    """
+    grid = check_times(times)
+    if method in ADAPTIVE:
+        return _adaptive(velocity, z, times, method, atol, rtol)
+    if method == "dpm++2m":
+        return _dpm_solver_2m(velocity, z, grid, path)
+    if method not in METHODS:
+        raise UnknownName("ODE method", method, [*METHODS, "dpm++2m", *ADAPTIVE])
+    return METHODS[method](velocity, z, grid)
+
+
+def check_times(times: Tensor | Sequence[float]) -> list[float]:
+    """The grid as Python numbers. Raises FAEError unless it has two or more strictly monotone, finite times."""
+    grid = [float(t) for t in (times.tolist() if isinstance(times, Tensor) else times)]
+    steps = [b - a for a, b in itertools.pairwise(grid)]
+    if not steps or not all(math.isfinite(s) for s in steps) or not (max(steps) < 0 or min(steps) > 0):
+        raise FAEError("times must be two or more, finite, and all descending or all ascending")
+    return grid
+
+
+def evaluate(velocity: Velocity, x: Tensor, t: float) -> Tensor:
+    """The velocity at one time for the whole batch. A guided velocity takes the number itself, see `guidance`."""
+    at = getattr(velocity, "at", None)
+    return at(x, t) if at is not None else velocity(x, torch.full((len(x),), t, dtype=torch.float32, device=x.device))
+
+
+def _euler(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
+    for t, s in itertools.pairwise(times):
+        x = x + (s - t) * evaluate(velocity, x, t)
+    return x
+
+
+def _midpoint(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
+    for t, s in itertools.pairwise(times):
+        half = (s - t) / 2
+        x = x + (s - t) * evaluate(velocity, x + half * evaluate(velocity, x, t), t + half)
+    return x
+
+
+def _heun(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
+    for t, s in itertools.pairwise(times):
+        first = evaluate(velocity, x, t)
+        second = evaluate(velocity, x + (s - t) * first, s)
+        x = x + (s - t) / 2 * (first + second)
+    return x
+
+
+def _rk4(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
+    """Kutta's 3/8 rule, which torchdiffeq calls rk4."""
+    for t, s in itertools.pairwise(times):
+        h = s - t
+        k1 = evaluate(velocity, x, t)
+        k2 = evaluate(velocity, x + h / 3 * k1, t + h / 3)
+        k3 = evaluate(velocity, x + h * (k2 - k1 / 3), t + 2 * h / 3)
+        k4 = evaluate(velocity, x + h * (k1 - k2 + k3), s)
+        x = x + h / 8 * (k1 + 3 * (k2 + k3) + k4)
+    return x
+
+
+METHODS: dict[str, Callable[[Velocity, Tensor, list[float]], Tensor]] = {
+    "euler": _euler,
+    "midpoint": _midpoint,
+    "heun": _heun,
+    "rk4": _rk4,
+}
+
+
+def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name: PathName) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al., 2022): exponential integrator of the data prediction, second order from the last two.
+
+    The step of first order is used where the log signal-to-noise ratio is infinite at one end: from t = 1 and to t = 0.
+    """
+    if times[0] < times[-1]:
+        raise FAEError("dpm++2m integrates from noise to data only; use heun or rk4 to encode")
+    previous: tuple[float, Tensor] | None = None
+    for t, s in itertools.pairwise(times):
+        now, then = (path(path_name, torch.tensor(u, dtype=torch.float64)) for u in (t, s))
+        at = path(path_name, torch.tensor(t, dtype=torch.float64), x)
+        data = at.velocity_to_data(evaluate(velocity, x, t), x)
+        step = _log_snr(then) - _log_snr(now)
+        estimate = data
+        if previous is not None and math.isfinite(step) and math.isfinite(previous[0]):
+            estimate = data + step / (2 * previous[0]) * (data - previous[1])
+        ratio = (then.sigma / now.sigma).item()
+        x = ratio * x + (then.alpha - ratio * now.alpha).item() * estimate
+        previous = (step, data)
+    return x
+
+
+def _log_snr(at) -> float:
+    alpha, sigma = at.alpha.item(), at.sigma.item()
+    # cos(pi / 2) is 6e-17 in floating point; a signal that weak is none.
+    return -math.inf if alpha < 1e-12 else math.inf if sigma < 1e-12 else math.log(alpha / sigma)
+
+
+def _adaptive(velocity: Velocity, z: Tensor, times: Tensor | Sequence[float], method: str, atol: float, rtol: float):
+    try:
+        from torchdiffeq import odeint
+    except ImportError:
+        raise MissingPackage(f"the ODE method {method}", "'fae-diffusion[ode]'") from None
+    grid = torch.as_tensor(times, dtype=torch.float32, device=z.device)
+    return odeint(lambda t, x: evaluate(velocity, x, float(t)), z, grid, method=method, atol=atol, rtol=rtol)[-1]

@@ -1,0 +1,159 @@
+"""SiT and LightningDiT as generators: the house's conformance suite, and what is theirs alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+
+from fae_core.errors import FAEError
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from fae_core.testing import GeneratorConformance, toy_latents
+from fae_diffusion import LightningDiT, LightningDiTConfig, SiT, SiTConfig, Transport
+from fae_diffusion.guidance import Guidance
+
+SMALL = {"width": 32, "depth": 2, "heads": 2, "classes": 3}
+SPEC = LatentSpec(4, 2, 4, (32, 64), "toy/backbone")
+
+
+class TestSiT(GeneratorConformance):
+    sample_options: ClassVar[dict[str, object]] = {"steps": 4}
+
+    def make(self, spec: LatentSpec) -> SiT:
+        return SiT(SiTConfig(**SMALL), spec)
+
+
+class TestLightningDiT(GeneratorConformance):
+    sample_options: ClassVar[dict[str, object]] = {"steps": 4, "guidance": 2.0}
+
+    def make(self, spec: LatentSpec) -> LightningDiT:
+        return LightningDiT(LightningDiTConfig(**SMALL), spec)
+
+
+class TestLightningDiTWithSDE(GeneratorConformance):
+    """The noise of every step belongs to its sample too."""
+
+    sample_options: ClassVar[dict[str, object]] = {"steps": 4, "method": "sde"}
+
+    def make(self, spec: LatentSpec) -> LightningDiT:
+        return LightningDiT(LightningDiTConfig(**SMALL, transport=Transport(shift=2.0, time="logit_normal")), spec)
+
+
+@pytest.fixture
+def model() -> LightningDiT:
+    torch.manual_seed(0)
+    model = LightningDiT(LightningDiTConfig(**SMALL), SPEC)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"prediction": "noise"}, {"prediction": "data"}, {"path": "gvp"}, {"path": "vp"}]
+)
+@pytest.mark.parametrize("method", ["euler", "dpm++2m", "sde"])
+def test_a_perfect_network_samples_its_one_datum(options: dict[str, str], method: str) -> None:
+    """With one datum z*, the best velocity, noise and data prediction are known in closed form; all samplers must reach z*."""
+    transport = Transport(**options)
+    datum = torch.randn(SPEC.shape, generator=torch.Generator().manual_seed(3))
+
+    class Perfect(SiT):
+        def forward(self, z: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            at = transport.coefficients(t, z)
+            noise = (z - at.alpha * datum) / at.sigma.clamp_min(1e-6)
+            return {"velocity": at.velocity(datum, noise), "noise": noise, "data": datum.expand_as(z)}[
+                transport.prediction
+            ]
+
+    model = Perfect(SiTConfig(**SMALL, transport=transport), SPEC)
+    z = model.sample([0, 1], random=SlotRandom(0, [0, 1]), method=method, steps=100, last_step="tweedie")
+    # The paths that stop short of t = 0 keep sigma(0.001) of noise: 0.01 on vp.
+    torch.testing.assert_close(z, datum.expand_as(z), atol=0.05, rtol=0)
+
+
+def test_adaptive_sampling_does_not_depend_on_the_batch(model: LightningDiT) -> None:
+    pytest.importorskip("torchdiffeq", reason="the extra fae-diffusion[ode] is not installed")
+    options = {"method": "dopri5", "guidance": 3.0, "atol": 1e-3, "rtol": 1e-3}
+    whole = model.sample([0, 2], random=SlotRandom(1, [0, 1]), **options)
+    alone = model.sample([2], random=SlotRandom(1, [1]), **options)
+    torch.testing.assert_close(whole[1:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_no_condition_means_the_null_label(model: LightningDiT) -> None:
+    random = SlotRandom(0, range(2))
+    null = torch.full((2,), model.config.classes)
+    assert torch.equal(model.sample(None, random=random, steps=3), model.sample(null, random=random, steps=3))
+
+
+def test_guidance_one_equals_no_guidance_and_costs_no_null_label() -> None:
+    model = LightningDiT(LightningDiTConfig(**SMALL, class_dropout=0.0), SPEC)
+    random = SlotRandom(0, [0])
+    assert torch.isfinite(model.sample([1], random=random, steps=2, guidance=1.0)).all()
+    with pytest.raises(FAEError, match="no null label"):
+        model.sample([1], random=random, steps=2, guidance=2.0)
+    with pytest.raises(FAEError, match="no null label"):
+        model.sample(None, random=random, steps=2)
+
+
+def test_autoguidance_with_oneself_changes_nothing(model: LightningDiT) -> None:
+    random = SlotRandom(0, [0])
+    guided = model.sample([1], random=random, steps=3, guidance=4.0, weak=model)
+    torch.testing.assert_close(guided, model.sample([1], random=random, steps=3), atol=1e-5, rtol=1e-5)
+
+
+def test_options_of_a_call_replace_those_of_the_config(model: LightningDiT) -> None:
+    random = SlotRandom(0, [0])
+    default = model.sample([1], random=random)
+    assert torch.equal(default, model.sample([1], random=random, steps=model.config.sampling.steps, method="euler"))
+    assert not torch.equal(default, model.sample([1], random=random, guidance=Guidance(scale=3.0)))
+    with pytest.raises(FAEError, match="stepz"):
+        model.sample([1], random=random, stepz=3)
+
+
+def test_exploding_samples_are_reported(model: LightningDiT) -> None:
+    noise = torch.zeros(2, *SPEC.shape)
+    noise[1, 0, 0, 0] = torch.nan
+    with pytest.raises(FAEError, match="1 of 2 samples are not finite"):
+        model.sample([0, 1], noise=noise, steps=2)
+
+
+def test_foreign_labels_are_refused(model: LightningDiT) -> None:
+    with pytest.raises(FAEError, match=r"0\.\.2"):
+        model.sample([0, 7], random=SlotRandom(0, [0, 1]))
+    with pytest.raises(FAEError, match="2 integer class labels"):
+        model.loss(torch.zeros(2, *SPEC.shape), torch.zeros(3, dtype=torch.long))
+
+
+def test_class_dropout_happens_in_training_only(model: LightningDiT) -> None:
+    z, labels = toy_latents(SPEC, 64)
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    model.eval().loss(z, labels, random=SlotRandom(0, range(64)))
+    model.train().loss(z, labels, random=SlotRandom(0, range(64)))
+    assert torch.equal(seen[0], labels)
+    dropped = (seen[1] == model.config.classes).sum()
+    assert 0 < dropped < 20 and torch.equal(seen[1][seen[1] < 3], labels[seen[1] < 3])
+
+
+def test_noise_level_quarters_average_to_the_loss(model: LightningDiT) -> None:
+    z, labels = toy_latents(SPEC, 64)
+    terms = model.loss(z, labels, random=SlotRandom(0, range(64)))
+    quarters = torch.stack([terms[f"loss_q{i}"] for i in range(1, 5)])
+    torch.testing.assert_close(quarters.mean(), terms["loss"])
+    assert (quarters > 0).all()
+
+
+def test_velocity_accepts_one_time_for_all(model: LightningDiT) -> None:
+    z = torch.randn(2, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1])
+    assert torch.equal(model(z, 0.3, labels), model(z, torch.full((2,), 0.3), labels))
+
+
+def test_samples_may_be_differentiated_afterwards(model: LightningDiT) -> None:
+    z = model.sample([0], random=SlotRandom(0, [0]), steps=2)
+    weight = torch.ones((), requires_grad=True)
+    (weight * z).square().sum().backward()
+    assert weight.grad is not None
