@@ -187,6 +187,11 @@ def test_learning_rate_schedule_by_hand() -> None:
     assert factors == pytest.approx([0.5, 1.0, 1.0, 1.0, 0.55, 0.1])
 
 
+def test_warmup_may_be_a_fraction_of_the_steps() -> None:
+    config = TrainConfig(steps=200, warmup_steps=0.02, hold_steps=0.3)
+    assert (config.warmup, config.hold) == (4, 60)
+
+
 def test_config_refuses_impossible_combinations() -> None:
     with pytest.raises(ValueError, match="exceed steps"):
         TrainConfig(steps=5, warmup_steps=6)

@@ -23,8 +23,8 @@ class TrainConfig(ModelConfig):
 
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    hold_steps: int = Field(0, ge=0)
+    warmup_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
+    hold_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
     final_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
@@ -52,3 +52,16 @@ class TrainConfig(ModelConfig):
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self
+
+    @property
+    def warmup(self) -> int:
+        """Steps of linear warm-up."""
+        return self._steps_of(self.warmup_steps)
+
+    @property
+    def hold(self) -> int:
+        """Steps at the peak before a cosine."""
+        return self._steps_of(self.hold_steps)
+
+    def _steps_of(self, value: float) -> int:
+        return round(value * self.steps) if value < 1 else int(value)

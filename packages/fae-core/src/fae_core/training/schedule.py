@@ -9,11 +9,11 @@ from fae_core.training.config import TrainConfig
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
     """Multiple of the peak learning rate for the update `step` (0-based)."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    if step < config.warmup:
+        return (step + 1) / config.warmup
     if config.schedule == "constant":
         return 1.0
-    start = config.warmup_steps + config.hold_steps
+    start = config.warmup + config.hold
     progress = min(1.0, max(0.0, (step - start) / max(1, config.steps - start)))
     floor = config.final_learning_rate_ratio
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
