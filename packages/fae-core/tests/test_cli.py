@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from fae_core.cli.launch import without_processes
 from fae_core.cli.main import main
 from fae_core.cli.settings import merge, parse_override, resolve_settings
 from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_core.recipe import load_recipe, run_recipe
-from PIL import Image
 
 
 def run_cli(*arguments: str) -> int:
@@ -25,7 +26,9 @@ def photos(tmp_path: Path) -> Path:
     for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (tmp_path / "photos" / name).mkdir(parents=True)
         gradient = Image.linear_gradient("L").resize((60, 50))
-        Image.merge("RGB", [gradient.point(lambda v, c=c: (v + c) // 2) for c in color]).save(tmp_path / "photos" / name / "a.png")
+        Image.merge("RGB", [gradient.point(lambda v, c=c: (v + c) // 2) for c in color]).save(
+            tmp_path / "photos" / name / "a.png"
+        )
     return tmp_path / "photos"
 
 

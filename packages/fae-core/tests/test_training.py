@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from toy_training import ToyTask
+
 from fae_core.errors import CheckpointError, FAEError, OutputExists
 from fae_core.training import TrainConfig, train
 from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.distributed import Processes
 from fae_core.training.journal import read_metrics
 from fae_core.training.schedule import learning_rate_factor
-from safetensors.torch import load_file
-from toy_training import ToyTask
 
 PROGRAM = Path(__file__).with_name("toy_training.py")
 SMALL = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "ema_decay": 0.9, "checkpoint_every": 3, "log_every": 1}

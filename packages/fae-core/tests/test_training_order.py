@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fae_core.training.order import batch_indices, permute
 
 
@@ -36,4 +37,4 @@ def test_epochs_and_seeds_differ_and_the_order_is_mixed() -> None:
 
 def test_a_hundred_million_samples_need_no_table() -> None:
     indices = batch_indices(0, 12345, 256, 10**8)
-    assert len(set(indices)) == 256 and 0 <= min(indices) and max(indices) < 10**8
+    assert len(set(indices)) == 256 and min(indices) >= 0 and max(indices) < 10**8

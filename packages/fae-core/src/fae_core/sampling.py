@@ -36,7 +36,7 @@ class SampleJob:
     out: Path
     count: int
     labels: str = "equal"
-    guidance: float = 1.0
+    guidance: float | None = None  # None: the generator's own default
     seed: int = 0
     batch_size: int = 32
     options: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class SampleJob:
         condition = torch.tensor([labels[i] for i in indices], device=device)
         random = SlotRandom(self.seed, indices)
         with torch.inference_mode():
-            z = generator.sample(condition, random=random, guidance=self.guidance, **self.options)
+            z = generator.sample(condition, random=random, **self._sample_options())
             bad = [i for i, row in zip(indices, z, strict=True) if not torch.isfinite(row).all()]
             if bad:
                 raise FAEError(
@@ -134,6 +134,9 @@ class SampleJob:
                 )
             images: Tensor = decoder.decode(z)
         return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _sample_options(self) -> dict[str, Any]:
+        return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
 
     def _finish(self, labels: list[int], made: int, seconds: float, group: Processes) -> str:
         shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
@@ -208,7 +211,7 @@ class _halving_batches:
 
 
 def _classes_of(generator: Generator) -> int:
-    return int(getattr(generator.config, "classes", 1))
+    return int(getattr(generator.config, "classes", None) or 1)
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -19,7 +19,9 @@ def sample(
     labels: Annotated[
         str, typer.Option("--labels", help="'equal', 'random', or class indices such as 0,3,7 in turn.")
     ] = "equal",
-    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale; 1 is off.")] = 1.0,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Guidance scale, 1 is off; default: the generator's own.")
+    ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     overrides: Set = None,

@@ -1,0 +1,154 @@
+"""The whole line through the command line at its smallest: real photographs in, pictures of two generators out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fae_core import LatentSpec, LatentSpecMismatch, LatentStore, load_generator, load_tokenizer
+from fae_core.cli.main import invoke, main
+from fae_core.images import load_batch, open_images
+from fae_core.random import SlotRandom
+
+
+def fae(line: str, **paths: Path) -> None:
+    invoke([part.format(**paths) for part in line.split()])
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run of every stage; the tests below look at what it left."""
+    root = tmp_path_factory.mktemp("spine")
+    brief = "--set training.checkpoint_every=1000 --set training.log_every=1"
+    fae("crops photographs --out {r}/data --count 24 --held-out 16 --size 64", r=root)
+    fae(
+        "train autoencoder --data {r}/data/train --out {r}/autoencoder --preset feature-decoder-demo --steps 6 "
+        "--set model.width=48 --set model.heads=2 --set model.depth=1 " + brief,
+        r=root,
+    )
+    small = "--set model.width=48 --set model.heads=2 --set model.depth=1 --steps 4 "
+    fae(
+        "train pixel --stage noise --data {r}/data/train --autoencoder {r}/autoencoder --out {r}/noise "
+        "--preset pixel-decoder-demo " + small + brief,
+        r=root,
+    )
+    fae(
+        "train pixel --stage finetune --data {r}/data/train --autoencoder {r}/autoencoder --init {r}/noise "
+        "--out {r}/tokenizer --preset pixel-decoder-demo --steps 3 " + brief,
+        r=root,
+    )
+    fae("encode --data {r}/data/train --model {r}/tokenizer --out {r}/latents", r=root)
+    fae(
+        "train diffusion --latents {r}/latents --out {r}/diffusion --preset lightningdit-tiny --steps 5 " + brief,
+        r=root,
+    )
+    fae("train flow --latents {r}/latents --out {r}/flow --preset starflow-tiny --steps 5 " + brief, r=root)
+    for generator in ("diffusion", "flow"):
+        fae(
+            f"sample --generator {{r}}/{generator} --decoder {{r}}/tokenizer --out {{r}}/samples-{generator} --count 16",
+            r=root,
+        )
+    return root
+
+
+def test_every_stage_leaves_a_run_folder_with_its_model(line: Path) -> None:
+    for stage in ("autoencoder", "noise", "tokenizer", "diffusion", "flow"):
+        assert (line / stage / "config.yaml").is_file() and (line / stage / "metrics.jsonl").is_file()
+        assert (line / stage / "model" / "config.json").is_file()
+        assert len(list((line / stage / "checkpoints").glob("step-*"))) == 1
+
+
+def test_latents_carry_the_tokenizers_spec_and_unit_statistics(line: Path) -> None:
+    store, tokenizer = LatentStore(line / "latents"), load_tokenizer(line / "tokenizer")
+    tokenizer.spec.require(store.spec)
+    z, labels = store.read(range(len(store)))
+    assert len(store) == 24 and sorted(set(np.asarray(labels).tolist())) == list(range(8))
+    assert z.mean((0, 2, 3)).abs().max() < 0.05 and (z.std((0, 2, 3)) - 1).abs().max() < 0.05
+    images = load_batch(open_images(str(line / "data" / "train")), [0, 1], 64)
+    torch.testing.assert_close(tokenizer.encode(images), z[:2], atol=2e-2, rtol=0)
+
+
+def test_latents_reload_with_the_core_alone(line: Path) -> None:
+    program = (
+        "import sys; from fae_core import LatentStore; s = LatentStore(sys.argv[1]); z, y = s.read([0, 5]); "
+        "assert z.shape == (2, *s.spec.shape); "
+        "assert not {m for m in sys.modules if m.split('.')[0] in ('fae_encoder', 'timm', 'transformers')}; print(s.spec.backbone)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, line / "latents"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "timm/tf_efficientnet_lite0"
+
+
+def test_two_generators_one_store_one_decoder(line: Path) -> None:
+    decoder = load_tokenizer(line / "tokenizer")
+    labels = torch.tensor([0, 3])
+    for name in ("diffusion", "flow"):
+        generator = load_generator(line / name, spec=decoder.spec)
+        z = generator.sample(labels, random=SlotRandom(0, [0, 3]))
+        images = decoder.decode(z)
+        assert images.shape == (2, 3, 64, 64) and images.min() >= 0 and images.max() <= 1
+        stored = [np.asarray(Image.open(line / f"samples-{name}" / "images" / f"{i:06d}.png")) for i in (0, 3)]
+        ours = (images * 255).round().permute(0, 2, 3, 1).numpy()
+        assert np.abs(ours - np.stack(stored)).max() <= 2
+
+
+def test_samples_do_not_depend_on_the_batch_size_and_resume(line: Path, tmp_path: Path) -> None:
+    common = "sample --generator {r}/flow --decoder {r}/tokenizer --out {o} --count 16 --batch-size 5"
+    fae(common, r=line, o=tmp_path / "s")
+    first = {p.name: p.read_bytes() for p in (tmp_path / "s" / "images").iterdir()}
+    for name, data in first.items():
+        ours, theirs = (
+            np.asarray(Image.open(f)).astype(int)
+            for f in (tmp_path / "s" / "images" / name, line / "samples-flow" / "images" / name)
+        )
+        assert np.abs(ours - theirs).max() <= 1
+    for name in sorted(first)[3:7]:
+        (tmp_path / "s" / "images" / name).unlink()
+    fae(common + " --resume", r=line, o=tmp_path / "s")
+    assert json.loads((tmp_path / "s" / "samples.json").read_text())["provenance"]["made_now"] == 4
+    again = {p.name: p.read_bytes() for p in (tmp_path / "s" / "images").iterdir()}
+    assert again.keys() == first.keys()
+
+
+def test_sample_container_is_adms(line: Path) -> None:
+    with np.load(line / "samples-flow" / "samples.npz", allow_pickle=False) as container:
+        assert container["arr_0"].shape == (16, 64, 64, 3) and container["arr_0"].dtype == np.uint8
+        assert container["arr_1"].tolist() == [i % 8 for i in range(16)]
+        last = np.asarray(Image.open(line / "samples-flow" / "images" / "000015.png"))
+        assert np.array_equal(container["arr_0"][15], last)
+
+
+def test_a_generator_of_another_space_is_refused(line: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    generator = load_generator(line / "diffusion")
+    foreign = LatentSpec.from_dict({**generator.spec.to_dict(), "fingerprint": "somebody else's"})
+    with pytest.raises(LatentSpecMismatch, match="fingerprint"):
+        load_generator(line / "diffusion", spec=foreign)
+    type(generator)(generator.config, foreign).save_pretrained(tmp_path / "foreign")
+    with pytest.raises(SystemExit) as stop:
+        arguments = f"sample --generator {tmp_path}/foreign --decoder {line}/tokenizer --out {tmp_path}/o --count 2"
+        main(arguments.split())
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and error.startswith("error: latent spaces differ") and "fingerprint" in error
+
+
+def test_training_on_a_store_of_another_space_is_refused(line: Path, tmp_path: Path) -> None:
+    from fae_core.training import GeneratorTask
+
+    generator = load_generator(line / "flow")
+    other = type(generator)(generator.config, generator.spec.with_statistics([0.0] * 16, [2.0] * 16))
+    with pytest.raises(LatentSpecMismatch, match="std"):
+        GeneratorTask(other, LatentStore(line / "latents"))
+
+
+def test_output_in_use_is_refused_and_kept(line: Path, capsys: pytest.CaptureFixture) -> None:
+    before = (line / "flow" / "model" / "config.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(f"train flow --latents {line}/latents --out {line}/flow --preset starflow-tiny --steps 5".split())
+    assert stop.value.code == 2 and "--overwrite" in capsys.readouterr().err
+    assert (line / "flow" / "model" / "config.json").read_bytes() == before
