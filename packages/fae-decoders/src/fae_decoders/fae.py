@@ -1,7 +1,7 @@
 """FAE: encoder and both decoders as one tokenizer, and the folder in which they travel.
 
-    FOLDER/config.json  latent_spec.json  README.md
-           encoder/  feature_decoder/  pixel_decoder/      each a model folder of its own, loadable alone
+FOLDER/config.json  latent_spec.json  README.md
+       encoder/  feature_decoder/  pixel_decoder/      each a model folder of its own, loadable alone
 """
 
 from __future__ import annotations
@@ -88,7 +88,14 @@ class FAE(nn.Module):
             if part.config.features is not None:
                 space.require(part.config.features, f"encoder and {name}")
             elif part.config.feature_dim != space.dim:
-                raise FAEError(f"the encoder's features have {space.dim} channels, the {name}'s {part.config.feature_dim}")
+                raise FAEError(
+                    f"the encoder's features have {space.dim} channels, the {name}'s {part.config.feature_dim}"
+                )
+        if self.pixel_decoder is not None and self.pixel_decoder.config.image_shape != self.spec.image_shape:
+            raise FAEError(
+                f"the latents stand for images of {self.spec.image_shape} pixels, the pixel decoder paints "
+                f"{self.pixel_decoder.config.image_shape}"
+            )
 
     @classmethod
     def from_pretrained(
@@ -116,9 +123,7 @@ class FAE(nn.Module):
         encoder = FAEEncoder.from_pretrained(folder / "encoder")
         own_spec.require(encoder.spec, context=f"{folder} and its encoder")
         feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder")
-        pixel_decoder = (
-            PixelDecoder.from_pretrained(folder / "pixel_decoder") if "pixel_decoder" in parts else None
-        )
+        pixel_decoder = PixelDecoder.from_pretrained(folder / "pixel_decoder") if "pixel_decoder" in parts else None
         fae = cls(encoder, feature_decoder, pixel_decoder)
         return fae.to(device=device, dtype=dtype).requires_grad_(False).eval()
 

@@ -38,7 +38,9 @@ class FeatureDecoderConfig(ModelConfig):
     @model_validator(mode="after")
     def _fits(self) -> FeatureDecoderConfig:
         if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(f"width {self.width} over {self.heads} heads is not a multiple of 4 per head, as RoPE needs")
+            raise ValueError(
+                f"width {self.width} over {self.heads} heads is not a multiple of 4 per head, as RoPE needs"
+            )
         return self
 
 

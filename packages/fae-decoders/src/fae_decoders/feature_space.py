@@ -50,18 +50,17 @@ class FeatureSpace(ModelConfig):
     def of(cls, encoder: FAEEncoder) -> FeatureSpace:
         """The space of `encoder.features(images)`."""
         backbone, norm = encoder.backbone, encoder.feature_norm
-        mean, std = norm.mean.detach().float().cpu(), norm.std.detach().float().cpu()
-        identity = bool((mean == 0).all() and (std == 1).all())
+        identity = norm.is_identity
         return cls(
             backbone=backbone.name,
             dim=backbone.dim,
-            grid=tuple(backbone.grid),
-            image_size=tuple(backbone.image_size),
-            layers=tuple(backbone.layers),
-            final_norm=bool(backbone.final_norm),
+            grid=backbone.grid,
+            image_size=backbone.image_size,
+            layers=backbone.layers,
+            final_norm=backbone.final_norm,
             fingerprint=backbone.fingerprint(),
-            mean=None if identity else tuple(mean.tolist()),
-            std=None if identity else tuple(std.tolist()),
+            mean=None if identity else tuple(norm.mean.tolist()),
+            std=None if identity else tuple(norm.std.tolist()),
         )
 
     def require(self, other: FeatureSpace, context: str = "") -> None:

@@ -91,7 +91,7 @@ class PixelLoss:
     def decoder_terms(
         self, painted: Tensor, target: Tensor, random: SlotRandom, last_layer: nn.Parameter
     ) -> dict[str, Tensor]:
-        """"loss" and its parts for the decoder. painted, target: (B, 3, H, W) in [0, 1], painted with its graph."""
+        """ "loss" and its parts for the decoder. painted, target: (B, 3, H, W) in [0, 1], painted with its graph."""
         config = self.config
         error = painted.float() - target.float()
         terms = {"l1": error.abs().mean(), "l2": error.square().mean()}
@@ -110,7 +110,7 @@ class PixelLoss:
         return {"loss": loss, **terms}
 
     def discriminator_terms(self, painted: Tensor, target: Tensor, random: SlotRandom) -> dict[str, Tensor]:
-        """"loss" and its parts for the discriminator. `painted` is taken without its graph."""
+        """ "loss" and its parts for the discriminator. `painted` is taken without its graph."""
         assert isinstance(self.discriminator, Discriminator)
         real = self.discriminator(self._seen(target, random, "real"))
         fake = self.discriminator(self._seen(painted.detach(), random, "fake"))

@@ -1,4 +1,4 @@
-"""The objective of stage Ia (equation 4.1): reconstruct features, keep the posterior near a standard normal.
+"""The feature terms of stage Ia's objective (equation 4.1); its KL term is fae_encoder's `Posterior.kl`.
 
 All terms are means over every element, so that beta does not change its meaning with the grid, the channels or the width of
 the backbone. In sums over one image the paper's form ||x^ - x||^2 + beta' KL has beta' = beta * (N D) / (N C) = beta * D / C.
@@ -9,12 +9,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, mean over every latent element. mean, logvar: any equal shapes."""
-    mean, logvar = mean.float(), logvar.float()
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
 def feature_loss(reconstructed: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:

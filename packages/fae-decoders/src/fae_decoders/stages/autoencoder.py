@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,6 @@ from fae_decoders.losses.vae import (
     channel_weights,
     cosine_loss,
     feature_loss,
-    kl_to_standard_normal,
     unexplained_variance,
 )
 from fae_decoders.stages.data import DataConfig, StageData
@@ -36,14 +37,12 @@ if TYPE_CHECKING:
 class AutoencoderConfig(ModelConfig):
     """beta: weight of the KL term, both terms being means over elements. cosine: weight of 1 - cosine similarity per token.
     layer_weights: relative weight of each of the backbone's layers in the feature loss, where it concatenates several.
-    feature_norm: "standardize" every channel of the features over the data, or leave them ("identity", the paper).
     gradient_checkpointing: recompute the decoder's blocks in the backward pass.
     """
 
     beta: float = Field(1e-3, ge=0)
     cosine: float = Field(0.0, ge=0)
     layer_weights: tuple[float, ...] | None = None
-    feature_norm: str = Field("standardize", pattern="^(standardize|identity)$")
     gradient_checkpointing: bool = False
     data: DataConfig = DataConfig()
 
@@ -81,22 +80,17 @@ class AutoencoderTask(Task):
     def to(self, device: str) -> None:
         self.data.to(device)
         self._weights = None if self._weights is None else self._weights.to(device)
-        standardize = self.config.feature_norm == "standardize"
-        if standardize or self.data.fits:
-            self.data.prepare(fit_norm=standardize)
+        if self.data.fits or self.data.wants_norm:
+            self.data.prepare()
 
     def load(self, indices: list[int], random: SlotRandom) -> dict[str, Tensor]:
         return self.data.load(indices, random)
 
     def _loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
         features = self.data.batch_features(batch)
-        mean, logvar = posterior(self.modules["adapter"], features, self.encoder.backbone.grid)
-        z = mean + (0.5 * logvar).exp() * random.normal(mean.shape[1:], "posterior", mean.device)
-        reconstructed = self.modules["feature_decoder"](z)
-        terms = {
-            "l2": feature_loss(reconstructed, features, self._weights),
-            "kl": kl_to_standard_normal(mean, logvar),
-        }
+        posterior = self.encoder.adapt(features)
+        reconstructed = self.modules["feature_decoder"](posterior.sample(random))
+        terms = {"l2": feature_loss(reconstructed, features, self._weights), "kl": posterior.kl().mean()}
         loss = terms["l2"] + self.config.beta * terms["kl"]
         if self.config.cosine:
             terms["cosine"] = cosine_loss(reconstructed, features)
@@ -106,27 +100,31 @@ class AutoencoderTask(Task):
         return {"loss": loss, **terms}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        self._finished(modules).save_pretrained(folder)
+        with self._finished_encoder(modules["adapter"]) as encoder:
+            trained = modules["feature_decoder"]
+            config = trained.config.model_copy(update={"features": FeatureSpace.of(encoder)})
+            decoder = FeatureDecoder(config, encoder.spec)
+            decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+            FAE(encoder, decoder).save_pretrained(folder)
 
-    def _finished(self, modules: dict[str, nn.Module]) -> FAE:
-        """The trained parts as one FAE that speaks normalised latents."""
-        adapter = copy.deepcopy(modules["adapter"]).eval()
-        mean, std = self._latent_statistics(adapter)
-        encoder = self.encoder.finished(adapter, mean, std)
-        trained = modules["feature_decoder"]
-        config = trained.config.model_copy(update={"features": FeatureSpace.of(encoder)})
-        decoder = FeatureDecoder(config, encoder.spec)
-        decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
-        return FAE(encoder, decoder).eval()
+    @contextmanager
+    def _finished_encoder(self, adapter: nn.Module) -> Iterator[FAEEncoder]:
+        """The encoder with the adapter to export, the latents' statistics and a fingerprint; restored afterwards."""
+        encoder, live, spec = self.encoder, self.encoder.adapter, self.encoder.spec
+        encoder.adapter = adapter.to(self.data.device)
+        try:
+            encoder.with_statistics(*self._latent_statistics())
+            encoder.stamp()
+            yield encoder
+        finally:
+            encoder.adapter, encoder.spec = live, spec
 
     @torch.no_grad()
-    def _latent_statistics(self, adapter: nn.Module) -> tuple[list[float], list[float]]:
+    def _latent_statistics(self) -> tuple[list[float], list[float]]:
         """Per-channel mean and standard deviation of the posterior mean over the training images."""
-        adapter = adapter.to(self.data.device)
         statistics = ChannelStatistics(self.encoder.spec.channels)
         for features in self.data.feature_batches(self.data.spread(), "latents of the data"):
-            mean, _ = posterior(adapter, features, self.encoder.backbone.grid)
-            statistics.add(mean.movedim(1, -1))
+            statistics.add(self.encoder.adapt(features).mode().movedim(1, -1))
         # A dead channel has no scale of its own; any small positive one keeps normalisation finite.
         return statistics.mean.tolist(), statistics.std.clamp_min(1e-6).tolist()
 
@@ -139,14 +137,6 @@ class AutoencoderTask(Task):
         return channel_weights(weights, tuple(dims))
 
 
-def posterior(adapter: nn.Module, features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance (B, C, h, w), unnormalised, of features (B, N, D)."""
-    mean, logvar = adapter(features, grid)
-    return tuple(x.float().transpose(1, 2).unflatten(2, grid) for x in (mean, logvar))
-
-
 def training_spec(spec: LatentSpec) -> LatentSpec:
     """The spec of latents while they are being learned: no statistics, no fingerprint yet."""
-    import dataclasses
-
     return dataclasses.replace(spec, mean=None, std=None, fingerprint="")

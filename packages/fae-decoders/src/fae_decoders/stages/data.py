@@ -1,17 +1,17 @@
 """What all three stages learn from: images, and the frozen backbone's features of them.
 
-Images are read at the latent spec's image size; the backbone resizes them to its own. Without augmentation both features and
+Images are read at `encoder_input_size`: the latent spec's image size or the backbone's input, whichever is larger. Without augmentation both features and
 target images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
 step, on the training device.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -24,8 +24,6 @@ from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
-
-log = logging.getLogger("fae")
 
 
 class DataConfig(ModelConfig):
@@ -79,15 +77,20 @@ class StageData:
         self.device = device
         self.encoder.to(device)
 
-    def prepare(self, *, fit_norm: bool) -> float:
-        """Measure the features in one deterministic pass and keep them where they fit. Returns their root mean square.
+    @property
+    def wants_norm(self) -> bool:
+        """Whether the encoder standardises its features and their statistics have not been measured yet."""
+        return self.encoder.config.standardize_features and self.encoder.feature_norm.is_identity
 
-        fit_norm: set the encoder's FeatureNorm to the measured per-channel mean and standard deviation first.
-        """
+    def prepare(self) -> float:
+        """One deterministic pass over the data: fit the encoder's FeatureNorm if it wants that, and keep features and targets
+        where they fit. Returns the features' root mean square after normalisation."""
         statistics = ChannelStatistics(self.encoder.backbone.dim)
         indices = range(len(self)) if self.fits else self.spread()
         kept = torch.empty(len(self), *self._feature_shape()) if self.fits else None
-        targets = torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
+        targets = (
+            torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
+        )
         for rows, images in self.images(indices, "features of the data"):
             raw = self.raw_features(images)
             statistics.add(raw)
@@ -95,11 +98,10 @@ class StageData:
                 kept[rows] = raw.float().cpu()
             if targets is not None:
                 targets[rows] = to_uint8(self.as_target(images))
-        if fit_norm:
-            self.encoder.feature_norm.mean.copy_(statistics.mean)
+        if self.wants_norm:
             # A channel that never moves carries nothing; dividing by its tiny deviation would only blow up rounding.
-            floor = 1e-4 * statistics.std.max().clamp_min(1e-12)
-            self.encoder.feature_norm.std.copy_(statistics.std.clamp_min(floor))
+            floor = (1e-4 * statistics.std.max()).clamp_min(1e-12)
+            self.encoder.feature_norm.set_statistics(statistics.mean, statistics.std.clamp_min(floor))
         if kept is not None:
             for rows in self._chunks(range(len(self))):
                 kept[rows] = self._norm(kept[rows])
@@ -113,7 +115,7 @@ class StageData:
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
-        with progress(len(indices), description) as bar, torch.no_grad():
+        with progress(len(indices), description, enabled=_is_main()) as bar, torch.no_grad():
             for rows in self._chunks(indices):
                 images = load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
                 yield rows, images.to(self.device)
@@ -147,13 +149,11 @@ class StageData:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self.encoder.spec.image_shape
+        return encoder_input_size(self.encoder)
 
     def as_target(self, images: Tensor) -> Tensor:
         """Images at the size to paint."""
-        if self.target_size is None or images.shape[-2:] == torch.Size(self.target_size):
-            return images
-        return F.interpolate(images, self.target_size, mode="bicubic", antialias=True).clamp(0, 1)
+        return images if self.target_size is None else resize(images, self.target_size)
 
     @torch.no_grad()
     def raw_features(self, images: Tensor) -> Tensor:
@@ -180,3 +180,21 @@ class StageData:
         mean, std = norm.mean.detach().cpu().double(), norm.std.detach().cpu().double()
         second_moment = (raw.std / std).square() + ((raw.mean - mean) / std).square()
         return float(second_moment.mean().sqrt())
+
+
+def encoder_input_size(encoder: FAEEncoder) -> tuple[int, int]:
+    """(height, width) at which images should be read for an encoder, so that nothing is enlarged that was just made smaller."""
+    sides = zip(encoder.spec.image_shape, encoder.backbone.image_size, strict=True)
+    height, width = (max(pair) for pair in sides)
+    return height, width
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] at another (height, width): bicubic with antialiasing, as the backbones have it."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _is_main() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

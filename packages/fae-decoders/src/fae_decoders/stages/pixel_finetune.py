@@ -14,7 +14,6 @@ from fae_decoders.fae import FAE
 from fae_decoders.feature_space import FeatureSpace
 from fae_decoders.losses.pixel import PixelLossConfig
 from fae_decoders.pixel_decoder import PixelDecoder
-from fae_decoders.stages.autoencoder import posterior
 from fae_decoders.stages.data import DataConfig
 from fae_decoders.stages.pixel_task import PixelTask
 
@@ -51,19 +50,17 @@ class PixelFinetuneTask(PixelTask):
 
     def prepare(self) -> None:
         if self.data.fits:
-            self.data.prepare(fit_norm=False)
+            self.data.prepare()
 
     @torch.no_grad()
     def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
-        mean, logvar = posterior(self.fae.encoder.adapter, features, self.encoder.backbone.grid)
-        if self.config.latent == "sample":
-            mean = mean + (0.5 * logvar).exp() * random.normal(mean.shape[1:], "posterior", mean.device)
-        return self.fae.feature_decoder(self.fae.spec.normalize(mean))
+        posterior = self.encoder.adapt(features)
+        z = posterior.sample(random) if self.config.latent == "sample" else posterior.mode()
+        return self.fae.feature_decoder(self.fae.spec.normalize(z))
 
     @torch.no_grad()
     def clean_inputs(self, features: Tensor) -> Tensor:
-        mean, _ = posterior(self.fae.encoder.adapter, features, self.encoder.backbone.grid)
-        return self.fae.feature_decoder(self.fae.spec.normalize(mean))
+        return self.fae.feature_decoder(self.fae.spec.normalize(self.encoder.adapt(features).mode()))
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         trained = modules["pixel_decoder"]

@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
 
 class PixelNoiseConfig(ModelConfig):
-    """sigma: standard deviation of the noise; relative: as a fraction of the features' root mean square.
-    feature_norm: "standardize" measures FeatureNorm on the data as stage Ia does, "keep" takes the encoder's own."""
+    """sigma: standard deviation of the noise; relative: as a fraction of the features' root mean square."""
 
     sigma: float = Field(0.4, ge=0)
     relative: bool = True
-    feature_norm: str = Field("standardize", pattern="^(standardize|keep)$")
     gradient_checkpointing: bool = False
     losses: PixelLossConfig = PixelLossConfig()
     data: DataConfig = DataConfig()
@@ -52,10 +50,9 @@ class PixelNoiseTask(PixelTask):
         self.noise_std = config.sigma
 
     def prepare(self) -> None:
-        standardize = self.config.feature_norm == "standardize"
-        if not (standardize or self.config.relative or self.data.fits):
+        if not (self.config.relative or self.data.wants_norm or self.data.fits):
             return
-        rms = self.data.prepare(fit_norm=standardize)
+        rms = self.data.prepare()
         if self.config.relative:
             self.noise_std = self.config.sigma * rms
 

@@ -1,0 +1,1 @@
+"""The commands `fae train autoencoder`, `fae train pixel` and `fae reconstruct`."""

@@ -1,0 +1,45 @@
+"""`fae reconstruct`: images through the whole FAE and back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite
+from fae_decoders.cli.train_autoencoder import Data, Split
+
+
+def reconstruct(
+    model: Annotated[str, typer.Option("--model", help="Run folder, model folder or hub id of an FAE.")],
+    data: Data,
+    out: Out,
+    split: Split = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="At most so many images, evenly spread.")] = 1000,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs in the side-by-side picture.")] = 16,
+    files: Annotated[
+        bool, typer.Option("--files/--no-files", help="Also write every reconstruction to OUT/images.")
+    ] = False,
+    batch_size: BatchSize = 32,
+    overwrite: Overwrite = False,
+    device: Device = None,
+) -> None:
+    """Reconstruct images: OUT/pairs.png (originals above reconstructions), images/*.png, results/reconstruction.json.
+
+    Example: fae reconstruct --model runs/fae --data IMAGES --out runs/reconstruction
+    """
+    from fae_core.files import staged_folder
+    from fae_decoders.cli.stage import readable_source
+    from fae_decoders.fae import FAE
+    from fae_decoders.reconstruction import Reconstruction
+
+    source = readable_source(data, split)
+    if count < len(source):
+        source = source.select([i * len(source) // count for i in range(count)])
+    fae = FAE.from_pretrained(model, device=device)
+    with staged_folder(out, overwrite=overwrite) as staging:
+        job = Reconstruction(fae, source, batch_size, device or "cpu")
+        record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data})
+    for name, value in record["table"]["rows"]:
+        typer.echo(f"{name:<28}{value:.4g}")
+    typer.echo(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: fae eval report {out}")

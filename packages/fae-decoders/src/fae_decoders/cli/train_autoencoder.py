@@ -1,0 +1,103 @@
+"""`fae train autoencoder`: stage Ia."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+
+Data = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
+Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", help="Encoder preset, or folder of an encoder or FAE; default: the preset's.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the preset\'s.'),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, help="Updates; warm-up and flat part of the preset's schedule go with it."),
+]
+Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per update, over all processes.")]
+TrainSeed = Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")]
+
+
+def train_autoencoder(
+    data: Data,
+    out: Out,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Feature decoder preset; feature-decoder-demo by default.")
+    ] = None,
+    encoder: Encoder = None,
+    weights: Weights = None,
+    split: Split = None,
+    config: Config = None,
+    overrides: Set = None,
+    steps: Steps = None,
+    batch_size: Batch = None,
+    seed: TrainSeed = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    processes: Processes = 1,
+) -> None:
+    """Train the adapter and the feature decoder on features of a frozen backbone (stage Ia).
+
+    Sections of --set and --config: model (the feature decoder), encoder, autoencoder (beta, cosine, data, ...), training.
+
+    Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
+    """
+    from fae_core.cli.launch import relaunched
+
+    if relaunched(processes):
+        return
+    from fae_core.files import require_new_folder
+    from fae_core.hub import parse_config
+    from fae_core.training import TrainConfig, train
+    from fae_decoders.cli.stage import build_encoder, readable_source, recorded, seeded, stage_settings
+    from fae_decoders.feature_decoder import FeatureDecoder, FeatureDecoderConfig
+    from fae_decoders.stages import AutoencoderConfig, AutoencoderTask
+    from fae_decoders.stages.autoencoder import training_spec
+
+    # Reading the data and building the encoder can take a while; a folder in use should not wait for that.
+    require_new_folder(out, overwrite=overwrite or resume, resumable=(out / "config.yaml").is_file())
+    settings = stage_settings(
+        "feature-decoder",
+        ("autoencoder",),
+        "autoencoder",
+        preset or (None if config else "feature-decoder-demo"),
+        config,
+        overrides,
+        {"steps": steps, "batch_size": batch_size, "seed": seed},
+    )
+    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
+    source = readable_source(data, split)
+    built = seeded(train_config.seed, lambda: build_encoder(encoder, settings["encoder"], weights))
+    model = {**settings["model"], "feature_dim": built.backbone.dim}
+    model_config = parse_config(FeatureDecoderConfig, model, "model settings")
+    decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
+    train(
+        AutoencoderTask(built, decoder, source, stage),
+        train_config,
+        out,
+        settings={
+            "command": "fae train autoencoder",
+            "data": data,
+            "split": split,
+            "images": len(source),
+            "encoder": recorded(built.config),
+            "model": recorded(model_config),
+            "autoencoder": recorded(stage),
+        },
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+    )
+    typer.echo(
+        f"wrote {out}/model; next: fae train pixel --stage noise --autoencoder {out} --data {data} --out PIXEL, "
+        f"or fae encode --model {out} --data {data} --out LATENTS"
+    )

@@ -1,0 +1,153 @@
+"""`fae train pixel`: stages Ib and II."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+from fae_decoders.cli.train_autoencoder import Batch, Data, Encoder, Split, Steps, TrainSeed, Weights
+
+if TYPE_CHECKING:
+    from fae_core.images import ImageSource
+    from fae_core.training import Task
+
+
+def train_pixel(
+    data: Data,
+    out: Out,
+    stage: Annotated[
+        Literal["noise", "finetune"],
+        typer.Option(
+            "--stage", help="noise: on frozen features with noise (Ib); finetune: on reconstructed ones (II)."
+        ),
+    ] = "noise",
+    autoencoder: Annotated[
+        str | None,
+        typer.Option("--autoencoder", help="Run of stage Ia. noise: whose features; finetune: also whose latents."),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Run or folder of a pixel decoder to start from; finetune needs one.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Pixel decoder preset; pixel-decoder-demo by default.")
+    ] = None,
+    encoder: Encoder = None,
+    weights: Weights = None,
+    split: Split = None,
+    config: Config = None,
+    overrides: Set = None,
+    steps: Steps = None,
+    batch_size: Batch = None,
+    seed: TrainSeed = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    processes: Processes = 1,
+) -> None:
+    """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
+
+    Stage noise needs no autoencoder; its decoder serves every latent size of the backbone. Stage finetune writes the whole FAE.
+    Sections of --set and --config: model (the pixel decoder), encoder, noise or finetune (losses, data, ...), training.
+
+    Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out runs/fae
+    """
+    from fae_core.cli.launch import relaunched
+
+    if relaunched(processes):
+        return
+    from fae_core.files import require_new_folder
+    from fae_core.hub import parse_config
+    from fae_core.training import TrainConfig, train
+    from fae_decoders.cli.stage import readable_source, recorded, stage_settings
+
+    # Reading the data and building the encoder can take a while; a folder in use should not wait for that.
+    require_new_folder(out, overwrite=overwrite or resume, resumable=(out / "config.yaml").is_file())
+    settings = stage_settings(
+        "pixel-decoder",
+        ("noise", "finetune"),
+        stage,
+        preset or (None if config else "pixel-decoder-demo"),
+        config,
+        overrides,
+        {"steps": steps, "batch_size": batch_size, "seed": seed},
+    )
+    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    source = readable_source(data, split)
+    if stage == "noise":
+        task = _noise_task(source, settings, train_config.seed, autoencoder, init, encoder, weights)
+    else:
+        task = _finetune_task(source, settings, autoencoder, init)
+    train(
+        task,
+        train_config,
+        out,
+        settings={
+            "command": f"fae train pixel --stage {stage}",
+            "data": data,
+            "split": split,
+            "images": len(source),
+            "autoencoder": autoencoder,
+            "init": init,
+            "encoder": recorded(task.encoder.config),
+            "model": recorded(task.modules["pixel_decoder"].config),
+            stage: recorded(task.config),
+        },
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+    )
+    after = (
+        f"fae train pixel --stage finetune --autoencoder AUTOENCODER --init {out} --data {data} --out FAE"
+        if stage == "noise"
+        else f"fae reconstruct --model {out} --data {data} --out RECONSTRUCTION"
+    )
+    typer.echo(f"wrote {out}/model; next: {after}")
+
+
+def _noise_task(
+    source: ImageSource,
+    settings: dict[str, Any],
+    seed: int,
+    autoencoder: str | None,
+    init: str | None,
+    encoder: str | None,
+    weights: str | None,
+) -> Task:
+    from fae_core.errors import FAEError
+    from fae_core.hub import parse_config
+    from fae_decoders.cli.stage import build_encoder, seeded
+    from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
+    from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
+
+    if autoencoder is not None and encoder is not None:
+        raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
+    stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
+    built = seeded(seed, lambda: build_encoder(_folder(autoencoder) or encoder, settings["encoder"], weights))
+    if init is not None:
+        return PixelNoiseTask(built, PixelDecoder.from_pretrained(init), source, stage)
+    shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}
+    model = parse_config(PixelDecoderConfig, {**settings["model"], **shapes}, "model settings")
+    return PixelNoiseTask(built, seeded(seed, lambda: PixelDecoder(model)), source, stage)
+
+
+def _finetune_task(source: ImageSource, settings: dict[str, Any], autoencoder: str | None, init: str | None) -> Task:
+    from fae_core.errors import FAEError
+    from fae_core.hub import parse_config
+    from fae_decoders.fae import FAE
+    from fae_decoders.pixel_decoder import PixelDecoder
+    from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
+
+    if autoencoder is None or init is None:
+        raise FAEError("stage finetune needs --autoencoder (a run of stage Ia) and --init (a run of stage noise)")
+    stage = parse_config(PixelFinetuneConfig, settings["finetune"], "finetune settings")
+    return PixelFinetuneTask(FAE.from_pretrained(autoencoder), PixelDecoder.from_pretrained(init), source, stage)
+
+
+def _folder(autoencoder: str | None) -> str | None:
+    """The model folder of a run, which is what an encoder is read from. Raises CheckpointError where there is none."""
+    from fae_core.hub import resolve_model_folder
+
+    return None if autoencoder is None else str(resolve_model_folder(Path(autoencoder)))

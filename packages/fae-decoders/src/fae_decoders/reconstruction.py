@@ -1,0 +1,104 @@
+"""Images through an FAE and back: what is lost, as pictures and as numbers.
+
+For the metrics that need other networks (rFID, LPIPS) there is `fae eval reconstruction`; these here need nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fae_core._version import __version__ as core_version
+from fae_core.files import write_atomic
+from fae_core.images import ImageSource, load_batch, save_grid, save_image
+from fae_core.progress import progress
+from fae_decoders._version import __version__
+from fae_decoders.fae import FAE
+from fae_decoders.stages.data import encoder_input_size, resize
+
+
+class Reconstruction:
+    """Reconstructs a source with a frozen FAE. Every number is a mean over images, so the batch size changes none of them."""
+
+    def __init__(self, fae: FAE, source: ImageSource, batch_size: int, device: str) -> None:
+        self.fae, self.source, self.batch_size, self.device = fae, source, batch_size, device
+
+    def run(self, folder: Path, *, pairs: int, files: bool, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write pairs.png, images/ if `files`, and results/reconstruction.json into `folder`; returns the record."""
+        values: dict[str, list[float]] = {}
+        shown: list[tuple[Tensor, Tensor]] = []
+        with progress(len(self.source), "reconstructing") as bar:
+            for start in range(0, len(self.source), self.batch_size):
+                rows = range(start, min(start + self.batch_size, len(self.source)))
+                target, painted, measured = self.batch(rows)
+                for name, numbers in measured.items():
+                    values.setdefault(name, []).extend(numbers.tolist())
+                shown += list(zip(target, painted, strict=True))[: pairs - len(shown)]
+                if files:
+                    for index, image in zip(rows, painted, strict=True):
+                        save_image(image, folder / "images" / f"{index:06d}.png")
+                bar.advance(len(rows))
+        save_grid(
+            torch.stack([image for pair in zip(*shown, strict=True) for image in pair]),
+            folder / "pairs.png",
+            len(shown),
+            row_labels=["image", "FAE"],
+        )
+        record = self._record({name: sum(numbers) / len(numbers) for name, numbers in values.items()}, facts)
+        path = folder / "results" / "reconstruction.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(record, indent=1).encode() + b"\n")
+        return record
+
+    @torch.no_grad()
+    def batch(self, rows: range) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Targets and reconstructions of some images (B, 3, H, W) on the CPU, and (B,) numbers for each."""
+        images = load_batch(self.source, rows, encoder_input_size(self.fae.encoder)).to(self.device)
+        features = self.fae.encoder.features(images).float()
+        z = self.fae.spec.normalize(self.fae.encoder.adapt(features).mode())
+        reconstructed = self.fae.features(z).float()
+        target, painted = resize(images, self.fae.spec.image_shape), self.fae.decode(z)
+        mse = (painted - target).square().flatten(1).mean(1)
+        measured = {
+            "PSNR [dB]": -10 * mse.clamp_min(1e-10).log10(),
+            "L1": (painted - target).abs().flatten(1).mean(1),
+            "feature cosine": F.cosine_similarity(reconstructed, features, dim=-1).mean(1),
+            "feature MSE": (reconstructed - features).square().flatten(1).mean(1),
+            "feature mean square": features.square().flatten(1).mean(1),
+        }
+        return target.cpu(), painted.cpu(), {name: value.cpu() for name, value in measured.items()}
+
+    def _record(self, means: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
+        height, width = self.fae.spec.image_shape
+        notes = [
+            f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR against 1.0 as the peak, per image.",
+            "Features are the backbone's after normalisation; their mean square is given as the scale of their MSE.",
+        ]
+        return {
+            "kind": "reconstruction",
+            "title": "Images and features through FAE",
+            "table": {"columns": ["", "FAE"], "rows": [[name, value] for name, value in means.items()]},
+            "figures": [{"path": "../pairs.png", "caption": "originals above, reconstructions below"}],
+            "notes": notes,
+            "warnings": [],
+            "values": means,
+            "provenance": {
+                "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "device": self.device,
+                "machine": f"{platform.system()} {platform.machine()}",
+                "fingerprint": self.fae.spec.fingerprint,
+                "images": len(self.source),
+                "versions": {"fae-core": core_version, "fae-decoders": __version__, "torch": torch.__version__},
+                **facts,
+            },
+        }

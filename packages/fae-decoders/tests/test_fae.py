@@ -1,0 +1,105 @@
+"""FAE: the door to all parts, the folder, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_fae import Gradients, make_encoder
+
+from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.generator import Tokenizer, load_tokenizer
+from fae_core.images import load_batch
+from fae_decoders import FAE, FeatureDecoder, FeatureSpaceMismatch, PixelDecoder
+from fae_encoder import FAEEncoder
+
+
+@pytest.fixture
+def fae(finetune_run: Path) -> FAE:
+    return FAE.from_pretrained(finetune_run)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return load_batch(Gradients(5), range(5), 64)
+
+
+def test_the_door(fae: FAE, images: torch.Tensor) -> None:
+    z = fae.encode(images)
+    assert isinstance(fae, Tokenizer)
+    assert z.shape == (5, *fae.spec.shape)
+    assert fae.features(z).shape == fae.encoder.features(images).shape
+    painted = fae.decode(4 * z)
+    assert painted.shape == images.shape
+    assert painted.min() >= 0
+    assert painted.max() <= 1
+    assert torch.equal(fae.reconstruct(images), fae.decode(z))
+    torch.testing.assert_close(fae.spec.denormalize(z), fae.posterior(images).mean, atol=1e-5, rtol=1e-5)
+
+
+def test_results_do_not_depend_on_the_batch(fae: FAE, images: torch.Tensor) -> None:
+    rows = torch.cat([fae.reconstruct(image[None]) for image in images])
+    torch.testing.assert_close(fae.reconstruct(images), rows, atol=1e-5, rtol=1e-5)
+
+
+def test_a_loaded_fae_is_frozen_but_lets_gradients_through(fae: FAE, images: torch.Tensor) -> None:
+    assert not fae.reconstruct(images).requires_grad
+    z = fae.encode(images).clone().requires_grad_()
+    fae.decode(z).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_save_and_load_agree_through_the_registry(fae: FAE, images: torch.Tensor, tmp_path: Path) -> None:
+    fae.save_pretrained(tmp_path / "fae")
+    loaded = load_tokenizer(tmp_path / "fae")
+    assert torch.equal(loaded.reconstruct(images), fae.reconstruct(images))
+    assert loaded.spec == fae.spec
+    names = {path.name for path in (tmp_path / "fae").iterdir()}
+    assert names == {"config.json", "latent_spec.json", "README.md", "encoder", "feature_decoder", "pixel_decoder"}
+    assert FAEEncoder.from_pretrained(tmp_path / "fae").spec == fae.spec
+    assert FeatureDecoder.from_pretrained(tmp_path / "fae" / "feature_decoder").spec == fae.spec
+
+
+def test_without_a_pixel_decoder_everything_but_painting_works(autoencoder_run: Path, images: torch.Tensor) -> None:
+    fae = FAE.from_pretrained(autoencoder_run)
+    assert fae.features(fae.encode(images)).shape == (5, 16, 64)
+    with pytest.raises(FAEError, match="has no pixel decoder"):
+        fae.reconstruct(images)
+
+
+def test_the_wanted_spec_is_checked(fae: FAE, finetune_run: Path) -> None:
+    FAE.from_pretrained(finetune_run, spec=fae.spec)
+    with pytest.raises(LatentSpecMismatch, match="mean"):
+        FAE.from_pretrained(finetune_run, spec=fae.spec.with_statistics([1.0] * 8, [1.0] * 8))
+
+
+def test_parts_of_two_faes_are_told_apart(fae: FAE) -> None:
+    space = fae.pixel_decoder.config.features
+    for name, value in {"backbone": "timm/other", "fingerprint": "0" * 64, "layers": (1,), "std": None}.items():
+        other = PixelDecoder(
+            fae.pixel_decoder.config.model_copy(update={"features": space.model_copy(update={name: value})})
+        )
+        shown = {"fingerprint": "backbone weights", "std": "feature normalisation"}.get(name, name)
+        with pytest.raises(FeatureSpaceMismatch, match=f"pixel decoder.*{shown}"):
+            FAE(fae.encoder, fae.feature_decoder, other)
+    with pytest.raises(LatentSpecMismatch, match="fingerprint"):
+        FAE(make_encoder(), fae.feature_decoder)
+    smaller = PixelDecoder(fae.pixel_decoder.config.model_copy(update={"image_size": 32}))
+    with pytest.raises(FAEError, match=r"images of \(64, 64\) pixels, the pixel decoder paints \(32, 32\)"):
+        FAE(fae.encoder, fae.feature_decoder, smaller)
+
+
+def test_damaged_and_foreign_folders_are_named(finetune_run: Path, noise_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a 'pixel-decoder' model, not an 'fae'"):
+        FAE.from_pretrained(noise_run)
+    broken = tmp_path / "broken"
+    shutil.copytree(finetune_run / "model", broken)
+    shutil.rmtree(broken / "pixel_decoder")
+    with pytest.raises(CheckpointError):
+        FAE.from_pretrained(broken)
+    (broken / "config.json").write_text(json.dumps({"model_type": "fae", "config": {"parts": ["encoder"]}}))
+    with pytest.raises(CheckpointError, match="which parts"):
+        FAE.from_pretrained(broken)
