@@ -13,12 +13,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
 from fae_core import ops
 from fae_core.errors import FAEError
 from fae_core.hub import ModelConfig
 from fae_core.layers import RMSNorm, SelfAttention, SwiGLU, axial_angles, swiglu_hidden
-from pydantic import Field
-from torch import Tensor, nn
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
 _HEAD_DIMS = (256, 128, 64, 32, 16, 8, 4)

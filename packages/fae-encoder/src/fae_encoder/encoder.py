@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
+from torch import Tensor
+
 from fae_core.errors import FAEError
 from fae_core.hub import ModelConfig, PretrainedModel, parse_config
 from fae_core.presets import load_preset
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
-from pydantic import Field
-from torch import Tensor
-
 from fae_encoder import storage
 from fae_encoder.adapters import AdapterConfig, create_adapter
 from fae_encoder.backbones import BackboneConfig, build_backbone

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from fae_core.errors import FAEError
 from torch import Tensor, nn
+
+from fae_core.errors import FAEError
 
 
 class FeatureNorm(nn.Module):

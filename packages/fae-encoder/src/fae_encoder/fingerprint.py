@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from fae_core.errors import FAEError
 from torch import Tensor
+
+from fae_core.errors import FAEError
 
 
 def fingerprint_state(state: Mapping[str, Tensor]) -> str:

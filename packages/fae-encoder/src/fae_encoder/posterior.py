@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from fae_core.random import SlotRandom
 from torch import Tensor
+
+from fae_core.random import SlotRandom
 
 # std between 3e-7 and 2.2e4: beyond them exp(logvar) leaves fp32's useful range.
 LOGVAR_RANGE = (-30.0, 20.0)

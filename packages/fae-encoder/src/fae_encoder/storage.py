@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import CONFIG_FILE, WEIGHTS_FILE, load_state, parse_config, read_config, resolve_model_folder
-from fae_core.spec import LatentSpec
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.hub import CONFIG_FILE, WEIGHTS_FILE, load_state, parse_config, read_config, resolve_model_folder
+from fae_core.spec import LatentSpec
 
 if TYPE_CHECKING:
     from fae_encoder.encoder import FAEEncoder, FAEEncoderConfig

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from fae_core.errors import FAEError
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fae_core.errors import FAEError
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import fingerprint_state

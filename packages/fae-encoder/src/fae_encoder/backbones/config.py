@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fae_core.hub import ModelConfig
 from pydantic import field_validator
+
+from fae_core.hub import ModelConfig
 
 
 class BackboneConfig(ModelConfig):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from fae_core.errors import FAEError
-
 from fae_encoder.backbones.backbone import Backbone
 from fae_encoder.backbones.config import BackboneConfig
 

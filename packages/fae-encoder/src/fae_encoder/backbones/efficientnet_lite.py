@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fae_core.errors import CheckpointError, MissingPackage
 from torch import Tensor
+
+from fae_core.errors import CheckpointError, MissingPackage
 
 MODEL = "tf_efficientnet_lite0"
 _BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)

@@ -5,9 +5,9 @@ This is how features that went through a latent space are judged by a classifier
 
 from __future__ import annotations
 
-from fae_core.errors import FAEError
 from torch import Tensor, nn
 
+from fae_core.errors import FAEError
 from fae_encoder.backbones.backbone import FeatureMap
 
 

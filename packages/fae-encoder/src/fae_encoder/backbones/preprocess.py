@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from fae_core.errors import FAEError
 from torch import Tensor, nn
+
+from fae_core.errors import FAEError
 
 
 class Preprocess(nn.Module):

@@ -6,9 +6,9 @@ import inspect
 
 import timm
 import torch
-from fae_core.errors import CheckpointError, FAEError, UnknownName
 from torch import Tensor, nn
 
+from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_encoder.backbones import efficientnet_lite, heads
 from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.weights import read_state_dict

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from torch import Tensor, nn
 
+from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.timm_network import select_layers
 from fae_encoder.backbones.weights import read_state_dict

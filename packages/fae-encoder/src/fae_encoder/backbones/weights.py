@@ -6,10 +6,11 @@ import pickle
 from pathlib import Path
 
 import torch
-from fae_core.errors import CheckpointError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from fae_core.errors import CheckpointError
 
 # Where training scripts put a model's state dict inside a checkpoint.
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema", "teacher")

@@ -1,0 +1,183 @@
+"""What lies in a latent store, and how its files are checked before their numbers are believed.
+
+A shard is a safetensors file with the samples of one range of the source: `mean` (n, C, h, w), `std` likewise where the
+posterior is kept, `mean_flip` and `std_flip` of the mirrored images, `source` (n,) the place in the source, `label` (n,), and
+texts as UTF-8 bytes with n + 1 offsets. Latents are raw: the spec's mean and std are applied when they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from fae_core.errors import DataError
+from fae_core.files import read_json
+from fae_core.hub import ModelConfig
+
+FORMAT = "fae-latent-store"
+VERSION = 1
+INDEX_FILE = "index.json"
+LABELS_FILE = "labels.npy"
+SKIPPED_FILE = "skipped.txt"
+PROGRESS_FOLDER = ".progress"
+PLAN_FILE = "plan.json"
+
+Posterior = Literal["distribution", "mean", "sample"]
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+# safetensors' names; numpy has no bfloat16 and carries it as bytes.
+NUMPY_TYPES = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
+LATENT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+_MAX_HEADER = 2**20
+_MAX_INDEX = 2**28
+_SHARD_BYTES = 64 * 2**20
+_SHARD_SAMPLES = 2048
+
+
+class Plan(ModelConfig):
+    """What a store will hold; fixed before the first sample, and compared when an interrupted store is resumed.
+
+    total: samples of the source, unreadable ones included. shard_size: source samples per shard. dtype: of the latents.
+    posterior: "distribution" keeps mean and std, "mean" the mean alone, "sample" one draw in the mean's place.
+    flips: whether each sample also has its mirror image. labels, captions: whether samples have them. classes: their names.
+    source: any text that identifies the data. seed: of the draws of posterior="sample".
+    """
+
+    total: int = Field(ge=1)
+    shard_size: int = Field(ge=1)
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    posterior: Posterior = "distribution"
+    flips: bool = False
+    labels: bool = False
+    captions: bool = False
+    classes: tuple[str, ...] | None = None
+    source: str = ""
+    seed: int = 0
+
+    @property
+    def shards(self) -> int:
+        return -(-self.total // self.shard_size)
+
+    def range(self, shard: int) -> range:
+        """Places in the source that a shard stands for."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.total))
+
+    def latents(self) -> tuple[str, ...]:
+        """Names of the latent tensors in a shard."""
+        kinds = ("mean", "std") if self.posterior == "distribution" else ("mean",)
+        return tuple(f"{kind}{side}" for side in (("", "_flip") if self.flips else ("",)) for kind in kinds)
+
+
+class Index(ModelConfig):
+    """index.json. shards: (samples, bytes, SHA-256) of each, in order; an empty shard has no file and is (0, 0, "").
+
+    mean, std: per-channel statistics of the raw latents, whichever the spec normalises with.
+    """
+
+    format: Literal["fae-latent-store"] = FORMAT
+    version: Literal[1] = VERSION
+    plan: Plan
+    count: int = Field(ge=1)
+    shards: tuple[tuple[int, int, str], ...]
+    labels_sha256: str = ""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: `z` normalised (C, h, w) and the rest of what is known about it. source: its place in the source."""
+
+    z: Tensor
+    label: int | None
+    name: str
+    caption: str | None
+    source: int
+
+
+def shard_file(shard: int) -> str:
+    return f"shard-{shard:06d}.safetensors"
+
+
+def default_shard_size(values: int, dtype: str) -> int:
+    """Samples per shard so that one stays near 64 MiB: what an interruption can cost, and what a writer holds in memory."""
+    bytes_per_sample = values * DTYPES[dtype].itemsize
+    return max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // bytes_per_sample))
+
+
+def read_index(folder: Path) -> Index:
+    """index.json; raises DataError, one line, where it is absent, unfinished or not a store's."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        if (folder / PROGRESS_FOLDER).is_dir():
+            raise DataError(f"{folder} is not finished: run the command that wrote it again with --resume")
+        raise DataError(f"{folder} is not a latent store ({INDEX_FILE} is missing)")
+    try:
+        index = Index.model_validate(read_json(path, max_bytes=_MAX_INDEX))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if len(index.shards) != index.plan.shards or sum(shard[0] for shard in index.shards) != index.count:
+        raise DataError(f"{path}: its counts do not add up")
+    return index
+
+
+def pack_texts(texts: list[str]) -> dict[str, Tensor]:
+    """Texts as one run of UTF-8 bytes and n + 1 offsets into it."""
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return {
+        "bytes": torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8),
+        "offsets": torch.from_numpy(offsets),
+    }
+
+
+def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
+    """The tensors of a shard as memory maps; bfloat16 as uint16. Nothing is read until it is used.
+
+    size: bytes that the file must have. Raises DataError, one line, where file, header or offsets are not whole.
+    """
+    try:
+        found = path.stat().st_size
+    except OSError:
+        raise DataError(f"{path} is missing") from None
+    if found != size:
+        raise DataError(f"{path} is truncated or replaced: it has {found} bytes, the index says {size}")
+    header, start = _read_header(path, size)
+    # Mode "c" gives writable pages that are private and never written back, as torch wants its memory writable.
+    whole = np.memmap(path, dtype=np.uint8, mode="c")
+    tensors = {}
+    for name, entry in header.items():
+        kind, shape, (low, high) = NUMPY_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if high - low != math.prod(shape) * np.dtype(kind).itemsize:
+            raise DataError(f"{path} is not a shard: {name} has {high - low} bytes for shape {shape}")
+        tensors[name] = whole[start + low : start + high].view(kind).reshape(shape)
+    return tensors
+
+
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The header's tensors and the offset at which data begin."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 0 < length <= min(_MAX_HEADER, size - 8):
+            raise DataError(f"{path} is not a shard: its header is damaged")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            for entry in header.values():
+                low, high = entry["data_offsets"]
+                known = entry["dtype"] in NUMPY_TYPES and all(type(n) is int and n >= 0 for n in (*entry["shape"], low))
+                if not known or not low <= high <= size - 8 - length:
+                    raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise DataError(f"{path} is not a shard: its header is damaged") from None
+    return header, 8 + length

@@ -1,0 +1,225 @@
+"""LatentStore: reading latents back, memory-mapped, normalised, in any order, by any number of threads and processes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fae_core.errors import DataError
+from fae_core.files import sha256_file
+from fae_core.latent_store.format import (
+    LABELS_FILE,
+    LATENT_TYPES,
+    NUMPY_TYPES,
+    Sample,
+    map_shard,
+    read_index,
+    shard_file,
+)
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+
+_MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
+_CHUNK = 32  # samples converted and normalised while they are in the processor's cache
+
+
+class LatentStore:
+    """An encoded data set. len(store), store[i] -> Sample, store.read(indices) -> (z, labels).
+
+    folder: the store's. spec: the space that the caller has; raises LatentSpecMismatch where the store holds another.
+    sample: draw from the posterior where the store keeps it and `read` is given `random`; else its mean is returned.
+    Raises DataError where the folder is no finished store. Opening reads no latents; a store of 10^8 samples opens in
+    seconds and costs some megabytes.
+    """
+
+    def __init__(self, folder: str | Path, *, spec: LatentSpec | None = None, sample: bool = True) -> None:
+        self.folder = Path(folder)
+        self.index = read_index(self.folder)
+        self.plan = self.index.plan
+        self.spec = LatentSpec.load(self.folder)
+        if spec is not None:
+            spec.require(self.spec, context=f"latent store {folder}")
+        self.sample = sample and self.plan.posterior == "distribution"
+        # Sample i lies in the shard whose start is the last one at or before i.
+        self._starts = np.cumsum([0, *(count for count, _, _ in self.index.shards)], dtype=np.int64)
+        self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.index.count
+
+    def __getitem__(self, index: int) -> Sample:
+        index = self._check([index])[0]
+        z, labels = self.read([index])
+        shard, row = self._locate(index)
+        tensors = self._shard(shard)
+        caption = _text(tensors, "caption", row) if self.plan.captions else None
+        label = None if labels is None else int(labels[0])
+        return Sample(z[0], label, _text(tensors, "name", row), caption, int(tensors["source"][row]))
+
+    def __getstate__(self) -> dict:
+        # Maps and locks stay in their process.
+        return {"folder": self.folder, "sample": self.sample}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["folder"], sample=state["sample"])
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int64, memory-mapped; None where the data have none."""
+        if not self.plan.labels:
+            return None
+        try:
+            labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder / LABELS_FILE} is damaged: {error}") from None
+        if labels.shape != (len(self),) or labels.dtype != np.int64:
+            raise DataError(f"{self.folder / LABELS_FILE} does not hold one label for each of {len(self)} samples")
+        return labels
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names by label, or None."""
+        return None if self.plan.classes is None else list(self.plan.classes)
+
+    def read(
+        self, indices: Sequence[int] | np.ndarray | Tensor | slice, random: SlotRandom | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normalised latents (B, C, h, w) fp32 and labels (B,) int64 (None where there are none).
+
+        random: one slot per index. It draws a fresh sample of each posterior (where the store keeps posteriors) and, in a
+        store with flips, which of the two mirror images is read. Without it the mean of the image itself is read.
+        """
+        places = self._check(indices)
+        flips = None
+        if random is not None and self.plan.flips:
+            flips = random.uniform((), "flip").numpy() < 0.5
+        draws = random is not None and self.sample
+        z = self._gather("mean", places, flips, normalize=not draws)
+        if draws:
+            std = self._gather("std", places, flips)
+            z = self.spec.normalize(z.addcmul_(std, random.normal(self.spec.shape, "posterior")))
+        labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[places]))
+        return z, labels
+
+    def read_posterior(
+        self, indices: Sequence[int] | np.ndarray | Tensor | slice, *, flip: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Raw mean and standard deviation (None where only one tensor was kept), (B, C, h, w) fp32, before normalisation."""
+        places = self._check(indices)
+        if flip and not self.plan.flips:
+            raise DataError(f"{self.folder} has no mirror images; encode with flips")
+        flips = np.full(len(places), flip)
+        std = self._gather("std", places, flips) if self.plan.posterior == "distribution" else None
+        return self._gather("mean", places, flips), std
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """One epoch of `read` results for process `rank` of `world`: in order, or shuffled by `seed` and `epoch`.
+
+        Together the processes see every sample once; the last batch may be smaller.
+        """
+        from fae_core.random import derive_seed
+        from fae_core.training.order import permute
+
+        for start in range(rank * batch_size, len(self), world * batch_size):
+            places = np.arange(start, min(start + batch_size, len(self)))
+            if seed is not None:
+                places = permute(places.astype(np.uint64), len(self), derive_seed(seed, "epoch", epoch))
+            yield self.read(places)
+
+    def verify(self) -> None:
+        """Read every file and compare it with the index; raises DataError naming the first that is damaged."""
+        for shard, (count, size, digest) in enumerate(self.index.shards):
+            if count == 0:
+                continue
+            path = self.folder / shard_file(shard)
+            self._shard(shard)
+            if path.stat().st_size != size or sha256_file(path) != digest:
+                raise DataError(f"{path} is damaged: its checksum is not the index's")
+        if self.plan.labels and sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
+            raise DataError(f"{self.folder / LABELS_FILE} is damaged: its checksum is not the index's")
+
+    def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
+        """Indices as int64, negative ones counted from the end. Raises DataError where one is outside the store."""
+        if isinstance(indices, slice):
+            return np.arange(*indices.indices(len(self)), dtype=np.int64)
+        places = np.asarray(indices, dtype=np.int64)
+        if places.ndim != 1:
+            raise DataError(f"indices must be a list of numbers, not of shape {places.shape}")
+        places = np.where(places < 0, places + len(self), places)
+        if places.size and not (places.min() >= 0 and places.max() < len(self)):
+            raise DataError(f"sample {int(np.asarray(indices).max())} does not exist: {self.folder} has {len(self)}")
+        return places
+
+    def _locate(self, place: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return shard, int(place - self._starts[shard])
+
+    def _shard(self, shard: int) -> dict[str, np.ndarray]:
+        with self._lock:
+            tensors = self._maps.get(shard)
+            if tensors is None:
+                tensors = self._open(shard)
+                self._maps[shard] = tensors
+                if len(self._maps) > _MOST_MAPS:
+                    self._maps.popitem(last=False)
+            else:
+                self._maps.move_to_end(shard)
+            return tensors
+
+    def _open(self, shard: int) -> dict[str, np.ndarray]:
+        count, size, _ = self.index.shards[shard]
+        path = self.folder / shard_file(shard)
+        tensors = map_shard(path, size)
+        kind = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
+        for name in (*self.plan.latents(), "source", *(["label"] if self.plan.labels else [])):
+            shape, dtype = ((count, *self.spec.shape), kind) if name in self.plan.latents() else ((count,), np.int64)
+            if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != dtype:
+                raise DataError(f"{path} does not hold {name} of shape {shape}, as the index says")
+        return tensors
+
+    def _gather(self, kind: str, places: np.ndarray, flips: np.ndarray | None, normalize: bool = False) -> Tensor:
+        """Latents of one kind in the order of `places`, as new fp32 memory."""
+        out = torch.empty((len(places), *self.spec.shape), dtype=torch.float32)
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        rows = places - self._starts[shards]
+        sides = shards * 2 + (flips if flips is not None else 0)
+        # A run is a stretch of the batch that lies together in one tensor of one shard.
+        breaks = np.flatnonzero((np.diff(sides) != 0) | (np.diff(rows) != 1)) + 1
+        for low, high in zip([0, *breaks], [*breaks, len(places)], strict=True):
+            if low == high:
+                continue
+            side = "_flip" if sides[low] % 2 else ""
+            stored = self._shard(int(shards[low]))[kind + side]
+            for start in range(low, high, _CHUNK):
+                stop = min(start + _CHUNK, high)
+                self._copy(out[start:stop], stored[rows[start] : rows[start] + stop - start], normalize)
+        return out
+
+    def _copy(self, out: Tensor, stored: np.ndarray, normalize: bool) -> None:
+        source = torch.from_numpy(stored)
+        out.copy_(source.view(torch.bfloat16) if self.plan.dtype == "bfloat16" else source)
+        if normalize and self.spec.is_normalized:
+            mean, std = self._scale
+            out.sub_(mean).div_(std)  # as LatentSpec.normalize, in place
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        view = (self.spec.channels, 1, 1)
+        return torch.tensor(self.spec.mean).view(view), torch.tensor(self.spec.std).view(view)
+
+
+def _text(tensors: dict[str, np.ndarray], kind: str, row: int) -> str:
+    if f"{kind}_offsets" not in tensors:
+        return ""
+    low, high = tensors[f"{kind}_offsets"][row : row + 2]
+    return tensors[f"{kind}_bytes"][low:high].tobytes().decode("utf-8", errors="replace")

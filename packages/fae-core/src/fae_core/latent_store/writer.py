@@ -1,0 +1,315 @@
+"""Writing a latent store: shard by shard, each a pure function of its range of the source, each whole or absent.
+
+A shard is staged beside its place, flushed, renamed, and only then noted in .progress/; what is noted there is never done
+again. Any number of processes may write different shards; one of them calls `finish`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fae_core.errors import DataError, FAEError, OutputExists
+from fae_core.files import disk_errors, read_json, sync_folder, write_atomic
+from fae_core.hub import parse_config
+from fae_core.latent_store.format import (
+    DTYPES,
+    INDEX_FILE,
+    LABELS_FILE,
+    PLAN_FILE,
+    PROGRESS_FOLDER,
+    SKIPPED_FILE,
+    Index,
+    Plan,
+    default_shard_size,
+    map_shard,
+    pack_texts,
+    read_index,
+    shard_file,
+)
+from fae_core.latent_store.reader import LatentStore
+from fae_core.latent_store.statistics import ChannelSums
+from fae_core.spec import LatentSpec
+
+
+class LatentStoreWriter:
+    """Writes one store. Cheap to pickle, so that spawned processes can each write their share of `pending`.
+
+    resume: continue an interrupted store of the same spec and plan, or accept a finished one. overwrite: delete an older
+    latent store in `folder` first. Raises OutputExists, LatentSpecMismatch or DataError (another plan), one line each.
+    """
+
+    def __init__(
+        self, folder: str | Path, spec: LatentSpec, plan: Plan, *, resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self.folder, self.spec, self.plan = Path(folder), spec, plan
+        self._progress = self.folder / PROGRESS_FOLDER
+        if overwrite and not resume:
+            self._remove_old()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FAEError(f"{self.folder} is a file; give a folder to write to")
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            if not resume:
+                raise OutputExists(self.folder, resumable=True)
+            self._require_same()
+        else:
+            self._start()
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / INDEX_FILE).is_file()
+
+    def pending(self, rank: int = 0, world: int = 1) -> list[int]:
+        """Shards that process `rank` of `world` has yet to write."""
+        if self.finished:
+            return []
+        return [shard for shard in range(rank, self.plan.shards, world) if not self._note(shard).is_file()]
+
+    def shard(self, shard: int) -> ShardWriter:
+        """Collects the samples of one shard, in order; `commit` writes them."""
+        return ShardWriter(self, shard)
+
+    def finish(self, statistics: Literal["data", "spec"] = "data") -> LatentStore:
+        """Check that every shard is there, and write labels.npy, latent_spec.json and, last, index.json.
+
+        statistics: "data" normalises by what was just written, "spec" by the mean and std that the spec came with.
+        Raises DataError where shards are missing or no sample could be written.
+        """
+        if self.finished:
+            return LatentStore(self.folder)
+        missing = self.pending()
+        if missing:
+            raise DataError(f"{self.folder} lacks {len(missing)} of {self.plan.shards} shards; write them first")
+        for leftover in self.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
+            leftover.unlink()
+        notes = [read_json(self._note(shard)) for shard in range(self.plan.shards)]
+        count = sum(note["samples"] for note in notes)
+        if count == 0:
+            raise DataError(f"none of the {self.plan.total} samples could be read; {notes[0]['skipped'][0][1]}")
+        sums = ChannelSums.empty(self.spec.channels)
+        for note in notes:
+            sums = sums + ChannelSums.from_dict(note["sums"])
+        mean, std = sums.mean_std()
+        index = Index(
+            plan=self.plan,
+            count=count,
+            shards=tuple((note["samples"], note["bytes"], note["sha256"]) for note in notes),
+            labels_sha256=self._write_labels(notes) if self.plan.labels else "",
+            mean=mean,
+            std=std,
+        )
+        skipped = [f"{place}\t{reason}\n" for note in notes for place, reason in note["skipped"]]
+        if skipped:
+            write_atomic(self.folder / SKIPPED_FILE, "".join(skipped).encode())
+        (self.spec.with_statistics(mean, std) if statistics == "data" else self.spec).save(self.folder)
+        write_atomic(self.folder / INDEX_FILE, index.model_dump_json().encode() + b"\n")
+        sync_folder(self.folder)
+        shutil.rmtree(self._progress, ignore_errors=True)
+        return LatentStore(self.folder)
+
+    def skipped(self) -> list[tuple[int, str]]:
+        """(place in the source, reason) of the samples that were left out so far."""
+        if self.finished:
+            path = self.folder / SKIPPED_FILE
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            return [(int(place), reason) for place, _, reason in (line.partition("\t") for line in lines)]
+        notes = [read_json(self._note(s)) for s in range(self.plan.shards) if self._note(s).is_file()]
+        return [(place, reason) for note in notes for place, reason in note["skipped"]]
+
+    def note(self, shard: int, facts: dict[str, Any]) -> None:
+        """Record a shard as done."""
+        write_atomic(self._note(shard), json.dumps(facts).encode())
+
+    def _note(self, shard: int) -> Path:
+        return self._progress / f"{shard:06d}.json"
+
+    def _start(self) -> None:
+        with disk_errors(self.folder):
+            self._progress.mkdir(parents=True)
+        self.spec.save(self._progress)
+        # The plan comes last: a folder without it was never started.
+        write_atomic(self._progress / PLAN_FILE, self.plan.model_dump_json().encode())
+
+    def _require_same(self) -> None:
+        """Raise unless the folder holds this very store, finished or not; tidy up what an interrupted process left."""
+        if self.finished:
+            older, spec = read_index(self.folder).plan, LatentSpec.load(self.folder)
+            # A finished store's statistics may be those of the data.
+            self.spec.require(spec, ignore=("mean", "std"), context=str(self.folder))
+        elif (self._progress / PLAN_FILE).is_file():
+            older, spec = (
+                parse_config(Plan, read_json(self._progress / PLAN_FILE), PLAN_FILE),
+                LatentSpec.load(self._progress),
+            )
+            self.spec.require(spec, context=str(self.folder))
+        elif {path.name for path in self.folder.iterdir()} <= {PROGRESS_FOLDER}:
+            shutil.rmtree(self._progress, ignore_errors=True)
+            return self._start()
+        else:
+            raise FAEError(f"{self.folder} holds no latent store that could be resumed")
+        for name in Plan.model_fields:
+            if getattr(older, name) != getattr(self.plan, name):
+                was, now = repr(getattr(older, name))[:60], repr(getattr(self.plan, name))[:60]
+                raise DataError(
+                    f"{self.folder} was begun with {name} = {was}, not {now}; repeat its options or --overwrite"
+                )
+        return None
+
+    def _remove_old(self) -> None:
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            return
+        if not self.finished and not self._progress.is_dir():
+            raise FAEError(
+                f"{self.folder} is not a latent store, so --overwrite does not delete it; choose another folder"
+            )
+        with disk_errors(self.folder):
+            shutil.rmtree(self.folder)
+
+    def _write_labels(self, notes: list[dict[str, Any]]) -> str:
+        labels = [
+            map_shard(self.folder / shard_file(shard), note["bytes"])["label"]
+            for shard, note in enumerate(notes)
+            if note["samples"]
+        ]
+        buffer = io.BytesIO()
+        np.save(buffer, np.concatenate(labels), allow_pickle=False)
+        write_atomic(self.folder / LABELS_FILE, buffer.getvalue())
+        return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+class ShardWriter:
+    """The samples of one shard: `add` batches in the order of their places, then `commit`."""
+
+    def __init__(self, writer: LatentStoreWriter, shard: int) -> None:
+        self.writer, self.number = writer, shard
+        self.range = writer.plan.range(shard)
+        self._latents: dict[str, list[Tensor]] = {name: [] for name in writer.plan.latents()}
+        self._source: list[int] = []
+        self._labels: list[int] = []
+        self._names: list[str] = []
+        self._captions: list[str] = []
+        self._skipped: list[tuple[int, str]] = []
+
+    def add(
+        self,
+        source: Sequence[int],
+        latents: dict[str, Tensor],
+        *,
+        labels: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> None:
+        """A batch: places in the source (ascending), and raw latents (B, C, h, w) by name ("mean", "std", "mean_flip", ...).
+
+        Raises DataError where the batch is not what the plan announced, or a value does not fit the store's dtype.
+        """
+        plan, dtype = self.writer.plan, DTYPES[self.writer.plan.dtype]
+        if latents.keys() != self._latents.keys():
+            raise DataError(f"the store keeps {', '.join(self._latents)}, got {', '.join(latents)}")
+        ordered = [*self._source[-1:], *source]
+        if ordered != sorted(set(ordered)) or any(place not in self.range for place in source):
+            raise DataError(f"shard {self.number} takes places {self.range} in ascending order, each once")
+        for name, given in (("labels", labels), ("captions", captions)):
+            if (given is not None) != getattr(plan, name) or (given is not None and len(given) != len(source)):
+                raise DataError(f"the store was announced with {name}={getattr(plan, name)}, one for each sample")
+        for name, values in latents.items():
+            if tuple(values.shape) != (len(source), *self.writer.spec.shape):
+                raise DataError(
+                    f"{name} has shape {tuple(values.shape)}, expected {(len(source), *self.writer.spec.shape)}"
+                )
+            stored = values.detach().to("cpu", dtype, copy=True)
+            if not stored.isfinite().all():
+                kind = (
+                    "are not finite"
+                    if not values.isfinite().all()
+                    else f"overflow {plan.dtype}; use float32 or bfloat16"
+                )
+                raise DataError(f"latents of samples {source[0]} to {source[-1]} {kind}")
+            self._latents[name].append(stored)
+        self._source += map(int, source)
+        self._labels += map(int, labels or ())
+        self._names += names if names is not None else [""] * len(source)
+        self._captions += captions or ()
+
+    def skip(self, place: int, reason: str) -> None:
+        """Leave a sample out, with a one-line reason for the log."""
+        self._skipped.append((int(place), " ".join(reason.split())))
+
+    def commit(self) -> None:
+        """Write the shard and note it as done. Raises DataError unless every place was added or skipped."""
+        done = sorted([*self._source, *(place for place, _ in self._skipped)])
+        if done != list(self.range):
+            raise DataError(f"shard {self.number} has {len(done)} of {len(self.range)} samples")
+        sums, size, digest = ChannelSums.empty(self.writer.spec.channels), 0, ""
+        if self._source:
+            tensors = self._tensors()
+            for side in ("", "_flip"):
+                if f"mean{side}" in tensors:
+                    sums = sums + ChannelSums.of(tensors[f"mean{side}"], tensors.get(f"std{side}"))
+            data = save(tensors)
+            size, digest = len(data), hashlib.sha256(data).hexdigest()
+            write_atomic(self.writer.folder / shard_file(self.number), data)
+            sync_folder(self.writer.folder)
+        facts = {"samples": len(self._source), "bytes": size, "sha256": digest, "sums": sums.to_dict()}
+        self.writer.note(self.number, {**facts, "skipped": sorted(self._skipped)})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: torch.cat(parts) for name, parts in self._latents.items()}
+        tensors["source"] = torch.tensor(self._source)
+        if self.writer.plan.labels:
+            tensors["label"] = torch.tensor(self._labels)
+        texts = {"name": self._names, "caption": self._captions if self.writer.plan.captions else []}
+        for kind, values in texts.items():
+            if any(values):
+                tensors.update({f"{kind}_{part}": tensor for part, tensor in pack_texts(values).items()})
+        return tensors
+
+
+def write_store(
+    folder: str | Path,
+    spec: LatentSpec,
+    mean: Tensor,
+    *,
+    std: Tensor | None = None,
+    labels: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    dtype: str = "float32",
+    shard_size: int | None = None,
+    statistics: Literal["data", "spec"] = "spec",
+    overwrite: bool = False,
+) -> LatentStore:
+    """Raw latents (N, C, h, w) that fit in memory as a store; `std` makes it one of posteriors.
+
+    statistics: "spec" normalises by the spec's own mean and std, "data" by those of these latents.
+    """
+    latents = {"mean": mean} if std is None else {"mean": mean, "std": std}
+    plan = Plan(
+        total=len(mean),
+        shard_size=shard_size or default_shard_size(mean[0].numel() * len(latents), dtype),
+        dtype=dtype,
+        posterior="mean" if std is None else "distribution",
+        labels=labels is not None,
+        captions=captions is not None,
+        classes=None if classes is None else tuple(classes),
+    )
+    writer = LatentStoreWriter(folder, spec, plan, overwrite=overwrite)
+    for number in range(plan.shards):
+        shard = writer.shard(number)
+        rows = slice(shard.range.start, shard.range.stop)
+        texts = {"labels": labels, "names": names, "captions": captions}
+        part = {name: None if given is None else list(given[rows]) for name, given in texts.items()}
+        shard.add(list(shard.range), {name: values[rows] for name, values in latents.items()}, **part)
+        shard.commit()
+    return writer.finish(statistics)
