@@ -102,7 +102,7 @@ def test_samples_do_not_depend_on_the_batch_size_and_resume(line: Path, tmp_path
     common = "sample --generator {r}/flow --decoder {r}/tokenizer --out {o} --count 16 --batch-size 5"
     fae(common, r=line, o=tmp_path / "s")
     first = {p.name: p.read_bytes() for p in (tmp_path / "s" / "images").iterdir()}
-    for name, data in first.items():
+    for name in first:
         ours, theirs = (
             np.asarray(Image.open(f)).astype(int)
             for f in (tmp_path / "s" / "images" / name, line / "samples-flow" / "images" / name)

@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
 
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     train(ToyTask(), TrainConfig(**SMALL), tmp_path / "run", device="cpu")
-    with pytest.raises(CheckpointError, match="another model: .*critic"):
+    with pytest.raises(CheckpointError, match=r"another model: .*critic"):
         train(ToyTask(adversarial=True), TrainConfig(**SMALL), tmp_path / "run", resume=True, device="cpu")
 
 
