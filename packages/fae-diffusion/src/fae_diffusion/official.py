@@ -48,6 +48,20 @@ _ARGUMENTS["lightningdit"] = {
     "use_checkpoint": (False, "checkpoint_blocks"),
 }
 
+# What the released checkpoints were built with, where that is not the constructor's default.
+RELEASED: dict[str, dict[str, Any]] = {
+    "sit": {},
+    "lightningdit": {"input_size": 16, "patch_size": 1, "use_swiglu": True, "use_rope": True, "use_rmsnorm": True},
+}
+_SIZES = {
+    "S": {"depth": 12, "hidden_size": 384, "num_heads": 6},
+    "B": {"depth": 12, "hidden_size": 768, "num_heads": 12},
+    "L": {"depth": 24, "hidden_size": 1024, "num_heads": 16},
+    "XL": {"depth": 28, "hidden_size": 1152, "num_heads": 16},
+    "1p0B": {"depth": 24, "hidden_size": 1536, "num_heads": 24},
+    "1p6B": {"depth": 28, "hidden_size": 1792, "num_heads": 28},
+}
+
 # Their names -> ours, applied in order.
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"^pos_embed$", "positions"),
@@ -82,11 +96,9 @@ def load_official(
     if ours.transport.prediction != "velocity":
         raise FAEError("from_official reads checkpoints that predict the velocity")
     spec = spec or derived_spec(cls.model_type, arguments)
-    if (spec.channels, spec.height, spec.width) != (arguments["in_channels"], *(arguments["input_size"],) * 2):
-        raise CheckpointError(
-            f"{where}: latents of {arguments['in_channels']}x{arguments['input_size']}x{arguments['input_size']} do not fit "
-            f"the spec's {spec.channels}x{spec.height}x{spec.width}"
-        )
+    wanted = (arguments["in_channels"], *_sides(arguments["input_size"]))
+    if spec.shape != wanted:
+        raise CheckpointError(f"{where}: its latents of shape {wanted} do not fit the spec's {spec.shape}")
     model = cls(ours, spec)
     load_state(model, translate_state(state_dict, model), f"official {cls.__name__} checkpoint")
     return model.eval()
@@ -101,11 +113,30 @@ def official_arguments(model_type: str, config: Mapping[str, Any]) -> dict[str, 
     return {name: config.get(name, default) for name, (default, _) in known.items()}
 
 
+def architecture(model_type: str, name: str) -> dict[str, Any]:
+    """Constructor arguments of "XL/2" or "SiT-XL/2", as the originals name their sizes. Raises UnknownName."""
+    size, slash, patch = name.rpartition("-")[2].partition("/")
+    if size not in _SIZES or not slash or not patch.isdecimal():
+        raise UnknownName(
+            f"{model_type} architecture", name, [f"{size}/{patch}" for size in _SIZES for patch in (1, 2, 4)]
+        )
+    return {**_SIZES[size], "patch_size": int(patch)}
+
+
 def derived_spec(model_type: str, arguments: Mapping[str, Any]) -> LatentSpec:
     """The latent space that an original was made for, as far as its arguments tell: SD's VAE (f8) or VA-VAE (f16)."""
-    size, factor = arguments["input_size"], 8 if model_type == "sit" else 16
-    fields = {"channels": arguments["in_channels"], "height": size, "width": size, "image_size": size * factor}
-    return LatentSpec.from_dict({**fields, "backbone": f"official/{model_type}"}, f"official {model_type} config")
+    (height, width), factor = _sides(arguments["input_size"]), 8 if model_type == "sit" else 16
+    sizes = {"height": height, "width": width, "image_size": (height * factor, width * factor)}
+    fields = {"channels": arguments["in_channels"], **sizes}
+    spec = LatentSpec.from_dict({**fields, "backbone": f"official/{model_type}"}, f"official {model_type} config")
+    if model_type == "sit" and spec.channels == 4:
+        # SD's VAE: SiT multiplies its latents by 0.18215.
+        return spec.with_statistics([0.0] * 4, [1 / 0.18215] * 4)
+    return spec
+
+
+def _sides(input_size: Any) -> tuple[int, int]:
+    return tuple(input_size) if isinstance(input_size, list | tuple) else (input_size, input_size)
 
 
 def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:

@@ -61,7 +61,9 @@ def check_times(times: Tensor | Sequence[float]) -> list[float]:
 def evaluate(velocity: Velocity, x: Tensor, t: float) -> Tensor:
     """The velocity at one time for the whole batch. A guided velocity takes the number itself, see `guidance`."""
     at = getattr(velocity, "at", None)
-    return at(x, t) if at is not None else velocity(x, torch.full((len(x),), t, dtype=torch.float32, device=x.device))
+    if at is not None:
+        return at(x, t)
+    return velocity(x, torch.full((len(x),), t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device))
 
 
 def _euler(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:

@@ -1,0 +1,150 @@
+"""`fae train diffusion`, `fae import sit`, `fae import lightningdit`. Heavy imports stay inside the functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+
+Checkpoint = Annotated[Path, typer.Argument(help="The original's .pt or .safetensors file.")]
+Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
+Spec = Annotated[
+    Path | None, typer.Option("--spec", help="Latent store, model folder or latent_spec.json to bind it to.")
+]
+Statistics = Annotated[
+    Path | None, typer.Option("--statistics", help="LightningDiT's latents_stats.pt, for a spec without statistics.")
+]
+Section = Annotated[
+    str | None, typer.Option("--section", help="Part of the checkpoint to take; by default ema, then model.")
+]
+Arguments = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with the original's constructor arguments.")
+]
+SetArgument = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="One of the original's constructor arguments, e.g. use_rope=true; model.KEY sets one of ours.",
+    ),
+]
+
+
+def train_diffusion(
+    latents: Annotated[Path, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")],
+    out: Out,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="See `fae presets`; default lightningdit-tiny.")
+    ] = None,
+    config: Config = None,
+    overrides: Set = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser updates.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples per update.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    processes: Processes = 1,
+) -> None:
+    """Train a SiT or LightningDiT on a latent store; classes follow the store's labels.
+
+    Example: fae train diffusion --latents runs/latents --out runs/dit --preset lightningdit-cifar10 --steps 5000
+    """
+    from fae_core.cli.training import train_generator
+    from fae_diffusion import LightningDiT, SiT
+
+    train_generator(
+        "diffusion",
+        "lightningdit-tiny",
+        {"lightningdit": LightningDiT, "sit": SiT},
+        latents=latents,
+        out=out,
+        preset=preset,
+        config=config,
+        overrides=overrides,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        processes=processes,
+    )
+
+
+def import_sit(
+    checkpoint: Checkpoint,
+    out: Out,
+    arch: Architecture = None,
+    config: Arguments = None,
+    overrides: SetArgument = None,
+    spec: Spec = None,
+    section: Section = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of willisma/SiT into a model folder. Without --arch and --config it is read as SiT-XL/2.
+
+    Example: fae import sit SiT-XL-2-256x256.pt --out models/sit-xl-2
+    """
+    _import("sit", checkpoint, out, arch, config, overrides, spec, None, section, overwrite)
+
+
+def import_lightningdit(
+    checkpoint: Checkpoint,
+    out: Out,
+    arch: Architecture = None,
+    config: Arguments = None,
+    overrides: SetArgument = None,
+    spec: Spec = None,
+    statistics: Statistics = None,
+    section: Section = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of hustvl/LightningDiT into a model folder. Without --config its released options are assumed.
+
+    Example: fae import lightningdit lightningdit-xl-imagenet256-800ep.pt --out models/lightningdit --arch XL/1
+    """
+    _import("lightningdit", checkpoint, out, arch, config, overrides, spec, statistics, section, overwrite)
+
+
+def _import(
+    model_type: str,
+    checkpoint: Path,
+    out: Path,
+    arch: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    spec: Path | None,
+    statistics: Path | None,
+    section: str | None,
+    overwrite: bool,
+) -> None:
+    from fae_core.cli.settings import resolve_settings
+    from fae_core.files import require_new_folder
+    from fae_core.spec import LatentSpec
+    from fae_diffusion import LightningDiT, SiT
+    from fae_diffusion.checkpoint import read_checkpoint, read_statistics
+    from fae_diffusion.official import RELEASED, architecture, derived_spec, official_arguments
+
+    require_new_folder(out, overwrite=overwrite)
+    settings = resolve_settings(None, config, overrides)
+    fields = settings.pop("model", {})
+    released = {} if config is not None else RELEASED[model_type]
+    arguments = official_arguments(
+        model_type, {**released, **(architecture(model_type, arch) if arch is not None else {}), **settings}
+    )
+    latent_spec = LatentSpec.load(spec) if spec is not None else derived_spec(model_type, arguments)
+    if statistics is not None:
+        latent_spec = latent_spec.with_statistics(*read_statistics(statistics))
+    model_class = {"sit": SiT, "lightningdit": LightningDiT}[model_type]
+    state = read_checkpoint(checkpoint, section)
+    model = model_class.from_official(state, arguments, spec=latent_spec, **fields)
+    card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
+    model.save_pretrained(out, overwrite=overwrite, card=card)
+    count = sum(p.numel() for p in model.parameters())
+    typer.echo(
+        f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES"
+    )

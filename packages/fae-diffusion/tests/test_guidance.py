@@ -1,0 +1,103 @@
+"""Guidance: where it acts, what it costs, and how it is written in YAML."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from fae_core.errors import FAEError
+from fae_core.hub import parse_config
+from fae_diffusion import Guidance, integrate, time_grid
+from fae_diffusion.guidance import GuidedVelocity
+
+PAPER = "guidance: {parts: [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]}"
+
+
+class Counted:
+    """A model whose velocity is its label, everywhere, and which counts the rows it is asked for."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, z: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        assert t.shape == labels.shape == (len(z),)
+        self.rows.append(len(z))
+        return labels.float().view(-1, 1, 1, 1).expand_as(z)
+
+
+def guided(model: Counted, **guidance: object) -> GuidedVelocity:
+    return GuidedVelocity(model, torch.tensor([5, 7]), Guidance(**guidance), null=torch.tensor([1, 1]))
+
+
+Z = torch.zeros(2, 4, 1, 1)
+
+
+def test_the_paper_s_schedule_is_one_line() -> None:
+    guidance = Guidance(**yaml.safe_load(PAPER)["guidance"])
+    scales = {t: guidance.scale_at(t) for t in (1.0, 0.95, 0.9, 0.8, 0.7, 0.3, 0.0)}
+    assert scales == {1.0: 0.9, 0.95: 0.9, 0.9: 1.0, 0.8: 1.0, 0.7: 2.5, 0.3: 2.5, 0.0: 2.5}
+
+
+def test_bounds_hold_on_grids_with_rounding() -> None:
+    guidance = Guidance(**yaml.safe_load(PAPER)["guidance"])
+    times = time_grid(250).tolist()
+    assert sum(guidance.scale_at(t) == 0.9 for t in times[:-1]) == 25
+    assert sum(guidance.scale_at(t) == 2.5 for t in times[:-1]) == 175
+
+
+def test_the_formula() -> None:
+    velocity = guided(Counted(), scale=3.0).at(Z, 0.5)
+    assert velocity[:, 0, 0, 0].tolist() == [1 + 3 * (5 - 1), 1 + 3 * (7 - 1)]
+
+
+def test_scale_zero_is_unconditional() -> None:
+    assert guided(Counted(), scale=0.0).at(Z, 0.5)[:, 0, 0, 0].tolist() == [1.0, 1.0]
+
+
+def test_only_the_first_channels_are_guided() -> None:
+    velocity = guided(Counted(), scale=3.0, channels=3).at(Z, 0.5)
+    assert velocity[0, :, 0, 0].tolist() == [13.0, 13.0, 13.0, 5.0]
+
+
+def test_one_batched_call_inside_and_a_plain_one_outside() -> None:
+    model = Counted()
+    integrate(guided(model, scale=2.0, interval=(0.25, 0.75)), Z, [1.0, 0.8, 0.75, 0.5, 0.25, 0.1, 0.0])
+    assert model.rows == [2, 2, 4, 4, 4, 2]
+
+
+def test_scale_one_never_asks_for_the_null_condition() -> None:
+    model = Counted()
+    velocity = GuidedVelocity(model, torch.tensor([5, 7]), Guidance(), null=None)
+    integrate(velocity, Z, time_grid(3))
+    assert model.rows == [2, 2, 2]
+
+
+def test_autoguidance_pushes_away_from_the_weak_model() -> None:
+    strong, weak = Counted(), Counted()
+    velocity = GuidedVelocity(
+        strong, torch.tensor([5, 7]), Guidance(scale=2.0), weak=lambda z, t, c: 0.5 * weak(z, t, c)
+    ).at(Z, 0.5)
+    assert velocity[:, 0, 0, 0].tolist() == [7.5, 10.5]
+    assert strong.rows == weak.rows == [2]
+
+
+def test_a_number_is_a_scale() -> None:
+    assert Guidance.model_validate(2.5) == Guidance(scale=2.5)
+    assert not Guidance().is_on and Guidance(scale=2.0).is_on and Guidance(**yaml.safe_load(PAPER)["guidance"]).is_on
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"interval": (0.7, 0.2)},
+        {"parts": [[0.7, 0.9, 2.0]]},
+        {"parts": [[1.0, 0.5, 2.0], [0.6, 0.0, 1.0]]},
+        {"parts": [[1.0, 0.5, 2.0]], "scale": 3.0},
+        {"scale": float("nan")},
+        {"scales": 2.0},
+    ],
+)
+def test_schedules_that_make_no_sense_are_refused(fields: dict) -> None:
+    with pytest.raises(FAEError):
+        parse_config(Guidance, fields, "guidance")
