@@ -1,0 +1,103 @@
+"""`fae train flow` and `fae import starflow`. Heavy imports stay inside the functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+
+
+def train_flow(
+    latents: Annotated[Path, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")],
+    out: Out,
+    preset: Annotated[str | None, typer.Option("--preset", help="See `fae presets`; default starflow-tiny.")] = None,
+    config: Config = None,
+    overrides: Set = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser updates.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples per update.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    processes: Processes = 1,
+) -> None:
+    """Train a STARFlow on a latent store; classes follow the store's labels.
+
+    When sampling, --guidance is the scale of diffusion models (1 = off): STARFlow's own w is that scale - 1.
+
+    Example: fae train flow --latents runs/latents --out runs/flow --preset starflow-cifar10 --steps 5000
+    """
+    from fae_core.cli.training import train_generator
+    from fae_flow import STARFlow
+
+    train_generator(
+        "flow",
+        "starflow-tiny",
+        {"starflow": STARFlow},
+        latents=latents,
+        out=out,
+        preset=preset,
+        config=config,
+        overrides=overrides,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        processes=processes,
+    )
+
+
+def import_starflow(
+    checkpoint: Annotated[Path, typer.Argument(help="The original's .pth, .pt or .safetensors file.")],
+    out: Out,
+    config: Annotated[
+        Path, typer.Option("--config", help="The released YAML file, or one with the constructor's arguments.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="One of the original's arguments; model.KEY sets one of our fields."
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", help="Latent store, model folder or latent_spec.json to bind it to.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, help="Read a model of one-hot labels as one of so many classes.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of apple/ml-starflow's image models into a model folder.
+
+    Example: fae import starflow starflow_3B.pth --config starflow_3B_t2i_256x256.yaml --out models/starflow-3b
+    """
+    from fae_core.cli.settings import resolve_settings
+    from fae_core.files import require_new_folder
+    from fae_core.spec import LatentSpec
+    from fae_flow import STARFlow
+    from fae_flow.checkpoint import constructor_arguments, read_state_dict
+
+    require_new_folder(out, overwrite=overwrite)
+    settings = resolve_settings(None, config, overrides)
+    fields = settings.pop("model", {})
+    state = read_state_dict(checkpoint)
+    arguments = constructor_arguments(settings, state)
+    for name in ("noise_std", "drop_label", "latent_norm_regularization"):
+        if name in arguments:
+            own = {"drop_label": "label_dropout", "latent_norm_regularization": "regularization"}.get(name, name)
+            fields.setdefault(own, arguments[name])
+    if classes is not None:
+        fields["classes"] = classes
+    latent_spec = LatentSpec.load(spec) if spec is not None else None
+    model = STARFlow.from_official(state, arguments, latent_spec, **fields)
+    card = f"Imported from a checkpoint of the original STARFlow (`{checkpoint.name}`)."
+    model.save_pretrained(out, overwrite=overwrite, card=card)
+    count = sum(p.numel() for p in model.parameters())
+    typer.echo(
+        f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES"
+    )

@@ -1,0 +1,160 @@
+"""One block of the flow being decoded: its frozen weights, and the state of one call.
+
+`BlockDecoder.step` advances any stretch of tokens by one pass through the layers, over the cache; sequential decoding here
+calls it token by token, Jacobi decoding (jacobi.py) on stretches.
+
+Shapes: B samples, R rows (2B under guidance: condition, then null), T tokens, S steps, K channels of a token, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fae_flow.block import FlowBlock, affine
+from fae_flow.cache import LayerCache, Window
+from fae_flow.guidance import guide
+from fae_flow.layers import Rope
+from fae_flow.linear import PlainLinear
+from fae_flow.sampling_layer import Rotation, SamplingLayer, sampling_norm
+
+
+class SamplingBlock:
+    """A frozen FlowBlock, without state: shared by all calls of a sampler."""
+
+    def __init__(self, block: FlowBlock, make_linear: Any, dtype: torch.dtype) -> None:
+        self.source, self.dtype = block, dtype
+        self.sos = None if block.sos is None else block.sos.detach().float()
+        self.position = None if block.position is None else block.order(block.position.detach().to(dtype))
+        self.proj_in = make_linear(block.proj_in, dtype)
+        self.layers = [SamplingLayer(layer, make_linear, dtype) for layer in block.layers]
+        self.final_norm = sampling_norm(block.final_norm, dtype)
+        # One product per step and rarely a friendly shape: packing gains nothing here.
+        self.proj_out = PlainLinear(block.proj_out, dtype)
+        self.scale, self.soft_clip = block.scale, block.soft_clip
+
+    def __call__(
+        self,
+        tokens_BnK: Tensor,
+        rotation: Rotation | None,
+        position: Tensor | None,
+        caches: list[LayerCache],
+        window: Window,
+        guidance: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log sigma (B, n, K), fp32 and guided, of the tokens that follow each of `tokens_BnK`."""
+        batch, count, channels = tokens_BnK.shape
+        hidden = self.proj_in(tokens_BnK.reshape(batch * count, channels).to(self.dtype))
+        if position is not None:
+            hidden = (hidden.view(batch, count, -1) + position).flatten(0, 1)
+        if guidance is not None:
+            hidden = torch.cat([hidden, hidden])
+        for layer, cache in zip(self.layers, caches, strict=True):
+            hidden = layer(hidden, rotation, cache, window)
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        mean, log_sigma = (
+            x.view(-1, count, channels) for x in affine(self.proj_out(hidden), self.scale, self.soft_clip)
+        )
+        if guidance is None:
+            return mean, log_sigma
+        (mean, mean_null), (log_sigma, log_sigma_null) = mean.chunk(2), log_sigma.chunk(2)
+        return guide(mean, log_sigma, mean_null, log_sigma_null, guidance)
+
+
+class BlockDecoder:
+    """The state of one call on one block: tokens so far, targets (the noise), cache.
+
+    tokens (B, S + 1, K): what the block reads at step s is token s, what step s decides is token s + 1. With a learned
+    first input that is token 0; without one token 0 is the first token of the noise, which such a block keeps.
+
+    forward: the block, or a compiled version of it. static: every step sees the whole cache behind a mask, so that shapes
+    never change.
+    """
+
+    def __init__(
+        self,
+        block: SamplingBlock,
+        forward: Callable[..., tuple[Tensor, Tensor]],
+        noise_BTK: Tensor,
+        condition: Tensor | None,
+        rope: Rope | None,
+        guidance: float | None,
+        static: bool,
+    ) -> None:
+        self.block, self.forward, self.guidance, self.static = block, forward, guidance, static
+        self.batch, device = noise_BTK.shape[0], noise_BTK.device
+        first = noise_BTK[:, :1] if block.sos is None else block.sos.expand(self.batch, 1, -1)
+        self.targets = noise_BTK[:, 1:] if block.sos is None else noise_BTK
+        self.tokens = torch.cat([first, self.targets], dim=1)
+        self.steps = self.targets.shape[1]
+
+        prefix = block.source.prefix(condition)
+        self.prefix = 0 if prefix is None else prefix.shape[1]
+        slots, rows = self.prefix + self.steps, self.batch * (1 if guidance is None else 2)
+        self.slots = torch.arange(slots, device=device)
+        start = 0 if rope is None else len(rope[0]) - self.prefix - noise_BTK.shape[1]
+        self.rope = None if rope is None else tuple(table[start : start + slots] for table in rope)
+        # One complex product rotates interleaved pairs; compilers prefer plain arithmetic.
+        interleaved = rope is not None and all(layer.attention.layout == "interleaved" for layer in block.layers)
+        self.turns = torch.complex(*self.rope).unsqueeze(1) if interleaved and not static else None
+        self.caches = [
+            LayerCache(rows, slots, layer.attention.kv_heads, layer.attention.head_dim, device, block.dtype)
+            for layer in block.layers
+        ]
+        if prefix is not None:
+            self._read_prefix(prefix.to(block.dtype))
+
+    def result(self) -> Tensor:
+        """The decoded tokens (B, T, K), in the block's order."""
+        return self.tokens[:, 1:] if self.block.sos is not None else self.tokens
+
+    def decode(self) -> None:
+        """Token by token."""
+        for step in range(self.steps):
+            self.write(step, *self.step(step, 1))
+
+    def step(self, start: int, count: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log sigma (b, count, K) of the tokens that steps start .. start + count - 1 decide.
+
+        rows: the samples to advance, int64; None = all. Their inputs are read from `tokens` as they are.
+        """
+        tokens = self.tokens[:, start : start + count]
+        position = None if self.block.position is None else self.block.position[start : start + count]
+        window = self._window(self.prefix + start, count)
+        if rows is not None:
+            tokens = tokens.index_select(0, rows)
+            rows = rows if self.guidance is None else torch.cat([rows, rows + self.batch])
+            window = Window(window.slots, window.start, window.length, window.mask, rows)
+        return self.forward(tokens, self._rotation(window.start, count), position, self.caches, window, self.guidance)
+
+    def write(self, start: int, mean: Tensor, log_sigma: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Decide tokens from their means and scales; returns them (b, count, K)."""
+        stop = start + mean.shape[1]
+        targets = self.targets[:, start:stop]
+        decided = torch.addcmul(mean, targets if rows is None else targets[rows], torch.exp(log_sigma))
+        if rows is None:
+            self.tokens[:, start + 1 : stop + 1] = decided
+        else:
+            self.tokens[rows, start + 1 : stop + 1] = decided
+        return decided
+
+    def _window(self, start: int, count: int) -> Window:
+        slots = self.slots[start : start + count]
+        length = len(self.slots) if self.static else start + count
+        mask = self.slots[:length] <= slots[:, None] if self.static or count > 1 else None
+        return Window(slots, start, length, mask)
+
+    def _rotation(self, start: int, count: int) -> Rotation | None:
+        if self.turns is not None:
+            return self.turns[start : start + count]
+        return None if self.rope is None else tuple(table[start : start + count] for table in self.rope)
+
+    def _read_prefix(self, prefix: Tensor) -> None:
+        """Fill the cache with the condition's tokens (R, L, C)."""
+        window, hidden = self._window(0, self.prefix), prefix.flatten(0, 1)
+        for layer, cache in zip(self.block.layers, self.caches, strict=True):
+            hidden = layer(hidden, self._rotation(0, self.prefix), cache, window)

@@ -1,0 +1,22 @@
+"""Classifier-free guidance of a Gaussian, as STARFlow defines it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def guide(
+    mean: Tensor, log_sigma: Tensor, mean_null: Tensor, log_sigma_null: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and log sigma of the Gaussian that guidance samples from.
+
+    With w = scale - 1 and s = min(sigma / sigma_null, 1)^2:
+        sigma' = sigma / sqrt(1 + w - w s),   mean' = ((1 + w) mean - w s mean_null) / (1 + w - w s)
+    which is the Gaussian proportional to p^(1+w) / p_null^w, with the ratio of variances held at or below 1 so that it always
+    exists. scale 1 gives (mean, sigma) back; any scale >= 0 is defined.
+    """
+    w = scale - 1.0
+    ratio = torch.exp(2 * (log_sigma - log_sigma_null)).clamp(max=1.0)
+    precision = 1 + w - w * ratio
+    return ((1 + w) * mean - w * ratio * mean_null) / precision, log_sigma - 0.5 * torch.log(precision)

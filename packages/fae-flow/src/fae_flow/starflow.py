@@ -1,0 +1,253 @@
+"""STARFlow (Gu et al., 2025): a normalizing flow of a few shallow autoregressive blocks and one deep one.
+
+Latents z (B, C, h, w) are cut into tokens (B, T, K), T = h/p * w/p, K = p * p * C, and pass the blocks in order; directions
+alternate, so that every token is reached from both sides. The top block, last in density and first in sampling, holds most
+of the layers and, where `condition_top_only`, all of the condition.
+
+The density is that of latents with Gaussian noise of `noise_std` on them (in units of normalised latents), because a flow
+fitted to clean data would put its mass on their finest details. Samples therefore carry that noise too, until `denoise`
+takes it off.
+
+Departures from apple/ml-starflow: class labels have an embedding of their own, guidance is one scale (1 = off), the
+learned position table works, video is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from fae_core.errors import FAEError
+from fae_core.hub import PretrainedModel
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from fae_flow.block import FlowBlock
+from fae_flow.conditioning import condition_rows, drop_condition, null_condition, prepare_condition
+from fae_flow.config import STARFlowConfig
+from fae_flow.layers import Rope
+from fae_flow.positions import rope_tables
+
+if TYPE_CHECKING:
+    from fae_flow.jacobi import Jacobi
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class FlowOutput(NamedTuple):
+    """noise: what the latents map to, (B, C, h, w) fp32. logdet: log |det d noise / d latents|, (B,) nats."""
+
+    noise: Tensor
+    logdet: Tensor
+
+
+@dataclass(frozen=True)
+class FlowTrace:
+    """A pass through the blocks. states: tokens (B, T, K) in raster order, before the first block and after each one;
+    log_sigmas: (B, T, K) of each block, in its own order. Identity blocks are left out."""
+
+    states: tuple[Tensor, ...]
+    log_sigmas: tuple[Tensor, ...]
+
+
+class STARFlow(PretrainedModel):
+    """`m(z, condition) -> FlowOutput`; see the module's text. Implements fae_core.Generator."""
+
+    model_type = "starflow"
+    config_class = STARFlowConfig
+
+    def __init__(self, config: STARFlowConfig, spec: LatentSpec) -> None:
+        super().__init__(config, spec)
+        if spec is None:
+            raise FAEError("a STARFlow needs the LatentSpec that it is for: pass spec=")
+        patch = config.patch_size
+        if spec.height % patch or spec.width % patch:
+            raise FAEError(f"latents of {spec.height}x{spec.width} cannot be cut into patches of {patch}")
+        tokens, channels = (spec.height // patch) * (spec.width // patch), spec.channels * patch**2
+        top = len(config.layers) - 1
+        self.blocks = nn.ModuleList(
+            FlowBlock(config, channels, tokens, count, top=i == top, flip=(i % 2 == 1) == (config.order == "R2L"))
+            for i, count in enumerate(config.layers)
+            if count > 0 or i == top
+        )
+
+    @classmethod
+    def from_official(
+        cls, state_dict: Mapping[str, Tensor], config: Mapping[str, Any], spec: LatentSpec | None = None, **fields: Any
+    ) -> Self:
+        """A model from apple/ml-starflow's weights and its constructor's arguments.
+
+        spec: the latent space; without it, one of the right shape with statistics 0 and 1 and images 8 times as large.
+        fields: of STARFlowConfig, for what the original keeps outside its constructor: noise_std, label_dropout, denoise
+        (off here unless asked for), classes (reads one-hot "text" as class labels). Raises CheckpointError where keys or
+        arguments do not fit, FAEError for video options.
+        """
+        from fae_flow.official import load_official
+
+        return load_official(cls, state_dict, config, spec, fields)
+
+    def forward(self, z: Tensor, condition: Any = None) -> FlowOutput:
+        """Latents to noise. z: (B, C, h, w); a grid other than the spec's is scaled onto it (rope only)."""
+        trace = self.trace(z, condition)
+        height, width = z.shape[-2] // self.config.patch_size, z.shape[-1] // self.config.patch_size
+        logdet = -sum(log_sigma.sum((1, 2)) for log_sigma in trace.log_sigmas)
+        return FlowOutput(self.unpatchify(trace.states[-1], height, width), logdet)
+
+    def trace(self, z: Tensor, condition: Any = None) -> FlowTrace:
+        """Every block's output and log sigma."""
+        prepared = prepare_condition(self.config, condition, z.device)
+        return self._trace(z, prepared)
+
+    def log_prob(self, z: Tensor, condition: Any = None) -> Tensor:
+        """Exact log-density of `z` as given, (B,) nats, in normalised latent units.
+
+        The density was fitted to latents with noise of `config.noise_std` on them, so clean latents are not typical of it:
+        add that noise first, as `bits_per_dim` does, to measure how well it fits.
+        """
+        noise, logdet = self(z, condition)
+        return logdet - 0.5 * (noise.square() + _LOG_2PI).flatten(1).sum(1)
+
+    def bits_per_dim(
+        self, z: Tensor, condition: Any = None, *, random: SlotRandom | None = None, above_noise: bool = False
+    ) -> Tensor:
+        """-log2 p(z + noise) per dimension, (B,), for one draw of the training noise (stream "noise").
+
+        Its mean is the cross-entropy of the noisy latents. It cannot fall below the entropy of the noise alone,
+        log2(noise_std * sqrt(2 pi e)); `above_noise` subtracts that, which leaves an upper bound on the bits per dimension
+        that a latent can carry through such noise, comparable between noise levels. With noise_std 0: -log2 p(z).
+        """
+        bits = -self.log_prob(self._add_noise(z, random), condition) / (z[0].numel() * math.log(2))
+        if not above_noise:
+            return bits
+        if not self.config.noise_std:
+            raise FAEError("bits above the noise need a noise_std above 0")
+        return bits - 0.5 * math.log2(2 * math.pi * math.e * self.config.noise_std**2)
+
+    def loss(self, z: Tensor, condition: Any = None, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
+        """Negative log-likelihood per dimension of z + noise, without the constant log(2 pi)/2.
+
+        loss = mean(noise^2)/2 + sum over blocks of mean(log sigma) + regularization * sum of mean(block input^2)
+        Streams: "noise", and in training mode "label_dropout". Raises FAEError unless z has the spec's shape.
+        """
+        self.spec.check(z)
+        prepared = prepare_condition(self.config, condition, z.device)
+        if self.training:
+            prepared = drop_condition(self.config, prepared, random)
+        trace = self._trace(self._add_noise(z, random), prepared)
+        terms = {
+            "prior": 0.5 * trace.states[-1].square().mean(),
+            "log_sigma": sum(log_sigma.mean() for log_sigma in trace.log_sigmas),
+        }
+        nll = terms["prior"] + terms["log_sigma"]
+        terms["bits_per_dim"] = (nll.detach() + 0.5 * _LOG_2PI) / math.log(2)
+        if self.config.regularization:
+            terms["squared_states"] = sum(state.square().mean() for state in trace.states[:-1])
+            nll = nll + self.config.regularization * terms["squared_states"]
+        return {"loss": nll, **terms}
+
+    def sample(
+        self,
+        condition: Any = None,
+        *,
+        noise: Tensor | None = None,
+        guidance: float = 1.0,
+        uncond: Any = None,
+        random: SlotRandom | None = None,
+        denoise: bool | None = None,
+        guide_top_only: bool = False,
+        jacobi: Jacobi | Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """Latents (B, C, h, w), one per condition.
+
+        noise: (B, C, h, w), standard normal; without it stream "noise" of `random`, or torch's generator, draws it. With
+        noise and no condition every row takes the null condition. guidance: 1 = off; the original's w is guidance - 1; it
+        acts in every block that sees the condition, or in the top block alone (`guide_top_only`). uncond: what to guide
+        away from, the null condition by default. denoise: end with a Tweedie step; None = as the config says. jacobi: solve
+        stretches of tokens in parallel instead of one by one. A FlowSampler kept over several calls saves their setup.
+        """
+        from fae_flow.sampler import FlowSampler
+
+        noise, prepared = self.start(condition, noise, random)
+        options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
+        z = FlowSampler(self).sample(prepared, noise, **options)
+        return self.denoise(z, prepared) if (self.config.denoise if denoise is None else denoise) else z
+
+    def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:
+        """Tweedie's estimate of the clean latents behind `z`: z + noise_std^2 * d log p(z) / dz; one backward pass."""
+        noise_std = self.config.noise_std if noise_std is None else noise_std
+        with torch.inference_mode(False), torch.enable_grad():
+            # Clones, because autograd refuses tensors that a caller made in inference mode.
+            leaf = z.detach().clone().requires_grad_(True)
+            condition = condition.clone() if isinstance(condition, Tensor) else condition
+            (score,) = torch.autograd.grad(self.log_prob(leaf, condition).sum(), leaf)
+        return z + noise_std**2 * score
+
+    def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
+        """Noise and prepared condition of a `sample` call; raises FAEError where their numbers of rows differ."""
+        device = next(self.parameters()).device
+        rows = condition_rows(condition)
+        if noise is None:
+            count = rows if rows is not None else len(random) if random is not None else None
+            if count is None:
+                raise FAEError("sample needs a condition, noise or random to know how many samples to make")
+            shape = self.spec.shape
+            noise = random.normal(shape, "noise", device) if random else torch.randn(count, *shape, device=device)
+        self.check_grid(noise)
+        rows = noise.shape[0] if rows is None else rows
+        if noise.shape[0] != rows:
+            raise FAEError(f"{rows} conditions do not fit {noise.shape[0]} rows of noise")
+        if condition is None:
+            return noise.to(device), null_condition(self.config, rows, device, None)
+        return noise.to(device), prepare_condition(self.config, condition, device)
+
+    def check_grid(self, z: Tensor) -> None:
+        """Raise FAEError unless z can be cut into this model's tokens."""
+        patch = self.config.patch_size
+        if z.ndim != 4 or z.shape[1] != self.spec.channels or not self.config.rope:
+            self.spec.check(z)
+        if z.shape[2] % patch or z.shape[3] % patch:
+            raise FAEError(f"latents of shape {tuple(z.shape)} cannot be cut into patches of {patch}")
+
+    def rope(self, height: int, width: int, condition: Tensor | None) -> Rope | None:
+        """Rotary tables of prefix and a grid of height x width tokens."""
+        if not self.config.rope:
+            return None
+        prefix = 0 if condition is None else 1 if self.config.classes else condition.shape[1]
+        grid = self.config.rope_length or math.sqrt(self.spec.height * self.spec.width) / self.config.patch_size
+        options = {"text_frequencies": self.config.text_frequencies, "length": grid}
+        return rope_tables(height, width, prefix, self.config.head_dim, **options, device=self._device)
+
+    def patchify(self, z: Tensor) -> Tensor:
+        """(B, C, h, w) to tokens (B, T, p * p * C), raster order, channels fastest."""
+        patch = self.config.patch_size
+        return rearrange(z, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
+
+    def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """The inverse; height and width in tokens."""
+        patch = self.config.patch_size
+        return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=height, w=width, p=patch, q=patch)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.blocks[-1].proj_in.weight.device
+
+    def _trace(self, z: Tensor, condition: Tensor | None) -> FlowTrace:
+        self.check_grid(z)
+        rope = self.rope(z.shape[2] // self.config.patch_size, z.shape[3] // self.config.patch_size, condition)
+        states, log_sigmas = [self.patchify(z).float()], []
+        for block in self.blocks:
+            state, log_sigma = block(block.order(states[-1]), condition, rope)
+            states.append(block.order(state))
+            log_sigmas.append(log_sigma)
+        return FlowTrace(tuple(states), tuple(log_sigmas))
+
+    def _add_noise(self, z: Tensor, random: SlotRandom | None) -> Tensor:
+        if not self.config.noise_std:
+            return z
+        noise = random.normal(z.shape[1:], "noise", z.device) if random is not None else torch.randn_like(z)
+        return z + self.config.noise_std * noise.to(z.dtype)

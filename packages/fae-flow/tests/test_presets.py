@@ -1,0 +1,49 @@
+"""Presets build on the meta device, where a count of parameters costs nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fae_core.errors import CheckpointError
+from fae_core.presets import load_preset
+from fae_core.training import TrainConfig
+from fae_flow import STARFlow, STARFlowConfig
+
+
+def _count(name: str, **overrides: object) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in STARFlow.from_preset(name, **overrides).parameters())
+
+
+def test_starflow_1b_has_the_papers_parameters_before_conditioning() -> None:
+    assert _count("starflow-1b") == 1_411_223_936 == load_preset("starflow-1b")["parameters"]
+    # One row per class and one for none, in the top block alone.
+    assert _count("starflow-1b", classes=1000) == 1_411_223_936 + 1001 * 2048
+
+
+@pytest.mark.parametrize("name", ["starflow-tiny", "starflow-demo", "starflow-cifar10", "starflow-1b"])
+def test_every_preset_builds_and_its_training_section_is_valid(name) -> None:
+    assert _count(name) > 0
+    TrainConfig.model_validate(load_preset(name)["training"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": 3, "text_dim": 4}, "exclude each other"),
+        ({"text_dim": 4}, "text_tokens"),
+        ({"heads": 3, "kv_heads": 2}, "not a multiple"),
+        ({"head_dim": 6}, "rotations"),
+        ({"width": 32, "head_dim": 64}, "narrower"),
+        ({"layers": (2, -1)}, "negative"),
+    ],
+)
+def test_impossible_configurations_are_refused_with_a_reason(spec, fields, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        STARFlowConfig(**fields)
+
+
+def test_a_bad_override_is_one_clear_line() -> None:
+    with pytest.raises(CheckpointError, match="preset starflow-tiny: width"):
+        STARFlow.from_preset("starflow-tiny", width=-1)

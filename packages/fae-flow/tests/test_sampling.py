@@ -1,0 +1,245 @@
+"""Every way of sampling gives what full recomputation of the definition gives."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_flow import FlowSampler, Jacobi, STARFlow
+from fae_flow.block import FlowBlock
+from fae_flow.guidance import guide
+from fae_flow.linear import PackedLinear, PlainLinear, choose_linear
+
+
+def naive_sample(
+    flow: STARFlow, condition: Tensor | None, noise: Tensor, scale: float = 1.0, null: Tensor | None = None
+) -> Tensor:
+    """The oracle: for every token the whole training forward of the block, no cache, no batching of guidance."""
+    height, width = (side // flow.config.patch_size for side in noise.shape[-2:])
+    tokens = flow.patchify(noise)
+    for block in reversed(flow.blocks):
+        z = block.order(tokens)
+        x = z.clone()
+        for t in range(z.shape[1]):
+            mean, log_sigma = _parameters(flow, block, x, condition, height, width)
+            if scale != 1.0 and block.conditional:
+                other = _parameters(flow, block, x, null, height, width)
+                mean, log_sigma = guide(mean, log_sigma, *other, scale)
+            x[:, t] = z[:, t] * log_sigma[:, t].exp() + mean[:, t]
+        tokens = block.order(x)
+    return flow.unpatchify(tokens, height, width)
+
+
+@torch.no_grad()
+def _parameters(
+    flow: STARFlow, block: FlowBlock, x: Tensor, condition: Tensor | None, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    noise, log_sigma = block(x, condition, flow.rope(height, width, condition))
+    return x - noise * log_sigma.exp(), log_sigma
+
+
+def test_sequential_sampling_equals_full_recomputation(flow, spec, condition_for, latents_for) -> None:
+    noise, condition = latents_for(spec, 3), condition_for(flow, 3)
+    sampled = flow.sample(condition, noise=noise, denoise=False)
+    torch.testing.assert_close(sampled, naive_sample(flow, condition, noise), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.7, 4.0])
+def test_guided_sampling_equals_full_recomputation(flow, spec, condition_for, latents_for, scale) -> None:
+    if not flow.config.conditional:
+        pytest.skip("an unconditional flow has nothing to guide")
+    noise, condition, null = latents_for(spec, 3), condition_for(flow, 3), condition_for(flow, 3, seed=9)
+    null = null.flip(0)
+    sampled = flow.sample(condition, noise=noise, guidance=scale, uncond=null, denoise=False)
+    torch.testing.assert_close(sampled, naive_sample(flow, condition, noise, scale, null), atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"packed": False}, {"packed": True}])
+def test_linear_layouts_agree(flow, spec, condition_for, latents_for, options) -> None:
+    try:
+        sampler = FlowSampler(flow, **options)
+    except FAEError as error:
+        pytest.skip(str(error))
+    noise, condition = latents_for(spec, 3), condition_for(flow, 3)
+    expected = flow.sample(condition, noise=noise, denoise=False)
+    torch.testing.assert_close(sampler.sample(condition, noise), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_static_shapes_change_nothing(flow, spec, condition_for, latents_for) -> None:
+    noise, condition = latents_for(spec, 2), condition_for(flow, 2)
+    sampler = FlowSampler(flow)
+    sampler.static = True  # what compile and cuda_graph decode with
+    expected = flow.sample(condition, noise=noise, denoise=False)
+    torch.testing.assert_close(sampler.sample(condition, noise), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_bf16_weights_stay_near_and_leave_latents_in_fp32(build, spec, latents_for) -> None:
+    flow, noise, labels = build(classes=3), latents_for(spec, 3), torch.tensor([0, 1, 2])
+    exact = flow.sample(labels, noise=noise, denoise=False)
+    rough = FlowSampler(flow, dtype=torch.bfloat16).sample(labels, noise)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).norm() / exact.norm() < 0.05
+    assert not torch.equal(rough, exact)
+    assert all(p.dtype == torch.float32 for p in flow.parameters())
+
+
+@pytest.mark.parametrize("max_passes", [None, 1, 3])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_jacobi_without_tolerance_is_exact(flow, spec, condition_for, latents_for, max_passes, guidance) -> None:
+    noise, condition = latents_for(spec, 3), condition_for(flow, 3)
+    options = {"noise": noise, "guidance": guidance, "denoise": False}
+    expected = flow.sample(condition, **options)
+    sampled = flow.sample(condition, jacobi=Jacobi(5, 0.0, max_passes), **options)
+    torch.testing.assert_close(sampled, expected, atol=5e-5, rtol=1e-5)
+
+
+def test_jacobi_with_a_tolerance_saves_passes_and_stays_near(build, spec, latents_for, monkeypatch) -> None:
+    from fae_flow import decoder
+
+    passes = []
+    step = decoder.BlockDecoder.step
+    monkeypatch.setattr(
+        decoder.BlockDecoder, "step", lambda self, *args: (passes.append(args[1]), step(self, *args))[1]
+    )
+    flow, noise = build(), latents_for(spec, 2)
+    exact = flow.sample(noise=noise, denoise=False)
+    sequential = len(passes)
+    passes.clear()
+    near = flow.sample(noise=noise, denoise=False, jacobi={"stretch": 12, "tolerance": 1e-4})
+    assert len(passes) < sequential / 2
+    assert 0 < (near - exact).norm() / exact.norm() < 0.05
+
+
+def test_jacobi_decides_for_each_sample_alone(build, spec, latents_for) -> None:
+    flow, noise, labels = build(classes=3), latents_for(spec, 4), torch.tensor([0, 1, 2, 0])
+    noise[1] *= 6  # settles later than the others
+    options = {"guidance": 2.0, "denoise": False, "jacobi": Jacobi(8, 3e-3)}
+    together = flow.sample(labels, noise=noise, **options)
+    alone = torch.cat([flow.sample(labels[[i]], noise=noise[[i]], **options) for i in range(4)])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
+
+
+def test_two_threads_share_one_model_and_one_sampler(build, spec, latents_for) -> None:
+    flow = build(classes=3)
+    sampler = FlowSampler(flow)
+    jobs = [(torch.tensor([i % 3] * (1 + i % 2)), latents_for(spec, 1 + i % 2, seed=i), 1.0 + i) for i in range(6)]
+    expected = [flow.sample(labels, noise=noise, guidance=g, denoise=False) for labels, noise, g in jobs]
+    for sample in (lambda c, n, g: flow.sample(c, noise=n, guidance=g, denoise=False), sampler_call(sampler)):
+        with ThreadPoolExecutor(3) as pool:
+            results = list(pool.map(lambda job, sample=sample: sample(*job), jobs))
+        for result, wanted in zip(results, expected, strict=True):
+            torch.testing.assert_close(result, wanted, atol=1e-5, rtol=1e-5)
+
+
+def sampler_call(sampler: FlowSampler):
+    return lambda condition, noise, guidance: sampler.sample(condition, noise, guidance=guidance)
+
+
+def test_sampling_leaves_the_model_as_it_was(build, spec, latents_for) -> None:
+    flow = build(classes=3).train()
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    attributes = {name: set(vars(module)) for name, module in flow.named_modules()}
+    flow.sample(torch.tensor([0, 1]), noise=latents_for(spec, 2), guidance=2.0)
+    assert flow.training
+    assert all(torch.equal(before[name], value) for name, value in flow.state_dict().items())
+    assert attributes == {name: set(vars(module)) for name, module in flow.named_modules()}
+    assert all(p.grad is None for p in flow.parameters())
+
+
+def test_guidance_doubles_the_batch_only_where_it_acts(build, spec, latents_for, monkeypatch) -> None:
+    from fae_flow import sampler as sampler_module
+
+    rows = []
+    original = sampler_module.BlockDecoder
+    monkeypatch.setattr(
+        sampler_module,
+        "BlockDecoder",
+        lambda *args: (d := original(*args), rows.append(d.caches[0].store.shape[0]))[0],
+    )
+    noise, labels = latents_for(spec, 2), torch.tensor([0, 1])
+    build(classes=3, condition_top_only=True).sample(labels, noise=noise, guidance=2.0)
+    assert rows == [4, 2]
+    rows.clear()
+    build(classes=3).sample(labels, noise=noise, guidance=2.0)
+    assert rows == [4, 4]
+    rows.clear()
+    build(classes=3).sample(labels, noise=noise, guidance=2.0, guide_top_only=True)
+    assert rows == [4, 2]
+
+
+def test_guidance_is_the_product_of_powers_of_two_gaussians() -> None:
+    # p^(1+w) / q^w by summing precisions: exact wherever sigma <= sigma_null.
+    mean, mean_null = torch.tensor([0.3, -1.0]), torch.tensor([-0.2, 0.4])
+    sigma, sigma_null, w = torch.tensor([0.5, 1.0]), torch.tensor([0.8, 1.0]), 1.5
+    precision = (1 + w) / sigma**2 - w / sigma_null**2
+    expected = ((1 + w) * mean / sigma**2 - w * mean_null / sigma_null**2) / precision
+    guided, log_sigma = guide(mean, sigma.log(), mean_null, sigma_null.log(), 1 + w)
+    torch.testing.assert_close(guided, expected)
+    torch.testing.assert_close(log_sigma.exp(), precision.rsqrt())
+    wide = guide(mean, sigma_null.log() + 1, mean_null, sigma_null.log(), 1 + w)
+    torch.testing.assert_close(wide[1], sigma_null.log() + 1)  # a wider condition keeps its own width
+    for value, wanted in zip(
+        guide(mean, sigma.log(), mean_null, sigma_null.log(), 1.0), (mean, sigma.log()), strict=True
+    ):
+        torch.testing.assert_close(value, wanted)
+
+
+@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
+def test_packed_products_equal_plain_ones(gelu) -> None:
+    try:
+        choose_linear(True, torch.device("cpu"), torch.float32)
+    except FAEError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(40, 24)
+    packed, plain = (kind(linear, torch.float32) for kind in (PackedLinear, PlainLinear))
+    for rows in (1, 3, 8, 65):
+        x, residual = torch.randn(rows, 40), torch.randn(rows, 24)
+        torch.testing.assert_close(packed(x, gelu=gelu), plain(x, gelu=gelu), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(packed(x, residual=residual), plain(x, residual=residual), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_compiled_step_agrees(build, spec, latents_for) -> None:
+    import shutil
+
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 1])
+    expected = flow.sample(labels, noise=noise, guidance=2.0, denoise=False)
+    compiled = FlowSampler(flow, compile=True).sample(labels, noise, guidance=2.0)
+    torch.testing.assert_close(compiled, expected, atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [{}, {"compile": True}])
+def test_the_cuda_graph_agrees(flow, spec, condition_for, latents_for, options) -> None:
+    flow = flow.cuda()
+    noise, condition = latents_for(spec, 2), condition_for(flow, 2)
+    expected = flow.sample(condition, noise=noise, guidance=2.0, denoise=False)
+    graph = FlowSampler(flow, cuda_graph=True, **options).sample(condition, noise, guidance=2.0)
+    torch.testing.assert_close(graph, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_options_that_exclude_each_other_are_refused(build, spec, latents_for) -> None:
+    flow = build()
+    sampler = FlowSampler(flow)
+    sampler.static = True  # as compile sets it
+    with pytest.raises(FAEError, match="exclude each other"):
+        FlowSampler(flow, compile=True, packed=True)
+    with pytest.raises(FAEError, match="cuda"):
+        FlowSampler(flow, cuda_graph=True)
+    with pytest.raises(FAEError, match="leave compile"):
+        sampler.sample(None, latents_for(spec, 1), jacobi=Jacobi())
+    with pytest.raises(FAEError, match="at least 0"):
+        flow.sample(noise=latents_for(spec, 1), guidance=-1.0)
+    with pytest.raises(FAEError, match="stretch"):
+        flow.sample(noise=latents_for(spec, 1), jacobi={"stretch": 0})
+    with pytest.raises(FAEError, match="takes stretch"):
+        flow.sample(noise=latents_for(spec, 1), jacobi={"stretches": 4})
+    with pytest.raises(FAEError, match="how many samples"):
+        flow.sample()
