@@ -272,3 +272,12 @@ def test_real_cifar_parquet() -> None:
     assert np.bincount(source.labels).tolist() == [5000] * 10
     assert source.classes[0] == "airplane"
     assert {source.read(i).size for i in (0, 9_999, 10_000, 49_999)} == {(32, 32)}
+
+
+def test_a_slice_behind_a_source_takes_part_of_it(classed: Path) -> None:
+    everything = reds(open_images(classed))
+    part = open_images(f"{classed}[1:]")
+    assert reds(part) == everything[1:] and part.labels == open_images(classed).labels[1:]
+    assert reds(open_images(f"{classed}[:-1]")) == everything[:-1]
+    with pytest.raises(DataError, match="selects none of 3"):
+        open_images(f"{classed}[5:]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ PHOTOGRAPHS = {
     "retina": "retina.jpg",
     "rocket": "rocket.jpg",
 }
+
+_SLICE = re.compile(r"(?P<source>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
 
 class ImageSource(ABC):
@@ -60,11 +63,19 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
       the files' names.
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
     - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
+    - any of these with a slice behind it, as in "train.parquet[:45000]" or "photos[-100:]": those images only.
 
     Raises DataError where there is nothing to read or labels do not match, MissingPackage where an extra is missing.
     """
     if isinstance(source, ImageSource):
         return source
+    sliced = _SLICE.fullmatch(str(source))
+    if sliced and not Path(source).exists():
+        whole = open_images(sliced["source"], split)
+        chosen = range(len(whole))[slice(*(int(bound) if bound else None for bound in (sliced["start"], sliced["stop"])))]
+        if not chosen:
+            raise DataError(f"{source} selects none of {len(whole)} images")
+        return whole.select(chosen)
     if str(source) == "photographs":
         return Photographs()
     path = Path(source).expanduser()
