@@ -133,6 +133,14 @@ class FAEEncoder(PretrainedModel):
         storage.prepare(self, include_backbone)
         return super().save_pretrained(folder, overwrite=overwrite, card=card)
 
+    @property
+    def read_size(self) -> tuple[int, int]:
+        """(height, width) at which images should be read: the larger of spec and backbone, so that nothing is enlarged
+        that was just made smaller."""
+        sides = zip(self.spec.image_shape, self.backbone.image_size, strict=True)
+        height, width = (max(pair) for pair in sides)
+        return height, width
+
     def features(self, images: Tensor) -> Tensor:
         """Normalised features (B, N, D) of images (B, 3, H, W) in [0, 1] of any size with the spec's aspect ratio."""
         return self.feature_norm(self.backbone(images))

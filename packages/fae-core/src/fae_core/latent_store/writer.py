@@ -227,7 +227,7 @@ class ShardWriter:
                 raise DataError(
                     f"{name} has shape {tuple(values.shape)}, expected {(len(source), *self.writer.spec.shape)}"
                 )
-            stored = values.detach().to("cpu", dtype, copy=True)
+            stored = values.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
             if not stored.isfinite().all():
                 kind = (
                     "are not finite"

@@ -1,0 +1,144 @@
+"""`fae encode`: images to a latent store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
+
+if TYPE_CHECKING:
+    from fae_core.latent_store import LatentStore
+    from fae_encoder.encoder import FAEEncoder
+
+
+def encode(
+    data: Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')],
+    out: Out,
+    model: Annotated[
+        str, typer.Option("--model", help="Encoder preset, or a folder or hub name of an encoder or a FAE.")
+    ] = ("fae-lite0-32"),
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the model\'s.'
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Encode the first so many images.")] = None,
+    posterior: Annotated[
+        str, typer.Option("--posterior", help="Keep the distribution (mean and std), the mean, or one sample.")
+    ] = "distribution",
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Encode mirror images too; training picks one of the two.")
+    ] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16 or float32 latents on disk.")] = "float16",
+    statistics: Annotated[
+        str,
+        typer.Option(
+            "--statistics", help="Normalise by the encoder's, the data's, or auto: the encoder's if it has any."
+        ),
+    ] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16 arithmetic in the encoder.")] = "fp32",
+    batch_size: BatchSize = 32,
+    shard_size: Annotated[
+        int | None, typer.Option("--shard-size", min=1, help="Samples per file; about 64 MiB by default.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that decode images, per process.")] = 4,
+    seed: Seed = 0,
+    device: Device = None,
+    processes: Processes = 1,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode images to a latent store, which fae-core alone can read. An interrupted call goes on with --resume.
+
+    Example: fae encode --data IMAGES --out runs/latents --model runs/tokenizer
+    """
+    from fae_core.cli.launch import relaunched
+    from fae_core.files import require_new_folder
+
+    require_new_folder(out, overwrite=overwrite or resume or _is_later_process(), resumable=True)
+    if relaunched(processes):
+        return
+    from fae_core.hub import parse_config
+    from fae_core.images import open_images
+    from fae_core.training.distributed import processes as process_group
+    from fae_encoder.encode_dataset import EncodeConfig, encode_dataset
+
+    settings = {
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "posterior": posterior,
+        "flips": flip,
+        "shard_size": shard_size,
+        "precision": precision,
+        "seed": seed,
+        "statistics": statistics,
+        "threads": threads,
+    }
+    config = parse_config(EncodeConfig, settings, "encode")
+    source = open_images(data, split)
+    if limit is not None and limit < len(source):
+        source = source.select(range(limit))
+    with process_group(device) as group:
+        encoder = _load(model, weights, seed).to(group.device)
+        fresh = not encoder.spec.fingerprint and any(True for _ in encoder.adapter.parameters())
+        if group.is_main and fresh:
+            typer.echo(
+                f"note: the adapter of preset {model} is not trained: its latents are random projections", err=True
+            )
+        store = encode_dataset(
+            encoder,
+            source,
+            out,
+            config,
+            resume=resume,
+            overwrite=overwrite,
+            rank=group.rank,
+            world=group.world_size,
+            barrier=group.barrier,
+        )
+        if store is not None:
+            _report(store, encoder.spec.is_normalized)
+
+
+def _load(model: str, weights: str | None, seed: int) -> FAEEncoder:
+    """The encoder that --model names; a preset's fresh adapter is fixed by the seed, so that every process has the same."""
+    import torch
+
+    from fae_encoder.encoder import FAEEncoder
+
+    chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
+    if Path(model).exists() or "/" in model:
+        return FAEEncoder.from_pretrained(model, **chosen)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FAEEncoder.from_preset(model, **chosen).eval()
+
+
+def _report(store: LatentStore, normalized: bool) -> None:
+    from fae_core.latent_store.format import SKIPPED_FILE
+
+    skipped = store.plan.total - len(store)
+    if skipped:
+        with (store.folder / SKIPPED_FILE).open(encoding="utf-8") as file:
+            first = file.readline().partition("\t")[2].strip()
+        typer.echo(
+            f"{skipped} of {store.plan.total} images could not be read and were skipped; the first: {first} "
+            f"(all are in {store.folder / SKIPPED_FILE})",
+            err=True,
+        )
+    shape = "x".join(map(str, store.spec.shape))
+    whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
+    typer.echo(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
+    typer.echo(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")
+
+
+def _is_later_process() -> bool:
+    """Under torchrun the first process may have begun the folder before the others look."""
+    import os
+
+    return os.environ.get("RANK", "0") != "0"
