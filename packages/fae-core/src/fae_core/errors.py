@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_FIELDS = 8  # wrong fields that a message names
 
 
 class FAEError(Exception):
@@ -53,6 +56,13 @@ class OutputExists(FAEError):
         super().__init__(
             f"{folder} exists; pass --overwrite to replace it{' or --resume to continue it' if resumable else ''}"
         )
+
+
+def field_reasons(errors: Sequence[Mapping[str, Any]], whole: str) -> str:
+    """Pydantic's findings (`ValidationError.errors()`) on one line: each wrong field and why; `whole` names the object itself."""
+    listed = [f"{'.'.join(map(str, error['loc'])) or whole}: {error['msg']}" for error in errors[:_FIELDS]]
+    more = f"; and {len(errors) - _FIELDS} more" if len(errors) > _FIELDS else ""
+    return " ".join("; ".join(text[:200] for text in listed).split()) + more
 
 
 def _short(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,15 @@ from typing import Any
 import yaml
 
 from fae_core.errors import CheckpointError, FAEError, OutputExists
+
+_YAML_DEPTH = 64
+_YAML_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_YAML_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -100,7 +110,7 @@ def read_json_value(path: str | Path, *, max_bytes: int = 64 * 2**20) -> Any:
     """Any JSON value from a file; raises as `read_json` does."""
     text = _read_text(path, max_bytes)
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {_reason(error)}") from None
 
@@ -109,8 +119,7 @@ def read_yaml(path: str | Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
     """A YAML mapping from a file, safely loaded. Raises CheckpointError as `read_json` does; aliases are refused."""
     text = _read_text(path, max_bytes)
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("aliases are not allowed")
+        _check_yaml(text)
         value = yaml.safe_load(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid YAML: {_reason(error)}") from None
@@ -146,8 +155,24 @@ def _require_mapping(value: Any, path: str | Path) -> dict[str, Any]:
     return value
 
 
+def _check_yaml(text: str) -> None:
+    """Raise ValueError for aliases (a few lines of them unfold to gigabytes) and deep nesting (which takes hours to parse)."""
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("aliases are not allowed")
+        depth += isinstance(token, _YAML_OPENING) - isinstance(token, _YAML_CLOSING)
+        if depth > _YAML_DEPTH:
+            raise ValueError("nested too deeply")
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"the number {name} is not allowed")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_constant(digits[:20])
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import CheckpointError, field_reasons
 from fae_core.files import read_json, staged_folder
 from fae_core.presets import load_preset
 from fae_core.spec import FILE_NAME as SPEC_FILE
@@ -38,8 +38,7 @@ def parse_config(config_class: type[ModelConfig], fields: dict[str, Any], where:
     try:
         return config_class.model_validate(fields)
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
-        raise CheckpointError(f"{where}: {reasons}") from None
+        raise CheckpointError(f"{where}: {field_reasons(error.errors(), 'config')}") from None
 
 
 class PretrainedModel(nn.Module):

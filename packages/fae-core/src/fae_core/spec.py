@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, field_reasons
 from fae_core.files import read_json, write_atomic
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 FILE_NAME = "latent_spec.json"
 _MAX_BYTES = 16 * 2**20
+_FP32_MAX, _FP32_TINY = 3.4e38, 1.2e-38
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -88,8 +88,9 @@ class LatentSpec:
                 object.__setattr__(self, name, (default,) * self.channels)
             if len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} has {len(getattr(self, name))} values for {self.channels} channels")
-        if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
-            raise ValueError("mean must be finite and std finite and positive")
+        # Within fp32, in which they are used: a smaller std would be 0 there, a larger mean infinite.
+        if not all(abs(v) <= _FP32_MAX for v in (*self.mean, *self.std)) or min(self.std) < _FP32_TINY:
+            raise ValueError("mean must be finite and std finite and positive, in single precision")
         return self
 
     @property
@@ -145,8 +146,7 @@ class LatentSpec:
         try:
             return TypeAdapter(cls).validate_python(fields)
         except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
-            raise CheckpointError(f"{where}: {reasons}") from None
+            raise CheckpointError(f"{where}: {field_reasons(error.errors(), 'spec')}") from None
 
     def save(self, folder: str | Path) -> Path:
         """Write latent_spec.json into `folder` and return its path."""
