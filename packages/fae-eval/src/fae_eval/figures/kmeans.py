@@ -1,0 +1,42 @@
+"""Two clusters of patches: foreground and background, without labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kmeans(points: Tensor, clusters: int, *, seed: int = 0, rounds: int = 50) -> Tensor:
+    """Cluster numbers (N,) of points (N, D); k-means++ starts, deterministic for a seed. Raises ValueError for N < clusters."""
+    if len(points) < clusters:
+        raise ValueError(f"{len(points)} points cannot form {clusters} clusters")
+    points = points.double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    centres = points[torch.randint(len(points), (1,), generator=generator)]
+    while len(centres) < clusters:
+        distance = torch.cdist(points, centres).amin(1).square()
+        chances = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+        centres = torch.cat([centres, points[torch.multinomial(chances, 1, generator=generator)]])
+    assigned = torch.full((len(points),), -1)
+    for _ in range(rounds):
+        nearest = torch.cdist(points, centres).argmin(1)
+        if torch.equal(nearest, assigned):
+            break
+        assigned = nearest
+        # A cluster that lost all its points keeps its centre.
+        centres = torch.stack(
+            [points[assigned == c].mean(0) if (assigned == c).any() else centres[c] for c in range(clusters)]
+        )
+    return assigned
+
+
+def foreground(tokens: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tensor:
+    """Mask (B, N) of the cluster, of two over all images, that touches the images' borders less. tokens: (B, N, D)."""
+    count, patches, _ = tokens.shape
+    unit = torch.nn.functional.normalize(tokens.double().flatten(0, 1), dim=-1)
+    assigned = kmeans(unit, 2, seed=seed).view(count, patches)
+    border = torch.ones(grid, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    border = border.flatten().expand(count, patches)
+    touch = [float((border & (assigned == c)).sum() / (assigned == c).sum().clamp_min(1)) for c in (0, 1)]
+    return assigned == (0 if touch[0] < touch[1] else 1)

@@ -1,0 +1,82 @@
+"""Patch matching: which patches of one image are nearest to those of another, in features and in latents."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_eval.figures.canvas import GAP, compose, from_tensor
+from fae_eval.figures.kmeans import foreground
+from fae_eval.figures.similarity import token_spaces
+
+_SCALE = 240  # pixels of an image
+
+
+@torch.no_grad()
+def matching_picture(
+    tokenizer: Any, first: Tensor, second: Tensor, *, most: int = 16, seed: int = 0
+) -> tuple[Image.Image, dict[str, float]]:
+    """Two images (3, H, W) beside each other, once per space, with lines between foreground patches that are each other's
+    nearest by cosine; the `most` surest are drawn. The foreground is found once, by two-means over the features.
+
+    Returns the picture and, for each space other than the features, the share of the features' matches that it finds too.
+    """
+    spaces = token_spaces(tokenizer, torch.stack([first, second]))
+    tokens, grid = spaces["features"]
+    mask = foreground(tokens, grid, seed=seed)
+    cells, pairs_of = [], {}
+    for name, (tokens, own_grid) in spaces.items():
+        if own_grid != grid:
+            raise FAEError(f"features lie on {grid} and {name} on {own_grid}; matching needs one grid")
+        pairs = mutual_matches(tokens[0], tokens[1], mask[0], mask[1])
+        pairs_of[name] = dict(pairs)
+        cells.append([_draw(first, second, pairs[:most], grid)])
+    shared = {
+        name: sum(pairs_of["features"].get(a) == b for a, b in pairs.items()) / max(1, len(pairs_of["features"]))
+        for name, pairs in pairs_of.items()
+        if name != "features"
+    }
+    return compose(cells, row_titles=list(spaces)), shared
+
+
+def mutual_matches(first: Tensor, second: Tensor, mask_first: Tensor, mask_second: Tensor) -> list[tuple[int, int]]:
+    """Pairs (i, j) of masked tokens (N, D) that are each other's nearest by cosine, surest first."""
+    cosine = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T
+    cosine = cosine.masked_fill(~mask_first[:, None] | ~mask_second[None, :], -torch.inf)
+    forward, backward = cosine.argmax(1), cosine.argmax(0)
+    rows = torch.arange(len(first))
+    mutual = mask_first & (backward[forward] == rows) & cosine[rows, forward].isfinite()
+    found = rows[mutual]
+    order = cosine[found, forward[found]].argsort(descending=True, stable=True)
+    return [(int(i), int(forward[i])) for i in found[order]]
+
+
+def _draw(first: Tensor, second: Tensor, pairs: list[tuple[int, int]], grid: tuple[int, int]) -> Image.Image:
+    left, right = from_tensor(first, _SCALE), from_tensor(second, _SCALE)
+    offset = left.width + 5 * GAP
+    canvas = Image.new("RGBA", (offset + right.width, max(left.height, right.height)), (0, 0, 0, 0))
+    canvas.paste(left, (0, 0))
+    canvas.paste(right, (offset, 0))
+    lines = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(lines)
+    for number, (i, j) in enumerate(sorted(pairs)):
+        hue = colorsys.hsv_to_rgb(number / max(1, len(pairs)), 0.75, 1.0)
+        color = tuple(round(255 * part) for part in hue)
+        start = _centre(i, grid, left.size)
+        end = _centre(j, grid, right.size)
+        end = (end[0] + offset, end[1])
+        draw.line([start, end], fill=(*color, 190), width=2)
+        for x, y in (start, end):
+            draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=(*color, 255), outline=(20, 20, 24, 255))
+    return Image.alpha_composite(canvas, lines)
+
+
+def _centre(patch: int, grid: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    row, column = divmod(patch, grid[1])
+    return (column + 0.5) * size[0] / grid[1], (row + 0.5) * size[1] / grid[0]

@@ -1,0 +1,28 @@
+"""Numbers from features, statistics or images. No file is read here and no network is run: see `evaluate` for whole protocols."""
+
+from fae_eval.metrics.features import feature_cosine, feature_mse, unexplained_variance
+from fae_eval.metrics.frechet import GaussianFactor, frechet_distance
+from fae_eval.metrics.image import LPIPS, psnr, ssim
+from fae_eval.metrics.inception_score import inception_score
+from fae_eval.metrics.kernel import kernel_distance
+from fae_eval.metrics.moments import Moments
+from fae_eval.metrics.precision_recall import manifold_radii, precision_recall
+from fae_eval.metrics.retrieval import clip_score, retrieval_recall
+
+__all__ = [
+    "LPIPS",
+    "GaussianFactor",
+    "Moments",
+    "clip_score",
+    "feature_cosine",
+    "feature_mse",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "manifold_radii",
+    "precision_recall",
+    "psnr",
+    "retrieval_recall",
+    "ssim",
+    "unexplained_variance",
+]

@@ -1,0 +1,81 @@
+"""Quality of reconstructions: PSNR, SSIM, LPIPS. Images are (B, 3, H, W) in [0, 1]; one value per image comes back, (B,)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fae_core.errors import FAEError, MissingPackage
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, peak 1. Identical images give infinity."""
+    _require_unit_range(a, b)
+    return -10 * torch.log10((a.double() - b.double()).square().flatten(1).mean(1))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5, K = (0.01, 0.03), data range 1.
+
+    Averaged over channels and over the pixels whose window lies inside the image, as torchmetrics does.
+    """
+    _require_unit_range(a, b)
+    if min(a.shape[-2:]) < 11:
+        raise FAEError(f"SSIM needs images of at least 11 pixels a side, got {tuple(a.shape[-2:])}")
+    a, b = a.double(), b.double()
+    offsets = torch.arange(11, dtype=torch.float64, device=a.device) - 5
+    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    line = line / line.sum()
+    channels = a.shape[1]
+
+    def blur(x: Tensor) -> Tensor:
+        x = F.conv2d(x, line.view(1, 1, 11, 1).expand(channels, 1, 11, 1), groups=channels)
+        return F.conv2d(x, line.view(1, 1, 1, 11).expand(channels, 1, 1, 11), groups=channels)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    structure = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (
+        (structure / ((mean_a**2 + mean_b**2 + c1) * (var_a.clamp_min(0) + var_b.clamp_min(0) + c2))).flatten(1).mean(1)
+    )
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance from the `lpips` package (extra `perceptual`); 0 is identical.
+
+    Its wheel carries only the small heads; the network below them is torchvision's, fetched once or found in torch's cache.
+    It wants [-1, 1]: this wrapper takes [0, 1] and converts, because feeding [0, 1] gives .027 where .121 is right.
+    Raises MissingPackage without the package, FAEError where the network's weights cannot be had.
+    """
+
+    def __init__(self, network: str = "alex") -> None:
+        super().__init__()
+        try:
+            import lpips
+        except ImportError:
+            raise MissingPackage("LPIPS", "'fae-eval[perceptual]'") from None
+        try:
+            self.model = lpips.LPIPS(net=network, verbose=False).eval().requires_grad_(False)
+        except OSError as error:
+            raise FAEError(
+                f"LPIPS needs torchvision's {network} weights, which could not be fetched ({error}); "
+                "put them into torch's hub checkpoints folder, or leave LPIPS out"
+            ) from None
+        self.name = f"lpips-{network}"
+
+    @torch.no_grad()
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B,) distances. a, b: (B, 3, H, W) in [0, 1]."""
+        _require_unit_range(a, b)
+        return self.model(a.float() * 2 - 1, b.float() * 2 - 1).flatten()
+
+
+def _require_unit_range(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.ndim != 4:
+        raise FAEError(f"expected two batches (B, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    for x in (a, b):
+        if x.numel() and (x.min() < -1e-6 or x.max() > 1 + 1e-6):
+            raise FAEError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]")

@@ -1,0 +1,222 @@
+"""Linear probes: the backbone's own head on rebuilt features (zero-shot), and a probe trained on features or latents."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fae_core.errors import DataError, FAEError
+from fae_core.images import ImageSource, load_batch, open_images
+from fae_eval.data.samples import spread
+from fae_eval.results import Result, provenance
+from fae_eval.tokenizers import (
+    encoder_of,
+    features_of_latents,
+    image_features,
+    latent_tokens,
+    load_image_tokenizer,
+    rebuilds_features,
+)
+
+Space = Literal["features", "latents", "rebuilt features"]
+
+
+@torch.no_grad()
+def zero_shot_probe(
+    tokenizer: Any,
+    images: Any,
+    *,
+    pool: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    progress: Any = None,
+) -> Result:
+    """Top-1 and top-5 of the backbone's own classifier on its features and on features rebuilt from latents.
+
+    images: labelled, with the classifier's class order (one folder per class and a classes.json that lists all classes).
+    pool: how a transformer's head pools tokens (see `Backbone.head`): None is the network's own way; "avg" takes the mean of
+    the patches where the class token is not part of the features. Raises FAEError where labels or head do not fit.
+    """
+    started = time.monotonic()
+    model = load_image_tokenizer(tokenizer, device)
+    head = head_of(model, pool)
+    source = spread(open_images(images), limit)
+    labels = labels_of(source)
+    count = len(source)
+    hits: dict[str, Tensor] = {}
+    for batch, indices in _batches(source, count, batch_size, model, device, progress, "probing"):
+        truth = torch.tensor([labels[i] for i in indices], device=batch.device)
+        spaces = {"original features": image_features(model, batch)}
+        if rebuilds_features(model):
+            spaces["rebuilt features"] = features_of_latents(model, model.encode(batch))
+        for name, features in spaces.items():
+            logits = head(features)
+            if source.classes is not None and len(source.classes) != logits.shape[1]:
+                raise FAEError(
+                    f"the images have {len(source.classes)} classes and the head {logits.shape[1]}; a classes.json that lists all "
+                    "of the head's classes says which is which"
+                )
+            hits[name] = hits.get(name, torch.zeros(2, dtype=torch.long)) + _hits(logits, truth)
+    rows = [[name, count, *(found.double() / count).tolist()] for name, found in hits.items()]
+    values = {f"{row[0]}: top-1": row[2] for row in rows}
+    record = provenance(
+        device=device or "cpu",
+        tokenizer=str(tokenizer) if isinstance(tokenizer, str) else type(tokenizer).__name__,
+        images=str(images),
+        pool=pool or "the network's own",
+        seconds=round(time.monotonic() - started, 1),
+    )
+    notes = [
+        "The backbone's own classifier, not trained further. Images that it was trained on give no accuracy worth quoting."
+    ]
+    return Result(
+        "probe",
+        "Zero-shot probe",
+        {"columns": ["", "images", "top-1", "top-5"], "rows": rows},
+        [],
+        notes,
+        [],
+        values,
+        record,
+    )
+
+
+@torch.no_grad()
+def trained_probe(
+    tokenizer: Any,
+    images: Any,
+    *,
+    test_images: Any = None,
+    test_share: float = 0.25,
+    weight_decay: float = 1e-3,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    progress: Any = None,
+) -> Result:
+    """Accuracy of logistic regressions on mean tokens: of features, of latents, and of features rebuilt from latents.
+
+    images: labelled. test_images: to test on; without them a random share (fixed by seed) is held out.
+    """
+    started = time.monotonic()
+    model = load_image_tokenizer(tokenizer, device)
+    train_x, train_y = _pooled(model, images, limit, batch_size, device, progress, "training images")
+    if test_images is not None:
+        test_x, test_y = _pooled(model, test_images, limit, batch_size, device, progress, "test images")
+    else:
+        order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
+        cut = round(len(order) * test_share)
+        if not 0 < cut < len(order):
+            raise DataError(f"{len(order)} images are too few to hold out {test_share:.0%}")
+        test_x = {name: x[order[:cut]] for name, x in train_x.items()}
+        train_x = {name: x[order[cut:]] for name, x in train_x.items()}
+        test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
+    classes = int(max(train_y.max(), test_y.max())) + 1
+    rows = []
+    for name, x in train_x.items():
+        weights = fit_logistic(x, train_y, classes, weight_decay=weight_decay)
+        accuracy = [
+            (apply_logistic(weights, side).argmax(1) == y).double().mean().item()
+            for side, y in ((x, train_y), (test_x[name], test_y))
+        ]
+        rows.append([name, x.shape[1], *accuracy])
+    record = provenance(
+        device=device or "cpu",
+        seed=seed,
+        tokenizer=str(tokenizer) if isinstance(tokenizer, str) else type(tokenizer).__name__,
+        images=str(images),
+        test_images=str(test_images) if test_images is not None else f"random {test_share:.0%}",
+        counts={"train": len(train_y), "test": len(test_y), "classes": classes},
+        weight_decay=weight_decay,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    columns = ["mean token of", "dimensions", "train accuracy", "test accuracy"]
+    values = {f"{row[0]}: test accuracy": row[3] for row in rows}
+    return Result("probe", "Trained linear probe", {"columns": columns, "rows": rows}, values=values, provenance=record)
+
+
+def fit_logistic(
+    x: Tensor, y: Tensor, classes: int, *, weight_decay: float = 1e-3, rounds: int = 100
+) -> tuple[Tensor, ...]:
+    """Multinomial logistic regression of standardised x (N, D) by L-BFGS: (mean, std, weight (classes, D), bias)."""
+    x = x.double()
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    z = (x - mean) / std
+    with torch.enable_grad():
+        weight = torch.zeros(classes, x.shape[1], dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=rounds, history_size=10, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = F.cross_entropy(z @ weight.T + bias, y) + weight_decay * weight.square().sum() / 2
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+    return mean, std, weight.detach(), bias.detach()
+
+
+def apply_logistic(fitted: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """Logits (N, classes)."""
+    mean, std, weight, bias = fitted
+    return (x.double() - mean) / std @ weight.T + bias
+
+
+def head_of(model: Any, pool: str | None) -> Any:
+    """features (B, N, D) -> logits by the backbone's own head. Raises FAEError where there is none."""
+    encoder = encoder_of(model)
+    if hasattr(encoder, "head"):
+        return lambda features: encoder.head(features, pool)
+    backbone = getattr(encoder, "backbone", None)
+    if backbone is None or not hasattr(backbone, "head"):
+        raise FAEError(f"{type(model).__name__} has no backbone with a classifier of its own")
+    norm = getattr(encoder, "feature_norm", None)
+    return lambda features: backbone.head(features if norm is None else norm.inverse(features), pool)
+
+
+def labels_of(source: ImageSource) -> list[int]:
+    if source.labels is None:
+        raise DataError("these images have no labels; use one folder per class, or a labels.json")
+    return list(source.labels)
+
+
+def _pooled(
+    model: Any, images: Any, limit: int | None, batch_size: int, device: str | None, progress: Any, what: str
+) -> Any:
+    chosen = spread(open_images(images), limit)
+    labels = labels_of(chosen)
+    found: dict[str, list[Tensor]] = {}
+    for batch, _ in _batches(chosen, len(chosen), batch_size, model, device, progress, what):
+        z = model.encode(batch)
+        spaces = {"features": image_features(model, batch), "latents": latent_tokens(z)}
+        if rebuilds_features(model):
+            spaces["rebuilt features"] = features_of_latents(model, z)
+        for name, tokens in spaces.items():
+            found.setdefault(name, []).append(tokens.float().mean(1).cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(labels)
+
+
+def _batches(
+    source: ImageSource, count: int, batch_size: int, model: Any, device: str | None, progress: Any, what: str
+) -> Any:
+    from contextlib import nullcontext
+
+    with progress(count, what) if progress is not None else nullcontext() as bar:
+        for start in range(0, count, batch_size):
+            indices = range(start, min(count, start + batch_size))
+            batch = load_batch(source, indices, model.spec.image_shape)
+            yield (batch.to(device) if device else batch), indices
+            if bar is not None:
+                bar.advance(len(indices))
+
+
+def _hits(logits: Tensor, truth: Tensor) -> Tensor:
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
+    return torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()

@@ -1,0 +1,70 @@
+"""Where a measurement departs from the published protocol: one sentence each, for the record's warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PUBLISHED_COUNT = 50_000
+
+
+def count_warnings(count: int, dim: int) -> list[str]:
+    """Too few samples for a Frechet distance: it is biased upwards, the more the fewer."""
+    if count <= dim:
+        return [
+            f"{count} samples for {dim} dimensions leave the covariance singular; the Frechet distance is far above its "
+            "value for many samples, so compare it only with other sets of the same size (see the real-vs-real floor)"
+        ]
+    if count < PUBLISHED_COUNT:
+        return [f"{count} samples; published values use {PUBLISHED_COUNT:,}, and fewer give a higher distance"]
+    return []
+
+
+def order_warnings(labels: Sequence[int] | None, probs: Tensor, split_size: int) -> list[str]:
+    """Class-ordered samples collapse the inception score, because each split estimates p(y) from its own rows.
+
+    Told from the labels where there are any; else from neighbours that are classified alike far more often than strangers.
+    """
+    if len(probs) <= split_size:
+        return []
+    found = torch.tensor(labels) if labels is not None else probs.argmax(1)
+    if len(found) != len(probs) or int(found.min()) == int(found.max()):
+        return []
+    shares = torch.bincount(found).double() / len(found)
+    by_chance = float((shares**2).sum())
+    alike = float((found[1:] == found[:-1]).double().mean())
+    if alike <= by_chance + 0.5 * (1 - by_chance):
+        return []
+    return ["samples are ordered by class, which lowers the inception score; shuffle them first"]
+
+
+def format_warnings(jpeg: int, count: int, skipped: Sequence[str]) -> list[str]:
+    """JPEG samples, whose artefacts the distance measures, and images that could not be read."""
+    warnings = []
+    if jpeg:
+        warnings.append(
+            f"{jpeg} of {count} samples are stored as JPEG, whose artefacts change Frechet distances; use PNG"
+        )
+    if skipped:
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        warnings.append(f"{len(skipped)} unreadable images were left out: {', '.join(skipped[:3])}{more}")
+    return warnings
+
+
+def size_warnings(size: tuple[int, int], reference_size: tuple[int, int] | None) -> list[str]:
+    """Samples and reference that reach the network through different resizes."""
+    if reference_size is None or size == reference_size:
+        return []
+    return [
+        f"samples have {size[0]}x{size[1]} pixels and the reference {reference_size[0]}x{reference_size[1]}; "
+        "they reach the network through different resizes, so the distance also measures sharpness"
+    ]
+
+
+def purpose_warnings(purpose: str, reference_has_statistics: bool) -> list[str]:
+    """rFID compares reconstructions with the very images that were reconstructed, never with a generation reference."""
+    if purpose == "reconstruction" and reference_has_statistics:
+        return ["the reference is a generation reference (it carries statistics); rFID needs the originals themselves"]
+    return []

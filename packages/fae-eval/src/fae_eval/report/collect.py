@@ -1,0 +1,160 @@
+"""Finding what a report shows: run folders, result records, folders of samples, the steps of a recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fae_core.errors import CheckpointError, DataError
+from fae_core.files import read_json
+from fae_eval.results import Result
+
+_DEPTH = 3  # folders below a given one that are searched
+_SKIPPED = {"checkpoints", "model", "images", "train", "held-out", "encoder", "feature_decoder", "pixel_decoder"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: its journal, its resolved configuration, its last preview."""
+
+    name: str
+    folder: Path
+    rows: list[dict[str, float]]
+    config: str
+    preview: Path | None
+
+    @property
+    def seconds(self) -> float | None:
+        return next((row["seconds"] for row in reversed(self.rows) if "seconds" in row), None)
+
+    @property
+    def steps(self) -> int | None:
+        return next((int(row["step"]) for row in reversed(self.rows) if "step" in row), None)
+
+
+@dataclass(frozen=True)
+class SampleGrid:
+    """A folder that `fae sample` wrote: its grid, and what its record says."""
+
+    name: str
+    folder: Path
+    picture: Path
+    record: dict[str, Any]
+
+
+@dataclass
+class Collection:
+    """Everything found below the given paths. results: (record, folder that its figures are relative to)."""
+
+    runs: list[Run] = field(default_factory=list)
+    samples: list[SampleGrid] = field(default_factory=list)
+    results: list[tuple[Result, Path]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    title: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
+def collect(paths: Sequence[str | Path]) -> Collection:
+    """Search run folders, folders of runs and result files. What cannot be read is named in `problems`.
+
+    Raises DataError where a path does not exist or nothing was found at all.
+    """
+    found = Collection()
+    for path in map(Path, paths):
+        if path.is_file():
+            _add_result(found, path)
+        elif path.is_dir():
+            _search(found, path, path, 0)
+        else:
+            raise DataError(f"{path} does not exist")
+    if not (found.runs or found.samples or found.results):
+        listed = ", ".join(map(str, paths))
+        hint = f" ({found.problems[0]})" if found.problems else ""
+        raise DataError(f"there is no run, no samples and no result record in {listed}{hint}")
+    order = [step["name"] for step in found.steps if "name" in step]
+    rank = {name: number for number, name in enumerate(order)}
+    found.runs.sort(key=lambda run: (rank.get(run.name, len(rank)), _start(run), run.name))
+    found.samples.sort(key=lambda grid: grid.name)
+    return found
+
+
+def _search(found: Collection, folder: Path, root: Path, depth: int) -> None:
+    name = str(folder.relative_to(root)) if folder != root else folder.resolve().name
+    if (folder / "metrics.jsonl").is_file() or (folder / "config.yaml").is_file():
+        found.runs.append(_read_run(folder, name, found.problems))
+    elif (folder / "samples.json").is_file():
+        _add_samples(found, folder, name)
+    if (folder / "steps.json").is_file():
+        _add_steps(found, folder / "steps.json")
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in ("samples.json", "steps.json"):
+            _add_result(found, path, quietly=True)
+    if depth < _DEPTH:
+        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+            if child.name not in _SKIPPED and not child.name.startswith("."):
+                _search(found, child, root, depth + 1)
+
+
+def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
+    rows, damaged = [], 0
+    journal = folder / "metrics.jsonl"
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else []:
+        try:
+            row = json.loads(line)
+            rows.append({k: float(v) for k, v in row.items() if _is_number(v)})
+        except (ValueError, AttributeError, RecursionError):
+            damaged += 1
+    # The last line of a run that was killed is often cut off: no reason to complain.
+    if damaged > 1:
+        problems.append(f"{journal}: {damaged} lines are unreadable")
+    config = folder / "config.yaml"
+    previews = sorted((folder / "samples").glob("*.png")) if (folder / "samples").is_dir() else []
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return Run(name, folder, [row for row in rows if "step" in row], text, previews[-1] if previews else None)
+
+
+def _add_samples(found: Collection, folder: Path, name: str) -> None:
+    picture = folder / "grid.png"
+    if not picture.is_file():
+        found.problems.append(f"{folder} has no grid.png")
+        return
+    try:
+        record = read_json(folder / "samples.json")
+    except CheckpointError as error:
+        found.problems.append(str(error))
+        record = {}
+    found.samples.append(SampleGrid(name, folder, picture, record))
+
+
+def _add_steps(found: Collection, path: Path) -> None:
+    try:
+        stored = read_json(path)
+    except CheckpointError as error:
+        found.problems.append(str(error))
+        return
+    steps = stored.get("steps")
+    found.steps += [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+    found.title = found.title or str(stored.get("title") or "")
+
+
+def _add_result(found: Collection, path: Path, quietly: bool = False) -> None:
+    try:
+        stored = read_json(path)
+        if quietly and not {"kind", "title"} <= stored.keys():
+            return  # some other JSON file
+        found.results.append((Result.from_dict(stored, str(path)), path.parent))
+    except CheckpointError as error:
+        found.problems.append(str(error))
+
+
+def _start(run: Run) -> float:
+    config = run.folder / "config.yaml"
+    return config.stat().st_mtime if config.is_file() else math.inf
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

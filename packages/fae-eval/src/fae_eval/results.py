@@ -1,0 +1,161 @@
+"""Result records: what was measured, and everything needed to measure it again.
+
+A record is plain JSON, so that any program can write one without importing this package; `fae eval report` reads them all:
+
+    {"kind": "generation",                        # reconstruction | samples | generation | similarity | matching | pca | probe |
+                                                  # timing | anything: decides the place in a report
+     "title": "Generated against held-out crops",
+     "table": {"columns": ["", "PSNR"], "rows": [["FAE", 26.6]]},         # or null; numbers stay numbers
+     "figures": [{"path": "grid.png", "caption": "..."}],                 # paths relative to the record
+     "notes": ["..."], "warnings": ["..."],
+     "values": {"psnr": 26.6},                                            # optional: the same numbers by name
+     "provenance": {"command": "...", "date": "...", "device": "...", "versions": {...}, "seed": 0, ...}}
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fae_core.errors import CheckpointError
+from fae_core.files import disk_errors, read_json, write_atomic
+
+_PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "lpips", "pillow")
+
+
+@dataclass
+class Result:
+    """One record; see the module's first lines for its layout."""
+
+    kind: str
+    title: str
+    table: dict[str, list[Any]] | None = None
+    figures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    values: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record as JSON, whole or not at all. Numbers that are not finite become null."""
+        path = Path(path)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False).encode() + b"\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a record, whoever wrote it. Raises CheckpointError, one line, where it is not one."""
+        return cls.from_dict(read_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any], where: str = "record") -> Result:
+        """Checks the types of all parts; unknown keys are kept out. Raises CheckpointError."""
+        types = {"table": (dict, type(None)), "figures": list, "notes": list, "warnings": list, "values": dict}
+        types |= {"kind": str, "title": str, "provenance": dict}
+        if not isinstance(stored.get("kind"), str) or not isinstance(stored.get("title"), str):
+            raise CheckpointError(f"{where} is not a result record: it needs a kind and a title")
+        for name, expected in types.items():
+            if name in stored and not isinstance(stored[name], expected):
+                raise CheckpointError(f"{where}: {name} has the wrong type")
+        result = cls(**{name: stored[name] for name in types if name in stored})
+        table = result.table
+        if table is not None and not (
+            isinstance(table.get("columns"), list)
+            and isinstance(table.get("rows"), list)
+            and all(isinstance(row, list) and len(row) == len(table["columns"]) for row in table["rows"])
+        ):
+            raise CheckpointError(f"{where}: every row of the table must have one cell per column")
+        if not all(isinstance(f, dict) and isinstance(f.get("path"), str) for f in result.figures):
+            raise CheckpointError(f"{where}: every figure needs a path")
+        return result
+
+    def text(self) -> str:
+        """The record for a terminal: title, table, notes, warnings, provenance line."""
+        lines = [self.title]
+        if self.table:
+            lines += ["", *_text_table(self.table)]
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([*lines, "", provenance_line(self.provenance)])
+
+
+def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> dict[str, Any]:
+    """Who measured what, when and with which versions; `facts` are added, None left out."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    known = {
+        "command": command_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": str(device) if device is not None else None,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "seed": seed,
+        "versions": versions,
+    }
+    return {name: value for name, value in {**known, **facts}.items() if value is not None}
+
+
+def command_line() -> str:
+    """The command that is running, as it would be typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
+
+
+def provenance_line(facts: dict[str, Any]) -> str:
+    """All facts in one line; nested ones as name(key=value)."""
+    parts = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            inner = " ".join(f"{k}={v}" for k, v in value.items())
+            parts.append(f"{name}({inner})")
+        else:
+            parts.append(f"{name}={value}")
+    return "provenance: " + "; ".join(parts)
+
+
+def format_cell(value: Any) -> str:
+    """A table cell: four significant digits for floats, plain text for the rest, a dash for what is missing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if value == 0:
+        return "0"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}" if digits <= 6 else f"{value:.2e}"
+
+
+def _text_table(table: dict[str, list[Any]]) -> list[str]:
+    rows = [[str(c) for c in table["columns"]], *([format_cell(c) for c in row] for row in table["rows"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows[0] else []
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return _finite(value.item())
+    return value

@@ -1,0 +1,61 @@
+"""What a tokenizer can show besides latents, without knowing its class: features of images, features rebuilt from latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fae_core.errors import FAEError
+
+
+def encoder_of(tokenizer: Any) -> Any:
+    """The part that makes features: the tokenizer's `encoder`, or the tokenizer itself."""
+    return getattr(tokenizer, "encoder", tokenizer)
+
+
+def image_features(tokenizer: Any, images: Tensor) -> Tensor:
+    """Tokens (B, N, D) of images (B, 3, H, W). Raises FAEError where the tokenizer has none."""
+    encoder = encoder_of(tokenizer)
+    if not hasattr(encoder, "features"):
+        raise FAEError(f"{type(tokenizer).__name__} gives latents but no features")
+    return encoder.features(images)
+
+
+def rebuilds_features(tokenizer: Any) -> bool:
+    """Whether `features_of_latents` works: an FAE decodes latents to features first."""
+    return hasattr(tokenizer, "encoder") and hasattr(tokenizer, "features")
+
+
+def features_of_latents(tokenizer: Any, z: Tensor) -> Tensor:
+    """Tokens (B, N, D) rebuilt from latents (B, C, h, w)."""
+    return tokenizer.features(z)
+
+
+def latent_tokens(z: Tensor) -> Tensor:
+    """(B, C, h, w) as tokens (B, h*w, C), row by row."""
+    return z.flatten(2).transpose(1, 2)
+
+
+def grid_of(tokens: Tensor, height: int, width: int) -> tuple[int, int]:
+    """(rows, columns) of tokens (B, N, D) given the latent's grid: the same shape, perhaps finer or coarser."""
+    count = tokens.shape[1]
+    scale = (count / (height * width)) ** 0.5
+    rows, columns = round(height * scale), round(width * scale)
+    if rows * columns != count:
+        raise FAEError(f"{count} tokens do not form a grid like the latent's {height}x{width}")
+    return rows, columns
+
+
+def load_image_tokenizer(source: Any, device: str | None = None, *, needs_decode: bool = False) -> Any:
+    """A tokenizer from a path or hub id, or the object itself. Raises FAEError where it must decode and cannot."""
+    if isinstance(source, (str, Path)):
+        from fae_core import load_tokenizer
+
+        tokenizer = load_tokenizer(source, device=device)
+    else:
+        tokenizer = source
+    if needs_decode and (not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None):
+        raise FAEError(f"{source} encodes but cannot paint images; give a whole FAE (with its pixel decoder)")
+    return tokenizer
