@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_fae import Gradients
 
 from fae_core.cli.main import invoke
@@ -73,6 +75,27 @@ def test_reconstruction_numbers_do_not_depend_on_the_batch(finetune_run: Path, t
     assert one["values"] == pytest.approx(five["values"], rel=1e-4)
 
 
+def test_the_seed_fixes_every_weight_of_decoder_and_discriminator(data: Path, tmp_path: Path) -> None:
+    gan = ("--set", "noise.losses.adversarial=patchgan", "--set", "noise.losses.discriminator_width=8")
+    for out in ("one", "two"):
+        invoke(
+            [
+                "train",
+                "pixel",
+                "--data",
+                str(data),
+                "--preset",
+                "pixel-decoder-tiny",
+                *SHORT,
+                *gan,
+                "--out",
+                str(tmp_path / out),
+            ]
+        )
+    one, two = (load_file(tmp_path / out / "model" / "model.safetensors") for out in ("one", "two"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
 def test_mistakes_get_one_clear_line(data: Path, noise_run: Path, tmp_path: Path) -> None:
     common = ["train", "pixel", "--data", str(data), "--out", str(tmp_path / "run"), "--preset", "pixel-decoder-tiny"]
     with pytest.raises(FAEError, match=r"needs --autoencoder .* and --init"):
@@ -88,15 +111,18 @@ def test_mistakes_get_one_clear_line(data: Path, noise_run: Path, tmp_path: Path
         invoke([*common[:4], "--out", str(noise_run), "--preset", "pixel-decoder-tiny"])
 
 
-def test_the_schedule_goes_with_the_number_of_steps() -> None:
-    settings = stage_settings(
-        "pixel-decoder",
-        ("noise", "finetune"),
-        "finetune",
-        "pixel-decoder-demo",
-        None,
-        ["training.seed=3"],
-        {"steps": 200},
+def test_a_stage_goes_over_its_preset_and_the_command_over_both() -> None:
+    stages = ("noise", "finetune")
+    options = {"steps": 200, "batch_size": None}
+    noise = stage_settings("pixel-decoder", stages, "noise", "pixel-decoder-demo", None, None, {})
+    finetune = stage_settings(
+        "pixel-decoder", stages, "finetune", "pixel-decoder-demo", None, ["training.seed=3"], options
     )
-    training = settings["training"]
-    assert (training["steps"], training["warmup_steps"], training["hold_steps"], training["seed"]) == (200, 4, 56, 3)
+    assert noise["training"]["learning_rate"] == 2.5e-3
+    assert finetune["training"]["learning_rate"] == 1.5e-3
+    assert (finetune["training"]["steps"], finetune["training"]["seed"], finetune["training"]["batch_size"]) == (
+        200,
+        3,
+        8,
+    )
+    assert "training" not in finetune["finetune"]

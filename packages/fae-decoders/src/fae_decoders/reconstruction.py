@@ -23,7 +23,7 @@ from fae_core.images import ImageSource, load_batch, save_grid, save_image
 from fae_core.progress import progress
 from fae_decoders._version import __version__
 from fae_decoders.fae import FAE
-from fae_decoders.stages.data import encoder_input_size, resize
+from fae_decoders.stages.data import resize
 
 
 class Reconstruction:
@@ -62,7 +62,7 @@ class Reconstruction:
     @torch.no_grad()
     def batch(self, rows: range) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Targets and reconstructions of some images (B, 3, H, W) on the CPU, and (B,) numbers for each."""
-        images = load_batch(self.source, rows, encoder_input_size(self.fae.encoder)).to(self.device)
+        images = load_batch(self.source, rows, self.fae.encoder.read_size).to(self.device)
         features = self.fae.encoder.features(images).float()
         z = self.fae.spec.normalize(self.fae.encoder.adapt(features).mode())
         reconstructed = self.fae.features(z).float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +33,8 @@ def stage_settings(
     """
     settings = resolve_settings(preset, config, None, kind)
     section = dict(settings.get(stage, {}))
-    preset_training = merge(settings.get("training", {}), section.pop("training", {}))
-    settings["training"] = _with_options(preset_training, training)
+    settings["training"] = merge(settings.get("training", {}), section.pop("training", {}))
+    settings["training"].update({name: value for name, value in training.items() if value is not None})
     settings[stage] = section
     for override in overrides or []:
         settings = merge(settings, parse_override(override))
@@ -42,23 +44,27 @@ def stage_settings(
     return {key: settings.get(key, {}) for key in ("model", "training", "encoder", stage)}
 
 
-def _with_options(training: dict[str, Any], options: dict[str, int | None]) -> dict[str, Any]:
-    """The training section with the command's own options. Another number of steps stretches the whole schedule."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if "steps" in given and training.get("steps"):
-        for part in ("warmup_steps", "hold_steps"):
-            given[part] = training.get(part, 0) * given["steps"] // training["steps"]
-    return {**training, **given}
+def is_first_process() -> bool:
+    """Whether this process speaks to the user: the only one, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise OutputExists for a folder in use before the data are read and the encoder is built, which can take a while."""
+    from fae_core.files import require_new_folder
+    from fae_core.training.journal import CONFIG_FILE
+
+    if is_first_process():  # by the time another one looks, the first may have begun the run
+        require_new_folder(out, overwrite=overwrite or resume, resumable=(out / CONFIG_FILE).is_file())
 
 
 def readable_source(data: str, split: str | None) -> ImageSource:
     """The images that decode; the others are counted and named in the log."""
-    import logging
-
     from fae_core.images import open_images, readable_images
 
     source = open_images(data, split)
-    readable = readable_images(source, logging.getLogger("fae").warning, threads=2)
+    tell = logging.getLogger("fae").warning if is_first_process() else lambda _: None
+    readable = readable_images(source, tell, threads=2)
     return source if len(readable) == len(source) else source.select(readable)
 
 

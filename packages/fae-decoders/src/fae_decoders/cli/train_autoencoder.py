@@ -19,7 +19,7 @@ Weights = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option("--steps", min=1, help="Updates; warm-up and flat part of the preset's schedule go with it."),
+    typer.Option("--steps", min=1, help="Updates; as --set training.steps=N."),
 ]
 Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per update, over all processes.")]
 TrainSeed = Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")]
@@ -51,10 +51,11 @@ def train_autoencoder(
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
     from fae_core.cli.launch import relaunched
+    from fae_decoders.cli.stage import check_run_folder, is_first_process
 
+    check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
-    from fae_core.files import require_new_folder
     from fae_core.hub import parse_config
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import build_encoder, readable_source, recorded, seeded, stage_settings
@@ -62,8 +63,6 @@ def train_autoencoder(
     from fae_decoders.stages import AutoencoderConfig, AutoencoderTask
     from fae_decoders.stages.autoencoder import training_spec
 
-    # Reading the data and building the encoder can take a while; a folder in use should not wait for that.
-    require_new_folder(out, overwrite=overwrite or resume, resumable=(out / "config.yaml").is_file())
     settings = stage_settings(
         "feature-decoder",
         ("autoencoder",),
@@ -97,7 +96,8 @@ def train_autoencoder(
         overwrite=overwrite,
         device=device,
     )
-    typer.echo(
-        f"wrote {out}/model; next: fae train pixel --stage noise --autoencoder {out} --data {data} --out PIXEL, "
-        f"or fae encode --model {out} --data {data} --out LATENTS"
-    )
+    if is_first_process():
+        typer.echo(
+            f"wrote {out}/model; next: fae train pixel --stage noise --autoencoder {out} --data {data} --out PIXEL, "
+            f"or fae encode --model {out} --data {data} --out LATENTS"
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,18 +13,25 @@ from fae_decoders.cli.train_autoencoder import Batch, Data, Encoder, Split, Step
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
-    from fae_core.training import Task
+    from fae_decoders.stages.pixel_task import PixelTask
+
+
+class Stage(StrEnum):
+    """The pixel decoder's two stages."""
+
+    NOISE = "noise"
+    FINETUNE = "finetune"
 
 
 def train_pixel(
     data: Data,
     out: Out,
     stage: Annotated[
-        Literal["noise", "finetune"],
+        Stage,
         typer.Option(
             "--stage", help="noise: on frozen features with noise (Ib); finetune: on reconstructed ones (II)."
         ),
-    ] = "noise",
+    ] = Stage.NOISE,
     autoencoder: Annotated[
         str | None,
         typer.Option("--autoencoder", help="Run of stage Ia. noise: whose features; finetune: also whose latents."),
@@ -55,20 +63,19 @@ def train_pixel(
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out runs/fae
     """
     from fae_core.cli.launch import relaunched
+    from fae_decoders.cli.stage import check_run_folder, is_first_process
 
+    check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
-    from fae_core.files import require_new_folder
     from fae_core.hub import parse_config
     from fae_core.training import TrainConfig, train
-    from fae_decoders.cli.stage import readable_source, recorded, stage_settings
+    from fae_decoders.cli.stage import readable_source, recorded, seeded, stage_settings
 
-    # Reading the data and building the encoder can take a while; a folder in use should not wait for that.
-    require_new_folder(out, overwrite=overwrite or resume, resumable=(out / "config.yaml").is_file())
     settings = stage_settings(
         "pixel-decoder",
         ("noise", "finetune"),
-        stage,
+        stage.value,
         preset or (None if config else "pixel-decoder-demo"),
         config,
         overrides,
@@ -76,16 +83,19 @@ def train_pixel(
     )
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     source = readable_source(data, split)
-    if stage == "noise":
-        task = _noise_task(source, settings, train_config.seed, autoencoder, init, encoder, weights)
-    else:
-        task = _finetune_task(source, settings, autoencoder, init)
+
+    def build() -> PixelTask:  # encoder, decoder and discriminator: every fresh weight comes from the seed
+        if stage is Stage.NOISE:
+            return _noise_task(source, settings, autoencoder, init, encoder, weights)
+        return _finetune_task(source, settings, autoencoder, init)
+
+    task = seeded(train_config.seed, build)
     train(
         task,
         train_config,
         out,
         settings={
-            "command": f"fae train pixel --stage {stage}",
+            "command": f"fae train pixel --stage {stage.value}",
             "data": data,
             "split": split,
             "images": len(source),
@@ -93,7 +103,7 @@ def train_pixel(
             "init": init,
             "encoder": recorded(task.encoder.config),
             "model": recorded(task.modules["pixel_decoder"].config),
-            stage: recorded(task.config),
+            stage.value: recorded(task.config),
         },
         resume=resume,
         overwrite=overwrite,
@@ -101,39 +111,41 @@ def train_pixel(
     )
     after = (
         f"fae train pixel --stage finetune --autoencoder AUTOENCODER --init {out} --data {data} --out FAE"
-        if stage == "noise"
+        if stage is Stage.NOISE
         else f"fae reconstruct --model {out} --data {data} --out RECONSTRUCTION"
     )
-    typer.echo(f"wrote {out}/model; next: {after}")
+    if is_first_process():
+        typer.echo(f"wrote {out}/model; next: {after}")
 
 
 def _noise_task(
     source: ImageSource,
     settings: dict[str, Any],
-    seed: int,
     autoencoder: str | None,
     init: str | None,
     encoder: str | None,
     weights: str | None,
-) -> Task:
+) -> PixelTask:
     from fae_core.errors import FAEError
     from fae_core.hub import parse_config
-    from fae_decoders.cli.stage import build_encoder, seeded
+    from fae_decoders.cli.stage import build_encoder
     from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
     from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
 
     if autoencoder is not None and encoder is not None:
         raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
     stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
-    built = seeded(seed, lambda: build_encoder(_folder(autoencoder) or encoder, settings["encoder"], weights))
+    built = build_encoder(_folder(autoencoder) or encoder, settings["encoder"], weights)
     if init is not None:
         return PixelNoiseTask(built, PixelDecoder.from_pretrained(init), source, stage)
     shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}
     model = parse_config(PixelDecoderConfig, {**settings["model"], **shapes}, "model settings")
-    return PixelNoiseTask(built, seeded(seed, lambda: PixelDecoder(model)), source, stage)
+    return PixelNoiseTask(built, PixelDecoder(model), source, stage)
 
 
-def _finetune_task(source: ImageSource, settings: dict[str, Any], autoencoder: str | None, init: str | None) -> Task:
+def _finetune_task(
+    source: ImageSource, settings: dict[str, Any], autoencoder: str | None, init: str | None
+) -> PixelTask:
     from fae_core.errors import FAEError
     from fae_core.hub import parse_config
     from fae_decoders.fae import FAE

@@ -1,6 +1,6 @@
 """What all three stages learn from: images, and the frozen backbone's features of them.
 
-Images are read at `encoder_input_size`: the latent spec's image size or the backbone's input, whichever is larger. Without augmentation both features and
+Images are read at the encoder's `read_size`, as `fae encode` reads them. Without augmentation both features and
 target images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
 step, on the training device.
 """
@@ -149,7 +149,7 @@ class StageData:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return encoder_input_size(self.encoder)
+        return self.encoder.read_size
 
     def as_target(self, images: Tensor) -> Tensor:
         """Images at the size to paint."""
@@ -180,13 +180,6 @@ class StageData:
         mean, std = norm.mean.detach().cpu().double(), norm.std.detach().cpu().double()
         second_moment = (raw.std / std).square() + ((raw.mean - mean) / std).square()
         return float(second_moment.mean().sqrt())
-
-
-def encoder_input_size(encoder: FAEEncoder) -> tuple[int, int]:
-    """(height, width) at which images should be read for an encoder, so that nothing is enlarged that was just made smaller."""
-    sides = zip(encoder.spec.image_shape, encoder.backbone.image_size, strict=True)
-    height, width = (max(pair) for pair in sides)
-    return height, width
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
