@@ -279,5 +279,6 @@ def test_a_slice_behind_a_source_takes_part_of_it(classed: Path) -> None:
     part = open_images(f"{classed}[1:]")
     assert reds(part) == everything[1:] and part.labels == open_images(classed).labels[1:]
     assert reds(open_images(f"{classed}[:-1]")) == everything[:-1]
+    assert reds(open_images(f"{classed}[::2]")) == everything[::2]
     with pytest.raises(DataError, match="selects none of 3"):
         open_images(f"{classed}[5:]")

@@ -26,7 +26,7 @@ PHOTOGRAPHS = {
     "rocket": "rocket.jpg",
 }
 
-_SLICE = re.compile(r"(?P<source>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
+_SLICE = re.compile(r"(?P<source>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)(?::(?P<step>-?[1-9]\d*))?\]")
 
 
 class ImageSource(ABC):
@@ -63,7 +63,7 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
       the files' names.
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
     - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
-    - any of these with a slice behind it, as in "train.parquet[:45000]" or "photos[-100:]": those images only.
+    - any of these with a slice behind it, as in "train.parquet[:45000]", "photos[-100:]" or "photos[::4]".
 
     Raises DataError where there is nothing to read or labels do not match, MissingPackage where an extra is missing.
     """
@@ -72,7 +72,7 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     sliced = _SLICE.fullmatch(str(source))
     if sliced and not Path(source).exists():
         whole = open_images(sliced["source"], split)
-        chosen = range(len(whole))[slice(*(int(bound) if bound else None for bound in (sliced["start"], sliced["stop"])))]
+        chosen = range(len(whole))[slice(*(int(part) if part else None for part in sliced.group("start", "stop", "step")))]
         if not chosen:
             raise DataError(f"{source} selects none of {len(whole)} images")
         return whole.select(chosen)
