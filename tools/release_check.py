@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from importlib.metadata import distribution
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,13 @@ def environments() -> Iterator[str]:
 def entry_points() -> Iterator[str]:
     """Everything that a package registers can be imported."""
     for package in packages():
-        for point in distribution(package.name).entry_points:
-            try:
-                point.load()
-            except Exception as error:
-                yield f"{package.name}: entry point {point.name} = {point.value}: {type(error).__name__}: {error}"
+        groups = {"scripts": package.project.get("scripts", {}), **package.project.get("entry-points", {})}
+        for group, points in groups.items():
+            for name, value in points.items():
+                try:
+                    EntryPoint(name, value, group).load()
+                except Exception as error:
+                    yield f"{package.name}: {group} {name} = {value}: {type(error).__name__}: {error}"
 
 
 def public_names() -> Iterator[str]:
@@ -129,20 +131,21 @@ def presets() -> Iterator[str]:
     import torch
 
     from fae_core.files import read_yaml
+    from fae_core.plugins import load_plugins
     from fae_core.presets import preset_files
 
-    classes = model_classes()
+    classes = load_plugins("fae.models")
     for name, path in preset_files().items():
         preset = read_yaml(path)
         kind = preset.get("model_type")
         if not preset.get("description"):
             yield f"preset {name}: no description"
         if kind not in classes:
-            yield f"preset {name}: no package has a model of type {kind!r}"
+            yield f"preset {name}: no package registers a model of type {kind!r} under fae.models"
             continue
         try:
             with torch.device("meta"):
-                model = _build(classes[kind], name)
+                model = _build(classes[kind].load(), name)
         except Exception as error:
             yield f"preset {name} does not build: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
             continue
@@ -162,23 +165,6 @@ def _build(model_class: Any, preset: str) -> Any:
         if "spec" not in str(error):
             raise
         return model_class.from_preset(preset, spec=LatentSpec(16, 8, 8, 128, "release-check"))
-
-
-def model_classes() -> dict[str, Any]:
-    """Public model classes of all packages, by model_type."""
-    from fae_core.hub import PretrainedModel
-
-    found = {}
-    for package in packages():
-        module = importlib.import_module(package.module)
-        for name in getattr(module, "__all__", ()):
-            try:
-                value = getattr(module, name)
-            except Exception:  # a finding of `public_names`
-                continue
-            if isinstance(value, type) and issubclass(value, PretrainedModel) and hasattr(value, "model_type"):
-                found[value.model_type] = value
-    return found
 
 
 def unpickling() -> Iterator[str]:

@@ -1,0 +1,98 @@
+"""Foreign checkpoints give their tensors or one line of complaint, and never run code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from fae_core.errors import CheckpointError
+from fae_core.foreign import read_checkpoint, read_state_dict
+
+ONE, TWO = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
+
+
+class Bomb:
+    """Unpickling it would fail the test."""
+
+    def __reduce__(self) -> tuple:
+        return (pytest.fail, ("the checkpoint was unpickled",))
+
+
+def test_weights_are_found_where_training_programs_put_them(tmp_path: Path) -> None:
+    torch.save({"model": ONE, "ema": TWO, "steps": 7}, tmp_path / "a.pt")
+    torch.save(ONE | {"note": "plain"}, tmp_path / "b.pth")
+    save_file(TWO, tmp_path / "c.safetensors")
+    assert read_state_dict(tmp_path / "a.pt")["w"].item() == 1
+    assert read_state_dict(tmp_path / "a.pt", sections=("ema", "model"))["w"].item() == 2
+    assert read_state_dict(tmp_path / "a.pt", section="ema")["w"].item() == 2
+    assert read_state_dict(tmp_path / "b.pth").keys() == {"w"}
+    assert read_state_dict(tmp_path / "c.safetensors")["w"].item() == 2
+    with pytest.raises(CheckpointError, match="no section 'best'; it has ema, model"):
+        read_state_dict(tmp_path / "a.pt", section="best")
+
+
+def test_classes_are_built_only_where_they_are_allowed(tmp_path: Path) -> None:
+    torch.save({"model": ONE, "args": argparse.Namespace(depth=2)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="more than tensors and plain values"):
+        read_checkpoint(tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt", allowed=[argparse.Namespace])["args"].depth == 2
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_checkpoint_is_refused(tmp_path: Path, legacy: bool) -> None:
+    torch.save({"model": {"w": Bomb()}}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"a\.pt holds more than tensors"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.safetensors").write_bytes(b"not a checkpoint at all")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("../escape.txt", "x")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"a": 1}, tmp_path / "numbers.pt")
+    (tmp_path / "folder.pt").mkdir()
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(CheckpointError, match=path.name) as caught:
+            read_state_dict(path)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path.parent / "escape.txt").exists()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_state_dict(tmp_path / "absent.pt")
+
+
+def saved(legacy: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"model": ONE, "steps": 7}, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    legacy=st.booleans(),
+    edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6),
+    cut=st.integers(0, 4000),
+)
+def test_any_damage_is_tensors_or_one_line(
+    legacy: bool, edits: list[tuple[int, int]], cut: int, tmp_path: Path
+) -> None:
+    data = bytearray(saved(legacy))
+    for place, value in edits:
+        data[place % len(data)] = value
+    (tmp_path / "a.pt").write_bytes(bytes(data[: max(cut, 1)]))
+    try:
+        assert read_state_dict(tmp_path / "a.pt")
+    except CheckpointError as error:
+        assert "\n" not in str(error)
