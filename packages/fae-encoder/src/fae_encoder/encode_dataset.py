@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import DataError
@@ -154,10 +155,12 @@ def _add(
 def _latents(encoder: FAEEncoder, images: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
     device = next(encoder.parameters()).device
     images = images.to(device)
+    # Always whole groups: a matrix product may round a row differently in a product of another shape.
+    padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _GROUP - len(places)))
     found: dict[str, Tensor] = {}
     for side in ("", "_flip") if config.flips else ("",):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            posterior = encoder.posterior(images.flip(-1) if side else images)
+            posterior = encoder.posterior(padded.flip(-1) if side else padded).select(slice(len(places)))
         if config.posterior == "sample":
             found[f"mean{side}"] = posterior.sample(SlotRandom(config.seed, places, step=int(bool(side))))
         else:

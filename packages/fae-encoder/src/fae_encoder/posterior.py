@@ -37,6 +37,10 @@ class Posterior:
             noise = random.normal(self.mean.shape[1:], "posterior", self.mean.device)
         return self.mean + self.std * noise
 
+    def select(self, rows: slice) -> Posterior:
+        """The posterior of some of the batch."""
+        return Posterior(self.mean[rows], self.logvar[rows])
+
     def kl(self) -> Tensor:
         """KL(posterior || N(0, 1)) per element in nats, (B, C, h, w): `.mean()` or `.sum((1, 2, 3))` as a loss wants it."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)

