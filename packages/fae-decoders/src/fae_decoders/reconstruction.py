@@ -35,14 +35,16 @@ class Reconstruction:
     def run(self, folder: Path, *, pairs: int, files: bool, facts: dict[str, Any]) -> dict[str, Any]:
         """Write pairs.png, images/ if `files`, and results/reconstruction.json into `folder`; returns the record."""
         values: dict[str, list[float]] = {}
-        shown: list[tuple[Tensor, Tensor]] = []
+        shown: list[list[Tensor]] = []
+        pairs = min(pairs, len(self.source))
+        wanted = {i * len(self.source) // pairs for i in range(pairs)}
         with progress(len(self.source), "reconstructing") as bar:
             for start in range(0, len(self.source), self.batch_size):
                 rows = range(start, min(start + self.batch_size, len(self.source)))
                 target, painted, measured = self.batch(rows)
                 for name, numbers in measured.items():
                     values.setdefault(name, []).extend(numbers.tolist())
-                shown += list(zip(target, painted, strict=True))[: pairs - len(shown)]
+                shown += [pair for i, *pair in zip(rows, target, painted, strict=True) if i in wanted]
                 if files:
                     for index, image in zip(rows, painted, strict=True):
                         save_image(image, folder / "images" / f"{index:06d}.png")

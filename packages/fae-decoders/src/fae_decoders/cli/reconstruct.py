@@ -28,6 +28,8 @@ def reconstruct(
 
     Example: fae reconstruct --model runs/fae --data IMAGES --out runs/reconstruction
     """
+    import torch
+
     from fae_core.files import staged_folder
     from fae_decoders.cli.stage import readable_source
     from fae_decoders.fae import FAE
@@ -36,9 +38,10 @@ def reconstruct(
     source = readable_source(data, split)
     if count < len(source):
         source = source.select([i * len(source) // count for i in range(count)])
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     fae = FAE.from_pretrained(model, device=device)
     with staged_folder(out, overwrite=overwrite) as staging:
-        job = Reconstruction(fae, source, batch_size, device or "cpu")
+        job = Reconstruction(fae, source, batch_size, device)
         record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data})
     for name, value in record["table"]["rows"]:
         typer.echo(f"{name:<28}{value:.4g}")

@@ -25,13 +25,17 @@ def stage_settings(
     config: Path | None,
     overrides: list[str] | None,
     training: dict[str, int | None],
+    encoder: str | None = None,
 ) -> dict[str, Any]:
     """{"model", "training", "encoder", <stage>} for one stage.
 
     A preset of a model may hold a section for each stage that trains it; its `training` goes over the preset's own. Then come
     the command's own options, then --set. Raises UnknownName for a section that no stage knows.
+    encoder: what the command was told to use; the preset's encoder section is then left out.
     """
     settings = resolve_settings(preset, config, None, kind)
+    if encoder is not None:
+        settings["encoder"] = {"preset": encoder}
     section = dict(settings.get(stage, {}))
     settings["training"] = merge(settings.get("training", {}), section.pop("training", {}))
     settings["training"].update({name: value for name, value in training.items() if value is not None})
@@ -68,23 +72,21 @@ def readable_source(data: str, split: str | None) -> ImageSource:
     return source if len(readable) == len(source) else source.select(readable)
 
 
-def build_encoder(named: str | None, settings: dict[str, Any], weights: str | None) -> FAEEncoder:
-    """The encoder of --encoder (a preset, or an encoder's or FAE's folder), or of the settings' encoder section.
-
-    The section holds `preset` and fields of FAEEncoderConfig that replace the preset's.
-    """
+def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
+    """The encoder of an encoder section: `preset`, the name of one or an encoder's or FAE's folder, and fields of
+    FAEEncoderConfig that replace the preset's. weights: of the backbone; None is the preset's own choice."""
     from fae_encoder import FAEEncoder
 
     fields = dict(settings)
-    preset = fields.pop("preset", None)
-    source = named or preset
+    source = fields.pop("preset", None)
     if source is None:
         raise FAEError("no encoder is named: pass --encoder with a preset (`fae presets fae-encoder`) or a folder")
     if Path(source).is_dir():
-        if fields and named is None:
-            raise FAEError("the encoder section changes a preset; an encoder's folder is taken as it is")
+        if fields:
+            raise FAEError(f"an encoder's folder is taken as it is; encoder.{next(iter(fields))} cannot be changed")
         return FAEEncoder.from_pretrained(source, **({} if weights is None else {"weights": weights}))
-    return FAEEncoder.from_preset(source, **({} if weights is None else {"weights": _none(weights)}), **fields)
+    chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
+    return FAEEncoder.from_preset(source, **chosen, **fields)
 
 
 def seeded(seed: int, build: Any) -> Any:
@@ -99,7 +101,3 @@ def seeded(seed: int, build: Any) -> Any:
 def recorded(config: Any) -> Any:
     """A configuration for config.yaml."""
     return config.model_dump(mode="json")
-
-
-def _none(weights: str) -> str | None:
-    return None if weights == "random" else weights

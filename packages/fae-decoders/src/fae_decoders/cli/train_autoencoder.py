@@ -71,11 +71,12 @@ def train_autoencoder(
         config,
         overrides,
         {"steps": steps, "batch_size": batch_size, "seed": seed},
+        encoder,
     )
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     source = readable_source(data, split)
-    built = seeded(train_config.seed, lambda: build_encoder(encoder, settings["encoder"], weights))
+    built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
     model = {**settings["model"], "feature_dim": built.backbone.dim}
     model_config = parse_config(FeatureDecoderConfig, model, "model settings")
     decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))

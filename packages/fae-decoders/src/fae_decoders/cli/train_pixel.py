@@ -68,10 +68,13 @@ def train_pixel(
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
+    from fae_core.errors import FAEError
     from fae_core.hub import parse_config
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import readable_source, recorded, seeded, stage_settings
 
+    if autoencoder is not None and encoder is not None:
+        raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
     settings = stage_settings(
         "pixel-decoder",
         ("noise", "finetune"),
@@ -80,13 +83,14 @@ def train_pixel(
         config,
         overrides,
         {"steps": steps, "batch_size": batch_size, "seed": seed},
+        _folder(autoencoder) or encoder,
     )
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     source = readable_source(data, split)
 
     def build() -> PixelTask:  # encoder, decoder and discriminator: every fresh weight comes from the seed
         if stage is Stage.NOISE:
-            return _noise_task(source, settings, autoencoder, init, encoder, weights)
+            return _noise_task(source, settings, init, weights)
         return _finetune_task(source, settings, autoencoder, init)
 
     task = seeded(train_config.seed, build)
@@ -121,21 +125,16 @@ def train_pixel(
 def _noise_task(
     source: ImageSource,
     settings: dict[str, Any],
-    autoencoder: str | None,
     init: str | None,
-    encoder: str | None,
     weights: str | None,
 ) -> PixelTask:
-    from fae_core.errors import FAEError
     from fae_core.hub import parse_config
     from fae_decoders.cli.stage import build_encoder
     from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
     from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
 
-    if autoencoder is not None and encoder is not None:
-        raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
     stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
-    built = build_encoder(_folder(autoencoder) or encoder, settings["encoder"], weights)
+    built = build_encoder(settings["encoder"], weights)
     if init is not None:
         return PixelNoiseTask(built, PixelDecoder.from_pretrained(init), source, stage)
     shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}

@@ -133,7 +133,10 @@ class AutoencoderTask(Task):
         if weights is None:
             return None
         if len(weights) != len(dims):
-            raise FAEError(f"layer_weights has {len(weights)} numbers, the backbone gives {len(dims)} layers")
+            raise FAEError(
+                f"layer_weights has {len(weights)} numbers, the backbone gives {len(dims)} layers; set "
+                "autoencoder.layer_weights to one number per layer or to null"
+            )
         return channel_weights(weights, tuple(dims))
 
 
