@@ -72,7 +72,9 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     sliced = _SLICE.fullmatch(str(source))
     if sliced and not Path(source).exists():
         whole = open_images(sliced["source"], split)
-        chosen = range(len(whole))[slice(*(int(part) if part else None for part in sliced.group("start", "stop", "step")))]
+        chosen = range(len(whole))[
+            slice(*(int(part) if part else None for part in sliced.group("start", "stop", "step")))
+        ]
         if not chosen:
             raise DataError(f"{source} selects none of {len(whole)} images")
         return whole.select(chosen)
