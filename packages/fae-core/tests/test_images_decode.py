@@ -116,6 +116,7 @@ def test_what_is_no_image_is_an_error(data: bytes) -> None:
         decode_image(data, "thing")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("width", "height"), [(100_000, 1), (1, MAX_SIDE + 1), (MAX_SIDE, MAX_SIDE), (2**14, MAX_PIXELS // 2**14 + 1)]
 )
@@ -145,6 +146,7 @@ _SEEDS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Pillow's, about damaged metadata
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.sampled_from(_SEEDS),

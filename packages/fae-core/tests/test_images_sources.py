@@ -282,3 +282,6 @@ def test_a_slice_behind_a_source_takes_part_of_it(classed: Path) -> None:
     assert reds(open_images(f"{classed}[::2]")) == everything[::2]
     with pytest.raises(DataError, match="selects none of 3"):
         open_images(f"{classed}[5:]")
+    for odd in ("[-:]", "[::0]", "[a:]", "[1]"):
+        with pytest.raises(DataError, match="does not exist"):
+            open_images(f"{classed}{odd}")

@@ -26,7 +26,7 @@ PHOTOGRAPHS = {
     "rocket": "rocket.jpg",
 }
 
-_SLICE = re.compile(r"(?P<source>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)(?::(?P<step>-?[1-9]\d*))?\]")
+_SLICE = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::(-?[1-9]\d*))?\]")  # start, stop and step as in Python
 
 
 class ImageSource(ABC):
@@ -71,10 +71,9 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
         return source
     sliced = _SLICE.fullmatch(str(source))
     if sliced and not Path(source).exists():
-        whole = open_images(sliced["source"], split)
-        chosen = range(len(whole))[
-            slice(*(int(part) if part else None for part in sliced.group("start", "stop", "step")))
-        ]
+        whole = open_images(sliced[1], split)
+        bounds = (None if part is None else int(part) for part in sliced.group(2, 3, 4))
+        chosen = range(len(whole))[slice(*bounds)]
         if not chosen:
             raise DataError(f"{source} selects none of {len(whole)} images")
         return whole.select(chosen)
