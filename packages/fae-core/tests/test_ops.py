@@ -126,6 +126,18 @@ def test_rope_tables_may_differ_by_sample() -> None:
         torch.testing.assert_close(got[b : b + 1], alone)
 
 
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_rope_takes_any_strides_and_agrees_with_its_reference(start: int) -> None:
+    x, angles = randn(2, 3, 5, 11)[..., start : start + 8].requires_grad_(), randn(5, 4, seed=1)
+    got = ops.apply_rope(x, angles.cos(), angles.sin())
+    with ops.backend("reference"):
+        want = ops.apply_rope(x, angles.cos(), angles.sin())
+    torch.testing.assert_close(got, want)
+    weight = torch.arange(got.numel(), dtype=got.dtype).view_as(got)
+    gradients = [torch.autograd.grad((weight * y).sum(), x)[0] for y in (got, want)]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
 def test_qk_norm_rope_is_its_parts(layout: str) -> None:
     qkv, angles = randn(2, 5, 3, 4, 8), randn(5, 4, seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
@@ -39,7 +40,7 @@ def adaln(
     if norm not in ("rms", "layer"):
         raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
     if update is not None:
-        x = x + (update if gate is None else gate.unsqueeze(1) * update)
+        x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)
     function = reference.rms_norm if norm == "rms" else reference.layer_norm
-    modulated = function(x, weight, eps) * (1 + scale.unsqueeze(1))
-    return x, modulated if shift is None else modulated + shift.unsqueeze(1)
+    normed, factor = function(x, weight, eps), 1 + scale.unsqueeze(1)
+    return x, normed * factor if shift is None else torch.addcmul(shift.unsqueeze(1), normed, factor)

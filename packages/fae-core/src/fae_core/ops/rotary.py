@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import reference
+from fae_core.ops.dispatch import requested_backend
 
 Layout = Literal["interleaved", "half"]
 
@@ -22,7 +24,21 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout = "interleave
         raise FAEError(f"rope layout is 'interleaved' or 'half', not {layout!r}")
     if cos.shape[-2:] != (x.shape[-2], x.shape[-1] // 2) or sin.shape != cos.shape:
         raise FAEError(f"rope tables of shape {tuple(cos.shape)} do not fit x of shape {tuple(x.shape)}")
+    eager_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if layout == "interleaved" and eager_cpu and requested_backend(None) != "reference":
+        return _rotate_as_complex(x, cos, sin)
     return reference.apply_rope(x, cos, sin, layout)
+
+
+def _rotate_as_complex(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Interleaved pairs times e^(i angle): one pass over memory instead of six. torch.compile fuses the reference itself."""
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    turn = torch.complex(cos.to(wide.dtype), sin.to(wide.dtype))
+    *strides, last = wide.stride()
+    if last != 1 or wide.storage_offset() % 2 or any(stride % 2 for stride in strides):
+        wide = wide.clone(memory_format=torch.contiguous_format)
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 def qk_norm_rope(
