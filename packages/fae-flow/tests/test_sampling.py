@@ -204,15 +204,19 @@ def test_packed_products_equal_plain_ones(gelu) -> None:
 
 
 @pytest.mark.slow
-def test_the_compiled_step_agrees(build, spec, latents_for) -> None:
+def test_the_compiled_step_agrees_and_is_compiled_once(build, spec, latents_for) -> None:
     import shutil
+
+    from torch._dynamo.utils import counters
 
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 1])
+    flow, noise, labels = build(classes=3, layers=(1,)), latents_for(spec, 2), torch.tensor([0, 1])
     expected = flow.sample(labels, noise=noise, guidance=2.0, denoise=False)
+    counters.clear()
     compiled = FlowSampler(flow, compile=True).sample(labels, noise, guidance=2.0)
     torch.testing.assert_close(compiled, expected, atol=5e-5, rtol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

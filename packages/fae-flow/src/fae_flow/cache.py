@@ -29,24 +29,25 @@ class Window:
 
 
 class LayerCache:
-    """Keys and values of one attention layer, (R, S, 2G, D): the layout in which a layer's projection makes them."""
+    """Keys and values of one attention layer, (R, 2G, S, D): what one head reads lies together."""
 
     def __init__(
         self, rows: int, slots: int, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.heads = heads
         # Zeros, not empty: slots that a mask hides are still multiplied, and 0 * nan is nan.
-        self.store = torch.zeros(rows, slots, 2 * heads, head_dim, device=device, dtype=dtype)
+        self.store = torch.zeros(rows, 2 * heads, slots, head_dim, device=device, dtype=dtype)
 
     def update(self, keys_values: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         """Store (r, n, 2G, D) and return the keys and values that the window sees, (r, G, length, D) each."""
         if window.rows is not None:
-            self.store[window.rows[:, None], window.slots] = keys_values
-            seen = self.store[:, : window.length].index_select(0, window.rows)
+            self.store[window.rows[:, None], :, window.slots] = keys_values
+            seen = self.store[:, :, : window.length].index_select(0, window.rows)
         else:
+            new = keys_values.transpose(1, 2)
             if window.start is None:
-                self.store.index_copy_(1, window.slots, keys_values)
+                self.store.index_copy_(2, window.slots, new)
             else:
-                self.store[:, window.start : window.start + len(window.slots)] = keys_values
-            seen = self.store[:, : window.length]
-        return seen[:, :, : self.heads].transpose(1, 2), seen[:, :, self.heads :].transpose(1, 2)
+                self.store[:, :, window.start : window.start + len(window.slots)] = new
+            seen = self.store[:, :, : window.length]
+        return seen[:, : self.heads], seen[:, self.heads :]

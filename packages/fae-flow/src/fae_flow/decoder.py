@@ -18,7 +18,6 @@ from fae_flow.block import FlowBlock, affine
 from fae_flow.cache import LayerCache, Window
 from fae_flow.guidance import guide
 from fae_flow.layers import Rope
-from fae_flow.linear import PlainLinear
 from fae_flow.sampling_layer import Rotation, SamplingLayer, sampling_norm
 
 
@@ -32,8 +31,7 @@ class SamplingBlock:
         self.proj_in = make_linear(block.proj_in, dtype)
         self.layers = [SamplingLayer(layer, make_linear, dtype) for layer in block.layers]
         self.final_norm = sampling_norm(block.final_norm, dtype)
-        # One product per step and rarely a friendly shape: packing gains nothing here.
-        self.proj_out = PlainLinear(block.proj_out, dtype)
+        self.proj_out = make_linear(block.proj_out, dtype)
         self.scale, self.soft_clip = block.scale, block.soft_clip
 
     def __call__(
@@ -129,7 +127,8 @@ class BlockDecoder:
             tokens = tokens.index_select(0, rows)
             rows = rows if self.guidance is None else torch.cat([rows, rows + self.batch])
             window = Window(window.slots, window.start, window.length, window.mask, rows)
-        return self.forward(tokens, self._rotation(window.start, count), position, self.caches, window, self.guidance)
+        rotation = self._rotation(self.prefix + start, count)
+        return self.forward(tokens, rotation, position, self.caches, window, self.guidance)
 
     def write(self, start: int, mean: Tensor, log_sigma: Tensor, rows: Tensor | None = None) -> Tensor:
         """Decide tokens from their means and scales; returns them (b, count, K)."""
@@ -146,7 +145,8 @@ class BlockDecoder:
         slots = self.slots[start : start + count]
         length = len(self.slots) if self.static else start + count
         mask = self.slots[:length] <= slots[:, None] if self.static or count > 1 else None
-        return Window(slots, start, length, mask)
+        # A number that changes would make a compiler start over; a tensor does not.
+        return Window(slots, None if self.static else start, length, mask)
 
     def _rotation(self, start: int, count: int) -> Rotation | None:
         if self.turns is not None:

@@ -1,0 +1,178 @@
+"""How fast STARFlow samples: ours against another implementation, side by side in one process on one CPU thread.
+
+    python tools/bench_flow.py                               # against full recomputation, the definition of sampling
+    python tools/bench_flow.py --original CHECKOUT           # against a checkout of apple/ml-starflow
+    python tools/bench_flow.py --model FOLDER                # our own ways of sampling, on a trained model
+
+Rounds are interleaved and the least CPU time of each is kept, so that a busy machine hurts all alike. Ours includes making
+the weights ready (`STARFlow.sample`); "kept" is a FlowSampler made once. Errors are largest differences from the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fae_core import LatentSpec
+from fae_flow import FlowSampler, Jacobi, STARFlow, STARFlowConfig
+from fae_flow.guidance import guide
+
+BATCH, SIDE, CHANNELS, CLASSES = 4, 8, 16, 10
+Call = Callable[[float], Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--original", type=Path, help="checkout of apple/ml-starflow (it needs tqdm and einops)")
+    parser.add_argument("--model", type=Path, help="trained STARFlow; its own sequential sampling is the reference")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 2, 6])
+    parser.add_argument(
+        "--top-only", action="store_true", help="condition, and therefore guidance, in the top block only"
+    )
+    parser.add_argument("--guidance", type=float, default=2.5)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if options.model is not None:
+        _report(_ways(STARFlow.from_pretrained(options.model)), options)
+    elif options.original is not None:
+        model, original = _against_original(options)
+        _report({"original": original, **_ways(model)}, options)
+    else:
+        model = _random_flow(options)
+        _report({"recomputed": _recomputed(model), **_ways(model)}, options)
+
+
+def _report(ways: dict[str, Call], options: argparse.Namespace) -> None:
+    """One table per guidance scale: CPU seconds, ratio and largest error against the first way."""
+    for scale in (1.0, options.guidance):
+        seconds: dict[str, float] = dict.fromkeys(ways, float("inf"))
+        results: dict[str, Tensor] = {}
+        for _ in range(options.rounds):
+            for name, call in ways.items():
+                start = time.process_time()
+                results[name] = call(scale)
+                seconds[name] = min(seconds[name], time.process_time() - start)
+        first = next(iter(ways))
+        print(f"guidance {scale:g}\n  {'':22}{'CPU s':>8}{'ratio':>8}{'max error':>12}{'rms error':>12}")
+        for name in ways:
+            difference = results[name] - results[first]
+            relative = difference.norm() / results[first].norm()
+            ratio = seconds[first] / seconds[name]
+            print(f"  {name:22}{seconds[name]:8.3f}{ratio:8.2f}{difference.abs().max():12.2g}{relative:12.2g}")
+
+
+def _ways(model: STARFlow) -> dict[str, Call]:
+    """Our ways of sampling one fixed batch of noise."""
+    noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
+    condition = _condition(model)
+    sampler = FlowSampler(model)
+    half = FlowSampler(model, dtype=torch.bfloat16)
+
+    def jacobi(stretch: int, tolerance: float) -> Call:
+        return lambda scale: sampler.sample(condition, noise, guidance=scale, jacobi=Jacobi(stretch, tolerance))
+
+    return {
+        "ours": lambda scale: model.sample(condition, noise=noise, guidance=scale, denoise=False),
+        "ours, kept": lambda scale: sampler.sample(condition, noise, guidance=scale),
+        "ours, bf16 weights": lambda scale: half.sample(condition, noise, guidance=scale),
+        "jacobi 8, 1e-8": jacobi(8, 1e-8),
+        "jacobi 16, 1e-4": jacobi(16, 1e-4),
+        "jacobi 16, 1e-3": jacobi(16, 1e-3),
+    }
+
+
+def _condition(model: STARFlow) -> Tensor | None:
+    if model.config.text_dim:
+        return torch.eye(model.config.text_dim)[:BATCH, None]
+    return torch.arange(BATCH) % model.config.classes if model.config.classes else None
+
+
+def _random_flow(options: argparse.Namespace) -> STARFlow:
+    config = STARFlowConfig(
+        width=options.width,
+        layers=tuple(options.layers),
+        head_dim=options.head_dim,
+        classes=CLASSES,
+        condition_top_only=options.top_only,
+    )
+    model = STARFlow(config, LatentSpec(CHANNELS, SIDE, SIDE, 64, "benchmark")).eval()
+    _draw_weights(model)
+    return model
+
+
+def _recomputed(model: STARFlow) -> Call:
+    """Every token from a whole forward pass of its block, as the definition reads."""
+    noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
+    labels, null = torch.arange(BATCH) % CLASSES, torch.full((BATCH,), CLASSES)
+
+    @torch.no_grad()
+    def call(scale: float) -> Tensor:
+        tokens = model.patchify(noise)
+        for block in reversed(model.blocks):
+            z = block.order(tokens)
+            x = z.clone()
+            for t in range(z.shape[1]):
+                mean, log_sigma = parameters(block, x, labels)
+                if scale != 1.0 and block.conditional:
+                    mean, log_sigma = guide(mean, log_sigma, *parameters(block, x, null), scale)
+                x[:, t] = z[:, t] * log_sigma[:, t].exp() + mean[:, t]
+            tokens = block.order(x)
+        return model.unpatchify(tokens, SIDE, SIDE)
+
+    def parameters(block: torch.nn.Module, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        noise, log_sigma = block(x, condition, model.rope(SIDE, SIDE, condition))
+        return x - noise * log_sigma.exp(), log_sigma
+
+    return call
+
+
+def _against_original(options: argparse.Namespace) -> tuple[STARFlow, Call]:
+    """A random model of the original's own class, imported by ours; and its sequential sampling."""
+    sys.path.insert(0, str(options.original))
+    original_class = importlib.import_module("transformer_flow").Model
+    arguments = {
+        "in_channels": CHANNELS,
+        "img_size": SIDE,
+        "patch_size": 1,
+        "channels": options.width,
+        "num_blocks": len(options.layers),
+        "layers_per_block": options.layers,
+        "head_dim": options.head_dim,
+        "rope": True,
+        "sos": True,
+        "txt_size": 1,
+        "txt_dim": CLASSES + 1,
+        "cond_top_only": options.top_only,
+    }
+    original = original_class(**arguments).eval()
+    _draw_weights(original)
+    model = STARFlow.from_official(original.state_dict(), arguments)
+    noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
+    condition = _condition(model)
+
+    @torch.no_grad()
+    def call(scale: float) -> Tensor:
+        text = condition if scale == 1.0 else torch.cat([condition, torch.zeros_like(condition)])
+        return original(noise, text, reverse=True, guidance=scale - 1.0)
+
+    return model, call
+
+
+def _draw_weights(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.02 if parameter.ndim > 1 else 0.1)
+
+
+if __name__ == "__main__":
+    main()
