@@ -171,12 +171,13 @@ def unpickling() -> Iterator[str]:
     """Sources and tools import no unpickler, and every loader that could unpickle is told not to."""
     for path in [*(ROOT / "packages").glob("*/src/**/*.py"), *(ROOT / "tools").glob("**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"), str(path))):
-            reason = _unpickles(node)
+            reason = unpickles(node)
             if reason:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}: {reason}"
 
 
-def _unpickles(node: ast.AST) -> str | None:
+def unpickles(node: ast.AST) -> str | None:
+    """Why this piece of syntax could unpickle something, or None."""
     if isinstance(node, ast.Import):
         names = {alias.name.split(".")[0] for alias in node.names} & UNPICKLERS
         return f"imports {', '.join(sorted(names))}" if names else None
