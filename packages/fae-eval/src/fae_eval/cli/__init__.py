@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from fae_eval.cli.coco import coco
 from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
 from fae_eval.cli.probe import probe
@@ -12,7 +13,7 @@ from fae_eval.cli.report import report
 app = typer.Typer(
     help="Measure samples and reconstructions, draw what latents keep, write reports.", no_args_is_help=True
 )
-for command in (generation, frechet, reconstruction, similarity, matching, pca, probe, report, pack):
+for command in (generation, frechet, reconstruction, similarity, matching, pca, probe, report, pack, coco):
     app.command()(command)
 
 __all__ = ["app"]

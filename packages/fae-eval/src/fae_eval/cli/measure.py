@@ -65,11 +65,27 @@ def generation(
     Example: fae eval generation --samples runs/demo/samples-flow --reference runs/demo/data/train
     --floor runs/demo/data/held-out --out runs/demo/results
     """
-    chosen = [name.strip() for name in metrics.split(",") if name.strip()] if metrics else None
     _measure(
-        "generation", samples, reference, floor, chosen, extractor, weights, size, decoder, label_sampling, pr_precision, limit,
-        batch_size, device, seed, cache, title, out, overwrite,
-    )  # fmt: skip
+        "generation",
+        samples,
+        reference,
+        decoder,
+        cache,
+        out,
+        overwrite,
+        floor=floor,
+        metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics else None,
+        extractor=extractor,
+        weights=weights,
+        size=size,
+        label_sampling=label_sampling,
+        pr_precision=pr_precision,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+        title=title,
+    )
 
 
 def frechet(
@@ -93,9 +109,23 @@ def frechet(
     Example: fae eval frechet --samples out.npz --reference VIRTUAL_imagenet256_labeled.npz --extractor inception
     """
     _measure(
-        "frechet", samples, reference, floor, ["frechet"], extractor, weights, size, decoder, "not stated", "fp32", limit,
-        batch_size, device, 2020, cache, title, out, overwrite,
-    )  # fmt: skip
+        "frechet",
+        samples,
+        reference,
+        decoder,
+        cache,
+        out,
+        overwrite,
+        floor=floor,
+        metrics=["frechet"],
+        extractor=extractor,
+        weights=weights,
+        size=size,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+        title=title,
+    )
 
 
 def reconstruction(
@@ -177,23 +207,13 @@ def _measure(
     name: str,
     samples: list[str],
     reference: str,
-    floor: str | None,
-    metrics: list[str] | None,
-    extractor: str,
-    weights: Path | None,
-    size: int | None,
     decoder: str | None,
-    label_sampling: str,
-    pr_precision: str,
-    limit: int | None,
-    batch_size: int,
-    device: str | None,
-    seed: int,
     cache: bool,
-    title: str | None,
     out: Path | None,
     overwrite: bool,
+    **options: Any,
 ) -> None:
+    """`evaluate` with `options`, its record printed and written to `out`."""
     from fae_core.progress import progress
     from fae_eval.features import default_cache
     from fae_eval.generation import evaluate
@@ -203,21 +223,10 @@ def _measure(
     result = evaluate(
         named_samples(samples),
         reference,
-        floor=floor,
-        metrics=metrics,
-        extractor=extractor,
-        weights=weights,
-        size=size,
-        decoder=load_image_tokenizer(decoder, device, needs_decode=True) if decoder else None,
-        label_sampling=label_sampling,
-        pr_precision=pr_precision,
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
+        decoder=load_image_tokenizer(decoder, options["device"], needs_decode=True) if decoder else None,
         cache=default_cache() if cache else None,
-        title=title,
         progress=progress,
+        **options,
     )
     finish(result, path)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_core.files import sha256_file
@@ -52,11 +52,10 @@ class InceptionExtractor(FeatureExtractor):
     def _build(self, state: dict[str, Tensor], device: torch.device | str | None) -> None:
         network_class = _torch_fidelity_inception()
         # The library unpickles whatever file it is given. It gets tensors that were already read safely, repacked in memory.
-        safe = io.BytesIO()
-        torch.save(state, safe)
-        safe.seek(0)
         try:
-            self.network = network_class("fae", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe)
+            self.network = network_class(
+                "fae", ["2048", "logits_unbiased"], feature_extractor_weights_path=_packed(state)
+            )
         except RuntimeError as error:
             raise CheckpointError(f"these are not Inception's weights: {' '.join(str(error).split())[:160]}") from None
         self.device = torch.device(device or "cpu")
@@ -104,6 +103,32 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a dictionary of tensors")
     return state
+
+
+def resize_like_tensorflow(images: Tensor) -> Tensor:
+    """The network's own resize, (B, 3, H, W) 0..255 to (B, 3, 299, 299), as torch-fidelity does it inside."""
+    _torch_fidelity_inception()
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    return interpolate_bilinear_2d_like_tensorflow1x(images, size=(299, 299), align_corners=False)
+
+
+def empty_inception() -> nn.Module:
+    """The network with uninitialised weights, for its keys and shapes."""
+    network_class = _torch_fidelity_inception()
+
+    class Empty(network_class):
+        def load_state_dict(self, *_arguments: Any, **_options: Any) -> None:
+            return None
+
+    return Empty("fae", ["2048"], feature_extractor_weights_path=_packed({}))
+
+
+def _packed(state: dict[str, Tensor]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
 
 
 def _torch_fidelity_inception() -> Any:

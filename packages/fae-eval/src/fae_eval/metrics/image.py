@@ -18,12 +18,13 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5, K = (0.01, 0.03), data range 1.
 
-    Averaged over channels and over the pixels whose window lies inside the image, as torchmetrics does.
+    Averaged over channels and all pixels of images padded by reflection, as torchmetrics does (scikit-image leaves out the five
+    pixels at the border, which differs in the third digit).
     """
     _require_unit_range(a, b)
     if min(a.shape[-2:]) < 11:
         raise FAEError(f"SSIM needs images of at least 11 pixels a side, got {tuple(a.shape[-2:])}")
-    a, b = a.double(), b.double()
+    a, b = (F.pad(x.double(), (5, 5, 5, 5), mode="reflect") for x in (a, b))
     offsets = torch.arange(11, dtype=torch.float64, device=a.device) - 5
     line = torch.exp(-(offsets**2) / (2 * 1.5**2))
     line = line / line.sum()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from fae_eval.figures.charts import Series, line_chart
 from fae_eval.report.collect import Run
+from fae_eval.results import Result
 
 _ASIDE = (
     "learning_rate",
@@ -31,6 +34,27 @@ def side_charts(run: Run) -> str:
     """Learning rate, gradients, speed: one small chart each."""
     names = [name for name in _names(run) if name in _ASIDE and name not in ("step", "seconds")]
     return "".join(_chart(run, [name], f"{run.name}: {name.replace('_', ' ')}") for name in names)
+
+
+def convergence_charts(result: Result) -> str:
+    """Distances over training steps, where a record's rows are named after steps (three or more, such as "step-2000")."""
+    if not result.table:
+        return ""
+    columns, found = result.table["columns"], []
+    for row in result.table["rows"]:
+        step = re.search(r"(\d+)\D*$", str(row[0]))
+        if step:
+            found.append((int(step[1]), row))
+    found.sort(key=lambda pair: pair[0])
+    if len({step for step, _ in found}) < 3:
+        return ""
+    charts = []
+    for number, column in enumerate(columns):
+        points = [(step, row[number]) for step, row in found if isinstance(row[number], float)]
+        if len(points) >= 3:
+            series = Series(str(column), [x for x, _ in points], [y for _, y in points])
+            charts.append(line_chart([series], title=f"{column} over training"))
+    return f'<div class="plots">{"".join(charts)}</div>' if charts else ""
 
 
 def _names(run: Run) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from fae_core.files import disk_errors, write_atomic
 from fae_eval._version import __version__
 from fae_eval.report.collect import Collection, SampleGrid, collect
-from fae_eval.report.curves import run_charts, side_charts
+from fae_eval.report.curves import convergence_charts, run_charts, side_charts
 from fae_eval.report.html import code, details, picture, section, table, text
 from fae_eval.report.paper import REFERENCE, SOURCE
 from fae_eval.results import Result, format_cell, provenance_line
@@ -168,6 +168,7 @@ def _tables(found: Collection, paper: bool) -> str:
         if result.table:
             floor = ["floor" if _FLOOR in str(row[0]) else "" for row in result.table["rows"]]
             block += table(result.table["columns"], result.table["rows"], classes=floor)
+        block += convergence_charts(result)
         block += "".join(f'<p class="lead">{text(note)}</p>' for note in result.notes)
         block += "".join(f'<p class="warning">{text(warning)}</p>' for warning in result.warnings)
         blocks.append(block + _provenance(result))

@@ -1,0 +1,84 @@
+"""MS-COCO text-to-image evaluation as U-ViT and the paper do it: which captions to draw, and what to compare with.
+
+val2014, the largest centred square of each image, resized to 256 with Lanczos; 30,000 images, one of each image's captions chosen at
+random. The choice is a pure function of (seed, image id). Compare samples and reference.npz with the extractor inception.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fae_core.errors import DataError
+from fae_core.files import read_json, write_atomic
+from fae_core.images import decode_image
+from fae_core.random import derive_seed
+from fae_eval.data.adm import write_adm
+
+COUNT, SIZE = 30_000, 256
+
+
+def choose_captions(annotations: dict[str, Any], count: int = COUNT, seed: int = 0) -> list[dict[str, Any]]:
+    """[{"image": file name, "image_id", "caption"}], one per image, in an order that depends on the seed only.
+
+    annotations: the content of captions_val2014.json. Raises DataError where it has another layout or too few images.
+    """
+    try:
+        names = {int(image["id"]): str(image["file_name"]) for image in annotations["images"]}
+        captions: dict[int, list[tuple[int, str]]] = {}
+        for entry in annotations["annotations"]:
+            captions.setdefault(int(entry["image_id"]), []).append(
+                (int(entry["id"]), " ".join(str(entry["caption"]).split()))
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"these are not COCO's caption annotations: {type(error).__name__} {error}") from None
+    described = [number for number in names if captions.get(number)]
+    if len(described) < count:
+        raise DataError(f"{count} images with captions are wanted, the annotations have {len(described)}")
+    described.sort(key=lambda number: derive_seed(seed, "image", number))
+    chosen = []
+    for number in described[:count]:
+        texts = sorted(captions[number])
+        text = texts[derive_seed(seed, "caption", number) % len(texts)][1]
+        chosen.append({"image": names[number], "image_id": number, "caption": text})
+    return chosen
+
+
+def centre_square(image: Image.Image, size: int = SIZE) -> Image.Image:
+    """The largest centred square, resized with Lanczos."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def write_coco(
+    annotations: Path,
+    images: Path,
+    out: Path,
+    *,
+    count: int = COUNT,
+    size: int = SIZE,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Write prompts.jsonl (one caption a line, in the order of the samples to draw) and reference.npz into `out`."""
+    chosen = choose_captions(read_json(annotations, max_bytes=2**30), count, seed)
+    missing = next((entry["image"] for entry in chosen if not (images / entry["image"]).is_file()), None)
+    if missing is not None:
+        raise DataError(f"{images} lacks {missing}, which the annotations name")
+
+    def squares() -> Iterator[np.ndarray]:
+        for entry in chosen:
+            yield np.asarray(centre_square(decode_image(images / entry["image"]), size), np.uint8)[None]
+            if progress is not None:
+                progress(1)
+
+    reference = write_adm(out / "reference.npz", squares(), count)
+    prompts = out / "prompts.jsonl"
+    write_atomic(prompts, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in chosen).encode())
+    return [prompts, reference]

@@ -1,0 +1,108 @@
+"""`fae eval ...`: each command's help has an example, files are not overwritten, mistakes raise one-line errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fae_core.errors import FAEError, OutputExists
+from fae_eval.cli import app
+from fae_eval.cli.measure import named_samples
+from fae_eval.cli.pictures import choose_images, queries_of
+
+COMMANDS = (
+    "generation",
+    "frechet",
+    "reconstruction",
+    "similarity",
+    "matching",
+    "pca",
+    "probe",
+    "report",
+    "pack",
+    "coco",
+)
+
+
+@pytest.fixture
+def run(monkeypatch, extractor, fae, tmp_path):
+    """Runs a command with the tiny extractor and tokenizer in place of loaded ones; mistakes are raised as they are."""
+    monkeypatch.setenv("FAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fae_eval.generation.load_extractor", lambda *_, **__: extractor)
+    monkeypatch.setattr("fae_eval.reconstruction.load_extractor", lambda *_, **__: extractor)
+    monkeypatch.setattr("fae_core.load_tokenizer", lambda *_, **__: fae, raising=False)
+
+    def invoke(*arguments: object) -> str:
+        outcome = CliRunner().invoke(app, [str(a) for a in arguments])
+        if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
+            raise outcome.exception
+        assert outcome.exit_code == 0, outcome.output
+        return outcome.output
+
+    return invoke
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example(command):
+    assert "Example: fae eval" in CliRunner().invoke(app, [command, "--help"]).output
+
+
+def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photographs, tmp_path):
+    real, made, out = photographs("real"), photographs("made", seed=1), tmp_path / "demo" / "results"
+    said = run("generation", "--samples", f"flow={made}", "--reference", real, "--floor", made, "--out", out)
+    assert f"wrote {out / 'generation.json'}" in said
+    assert f"next: fae eval report {tmp_path / 'demo'}" in said
+    run("frechet", "--samples", made, "--reference", real, "--out", out)
+    run("reconstruction", "--tokenizer", "FOLDER", "--images", real, "--out", out)
+    for command in ("similarity", "matching", "pca"):
+        run(command, "--tokenizer", "FOLDER", "--images", real, "--out", out)
+    run("probe", "--tokenizer", "FOLDER", "--images", real, "--out", out)
+    run("probe", "--train", "--tokenizer", "FOLDER", "--images", real, "--out", out)
+    kinds = {json.loads(path.read_text())["kind"] for path in out.glob("*.json")}
+    assert kinds == {"generation", "reconstruction", "similarity", "matching", "pca", "probe"}
+    assert "report.html" in run("report", tmp_path / "demo")
+    page = (tmp_path / "demo" / "report.html").read_text()
+    for title in ("Patch similarity", "Patch matching", "Principal components", "Zero-shot probe", "FD-pixels"):
+        assert title in page
+
+
+def test_records_are_not_overwritten_unasked(run, photographs, tmp_path):
+    real = photographs("real")
+    arguments = ("frechet", "--samples", real, "--reference", real, "--out", tmp_path / "r.json")
+    run(*arguments)
+    with pytest.raises(OutputExists):
+        run(*arguments)
+    run(*arguments, "--overwrite")
+
+
+def test_pack_writes_what_other_evaluators_read(run, photographs, tmp_path):
+    real = photographs("real")
+    run("pack", "--samples", real, "--out", tmp_path / "s.npz")
+    run("frechet", "--samples", tmp_path / "s.npz", "--reference", real)
+    with pytest.raises(OutputExists):
+        run("pack", "--samples", real, "--out", tmp_path / "s.npz")
+    with pytest.raises(FAEError, match=r"end in \.npz"):
+        run("pack", "--samples", real, "--out", tmp_path / "s.zip")
+
+
+def test_samples_have_names():
+    assert named_samples(["a=x/y", "x/y", "z/y"]) == {"a": "x/y", "y": "x/y", "y 2": "z/y"}
+
+
+def test_default_images_are_one_of_each_class(photographs):
+    from fae_core.images import open_images
+
+    source = open_images(photographs("real"))
+    assert [source.labels[i] for i in choose_images(source, None, 3)] == [0, 1, 2]
+    assert len(set(choose_images(source, None, 7))) == 7
+    first, second = choose_images(source, None, 2, same_class=True)
+    assert source.labels[first] == source.labels[second]
+    with pytest.raises(FAEError, match="between 0 and 23"):
+        choose_images(source, "0,99", 2)
+    with pytest.raises(FAEError, match="numbers"):
+        choose_images(source, "a", 2)
+    with pytest.raises(FAEError, match="Y,X"):
+        queries_of(["0.5"], 2)
+    assert queries_of(["0.1,0.2"], 2) == [(0.1, 0.2)] * 2

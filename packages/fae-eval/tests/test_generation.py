@@ -1,0 +1,183 @@
+"""evaluate(): labels, warnings, ADM references, caching, and independence from the batch size."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fae_core.errors import DataError, FAEError, UnknownName
+from fae_core.testing import shared_folder
+from fae_eval import Result, evaluate
+from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, write_adm
+from fae_eval.generation import FLOOR
+
+
+def test_equal_sets_have_distance_zero_and_others_do_not(extractor, photographs):
+    real, other = photographs("real"), photographs("other", seed=1)
+    result = evaluate({"same": real, "other": other}, real, extractor=extractor, metrics=["fid", "pr"])
+    distances = {row[0]: row[2] for row in result.table["rows"]}
+    assert distances["same"] == pytest.approx(0, abs=1e-12)
+    assert distances["other"] > 1e-5
+    assert result.values["same: precision"] == result.values["same: recall"] == 1
+
+
+def test_only_the_official_inception_is_called_fid(extractor, photographs):
+    real = photographs("real")
+    result = evaluate(real, real, extractor=extractor)
+    assert "FD-pixels" in result.table["columns"]
+    assert not any("FID" in str(column) for column in result.table["columns"])
+    assert "not FID" in " ".join(result.notes)
+    extractor.official_inception = True
+    named = evaluate(real, real, extractor=extractor, purpose="reconstruction")
+    assert named.table["columns"][2:] == ["rFID", "sFID", "IS", "precision", "recall"]
+
+
+def test_the_batch_size_changes_nothing(extractor, photographs):
+    real, made = photographs("real"), photographs("made", seed=1)
+    one, many = (
+        evaluate(made, real, extractor=extractor, metrics=["fid", "kid", "pr", "is"], batch_size=size, kernel_subsets=3)
+        for size in (1, 7)
+    )
+    assert one.values == many.values
+    assert one.provenance["samples"]["moments"] == many.provenance["samples"]["moments"]
+
+
+def test_statistics_are_taken_from_the_reference_file(extractor, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3)).astype(np.uint8)
+    mu = np.full(12, 0.5)
+    write_adm(tmp_path / "ref.npz", [images], 30, None, AdmStatistics(mu, np.eye(12), None, None))
+    extractor.official_inception = True
+    from_file = evaluate(images, tmp_path / "ref.npz", extractor=extractor, metrics=["fid"])
+    assert from_file.provenance["reference"]["statistics"] == "from the file"
+    assert from_file.values["FID"] > 1  # the file claims unit variances, the images have far smaller ones
+    extractor.official_inception = False
+    computed = evaluate(images, tmp_path / "ref.npz", extractor=extractor, metrics=["fid"])
+    assert computed.values["FD-pixels"] == pytest.approx(0, abs=1e-12)
+
+
+def test_adm_containers_in_miniature():
+    ref, samples = shared_folder("cases/eval/npz_ref_tiny.npz"), shared_folder("cases/eval/npz_samples_tiny.npz")
+    stored, arrays = read_adm_statistics(ref), np.load(ref)
+    np.testing.assert_array_equal(stored.mu, arrays["mu"])
+    np.testing.assert_array_equal(stored.sigma_s, arrays["sigma_s"])
+    assert read_adm_statistics(samples) is None
+    sums = [sum(int(b.sum()) for b in open_samples(path).batches(5)) for path in (ref, samples)]
+    assert sums == [4661810, 7828175]
+    assert open_samples(ref).labels == arrays["arr_1"].tolist()
+
+
+def test_adm_container_round_trip(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 5, 6, 3)).astype(np.uint8)
+    path = write_adm(tmp_path / "a.npz", [images[:4], images[4:]], 7, [0, 1, 2, 0, 1, 2, 0])
+    with np.load(path, allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], images)
+    assert open_samples(path).labels == [0, 1, 2, 0, 1, 2, 0]
+    with pytest.raises(DataError, match="expected 8 images"):
+        write_adm(tmp_path / "b.npz", [images], 8)
+    assert not (tmp_path / "b.npz").exists()
+
+
+def warnings_of(result: Result) -> str:
+    return "\n".join(result.warnings)
+
+
+def test_broken_protocols_are_named(extractor, photographs, monkeypatch):
+    real, made = photographs("real"), photographs("made", count=12, size=20, suffix="jpg")
+    warned = warnings_of(evaluate(made, real, extractor=extractor, metrics=["fid"]))
+    for sentence in ("leave the covariance singular", "stored as JPEG", "16x16"):
+        assert sentence in warned
+    monkeypatch.setattr("fae_eval.generation.SPLIT_SIZE", 8)
+    assert "ordered by class" in warnings_of(evaluate(real, real, extractor=extractor, metrics=["is"]))
+    # Without labels the classifier's own answers tell.
+    images = np.zeros((40, 8, 8, 3), np.uint8)
+    images[:20, :, :4], images[20:, :, 4:] = 255, 255
+    assert "ordered by class" in warnings_of(evaluate(images, images, extractor=extractor, metrics=["is"]))
+    shuffled = images[np.random.default_rng(0).permutation(40)]
+    assert "ordered by class" not in warnings_of(evaluate(shuffled, images, extractor=extractor, metrics=["is"]))
+
+
+def test_rfid_against_a_generation_reference_is_named(extractor, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3)).astype(np.uint8)
+    path = write_adm(tmp_path / "r.npz", [images], 30, None, AdmStatistics(np.zeros(12), np.eye(12), None, None))
+    result = evaluate(images, path, extractor=extractor, metrics=["fid"], purpose="reconstruction")
+    assert "rFID needs the originals" in warnings_of(result)
+
+
+def test_the_record_says_everything_that_a_repetition_needs(extractor, photographs, tmp_path):
+    real = photographs("real")
+    result = evaluate(real, real, floor=photographs("floor", seed=2), extractor=extractor, label_sampling="equal")
+    facts = result.provenance
+    for name in ("command", "date", "device", "versions", "extractor", "reference", "samples", "uint8_rule"):
+        assert name in facts or name == "device"
+    assert facts["reference"]["count"] == 24
+    assert facts["precision_recall"] == {"precision": "fp32", "k": 3, "reference_images": 24}
+    assert facts["label_sampling"] == "equal"
+    assert [row[0] for row in result.table["rows"]] == ["samples", FLOOR]
+    loaded = Result.load(result.save(tmp_path / "r.json"))
+    assert loaded.table["rows"][0][2] == result.table["rows"][0][2]
+    assert "provenance:" in result.text()
+
+
+def test_the_reference_is_measured_once_and_again_when_it_changes(extractor, photographs, tmp_path):
+    real, cache = photographs("real"), tmp_path / "cache"
+    first = evaluate(real, real, extractor=extractor, cache=cache, metrics=["fid", "is"])
+    again = evaluate(real, real, extractor=extractor, cache=cache, metrics=["fid", "is"])
+    assert (first.provenance["reference"]["cached"], again.provenance["reference"]["cached"]) == (False, True)
+    assert first.values == again.values
+    entry = next(cache.iterdir())
+    entry.write_bytes(entry.read_bytes()[:-8])
+    assert evaluate(real, real, extractor=extractor, cache=cache).provenance["reference"]["cached"] is False
+    next(real.glob("red/*.png")).unlink()
+    assert evaluate(real, real, extractor=extractor, cache=cache).provenance["reference"]["cached"] is False
+
+
+def test_unreadable_images_are_left_out_and_named(extractor, photographs):
+    real, made = photographs("real"), photographs("made", seed=1)
+    (made / "red" / "broken.png").write_bytes(b"no image")
+    result = evaluate(made, real, extractor=extractor, metrics=["fid"])
+    assert result.table["rows"][0][1] == 24
+    assert "1 unreadable images were left out" in warnings_of(result)
+    for path in made.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 25 images"):
+        evaluate(made, real, extractor=extractor)
+
+
+def test_streams_arrays_and_sample_folders(extractor, photographs, tmp_path):
+    real = photographs("real")
+    images = np.concatenate(list(open_samples(real).batches(5)))
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    folder = tmp_path / "samples"
+    (folder / "images").mkdir(parents=True)
+    from fae_core.images import save_image
+
+    for i, image in enumerate(floats):
+        save_image(image, folder / "images" / f"{i:06d}.png")
+    (folder / "samples.json").write_text(json.dumps({"labels": list(range(24))}))
+    sources = {
+        "array": images,
+        "tensor": floats,
+        "stream": (floats[i : i + 5] for i in range(0, 24, 5)),
+        "folder": folder,
+    }
+    result = evaluate(sources, real, extractor=extractor, metrics=["fid"])
+    assert [row[2] for row in result.table["rows"]] == pytest.approx([0] * 4, abs=1e-12)
+    assert open_samples(folder).labels == list(range(24))
+    assert open_samples(real, limit=6).labels == [0, 0, 1, 1, 2, 2]
+
+
+def test_mistakes_get_one_line(extractor, photographs, tmp_path):
+    real = photographs("real")
+    with pytest.raises(UnknownName, match="did you mean"):
+        evaluate(real, real, extractor=extractor, metrics=["kidd"])
+    with pytest.raises(FAEError, match="does not exist"):
+        evaluate(tmp_path / "nowhere", real, extractor=extractor)
+    with pytest.raises(DataError, match="another size"):
+        mixed = photographs("real", count=3, size=20, seed=5)
+        evaluate(mixed, mixed, extractor=extractor)
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(12), sigma=np.eye(12))
+    with pytest.raises(FAEError, match="needs images"):
+        evaluate(tmp_path / "stats.npz", tmp_path / "stats.npz", extractor=extractor)
