@@ -4,7 +4,7 @@
     python tools/check_alone.py fae-encoder
 
 Checks that the package imports, that no other FAE package is there, that its entry points load, that `fae --help` works and
-that the commands of absent packages say what to install; then runs the package's tests. Tests that need an extra skip.
+that the commands of absent packages say what to install; then runs the package's quick tests. Tests that need an extra skip.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def main() -> int:
         print(f"alone {package}: {problem}", file=sys.stderr)
     tests = ROOT / "packages" / package / "tests"
     print(f"alone {package}: {len(problems)} problems; running {tests.relative_to(ROOT)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", "pytest", "-q", str(tests)], cwd=ROOT, check=False).returncode
+    status = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", str(tests)], cwd=ROOT, check=False
+    ).returncode
     return int(bool(problems) or status != 0)
 
 

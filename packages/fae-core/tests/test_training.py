@@ -73,12 +73,14 @@ def test_exported_weights_are_the_average(tmp_path: Path) -> None:
         torch.testing.assert_close(exported[key], 0.75 * before[key] + 0.25 * live[key])
 
 
+@pytest.mark.slow
 def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
     run_program(tmp_path / "whole")
     run_program(tmp_path / "parts", "--accumulation", "4")
     assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--parallel", "fsdp")], ids=["ddp", "fsdp"])
 def test_two_processes_equal_one(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     run_program(tmp_path / "one")
@@ -86,6 +88,7 @@ def test_two_processes_equal_one(tmp_path: Path, arguments: tuple[str, ...]) -> 
     assert_close(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_sharded_checkpoint_continues_at_another_process_count(tmp_path: Path) -> None:
     run_program(tmp_path / "straight")
     run_program(tmp_path / "moved", "--parallel", "fsdp", "--delay", "0", processes=2)
@@ -95,6 +98,7 @@ def test_sharded_checkpoint_continues_at_another_process_count(tmp_path: Path) -
     assert_close(tmp_path / "straight", tmp_path / "moved")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--adversarial",)], ids=["one-phase", "two-phases"])
 def test_a_killed_run_resumes_bit_identically(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     run_program(tmp_path / "straight", *arguments)
@@ -117,6 +121,7 @@ def test_a_killed_run_resumes_bit_identically(tmp_path: Path, arguments: tuple[s
     assert [r["step"] for r in read_metrics(killed)] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_can_be_resumed(tmp_path: Path) -> None:
     run_program(tmp_path / "straight")
     stopped = tmp_path / "stopped"
