@@ -80,6 +80,11 @@ def test_labels_are_dropped_in_training_only(build, spec, latents_for) -> None:
     assert not torch.allclose(kept, dropped)
 
 
+def test_no_condition_is_the_null_condition(build, spec, latents_for) -> None:
+    flow, z = build(classes=3), latents_for(spec, 2)
+    torch.testing.assert_close(flow.log_prob(z), flow.log_prob(z, torch.tensor([3, 3])))
+
+
 def test_null_text_is_zeros_and_masked_words_do_not_count(build, spec, latents_for) -> None:
     flow, z = build(text_dim=5, text_tokens=4), latents_for(spec, 2)
     text = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
@@ -120,11 +125,13 @@ def test_conditions_that_do_not_fit_are_refused(build, spec, latents_for) -> Non
     z = latents_for(spec, 2)
     with pytest.raises(FAEError, match=r"0\.\.2"):
         build(classes=3).log_prob(z, torch.tensor([0, 4]))
-    with pytest.raises(FAEError, match="class labels"):
-        build(classes=3).log_prob(z)
+    with pytest.raises(FAEError, match="no null condition"):
+        build(classes=3, label_dropout=0.0).log_prob(z)
+    with pytest.raises(FAEError, match="class labels of shape"):
+        build(classes=3).log_prob(z, torch.zeros(2))
     with pytest.raises(FAEError, match=r"\(B, L, 5\)"):
         build(text_dim=5, text_tokens=4).log_prob(z, torch.zeros(2, 4, 6))
-    with pytest.raises(FAEError, match="3 conditions do not fit 2 rows"):
+    with pytest.raises(FAEError, match="3 conditions do not fit 2 latents"):
         build(classes=3).sample(torch.tensor([0, 1, 2]), noise=z)
     with pytest.raises(FAEError, match="patches of 2"):
         build(patch_size=2)(torch.zeros(1, 3, 4, 5))

@@ -75,7 +75,7 @@ class FlowSampler:
         model = self.model
         model.check_grid(noise)
         height, width = (side // model.config.patch_size for side in noise.shape[-2:])
-        condition = prepare_condition(model.config, condition, self.device)
+        condition = prepare_condition(model.config, condition, len(noise), self.device)
         null = self._null(condition, uncond) if guidance != 1.0 and condition is not None else None
         with torch.inference_mode():
             rope = model.rope(height, width, condition)
@@ -105,8 +105,8 @@ class FlowSampler:
 
     def _null(self, condition: Tensor, uncond: Any) -> Tensor:
         if uncond is None:
-            return null_condition(self.model.config, len(condition), self.device, condition).to(condition.dtype)
-        null = prepare_condition(self.model.config, uncond, self.device)
+            return null_condition(self.model.config, len(condition), self.device, condition)
+        null = prepare_condition(self.model.config, uncond, len(condition), self.device)
         if null.shape != condition.shape:
             raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
         return null

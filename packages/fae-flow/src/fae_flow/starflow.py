@@ -28,7 +28,7 @@ from fae_core.hub import PretrainedModel
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
-from fae_flow.conditioning import condition_rows, drop_condition, null_condition, prepare_condition
+from fae_flow.conditioning import condition_rows, drop_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
 from fae_flow.layers import Rope
 from fae_flow.positions import rope_tables
@@ -100,8 +100,7 @@ class STARFlow(PretrainedModel):
 
     def trace(self, z: Tensor, condition: Any = None) -> FlowTrace:
         """Every block's output and log sigma."""
-        prepared = prepare_condition(self.config, condition, z.device)
-        return self._trace(z, prepared)
+        return self._trace(z, prepare_condition(self.config, condition, len(z), z.device))
 
     def log_prob(self, z: Tensor, condition: Any = None) -> Tensor:
         """Exact log-density of `z` as given, (B,) nats, in normalised latent units.
@@ -135,7 +134,7 @@ class STARFlow(PretrainedModel):
         Streams: "noise", and in training mode "label_dropout". Raises FAEError unless z has the spec's shape.
         """
         self.spec.check(z)
-        prepared = prepare_condition(self.config, condition, z.device)
+        prepared = prepare_condition(self.config, condition, len(z), z.device)
         if self.training:
             prepared = drop_condition(self.config, prepared, random)
         trace = self._trace(self._add_noise(z, random), prepared)
@@ -164,8 +163,8 @@ class STARFlow(PretrainedModel):
     ) -> Tensor:
         """Latents (B, C, h, w), one per condition.
 
-        noise: (B, C, h, w), standard normal; without it stream "noise" of `random`, or torch's generator, draws it. With
-        noise and no condition every row takes the null condition. guidance: 1 = off; the original's w is guidance - 1; it
+        noise: (B, C, h, w), standard normal; without it stream "noise" of `random`, or torch's generator, draws it. Without
+        a condition every row takes the null condition. guidance: 1 = off; the original's w is guidance - 1; it
         acts in every block that sees the condition, or in the top block alone (`guide_top_only`). uncond: what to guide
         away from, the null condition by default. denoise: end with a Tweedie step; None = as the config says. jacobi: solve
         stretches of tokens in parallel instead of one by one. A FlowSampler kept over several calls saves their setup.
@@ -188,22 +187,16 @@ class STARFlow(PretrainedModel):
         return z + noise_std**2 * score
 
     def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
-        """Noise and prepared condition of a `sample` call; raises FAEError where their numbers of rows differ."""
+        """Noise and prepared condition of a `sample` call; raises FAEError where they do not fit."""
         device = next(self.parameters()).device
-        rows = condition_rows(condition)
         if noise is None:
-            count = rows if rows is not None else len(random) if random is not None else None
+            count = condition_rows(condition) if condition is not None else len(random) if random is not None else None
             if count is None:
                 raise FAEError("sample needs a condition, noise or random to know how many samples to make")
             shape = self.spec.shape
-            noise = random.normal(shape, "noise", device) if random else torch.randn(count, *shape, device=device)
+            noise = torch.randn(count, *shape) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)
-        rows = noise.shape[0] if rows is None else rows
-        if noise.shape[0] != rows:
-            raise FAEError(f"{rows} conditions do not fit {noise.shape[0]} rows of noise")
-        if condition is None:
-            return noise.to(device), null_condition(self.config, rows, device, None)
-        return noise.to(device), prepare_condition(self.config, condition, device)
+        return noise.to(device), prepare_condition(self.config, condition, len(noise), device)
 
     def check_grid(self, z: Tensor) -> None:
         """Raise FAEError unless z can be cut into this model's tokens."""

@@ -38,10 +38,12 @@ class GeneratorTask(Task):
 
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, labels = self.store.read(indices, random=random)
-        return {"z": z} if labels is None else {"z": z, "labels": torch.as_tensor(labels, dtype=torch.long)}
+        # Without labels everything is class 0, which is also what `fae sample` asks of a generator of one class.
+        labels = torch.zeros(len(indices)) if labels is None else torch.as_tensor(labels)
+        return {"z": z, "labels": labels.long()}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         modules["model"].save_pretrained(folder)
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
-        return self.generator.loss(batch["z"], batch.get("labels"), random=random)
+        return self.generator.loss(batch["z"], batch["labels"], random=random)
