@@ -55,11 +55,11 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
     assert f"wrote {out / 'generation.json'}" in said
     assert f"next: fae eval report {tmp_path / 'demo'}" in said
     run("frechet", "--samples", made, "--reference", real, "--out", out)
-    run("reconstruction", "--tokenizer", "FOLDER", "--images", real, "--out", out)
+    run("reconstruction", "--model", "FOLDER", "--data", real, "--out", out)
     for command in ("similarity", "matching", "pca"):
-        run(command, "--tokenizer", "FOLDER", "--images", real, "--out", out)
-    run("probe", "--tokenizer", "FOLDER", "--images", real, "--out", out)
-    run("probe", "--train", "--tokenizer", "FOLDER", "--images", real, "--out", out)
+        run(command, "--model", "FOLDER", "--data", real, "--out", out)
+    run("probe", "--model", "FOLDER", "--data", real, "--out", out)
+    run("probe", "--train", "--model", "FOLDER", "--data", real, "--out", out)
     kinds = {json.loads(path.read_text())["kind"] for path in out.glob("*.json")}
     assert kinds == {"generation", "reconstruction", "similarity", "matching", "pca", "probe"}
     assert "report.html" in run("report", tmp_path / "demo")

@@ -19,6 +19,7 @@ from fae_eval.tokenizers import (
     image_features,
     latent_tokens,
     load_image_tokenizer,
+    read_size,
     rebuilds_features,
 )
 
@@ -211,7 +212,7 @@ def _batches(
     with progress(count, what) if progress is not None else nullcontext() as bar:
         for start in range(0, count, batch_size):
             indices = range(start, min(count, start + batch_size))
-            batch = load_batch(source, indices, model.spec.image_shape)
+            batch = load_batch(source, indices, read_size(model))
             yield (batch.to(device) if device else batch), indices
             if bar is not None:
                 bar.advance(len(indices))

@@ -19,7 +19,14 @@ from fae_eval.generation import metric_labels
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
 from fae_eval.reference import gaussian
 from fae_eval.results import Result, provenance
-from fae_eval.tokenizers import features_of_latents, image_features, load_image_tokenizer, rebuilds_features
+from fae_eval.tokenizers import (
+    at_image_size,
+    features_of_latents,
+    image_features,
+    load_image_tokenizer,
+    read_size,
+    rebuilds_features,
+)
 
 _SHOWN = 8
 
@@ -58,9 +65,11 @@ def evaluate_reconstruction(
     real, made, content, shown = None, None, ContentHash(), []
     with _bar(progress, count) as advance:
         for start in range(0, count, batch_size):
-            originals = load_batch(source, range(start, min(count, start + batch_size)), model.spec.image_shape)
-            moved = originals.to(device) if device else originals
-            z = model.encode(moved)
+            read = load_batch(source, range(start, min(count, start + batch_size)), read_size(model))
+            read = read.to(device) if device else read
+            moved = at_image_size(model, read)
+            originals = moved.cpu()
+            z = model.encode(read)
             pixels = to_uint8(model.decode(z))
             rebuilt = pixels.float() / 255
             content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
@@ -70,7 +79,7 @@ def evaluate_reconstruction(
             if perceptual is not None:
                 _append(per_image, "LPIPS", perceptual(moved, rebuilt))
             if fits is not None:
-                fits.add(image_features(model, moved), features_of_latents(model, z))
+                fits.add(image_features(model, read), features_of_latents(model, z))
             if network is not None:
                 features, other = network.features(moved), network.features(rebuilt)
                 real, made = real or Moments(features.shape[1]), made or Moments(features.shape[1])

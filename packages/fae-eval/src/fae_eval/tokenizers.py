@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
@@ -13,6 +14,19 @@ from fae_core.errors import FAEError
 def encoder_of(tokenizer: Any) -> Any:
     """The part that makes features: the tokenizer's `encoder`, or the tokenizer itself."""
     return getattr(tokenizer, "encoder", tokenizer)
+
+
+def read_size(tokenizer: Any) -> tuple[int, int]:
+    """(height, width) at which to read images for it: its encoder's own wish, else the size that its latents stand for."""
+    return getattr(encoder_of(tokenizer), "read_size", tokenizer.spec.image_shape)
+
+
+def at_image_size(tokenizer: Any, images: Tensor) -> Tensor:
+    """Images as the tokenizer would paint them: resized from the size they were read at, where the two differ."""
+    shape = tokenizer.spec.image_shape
+    if tuple(images.shape[-2:]) == tuple(shape):
+        return images
+    return F.interpolate(images, shape, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def image_features(tokenizer: Any, images: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def reconstruction(
 ) -> None:
     """Originals against reconstructions: PSNR, SSIM, LPIPS, how well features survive, and the Frechet distance between them.
 
-    Example: fae eval reconstruction --tokenizer runs/demo/pixel-finetune --images runs/demo/data/held-out --out runs/demo/results
+    Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
     from fae_core.progress import progress
     from fae_eval.reconstruction import evaluate_reconstruction

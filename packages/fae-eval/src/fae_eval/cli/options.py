@@ -25,11 +25,9 @@ Extractor = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
-Tokenizer = Annotated[
-    str, typer.Option("--tokenizer", help="Run folder, model folder or hub id of a tokenizer (an FAE).")
-]
+Tokenizer = Annotated[str, typer.Option("--model", help="Run folder, model folder or hub id of a tokenizer (an FAE).")]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the record.")]
-Images = Annotated[str, typer.Option("--images", help='Image folder, .parquet, .npz, or "photographs".')]
+Images = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
 
 
 def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:

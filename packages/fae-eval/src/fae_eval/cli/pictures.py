@@ -32,7 +32,7 @@ def similarity(
 ) -> None:
     """How alike all patches are to one: in features and in latents side by side.
 
-    Example: fae eval similarity --tokenizer runs/demo/pixel-finetune --images runs/demo/data/held-out --out runs/demo/results
+    Example: fae eval similarity --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
     from fae_eval.figures import similarity_picture
 
@@ -63,7 +63,7 @@ def matching(
 ) -> None:
     """Foreground patches of two images that are each other's nearest: by features and by latents.
 
-    Example: fae eval matching --tokenizer runs/demo/pixel-finetune --images photographs --indices 0,1 --out runs/demo/results
+    Example: fae eval matching --model runs/demo/tokenizer --data photographs --indices 0,1 --out runs/demo/results
     """
     from fae_core.errors import FAEError
     from fae_eval.figures import matching_picture
@@ -95,7 +95,7 @@ def pca(
 ) -> None:
     """The three strongest directions of features and of latents as colours.
 
-    Example: fae eval pca --tokenizer runs/demo/pixel-finetune --images runs/demo/data/held-out --out runs/demo/results
+    Example: fae eval pca --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
     from fae_eval.figures import pca_picture
 
@@ -122,14 +122,14 @@ def _picture(
     from fae_core.images import load_batch, open_images
     from fae_eval.figures.canvas import save_picture
     from fae_eval.results import Result, provenance
-    from fae_eval.tokenizers import load_image_tokenizer
+    from fae_eval.tokenizers import load_image_tokenizer, read_size
 
     tokenizer, images, out, indices, count, device, overwrite = arguments
     path = result_path(out, kind, overwrite)
     model = load_image_tokenizer(tokenizer, device)
     source = open_images(images)
     chosen = choose_images(source, indices, count, same_class=same_class)
-    batch = load_batch(source, chosen, model.spec.image_shape)
+    batch = load_batch(source, chosen, read_size(model))
     picture, values = draw(model, batch.to(device) if device else batch)
     save_picture(picture, path.with_suffix(".png"))
     result = Result(

@@ -32,7 +32,7 @@ def probe(
 ) -> None:
     """What a classifier still sees: the backbone's own head on original and rebuilt features, or with --train a linear probe.
 
-    Example: fae eval probe --tokenizer runs/imagenet/pixel-finetune --images imagenet/val --limit 5000
+    Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val --limit 5000
     """
     from fae_core.progress import progress
     from fae_eval.probe import trained_probe, zero_shot_probe
