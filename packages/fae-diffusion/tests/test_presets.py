@@ -9,9 +9,9 @@ from fae_core.hub import parse_config
 from fae_core.presets import load_preset, preset_files
 from fae_core.spec import LatentSpec
 from fae_core.training import TrainConfig
-from fae_diffusion import LightningDiT, SiT
+from fae_diffusion import LightningDiT, MMDiT, SiT
 
-CLASSES = {"sit": SiT, "lightningdit": LightningDiT}
+CLASSES = {"sit": SiT, "lightningdit": LightningDiT, "mmdit": MMDiT}
 NAMES = sorted(name for name, path in preset_files().items() if path.parents[1].name == "fae_diffusion")
 
 

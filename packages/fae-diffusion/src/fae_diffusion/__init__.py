@@ -1,4 +1,4 @@
-"""fae-diffusion: SiT and LightningDiT on FAE latents. Importing it is light; torch is loaded when a name needs it."""
+"""fae-diffusion: SiT, LightningDiT and MMDiT on FAE latents. Importing it is light; torch is loaded when a name needs it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from fae_diffusion.guidance import Guidance as Guidance
     from fae_diffusion.models import LightningDiT as LightningDiT
     from fae_diffusion.models import LightningDiTConfig as LightningDiTConfig
+    from fae_diffusion.models import MMDiT as MMDiT
+    from fae_diffusion.models import MMDiTConfig as MMDiTConfig
     from fae_diffusion.models import Sampling as Sampling
     from fae_diffusion.models import SiT as SiT
     from fae_diffusion.models import SiTConfig as SiTConfig
+    from fae_diffusion.models import TextCondition as TextCondition
     from fae_diffusion.samplers import integrate as integrate
     from fae_diffusion.samplers import integrate_sde as integrate_sde
     from fae_diffusion.samplers import sde_grid as sde_grid
@@ -25,9 +28,12 @@ _HOMES = {
     "Guidance": "fae_diffusion.guidance",
     "LightningDiT": "fae_diffusion.models",
     "LightningDiTConfig": "fae_diffusion.models",
+    "MMDiT": "fae_diffusion.models",
+    "MMDiTConfig": "fae_diffusion.models",
     "Sampling": "fae_diffusion.models",
     "SiT": "fae_diffusion.models",
     "SiTConfig": "fae_diffusion.models",
+    "TextCondition": "fae_diffusion.models",
     "integrate": "fae_diffusion.samplers",
     "integrate_sde": "fae_diffusion.samplers",
     "sde_grid": "fae_diffusion.samplers",

@@ -1,7 +1,7 @@
 """The Generator protocol for flow-matching networks: a loss on noised latents, and sampling by integration.
 
 `FlowMatching` is mixed into a network whose forward(z, t, condition) gives what its transport predicts. What a condition is
-(labels here, text in others) stays behind the four methods that end the class.
+(labels here, text in MMDiT) stays behind the methods that end the class.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FlowMatching:
     def loss(self, z: Tensor, condition: Any, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
         """Means over the batch: "loss"; its terms "mse" and, where it is on, "cosine"; and "loss_q1" .. "loss_q4".
 
-        z: normalised latents (B, C, h, w). While the module trains, a share `class_dropout` of conditions is replaced by null.
+        z: normalised latents (B, C, h, w). While the module trains, a share `condition_dropout` of conditions is null.
         loss_qN is the loss in the N-th quarter of the training times, cleanest first: the mean over the batch of 4 times the
         loss of its samples there, so that it averages over steps and processes without bias, and the quarters to "loss".
         """
@@ -44,8 +44,8 @@ class FlowMatching:
         uniform = drawn.uniform("time")
         noise = drawn.normal(z.shape[1:], "noise").to(z.dtype)
         condition = self._check_condition(condition, len(z), z.device)
-        if self.training and self.config.class_dropout > 0:
-            condition = self._drop_condition(condition, drawn.uniform("class_dropout") < self.config.class_dropout)
+        if self.training and self.condition_dropout > 0:
+            condition = self._drop_condition(condition, drawn.uniform("condition_dropout") < self.condition_dropout)
         t = self.transport.times(uniform)
         x = self.transport.coefficients(t, z).state(z, noise)
         terms = self.transport.loss(self(x, t, condition), z, noise, t)
@@ -145,6 +145,11 @@ class FlowMatching:
         return integrate(velocity, z, grid, settings.method, path=name)
 
     # What a condition is: labels (B,) of `config.classes` classes.
+
+    @property
+    def condition_dropout(self) -> float:
+        """Share of training samples whose condition is replaced by the null condition."""
+        return self.config.class_dropout
 
     def _check_condition(self, condition: Any, batch: int, device: torch.device) -> Tensor:
         if condition is None:

@@ -77,7 +77,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"\.mlp\.w12\.", ".mlp.gate_up."),
     (r"\.mlp\.w3\.", ".mlp.down."),
 )
-_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
 def load_official(
@@ -143,7 +143,7 @@ def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module) ->
     """An original's state dict with our names, layouts, direction of time and sign."""
     state: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
-        name = _WRAPPERS.sub("", name)
+        name = WRAPPERS.sub("", name)
         if name.startswith("feat_rope."):
             _check_rope(name, tensor, model)
             continue
