@@ -184,6 +184,20 @@ def test_previews_are_written(tmp_path: Path) -> None:
     assert read_metrics(run)[-1]["preview_psnr"] > 0
 
 
+def test_finetuning_can_put_noise_on_normalised_latents(autoencoder_run: Path, noise_run: Path) -> None:
+    fae, decoder, random = (
+        FAE.from_pretrained(autoencoder_run),
+        PixelDecoder.from_pretrained(noise_run),
+        SlotRandom(0, [0, 1]),
+    )
+    options = {"latent": "mean", "latent_noise": 0.2, "losses": PAINT}
+    task = PixelFinetuneTask(fae, decoder, Gradients(2), PixelFinetuneConfig(**options))
+    features = fae.encoder.features(images(2))
+    z = fae.spec.normalize(fae.encoder.adapt(features).mode())
+    expected = fae.feature_decoder(z + 0.2 * random.normal(fae.spec.shape, "latent noise"))
+    torch.testing.assert_close(task.inputs(features, random), expected)
+
+
 def test_finetuning_refuses_a_decoder_of_other_features(autoencoder_run: Path, noise_run: Path) -> None:
     decoder = PixelDecoder.from_pretrained(noise_run)
     space = decoder.config.features.model_copy(update={"mean": tuple(m + 1 for m in decoder.config.features.mean)})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core.hub import ModelConfig
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 class PixelFinetuneConfig(ModelConfig):
     """latent: reconstruct from a "sample" of the posterior (the decoder also sees the spread that a generator will produce) or
-    from its "mean" (what `FAE.reconstruct` does)."""
+    from its "mean" (what `FAE.reconstruct` does). latent_noise: standard deviation of Gaussian noise on normalised latents, for
+    a decoder of samples that carry noise, as a normalizing flow's do before they are denoised."""
 
     latent: Literal["sample", "mean"] = "sample"
+    latent_noise: float = Field(0.0, ge=0)
     gradient_checkpointing: bool = False
     losses: PixelLossConfig = PixelLossConfig()
     data: DataConfig = DataConfig()
@@ -56,7 +59,10 @@ class PixelFinetuneTask(PixelTask):
     def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
         posterior = self.encoder.adapt(features)
         z = posterior.sample(random) if self.config.latent == "sample" else posterior.mode()
-        return self.fae.feature_decoder(self.fae.spec.normalize(z))
+        z = self.fae.spec.normalize(z)
+        if self.config.latent_noise:
+            z = z + self.config.latent_noise * random.normal(z.shape[1:], "latent noise", z.device)
+        return self.fae.feature_decoder(z)
 
     @torch.no_grad()
     def clean_inputs(self, features: Tensor) -> Tensor:
