@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import pytest
 import torch
 
+from fae_core.cli.main import invoke
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -147,3 +149,15 @@ def test_checkpoints_of_other_options_are_refused() -> None:
         MMDiT.from_official({}, {})
     with pytest.raises(FAEError, match="did you mean depth"):
         MMDiT.from_official({}, {"detph": 3})
+
+
+def test_the_import_command_reads_the_parity_checkpoint(tmp_path) -> None:
+    stored = torch.load(shared_folder("cases", "parity", "repa_mmdit_A.pt"), weights_only=True)
+    torch.save({"ema": stored["state_dict"]}, tmp_path / "repa.pt")
+    (tmp_path / "config.yaml").write_text(json.dumps(stored["config"]))
+    command = f"import mmdit {tmp_path}/repa.pt --out {tmp_path}/mmdit --config {tmp_path}/config.yaml"
+    invoke(command.split())
+    inputs = stored["inputs"]
+    with torch.no_grad():
+        velocity = MMDiT.from_pretrained(tmp_path / "mmdit")(inputs["x"], inputs["t"], inputs["context"])
+    torch.testing.assert_close(velocity, stored["outputs"]["forward"], atol=5e-5, rtol=0)

