@@ -26,9 +26,9 @@ NEIGHBOURS = ("precision/recall ours", "precision/recall torch-fidelity")
 
 def features(count: int, dim: int, seed: int) -> torch.Tensor:
     """Correlated features with a decaying spectrum, as networks give them."""
-    random = torch.Generator().manual_seed(seed)
-    spread = torch.logspace(0, -1.5, dim)
-    return (torch.randn(count, dim, generator=random) * spread + 0.05 * seed).relu_()
+    mixing = torch.randn(dim, dim, generator=torch.Generator().manual_seed(0)) / dim**0.5
+    drawn = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) * torch.logspace(0, -1.5, dim)
+    return torch.nn.functional.softplus(3 * drawn @ mixing + 0.05 * seed)
 
 
 def statistics(count: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

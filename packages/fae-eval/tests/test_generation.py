@@ -180,4 +180,4 @@ def test_mistakes_get_one_line(extractor, photographs, tmp_path):
         evaluate(mixed, mixed, extractor=extractor)
     np.savez(tmp_path / "stats.npz", mu=np.zeros(12), sigma=np.eye(12))
     with pytest.raises(FAEError, match="needs images"):
-        evaluate(tmp_path / "stats.npz", tmp_path / "stats.npz", extractor=extractor)
+        evaluate(real, tmp_path / "stats.npz", extractor=extractor, size=16)

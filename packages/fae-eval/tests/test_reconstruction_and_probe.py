@@ -18,7 +18,7 @@ def test_reconstruction_is_measured_after_rounding_to_uint8(fae, photographs, ex
     images = load_batch(source, range(24), 16)
     rebuilt = (fae.decode(fae.encode(images)) * 255).round() / 255
     result = evaluate_reconstruction(fae, folder, extractor=extractor, batch_size=5, picture=tmp_path / "r.png")
-    assert result.values["PSNR (dB)"] == pytest.approx(psnr(images, rebuilt).mean().item(), rel=1e-9)
+    assert result.values["PSNR [dB]"] == pytest.approx(psnr(images, rebuilt).mean().item(), rel=1e-9)
     assert result.values["feature cosine"] == pytest.approx(1, abs=1e-6)
     assert result.values["unexplained variance"] == pytest.approx(0, abs=1e-9)
     assert "rFD-pixels" in result.values

@@ -38,7 +38,7 @@ def demo(tmp_path):
     picture(results / "rec.png")
     picture(results / "sim.png")
     Result(
-        "reconstruction", "Rebuilt", {"columns": ["", "PSNR (dB)"], "rows": [["x", 26.61]]}, [{"path": "rec.png"}]
+        "reconstruction", "Rebuilt", {"columns": ["", "PSNR [dB]"], "rows": [["x", 26.61]]}, [{"path": "rec.png"}]
     ).save(results / "a.json")
     Result("similarity", "Maps", None, [{"path": "sim.png", "caption": "cosine"}]).save(results / "b.json")
     Result(

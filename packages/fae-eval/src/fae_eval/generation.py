@@ -76,6 +76,8 @@ def evaluate(
         raise FAEError("there are no samples to measure")
     if floor is not None:
         sets[FLOOR] = floor
+    # Opened before any network runs, so that a wrong path is told at once.
+    opened_sets = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
     run = _Runner(extractor, batch_size, progress)
     need_features = bool({"precision_recall", "kernel"} & set(chosen))
     cache = Path(cache) if cache is not None else None
@@ -89,8 +91,7 @@ def evaluate(
     )
     columns, rows, values, facts, warned = ["", "images"], [], {}, {}, {}
     warnings = protocol.purpose_warnings(purpose, real.carries_statistics)
-    for name, source in sets.items():
-        opened = open_samples(source, size=size, decoder=decoder, limit=limit)
+    for name, opened in opened_sets.items():
         features = run.features(opened, name, cache if name == FLOOR else None)
         measured = _measure(
             features, real, chosen, extractor, purpose, k, pr_precision, pr_reference, kernel_subsets, seed

@@ -12,7 +12,7 @@ from torch import Tensor
 from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch, open_images, to_uint8
 from fae_eval import protocol
-from fae_eval.data.samples import ContentHash, spread
+from fae_eval.data.samples import ContentHash, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.generation import metric_labels
@@ -63,6 +63,7 @@ def evaluate_reconstruction(
     per_image: dict[str, list[Tensor]] = {}
     fits = _FeatureFit() if rebuilds_features(model) else None
     real, made, content, shown = None, None, ContentHash(), []
+    wanted = spread_indices(count, _SHOWN)
     with _bar(progress, count) as advance:
         for start in range(0, count, batch_size):
             read = load_batch(source, range(start, min(count, start + batch_size)), read_size(model))
@@ -73,7 +74,7 @@ def evaluate_reconstruction(
             pixels = to_uint8(model.decode(z))
             rebuilt = pixels.float() / 255
             content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
-            _append(per_image, "PSNR (dB)", psnr(moved, rebuilt))
+            _append(per_image, "PSNR [dB]", psnr(moved, rebuilt))
             if min(moved.shape[-2:]) >= 11:
                 _append(per_image, "SSIM", ssim(moved, rebuilt))
             if perceptual is not None:
@@ -85,8 +86,9 @@ def evaluate_reconstruction(
                 real, made = real or Moments(features.shape[1]), made or Moments(features.shape[1])
                 real.add(features.cpu())
                 made.add(other.cpu())
-            if sum(len(pair[0]) for pair in shown) < _SHOWN:
-                shown.append((originals, rebuilt.cpu()))
+            shown += [
+                (originals[i - start], rebuilt[i - start].cpu()) for i in wanted if start <= i < start + len(read)
+            ]
             advance(len(originals))
     values = {name: torch.cat(parts).double().mean().item() for name, parts in per_image.items()}
     values |= fits.values() if fits is not None else {}
@@ -153,8 +155,7 @@ def _draw(shown: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, str]:
 
     if not shown:
         raise DataError("there are no images to show")
-    originals, rebuilt = (torch.cat(side)[:_SHOWN] for side in zip(*shown, strict=True))
-    rows = [[from_tensor(image) for image in side] for side in (originals, rebuilt)]
+    rows = [[from_tensor(image) for image in side] for side in zip(*shown, strict=True)]
     save_picture(compose(rows, row_titles=["original", "rebuilt"]), path)
     return {"path": path.name, "caption": "Originals above, their reconstructions below."}
 

@@ -16,6 +16,7 @@ from fae_eval.figures.kmeans import foreground
 from fae_eval.figures.similarity import token_spaces
 
 _SCALE = 240  # pixels of an image
+_LEAST = 0.05  # of an image's patches must be in each cluster
 
 
 @torch.no_grad()
@@ -23,13 +24,17 @@ def matching_picture(
     tokenizer: Any, first: Tensor, second: Tensor, *, most: int = 16, seed: int = 0
 ) -> tuple[Image.Image, dict[str, float]]:
     """Two images (3, H, W) beside each other, once per space, with lines between foreground patches that are each other's
-    nearest by cosine; the `most` surest are drawn. The foreground is found once, by two-means over the features.
+    nearest by cosine; the `most` surest are drawn. The foreground is found once, by two-means over the features of both images;
+    where that only tells the images apart, each image is split by itself.
 
     Returns the picture and, for each space other than the features, the share of the features' matches that it finds too.
     """
     spaces = token_spaces(tokenizer, torch.stack([first, second]))
     tokens, grid = spaces["features"]
     mask = foreground(tokens, grid, seed=seed)
+    share = mask.double().mean(1)
+    if float(share.min()) < _LEAST or float(share.max()) > 1 - _LEAST:
+        mask = torch.cat([foreground(image[None], grid, seed=seed) for image in tokens])
     cells, pairs_of = [], {}
     for name, (tokens, own_grid) in spaces.items():
         if own_grid != grid:

@@ -7,6 +7,7 @@ distances are made once for each pair (rows and columns of a tile are both used)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -34,13 +35,9 @@ def precision_recall(
     gen_radii = manifold_radii(gen, k, precision=precision, tile=tile)
     gen_inside = torch.zeros(len(gen), dtype=torch.bool, device=gen.device)
     ref_inside = torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
-    for i in range(0, len(ref), tile):
-        rows = slice(i, i + tile)
-        for j in range(0, len(gen), tile):
-            columns = slice(j, j + tile)
-            distances = _squared_distances(ref[rows], gen[columns], precision)
-            gen_inside[columns] |= (distances <= ref_radii[rows, None]).any(0)
-            ref_inside[rows] |= (distances <= gen_radii[None, columns]).any(1)
+    for rows, columns, distances in _tiles(ref, gen, precision, tile):
+        gen_inside[columns] |= (distances - ref_radii[rows, None]).amin(0) <= 0
+        ref_inside[rows] |= (distances - gen_radii[None, columns]).amin(1) <= 0
     return gen_inside.double().mean().item(), ref_inside.double().mean().item()
 
 
@@ -50,33 +47,47 @@ def manifold_radii(features: Tensor, k: int = 3, *, precision: Precision = "fp32
     if k < 1 or count <= k:
         raise FAEError(f"precision and recall with k={k} need more than {max(k, 1)} samples, got {count}")
     nearest = torch.full((count, k + 1), torch.inf, device=features.device)
-    for i in range(0, count, tile):
-        rows = slice(i, i + tile)
-        for j in range(i, count, tile):
-            columns = slice(j, j + tile)
-            distances = _squared_distances(features[rows], features[columns], precision)
-            nearest[rows] = _keep_nearest(nearest[rows], distances, k)
-            if j > i:
-                nearest[columns] = _keep_nearest(nearest[columns], distances.T, k)
+    for rows, columns, distances in _tiles(features, features, precision, tile, upper_half=True):
+        nearest[rows] = _keep_nearest(nearest[rows], distances, 1)
+        if columns != rows:
+            nearest[columns] = _keep_nearest(nearest[columns], distances, 0)
     return nearest[:, k].clone()
 
 
-def _keep_nearest(best: Tensor, distances: Tensor, k: int) -> Tensor:
-    smallest = distances.topk(min(k + 1, distances.shape[1]), dim=1, largest=False, sorted=False).values
-    return torch.cat([best, smallest], 1).sort(1).values[:, : k + 1]
+def _keep_nearest(best: Tensor, distances: Tensor, dim: int) -> Tensor:
+    """The smallest entries of each row (dim 1) or column (dim 0) of a tile, merged with `best` (n, k + 1), sorted."""
+    wanted = min(best.shape[1], distances.shape[dim])
+    smallest = distances.topk(wanted, dim=dim, largest=False, sorted=False).values
+    return torch.cat([best, smallest if dim == 1 else smallest.T], 1).sort(1).values[:, : best.shape[1]]
 
 
-def _squared_distances(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
-    """max(|a|^2 - 2ab + |b|^2, 0), (A, B) fp32."""
-    if precision == "adm":
-        half = _expand(a.half(), b.half())
-        if bool(half.isfinite().all()):
-            return half.float()
-    elif precision != "fp32":
+def _tiles(
+    a: Tensor, b: Tensor, precision: Precision, tile: int, *, upper_half: bool = False
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """(rows, columns, squared distances max(|a|^2 - 2ab + |b|^2, 0) fp32) tile by tile; a tile is valid until the next one.
+
+    upper_half: only tiles with columns at or after the rows.
+    """
+    if precision not in ("fp32", "adm"):
         raise FAEError(f"precision must be fp32 or adm, not {precision!r}")
-    return _expand(a, b)
+    squares_a, squares_b = (torch.cat([(part * part).sum(1) for part in x.split(tile)]) for x in (a, b))
+    buffer = torch.empty(min(tile, len(a)) * min(tile, len(b)), device=a.device)
+    for i in range(0, len(a), tile):
+        rows = slice(i, i + tile)
+        for j in range(i if upper_half else 0, len(b), tile):
+            columns = slice(j, j + tile)
+            if precision == "adm" and (half := _half_distances(a[rows], b[columns])) is not None:
+                yield rows, columns, half
+                continue
+            shape = len(squares_a[rows]), len(squares_b[columns])
+            out = buffer[: shape[0] * shape[1]].view(shape)
+            torch.mm(a[rows], b[columns].T, out=out)
+            yield rows, columns, out.mul_(-2).add_(squares_a[rows, None]).add_(squares_b[columns]).clamp_(min=0)
 
 
-def _expand(a: Tensor, b: Tensor) -> Tensor:
+def _half_distances(a: Tensor, b: Tensor) -> Tensor | None:
+    """ADM's fp16 block, or None where it overflows."""
+    a, b = a.half(), b.half()
     squares_a, squares_b = (a * a).sum(1, keepdim=True), (b * b).sum(1)
-    return (squares_a - 2 * (a @ b.T)).add_(squares_b).clamp_(min=0)
+    distances = (squares_a - 2 * (a @ b.T)).add_(squares_b).clamp_(min=0)
+    return distances.float() if bool(distances.isfinite().all()) else None

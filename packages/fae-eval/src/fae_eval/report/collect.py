@@ -14,6 +14,7 @@ from fae_core.files import read_json
 from fae_eval.results import Result
 
 _DEPTH = 3  # folders below a given one that are searched
+_KINDS = ("reconstruction", "samples", "generation", "probe")  # the order of records; all others behind
 _SKIPPED = {"checkpoints", "model", "images", "train", "held-out", "encoder", "feature_decoder", "pixel_decoder"}
 
 
@@ -78,6 +79,7 @@ def collect(paths: Sequence[str | Path]) -> Collection:
     order = [step["name"] for step in found.steps if "name" in step]
     rank = {name: number for number, name in enumerate(order)}
     found.runs.sort(key=lambda run: (rank.get(run.name, len(rank)), _start(run), run.name))
+    found.results.sort(key=lambda pair: _KINDS.index(pair[0].kind) if pair[0].kind in _KINDS else len(_KINDS))
     found.samples.sort(key=lambda grid: grid.name)
     return found
 

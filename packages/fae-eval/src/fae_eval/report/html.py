@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fae_eval.results import format_cell
 
+_NUMERAL = re.compile(r"[-+]?[\d.,]+%?")
 _WIDEST = 1800  # pixels
 _HEAVIEST = 900_000  # bytes of a PNG that is kept as it is
 
@@ -81,4 +83,5 @@ def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
 
 
 def _number_class(cell: Any) -> str:
-    return ' class="n"' if cell is None or (isinstance(cell, (int, float)) and not isinstance(cell, bool)) else ""
+    number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    return ' class="n"' if cell is None or number or _NUMERAL.fullmatch(str(cell)) else ""

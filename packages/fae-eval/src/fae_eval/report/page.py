@@ -86,7 +86,7 @@ def _cards(found: Collection) -> str:
     """The few numbers that a reader looks for first."""
     cards: list[tuple[str, Any]] = []
     for result, _ in found.results:
-        wanted = {"reconstruction": ("PSNR (dB)", "feature cosine")}.get(result.kind, ())
+        wanted = {"reconstruction": ("PSNR [dB]", "feature cosine")}.get(result.kind, ())
         cards += [(f"{name}, {result.title.lower()}", result.values[name]) for name in wanted if name in result.values]
         if result.kind == "generation" and result.table:
             column = next((i for i, c in enumerate(result.table["columns"]) if str(c).startswith(("FID", "FD-"))), None)
