@@ -41,6 +41,7 @@ class GaussianFactor:
     def of(cls, mu: ArrayLike, sigma: ArrayLike) -> GaussianFactor:
         """Validates and factors. Raises FAEError where shapes differ, numbers are not finite or sigma is not symmetric."""
         mu, sigma = np.atleast_1d(np.asarray(mu, np.float64)), np.atleast_2d(np.asarray(sigma, np.float64))
+        sigma = sigma if sigma.flags.writeable else sigma.copy()  # torch wants memory of its own, not a mapped file
         if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
             raise FAEError(f"mean {mu.shape} and covariance {sigma.shape} do not fit together")
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
