@@ -9,10 +9,12 @@ import torch
 
 from fae_core.cli.main import invoke
 from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
+from fae_core.images import to_uint8
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.random import SlotRandom
+from fae_core.sampling import SampleJob, read_prompts
 from fae_core.spec import LatentSpec
-from fae_diffusion import MMDiT
+from fae_diffusion import MMDiT, MMDiTConfig
 from fae_diffusion.captions import captions_of
 from fae_diffusion.text import TextEncoder
 from fae_diffusion.text_cache import TextCache
@@ -169,6 +171,37 @@ def test_a_text_model_is_trained_and_sampled_from_the_command_line(t5: Path, tmp
     null = TextEncoder(str(t5), max_length=24).encode([""])
     torch.testing.assert_close(loaded.null_tokens[:, :1], null.tokens[:, :1].float(), atol=1e-2, rtol=1e-2)
     assert loaded.null_mask.sum() == 1  # </s>
+
+
+class Colours:
+    """The smallest decoder: three channels of the latent as an image."""
+
+    spec = SPEC
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images, images[:, :1]], dim=1)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z[:, :3].sigmoid()
+
+
+def test_fae_sample_s_images_follow_their_prompts(t5: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = {"name": str(t5), "max_length": 8}
+    config = MMDiTConfig(width=16, depth=1, heads=2, text_width=16, text_encoder=encoder, sampling={"steps": 2})
+    model = MMDiT(config, SPEC)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    (tmp_path / "prompts.txt").write_text("a dog\n\na cat\n")
+    prompts = read_prompts(tmp_path / "prompts.txt")
+    job = SampleJob("generator", "decoder", tmp_path / "out", count=3, prompts=prompts)
+    labels = job.draw_labels(len(prompts))
+    assert prompts == ("a dog", "a cat") and labels == [0, 1, 0]
+    images = job._make(model, Colours(), [0, 1, 2], labels, "cpu")
+    z = model.sample(["a dog", "a cat", "a dog"], random=SlotRandom(0, range(3)))
+    assert (images == to_uint8(Colours().decode(z)).permute(0, 2, 3, 1).numpy()).all()
+    assert (images[1] != job._make(model, Colours(), [1], [0, 0, 0], "cpu")[0]).any()
 
 
 def test_minilm_s_sentences_are_near_their_paraphrases() -> None:

@@ -42,6 +42,7 @@ class SampleJob:
     options: dict[str, Any] = field(default_factory=dict)
     columns: int = 8
     npz: bool = True
+    prompts: tuple[str, ...] = ()  # for a generator of text; `labels` then chooses among them
 
     def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
         """Write everything and return a line that says what, on the first process; None on the others.
@@ -57,7 +58,7 @@ class SampleJob:
             if not hasattr(decoder, "decode"):
                 raise FAEError(f"{self.decoder} can encode but not decode; give a tokenizer with a pixel decoder")
             decoder.spec.require(generator.spec, context=f"decoder {self.decoder} and generator {self.generator}")
-            labels = self.draw_labels(_classes_of(generator))
+            labels = self.draw_labels(len(self.prompts) or _classes_of(generator))
             started = time.monotonic()
             made = self._write_images(generator, decoder, labels, group)
             group.barrier()
@@ -123,7 +124,8 @@ class SampleJob:
     def _make(
         self, generator: Generator, decoder: Tokenizer, indices: list[int], labels: list[int], device: str
     ) -> np.ndarray:
-        condition = torch.tensor([labels[i] for i in indices], device=device)
+        chosen = [labels[i] for i in indices]
+        condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
         random = SlotRandom(self.seed, indices)
         with torch.inference_mode():
             z = generator.sample(condition, random=random, **self._sample_options())
@@ -177,6 +179,17 @@ class SampleJob:
             with archive.open("arr_1.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64), allow_pickle=False)
         temporary.replace(self.out / "samples.npz")
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts in a text file, one per line; blank lines do not count. Raises FAEError where there are none."""
+    try:
+        prompts = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FAEError(f"cannot read prompts from {path}: {error}") from None
+    if not prompts:
+        raise FAEError(f"{path} holds no prompts")
+    return prompts
 
 
 class _Batch:

@@ -76,7 +76,9 @@ def train_diffusion(
         options = {"cache": text_cache, "template": caption_template, "device": device}
         model = settings.get("model", {})
         train_with_captions(latents, out, model, training, resume=resume, overwrite=overwrite, **options)
-        typer.echo(f"wrote {out}/model; next, in Python: load_generator({str(out)!r}).sample(['a photo of ...'], ...)")
+        typer.echo(
+            f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES --prompts FILE"
+        )
         return
     train_generator(
         "diffusion",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,9 @@ def sample(
     labels: Annotated[
         str, typer.Option("--labels", help="'equal', 'random', or class indices such as 0,3,7 in turn.")
     ] = "equal",
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Text file, one prompt per line, for a generator of text.")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Guidance scale, 1 is off; default: the generator's own.")
     ] = None,
@@ -43,12 +47,13 @@ def sample(
     if relaunched(processes):
         return
     from fae_core.cli.settings import merge, parse_override
-    from fae_core.sampling import SampleJob
+    from fae_core.sampling import SampleJob, read_prompts
 
     options: dict = {}
     for override in overrides or []:
         options = merge(options, parse_override(override))
-    job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz)
+    texts = read_prompts(prompts) if prompts is not None else ()
+    job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts)
     report = job.run(resume=resume, overwrite=overwrite, device=device)
     if report is not None:
         typer.echo(report)
