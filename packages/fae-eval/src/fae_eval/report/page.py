@@ -87,7 +87,7 @@ def _cards(found: Collection) -> str:
     cards: list[tuple[str, Any]] = []
     for result, _ in found.results:
         wanted = {"reconstruction": ("PSNR [dB]", "feature cosine")}.get(result.kind, ())
-        cards += [(f"{name}, {result.title.lower()}", result.values[name]) for name in wanted if name in result.values]
+        cards += [(f"{name}, {result.title}", result.values[name]) for name in wanted if name in result.values]
         if result.kind == "generation" and result.table:
             column = next((i for i, c in enumerate(result.table["columns"]) if str(c).startswith(("FID", "FD-"))), None)
             if column is not None:
@@ -228,5 +228,8 @@ def _reproduce(found: Collection) -> str:
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    if minutes >= 10:
+        return f"{round(seconds / 60)} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
