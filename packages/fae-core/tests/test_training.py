@@ -182,6 +182,14 @@ def test_non_finite_gradients_are_skipped_and_then_stop_the_run(tmp_path: Path) 
     assert len(list((tmp_path / "many").glob("bad-batch-*.safetensors"))) == 1
 
 
+def test_loader_threads_change_nothing(tmp_path: Path) -> None:
+    for threads in (0, 1, 3):
+        config = TrainConfig(**{**SMALL, "steps": 4, "loader_threads": threads})
+        train(ToyTask(), config, tmp_path / str(threads), device="cpu")
+    assert_identical(tmp_path / "0", tmp_path / "1")
+    assert_identical(tmp_path / "0", tmp_path / "3")
+
+
 def test_batch_size_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     result = run_program(tmp_path / "run", processes=3, check=False)
     assert result.returncode != 0 and "make it a multiple of 3" in result.stderr

@@ -36,7 +36,9 @@ class TrainConfig(ModelConfig):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = Field(False, description="torch.compile each transformer block")
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    loader_threads: int = Field(1, ge=1, description="threads per process that prepare batches ahead of time")
+    loader_threads: int = Field(
+        1, ge=0, description="threads per process that prepare batches ahead of time; 0 prepares each when it is due"
+    )
 
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)

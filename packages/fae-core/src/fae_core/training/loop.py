@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,17 +112,28 @@ def _batches(
 
     if len(task) == 0:
         raise FAEError("there are no samples to train on")
-    with ThreadPoolExecutor(config.loader_threads, thread_name_prefix="loader") as pool:
-        waiting: deque[Future] = deque()
-        ahead = iter(range(start, config.steps))
-        for step in range(start, config.steps):
-            while len(waiting) <= config.loader_threads and (upcoming := next(ahead, None)) is not None:
-                waiting.append(pool.submit(load, upcoming))
-            moved = [
+    for step, loaded in _ahead(load, range(start, config.steps), config.loader_threads):
+        yield (
+            step,
+            [
                 ({name: t.to(group.device, non_blocking=True) for name, t in batch.items()}, random)
-                for batch, random in waiting.popleft().result()
-            ]
-            yield step, moved
+                for batch, random in loaded
+            ],
+        )
+
+
+def _ahead(load: Callable[[int], Any], steps: range, threads: int) -> Iterator[tuple[int, Any]]:
+    """(step, load(step)) in order, computed by `threads` threads a little ahead of time, or here where there are none."""
+    if threads == 0:
+        yield from ((step, load(step)) for step in steps)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
+        waiting: deque[Future] = deque()
+        upcoming = iter(steps)
+        for step in steps:
+            while len(waiting) <= threads and (following := next(upcoming, None)) is not None:
+                waiting.append(pool.submit(load, following))
+            yield step, waiting.popleft().result()
 
 
 def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
