@@ -123,7 +123,7 @@ class _RunningPhase:
             lr=self.peak,
             betas=phase.betas or config.betas,
             weight_decay=config.weight_decay,
-            fused=group.device.startswith("cuda"),
+            fused=True,
         )
         wrapped = PhaseModule(modules, phase.loss)
         self.module = replicate(wrapped, group) if engine.replicated else wrapped
