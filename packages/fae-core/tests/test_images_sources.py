@@ -285,3 +285,18 @@ def test_a_slice_behind_a_source_takes_part_of_it(classed: Path) -> None:
     for odd in ("[-:]", "[::0]", "[a:]", "[1]"):
         with pytest.raises(DataError, match="does not exist"):
             open_images(f"{classed}{odd}")
+
+
+def test_remote_parquet_is_read_in_place(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec comes with torch or fae-core[data]")
+    for part, values in enumerate(([1, 2, 3], [4, 5])):
+        write_parquet(tmp_path / "x.parquet", [png(v) for v in values], [0] * len(values))
+        fsspec.filesystem("memory").pipe(f"/images/x-{part}.parquet", (tmp_path / "x.parquet").read_bytes())
+    assert reds(open_images("memory://images/x-{0..1}.parquet")) == [1, 2, 3, 4, 5]
+    with pytest.raises(DataError, match=r"cannot read memory://images/y\.parquet"):
+        open_images("memory://images/y.parquet")
+
+
+def test_a_pattern_of_other_files_is_refused() -> None:
+    with pytest.raises(DataError, match=r"name \.tar or \.parquet files"):
+        open_images("photos-{0..3}.jpg")

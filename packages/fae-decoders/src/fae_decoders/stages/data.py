@@ -7,6 +7,7 @@ step, on the training device.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,11 @@ class StageData:
         self.encoder.to(device)
 
     @property
+    def blocks(self) -> list[int] | None:
+        """What `Task.blocks` is: the source's blocks, unless everything lies in memory."""
+        return None if self.fits else self.source.blocks
+
+    @property
     def wants_norm(self) -> bool:
         """Whether the encoder standardises its features and their statistics have not been measured yet."""
         return self.encoder.config.standardize_features and self.encoder.feature_norm.is_identity
@@ -111,7 +117,17 @@ class StageData:
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
         count = min(len(self), self.config.statistics_images)
+        if self.source.blocks is not None and count < len(self):
+            return self._spread_blocks(count)
         return [i * len(self) // count for i in range(count)]
+
+    def _spread_blocks(self, count: int) -> list[int]:
+        """`count` images from whole blocks that are evenly spread: a few shards are read instead of a little of each."""
+        blocks = self.source.blocks
+        starts = list(itertools.accumulate(blocks, initial=0))
+        chosen = min(len(blocks), -(-count * len(blocks) // len(self)))
+        picked = [i * len(blocks) // chosen for i in range(chosen)]
+        return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
