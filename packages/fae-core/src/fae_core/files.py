@@ -84,12 +84,28 @@ def staged_folder(final: str | Path, *, overwrite: bool = False) -> Iterator[Pat
 
 
 def require_new_folder(folder: str | Path, *, overwrite: bool, resumable: bool = False) -> None:
-    """Raise OutputExists if `folder` holds anything and `overwrite` is off; FAEError if it is a file."""
+    """Raise OutputExists unless `folder` is absent or empty (see `is_empty`) or `overwrite` is on; FAEError if it is a file."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FAEError(f"{folder} is a file; give a folder to write to")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+    if not overwrite and folder.is_dir() and not is_empty(folder):
         raise OutputExists(folder, resumable)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but leftovers of a process that was killed while it wrote."""
+    return all(_is_leftover(path) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed `write_atomic` or `staged_folder` left in a folder. Only for one that nobody else writes to."""
+    for path in folder.iterdir():
+        if _is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
-from fae_core.files import read_json, read_yaml, require_new_folder, write_atomic
+from fae_core.files import is_empty, read_json, read_yaml, require_new_folder, write_atomic
 from fae_core.plugins import load_plugins
 
 STEPS_FILE = "steps.json"
@@ -96,7 +96,7 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
         done = read_json(record_path)["steps"]
     else:
         require_new_folder(out, overwrite=overwrite, resumable=record_path.is_file())
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not is_empty(out):
             if not record_path.is_file():
                 raise FAEError(f"{out} was not made by a recipe; --overwrite replaces recipe folders only")
             shutil.rmtree(out)

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import disk_errors, read_yaml, require_new_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_yaml, remove_leftovers, require_new_folder, write_atomic
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -27,6 +27,7 @@ _FREE_ON_RESUME = {
     "parallel",
     "accumulation",
     "max_skipped",
+    "stall_limit",
 }
 
 
@@ -40,11 +41,12 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         changed = _differences(read_yaml(path), settings)
         if changed:
             raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); use a new --out")
+        remove_leftovers(run)
         return
     require_new_folder(run, overwrite=overwrite, resumable=path.is_file())
     with disk_errors(run):
         if run.is_dir() and any(run.iterdir()):
-            if not path.is_file():
+            if not path.is_file() and not is_empty(run):
                 raise FAEError(f"{run} is not a run folder; --overwrite replaces run folders only")
             shutil.rmtree(run)
         run.mkdir(parents=True, exist_ok=True)
