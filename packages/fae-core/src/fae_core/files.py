@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from fae_core.errors import CheckpointError, FAEError, OutputExists
 
+_DISK_REASONS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the folder is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a part of the path is a file",
+}
 _YAML_DEPTH = 64
 _YAML_OPENING = (
     yaml.BlockMappingStartToken,
@@ -47,18 +57,19 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     """Turn a full disk, a read-only folder or a missing permission into one clear FAEError."""
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "no space left on the disk",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the folder is read-only",
-            errno.EACCES: "permission denied",
-            errno.EPERM: "permission denied",
-            errno.ENOTDIR: "a part of the path is a file",
-        }
-        if error.errno in reasons:
-            raise FAEError(f"cannot write {path}: {reasons[error.errno]}") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        reason = _DISK_REASONS.get(_error_number(error))
+        if reason is None:
+            raise
+        raise FAEError(f"cannot write {path}: {reason}") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors gives it in words only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
 
 
 @contextmanager
