@@ -16,6 +16,7 @@ from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.decode import decode_image
 from fae_core.images.shards import is_remote, open_remote
 from fae_core.images.sources import ImageSource
+from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +83,7 @@ class ParquetImages(ImageSource):
         group = self._group(index)
         file = self._groups[group][0]
         first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
-        return f"{file}[{range(len(self))[index] - self._starts[first]}]"
+        return f"{redact(str(file))}[{range(len(self))[index] - self._starts[first]}]"
 
     def _group(self, index: int) -> int:
         return bisect.bisect_right(self._starts, range(len(self))[index]) - 1

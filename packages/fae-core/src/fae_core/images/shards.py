@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files import disk_errors
@@ -75,7 +76,7 @@ class ShardFiles:
         """The shard's path on this machine, after copying it if it is remote. Raises DataError where it cannot be had."""
         if not is_remote(shard):
             return Path(shard)
-        final = self.folder / f"{_key(shard)}-{Path(shard).name[-80:]}"
+        final = self.folder / f"{_key(shard)}-{Path(urlsplit(shard).path).name[-80:]}"
         if final.is_file():
             self._touch(final)
             return final

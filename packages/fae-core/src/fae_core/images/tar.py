@@ -25,6 +25,7 @@ from fae_core.images.decode import SUFFIXES, decode_image
 from fae_core.images.shards import ShardFiles, cache_folder, is_remote
 from fae_core.images.sources import ImageSource
 from fae_core.progress import progress
+from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,7 +91,7 @@ class TarImages(ImageSource):
 
     def name(self, index: int) -> str:
         shard, row = self._locate(index)
-        return f"{self.files[shard]}/{self._index(shard).keys.tobytes().decode().split(chr(10))[row]}"
+        return f"{redact(self.files[shard])}/{self._index(shard).keys.tobytes().decode().split(chr(10))[row]}"
 
     def caption(self, index: int) -> str:
         """The sample's .txt member. Raises DataError where it is not UTF-8."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.files import disk_errors, is_empty, read_yaml, remove_leftovers, require_new_folder, write_atomic
+from fae_core.redact import redact_values
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -36,7 +37,7 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
 
     Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings differ.
     """
-    path = run / CONFIG_FILE
+    path, settings = run / CONFIG_FILE, redact_values(settings)
     if resume and path.is_file():
         changed = _differences(read_yaml(path), settings)
         if changed:
