@@ -3,9 +3,9 @@
     python tools/faults.py --kills 20 --out runs/faults        # the table of docs/reliability.md; some ten minutes
     python tools/faults.py --kills 3 --stages flow,encode      # a quick look
 
-Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every third
-kill waits until a checkpoint, a shard or a picture is being written; the others come after a random part of the time that the
-uninterrupted run took. Writes faults.json and faults.md; exits with 1 if any outcome differs.
+Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every second
+kill waits until a checkpoint, a model, a shard or a picture is being written, after a random number of others since the last start;
+the rest come after a random part of the time that the uninterrupted run took. Writes faults.json and faults.md; exits with 1 if any outcome differs.
 """
 
 from __future__ import annotations
@@ -97,11 +97,12 @@ def torment(stage: str, command: str, kills: int, seconds: float, chance: random
         ended = False
         while not ended:
             if outcome.kills < kills:
-                delay = None if outcome.kills % 3 == 2 else chance.uniform(0.02, 0.95) * seconds
-                ended = start_and_kill(command, folder, out, delay)
+                aimed = outcome.kills % 2 == 1
+                moment = saved(out) + chance.randrange(4) if aimed else chance.uniform(0.02, 0.95) * seconds
+                ended = start_and_kill(command, folder, out, moment)
                 outcome.kills += not ended
                 outcome.while_writing += not ended and is_writing(out)
-                outcome.resumed += not ended and has_saved(out)
+                outcome.resumed += not ended and saved(out) > 0
             else:
                 complete(command, folder, out)
                 ended = True
@@ -110,22 +111,24 @@ def torment(stage: str, command: str, kills: int, seconds: float, chance: random
     return outcome
 
 
-def start_and_kill(command: str, folder: Path, out: Path, delay: float | None) -> bool:
-    """Start or resume, and kill after `delay` seconds, or while something is being written (None). True if it ended before."""
+def start_and_kill(command: str, folder: Path, out: Path, moment: float) -> bool:
+    """Start or resume, and kill after `moment` seconds or, where it is an int, while something is being written when so many
+    things are saved. True if the stage ended before."""
     child = start(command, folder, out)
     begun = time.monotonic()
-    while time.monotonic() - begun < delay if delay is not None else not caught_writing(child, out):
+    aimed = isinstance(moment, int)
+    while not caught_writing(child, out, moment) if aimed else time.monotonic() - begun < moment:
         if ended(child, command):
             return True
-        time.sleep(0.002 if delay is not None else 0)
+        time.sleep(0 if aimed else 0.002)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return check(status, command, killed=True)
 
 
-def caught_writing(child: int, out: Path) -> bool:
-    """Whether the child was writing and is now stopped in the middle of it."""
-    if not is_writing(out):
+def caught_writing(child: int, out: Path, least: int) -> bool:
+    """Whether the child was writing, with at least so many things saved, and is now stopped in the middle of it."""
+    if not is_writing(out) or saved(out) < least:
         return False
     os.kill(child, signal.SIGSTOP)
     # Not reaped here: it may have ended just now, which `ended` is to see.
@@ -181,13 +184,17 @@ def check(status: int, command: str, killed: bool = False) -> bool:
 
 
 def is_writing(out: Path) -> bool:
-    """Whether something is half-written: what is not complete yet has a name that begins with a dot."""
-    return out.is_dir() and any(path.name.startswith(".") for path in out.rglob("*"))
+    """Whether a checkpoint, model, shard or picture is half-written: what is not complete yet has a name that begins with a dot."""
+    return out.is_dir() and any(
+        path.name.startswith(".") and not path.name.startswith((".config", ".progress", ".samples"))
+        for path in out.rglob("*")
+    )
 
 
-def has_saved(out: Path) -> bool:
-    """Whether there is finished work to go on from."""
-    return any(out.glob("checkpoints/step-*")) or any(out.glob("*.safetensors")) or any(out.glob("images/*.png"))
+def saved(out: Path) -> int:
+    """How much finished work there is to go on from: steps of the newest checkpoint, or shards, or pictures."""
+    steps = [int(path.name.removeprefix("step-")) for path in out.glob("checkpoints/step-*")]
+    return max([*steps, len(list(out.glob("*.safetensors"))), len(list(out.glob("images/[0-9]*.png")))])
 
 
 def digest(out: Path) -> str:

@@ -7,7 +7,8 @@ import itertools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,13 +113,17 @@ class ParquetImages(ImageSource):
             self.classes = listed.names if listed else None
             self.labels = check_labels(labels, len(listed.names) if listed else None, where)
 
-    def _open(self, file: str | Path) -> Any:
+    @contextmanager
+    def _open(self, file: str | Path) -> Iterator[Any]:
+        """The opened file; whatever arrow says about a damaged one becomes a DataError."""
         try:
-            return self._parquet.ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file)
+            with self._parquet.ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file) as opened:
+                yield opened
         except FAEError:
             raise
-        except Exception as error:  # damaged footers raise several of arrow's types
-            raise DataError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # several of arrow's types
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+            raise DataError(f"{redact(str(file))} is not a readable parquet file: {reason}") from None
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
