@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fae_decoders._version import __version__
 
 if TYPE_CHECKING:
+    from fae_decoders.conv_vae import ConvVAE as ConvVAE
+    from fae_decoders.conv_vae import ConvVAEConfig as ConvVAEConfig
     from fae_decoders.fae import FAE as FAE
     from fae_decoders.feature_decoder import FeatureDecoder as FeatureDecoder
     from fae_decoders.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from fae_decoders.pixel_decoder import PixelDecoderConfig as PixelDecoderConfig
 
 _HOMES = {
+    "ConvVAE": "fae_decoders.conv_vae",
+    "ConvVAEConfig": "fae_decoders.conv_vae",
     "FAE": "fae_decoders.fae",
     "FeatureDecoder": "fae_decoders.feature_decoder",
     "FeatureDecoderConfig": "fae_decoders.feature_decoder",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,30 @@ from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWri
 from fae_core.latent_store.format import default_shard_size
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
-
-if TYPE_CHECKING:
-    from fae_encoder.encoder import FAEEncoder
+from fae_core.spec import LatentSpec
+from fae_encoder.posterior import Posterior
 
 _POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
 _GROUP = 32  # images that pass through the encoder together, whatever the batch size: matrix products round by shape
 _IDENTITY_SAMPLES = 1024  # names that identify a source
+
+
+@runtime_checkable
+class LatentEncoder(Protocol):
+    """What a data set can be encoded with: FAEEncoder, and every tokenizer with these (a torch module besides)."""
+
+    spec: LatentSpec
+    read_size: tuple[int, int]
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The distribution over raw latents of images (B, 3, H, W) in [0, 1], read at `read_size`."""
+        ...
+
+    def stamp(self) -> LatentSpec:
+        """Set the spec's fingerprint to that of the present weights."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
 
 class EncodeConfig(ModelConfig):
@@ -52,7 +69,7 @@ class EncodeConfig(ModelConfig):
 
 
 def encode_dataset(
-    encoder: FAEEncoder,
+    encoder: LatentEncoder,
     source: ImageSource,
     out: str | Path,
     config: EncodeConfig | None = None,
@@ -96,7 +113,7 @@ def encode_dataset(
     return writer.finish("spec" if own else "data")
 
 
-def make_plan(encoder: FAEEncoder, source: ImageSource, config: EncodeConfig) -> Plan:
+def make_plan(encoder: LatentEncoder, source: ImageSource, config: EncodeConfig) -> Plan:
     """The store's plan: whatever decides the bytes of its shards."""
     channels, height, width = encoder.spec.shape
     tensors = (2 if config.posterior == "distribution" else 1) * (2 if config.flips else 1)
@@ -116,7 +133,7 @@ def make_plan(encoder: FAEEncoder, source: ImageSource, config: EncodeConfig) ->
 
 
 def _encode_shard(
-    encoder: FAEEncoder,
+    encoder: LatentEncoder,
     source: ImageSource,
     shard: ShardWriter,
     config: EncodeConfig,
@@ -137,7 +154,7 @@ def _encode_shard(
 
 
 def _add(
-    encoder: FAEEncoder, source: ImageSource, shard: ShardWriter, images: dict[int, Tensor], config: EncodeConfig
+    encoder: LatentEncoder, source: ImageSource, shard: ShardWriter, images: dict[int, Tensor], config: EncodeConfig
 ) -> None:
     """Latents of some images, by place, with what is known about them."""
     captions = getattr(source, "captions", None)
@@ -152,7 +169,7 @@ def _add(
 
 
 @torch.inference_mode()
-def _latents(encoder: FAEEncoder, images: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
+def _latents(encoder: LatentEncoder, images: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
     device = next(encoder.parameters()).device
     images = images.to(device)
     # Always whole groups: a matrix product may round a row differently in a product of another shape.

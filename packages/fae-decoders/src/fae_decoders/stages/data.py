@@ -110,12 +110,11 @@ class StageData:
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
-        count = min(len(self), self.config.statistics_images)
-        return [i * len(self) // count for i in range(count)]
+        return spread(len(self), self.config.statistics_images)
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
-        with progress(len(indices), description, enabled=_is_main()) as bar, torch.no_grad():
+        with progress(len(indices), description, enabled=is_main_process()) as bar, torch.no_grad():
             for rows in self._chunks(indices):
                 images = load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
                 yield rows, images.to(self.device)
@@ -189,5 +188,12 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def _is_main() -> bool:
+def spread(total: int, most: int) -> list[int]:
+    """At most `most` indices below `total`, evenly spread."""
+    count = min(total, most)
+    return [i * total // count for i in range(count)]
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks to the user."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
