@@ -13,6 +13,7 @@ from fae_decoders._version import __version__
 if TYPE_CHECKING:
     from fae_decoders.conv_vae import ConvVAE as ConvVAE
     from fae_decoders.conv_vae import ConvVAEConfig as ConvVAEConfig
+    from fae_decoders.diffusers_vae import DiffusersVAE as DiffusersVAE
     from fae_decoders.fae import FAE as FAE
     from fae_decoders.feature_decoder import FeatureDecoder as FeatureDecoder
     from fae_decoders.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
@@ -33,10 +34,14 @@ _HOMES = {
     "PixelDecoderConfig": "fae_decoders.pixel_decoder",
 }
 
+# Needs an extra, so it is not part of `__all__`.
+_EXTRA_HOMES = {"DiffusersVAE": "fae_decoders.diffusers_vae"}
+
 __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _HOMES.get(name) or _EXTRA_HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'fae_decoders' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(home), name)
