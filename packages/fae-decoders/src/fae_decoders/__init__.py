@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from fae_decoders.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
     from fae_decoders.feature_space import FeatureSpace as FeatureSpace
     from fae_decoders.feature_space import FeatureSpaceMismatch as FeatureSpaceMismatch
+    from fae_decoders.load_decoder import load_pixel_decoder as load_pixel_decoder
     from fae_decoders.pixel_decoder import PixelDecoder as PixelDecoder
     from fae_decoders.pixel_decoder import PixelDecoderConfig as PixelDecoderConfig
+    from fae_decoders.rae_decoder import RAEDecoder as RAEDecoder
+    from fae_decoders.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
 
 _HOMES = {
     "ConvVAE": "fae_decoders.conv_vae",
@@ -32,6 +35,9 @@ _HOMES = {
     "FeatureSpaceMismatch": "fae_decoders.feature_space",
     "PixelDecoder": "fae_decoders.pixel_decoder",
     "PixelDecoderConfig": "fae_decoders.pixel_decoder",
+    "RAEDecoder": "fae_decoders.rae_decoder",
+    "RAEDecoderConfig": "fae_decoders.rae_decoder",
+    "load_pixel_decoder": "fae_decoders.load_decoder",
 }
 
 # Needs an extra, so it is not part of `__all__`.

@@ -32,7 +32,7 @@ _PROVIDERS = {
     "train.diffusion": "fae-diffusion",
     "train.flow": "fae-flow",
     "reconstruct": "fae-decoders",
-    "import": "fae-diffusion (sit, lightningdit), fae-flow (starflow)",
+    "import": "fae-diffusion (sit, lightningdit, mmdit), fae-flow (starflow), fae-decoders (autoencoder-kl, rae)",
     "eval": "fae-eval",
 }
 _GROUP_HELP = {

@@ -13,8 +13,8 @@ from fae_core.errors import FAEError
 from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
+from fae_decoders.load_decoder import AnyPixelDecoder
 from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
-from fae_decoders.pixel_decoder import PixelDecoder
 from fae_decoders.stages.adversary import Adversary
 from fae_decoders.stages.data import DataConfig, StageData
 from fae_decoders.stages.preview import preview_rows, save_preview
@@ -32,7 +32,7 @@ class PixelTask(Task):
     def __init__(
         self,
         encoder: FAEEncoder,
-        decoder: PixelDecoder,
+        decoder: AnyPixelDecoder,
         source: ImageSource,
         losses: PixelLossConfig,
         data: DataConfig,
