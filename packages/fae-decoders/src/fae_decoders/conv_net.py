@@ -120,13 +120,18 @@ class ConvEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """In the order of computation: what training compiles, shards and recomputes one by one."""
+        return [*self.levels, self.middle]
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """The weight that makes the latents; the alignment's adaptive weight compares gradients there."""
         return self.conv_out.weight
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW = self.conv_in(images.contiguous(memory_format=torch.channels_last))
-        x_BCHW = _run([*self.levels, self.middle], x_BCHW, self.gradient_checkpointing and self.training)
+        x_BCHW = _run(self.blocks, x_BCHW, self.gradient_checkpointing and self.training)
         return self.latent_conv(self.conv_out(F.silu(self.norm_out(x_BCHW)))).chunk(2, dim=1)
 
 
@@ -152,13 +157,18 @@ class ConvDecoder(nn.Module):
         self.gradient_checkpointing = False
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """As ConvEncoder's."""
+        return [self.middle, *self.levels]
+
+    @property
     def last_layer(self) -> nn.Parameter:
         """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""
         return self.conv_out.weight
 
     def forward(self, z: Tensor) -> Tensor:
         x_BCHW = self.conv_in(self.latent_conv(z.contiguous(memory_format=torch.channels_last)))
-        x_BCHW = _run([self.middle, *self.levels], x_BCHW, self.gradient_checkpointing and self.training)
+        x_BCHW = _run(self.blocks, x_BCHW, self.gradient_checkpointing and self.training)
         return self.conv_out(F.silu(self.norm_out(x_BCHW)))
 
 

@@ -124,7 +124,7 @@ def make_plan(encoder: LatentEncoder, source: ImageSource, config: EncodeConfig)
         "posterior": config.posterior,
         "flips": config.flips,
         "labels": source.labels is not None,
-        "captions": getattr(source, "captions", None) is not None,
+        "captions": source.captions is not None,
         "classes": None if source.classes is None else tuple(source.classes),
         "source": f"{_identity(source)} at {encoder.read_size[0]}x{encoder.read_size[1]} in {config.precision}",
         "seed": config.seed if config.posterior == "sample" else 0,
@@ -157,14 +157,13 @@ def _add(
     encoder: LatentEncoder, source: ImageSource, shard: ShardWriter, images: dict[int, Tensor], config: EncodeConfig
 ) -> None:
     """Latents of some images, by place, with what is known about them."""
-    captions = getattr(source, "captions", None)
     places = list(images)
     shard.add(
         places,
         _latents(encoder, torch.stack(list(images.values())), places, config),
         labels=None if source.labels is None else [source.labels[i] for i in places],
         names=[_short_name(source, i) for i in places],
-        captions=None if captions is None else [captions[i] for i in places],
+        captions=None if source.captions is None else [source.captions[i] for i in places],
     )
 
 
@@ -208,12 +207,13 @@ def _read(source: ImageSource, place: int, size: tuple[int, int]) -> Tensor | Da
 
 
 def _identity(source: ImageSource) -> str:
-    """Text that tells two sources apart by their size, names and labels, without reading 10^8 of them."""
+    """Text that tells two sources apart by their size, names, labels and captions, without reading 10^8 of them."""
     step = max(1, len(source) // _IDENTITY_SAMPLES)
     digest = hashlib.sha256()
     for place in range(0, len(source), step):
         label = None if source.labels is None else source.labels[place]
-        digest.update(f"{_short_name(source, place)}\x1f{label}\x1e".encode())
+        caption = "" if source.captions is None else f"\x1f{source.captions[place]}"
+        digest.update(f"{_short_name(source, place)}\x1f{label}{caption}\x1e".encode())
     return f"{len(source)} images {digest.hexdigest()[:16]}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError, MissingPackage
+from fae_core.images.captions import CAPTION_KEYS
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.decode import decode_image
 from fae_core.images.sources import ImageSource
@@ -28,7 +29,7 @@ class ParquetImages(ImageSource):
     """The rows of parquet files, in order. Images stay encoded, in row groups, of which up to 1 GiB are kept in memory:
     random access is fast over files of that size, reading in order over files of any size.
 
-    Class names come from classes.json beside the files or from the files' own metadata. Raises DataError.
+    A column of strings named caption or text gives captions. Class names come from classes.json beside the files or from the files' own metadata. Raises DataError.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -41,6 +42,7 @@ class ParquetImages(ImageSource):
         self._groups: list[tuple[Path, int]] = []  # (file, row group), in order
         counts: list[int] = []
         labels: list[Any] = []
+        captions: list[str] = []
         self._column, label_column, names = "", None, None
         for file in self.files:
             with self._open(file) as opened:
@@ -55,9 +57,15 @@ class ParquetImages(ImageSource):
                 counts += [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
                 if label_column is not None:
                     labels += opened.read(columns=[label_column]).column(0).to_pylist()
+                caption_column = _text_column(opened.schema_arrow)
+                if caption_column is not None:
+                    captions += [text or "" for text in opened.read(columns=[caption_column]).column(0).to_pylist()]
         self._starts = list(itertools.accumulate(counts, initial=0))
         if not self._starts[-1]:
             raise DataError(f"{files[0]} holds no rows")
+        if captions and len(captions) != len(self):
+            raise DataError(f"{files[0]} and the files beside it do not all have a column of captions")
+        self.captions = captions or None
         self._set_classes(labels if label_column is not None else None, names)
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -119,6 +127,15 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     except (ValueError, AttributeError, RecursionError):
         return {}
     return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
+
+
+def _text_column(schema: Any) -> str | None:
+    """The column of captions: strings, under a usual name."""
+    import pyarrow
+
+    kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
+    named = (name for name in CAPTION_KEYS if name in schema.names)
+    return next((name for name in named if any(kind(schema.field(name).type) for kind in kinds)), None)
 
 
 def _pick(columns: list[str], features: dict[str, Any], kind: str, names: Sequence[str]) -> str | None:
