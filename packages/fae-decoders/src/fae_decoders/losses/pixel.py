@@ -118,9 +118,10 @@ class PixelLoss:
         real = self.discriminator(self._seen(target, random, "real"))
         fake = self.discriminator(self._seen(painted.detach(), random, "fake"))
         hinge = discriminator_hinge(real, fake)
+        self.discriminator.begin_step(random.step)
         anchors = self.discriminator.anchor_real, self.discriminator.anchor_fake
         regularizer = lecam(real, fake, *anchors) if self.config.lecam else hinge.new_zeros(())
-        self.discriminator.update_anchors(real, fake)
+        self.discriminator.note(real, fake)
         return {
             "loss": hinge + self.config.lecam * regularizer,
             "hinge": hinge,
