@@ -17,6 +17,7 @@ from fae_core.files import (
     read_json,
     read_json_value,
     read_yaml,
+    remove_leftovers,
     require_new_folder,
     sha256_file,
     staged_folder,
@@ -204,6 +205,17 @@ def test_an_existing_folder_is_kept_unless_it_may_be_replaced(tmp_path: Path) ->
     with staged_folder(out, overwrite=True) as staging:
         (staging / "new").write_text("new")
     assert names(out) == ["new"]
+
+
+def test_leftovers_of_a_killed_process_count_as_nothing_and_can_be_removed(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.123.tmp").write_text("half")
+    (tmp_path / ".model.123.tmp" / "deep").mkdir(parents=True)
+    require_new_folder(tmp_path, overwrite=False)
+    (tmp_path / "kept").write_text("whole")
+    with pytest.raises(OutputExists):
+        require_new_folder(tmp_path, overwrite=False)
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:

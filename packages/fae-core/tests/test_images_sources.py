@@ -340,3 +340,18 @@ def test_a_parquet_column_of_strings_gives_captions(tmp_path: Path, column: str)
 def test_one_image_file_is_a_source(classed: Path) -> None:
     source = open_images(classed / "zebra" / "a.PNG")
     assert (reds(source), source.name(0)) == ([2], str(classed / "zebra" / "a.PNG"))
+
+
+def test_remote_parquet_is_read_in_place(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec comes with torch or fae-core[data]")
+    for part, values in enumerate(([1, 2, 3], [4, 5])):
+        write_parquet(tmp_path / "x.parquet", [png(v) for v in values], [0] * len(values))
+        fsspec.filesystem("memory").pipe(f"/images/x-{part}.parquet", (tmp_path / "x.parquet").read_bytes())
+    assert reds(open_images("memory://images/x-{0..1}.parquet")) == [1, 2, 3, 4, 5]
+    with pytest.raises(DataError, match=r"cannot read memory://images/y\.parquet"):
+        open_images("memory://images/y.parquet")
+
+
+def test_a_pattern_of_other_files_is_refused() -> None:
+    with pytest.raises(DataError, match=r"name \.tar or \.parquet files"):
+        open_images("photos-{0..3}.jpg")

@@ -359,3 +359,23 @@ def test_channel_sums_match_a_hand_computation() -> None:
     sums = ChannelSums.of(mean, torch.ones_like(mean))
     assert (sums.count, sums.total.tolist(), sums.squares.tolist()) == (4, [16.0], [1 + 9 + 25 + 49 + 4.0])
     assert sums.mean_std() == ((4.0,), ((88 / 4 - 16) ** 0.5,))
+
+
+def test_a_hundred_million_samples_are_addressed_without_reading_them(tmp_path: Path) -> None:
+    """The index of 50,000 shards, of which only the last lies on disk."""
+    spec = LatentSpec(1, 1, 1, 8, "toy")
+    write_store(tmp_path / "small", spec, torch.arange(2000.0).view(-1, 1, 1, 1), shard_size=2000)
+    index = json.loads((tmp_path / "small" / "index.json").read_text())
+    shards, (entry,) = 50_000, index["shards"]
+    index["shards"] = [entry] * shards
+    index["count"] = index["plan"]["total"] = 2000 * shards
+    (tmp_path / "small" / "index.json").write_text(json.dumps(index))
+    (tmp_path / "small" / "shard-000000.safetensors").rename(tmp_path / "small" / f"shard-{shards - 1:06d}.safetensors")
+    store = LatentStore(tmp_path / "small")
+    assert len(store) == 10**8
+    z, _ = store.read([10**8 - 1, 10**8 - 2000])
+    torch.testing.assert_close(z.flatten(), torch.tensor([1999.0, 0.0]))
+    with pytest.raises(DataError, match="shard-000000"):
+        store.read([5])
+    with pytest.raises(DataError, match="does not exist"):
+        store.read([10**8])

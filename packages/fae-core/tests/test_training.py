@@ -35,6 +35,12 @@ def run_program(run: Path, *arguments: str, processes: int = 1, check: bool = Tr
     return subprocess.run(command, env=environment, check=check, capture_output=True, text=True, timeout=300)
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True).stdout
+    return [int(line) for line in listed.split()]
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
@@ -81,11 +87,34 @@ def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [(), ("--parallel", "fsdp")], ids=["ddp", "fsdp"])
-def test_two_processes_equal_one(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "processes"), [((), 2), (("--parallel", "fsdp"), 2), ((), 4)], ids=["ddp", "fsdp", "ddp-4"]
+)
+def test_many_processes_equal_one(tmp_path: Path, arguments: tuple[str, ...], processes: int) -> None:
     run_program(tmp_path / "one")
-    run_program(tmp_path / "two", *arguments, processes=2)
-    assert_close(tmp_path / "one", tmp_path / "two")
+    run_program(tmp_path / "many", *arguments, processes=processes)
+    assert_close(tmp_path / "one", tmp_path / "many")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(tmp_path: Path) -> None:
+    run_program(tmp_path / "straight", processes=2)
+    died = tmp_path / "died"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    group = subprocess.Popen(
+        [*launcher, str(PROGRAM), str(died), "--delay", "0.1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (died / "checkpoints" / "step-00000003").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = next(pid for pid in children(group.pid) if "\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_text())
+    os.kill(second, signal.SIGKILL)
+    assert group.wait(timeout=120) != 0
+    assert not (died / "model").exists()
+    run_program(died, "--resume", processes=2)
+    assert_identical(tmp_path / "straight", died)
 
 
 @pytest.mark.slow

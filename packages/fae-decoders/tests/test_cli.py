@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,32 @@ def test_a_stage_goes_over_its_preset_and_the_command_over_both() -> None:
         8,
     )
     assert "training" not in finetune["finetune"]
+
+
+def test_training_from_shards_passes_over_bad_images_and_continues_at_the_exact_sample(
+    data: Path, tmp_path: Path, caplog, monkeypatch
+) -> None:
+    """Shards larger than memory: images are read in each step, by blocks, and nothing is surveyed before."""
+    monkeypatch.setenv("FAE_CACHE", str(tmp_path / "cache"))
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"s-{shard}.tar", "w") as archive:
+            for i, path in enumerate(sorted(data.iterdir())):
+                archive.add(path, f"{shard}{i}.png")
+    arguments = ["train", "autoencoder", "--data", f"{tmp_path}/s-{{0..2}}.tar", "--preset", "feature-decoder-tiny"]
+    arguments += ["--device", "cpu", "--steps", "6", "--batch-size", "4", "--set", "autoencoder.data.cache_gb=0"]
+    arguments += ["--set", "training.shuffle_window=8", "--set", "training.checkpoint_every=2"]
+    invoke([*arguments, "--out", str(tmp_path / "whole")])
+    assert "broken" not in caplog.text and "cannot be read" not in caplog.text.split("takes its place")[-1]
+    assert "the next one takes its place" in caplog.text
+    invoke([*arguments, "--out", str(tmp_path / "again")])
+    for name in ("step-00000006", "step-00000004"):  # as if the run had been killed between steps 2 and 4
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / name, ignore_errors=True)
+    shutil.copytree(
+        tmp_path / "whole" / "checkpoints" / "step-00000004", tmp_path / "again" / "checkpoints" / "step-00000004"
+    )
+    shutil.rmtree(tmp_path / "again" / "model")
+    invoke([*arguments, "--out", str(tmp_path / "again"), "--resume"])
+    whole, again = (
+        load_file(tmp_path / run / "model" / "feature_decoder" / "model.safetensors") for run in ("whole", "again")
+    )
+    torch.testing.assert_close(again, whole, atol=0, rtol=0)

@@ -177,3 +177,21 @@ def test_captions_travel_into_the_store(pictures: Path, encoder: FAEEncoder, tmp
         encode_dataset(
             encoder, open_images(tmp_path / "images"), tmp_path / "s", EncodeConfig(shard_size=8), resume=True
         )
+
+
+def test_out_of_memory_halves_the_group_and_goes_on(
+    pictures: Path, encoder: FAEEncoder, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    source = open_images(pictures)
+    whole = encode_dataset(encoder, source, tmp_path / "whole", EncodeConfig(dtype="float32"))
+    posterior = encoder.posterior
+
+    def small_device(images: torch.Tensor):
+        if len(images) > 8:
+            raise torch.OutOfMemoryError
+        return posterior(images)
+
+    monkeypatch.setattr(encoder, "posterior", small_device)
+    halved = encode_dataset(encoder, source, tmp_path / "halved", EncodeConfig(dtype="float32"))
+    torch.testing.assert_close(halved.read(slice(None))[0], whole.read(slice(None))[0], atol=1e-5, rtol=1e-5)
+    assert "out of memory for 32 images" in caplog.text and "for 16 images" in caplog.text

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from fae_core.errors import CheckpointError, FAEError, OutputExists
 
+_DISK_REASONS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the folder is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a part of the path is a file",
+}
 _YAML_DEPTH = 64
 _YAML_OPENING = (
     yaml.BlockMappingStartToken,
@@ -47,18 +57,19 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     """Turn a full disk, a read-only folder or a missing permission into one clear FAEError."""
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "no space left on the disk",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the folder is read-only",
-            errno.EACCES: "permission denied",
-            errno.EPERM: "permission denied",
-            errno.ENOTDIR: "a part of the path is a file",
-        }
-        if error.errno in reasons:
-            raise FAEError(f"cannot write {path}: {reasons[error.errno]}") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        reason = _DISK_REASONS.get(_error_number(error))
+        if reason is None:
+            raise
+        raise FAEError(f"cannot write {path}: {reason}") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors gives it in words only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
 
 
 @contextmanager
@@ -84,12 +95,28 @@ def staged_folder(final: str | Path, *, overwrite: bool = False) -> Iterator[Pat
 
 
 def require_new_folder(folder: str | Path, *, overwrite: bool, resumable: bool = False) -> None:
-    """Raise OutputExists if `folder` holds anything and `overwrite` is off; FAEError if it is a file."""
+    """Raise OutputExists unless `folder` is absent or empty (see `is_empty`) or `overwrite` is on; FAEError if it is a file."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FAEError(f"{folder} is a file; give a folder to write to")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+    if not overwrite and folder.is_dir() and not is_empty(folder):
         raise OutputExists(folder, resumable)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but leftovers of a process that was killed while it wrote."""
+    return all(_is_leftover(path) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed `write_atomic` or `staged_folder` left in a folder. Only for one that nobody else writes to."""
+    for path in folder.iterdir():
+        if _is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def sync_folder(folder: str | Path) -> None:

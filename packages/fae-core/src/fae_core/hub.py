@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, field_reasons
 from fae_core.files import read_json, staged_folder
@@ -98,6 +98,10 @@ class PretrainedModel(nn.Module):
         model = cls(config, own_spec)
         load_weights(model, folder / WEIGHTS_FILE)
         return model.to(device=device, dtype=dtype).eval()
+
+    def dry_run(self, batch: int) -> Tensor:
+        """A forward pass of `batch` samples of the model's own shapes, on its device; `fae_core.cost` measures what it takes."""
+        raise NotImplementedError(f"{type(self).__name__} has no dry_run")
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False, card: str | None = None) -> Path:
         """Write a model folder, whole or not at all. Raises OutputExists unless it is new, empty, or `overwrite`.

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
-from fae_core.files import read_json, read_yaml, require_new_folder, write_atomic
+from fae_core.files import is_empty, read_json, read_yaml, require_new_folder, write_atomic
 from fae_core.plugins import load_plugins
+from fae_core.redact import redact, redact_values
 
 STEPS_FILE = "steps.json"
 
@@ -96,7 +97,7 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
         done = read_json(record_path)["steps"]
     else:
         require_new_folder(out, overwrite=overwrite, resumable=record_path.is_file())
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not is_empty(out):
             if not record_path.is_file():
                 raise FAEError(f"{out} was not made by a recipe; --overwrite replaces recipe folders only")
             shutil.rmtree(out)
@@ -107,17 +108,12 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
         if step.name in finished:
             continue
         arguments = recipe.command(step, out)
-        announce(f"[{number}/{len(recipe.steps)}] fae {shlex.join(arguments)}")
+        command = f"fae {redact(shlex.join(arguments))}"
+        announce(f"[{number}/{len(recipe.steps)}] {command}")
         again = ["--resume" if step.resumable else "--overwrite"] if resume else []
         started = time.monotonic()
         invoke([*arguments, *again])
-        done.append(
-            {
-                "name": step.name,
-                "command": f"fae {shlex.join(arguments)}",
-                "seconds": round(time.monotonic() - started, 1),
-            }
-        )
+        done.append({"name": step.name, "command": command, "seconds": round(time.monotonic() - started, 1)})
         _record(record_path, recipe, done)
     return done
 
@@ -130,9 +126,8 @@ def announce(text: str) -> None:
 
 
 def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
-    write_atomic(
-        path, json.dumps({"title": recipe.title, "variables": recipe.variables, "steps": done}, indent=1).encode()
-    )
+    record = {"title": recipe.title, "variables": redact_values(recipe.variables), "steps": done}
+    write_atomic(path, json.dumps(record, indent=1).encode())
 
 
 def _step(entry: Any, path: Path) -> Step:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fae_core._version import __version__
 from fae_core.errors import FAEError, OutputExists
-from fae_core.files import disk_errors, read_json, require_new_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
 from fae_core.generator import Generator, Tokenizer, load_generator, load_tokenizer
 from fae_core.images import save_grid, to_uint8
 from fae_core.progress import progress
@@ -89,9 +89,10 @@ class SampleJob:
             stored = read_json(path).get("job")
             if stored != self._settings():
                 raise FAEError(f"{self.out} was started with other settings; use a new --out")
+            remove_leftovers(self.out)
         else:
             require_new_folder(self.out, overwrite=overwrite, resumable=path.is_file())
-            if self.out.is_dir() and any(self.out.iterdir()):
+            if self.out.is_dir() and not is_empty(self.out):
                 if not path.is_file():
                     raise OutputExists(f"{self.out} (not made by fae sample)")
                 for old in [*self.out.glob("images/*.png"), *self.out.glob("*.npz"), *self.out.glob("grid.png")]:
@@ -228,7 +229,7 @@ def _classes_of(generator: Generator) -> int:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors(path):
         Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
         temporary.replace(path)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.random import SlotRandom
@@ -85,6 +85,24 @@ class ConvVAE(PretrainedModel):
         )
         self.encoder = ConvEncoder(*parts)
         self.decoder = ConvDecoder(*parts)
+
+    def dry_run(self, batch: int) -> Tensor:
+        mean, _ = self.encoder(self.decoder.conv_out.weight.new_zeros(batch, 3, *self.config.image_shape))
+        return self.decoder(mean)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The levels of encoder and decoder: what `gradient_checkpointing` recomputes."""
+        return [*self.encoder.blocks, *self.decoder.blocks]
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether levels are computed again in the backward pass instead of kept."""
+        return self.encoder.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, recompute: bool) -> None:
+        self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = recompute
 
     @property
     def read_size(self) -> tuple[int, int]:

@@ -82,6 +82,9 @@ class FeatureDecoder(PretrainedModel):
         self.apply(initialize)
         nn.init.trunc_normal_(self.position, std=0.02)
 
+    def dry_run(self, batch: int) -> Tensor:
+        return self(self.position.new_zeros(batch, *self.spec.shape))
+
     def forward(self, z: Tensor) -> Tensor:
         self.spec.check(z)
         tokens_BNC = self.spec.denormalize(z.float()).flatten(2).transpose(1, 2).to(self.position.dtype)

@@ -113,6 +113,9 @@ class PixelDecoder(PretrainedModel):
         self.apply(initialize)
         nn.init.trunc_normal_(self.position, std=0.02)
 
+    def dry_run(self, batch: int) -> Tensor:
+        return self(self.position.new_zeros(batch, self.position.shape[0], self.config.feature_dim))
+
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""

@@ -71,6 +71,9 @@ class RAEDecoder(PretrainedModel):
         self.gradient_checkpointing = False
         self.apply(initialize)
 
+    def dry_run(self, batch: int) -> Tensor:
+        return self(self.class_token.new_zeros(batch, len(self.position) - 1, self.config.feature_dim))
+
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""

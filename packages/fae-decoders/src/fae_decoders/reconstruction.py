@@ -22,6 +22,7 @@ from fae_core.errors import FAEError
 from fae_core.files import write_atomic
 from fae_core.images import ImageSource, load_batch, save_grid, save_image
 from fae_core.progress import progress
+from fae_core.redact import redact, redact_values
 from fae_decoders._version import __version__
 from fae_decoders.fae import FAE
 from fae_decoders.stages.data import resize
@@ -119,13 +120,13 @@ class Reconstruction:
             "warnings": [],
             "values": means,
             "provenance": {
-                "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "device": self.device,
                 "machine": f"{platform.system()} {platform.machine()}",
                 "fingerprint": self.tokenizer.spec.fingerprint,
                 "images": len(self.source),
                 "versions": {"fae-core": core_version, "fae-decoders": __version__, "torch": torch.__version__},
-                **facts,
+                **redact_values(facts),
             },
         }

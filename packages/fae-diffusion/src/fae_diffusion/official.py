@@ -45,7 +45,7 @@ _ARGUMENTS["lightningdit"] = {
     "use_rope": (False, "rope"),
     "use_rmsnorm": (False, "rms_norm"),
     "wo_shift": (False, "wo_shift"),
-    "use_checkpoint": (False, "checkpoint_blocks"),
+    "use_checkpoint": (False, "gradient_checkpointing"),
 }
 
 # What the released checkpoints were built with, where that is not the constructor's default.

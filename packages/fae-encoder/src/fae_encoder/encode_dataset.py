@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -23,6 +25,7 @@ from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
 
+log = logging.getLogger("fae")
 _POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
 _GROUP = 32  # images that pass through the encoder together, whatever the batch size: matrix products round by shape
 _IDENTITY_SAMPLES = 1024  # names that identify a source
@@ -176,7 +179,8 @@ def _latents(encoder: LatentEncoder, images: Tensor, places: Sequence[int], conf
     found: dict[str, Tensor] = {}
     for side in ("", "_flip") if config.flips else ("",):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            posterior = encoder.posterior(padded.flip(-1) if side else padded).select(slice(len(places)))
+            whole = _posterior(encoder, padded.flip(-1) if side else padded)
+        posterior = whole.select(slice(len(places)))
         if config.posterior == "sample":
             found[f"mean{side}"] = posterior.sample(SlotRandom(config.seed, places, step=int(bool(side))))
         else:
@@ -184,6 +188,24 @@ def _latents(encoder: LatentEncoder, images: Tensor, places: Sequence[int], conf
         if config.posterior == "distribution":
             found[f"std{side}"] = posterior.std
     return found
+
+
+def _posterior(encoder: LatentEncoder, images: Tensor) -> Posterior:
+    """The posterior of a group, in smaller parts where the device has too little memory for all of it at once."""
+    try:
+        return encoder.posterior(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    # Outside of the handler, so that the failed attempt's tensors are free by now.
+    _tell_halving(len(images))
+    halves = [_posterior(encoder, half) for half in images.chunk(2)]
+    return Posterior(*(torch.cat([getattr(half, name) for half in halves]) for name in ("mean", "logvar")))
+
+
+@cache  # once, not for every group
+def _tell_halving(count: int) -> None:
+    log.warning("out of memory for %d images at once; going on with half as many", count)
 
 
 def _read_ahead(
@@ -212,7 +234,9 @@ def _identity(source: ImageSource) -> str:
     digest = hashlib.sha256()
     for place in range(0, len(source), step):
         label = None if source.labels is None else source.labels[place]
-        caption = "" if source.captions is None else f"\x1f{source.captions[place]}"
+        # Shards may lie on another machine; their captions are not worth fetching for this.
+        known = source.captions is not None and source.blocks is None
+        caption = "" if not known else f"\x1f{source.captions[place]}"
         digest.update(f"{_short_name(source, place)}\x1f{label}{caption}\x1e".encode())
     return f"{len(source)} images {digest.hexdigest()[:16]}"
 

@@ -98,6 +98,15 @@ class STARFlow(PretrainedModel):
         logdet = -sum(log_sigma.sum((1, 2)) for log_sigma in trace.log_sigmas)
         return FlowOutput(self.unpatchify(trace.states[-1], height, width), logdet)
 
+    def dry_run(self, batch: int) -> Tensor:
+        z = next(self.parameters()).new_zeros(batch, *self.spec.shape)
+        condition = None
+        if self.config.classes is not None:
+            condition = torch.zeros(batch, dtype=torch.long, device=z.device)
+        elif self.config.text_dim is not None:
+            condition = z.new_zeros(batch, self.config.text_tokens, self.config.text_dim)
+        return self(z, condition).noise
+
     def trace(self, z: Tensor, condition: Any = None) -> FlowTrace:
         """Every block's output and log sigma."""
         return self._trace(z, prepare_condition(self.config, condition, len(z), z.device))

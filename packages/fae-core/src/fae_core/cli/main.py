@@ -19,6 +19,7 @@ from typer.main import get_command
 from fae_core.cli.launch import arguments_in_force
 from fae_core.errors import FAEError, MissingPackage
 from fae_core.plugins import load_plugins
+from fae_core.redact import redact
 
 HELP = "FAE: turn a frozen vision encoder into a latent space, and generate images in it."
 
@@ -39,6 +40,11 @@ _GROUP_HELP = {
     "train": "Train a tokenizer's parts or a generator.",
     "import": "Import a checkpoint of an original implementation.",
 }
+
+
+class _RedactingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 class PluginGroup(TyperGroup):
@@ -103,7 +109,9 @@ def providers(words: Sequence[str]) -> str | None:
 
 
 def _run(arguments: list[str]) -> int:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_RedactingFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("fae").setLevel(logging.INFO)
     # Hub clients print bars of their own for every small file.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -123,7 +131,7 @@ def _run(arguments: list[str]) -> int:
 def _explain(error: Exception) -> int:
     """Print an error that a user can mend as one line; raise any other."""
     if isinstance(error, FAEError):
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {redact(str(error))}", file=sys.stderr)  # noqa: T201
         return getattr(error, "exit_code", 2)
     if type(error).__name__ == "OutOfMemoryError":
         line = str(error).splitlines()[0]

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.errors import DataError, MissingPackage
+from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.images.captions import CAPTION_KEYS
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.decode import decode_image
+from fae_core.images.shards import is_remote, open_remote
 from fae_core.images.sources import ImageSource
+from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,20 +29,23 @@ _CACHE_BYTES = 2**30
 
 class ParquetImages(ImageSource):
     """The rows of parquet files, in order. Images stay encoded, in row groups, of which up to 1 GiB are kept in memory:
-    random access is fast over files of that size, reading in order over files of any size.
+    random access is fast over files of that size; larger ones have `blocks`, by which training orders its reading. Remote
+    files (see `fae_core.images.shards`) are read where they are, a row group at a time.
 
-    A column of strings named caption or text gives captions. Class names come from classes.json beside the files or from the files' own metadata. Raises DataError.
+    A column of strings named caption or text gives captions. Class names come from classes.json beside the files or from the
+    files' own metadata. Raises DataError.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[str | Path]) -> None:
         try:
             import pyarrow.parquet
         except ImportError:
             raise MissingPackage("reading .parquet files", "fae-core[data]") from None
         self._parquet = pyarrow.parquet
         self.files = list(files)
-        self._groups: list[tuple[Path, int]] = []  # (file, row group), in order
+        self._groups: list[tuple[str | Path, int]] = []  # (file, row group), in order
         counts: list[int] = []
+        size = 0
         labels: list[Any] = []
         captions: list[str] = []
         self._column, label_column, names = "", None, None
@@ -54,13 +59,16 @@ class ParquetImages(ImageSource):
                 label_column = _pick(columns, features, "ClassLabel", _LABEL_COLUMNS)
                 names = features.get(label_column, {}).get("names")
                 self._groups += [(file, group) for group in range(opened.num_row_groups)]
-                counts += [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+                groups = [opened.metadata.row_group(group) for group in range(opened.num_row_groups)]
+                counts += [group.num_rows for group in groups]
+                size += sum(group.total_byte_size for group in groups)
                 if label_column is not None:
                     labels += opened.read(columns=[label_column]).column(0).to_pylist()
                 caption_column = _text_column(opened.schema_arrow)
                 if caption_column is not None:
                     captions += [text or "" for text in opened.read(columns=[caption_column]).column(0).to_pylist()]
         self._starts = list(itertools.accumulate(counts, initial=0))
+        self.blocks = counts if size > _CACHE_BYTES else None
         if not self._starts[-1]:
             raise DataError(f"{files[0]} holds no rows")
         if captions and len(captions) != len(self):
@@ -84,7 +92,7 @@ class ParquetImages(ImageSource):
         group = self._group(index)
         file = self._groups[group][0]
         first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
-        return f"{file}[{range(len(self))[index] - self._starts[first]}]"
+        return f"{redact(str(file))}[{range(len(self))[index] - self._starts[first]}]"
 
     def _group(self, index: int) -> int:
         return bisect.bisect_right(self._starts, range(len(self))[index]) - 1
@@ -104,7 +112,7 @@ class ParquetImages(ImageSource):
 
     def _set_classes(self, labels: list[Any] | None, names: list[str] | None) -> None:
         where = str(self.files[0])
-        listed = read_classes(self.files[0].parent)
+        listed = None if is_remote(where) else read_classes(Path(self.files[0]).parent)
         if listed and names and listed.names != names:
             raise DataError(f"{listed.where} and the metadata of {where} name different classes")
         if listed is None and names:
@@ -113,9 +121,11 @@ class ParquetImages(ImageSource):
             self.classes = listed.names if listed else None
             self.labels = check_labels(labels, len(listed.names) if listed else None, where)
 
-    def _open(self, file: Path) -> Any:
+    def _open(self, file: str | Path) -> Any:
         try:
-            return self._parquet.ParquetFile(file)
+            return self._parquet.ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file)
+        except FAEError:
+            raise
         except Exception as error:  # damaged footers raise several of arrow's types
             raise DataError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import collections
 import importlib.util
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 from fae_core.errors import DataError, MissingPackage
 from fae_core.images.captions import Picked
 from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.shards import expand, is_remote
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +31,7 @@ PHOTOGRAPHS = {
     "rocket": "rocket.jpg",
 }
 
+_PATTERN = re.compile(r"\{\d+\.\.\d+\}")
 _SLICE = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::(-?[1-9]\d*))?\]")  # start, stop and step as in Python
 
 
@@ -35,11 +40,14 @@ class ImageSource(ABC):
 
     labels: one class index per image, or None. classes: class names by index, or None where they are not known.
     captions: one text per image, or None; read when it is asked for, so that opening a source stays quick.
+    blocks: how many images lie together in each file or row group, in order, where reading them out of order is dear;
+    None where it is not.
     """
 
     labels: list[int] | None = None
     captions: Sequence[str] | None = None
     classes: list[str] | None = None
+    blocks: list[int] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -65,6 +73,9 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
       "caption" or "text", or NAME.txt beside every image.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of strings
       "caption" or "text" gives captions. split: the start of the files' names.
+    - WebDataset's .tar shards: one, or a folder of them.
+    - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
+      "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
     - one image file.
     - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
@@ -84,6 +95,8 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
         return whole.select(chosen)
     if str(source) == "photographs":
         return Photographs()
+    if is_remote(str(source)) or _PATTERN.search(str(source)):
+        return _open_pattern(str(source))
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(f'{path} does not exist; give an image folder, a .parquet or .npz file, or "photographs"')
@@ -95,6 +108,10 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
         from fae_core.images.parquet import ParquetImages
 
         return ParquetImages([path])
+    if path.suffix == ".tar":
+        from fae_core.images.tar import TarImages
+
+        return TarImages([path])
     if path.suffix == ".npz":
         from fae_core.images.npz import NpzImages
 
@@ -103,7 +120,20 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
         from fae_core.images.folder import ImageFile
 
         return ImageFile(path)
-    raise DataError(f"{path} is neither a folder nor a .parquet, .npz or image file")
+    raise DataError(f"{path} is neither a folder nor a .parquet, .tar, .npz or image file")
+
+
+def _open_pattern(pattern: str) -> ImageSource:
+    files = expand(pattern)
+    if pattern.endswith(".tar"):
+        from fae_core.images.tar import TarImages
+
+        return TarImages(files)
+    if pattern.endswith(".parquet"):
+        from fae_core.images.parquet import ParquetImages
+
+        return ParquetImages(files)
+    raise DataError(f"{pattern}: patterns and remote addresses name .tar or .parquet files")
 
 
 def _open_folder(path: Path, split: str | None) -> ImageSource:
@@ -112,6 +142,11 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
         from fae_core.images.parquet import ParquetImages
 
         return ParquetImages(parts)
+    shards = sorted(file for file in path.glob("*.tar") if file.name.startswith(split or ""))
+    if shards:
+        from fae_core.images.tar import TarImages
+
+        return TarImages(shards)
     if split is not None:
         path = path / split
         if not path.is_dir():
@@ -152,6 +187,7 @@ class _Selection(ImageSource):
         self.classes = source.classes
         self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
         self.captions = None if source.captions is None else Picked(source.captions, self._indices)
+        self.blocks = None if source.blocks is None else _blocks_of(self._indices, source.blocks)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -161,3 +197,12 @@ class _Selection(ImageSource):
 
     def name(self, index: int) -> str:
         return self._source.name(self._indices[index])
+
+
+def _blocks_of(indices: Sequence[int], blocks: Sequence[int]) -> list[int] | None:
+    """How a selection in ascending order lies in the blocks; None for one in another order."""
+    if any(a >= b for a, b in itertools.pairwise(indices)):
+        return None
+    bounds = list(itertools.accumulate(blocks))
+    counts = collections.Counter(bisect.bisect_right(bounds, index) for index in indices)
+    return [counts[block] for block in sorted(counts)]

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fae_core.errors import DataError, FAEError, OutputExists
-from fae_core.files import disk_errors, read_json, sync_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_json, sync_folder, write_atomic
 from fae_core.hub import parse_config
 from fae_core.latent_store.format import (
     DTYPES,
@@ -58,7 +58,7 @@ class LatentStoreWriter:
             self._remove_old()
         if self.folder.exists() and not self.folder.is_dir():
             raise FAEError(f"{self.folder} is a file; give a folder to write to")
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        if self.folder.is_dir() and not is_empty(self.folder):
             if not resume:
                 raise OutputExists(self.folder, resumable=True)
             self._require_same()

@@ -20,6 +20,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, sha256_file, sync_folder, write_atomic
@@ -45,8 +46,13 @@ class Checkpoints:
                 shutil.rmtree(staging, ignore_errors=True)
                 staging.mkdir(parents=True)
             self.group.barrier()
-            with _quiet():
-                dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(staging), save_distributed=True))
+            try:
+                with _quiet():
+                    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(staging), save_distributed=True))
+            except CheckpointException as error:
+                if self.group.is_main:  # a full disk needs its space back
+                    shutil.rmtree(staging, ignore_errors=True)
+                raise _cause(error) from None
             self.group.barrier()
             if self.group.is_main:
                 files = {path.name: sha256_file(path) for path in sorted(staging.glob("*.safetensors"))}
@@ -103,6 +109,11 @@ def _damage(path: Path) -> str | None:
         if sha256_file(path / name) != digest:
             return f"{name} does not match its checksum"
     return None
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """The system's own error behind torch's, which otherwise hides a full disk."""
+    return next((cause for cause, _ in error.failures.values() if isinstance(cause, OSError)), error)
 
 
 def _signature(tensors: dict[str, Tensor]) -> dict[str, list[int]]:

@@ -40,6 +40,11 @@ class TrainConfig(ModelConfig):
         1, ge=0, description="threads per process that prepare batches ahead of time; 0 prepares each when it is due"
     )
 
+    stall_limit: float = Field(600.0, gt=0, description="stop when a batch is not there after so many seconds")
+    shuffle_window: int = Field(
+        8192, ge=1, description="samples mixed with each other where data are read in blocks (tar shards, row groups)"
+    )
+
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(50, ge=1)

@@ -12,7 +12,8 @@ import yaml
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import disk_errors, read_yaml, require_new_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_yaml, remove_leftovers, require_new_folder, write_atomic
+from fae_core.redact import redact_values
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -27,6 +28,7 @@ _FREE_ON_RESUME = {
     "parallel",
     "accumulation",
     "max_skipped",
+    "stall_limit",
 }
 
 
@@ -35,16 +37,17 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
 
     Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings differ.
     """
-    path = run / CONFIG_FILE
+    path, settings = run / CONFIG_FILE, redact_values(settings)
     if resume and path.is_file():
         changed = _differences(read_yaml(path), settings)
         if changed:
             raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); use a new --out")
+        remove_leftovers(run)
         return
     require_new_folder(run, overwrite=overwrite, resumable=path.is_file())
     with disk_errors(run):
         if run.is_dir() and any(run.iterdir()):
-            if not path.is_file():
+            if not path.is_file() and not is_empty(run):
                 raise FAEError(f"{run} is not a run folder; --overwrite replaces run folders only")
             shutil.rmtree(run)
         run.mkdir(parents=True, exist_ok=True)

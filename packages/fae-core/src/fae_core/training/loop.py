@@ -6,9 +6,7 @@ import logging
 import shutil
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import Processes, processes
 from fae_core.training.engine import Engine, save_bad_batch
 from fae_core.training.journal import Journal, open_run
-from fae_core.training.order import batch_indices
+from fae_core.training.loader import ahead
+from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
 from fae_core.training.task import Batch, Task
 
@@ -100,9 +99,12 @@ def _batches(
 ) -> Iterator[tuple[int, list[tuple[Batch, SlotRandom]]]]:
     """Each step's micro-batches for this process, on its device, loaded ahead in threads."""
     share = config.batch_size // (group.world_size * config.accumulation)
+    if len(task) == 0:
+        raise FAEError("there are no samples to train on")
+    order = SampleOrder(config.seed, len(task), task.blocks, config.shuffle_window)
 
     def load(step: int) -> list[tuple[Batch, SlotRandom]]:
-        indices = batch_indices(config.seed, step, config.batch_size, len(task))
+        indices = order.batch(step, config.batch_size)
         loaded = []
         for micro in range(config.accumulation):
             first = (micro * group.world_size + group.rank) * share
@@ -110,9 +112,7 @@ def _batches(
             loaded.append((task.load(indices[first : first + share], random), random))
         return loaded
 
-    if len(task) == 0:
-        raise FAEError("there are no samples to train on")
-    for step, loaded in _ahead(load, range(start, config.steps), config.loader_threads):
+    for step, loaded in ahead(load, range(start, config.steps), config.loader_threads, config.stall_limit):
         yield (
             step,
             [
@@ -120,20 +120,6 @@ def _batches(
                 for batch, random in loaded
             ],
         )
-
-
-def _ahead(load: Callable[[int], Any], steps: range, threads: int) -> Iterator[tuple[int, Any]]:
-    """(step, load(step)) in order, computed by `threads` threads a little ahead of time, or here where there are none."""
-    if threads == 0:
-        yield from ((step, load(step)) for step in steps)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        waiting: deque[Future] = deque()
-        upcoming = iter(steps)
-        for step in steps:
-            while len(waiting) <= threads and (following := next(upcoming, None)) is not None:
-                waiting.append(pool.submit(load, following))
-            yield step, waiting.popleft().result()
 
 
 def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Task(ABC):
 
     modules: dict[str, nn.Module]  # all that is trained and checkpointed
     ema_modules: tuple[str, ...] = ()  # those of them that keep a moving average
+    blocks: Sequence[int] | None = None  # sizes of the blocks that samples lie in, where reading out of order is dear
     phases: list[Phase]
 
     @abstractmethod

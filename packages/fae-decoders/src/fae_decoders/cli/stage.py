@@ -63,11 +63,13 @@ def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def readable_source(data: str, split: str | None) -> ImageSource:
-    """The images that decode; the others are counted and named in the log."""
-    from fae_core.images import open_images, readable_images
+    """The images that decode; the others are counted and named in the log, now or, in large sets of shards, when met."""
+    from fae_core.images import TolerantImages, open_images, readable_images
 
     source = open_images(data, split)
     tell = logging.getLogger("fae").warning if is_first_process() else lambda _: None
+    if source.blocks is not None:
+        return TolerantImages(source, tell)
     readable = readable_images(source, tell, threads=2)
     return source if len(readable) == len(source) else source.select(readable)
 

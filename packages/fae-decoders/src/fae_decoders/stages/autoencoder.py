@@ -77,6 +77,10 @@ class AutoencoderTask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def blocks(self) -> list[int] | None:
+        return self.data.blocks
+
     def to(self, device: str) -> None:
         self.data.to(device)
         self._weights = None if self._weights is None else self._weights.to(device)

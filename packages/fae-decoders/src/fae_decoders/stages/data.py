@@ -7,6 +7,7 @@ step, on the training device.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,11 @@ class StageData:
         self.encoder.to(device)
 
     @property
+    def blocks(self) -> list[int] | None:
+        """What `Task.blocks` is: the source's blocks, unless everything lies in memory."""
+        return None if self.fits else self.source.blocks
+
+    @property
     def wants_norm(self) -> bool:
         """Whether the encoder standardises its features and their statistics have not been measured yet."""
         return self.encoder.config.standardize_features and self.encoder.feature_norm.is_identity
@@ -110,7 +116,7 @@ class StageData:
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
-        return spread(len(self), self.config.statistics_images)
+        return spread(self.source, self.config.statistics_images)
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
@@ -188,10 +194,17 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def spread(total: int, most: int) -> list[int]:
-    """At most `most` indices below `total`, evenly spread."""
+def spread(source: ImageSource, most: int) -> list[int]:
+    """Indices of at most `most` images, evenly spread. Of a source in blocks whole ones are taken: a few shards are read
+    instead of a little of each."""
+    total, blocks = len(source), source.blocks
     count = min(total, most)
-    return [i * total // count for i in range(count)]
+    if blocks is None or count == total:
+        return [i * total // count for i in range(count)]
+    starts = list(itertools.accumulate(blocks, initial=0))
+    chosen = min(len(blocks), -(-count * len(blocks) // total))
+    picked = [i * len(blocks) // chosen for i in range(chosen)]
+    return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]
 
 
 def is_main_process() -> bool:

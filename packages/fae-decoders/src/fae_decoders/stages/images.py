@@ -24,6 +24,11 @@ class ImageData:
         return len(self.source)
 
     @property
+    def blocks(self) -> list[int] | None:
+        """What `Task.blocks` is: the source's blocks, unless everything lies in memory."""
+        return None if self.fits else self.source.blocks
+
+    @property
     def fits(self) -> bool:
         """Whether the images may be kept in memory."""
         return len(self) * 3 * self.size[0] * self.size[1] <= self.config.cache_gb * 2**30
@@ -51,7 +56,7 @@ class ImageData:
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
-        return spread(len(self), self.config.statistics_images)
+        return spread(self.source, self.config.statistics_images)
 
     def batches(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images on the CPU), in order."""

@@ -54,6 +54,10 @@ class PixelTask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def blocks(self) -> list[int] | None:
+        return self.data.blocks
+
     def to(self, device: str) -> None:
         self.data.to(device)
         self.losses.to(device)

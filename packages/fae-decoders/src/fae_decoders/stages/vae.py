@@ -50,7 +50,7 @@ class VAETask(Task):
         self.data = ImageData(source, vae.spec.image_shape, config.data)
         self.losses = PixelLoss(config.losses, vae.spec.image_shape)
         self.device = "cpu"
-        vae.encoder.gradient_checkpointing = vae.decoder.gradient_checkpointing = config.gradient_checkpointing
+        vae.gradient_checkpointing = config.gradient_checkpointing
         self.modules: dict[str, nn.Module] = {"encoder": vae.encoder, "decoder": vae.decoder}
         grid = (vae.spec.height, vae.spec.width)
         self.alignment = Alignment(config.alignment, vae.spec.channels, grid) if config.alignment else None
@@ -61,6 +61,10 @@ class VAETask(Task):
 
     def __len__(self) -> int:
         return len(self.data)
+
+    @property
+    def blocks(self) -> list[int] | None:
+        return self.data.blocks
 
     def to(self, device: str) -> None:
         self.device = device

@@ -52,7 +52,7 @@ class TransformerConfig(ModelConfig):
     learn_sigma: bool = Field(
         False, description="twice the output channels, the second half unused (older checkpoints)"
     )
-    checkpoint_blocks: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
     transport: Transport = Transport()
     sampling: Sampling = Sampling()

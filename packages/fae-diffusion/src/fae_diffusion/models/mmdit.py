@@ -30,6 +30,7 @@ from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.models.transformer import patchify, unpatchify
 
 # A stream of tokens between blocks: tokens, and the branch and its gate that are not yet added to them.
+_USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
 State = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -153,6 +154,13 @@ class MMDiT(FlowMatching, PretrainedModel):
     def forward(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
         return self._run(z, t, TextCondition.of(condition), project=False)[0]
 
+    def dry_run(self, batch: int) -> Tensor:
+        z = self.patch_embedding.weight.new_zeros(batch, *self.spec.shape)
+        pooled = None if self.config.pooled_width is None else z.new_zeros(batch, self.config.pooled_width)
+        length = self.config.text_encoder.max_length if self.config.text_encoder else _USUAL_TOKENS
+        text = TextCondition(z.new_zeros(batch, length, self.config.text_width), pooled=pooled)
+        return self(z, z.new_zeros(batch), text)
+
     def with_projections(self, z: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, list[Tensor]]:
         """The velocity, and REPA's projections of the image tokens, each (B, N, dim)."""
         return self._run(z, t, TextCondition.of(condition), project=True)
@@ -166,7 +174,7 @@ class MMDiT(FlowMatching, PretrainedModel):
         stream: State | None = (tokens_BLD, None, None)
         projected: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            if self.config.checkpoint_blocks and torch.is_grad_enabled():
+            if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 stream, image = checkpoint(block, stream, image, c_BD, mask, use_reentrant=False)
             else:
                 stream, image = block(stream, image, c_BD, mask)

@@ -45,7 +45,7 @@ class MMDiTConfig(ModelConfig):
         None, ge=1, description="side of the position table, cropped in its middle; None: the grid"
     )
     time_scale: float = Field(1.0, gt=0, description="of t in the time embedding; SD3's own checkpoints have 1000")
-    checkpoint_blocks: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
     projection_dims: tuple[int, ...] = Field((), description="REPA's heads, kept for imported checkpoints")
     projection_depth: int = Field(8, ge=1)

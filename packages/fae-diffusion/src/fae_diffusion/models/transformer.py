@@ -128,12 +128,16 @@ class DiffusionTransformer(PretrainedModel):
         rope = self.rope() if self.rope is not None else None
         branch = gate = None
         for block in self.blocks:
-            if self.config.checkpoint_blocks and torch.is_grad_enabled():
+            if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x_BND, branch, gate = checkpoint(block, x_BND, branch, gate, c_BD, rope, use_reentrant=False)
             else:
                 x_BND, branch, gate = block(x_BND, branch, gate, c_BD, rope)
         out = unpatchify(self.final(x_BND, branch, gate, c_BD), self.grid, self.config.patch_size)
         return out[:, : z.shape[1]].to(z.dtype)
+
+    def dry_run(self, batch: int) -> Tensor:
+        z = self.positions.new_zeros(batch, *self.spec.shape)
+        return self(z, z.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=z.device))
 
     def reset_parameters(self) -> None:
         """DiT's initialisation: Xavier-uniform linear layers, and zeros where a block's branch or the output begins."""

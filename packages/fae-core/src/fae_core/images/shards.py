@@ -1,0 +1,154 @@
+"""Shard files by name, here or elsewhere: patterns such as train-{0000..0099}.tar, and local copies of remote ones.
+
+Remote shards (any address that fsspec reads: https, s3, gs, hf, ...) are copied whole when first needed, once per machine, into
+a folder that never holds more than its limit, so that data larger than the disk can be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from fae_core.errors import DataError, FAEError, MissingPackage
+from fae_core.files import disk_errors
+
+CACHE_VARIABLE = "FAE_CACHE"
+LIMIT_VARIABLE = "FAE_SHARD_CACHE_GB"
+_DEFAULT_LIMIT_GB = 50.0
+_MOST_SHARDS = 1_000_000
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def cache_folder() -> Path:
+    """Where FAE keeps what it can make again: $FAE_CACHE, or fae/ in the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fae"
+
+
+def is_remote(source: str) -> bool:
+    """Whether an address is to be read through fsspec rather than from this machine's files."""
+    return "://" in source
+
+
+def expand(pattern: str) -> list[str]:
+    """The names that a pattern with numeric ranges stands for: "a-{08..11}.tar" is a-08.tar to a-11.tar.
+
+    Raises DataError where a range runs backwards or the pattern stands for more than a million names.
+    """
+    found = _RANGE.search(pattern)
+    if not found:
+        return [pattern]
+    low, high = found[1], found[2]
+    if int(high) < int(low) or int(high) - int(low) >= _MOST_SHARDS:
+        raise DataError(f"{pattern}: the range {found[0]} must run upwards, over at most {_MOST_SHARDS} names")
+    width = len(low) if low.startswith("0") else 0
+    names = []
+    for number in range(int(low), int(high) + 1):
+        names += expand(f"{pattern[: found.start()]}{number:0{width}d}{pattern[found.end() :]}")
+        if len(names) > _MOST_SHARDS:
+            raise DataError(f"{pattern} stands for more than {_MOST_SHARDS} names")
+    return names
+
+
+def open_remote(address: str) -> IO[bytes]:
+    """A remote file, for reading any part of it. Raises DataError where it cannot be had."""
+    with _remote_errors(address):
+        return _fsspec().open(address, "rb").open()
+
+
+class ShardFiles:
+    """Shards as local files. Safe for threads and processes: a remote shard is copied by whoever needs it first."""
+
+    def __init__(self) -> None:
+        self.folder = cache_folder() / "shards"
+        self.limit = float(os.environ.get(LIMIT_VARIABLE, _DEFAULT_LIMIT_GB)) * 1e9
+
+    def local(self, shard: str) -> Path:
+        """The shard's path on this machine, after copying it if it is remote. Raises DataError where it cannot be had."""
+        if not is_remote(shard):
+            return Path(shard)
+        final = self.folder / f"{_key(shard)}-{Path(urlsplit(shard).path).name[-80:]}"
+        if final.is_file():
+            self._touch(final)
+            return final
+        from filelock import FileLock
+
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{final}.lock"):
+                if not final.is_file():
+                    self._copy(shard, final)
+        return final
+
+    def identity(self, shard: str) -> str:
+        """Text that changes when the shard does: its address with its size and time, where they can be had."""
+        if not is_remote(shard):
+            facts = Path(shard).stat()
+            return f"{Path(shard).resolve()} {facts.st_size} {facts.st_mtime_ns}"
+        return shard
+
+    def _copy(self, shard: str, final: Path) -> None:
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            with _remote_errors(shard), open_remote(shard) as source, temporary.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+            self._make_room(temporary.stat().st_size)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_room(self, needed: int) -> None:
+        """Remove the copies that were used longest ago. Whoever has one open keeps reading it: its name goes, not its bytes."""
+        copies = sorted((p for p in self.folder.iterdir() if p.suffix == ".tar"), key=lambda p: p.stat().st_mtime_ns)
+        total = needed + sum(path.stat().st_size for path in copies)
+        for path in copies:
+            if total <= self.limit:
+                return
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _touch(path: Path) -> None:
+        try:
+            os.utime(path)
+        except OSError:
+            return  # a read-only cache keeps the order of its first uses
+
+
+def _key(shard: str) -> str:
+    return hashlib.sha256(shard.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _remote_errors(address: str) -> Iterator[None]:
+    try:
+        yield
+    except FAEError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(f"cannot read {address}: {_reason(error)}") from None
+    except Exception as error:  # each of fsspec's back ends raises its own
+        raise DataError(f"cannot read {address}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _fsspec():
+    try:
+        import fsspec
+    except ImportError:
+        raise MissingPackage("reading remote shards", "fae-core[data]") from None
+    return fsspec

@@ -1,0 +1,60 @@
+"""Sources too large to be surveyed before training: an unreadable image is named, counted, and replaced by the next one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fae_core.errors import DataError
+from fae_core.images.sources import ImageSource
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_NAMED = 5  # unreadable images that are named; the rest are counted
+_NEIGHBOURS = 16
+
+
+class TolerantImages(ImageSource):
+    """`source` as it is, but `read` of an image that cannot be read gives the next one that can: always the same one, so that
+    a resumed run sees what an uninterrupted one saw.
+
+    log: gets a line for each of the first few. Raises DataError where more than `limit` of the images read so far cannot be
+    read (from the hundredth of these on), or none of 16 in a row can.
+    """
+
+    def __init__(self, source: ImageSource, log: Callable[[str], Any], limit: float = 0.05) -> None:
+        self.source, self.log, self.limit = source, log, limit
+        self.classes, self.labels, self.blocks = source.classes, source.labels, source.blocks
+        self._read, self._bad = 0, set[int]()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> Image:
+        for place in range(index, index + _NEIGHBOURS):
+            place %= len(self.source)
+            try:
+                image = self.source.read(place)
+            except DataError as error:
+                self._count(place, error)
+            else:
+                self._read += 1
+                return image
+        raise DataError(f"none of {_NEIGHBOURS} images from {self.name(index)} on can be read")
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def _count(self, place: int, error: DataError) -> None:
+        with self._lock:
+            new = place not in self._bad
+            self._bad.add(place)
+            bad = len(self._bad)
+        if new and bad <= _NAMED:
+            more = "; further ones are counted only" if bad == _NAMED else ""
+            self.log(f"{error}; the next one takes its place{more}")
+        if bad >= 100 and bad > self.limit * (self._read + bad):
+            raise DataError(f"{bad} of {self._read + bad} images could not be read; the last: {error}")

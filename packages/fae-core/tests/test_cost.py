@@ -1,0 +1,72 @@
+"""Costs by hand for a network small enough to count, and what follows from them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fae_core.cost import Cost, estimate, measure_cost, with_measured_rate
+from fae_core.hub import ModelConfig, PretrainedModel
+
+WIDTH, TOKENS, DEPTH = 16, 5, 3
+
+
+class Config(ModelConfig):
+    gradient_checkpointing: bool = False
+
+
+class Stack(PretrainedModel):
+    """Three linear layers with a sigmoid behind each, on five tokens a sample."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Sigmoid()) for _ in range(DEPTH))
+
+    def dry_run(self, batch: int) -> Tensor:
+        x = self.blocks[0][0].weight.new_zeros(batch, TOKENS, WIDTH)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.config.gradient_checkpointing else block(x)
+        return x
+
+
+def build(gradient_checkpointing: bool = False) -> Stack:
+    return Stack(Config(gradient_checkpointing=gradient_checkpointing))
+
+
+def test_a_network_counted_by_hand() -> None:
+    cost = measure_cost(build)
+    product = 2 * TOKENS * WIDTH * WIDTH
+    assert cost.parameters == cost.trainable == DEPTH * (WIDTH * WIDTH + WIDTH)
+    assert cost.forward_flops == DEPTH * product
+    # Each layer's weight gradient, and the input gradient of all but the first.
+    assert cost.backward_flops == (2 * DEPTH - 1) * product
+    tensor = 2 * TOKENS * WIDTH  # bytes of one activation in bf16
+    assert cost.activations == (DEPTH + 1) * tensor  # the input, and what each sigmoid gives
+    assert cost.checkpointed == DEPTH * tensor  # the input of each block
+
+
+COST = Cost(1_000_000, 1_000_000, forward_flops=1e9, backward_flops=2e9, activations=1e8, checkpointed=1e7)
+
+
+def test_memory_and_time_follow_from_the_counts() -> None:
+    found = estimate(COST, gpus=4, batch_size=32, samples=3600, flops_per_second=3e9, gpu_memory=1.022)
+    assert found.state == pytest.approx(0.022) and found.batch_per_gpu == 8  # 22 bytes a parameter
+    assert found.activations == pytest.approx(0.8) and found.total == pytest.approx(0.822)
+    assert found.largest_batch == 10 and found.gpu_hours_per_epoch == pytest.approx(1.0)
+    sharded = estimate(COST, gpus=4, batch_size=32, samples=3600, parallel="fsdp", gradient_checkpointing=True)
+    assert sharded.state == pytest.approx(0.0055) and sharded.activations == pytest.approx(0.08)
+    assert with_measured_rate(found, 3600, 4, samples_per_second=2.0).gpu_hours_per_epoch == pytest.approx(2.0)
+
+
+def test_nothing_is_allocated() -> None:
+    class Huge(Stack):
+        def __init__(self, config: Config) -> None:
+            PretrainedModel.__init__(self, config)
+            self.blocks = nn.ModuleList([nn.Linear(2**20, 2**20)])  # four terabytes
+
+        def dry_run(self, batch: int) -> Tensor:
+            return self.blocks[0](torch.zeros(batch, 2**20, dtype=torch.bfloat16))
+
+    assert measure_cost(lambda **_: Huge(Config())).parameters == 2**40 + 2**20

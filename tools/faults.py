@@ -1,0 +1,256 @@
+"""Kill every stage at random moments, resume it, and compare the outcome with an uninterrupted run, bit for bit.
+
+    python tools/faults.py --kills 20 --out runs/faults        # the table of docs/reliability.md; some ten minutes
+    python tools/faults.py --kills 3 --stages flow,encode      # a quick look
+
+Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every third
+kill waits until a checkpoint, a shard or a picture is being written; the others come after a random part of the time that the
+uninterrupted run took. Writes faults.json and faults.md; exits with 1 if any outcome differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TRAINING = "--steps 8 --batch-size 4 --device cpu --set training.checkpoint_every=1 --set training.log_every=1"
+# Each stage's command; {d} is the folder with the data and the inputs that earlier stages made, {out} where it writes.
+STAGES = {
+    "train autoencoder": f"train autoencoder --data {{d}}/images --preset feature-decoder-tiny {TRAINING} --out {{out}}",
+    "train pixel (noise)": "train pixel --stage noise --data {d}/images --autoencoder {d}/train-autoencoder "
+    f"--preset pixel-decoder-tiny {TRAINING} --out {{out}}",
+    "train pixel (finetune)": "train pixel --stage finetune --data {d}/images --autoencoder {d}/train-autoencoder "
+    f"--init {{d}}/train-pixel-noise --preset pixel-decoder-tiny {TRAINING} --out {{out}}",
+    "encode": "encode --data {d}/images --model {d}/train-pixel-finetune --shard-size 3 --device cpu --out {out}",
+    "train diffusion": f"train diffusion --latents {{d}}/encode --preset lightningdit-tiny {TRAINING} --out {{out}}",
+    "train flow": f"train flow --latents {{d}}/encode --preset starflow-tiny {TRAINING} --out {{out}}",
+    "sample": "sample --generator {d}/train-diffusion --decoder {d}/train-pixel-finetune --count 24 --batch-size 2 "
+    "--device cpu --out {out}",
+}
+# Files that say when or how long, and so differ from run to run.
+VARYING = ("state.json", "metrics.jsonl", "config.yaml", "samples.json", "samples.npz", "README.md")
+
+
+@dataclass
+class Outcome:
+    """What happened to one stage: kills, how many fell into a write, resumptions from saved work, runs that ended and agreed."""
+
+    stage: str
+    kills: int = 0
+    while_writing: int = 0
+    resumed: int = 0
+    runs: int = 0
+    identical: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="per stage")
+    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/faults"))
+    arguments = parser.parse_args()
+    unknown = set(arguments.stages.split(",")) - STAGES.keys()
+    if unknown:
+        parser.error(f"unknown stages {', '.join(sorted(unknown))}; known: {', '.join(STAGES)}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    outcomes = run(arguments.stages.split(","), arguments.kills, arguments.seed, arguments.out / "work")
+    write(outcomes, arguments.out)
+    sys.exit(any(outcome.identical != outcome.runs for outcome in outcomes))
+
+
+def run(stages: list[str], kills: int, seed: int, folder: Path) -> list[Outcome]:
+    """Outcomes of some stages. The stages that these need as inputs are run once, uninterrupted."""
+    shutil.rmtree(folder, ignore_errors=True)
+    make_images(folder / "images")
+    preload()
+    outcomes = []
+    for stage, command in STAGES.items():
+        reference = folder / folder_of(stage)
+        if needed(stage, stages):
+            seconds = complete(command, folder, reference)
+        if stage in stages:
+            outcomes.append(torment(stage, command, kills, seconds, random.Random(f"{seed} {stage}"), folder))
+            print(asdict(outcomes[-1]), flush=True)
+    return outcomes
+
+
+def torment(stage: str, command: str, kills: int, seconds: float, chance: random.Random, folder: Path) -> Outcome:
+    """Kill and resume one stage until it was killed `kills` times, finishing every run that is begun."""
+    outcome, expected = Outcome(stage), digest(folder / folder_of(stage))
+    while outcome.kills < kills:
+        out = folder / f"{folder_of(stage)}-killed-{outcome.runs}"
+        ended = False
+        while not ended:
+            if outcome.kills < kills:
+                delay = None if outcome.kills % 3 == 2 else chance.uniform(0.02, 0.95) * seconds
+                ended = start_and_kill(command, folder, out, delay)
+                outcome.kills += not ended
+                outcome.while_writing += not ended and is_writing(out)
+                outcome.resumed += not ended and has_saved(out)
+            else:
+                complete(command, folder, out)
+                ended = True
+        outcome.runs += 1
+        outcome.identical += digest(out) == expected
+    return outcome
+
+
+def start_and_kill(command: str, folder: Path, out: Path, delay: float | None) -> bool:
+    """Start or resume, and kill after `delay` seconds, or while something is being written (None). True if it ended before."""
+    child = start(command, folder, out)
+    begun = time.monotonic()
+    while time.monotonic() - begun < delay if delay is not None else not caught_writing(child, out):
+        if ended(child, command):
+            return True
+        time.sleep(0.002 if delay is not None else 0)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return check(status, command, killed=True)
+
+
+def caught_writing(child: int, out: Path) -> bool:
+    """Whether the child was writing and is now stopped in the middle of it."""
+    if not is_writing(out):
+        return False
+    os.kill(child, signal.SIGSTOP)
+    # Not reaped here: it may have ended just now, which `ended` is to see.
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    if is_writing(out):
+        return True
+    os.kill(child, signal.SIGCONT)
+    return False
+
+
+def complete(command: str, folder: Path, out: Path) -> float:
+    """Run or resume to the end; returns its seconds."""
+    begun = time.monotonic()
+    child = start(command, folder, out)
+    _, status = os.waitpid(child, 0)
+    check(status, command)
+    return time.monotonic() - begun
+
+
+def start(command: str, folder: Path, out: Path) -> int:
+    """A forked child that runs the `fae` command. Forked, because importing torch would take most of each trial's time."""
+    words = [word.format(d=folder, out=out) for word in command.split()]
+    child = os.fork()
+    if child:
+        return child
+    import torch
+
+    from fae_core.cli.main import main as fae
+
+    torch.set_num_threads(1)
+    with (folder / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        fae([*words, "--resume"])
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
+    os._exit(1)
+
+
+def ended(child: int, command: str) -> bool:
+    pid, status = os.waitpid(child, os.WNOHANG)
+    return pid != 0 and check(status, command)
+
+
+def check(status: int, command: str, killed: bool = False) -> bool:
+    """True where a child ended well, False where it was killed as planned; anything else is a defect."""
+    if killed and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return False
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+        return True
+    raise SystemExit(f"`fae {command}` failed with wait status {status}; see log.txt in the working folder")
+
+
+def is_writing(out: Path) -> bool:
+    """Whether something is half-written: what is not complete yet has a name that begins with a dot."""
+    return out.is_dir() and any(path.name.startswith(".") for path in out.rglob("*"))
+
+
+def has_saved(out: Path) -> bool:
+    """Whether there is finished work to go on from."""
+    return any(out.glob("checkpoints/step-*")) or any(out.glob("*.safetensors")) or any(out.glob("images/*.png"))
+
+
+def digest(out: Path) -> str:
+    """One hash over everything that a stage made, leaving out what tells the time."""
+    total = hashlib.sha256()
+    for path in sorted(out.rglob("*")):
+        if path.is_file() and path.name not in VARYING:
+            total.update(f"{path.relative_to(out)}\0".encode())
+            total.update(tensors(path) if path.suffix == ".safetensors" else path.read_bytes())
+    return total.hexdigest()
+
+
+def tensors(path: Path) -> bytes:
+    """The tensors of a file, in the order of their names; headers may list them in another."""
+    from safetensors.torch import load_file
+    from torch import uint8
+
+    return b"".join(
+        f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode()
+        + tensor.contiguous().flatten().view(uint8).numpy().tobytes()
+        for name, tensor in sorted(load_file(path).items())
+    )
+
+
+def make_images(folder: Path) -> None:
+    """Twenty-four small pictures of two classes."""
+    for number in range(24):
+        path = folder / "ab"[number % 2] / f"{number:02d}.png"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+
+
+def preload() -> None:
+    """Import what the stages import, without starting any threads, so that forks begin at once."""
+    import fae_flow  # noqa: F401
+
+
+def needed(stage: str, wanted: list[str]) -> bool:
+    """Whether a stage is asked for, or comes before one that is."""
+    order = list(STAGES)
+    return any(order.index(stage) <= order.index(other) for other in wanted)
+
+
+def folder_of(stage: str) -> str:
+    return stage.replace(" ", "-").replace("(", "").replace(")", "")
+
+
+def write(outcomes: list[Outcome], out: Path) -> None:
+    """faults.json and the same as a table."""
+    facts = {"date": date.today().isoformat(), "machine": platform.platform(), "command": " ".join(sys.argv)}
+    (out / "faults.json").write_text(json.dumps({**facts, "outcomes": [asdict(o) for o in outcomes]}, indent=1) + "\n")
+    rows = [
+        "| stage | kills | while writing | with saved work to resume | runs ended | bit-identical |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {o.stage} | {o.kills} | {o.while_writing} | {o.resumed} | {o.runs} | {o.identical} |" for o in outcomes
+    ]
+    (out / "faults.md").write_text("\n".join(rows) + "\n")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
