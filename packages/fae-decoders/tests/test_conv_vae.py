@@ -17,7 +17,7 @@ from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import TrainConfig, train
 from fae_core.training.journal import read_metrics
-from fae_decoders import ConvVAE, ConvVAEConfig
+from fae_decoders import ConvVAE, ConvVAEConfig, FeatureDecoder
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.losses.alignment import Alignment, AlignmentConfig, marginal_cosine, marginal_distance
 from fae_decoders.stages import VAEConfig, VAETask
@@ -56,6 +56,18 @@ def test_the_paper_sized_encoder_has_sds_parameters() -> None:
         counts = {name: ConvVAE.from_preset(f"conv-vae-{name}") for name in ("f8", "f16")}
     assert sum(p.numel() for p in counts["f8"].parameters()) == 83_653_863
     assert counts["f16"].spec.shape == (32, 16, 16)
+
+
+def test_presets_make_latents_of_the_size_of_faes() -> None:
+    """Equal numbers for a generator, so that only the tokenizer differs."""
+    for name, other, fields in (
+        ("conv-vae-f16", "feature-decoder-1536", {}),
+        ("conv-vae-cifar10", "feature-decoder-cifar10", {}),
+        ("conv-vae-cifar10", "feature-decoder-demo", {"image_size": 64, "channels": 16, "widths": (16, 32, 64, 64)}),
+    ):
+        with torch.device("meta"):
+            ours, theirs = ConvVAE.from_preset(name, **fields).spec, FeatureDecoder.from_preset(other).spec
+        assert (ours.shape, ours.image_size) == (theirs.shape, theirs.image_size)
 
 
 def test_training_learns_and_normalises_the_training_latents(vae_run: Path) -> None:
