@@ -18,6 +18,7 @@ from fae_core.random import SlotRandom
 from fae_core.training import TrainConfig, train
 from fae_core.training.journal import read_metrics
 from fae_decoders import ConvVAE, ConvVAEConfig, FeatureDecoder
+from fae_decoders.autoencoder_kl import convert_state
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.losses.alignment import Alignment, AlignmentConfig, marginal_cosine, marginal_distance
 from fae_decoders.stages import VAEConfig, VAETask
@@ -233,6 +234,20 @@ class TestAutoencoderKL:
             torch.testing.assert_close(z, (theirs.mean - 0.1) * 0.3, atol=1e-5, rtol=1e-5)
             painted = (original.decode(z / 0.3 + 0.1).sample / 2 + 0.5).clamp(0, 1)
             torch.testing.assert_close(vae.decode(z), painted, atol=1e-5, rtol=1e-5)
+
+    def test_attention_of_older_checkpoints_is_read_too(self, original) -> None:
+        """Until 2023 its projections were called query, key, value and proj_attn; SD's first ones are 1x1 convolutions."""
+        new = original.state_dict()
+        old = {}
+        for name, value in new.items():
+            for theirs, older in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+                if f".{theirs}.weight" in name:
+                    value = value[..., None, None]
+                name = name.replace(f".{theirs}.", f".{older}.")
+            old[name] = value
+        found, wanted = convert_state(old), convert_state(new)
+        assert old.keys() != new.keys() and found.keys() == wanted.keys()
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
 
     def test_statistics_can_be_measured_over_data(self, folder: Path, data: Path, tmp_path: Path) -> None:
         out = tmp_path / "vae"
