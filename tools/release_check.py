@@ -128,8 +128,6 @@ def presets() -> Iterator[str]:
 
     Frozen backbones are not counted: they are another project's weights.
     """
-    import torch
-
     from fae_core.files import read_yaml
     from fae_core.plugins import load_plugins
     from fae_core.presets import preset_files
@@ -144,14 +142,24 @@ def presets() -> Iterator[str]:
             yield f"preset {name}: no package registers a model of type {kind!r} under fae.models"
             continue
         try:
-            with torch.device("meta"):
-                model = _build(classes[kind].load(), name)
+            count = count_parameters(name)
         except Exception as error:
             yield f"preset {name} does not build: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
             continue
-        count = sum(p.numel() for key, p in model.named_parameters() if not key.startswith("backbone."))
-        if "parameters" in preset and preset["parameters"] != count:
-            yield f"preset {name}: claims {preset['parameters']} parameters, has {count}"
+        if preset.get("parameters") != count:
+            yield f"preset {name}: claims {preset.get('parameters')} parameters, has {count}"
+
+
+def count_parameters(preset: str) -> int:
+    """Parameters of a preset's model, built on the meta device; a frozen backbone is not counted."""
+    import torch
+
+    from fae_core.plugins import load_plugins
+    from fae_core.presets import load_preset
+
+    with torch.device("meta"):
+        model = _build(load_plugins("fae.models")[load_preset(preset)["model_type"]].load(), preset)
+    return sum(p.numel() for key, p in model.named_parameters() if not key.startswith("backbone."))
 
 
 def _build(model_class: Any, preset: str) -> Any:

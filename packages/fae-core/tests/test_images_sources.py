@@ -287,6 +287,61 @@ def test_a_slice_behind_a_source_takes_part_of_it(classed: Path) -> None:
             open_images(f"{classed}{odd}")
 
 
+def test_captions_stand_in_metadata_or_beside_the_images(classed: Path) -> None:
+    assert open_images(classed).captions is None
+    texts = {"ant/c": "an ant", "zebra/a": "a  zebra,\nstanding\n", "zebra/b": ""}
+    for name, text in texts.items():
+        (classed / f"{name}.txt").write_text(text)
+    source = open_images(classed)
+    assert list(source.captions) == ["an ant", "a zebra, standing", ""]
+    assert list(source.select([2, 0]).captions) == ["", "an ant"]
+    lines = [{"file_name": "zebra/a.PNG", "text": "é"}, {"file_name": "zebra/b.png", "text": "b"}]
+    lines.append({"file_name": "ant/c.bmp", "text": "x", "caption": "from metadata", "width": 6})
+    (classed / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert list(open_images(f"{classed}[::-1]").captions) == ["b", "é", "from metadata"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "complaint"),
+    [
+        ('{"file_name": "ant/c.bmp", "text": "x"}', r"metadata.jsonl has no caption for zebra/a.PNG and 1 more"),
+        ('{"text": "x"}', r"metadata.jsonl:1 has no file_name"),
+        ('{"file_name": "ant/c.bmp", "text": ["x"]}', "is not text"),
+        ("[", r"metadata.jsonl:1 is not a JSON object"),
+        (None, r"has no caption for zebra/b.png"),
+    ],
+)
+def test_captions_for_a_part_of_the_images_are_refused(classed: Path, metadata: str | None, complaint: str) -> None:
+    if metadata is None:
+        for name in ("ant/c", "zebra/a"):
+            (classed / f"{name}.txt").write_text("x")
+    else:
+        (classed / "metadata.jsonl").write_text(metadata)
+    with pytest.raises(DataError, match=complaint):
+        open_images(classed)
+
+
+@pytest.mark.parametrize("column", ["caption", "text"])
+def test_a_parquet_column_of_strings_gives_captions(tmp_path: Path, column: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs fae-core[data]")
+    import pyarrow.parquet as parquet
+
+    picture(tmp_path / "a.png", (7, 0, 0))
+    cell = {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}
+    table = pyarrow.table({"image": [cell, cell, cell], column: ["one", None, "three"]})
+    parquet.write_table(table, tmp_path / "0.parquet", row_group_size=2)
+    assert list(open_images(tmp_path / "0.parquet").captions) == ["one", "", "three"]
+    parquet.write_table(pyarrow.table({"image": [cell], column: [3]}), tmp_path / "1.parquet")
+    assert open_images(tmp_path / "1.parquet").captions is None
+    with pytest.raises(DataError, match="do not all have a column of captions"):
+        open_images(tmp_path, "")
+
+
+def test_one_image_file_is_a_source(classed: Path) -> None:
+    source = open_images(classed / "zebra" / "a.PNG")
+    assert (reds(source), source.name(0)) == ([2], str(classed / "zebra" / "a.PNG"))
+
+
 def test_remote_parquet_is_read_in_place(tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec", reason="fsspec comes with torch or fae-core[data]")
     for part, values in enumerate(([1, 2, 3], [4, 5])):

@@ -153,3 +153,16 @@ def test_missing_lpips_weights_say_what_to_do(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(FAEError, match=r"squeezenet1_1.*lpips_weights.*perceptual: backbone or none"):
         LPIPS("squeeze")
+
+
+def test_lecams_anchors_move_once_a_step_by_its_mean() -> None:
+    one, two = (PatchDiscriminator((16, 16), width=8) for _ in range(2))
+    logits = torch.arange(8.0).view(8, 1, 1, 1)
+    for step in range(3):
+        for judge, parts in ((one, (8,)), (two, (4, 4))):
+            judge.begin_step(step)
+            assert float(judge.anchor_real) == pytest.approx(3.5 * (1 - 0.999**step), abs=1e-6)
+            for part in logits.split(parts):
+                judge.begin_step(step)
+                judge.note(part, -part)
+    torch.testing.assert_close(one.anchor_fake, two.anchor_fake)

@@ -21,7 +21,7 @@ def test_preset_has_the_parameters_that_it_states(name: str) -> None:
     with torch.device("meta"):
         model = CLASSES[preset["model_type"]].from_preset(name)
     count = sum(p.numel() for p in model.parameters())
-    assert count == preset.get("parameters", count)
+    assert count == preset["parameters"]
     parse_config(TrainConfig, preset["training"], name)
 
 

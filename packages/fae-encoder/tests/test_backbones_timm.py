@@ -192,3 +192,19 @@ def test_the_papers_backbones_cost_nothing_on_meta(name: str, size: int | None, 
         backbone = create_backbone(name, "pretrained", image_size=size)
     assert (backbone.grid, backbone.dim) == (grid, 1536)
     assert sum(p.numel() for p in backbone.parameters()) > 1.1e9
+
+
+def test_features_without_the_norms_scale_and_shift_are_the_plain_norms(vit) -> None:
+    """RAE's features: normalised by LayerNorm, not scaled or shifted by what it learned."""
+    with torch.no_grad():
+        vit.network.model.norm.weight.uniform_(0.5, 2.0)
+        vit.network.model.norm.bias.uniform_(-1.0, 1.0)
+    plain = create_backbone(VIT, image_size=64, norm_affine=False)
+    state = {k: v for k, v in vit.state_dict().items() if "model.norm." not in k}
+    plain.load_state_dict(state, strict=False)
+    weight, bias = vit.network.model.norm.weight, vit.network.model.norm.bias
+    torch.testing.assert_close(plain(images()), (vit(images()) - bias) / weight, atol=1e-5, rtol=1e-4)
+    with pytest.raises(FAEError, match="norm_affine: false"):
+        plain.embed(plain(images()), pool="avg")
+    with pytest.raises(FAEError, match="no final norm"):
+        create_backbone("timm/resnet18", image_size=32, norm_affine=False)

@@ -164,6 +164,21 @@ def test_kill_9_and_resume_with_more_processes_give_the_same_bytes(pictures: Pat
     LatentStore(out).verify()
 
 
+def test_captions_travel_into_the_store(pictures: Path, encoder: FAEEncoder, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(pictures / "clouds", tmp_path / "images")
+    for place in range(20):
+        (tmp_path / "images" / f"{place:02d}.txt").write_text(f"cloud number {place}")
+    store = encode_dataset(encoder, open_images(tmp_path / "images"), tmp_path / "s", EncodeConfig(shard_size=8))
+    assert [store[i].caption for i in range(19)] == [f"cloud number {i}" for i in range(20) if i != BAD]
+    (tmp_path / "images" / "19.txt").write_text("another caption")
+    with pytest.raises(DataError, match="begun with source"):
+        encode_dataset(
+            encoder, open_images(tmp_path / "images"), tmp_path / "s", EncodeConfig(shard_size=8), resume=True
+        )
+
+
 def test_out_of_memory_halves_the_group_and_goes_on(
     pictures: Path, encoder: FAEEncoder, tmp_path: Path, monkeypatch, caplog
 ) -> None:

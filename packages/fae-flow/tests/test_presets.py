@@ -22,9 +22,11 @@ def test_starflow_1b_has_the_papers_parameters_before_conditioning() -> None:
     assert _count("starflow-1b", classes=1000) == 1_411_223_936 + 1001 * 2048
 
 
-@pytest.mark.parametrize("name", ["starflow-tiny", "starflow-demo", "starflow-cifar10", "starflow-1b"])
-def test_every_preset_builds_and_its_training_section_is_valid(name) -> None:
-    assert _count(name) > 0
+@pytest.mark.parametrize(
+    "name", ["starflow-tiny", "starflow-demo", "starflow-cifar10", "starflow-cifar10-cpu", "starflow-1b"]
+)
+def test_every_preset_has_the_parameters_it_states_and_valid_training_settings(name) -> None:
+    assert _count(name) == load_preset(name)["parameters"]
     TrainConfig.model_validate(load_preset(name)["training"])
 
 

@@ -18,7 +18,7 @@ from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 from fae_decoders.feature_decoder import FeatureDecoder
 from fae_decoders.feature_space import FeatureSpace
-from fae_decoders.pixel_decoder import PixelDecoder
+from fae_decoders.load_decoder import AnyPixelDecoder, load_pixel_decoder
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder, Posterior
@@ -39,7 +39,7 @@ class FAE(nn.Module):
     model_type = "fae"
 
     def __init__(
-        self, encoder: FAEEncoder, feature_decoder: FeatureDecoder, pixel_decoder: PixelDecoder | None = None
+        self, encoder: FAEEncoder, feature_decoder: FeatureDecoder, pixel_decoder: AnyPixelDecoder | None = None
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -123,7 +123,7 @@ class FAE(nn.Module):
         encoder = FAEEncoder.from_pretrained(folder / "encoder")
         own_spec.require(encoder.spec, context=f"{folder} and its encoder")
         feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder")
-        pixel_decoder = PixelDecoder.from_pretrained(folder / "pixel_decoder") if "pixel_decoder" in parts else None
+        pixel_decoder = load_pixel_decoder(folder / "pixel_decoder") if "pixel_decoder" in parts else None
         fae = cls(encoder, feature_decoder, pixel_decoder)
         return fae.to(device=device, dtype=dtype).requires_grad_(False).eval()
 

@@ -11,6 +11,8 @@ Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -25,13 +27,11 @@ from fae_decoders.block import DecoderBlock, initialize, make_norm, run_blocks
 from fae_decoders.feature_space import FeatureSpace
 
 
-class PixelDecoderConfig(ModelConfig):
-    """feature_dim, grid: of the features. image_size: of the images in pixels, one number or (height, width); a multiple of the
-    grid, each token paints image_size / grid pixels. width, depth, heads: of the transformer. mlp_hidden: SwiGLU's hidden
-    width, by default 2/3 * 4 * width rounded up to a multiple of 8. final_norm: a LayerNorm at the end (the paper's count is
-    met without it). tail_channels: channels of the map before the convolutional tail, 0 for the paper's plain projection.
-    features: the space that it was trained on, None before training. noise_sigma: the standard deviation of the noise that
-    its features carried in training, None where it was not trained on noisy features."""
+class PaintingConfig(ModelConfig):
+    """What every kind of pixel decoder has. feature_dim, grid: of the features. image_size: of the images in pixels, one number
+    or (height, width); a multiple of the grid, each token paints image_size / grid pixels. width, depth, heads: of the
+    transformer. features: the space that it was trained on, None before training. noise_sigma: the standard deviation of the
+    noise that its features carried in training, None where it was not trained on noisy features or that is not known."""
 
     feature_dim: int = Field(gt=0)
     grid: tuple[int, int]
@@ -39,9 +39,6 @@ class PixelDecoderConfig(ModelConfig):
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
     heads: int = Field(gt=0)
-    mlp_hidden: int | None = None
-    final_norm: bool = False
-    tail_channels: int = Field(default=0, ge=0)
     features: FeatureSpace | None = None
     noise_sigma: float | None = None
 
@@ -55,8 +52,14 @@ class PixelDecoderConfig(ModelConfig):
         """(height, width) of the pixels that one token paints."""
         return self.image_shape[0] // self.grid[0], self.image_shape[1] // self.grid[1]
 
+    def check(self, features: Tensor) -> None:
+        """Raise FAEError unless these are a batch of its features, (B, h * w, feature_dim)."""
+        wanted = (self.grid[0] * self.grid[1], self.feature_dim)
+        if features.ndim != 3 or tuple(features.shape[1:]) != wanted:
+            raise FAEError(f"expected features of shape (B, {wanted[0]}, {wanted[1]}), got {tuple(features.shape)}")
+
     @model_validator(mode="after")
-    def _fits(self) -> PixelDecoderConfig:
+    def _fits(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
         if min(self.grid) < 1 or any(
@@ -68,6 +71,16 @@ class PixelDecoderConfig(ModelConfig):
                 f"features: {self.features.dim} on {self.features.grid} are not {self.feature_dim} on {self.grid}"
             )
         return self
+
+
+class PixelDecoderConfig(PaintingConfig):
+    """mlp_hidden: SwiGLU's hidden width, by default 2/3 * 4 * width rounded up to a multiple of 8. final_norm: a LayerNorm at the
+    end (the paper's count is met without it). tail_channels: channels of the map before the convolutional tail, 0 for the
+    paper's plain projection."""
+
+    mlp_hidden: int | None = None
+    final_norm: bool = False
+    tail_channels: int = Field(default=0, ge=0)
 
 
 class PixelDecoder(PretrainedModel):
@@ -109,9 +122,7 @@ class PixelDecoder(PretrainedModel):
         return self.tail.to_rgb.weight if isinstance(self.tail, ConvolutionalTail) else self.proj_out.weight
 
     def forward(self, features: Tensor) -> Tensor:
-        tokens, dim = self.position.shape[0], self.config.feature_dim
-        if features.ndim != 3 or features.shape[1:] != (tokens, dim):
-            raise FAEError(f"expected features of shape (B, {tokens}, {dim}), got {tuple(features.shape)}")
+        self.config.check(features)
         x_BNC = self.proj_in(features.to(self.position.dtype)) + self.position
         x_BNC = run_blocks(self.blocks, x_BNC, None, self.gradient_checkpointing and self.training)
         painted = self.proj_out(self.norm(x_BNC))

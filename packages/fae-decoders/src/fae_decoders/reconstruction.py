@@ -1,4 +1,4 @@
-"""Images through an FAE and back: what is lost, as pictures and as numbers.
+"""Images through a tokenizer and back: what is lost, as pictures and as numbers.
 
 For the metrics that need other networks (rFID, LPIPS) there is `fae eval reconstruction`; these here need nothing.
 """
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core._version import __version__ as core_version
+from fae_core.errors import FAEError
 from fae_core.files import write_atomic
 from fae_core.images import ImageSource, load_batch, save_grid, save_image
 from fae_core.progress import progress
@@ -28,10 +29,18 @@ from fae_decoders.stages.data import resize
 
 
 class Reconstruction:
-    """Reconstructs a source with a frozen FAE. Every number is a mean over images, so the batch size changes none of them."""
+    """Reconstructs a source with an FAE, whose features are compared too, or any other tokenizer that decodes.
 
-    def __init__(self, fae: FAE, source: ImageSource, batch_size: int, device: str) -> None:
-        self.fae, self.source, self.batch_size, self.device = fae, source, batch_size, device
+    Every number is a mean over images, so the batch size changes none of them. Raises FAEError where it cannot paint.
+    """
+
+    def __init__(self, tokenizer: Any, source: ImageSource, batch_size: int, device: str) -> None:
+        if not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None:
+            raise FAEError(
+                f"this {type(tokenizer).__name__} cannot paint images; give a tokenizer with a pixel decoder"
+            )
+        self.tokenizer, self.source, self.batch_size, self.device = tokenizer, source, batch_size, device
+        self.name = type(tokenizer).__name__
 
     def run(self, folder: Path, *, pairs: int, files: bool, facts: dict[str, Any]) -> dict[str, Any]:
         """Write pairs.png, images/ if `files`, and results/reconstruction.json into `folder`; returns the record."""
@@ -54,7 +63,7 @@ class Reconstruction:
             torch.stack([image for pair in zip(*shown, strict=True) for image in pair]),
             folder / "pairs.png",
             len(shown),
-            row_labels=["image", "FAE"],
+            row_labels=["image", self.name],
         )
         record = self._record({name: sum(numbers) / len(numbers) for name, numbers in values.items()}, facts)
         path = folder / "results" / "reconstruction.json"
@@ -65,31 +74,47 @@ class Reconstruction:
     @torch.no_grad()
     def batch(self, rows: range) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Targets and reconstructions of some images (B, 3, H, W) on the CPU, and (B,) numbers for each."""
-        images = load_batch(self.source, rows, self.fae.encoder.read_size).to(self.device)
-        features = self.fae.encoder.features(images).float()
-        z = self.fae.spec.normalize(self.fae.encoder.adapt(features).mode())
-        reconstructed = self.fae.features(z).float()
-        target, painted = resize(images, self.fae.spec.image_shape), self.fae.decode(z)
+        reader = getattr(self.tokenizer, "encoder", self.tokenizer)
+        size = getattr(reader, "read_size", self.tokenizer.spec.image_shape)
+        images = load_batch(self.source, rows, size).to(self.device)
+        if isinstance(self.tokenizer, FAE):
+            z, measured = self._features(self.tokenizer, images)
+        else:
+            z, measured = self.tokenizer.encode(images), {}
+        target, painted = resize(images, self.tokenizer.spec.image_shape), self.tokenizer.decode(z)
         mse = (painted - target).square().flatten(1).mean(1)
         measured = {
             "PSNR [dB]": -10 * mse.clamp_min(1e-10).log10(),
             "L1": (painted - target).abs().flatten(1).mean(1),
+            **measured,
+        }
+        return target.cpu(), painted.cpu(), {name: value.cpu() for name, value in measured.items()}
+
+    @staticmethod
+    def _features(fae: FAE, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents (B, C, h, w), and how well features survive them, (B,) numbers."""
+        features = fae.encoder.features(images).float()
+        z = fae.spec.normalize(fae.encoder.adapt(features).mode())
+        reconstructed = fae.features(z).float()
+        return z, {
             "feature cosine": F.cosine_similarity(reconstructed, features, dim=-1).mean(1),
             "feature MSE": (reconstructed - features).square().flatten(1).mean(1),
             "feature mean square": features.square().flatten(1).mean(1),
         }
-        return target.cpu(), painted.cpu(), {name: value.cpu() for name, value in measured.items()}
 
     def _record(self, means: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
-        height, width = self.fae.spec.image_shape
+        height, width = self.tokenizer.spec.image_shape
         notes = [
             f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR against 1.0 as the peak, per image.",
-            "Features are the backbone's after normalisation; their mean square is given as the scale of their MSE.",
         ]
+        if "feature MSE" in means:
+            notes.append(
+                "Features are the backbone's after normalisation; their mean square is given as the scale of their MSE."
+            )
         return {
             "kind": "reconstruction",
-            "title": "Images and features through FAE",
-            "table": {"columns": ["", "FAE"], "rows": [[name, value] for name, value in means.items()]},
+            "title": f"Images through {self.name}",
+            "table": {"columns": ["", self.name], "rows": [[name, value] for name, value in means.items()]},
             "figures": [{"path": "../pairs.png", "caption": "originals above, reconstructions below"}],
             "notes": notes,
             "warnings": [],
@@ -99,7 +124,7 @@ class Reconstruction:
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "device": self.device,
                 "machine": f"{platform.system()} {platform.machine()}",
-                "fingerprint": self.fae.spec.fingerprint,
+                "fingerprint": self.tokenizer.spec.fingerprint,
                 "images": len(self.source),
                 "versions": {"fae-core": core_version, "fae-decoders": __version__, "torch": torch.__version__},
                 **redact_values(facts),

@@ -11,14 +11,14 @@ from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, R
 
 if TYPE_CHECKING:
     from fae_core.latent_store import LatentStore
-    from fae_encoder.encoder import FAEEncoder
+    from fae_encoder.encode_dataset import LatentEncoder
 
 
 def encode(
     data: Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')],
     out: Out,
     model: Annotated[
-        str, typer.Option("--model", help="Encoder preset, or a folder or hub name of an encoder or a FAE.")
+        str, typer.Option("--model", help="Encoder preset, or a folder or hub name of an encoder or tokenizer.")
     ] = ("fae-lite0-32"),
     weights: Annotated[
         str | None,
@@ -85,8 +85,7 @@ def encode(
         source = source.select(range(limit))
     with process_group(device) as group:
         encoder = _load(model, weights, seed).to(group.device)
-        fresh = not encoder.spec.fingerprint and any(True for _ in encoder.adapter.parameters())
-        if group.is_main and fresh:
+        if group.is_main and _is_fresh(encoder):
             typer.echo(
                 f"note: the adapter of preset {model} is not trained: its latents are random projections", err=True
             )
@@ -105,18 +104,39 @@ def encode(
             _report(store, encoder.spec.is_normalized)
 
 
-def _load(model: str, weights: str | None, seed: int) -> FAEEncoder:
-    """The encoder that --model names; a preset's fresh adapter is fixed by the seed, so that every process has the same."""
+def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
+    """What --model names; a preset's fresh adapter is fixed by the seed, so that every process has the same.
+
+    Raises FAEError for a tokenizer that gives no posterior, and for --weights where there is no backbone."""
     import torch
 
+    from fae_core.errors import FAEError
+    from fae_core.generator import load_tokenizer
+    from fae_core.hub import read_config, resolve_model_folder
+    from fae_encoder.encode_dataset import LatentEncoder
     from fae_encoder.encoder import FAEEncoder
+    from fae_encoder.storage import WHOLE_FAE
 
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
-    if Path(model).exists() or "/" in model:
-        return FAEEncoder.from_pretrained(model, **chosen)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return FAEEncoder.from_preset(model, **chosen).eval()
+    if not Path(model).exists() and "/" not in model:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return FAEEncoder.from_preset(model, **chosen).eval()
+    folder = resolve_model_folder(model)
+    if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
+        return FAEEncoder.from_pretrained(folder, **chosen)
+    if weights is not None:
+        raise FAEError(f"{model} has no backbone to give weights to; leave --weights out")
+    tokenizer = load_tokenizer(folder)
+    if not isinstance(tokenizer, LatentEncoder):
+        raise FAEError(f"{model} is a {type(tokenizer).__name__}, which gives no posterior to store")
+    return tokenizer
+
+
+def _is_fresh(encoder: LatentEncoder) -> bool:
+    """Whether a preset's adapter has never been trained."""
+    adapter = getattr(encoder, "adapter", None)
+    return not encoder.spec.fingerprint and adapter is not None and any(True for _ in adapter.parameters())
 
 
 def _report(store: LatentStore, normalized: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +22,31 @@ from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWri
 from fae_core.latent_store.format import default_shard_size
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
-
-if TYPE_CHECKING:
-    from fae_encoder.encoder import FAEEncoder
 
 log = logging.getLogger("fae")
 _POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
 _GROUP = 32  # images that pass through the encoder together, whatever the batch size: matrix products round by shape
 _IDENTITY_SAMPLES = 1024  # names that identify a source
+
+
+@runtime_checkable
+class LatentEncoder(Protocol):
+    """What a data set can be encoded with: FAEEncoder, and every tokenizer with these (a torch module besides)."""
+
+    spec: LatentSpec
+    read_size: tuple[int, int]
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The distribution over raw latents of images (B, 3, H, W) in [0, 1], read at `read_size`."""
+        ...
+
+    def stamp(self) -> LatentSpec:
+        """Set the spec's fingerprint to that of the present weights."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
 
 class EncodeConfig(ModelConfig):
@@ -56,7 +72,7 @@ class EncodeConfig(ModelConfig):
 
 
 def encode_dataset(
-    encoder: FAEEncoder,
+    encoder: LatentEncoder,
     source: ImageSource,
     out: str | Path,
     config: EncodeConfig | None = None,
@@ -100,7 +116,7 @@ def encode_dataset(
     return writer.finish("spec" if own else "data")
 
 
-def make_plan(encoder: FAEEncoder, source: ImageSource, config: EncodeConfig) -> Plan:
+def make_plan(encoder: LatentEncoder, source: ImageSource, config: EncodeConfig) -> Plan:
     """The store's plan: whatever decides the bytes of its shards."""
     channels, height, width = encoder.spec.shape
     tensors = (2 if config.posterior == "distribution" else 1) * (2 if config.flips else 1)
@@ -111,7 +127,7 @@ def make_plan(encoder: FAEEncoder, source: ImageSource, config: EncodeConfig) ->
         "posterior": config.posterior,
         "flips": config.flips,
         "labels": source.labels is not None,
-        "captions": getattr(source, "captions", None) is not None,
+        "captions": source.captions is not None,
         "classes": None if source.classes is None else tuple(source.classes),
         "source": f"{_identity(source)} at {encoder.read_size[0]}x{encoder.read_size[1]} in {config.precision}",
         "seed": config.seed if config.posterior == "sample" else 0,
@@ -120,7 +136,7 @@ def make_plan(encoder: FAEEncoder, source: ImageSource, config: EncodeConfig) ->
 
 
 def _encode_shard(
-    encoder: FAEEncoder,
+    encoder: LatentEncoder,
     source: ImageSource,
     shard: ShardWriter,
     config: EncodeConfig,
@@ -141,22 +157,21 @@ def _encode_shard(
 
 
 def _add(
-    encoder: FAEEncoder, source: ImageSource, shard: ShardWriter, images: dict[int, Tensor], config: EncodeConfig
+    encoder: LatentEncoder, source: ImageSource, shard: ShardWriter, images: dict[int, Tensor], config: EncodeConfig
 ) -> None:
     """Latents of some images, by place, with what is known about them."""
-    captions = getattr(source, "captions", None)
     places = list(images)
     shard.add(
         places,
         _latents(encoder, torch.stack(list(images.values())), places, config),
         labels=None if source.labels is None else [source.labels[i] for i in places],
         names=[_short_name(source, i) for i in places],
-        captions=None if captions is None else [captions[i] for i in places],
+        captions=None if source.captions is None else [source.captions[i] for i in places],
     )
 
 
 @torch.inference_mode()
-def _latents(encoder: FAEEncoder, images: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
+def _latents(encoder: LatentEncoder, images: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
     device = next(encoder.parameters()).device
     images = images.to(device)
     # Always whole groups: a matrix product may round a row differently in a product of another shape.
@@ -175,7 +190,7 @@ def _latents(encoder: FAEEncoder, images: Tensor, places: Sequence[int], config:
     return found
 
 
-def _posterior(encoder: FAEEncoder, images: Tensor) -> Posterior:
+def _posterior(encoder: LatentEncoder, images: Tensor) -> Posterior:
     """The posterior of a group, in smaller parts where the device has too little memory for all of it at once."""
     try:
         return encoder.posterior(images)
@@ -214,12 +229,15 @@ def _read(source: ImageSource, place: int, size: tuple[int, int]) -> Tensor | Da
 
 
 def _identity(source: ImageSource) -> str:
-    """Text that tells two sources apart by their size, names and labels, without reading 10^8 of them."""
+    """Text that tells two sources apart by their size, names, labels and captions, without reading 10^8 of them."""
     step = max(1, len(source) // _IDENTITY_SAMPLES)
     digest = hashlib.sha256()
     for place in range(0, len(source), step):
         label = None if source.labels is None else source.labels[place]
-        digest.update(f"{_short_name(source, place)}\x1f{label}\x1e".encode())
+        # Shards may lie on another machine; their captions are not worth fetching for this.
+        known = source.captions is not None and source.blocks is None
+        caption = "" if not known else f"\x1f{source.captions[place]}"
+        digest.update(f"{_short_name(source, place)}\x1f{label}{caption}\x1e".encode())
     return f"{len(source)} images {digest.hexdigest()[:16]}"
 
 

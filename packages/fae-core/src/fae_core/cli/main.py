@@ -26,17 +26,18 @@ HELP = "FAE: turn a frozen vision encoder into a latent space, and generate imag
 # Who provides a command that is not installed.
 _PROVIDERS = {
     "encode": "fae-encoder",
-    "train": "fae-decoders (autoencoder, pixel), fae-diffusion (diffusion), fae-flow (flow)",
+    "train": "fae-decoders (autoencoder, pixel, vae), fae-diffusion (diffusion), fae-flow (flow)",
     "train.autoencoder": "fae-decoders",
     "train.pixel": "fae-decoders",
+    "train.vae": "fae-decoders",
     "train.diffusion": "fae-diffusion",
     "train.flow": "fae-flow",
     "reconstruct": "fae-decoders",
-    "import": "fae-diffusion (sit, lightningdit), fae-flow (starflow)",
+    "import": "fae-diffusion (sit, lightningdit, mmdit), fae-flow (starflow), fae-decoders (autoencoder-kl, rae)",
     "eval": "fae-eval",
 }
 _GROUP_HELP = {
-    "train": "Train an autoencoder, a pixel decoder or a generator.",
+    "train": "Train a tokenizer's parts or a generator.",
     "import": "Import a checkpoint of an original implementation.",
 }
 

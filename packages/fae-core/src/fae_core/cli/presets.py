@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def presets(
     kind: Annotated[str | None, typer.Argument(help="Show one model type only, e.g. lightningdit.")] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Show parameters, and what the paper prints, instead of descriptions.")
+    ] = False,
 ) -> None:
     """List every preset of the installed packages.
 
@@ -25,8 +28,19 @@ def presets(
     kinds = {content.get("model_type", "") for content in contents.values()}
     if kind is not None and kind not in kinds:
         raise UnknownName("model type", kind, kinds)
-    table = Table("preset", "type", "description", box=None, pad_edge=False)
+    columns = ("parameters", "the paper prints") if counts else ("description",)
+    table = Table("preset", "type", *columns, box=None, pad_edge=False)
     for name, content in sorted(contents.items(), key=lambda item: (item[1].get("model_type", ""), item[0])):
         if kind is None or content.get("model_type") == kind:
-            table.add_row(name, content.get("model_type", ""), content.get("description", ""))
+            table.add_row(
+                name,
+                content.get("model_type", ""),
+                *(_counts(content) if counts else (content.get("description", ""),)),
+            )
     Console().print(table)
+
+
+def _counts(preset: dict[str, Any]) -> tuple[str, str]:
+    """What a preset states of its size (its package's tests count it), and what the paper prints."""
+    stated, paper = preset.get("parameters"), preset.get("paper", {})
+    return "" if stated is None else f"{stated:,}", str(paper.get("printed", ""))

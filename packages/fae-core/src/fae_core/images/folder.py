@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fae_core.errors import DataError
+from fae_core.images.captions import SIDECAR_SUFFIX, read_captions
 from fae_core.images.classes import class_list, read_classes, read_labels
 from fae_core.images.decode import SUFFIXES, decode_image
 from fae_core.images.sources import ImageSource
@@ -19,14 +20,14 @@ class FolderImages(ImageSource):
     """Image files in the order of their names; hidden files and folders, and files of other kinds, are passed over.
 
     With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless classes.json
-    says otherwise. Raises DataError where there is no image, or images lie both beside and inside subfolders.
+    says otherwise. Captions come from metadata.jsonl or text files (see `read_captions`). Raises DataError where there is no image, or images lie both beside and inside subfolders.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        own, subfolders = _list(self.folder)
-        inside = {name: _list(self.folder / name)[0] for name in subfolders}
-        inside = {name: files for name, files in inside.items() if files}
+        own, subfolders, texts = _list(self.folder)
+        listings = {name: _list(self.folder / name) for name in subfolders}
+        inside = {name: files for name, (files, _, _) in listings.items() if files}
         listed = read_classes(self.folder)
         if own and inside:
             raise DataError(
@@ -44,6 +45,8 @@ class FolderImages(ImageSource):
             self.classes = classes.names
         else:
             raise DataError(f"{self.folder} holds no images ({', '.join(sorted(SUFFIXES))}){self._hint(subfolders)}")
+        beside = texts | {f"{name}/{text}" for name in inside for text in listings[name][2]}
+        self.captions = read_captions(self.folder, self._files, beside)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -55,13 +58,29 @@ class FolderImages(ImageSource):
         return str(self.folder / self._files[index])
 
     def _hint(self, subfolders: list[str]) -> str:
-        splits = [name for name in subfolders if any(_list(self.folder / name))]
+        splits = [name for name in subfolders if any(_list(self.folder / name)[:2])]
         return f"; did you mean {' or '.join(str(self.folder / name) for name in splits[:2])}?" if splits else ""
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the image files and of the subfolders of `folder`, sorted."""
-    files, folders = [], []
+class ImageFile(ImageSource):
+    """One image file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> Image:
+        return decode_image(self.path)
+
+    def name(self, index: int) -> str:
+        return str(self.path)
+
+
+def _list(folder: Path) -> tuple[list[str], list[str], set[str]]:
+    """Names of the image files and of the subfolders of `folder`, sorted, and of its text files."""
+    files, folders, texts = [], [], set()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -71,6 +90,8 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
                     folders.append(entry.name)
                 elif Path(entry.name).suffix.lower() in SUFFIXES:
                     files.append(entry.name)
+                elif entry.name.endswith(SIDECAR_SUFFIX):
+                    texts.add(entry.name)
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
-    return sorted(files), sorted(folders)
+    return sorted(files), sorted(folders), texts

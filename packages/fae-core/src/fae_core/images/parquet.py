@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError, FAEError, MissingPackage
+from fae_core.images.captions import CAPTION_KEYS
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.decode import decode_image
 from fae_core.images.shards import is_remote, open_remote
@@ -32,7 +33,8 @@ class ParquetImages(ImageSource):
     random access is fast over files of that size; larger ones have `blocks`, by which training orders its reading. Remote
     files (see `fae_core.images.shards`) are read where they are, a row group at a time.
 
-    Class names come from classes.json beside the files or from the files' own metadata. Raises DataError.
+    A column of strings named caption or text gives captions. Class names come from classes.json beside the files or from the
+    files' own metadata. Raises DataError.
     """
 
     def __init__(self, files: Sequence[str | Path]) -> None:
@@ -46,6 +48,7 @@ class ParquetImages(ImageSource):
         counts: list[int] = []
         size = 0
         labels: list[Any] = []
+        captions: list[str] = []
         self._column, label_column, names = "", None, None
         for file in self.files:
             with self._open(file) as opened:
@@ -62,10 +65,16 @@ class ParquetImages(ImageSource):
                 size += sum(group.total_byte_size for group in groups)
                 if label_column is not None:
                     labels += opened.read(columns=[label_column]).column(0).to_pylist()
+                caption_column = _text_column(opened.schema_arrow)
+                if caption_column is not None:
+                    captions += [text or "" for text in opened.read(columns=[caption_column]).column(0).to_pylist()]
         self._starts = list(itertools.accumulate(counts, initial=0))
         self.blocks = counts if size > _CACHE_BYTES else None
         if not self._starts[-1]:
             raise DataError(f"{files[0]} holds no rows")
+        if captions and len(captions) != len(self):
+            raise DataError(f"{files[0]} and the files beside it do not all have a column of captions")
+        self.captions = captions or None
         self._set_classes(labels if label_column is not None else None, names)
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -133,6 +142,15 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     except (ValueError, AttributeError, RecursionError):
         return {}
     return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
+
+
+def _text_column(schema: Any) -> str | None:
+    """The column of captions: strings, under a usual name."""
+    import pyarrow
+
+    kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
+    named = (name for name in CAPTION_KEYS if name in schema.names)
+    return next((name for name in named if any(kind(schema.field(name).type) for kind in kinds)), None)
 
 
 def _pick(columns: list[str], features: dict[str, Any], kind: str, names: Sequence[str]) -> str | None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fae_core.errors import DataError, MissingPackage
-from fae_core.images.decode import decode_image
+from fae_core.images.captions import Picked
+from fae_core.images.decode import SUFFIXES, decode_image
 from fae_core.images.shards import expand, is_remote
 
 if TYPE_CHECKING:
@@ -35,14 +36,16 @@ _SLICE = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::(-?[1-9]\d*))?\]")  # start, st
 
 
 class ImageSource(ABC):
-    """Images by index, with their labels where they have any.
+    """Images by index, with their labels and captions where they have any.
 
     labels: one class index per image, or None. classes: class names by index, or None where they are not known.
+    captions: one text per image, or None; read when it is asked for, so that opening a source stays quick.
     blocks: how many images lie together in each file or row group, in order, where reading them out of order is dear;
     None where it is not.
     """
 
     labels: list[int] | None = None
+    captions: Sequence[str] | None = None
     classes: list[str] | None = None
     blocks: list[int] | None = None
 
@@ -66,13 +69,15 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     """The images of `source`:
 
     - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
-      class order and names. split: a subfolder of it, such as "train".
-    - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]). split: the start of
-      the files' names.
+      class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with "file_name" and
+      "caption" or "text", or NAME.txt beside every image.
+    - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of strings
+      "caption" or "text" gives captions. split: the start of the files' names.
     - WebDataset's .tar shards: one, or a folder of them.
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
+    - one image file.
     - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
     - any of these with a slice behind it, as in "train.parquet[:45000]", "photos[-100:]" or "photos[::4]".
 
@@ -111,7 +116,11 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
         from fae_core.images.npz import NpzImages
 
         return NpzImages(path)
-    raise DataError(f"{path} is neither a folder nor a .parquet, .tar or .npz file")
+    if path.suffix.lower() in SUFFIXES:
+        from fae_core.images.folder import ImageFile
+
+        return ImageFile(path)
+    raise DataError(f"{path} is neither a folder nor a .parquet, .tar, .npz or image file")
 
 
 def _open_pattern(pattern: str) -> ImageSource:
@@ -177,6 +186,7 @@ class _Selection(ImageSource):
         self._source, self._indices = source, [range(len(source))[i] for i in indices]
         self.classes = source.classes
         self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
+        self.captions = None if source.captions is None else Picked(source.captions, self._indices)
         self.blocks = None if source.blocks is None else _blocks_of(self._indices, source.blocks)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""`fae reconstruct`: images through the whole FAE and back."""
+"""`fae reconstruct`: images through a tokenizer and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from fae_decoders.cli.train_autoencoder import Data, Split
 
 
 def reconstruct(
-    model: Annotated[str, typer.Option("--model", help="Run folder, model folder or hub id of an FAE.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Run folder, model folder or hub id of an FAE or another tokenizer.")
+    ],
     data: Data,
     out: Out,
     split: Split = None,
@@ -31,17 +33,17 @@ def reconstruct(
     import torch
 
     from fae_core.files import staged_folder
+    from fae_core.generator import load_tokenizer
     from fae_decoders.cli.stage import readable_source
-    from fae_decoders.fae import FAE
     from fae_decoders.reconstruction import Reconstruction
 
     source = readable_source(data, split)
     if count < len(source):
         source = source.select([i * len(source) // count for i in range(count)])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    fae = FAE.from_pretrained(model, device=device)
+    tokenizer = load_tokenizer(model, device=device)
     with staged_folder(out, overwrite=overwrite) as staging:
-        job = Reconstruction(fae, source, batch_size, device)
+        job = Reconstruction(tokenizer, source, batch_size, device)
         record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data})
     for name, value in record["table"]["rows"]:
         typer.echo(f"{name:<28}{value:.4g}")

@@ -130,13 +130,14 @@ def _noise_task(
 ) -> PixelTask:
     from fae_core.hub import parse_config
     from fae_decoders.cli.stage import build_encoder
+    from fae_decoders.load_decoder import load_pixel_decoder
     from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
     from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
 
     stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
     built = build_encoder(settings["encoder"], weights)
     if init is not None:
-        return PixelNoiseTask(built, PixelDecoder.from_pretrained(init), source, stage)
+        return PixelNoiseTask(built, load_pixel_decoder(init), source, stage)
     shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}
     model = parse_config(PixelDecoderConfig, {**settings["model"], **shapes}, "model settings")
     return PixelNoiseTask(built, PixelDecoder(model), source, stage)
@@ -148,13 +149,13 @@ def _finetune_task(
     from fae_core.errors import FAEError
     from fae_core.hub import parse_config
     from fae_decoders.fae import FAE
-    from fae_decoders.pixel_decoder import PixelDecoder
+    from fae_decoders.load_decoder import load_pixel_decoder
     from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
 
     if autoencoder is None or init is None:
         raise FAEError("stage finetune needs --autoencoder (a run of stage Ia) and --init (a run of stage noise)")
     stage = parse_config(PixelFinetuneConfig, settings["finetune"], "finetune settings")
-    return PixelFinetuneTask(FAE.from_pretrained(autoencoder), PixelDecoder.from_pretrained(init), source, stage)
+    return PixelFinetuneTask(FAE.from_pretrained(autoencoder), load_pixel_decoder(init), source, stage)
 
 
 def _folder(autoencoder: str | None) -> str | None:

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """What both kinds share: running means of the logits of real and painted images, for LeCam's anchors (Tseng et al., 2021)."""
+    """What both kinds share: running means of the logits of real and painted images, for LeCam's anchors (Tseng et al., 2021).
+
+    They move once per step, by the mean over its micro-batches and processes, when the next step begins: every micro-batch of
+    a step meets the same anchors, so accumulation changes nothing.
+    """
 
     anchor_decay = 0.999
 
@@ -22,16 +26,29 @@ class Discriminator(nn.Module):
         super().__init__()
         self.register_buffer("anchor_real", torch.zeros(()))
         self.register_buffer("anchor_fake", torch.zeros(()))
+        # Of the step under way: sums of both means, the number of micro-batches, and which step it is.
+        self.register_buffer("noted", torch.zeros(3))
+        self.register_buffer("noted_step", torch.full((), -1.0))
 
     @torch.no_grad()
-    def update_anchors(self, real: Tensor, fake: Tensor) -> None:
-        """Move the running means towards this batch's; every process takes the mean over all of them."""
+    def begin_step(self, step: int) -> None:
+        """Move the running means by what was noted in an earlier step; nothing within the same one."""
+        earlier = self.noted_step != step
+        due = earlier & (self.noted[2] > 0)
+        means = self.noted[:2] / self.noted[2].clamp_min(1)
+        for anchor, mean in zip((self.anchor_real, self.anchor_fake), means, strict=True):
+            anchor.copy_(torch.where(due, anchor.lerp(mean, 1 - self.anchor_decay), anchor))
+        self.noted.mul_(~earlier)
+        self.noted_step.fill_(step)
+
+    @torch.no_grad()
+    def note(self, real: Tensor, fake: Tensor) -> None:
+        """Keep a micro-batch's means for the next step; every process takes the mean over all of them."""
         means = torch.stack([real.float().mean(), fake.float().mean()])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(means)
             means /= dist.get_world_size()
-        for anchor, mean in zip((self.anchor_real, self.anchor_fake), means, strict=True):
-            anchor.lerp_(mean, 1 - self.anchor_decay)
+        self.noted += torch.cat([means, means.new_ones(1)])
 
 
 class PatchDiscriminator(Discriminator):

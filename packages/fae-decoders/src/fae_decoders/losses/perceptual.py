@@ -55,12 +55,18 @@ class WeightedSum(nn.Module):
         return sum(w * term(painted, target) for w, term in zip(self.weights, self.terms, strict=True))
 
 
-def frozen_backbone(name: str, weights: str | None, image_size: tuple[int, int], layers: tuple[int, ...] | None):
+def frozen_backbone(
+    name: str,
+    weights: str | None,
+    image_size: int | tuple[int, int] | None,
+    layers: tuple[int, ...] | None,
+    grid: tuple[int, int] | None = None,
+):
     """A backbone for a loss. Raises FAEError saying what to do where its weights cannot be had."""
     from fae_encoder import create_backbone
 
     try:
-        return create_backbone(name, weights=weights, image_size=image_size, layers=layers)
+        return create_backbone(name, weights=weights, image_size=image_size, layers=layers, grid=grid)
     except FAEError as error:
         raise FAEError(f"the loss needs {name} with weights {weights!r}: {error}") from None
 

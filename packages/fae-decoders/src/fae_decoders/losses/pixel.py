@@ -91,7 +91,9 @@ class PixelLoss:
     def decoder_terms(
         self, painted: Tensor, target: Tensor, random: SlotRandom, last_layer: nn.Parameter
     ) -> dict[str, Tensor]:
-        """ "loss" and its parts for the decoder. painted, target: (B, 3, H, W) in [0, 1], painted with its graph."""
+        """ "loss" and its parts for the decoder; "reconstruction" is the loss without the adversarial term.
+
+        painted, target: (B, 3, H, W) in [0, 1], painted with its graph."""
         config = self.config
         error = painted.float() - target.float()
         terms = {"l1": error.abs().mean(), "l2": error.square().mean()}
@@ -99,6 +101,7 @@ class PixelLoss:
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(painted, target)
             loss = loss + config.perceptual_weight * terms["perceptual"]
+        terms["reconstruction"] = loss
         if self.discriminator is not None and random.step >= config.adversarial_start:
             logits = self.discriminator(self._seen(painted, random, "decoder"))
             per_image = -logits.float().flatten(1).mean(1)
@@ -115,9 +118,10 @@ class PixelLoss:
         real = self.discriminator(self._seen(target, random, "real"))
         fake = self.discriminator(self._seen(painted.detach(), random, "fake"))
         hinge = discriminator_hinge(real, fake)
+        self.discriminator.begin_step(random.step)
         anchors = self.discriminator.anchor_real, self.discriminator.anchor_fake
         regularizer = lecam(real, fake, *anchors) if self.config.lecam else hinge.new_zeros(())
-        self.discriminator.update_anchors(real, fake)
+        self.discriminator.note(real, fake)
         return {
             "loss": hinge + self.config.lecam * regularizer,
             "hinge": hinge,

@@ -116,22 +116,11 @@ class StageData:
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
-        count = min(len(self), self.config.statistics_images)
-        if self.source.blocks is not None and count < len(self):
-            return self._spread_blocks(count)
-        return [i * len(self) // count for i in range(count)]
-
-    def _spread_blocks(self, count: int) -> list[int]:
-        """`count` images from whole blocks that are evenly spread: a few shards are read instead of a little of each."""
-        blocks = self.source.blocks
-        starts = list(itertools.accumulate(blocks, initial=0))
-        chosen = min(len(blocks), -(-count * len(blocks) // len(self)))
-        picked = [i * len(blocks) // chosen for i in range(chosen)]
-        return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]
+        return spread(self.source, self.config.statistics_images)
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
-        with progress(len(indices), description, enabled=_is_main()) as bar, torch.no_grad():
+        with progress(len(indices), description, enabled=is_main_process()) as bar, torch.no_grad():
             for rows in self._chunks(indices):
                 images = load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
                 yield rows, images.to(self.device)
@@ -205,5 +194,19 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def _is_main() -> bool:
+def spread(source: ImageSource, most: int) -> list[int]:
+    """Indices of at most `most` images, evenly spread. Of a source in blocks whole ones are taken: a few shards are read
+    instead of a little of each."""
+    total, blocks = len(source), source.blocks
+    count = min(total, most)
+    if blocks is None or count == total:
+        return [i * total // count for i in range(count)]
+    starts = list(itertools.accumulate(blocks, initial=0))
+    chosen = min(len(blocks), -(-count * len(blocks) // total))
+    picked = [i * len(blocks) // chosen for i in range(chosen)]
+    return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks to the user."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -13,8 +13,8 @@ from fae_core.hub import ModelConfig
 from fae_core.random import SlotRandom
 from fae_decoders.fae import FAE
 from fae_decoders.feature_space import FeatureSpace
+from fae_decoders.load_decoder import AnyPixelDecoder
 from fae_decoders.losses.pixel import PixelLossConfig
-from fae_decoders.pixel_decoder import PixelDecoder
 from fae_decoders.stages.data import DataConfig
 from fae_decoders.stages.pixel_task import PixelTask
 
@@ -40,7 +40,7 @@ class PixelFinetuneTask(PixelTask):
     Raises FeatureSpaceMismatch where the pixel decoder was trained on other features than the FAE's.
     """
 
-    def __init__(self, fae: FAE, decoder: PixelDecoder, source: ImageSource, config: PixelFinetuneConfig) -> None:
+    def __init__(self, fae: FAE, decoder: AnyPixelDecoder, source: ImageSource, config: PixelFinetuneConfig) -> None:
         space = FeatureSpace.of(fae.encoder)
         if decoder.config.features is not None:
             space.require(decoder.config.features, "the pixel decoder of the noise stage")
@@ -70,6 +70,6 @@ class PixelFinetuneTask(PixelTask):
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         trained = modules["pixel_decoder"]
-        decoder = PixelDecoder(trained.config.model_copy(update={"features": self._space}))
+        decoder = type(trained)(trained.config.model_copy(update={"features": self._space}))
         decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
         FAE(self.fae.encoder, self.fae.feature_decoder, decoder).save_pretrained(folder)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from fae_core.hub import ModelConfig
 from fae_core.random import SlotRandom
 from fae_decoders.feature_space import FeatureSpace
+from fae_decoders.load_decoder import AnyPixelDecoder
 from fae_decoders.losses.pixel import PixelLossConfig
-from fae_decoders.pixel_decoder import PixelDecoder
 from fae_decoders.stages.data import DataConfig
 from fae_decoders.stages.pixel_task import PixelTask
 
@@ -43,7 +43,7 @@ class PixelNoiseTask(PixelTask):
     """Pixel decoder on frozen features + noise; exports a pixel decoder that knows its feature space."""
 
     def __init__(
-        self, encoder: FAEEncoder, decoder: PixelDecoder, source: ImageSource, config: PixelNoiseConfig
+        self, encoder: FAEEncoder, decoder: AnyPixelDecoder, source: ImageSource, config: PixelNoiseConfig
     ) -> None:
         super().__init__(encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing)
         self.config = config
@@ -65,6 +65,6 @@ class PixelNoiseTask(PixelTask):
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         trained = modules["pixel_decoder"]
         learned = {"features": FeatureSpace.of(self.encoder), "noise_sigma": self.noise_std}
-        decoder = PixelDecoder(trained.config.model_copy(update=learned))
+        decoder = type(trained)(trained.config.model_copy(update=learned))
         decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
         decoder.save_pretrained(folder)

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
-from fae_core.images import load_batch, save_grid
+from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
+from fae_decoders.load_decoder import AnyPixelDecoder
 from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
-from fae_decoders.pixel_decoder import PixelDecoder
+from fae_decoders.stages.adversary import Adversary
 from fae_decoders.stages.data import DataConfig, StageData
+from fae_decoders.stages.preview import preview_rows, save_preview
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
-
-_PREVIEW_IMAGES = 8
 
 
 class PixelTask(Task):
@@ -32,7 +32,7 @@ class PixelTask(Task):
     def __init__(
         self,
         encoder: FAEEncoder,
-        decoder: PixelDecoder,
+        decoder: AnyPixelDecoder,
         source: ImageSource,
         losses: PixelLossConfig,
         data: DataConfig,
@@ -49,20 +49,7 @@ class PixelTask(Task):
         decoder.gradient_checkpointing = gradient_checkpointing
         self.modules: dict[str, nn.Module] = {"pixel_decoder": decoder}
         self.phases = [Phase("decoder", ("pixel_decoder",), self._decoder_loss)]
-        # What the decoder painted in this step, by the batch's first slot: the discriminator judges the same images.
-        self._painted: dict[int, Tensor] = {}
-        if self.losses.discriminator is not None:
-            self.modules["discriminator"] = self.losses.discriminator
-            self.phases.append(
-                Phase(
-                    "discriminator",
-                    ("discriminator",),
-                    self._discriminator_loss,
-                    learning_rate=losses.discriminator_learning_rate,
-                    betas=losses.discriminator_betas,
-                    start_step=losses.discriminator_start,
-                )
-            )
+        self._adversary = Adversary(self.losses, self.modules, self.phases)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -92,25 +79,14 @@ class PixelTask(Task):
         """What it sees when it is used."""
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float]:
-        """Targets above what is painted, and the PSNR of these few images."""
-        rows = [i * len(self) // _PREVIEW_IMAGES for i in range(min(len(self), _PREVIEW_IMAGES))]
-        images = load_batch(self.data.source, rows, self.data.image_size).to(self.data.device)
-        target = self.data.as_target(images)
+        images = load_batch(self.data.source, preview_rows(len(self)), self.data.image_size).to(self.data.device)
         painted = modules["pixel_decoder"].to(images.device)(self.clean_inputs(self.data.features(images)))
-        painted = painted.float().clamp(0, 1)
-        grid = torch.cat([target, painted]).cpu()
-        save_grid(grid, folder / f"step-{step:08d}.png", len(rows), row_labels=["image", "painted"])
-        mse = (painted - target).square().flatten(1).mean(1)
-        return {"preview_psnr": float((-10 * mse.clamp_min(1e-10).log10()).mean())}
+        return save_preview(self.data.as_target(images), painted, folder, step)
 
     def _decoder_loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
         decoder = self.modules["pixel_decoder"]
         with torch.no_grad():
             inputs = self.inputs(self.data.batch_features(batch), random)
         painted = decoder(inputs)
-        if self.losses.discriminator is not None:
-            self._painted[random.slots[0]] = painted.detach()
+        self._adversary.remember(painted, random)
         return self.losses.decoder_terms(painted, batch["target"], random, decoder.last_layer)
-
-    def _discriminator_loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
-        return self.losses.discriminator_terms(self._painted.pop(random.slots[0]), batch["target"], random)

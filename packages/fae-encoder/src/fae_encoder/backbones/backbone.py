@@ -35,6 +35,7 @@ class Network(Protocol):
 
     layers: tuple[int, ...]  # selected, from 0
     final_norm: bool  # whether a final norm is applied to what comes out
+    norm: nn.Module | None  # that final norm
     channels_last: bool  # whether convolutions dominate, which run several times faster in that layout on a CPU
 
     def forward(self, x: Tensor) -> list[FeatureMap]: ...
@@ -137,6 +138,8 @@ class Backbone(nn.Module):
         )
 
     def _single_layer(self, features_BND: Tensor, what: str) -> FeatureMap:
+        if not self.config.norm_affine:
+            raise FAEError(f"{what} needs the final norm's own scale and shift; this backbone has norm_affine: false")
         if len(self.layers) != 1:
             raise FAEError(
                 f"{what} needs exactly one layer's features; this backbone concatenates layers {self.layers}"

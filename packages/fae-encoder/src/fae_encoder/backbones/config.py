@@ -19,6 +19,7 @@ class BackboneConfig(ModelConfig):
     layers: units whose outputs are concatenated, counted from 0 or from the end (-1 = last): transformer blocks of a ViT,
         `blocks` of an EfficientNet or MobileNet, stages of any other convolutional net. None = (-1,).
     final_norm: pass every selected layer through the network's final norm, where it has one over tokens.
+    norm_affine: keep the final norm's learned scale and shift; False for what RAE calls features.
     grid: (height, width) of the features; None = the last selected layer's own. Finer maps are average-pooled, coarser ones
         interpolated.
     mean, std: of the images that the network expects; None = its own.
@@ -31,6 +32,7 @@ class BackboneConfig(ModelConfig):
     image_size: int | tuple[int, int] | None = None
     layers: tuple[int, ...] | None = None
     final_norm: bool = True
+    norm_affine: bool = True
     grid: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

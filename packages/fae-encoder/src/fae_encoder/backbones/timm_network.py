@@ -33,6 +33,11 @@ class TimmNetwork(nn.Module):
         has_norm = self.is_transformer and "norm" in options and norm is not None and not isinstance(norm, nn.Identity)
         self.final_norm = final_norm and has_norm
 
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm behind the last layer."""
+        return getattr(self.model, "norm", None)
+
     def forward(self, x: Tensor) -> list[FeatureMap]:
         options = {"extra_blocks": True} if self._counts_blocks else {}
         maps = self.model.forward_intermediates(

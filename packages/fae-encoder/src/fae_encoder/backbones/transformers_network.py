@@ -40,6 +40,11 @@ class TransformersNetwork(nn.Module):
         object.__setattr__(self, "_norm", norm)
         self._options = inspect.signature(model.forward).parameters
 
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm behind the last layer."""
+        return self._norm
+
     def forward(self, x: Tensor) -> list[FeatureMap]:
         outputs: dict[int, Tensor] = {}
         hooks = [self._blocks[i].register_forward_hook(_keep(outputs, i)) for i in self.layers]

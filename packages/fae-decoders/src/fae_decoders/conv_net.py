@@ -1,0 +1,182 @@
+"""The convolutional encoder and decoder of a KL autoencoder (Rombach et al., 2022, appendix E; the shape that SD's VAEs have).
+
+    image -> conv -> levels of residual blocks, each but the last halving the grid -> middle -> norm, SiLU, conv -> 2C maps
+    z -> conv -> middle -> levels of residual blocks, each but the last doubling the grid -> norm, SiLU, conv -> image
+
+The middle is block, attention, block. Numbers agree with diffusers' AutoencoderKL to rounding (tests), key for key.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fae_core.layers import SelfAttention
+
+_EPS = 1e-6
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1x1 convolution on x where the width changes."""
+
+    def __init__(self, inside: int, outside: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, inside, eps=_EPS)
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, outside, eps=_EPS)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.shortcut = nn.Identity() if inside == outside else nn.Conv2d(inside, outside, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        return self.shortcut(x_BCHW) + self.conv2(F.silu(self.norm2(h_BCHW)))
+
+
+class SpatialAttention(nn.Module):
+    """x + attention(norm(x)) with one head over all positions."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=_EPS)
+        self.attention = SelfAttention(width, heads=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        tokens_BNC = self.norm(x_BCHW).flatten(2).transpose(1, 2)
+        return x_BCHW + self.attention(tokens_BNC).transpose(1, 2).unflatten(2, x_BCHW.shape[-2:])
+
+
+class Downsample(nn.Module):
+    """Half the grid: a strided 3x3 convolution, padded by one row and column at the far sides only, as SD's is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(F.pad(x_BCHW, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the grid: nearest neighbours, then a 3x3 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, then `resample` (the identity at the last level)."""
+
+    def __init__(self, inside: int, outside: int, blocks: int, groups: int, resample: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResidualBlock(inside if i == 0 else outside, outside, groups) for i in range(blocks)
+        )
+        self.resample = resample
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        for block in self.blocks:
+            x_BCHW = block(x_BCHW)
+        return self.resample(x_BCHW)
+
+
+class Middle(nn.Sequential):
+    """Block, attention, block at the coarsest resolution; without `attention` the two blocks alone."""
+
+    def __init__(self, width: int, groups: int, attention: bool) -> None:
+        between = SpatialAttention(width, groups) if attention else nn.Identity()
+        super().__init__(ResidualBlock(width, width, groups), between, ResidualBlock(width, width, groups))
+
+
+class ConvEncoder(nn.Module):
+    """forward(images (B, 3, H, W) in [-1, 1]) -> mean and log-variance (B, C, h, w), h = H / 2^(levels - 1).
+
+    widths: channels of each level, finest first. latent_conv: a 1x1 convolution on the result.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], channels: int, blocks: int, groups: int, attention: bool, latent_conv: bool
+    ) -> None:
+        super().__init__()
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(widths[max(i - 1, 0)], width, blocks, groups, Downsample(width) if i < last else nn.Identity())
+            for i, width in enumerate(widths)
+        )
+        self.middle = Middle(widths[-1], groups, attention)
+        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * channels, 3, padding=1)
+        self.latent_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if latent_conv else nn.Identity()
+        self.gradient_checkpointing = False
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """In the order of computation: what training compiles, shards and recomputes one by one."""
+        return [*self.levels, self.middle]
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that makes the latents; the alignment's adaptive weight compares gradients there."""
+        return self.conv_out.weight
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCHW = self.conv_in(images.contiguous(memory_format=torch.channels_last))
+        x_BCHW = _run(self.blocks, x_BCHW, self.gradient_checkpointing and self.training)
+        return self.latent_conv(self.conv_out(F.silu(self.norm_out(x_BCHW)))).chunk(2, dim=1)
+
+
+class ConvDecoder(nn.Module):
+    """forward(latents (B, C, h, w), not normalised) -> images (B, 3, H, W), roughly in [-1, 1]; mirrors ConvEncoder, with one
+    more block at every level."""
+
+    def __init__(
+        self, widths: Sequence[int], channels: int, blocks: int, groups: int, attention: bool, latent_conv: bool
+    ) -> None:
+        super().__init__()
+        rising = list(reversed(widths))
+        last = len(widths) - 1
+        self.latent_conv = nn.Conv2d(channels, channels, 1) if latent_conv else nn.Identity()
+        self.conv_in = nn.Conv2d(channels, rising[0], 3, padding=1)
+        self.middle = Middle(rising[0], groups, attention)
+        self.levels = nn.ModuleList(
+            Level(rising[max(i - 1, 0)], width, blocks + 1, groups, Upsample(width) if i < last else nn.Identity())
+            for i, width in enumerate(rising)
+        )
+        self.norm_out = nn.GroupNorm(groups, rising[-1], eps=_EPS)
+        self.conv_out = nn.Conv2d(rising[-1], 3, 3, padding=1)
+        self.gradient_checkpointing = False
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """As ConvEncoder's."""
+        return [self.middle, *self.levels]
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""
+        return self.conv_out.weight
+
+    def forward(self, z: Tensor) -> Tensor:
+        x_BCHW = self.conv_in(self.latent_conv(z.contiguous(memory_format=torch.channels_last)))
+        x_BCHW = _run(self.blocks, x_BCHW, self.gradient_checkpointing and self.training)
+        return self.conv_out(F.silu(self.norm_out(x_BCHW)))
+
+
+def _run(parts: Sequence[nn.Module], x_BCHW: Tensor, recompute: bool) -> Tensor:
+    """Every part in turn; `recompute` keeps only their inputs for the backward pass (gradient checkpointing)."""
+    for part in parts:
+        if recompute and torch.is_grad_enabled():
+            x_BCHW = checkpoint(part, x_BCHW, use_reentrant=False)
+        else:
+            x_BCHW = part(x_BCHW)
+    return x_BCHW

@@ -1,0 +1,101 @@
+"""A tokenizer as the `vae` of a diffusers pipeline (extra `diffusers`).
+
+diffusers knows one scale and one shift for all channels, a LatentSpec has one for each. So the spec's normalisation happens in
+here: the latents on the outside are normalised, and scaling_factor is 1 and shift_factor 0. A pipeline whose denoiser was trained
+on normalised latents, as every generator of this house is, then needs no other statistics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError, MissingPackage
+from fae_core.generator import Tokenizer, load_tokenizer
+
+try:
+    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
+except ImportError:
+    raise MissingPackage("a tokenizer for diffusers pipelines", "'fae-decoders[diffusers]'") from None
+
+
+class DiffusersVAE(ModelMixin, ConfigMixin):
+    """encode(x).latent_dist and decode(z).sample as AutoencoderKL has them; images (B, 3, H, W) in [-1, 1], z normalised.
+
+    tokenizer: an FAE, a ConvVAE, or any other that has spec, posterior and decode. `save_pretrained` writes the tokenizer's own
+    folder, which `from_pretrained` and a pipeline's loader read again. `config` has scaling_factor, shift_factor,
+    latent_channels, sample_size and, as pipelines derive their stride from its length, block_out_channels.
+    Raises FAEError for a tokenizer that cannot do both, or whose stride is no power of two.
+    """
+
+    config_name = "diffusers.json"  # config.json is the tokenizer's own
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        can = hasattr(tokenizer, "posterior") and hasattr(tokenizer, "decode")
+        if not can or getattr(tokenizer, "pixel_decoder", tokenizer) is None:
+            raise FAEError(f"a pipeline's vae encodes and decodes; this {type(tokenizer).__name__} does not do both")
+        self.tokenizer = tokenizer
+        spec = tokenizer.spec
+        self.register_to_config(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=spec.channels,
+            sample_size=spec.image_size,
+            block_out_channels=(spec.channels,) * (_halvings(spec.image_shape, (spec.height, spec.width)) + 1),
+            scaling_factor=1.0,
+            shift_factor=0.0,
+            latents_mean=None,
+            latents_std=None,
+            force_upcast=False,
+            fingerprint=spec.fingerprint,
+        )
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """The distribution of normalised latents (B, C, h, w) of images in [-1, 1]."""
+        posterior = self.tokenizer.posterior((x.float() + 1) / 2)
+        spec = self.tokenizer.spec
+        scale = torch.tensor(spec.std, device=posterior.mean.device).view(-1, 1, 1)
+        logvar = posterior.logvar - 2 * scale.log()
+        moments = torch.cat([spec.normalize(posterior.mean), logvar], dim=1).to(self.dtype)
+        latents = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=latents) if return_dict else (latents,)
+
+    def decode(
+        self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] of normalised latents. generator: accepted for AutoencoderKL's sake, nothing is drawn."""
+        images = (2 * self.tokenizer.decode(z) - 1).to(z.dtype)
+        return DecoderOutput(sample=images) if return_dict else (images,)
+
+    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """decode(encode(sample).latent_dist.mode())."""
+        return self.decode(self.encode(sample).latent_dist.mode(), return_dict)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write the tokenizer's folder. options: of diffusers' models; weights are safetensors whatever they say."""
+        self.tokenizer.save_pretrained(save_directory, overwrite=True)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, torch_dtype: torch.dtype | None = None, revision: str | None = None, **options: Any
+    ) -> Self:
+        """The tokenizer in a model folder, a run folder or on the hub, wrapped. options: what a pipeline's loader passes to
+        diffusers' own models, such as device_map; without a meaning here."""
+        hub = {} if revision is None else {"revision": revision}
+        vae = cls(load_tokenizer(source, **hub))
+        return vae.to(torch_dtype).eval() if torch_dtype is not None else vae.eval()
+
+
+def _halvings(image: tuple[int, int], grid: tuple[int, int]) -> int:
+    """How often the image is halved to reach the grid."""
+    stride = image[0] // grid[0]
+    same = all(side == stride * cells for side, cells in zip(image, grid, strict=True))
+    if not same or stride & (stride - 1):
+        raise FAEError(f"pipelines need a power of two between {image} pixels and a latent of {grid}")
+    return stride.bit_length() - 1

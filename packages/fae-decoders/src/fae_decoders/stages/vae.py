@@ -1,0 +1,117 @@
+"""A convolutional KL autoencoder from scratch: reconstruction, perceptual and adversarial terms, KL, and alignment if asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fae_core.errors import FAEError
+from fae_core.hub import ModelConfig
+from fae_core.random import SlotRandom
+from fae_core.training import Phase, Task
+from fae_decoders.conv_vae import ConvVAE
+from fae_decoders.losses.alignment import Alignment, AlignmentConfig
+from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
+from fae_decoders.stages.adversary import Adversary
+from fae_decoders.stages.data import DataConfig
+from fae_decoders.stages.images import ImageData
+from fae_decoders.stages.preview import preview_rows, save_preview
+from fae_decoders.stages.statistics import ChannelStatistics
+
+if TYPE_CHECKING:
+    from fae_core.images import ImageSource
+
+
+class VAEConfig(ModelConfig):
+    """beta: weight of the KL term, all terms being means over elements. SD's and VA-VAE's 1e-6 weighs sums over one image and is
+    beta = 1e-6 * C h w / (3 H W) here. alignment: VA-VAE's term, None for a plain VAE. gradient_checkpointing: recompute the
+    levels in the backward pass."""
+
+    beta: float = Field(1e-6, ge=0)
+    losses: PixelLossConfig = PixelLossConfig()
+    alignment: AlignmentConfig | None = None
+    gradient_checkpointing: bool = False
+    data: DataConfig = DataConfig()
+
+
+class VAETask(Task):
+    """Encoder and decoder on images; exports a ConvVAE with the statistics of its latents over the training images."""
+
+    ema_modules = ("encoder", "decoder")
+
+    def __init__(self, vae: ConvVAE, source: ImageSource, config: VAEConfig) -> None:
+        if vae.spec.is_normalized:
+            raise FAEError("an autoencoder is trained on latents without statistics; they are measured at its end")
+        self.vae, self.config = vae, config
+        self.data = ImageData(source, vae.spec.image_shape, config.data)
+        self.losses = PixelLoss(config.losses, vae.spec.image_shape)
+        self.device = "cpu"
+        vae.gradient_checkpointing = config.gradient_checkpointing
+        self.modules: dict[str, nn.Module] = {"encoder": vae.encoder, "decoder": vae.decoder}
+        grid = (vae.spec.height, vae.spec.width)
+        self.alignment = Alignment(config.alignment, vae.spec.channels, grid) if config.alignment else None
+        if self.alignment is not None:
+            self.modules["projection"] = self.alignment.projection
+        self.phases = [Phase("autoencoder", tuple(self.modules), self._loss)]
+        self._adversary = Adversary(self.losses, self.modules, self.phases)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def blocks(self) -> list[int] | None:
+        return self.data.blocks
+
+    def to(self, device: str) -> None:
+        self.device = device
+        self.losses.to(device)
+        if self.alignment is not None:
+            self.alignment.to(device)
+        self.data.prepare()
+
+    def load(self, indices: list[int], random: SlotRandom) -> dict[str, Tensor]:
+        return {"target": self.data.load(indices, random)}
+
+    def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float]:
+        target = self.data.read(preview_rows(len(self))).to(self.device)
+        encoder, decoder = (modules[name].to(self.device) for name in ("encoder", "decoder"))
+        painted = (decoder(ConvVAE.as_posterior(*encoder(2 * target - 1)).mode()) + 1) / 2
+        return save_preview(target, painted, folder, step)
+
+    def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
+        finished = ConvVAE(self.vae.config)
+        for name in ("encoder", "decoder"):
+            getattr(finished, name).load_state_dict({k: v.cpu() for k, v in modules[name].state_dict().items()})
+        finished.to(self.device).eval()
+        measure_statistics(finished, self.data, self.device)
+        finished.stamp()
+        finished.cpu().save_pretrained(folder)
+
+    def _loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
+        target = batch["target"]
+        posterior = ConvVAE.as_posterior(*self.modules["encoder"](2 * target - 1))
+        z = posterior.sample(random)
+        painted = (self.modules["decoder"](z) + 1) / 2
+        self._adversary.remember(painted, random)
+        terms = self.losses.decoder_terms(painted, target, random, self.vae.decoder.last_layer)
+        terms["kl"] = posterior.kl().mean()
+        terms["loss"] = terms["loss"] + self.config.beta * terms["kl"]
+        if self.alignment is not None:
+            aligned = self.alignment.terms(z, target, terms["reconstruction"], self.vae.encoder.last_layer)
+            terms["loss"] = terms["loss"] + aligned.pop("loss")
+            terms.update(aligned)
+        return terms
+
+
+@torch.no_grad()
+def measure_statistics(vae: ConvVAE, data: ImageData, device: str) -> None:
+    """Set the autoencoder's per-channel statistics to those of its posterior means over images."""
+    statistics = ChannelStatistics(vae.spec.channels)
+    for _, images in data.batches(data.spread(), "latents of the data"):
+        statistics.add(vae.posterior(images.to(device)).mode().movedim(1, -1))
+    # A dead channel has no scale of its own; any small positive one keeps normalisation finite.
+    vae.with_statistics(statistics.mean.tolist(), statistics.std.clamp_min(1e-6).tolist())

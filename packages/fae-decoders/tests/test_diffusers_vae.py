@@ -1,0 +1,93 @@
+"""A tokenizer inside diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_fae import Gradients
+
+from fae_core.errors import FAEError
+from fae_core.images import load_batch
+from fae_decoders import FAE, ConvVAE, ConvVAEConfig
+
+diffusers = pytest.importorskip("diffusers", reason="diffusers is an optional extra")
+
+from fae_decoders.diffusers_vae import DiffusersVAE  # noqa: E402
+
+
+def conv_vae() -> ConvVAE:
+    torch.manual_seed(0)
+    vae = ConvVAE(ConvVAEConfig(image_size=16, channels=4, widths=(8, 16), blocks=1, norm_groups=4)).eval()
+    return vae.with_statistics([0.1, -0.2, 0.3, 0.0], [0.5, 2.0, 1.5, 0.1])
+
+
+def pipeline(vae: DiffusersVAE):
+    torch.manual_seed(1)
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        sample_size=8,
+        norm_num_groups=4,
+    )
+    pipe = diffusers.DiTPipeline(transformer.eval(), vae, diffusers.DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run(pipe) -> torch.Tensor:
+    noise = torch.Generator().manual_seed(5)
+    made = pipe([3, 7], guidance_scale=1.0, num_inference_steps=4, generator=noise, output_type="np").images
+    return torch.from_numpy(made).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def test_a_pipeline_decodes_its_normalised_latents() -> None:
+    tokenizer = conv_vae()
+    pipe = pipeline(DiffusersVAE(tokenizer))
+    images = run(pipe)
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    pipe.scheduler.set_timesteps(4)
+    for t in pipe.scheduler.timesteps:
+        predicted = pipe.transformer(z, timestep=t.expand(2), class_labels=torch.tensor([3, 7])).sample
+        z = pipe.scheduler.step(predicted, t, z).prev_sample
+    torch.testing.assert_close(images, tokenizer.decode(z), atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_pipeline_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
+    pipe = pipeline(DiffusersVAE(conv_vae()))
+    pipe.save_pretrained(tmp_path / "pipeline")
+    again = diffusers.DiTPipeline.from_pretrained(tmp_path / "pipeline")
+    again.set_progress_bar_config(disable=True)
+    assert isinstance(again.vae, DiffusersVAE)
+    assert ConvVAE.from_pretrained(tmp_path / "pipeline" / "vae").spec == again.vae.tokenizer.spec
+    torch.testing.assert_close(run(again), run(pipe), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_latents_are_those_of_the_tokenizer_and_images_lie_in_minus_one_to_one(finetune_run: Path) -> None:
+    fae = FAE.from_pretrained(finetune_run)
+    vae = DiffusersVAE.from_pretrained(finetune_run)
+    x = load_batch(Gradients(4), range(4), 64)
+    found = vae.encode(2 * x - 1).latent_dist
+    torch.testing.assert_close(found.mode(), fae.encode(x), atol=1e-5, rtol=1e-5)
+    std = fae.posterior(x).std / torch.tensor(fae.spec.std).view(-1, 1, 1)
+    torch.testing.assert_close(found.std, std, atol=1e-5, rtol=1e-4)
+    painted = vae.decode(found.mode()).sample
+    torch.testing.assert_close(painted, 2 * fae.reconstruct(x) - 1, atol=1e-5, rtol=1e-5)
+    assert vae.decode(found.mode(), return_dict=False)[0].shape == x.shape
+
+
+def test_the_config_says_what_pipelines_ask(finetune_run: Path) -> None:
+    config = DiffusersVAE.from_pretrained(finetune_run).config
+    assert (config.scaling_factor, config.shift_factor, config.latent_channels, config.sample_size) == (1.0, 0.0, 8, 64)
+    assert 2 ** (len(config.block_out_channels) - 1) == 16
+
+
+def test_a_tokenizer_that_cannot_paint_is_refused(autoencoder_run: Path) -> None:
+    with pytest.raises(FAEError, match="does not do both"):
+        DiffusersVAE.from_pretrained(autoencoder_run)

@@ -1,0 +1,24 @@
+"""Captions go from files beside images through `fae encode` to what a text-conditional generator learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fae_core import LatentStore
+from fae_core.cli.main import invoke
+from fae_diffusion.captions import captions_of
+
+
+def test_captions_of_a_folder_reach_the_text_conditional_training(tmp_path: Path) -> None:
+    texts = ["a red door", "", "zwei Katzen"]
+    for i, text in enumerate(texts):
+        pixels = np.full((64, 64, 3), 40 * i, np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+        (tmp_path / "images" / f"{i}.txt").write_text(text, encoding="utf-8")
+    images, out = f"{tmp_path / 'images'}[::-1]", tmp_path / "latents"
+    invoke(["encode", "--data", images, "--model", "fae-tiny", "--out", str(out), "--device", "cpu"])
+    assert captions_of(LatentStore(out), "unused {}") == texts[::-1]

@@ -1,0 +1,81 @@
+"""Write docs/parameters.md: every preset's parameters, counted on the meta device, beside what the paper prints.
+
+hatch run parameters            # writes the page
+python tools/parameters.py --check   # exit status 1 where a preset's own `parameters` or the page is out of date
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from release_check import count_parameters
+
+from fae_core.files import read_yaml
+from fae_core.presets import preset_files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "parameters.md"
+HEAD = """# Parameters
+
+Every preset, counted on the meta device by `hatch run parameters`; a preset states its count and the tests compare. Of an
+encoder the adapter is counted, not the frozen backbone. A fixed position table counts where its model stores it as a parameter,
+which is what meets the printed 675.26 M of LightningDiT-XL.
+
+| preset | type | parameters | the paper prints | where |
+|---|---|---|---|---|
+"""
+TAIL = """
+What the table cannot show:
+
+- With a last norm (`final_norm: true`) the feature decoder has 170,428,416 and the pixel decoder 305,360,896 parameters, which
+  print as the same 170.43 M and 305.36 M: the paper does not tell which it has.
+- The printed MMDiT counts fit a text width of 1152; with T5-XL's 2048 (`mmdit-256-t5`) they do not, though the paper names T5-XL.
+- `conv-vae-f8` has the 83,653,863 parameters that diffusers counts in SD's autoencoder.
+"""
+
+
+def main(check: bool) -> int:
+    wrong = []
+    for name, path in preset_files().items():
+        stated, counted = read_yaml(path).get("parameters"), count_parameters(name)
+        if stated != counted:
+            wrong.append(f"{path.name} states {stated} parameters and has {counted}")
+    page = render({name: read_yaml(path) for name, path in preset_files().items()})
+    if check and (not PAGE.is_file() or PAGE.read_text("utf-8") != page):
+        wrong.append(f"{PAGE.relative_to(ROOT)} is out of date; run tools/parameters.py")
+    if not check and not wrong:
+        PAGE.write_text(page, encoding="utf-8")
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return int(bool(wrong))
+
+
+def render(presets: dict[str, dict[str, Any]]) -> str:
+    """The page for these presets by name."""
+    return (
+        HEAD
+        + "".join(_row(name, presets[name]) for name in sorted(presets, key=lambda n: _place(n, presets[n])))
+        + TAIL
+    )
+
+
+def _place(name: str, preset: dict[str, Any]) -> tuple[str, bool, str]:
+    return preset["model_type"], "paper" not in preset, name
+
+
+def _row(name: str, preset: dict[str, Any]) -> str:
+    paper = preset.get("paper", {})
+    cells = (
+        f"`{name}`",
+        preset["model_type"],
+        f"{preset['parameters']:,}",
+        paper.get("printed", ""),
+        paper.get("where", ""),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
