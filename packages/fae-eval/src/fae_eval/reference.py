@@ -9,8 +9,9 @@ from typing import Any
 
 from fae_core.errors import FAEError
 from fae_core.files import sha256_file
+from fae_core.training.distributed import ALONE, Processes
 from fae_eval.data.adm import members, read_adm_statistics
-from fae_eval.data.samples import open_samples
+from fae_eval.data.samples import Samples, open_samples
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.features import FeatureSet, extract_cached
 from fae_eval.metrics.frechet import GaussianFactor
@@ -42,11 +43,12 @@ def open_reference(
     batch_size: int = 32,
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Reference:
+    group: Processes = ALONE,
+) -> Reference | None:
     """The reference in `source`: anything `open_samples` takes, or an .npz with ADM's statistics.
 
     Statistics in the file are used where the extractor is the official Inception, whose they are; its images are read only where
-    features are needed. Raises FAEError where a file has statistics only and the metrics need more.
+    features are needed, by all processes of the group; only the first gets the reference. Raises FAEError where a file has statistics only and the metrics need more.
     """
     stored, names = None, set()
     path = Path(source) if isinstance(source, (str, Path)) else None
@@ -57,7 +59,8 @@ def open_reference(
         raise FAEError(f"{path} has statistics of {stored.mu.size} dimensions, {extractor.name} has {extractor.dim}")
     if stored is not None and not usable and "arr_0" not in names:
         raise FAEError(f"{path} holds only Inception's statistics; {extractor.name} needs images")
-    facts: dict[str, Any] = {"source": str(source) if path is not None else type(source).__name__}
+    opened = isinstance(source, Samples)
+    facts: dict[str, Any] = {"source": source.origin if opened else str(path or type(source).__name__)}
     features = None
     missing_spatial = need_spatial and (stored is None or stored.mu_s is None)
     if not usable or need_features or missing_spatial:
@@ -66,11 +69,16 @@ def open_reference(
                 f"{path} holds statistics only; these metrics need its images too: leave out precision, recall, kernel"
             )
         samples = open_samples(source, size=size, limit=limit)
-        features, cached = extract_cached(samples, extractor, batch_size=batch_size, cache=cache, progress=progress)
+        how = {"batch_size": batch_size, "cache": cache, "progress": progress, "group": group}
+        features, cached = extract_cached(samples, extractor, **how)
+        if features is None:
+            return None
         facts |= {"count": features.count, "hash": features.content, "size": _size_text(features.image_size)}
         facts |= {"preparation": samples.preparation, "cached": cached}
         if features.skipped:
             facts["unreadable"] = len(features.skipped)
+    if not group.is_main:
+        return None
     if usable:
         facts |= {"statistics": "from the file", "file_sha256": sha256_file(path)[:16]}
         pool = GaussianFactor.of(stored.mu, stored.sigma)

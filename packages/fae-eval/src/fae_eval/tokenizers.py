@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,12 +63,22 @@ def grid_of(tokens: Tensor, height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
+def device_of(model: Any) -> torch.device:
+    """Where a model's weights are; the CPU where it has none."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if callable(parameters) else None
+    return first.device if first is not None else torch.device("cpu")
+
+
 def load_image_tokenizer(source: Any, device: str | None = None, *, needs_decode: bool = False) -> Any:
-    """A tokenizer from a path or hub id, or the object itself. Raises FAEError where it must decode and cannot."""
+    """A tokenizer from a path or hub id, or the object itself. Raises FAEError where it must decode and cannot.
+
+    device: for one that is loaded; cuda where there is one. An object stays where it is.
+    """
     if isinstance(source, (str, Path)):
         from fae_core import load_tokenizer
 
-        tokenizer = load_tokenizer(source, device=device)
+        tokenizer = load_tokenizer(source, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     else:
         tokenizer = source
     if needs_decode and (not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None):
