@@ -38,6 +38,16 @@ def image_features(tokenizer: Any, images: Tensor) -> Tensor:
     return encoder.features(images)
 
 
+def image_embedding(tokenizer: Any, features: Tensor) -> Tensor:
+    """(B, D') that the encoder's pretrained head makes of features (B, N, D). Raises FAEError where it has none."""
+    encoder = encoder_of(tokenizer)
+    backbone = getattr(encoder, "backbone", None)
+    if not hasattr(backbone, "embed"):
+        raise FAEError(f"{type(tokenizer).__name__} has no backbone that pools features into one vector")
+    norm = getattr(encoder, "feature_norm", None)
+    return backbone.embed(features if norm is None else norm.inverse(features))
+
+
 def rebuilds_features(tokenizer: Any) -> bool:
     """Whether `features_of_latents` works: an FAE decodes latents to features first."""
     return hasattr(tokenizer, "encoder") and hasattr(tokenizer, "features")
@@ -63,6 +73,11 @@ def grid_of(tokens: Tensor, height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
+def best_device(device: str | None = None) -> str:
+    """The device asked for; without one cuda where there is one."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device_of(model: Any) -> torch.device:
     """Where a model's weights are; the CPU where it has none."""
     parameters = getattr(model, "parameters", None)
@@ -78,7 +93,7 @@ def load_image_tokenizer(source: Any, device: str | None = None, *, needs_decode
     if isinstance(source, (str, Path)):
         from fae_core import load_tokenizer
 
-        tokenizer = load_tokenizer(source, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        tokenizer = load_tokenizer(source, device=best_device(device))
     else:
         tokenizer = source
     if needs_decode and (not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None):
