@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fae_eval.cli.coco import coco
+from fae_eval.cli.convergence import convergence
 from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
 from fae_eval.cli.probe import probe
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     generation,
+    convergence,
     frechet,
     reconstruction,
     clip_score,

@@ -41,7 +41,7 @@ class GeneratedSamples(Samples):
     ) -> None:
         if count < 1:
             raise FAEError(f"{count} is no number of images to generate")
-        self.generator, self.count, self.device = generator, count, device
+        self.generator, self.count = generator, count
         self.decoder = load_image_tokenizer(decoder, device, needs_decode=True)
         self.wanted_labels, self.seed = labels, seed
         self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
