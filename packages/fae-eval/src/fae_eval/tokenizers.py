@@ -40,12 +40,24 @@ def image_features(tokenizer: Any, images: Tensor) -> Tensor:
 
 def image_embedding(tokenizer: Any, features: Tensor) -> Tensor:
     """(B, D') that the encoder's pretrained head makes of features (B, N, D). Raises FAEError where it has none."""
-    encoder = encoder_of(tokenizer)
-    backbone = getattr(encoder, "backbone", None)
+    backbone = getattr(encoder_of(tokenizer), "backbone", None)
     if not hasattr(backbone, "embed"):
         raise FAEError(f"{type(tokenizer).__name__} has no backbone that pools features into one vector")
-    norm = getattr(encoder, "feature_norm", None)
-    return backbone.embed(features if norm is None else norm.inverse(features))
+    return backbone.embed(own_scale(tokenizer, features))
+
+
+def own_scale(tokenizer: Any, features: Tensor) -> Tensor:
+    """Features on the backbone's own scale: without the encoder's normalisation."""
+    norm = getattr(encoder_of(tokenizer), "feature_norm", None)
+    return features if norm is None else norm.inverse(features)
+
+
+def class_token(tokenizer: Any, images: Tensor) -> Tensor:
+    """The pretrained network's class token (B, D) of images (B, 3, H, W). Raises FAEError where it has none."""
+    backbone = getattr(encoder_of(tokenizer), "backbone", None)
+    if not hasattr(backbone, "class_token"):
+        raise FAEError(f"{type(tokenizer).__name__} has no backbone with a class token")
+    return backbone.class_token(images)
 
 
 def rebuilds_features(tokenizer: Any) -> bool:
