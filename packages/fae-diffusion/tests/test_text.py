@@ -197,6 +197,8 @@ def test_fae_sample_s_images_follow_their_prompts(t5: Path, tmp_path: Path) -> N
     prompts = read_prompts(tmp_path / "prompts.txt")
     job = SampleJob("generator", "decoder", tmp_path / "out", count=3, prompts=prompts)
     labels = draw_labels(job.labels, job.count, len(prompts), job.seed)
+    (tmp_path / "prompts.jsonl").write_text('{"image": "1.jpg", "caption": "a  dog"}\n{"caption": "a cat"}\n')
+    assert read_prompts(tmp_path / "prompts.jsonl") == prompts
     assert prompts == ("a dog", "a cat") and labels == [0, 1, 0]
     images = job._make(model, Colours(), [0, 1, 2], labels, "cpu")
     z = model.sample(["a dog", "a cat", "a dog"], random=SlotRandom(0, range(3)))

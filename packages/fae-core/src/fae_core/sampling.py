@@ -191,14 +191,25 @@ def draw_images(
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts in a text file, one per line; blank lines do not count. Raises FAEError where there are none."""
+    """The prompts in a text file, one per line, or in a .jsonl, the "caption" of each line; blank lines do not count.
+
+    Raises FAEError where there are none, or a line of a .jsonl is something else.
+    """
     try:
-        prompts = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = tuple(_caption(line) if path.suffix == ".jsonl" else line for line in lines)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise FAEError(f"cannot read prompts from {path}: {error}") from None
     if not prompts:
         raise FAEError(f"{path} holds no prompts")
     return prompts
+
+
+def _caption(line: str) -> str:
+    row = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
+        raise ValueError('every line must be a JSON object with a "caption"')
+    return " ".join(row["caption"].split())
 
 
 class _Batch:

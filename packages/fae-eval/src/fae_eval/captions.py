@@ -25,8 +25,8 @@ def sample_prompts(folder: Path, count: int) -> list[str]:
 
 
 def prompts_in(path: Path, count: int) -> list[str]:
-    """One prompt per image, in order: the lines of a text file, or the "caption" of each line of a .jsonl. Raises DataError."""
-    prompts = [text for _, text in _json_lines(path)] if path.suffix == ".jsonl" else list(read_prompts(path))
+    """One prompt per image, in order, from what `read_prompts` reads. Raises DataError where there are more or fewer."""
+    prompts = list(read_prompts(path))
     if len(prompts) != count:
         raise DataError(f"{path} has {len(prompts)} prompts for {count} images")
     return prompts

@@ -255,8 +255,7 @@ def _facts(samples: Samples, features: FeatureSet) -> dict[str, Any]:
 def _warnings(
     samples: Samples, features: FeatureSet, real: Reference, chosen: list[str], extractor: FeatureExtractor, name: str
 ) -> list[str]:
-    reference_size = real.features.image_size if real.features else None
-    warnings = protocol.size_warnings(features.image_size, reference_size)
+    warnings = protocol.size_warnings(features.image_size, real.image_size)
     if {"frechet", "spatial"} & set(chosen):
         warnings += protocol.count_warnings(features.count, extractor.dim)
     if "inception_score" in chosen and features.probs is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from fae_core.errors import FAEError
 from fae_core.files import sha256_file
 from fae_core.training.distributed import ALONE, Processes
-from fae_eval.data.adm import members, read_adm_statistics
+from fae_eval.data.adm import image_size, members, read_adm_statistics
 from fae_eval.data.samples import Samples, open_samples
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.features import FeatureSet, extract_cached
@@ -22,12 +22,13 @@ class Reference:
     """What samples are compared with.
 
     pool, spatial: Gaussians, factored once. features: of its images, None where only statistics are known.
-    facts: for the record (source, count, hash, where the statistics come from).
+    image_size: (h, w), None where only statistics are known. facts: for the record (source, count, hash, where the statistics come from).
     """
 
     pool: GaussianFactor
     spatial: GaussianFactor | None
     features: FeatureSet | None
+    image_size: tuple[int, int] | None
     facts: dict[str, Any]
     carries_statistics: bool
 
@@ -91,7 +92,8 @@ def open_reference(
             spatial = GaussianFactor.of(stored.mu_s, stored.sigma_s)
         elif features.spatial is not None:
             spatial = gaussian(features.spatial)
-    return Reference(pool, spatial, features, facts, stored is not None)
+    shown = features.image_size if features is not None else image_size(path) if path is not None else None
+    return Reference(pool, spatial, features, shown, facts, stored is not None)
 
 
 def gaussian(moments: Any) -> GaussianFactor:

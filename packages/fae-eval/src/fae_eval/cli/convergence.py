@@ -9,7 +9,18 @@ import typer
 
 from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
 from fae_eval.cli.measure import Cache, Decoder, Floor, Reference, Size
-from fae_eval.cli.options import Extractor, Guidance, Labels, Limit, ResultFile, Title, Weights, finish, result_path
+from fae_eval.cli.options import (
+    Extractor,
+    Guidance,
+    Labels,
+    Limit,
+    Prompts,
+    ResultFile,
+    Title,
+    Weights,
+    finish,
+    result_path,
+)
 
 
 def convergence(
@@ -23,6 +34,7 @@ def convergence(
     decoder: Decoder = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Samples of each checkpoint.")] = 5_000,
     labels: Labels = "equal",
+    prompts: Prompts = None,
     guidance: Guidance = None,
     samples: Annotated[
         list[str] | None,
@@ -53,6 +65,7 @@ def convergence(
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
     from fae_core.progress import progress
+    from fae_core.sampling import read_prompts
     from fae_core.training import distributed
     from fae_eval.convergence import checkpoint_samples, evaluate_convergence
     from fae_eval.features import default_cache
@@ -61,10 +74,11 @@ def convergence(
     if not samples and (run is None or decoder is None):
         raise FAEError("give --run and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
+    texts = read_prompts(prompts) if prompts is not None else ()
     if relaunched(processes):
         return
     with distributed.processes(device) as group:
-        drawn = {"labels": labels, "guidance": guidance, "seed": seed, "device": group.device}
+        drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed, "device": group.device}
         result = evaluate_convergence(
             given or checkpoint_samples(run, decoder, count, **drawn),
             reference,

@@ -14,6 +14,7 @@ from fae_eval.cli.options import (
     Images,
     Labels,
     Limit,
+    Prompts,
     ResultFile,
     Title,
     Tokenizer,
@@ -59,6 +60,7 @@ def generation(
     generator: Generators = None,
     count: Annotated[int, typer.Option("--count", min=1, help="With a generator: how many images.")] = 50_000,
     labels: Labels = "equal",
+    prompts: Prompts = None,
     guidance: Guidance = None,
     floor: Floor = None,
     metrics: Annotated[
@@ -94,7 +96,10 @@ def generation(
     Example: fae eval generation --samples runs/demo/samples-flow --reference runs/demo/data/train
     --floor runs/demo/data/held-out --out runs/demo/results
     """
-    drawn = {"labels": labels, "guidance": guidance, "seed": seed}
+    from fae_core.sampling import read_prompts
+
+    texts = read_prompts(prompts) if prompts is not None else ()
+    drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed}
     _measure(
         "generation",
         samples,

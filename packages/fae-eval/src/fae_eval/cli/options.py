@@ -29,6 +29,12 @@ Tokenizer = Annotated[str, typer.Option("--model", help="Run folder, model folde
 Labels = Annotated[
     str, typer.Option("--labels", help="With a generator: 'equal', 'random', or class indices such as 0,3,7 in turn.")
 ]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", help="With a generator of text: text file, one prompt per line, or .jsonl with captions."
+    ),
+]
 Guidance = Annotated[
     float | None,
     typer.Option("--guidance", help="With a generator: guidance scale, 1 is off; default: its own."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class GeneratedSamples(Samples):
     """`count` images of a generator through a decoder, the same that `fae sample` would write.
 
     generator: a run, model or checkpoint folder or hub id (loaded when its images are wanted and let go afterwards), or an
-    object. decoder: a folder or hub id, or a tokenizer that decodes. labels, guidance, seed, options: as in `fae sample`.
+    object. decoder: a folder or hub id, or a tokenizer that decodes. labels, prompts, guidance, seed, options: as in `fae sample`.
     device: for what is loaded. Raises LatentSpecMismatch where the two speak of different latents.
     """
 
@@ -34,6 +34,7 @@ class GeneratedSamples(Samples):
         count: int,
         *,
         labels: str = "equal",
+        prompts: Sequence[str] = (),
         guidance: float | None = None,
         seed: int = 0,
         options: dict[str, Any] | None = None,
@@ -43,11 +44,12 @@ class GeneratedSamples(Samples):
             raise FAEError(f"{count} is no number of images to generate")
         self.generator, self.count = generator, count
         self.decoder = load_image_tokenizer(decoder, device, needs_decode=True)
-        self.wanted_labels, self.seed = labels, seed
+        self.wanted_labels, self.prompts, self.seed = labels, tuple(prompts), seed
         self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
         named = str(generator) if isinstance(generator, (str, Path)) else type(generator).__name__
         settings = "".join(f", {name} {value}" for name, value in self.options.items())
-        self.origin = f"generator {named} (labels {labels}, seed {seed}{settings})"
+        about = f"{len(prompts)} prompts, " if prompts else ""
+        self.origin = f"generator {named} ({about}labels {labels}, seed {seed}{settings})"
 
     def __len__(self) -> int:
         return self.count
@@ -57,8 +59,11 @@ class GeneratedSamples(Samples):
         if isinstance(generator, (str, Path)):
             generator = load_generator(generator, device=device_of(self.decoder))
         self.decoder.spec.require(generator.spec, context=self.origin)
-        self.labels = draw_labels(self.wanted_labels, self.count, classes_of(generator), self.seed)
+        chosen = draw_labels(self.wanted_labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
+        self.labels = None if self.prompts else chosen
         for start in batch_starts(self.count, batch_size, share):
             indices = list(range(start, min(self.count, start + batch_size)))
-            chosen = torch.tensor([self.labels[i] for i in indices], device=device_of(generator))
-            yield draw_images(generator, self.decoder, chosen, SlotRandom(self.seed, indices), self.options)
+            numbers = [chosen[i] for i in indices]
+            texts = [self.prompts[number] for number in numbers] if self.prompts else None
+            condition = texts or torch.tensor(numbers, device=device_of(generator))
+            yield draw_images(generator, self.decoder, condition, SlotRandom(self.seed, indices), self.options)
