@@ -132,7 +132,7 @@ def test_checkpoints_are_generators_whose_convergence_is_measured(line: Path, tm
         "eval {what} --decoder {r}/tokenizer --reference {r}/data/train --extractor efficientnet-lite2@32 --size 64 "
     )
     fae(
-        common + "--run {o}/run --count 9 --no-cache --out {o}/results",
+        common + "--generator {o}/run --count 9 --no-cache --out {o}/results",
         what="convergence",
         r=line,
         o=tmp_path,

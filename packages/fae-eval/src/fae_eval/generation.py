@@ -99,6 +99,8 @@ def evaluate(
             if features is not None and real is not None:
                 table.add(name, one, features, real)
         result = table.result(real, title, label_sampling) if real is not None else None
+        if result is not None and group.world_size > 1:
+            result.provenance["processes"] = group.world_size
         return group.broadcast(result)
 
 

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fae_core.cli.launch import arguments_in_force
 from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, write_atomic
 
@@ -110,6 +111,8 @@ def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> 
 
 def command_line() -> str:
     """The command that is running, as it would be typed."""
+    if arguments := arguments_in_force.get():
+        return shlex.join(["fae", *arguments])
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
 
 

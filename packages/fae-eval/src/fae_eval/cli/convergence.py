@@ -25,10 +25,10 @@ from fae_eval.cli.options import (
 
 def convergence(
     reference: Reference,
-    run: Annotated[
+    generator: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Run folder of a generator: its checkpoints are sampled, its metrics.jsonl tells the time."
+            "--generator", help="Run folder: its checkpoints are sampled, and its metrics.jsonl tells the seconds."
         ),
     ] = None,
     decoder: Decoder = None,
@@ -60,7 +60,7 @@ def convergence(
 
     A run keeps as many checkpoints as training.keep_checkpoints says. Nothing but the record is written.
 
-    Example: fae eval convergence --run runs/dit --decoder runs/tokenizer --reference data/train --out runs/results
+    Example: fae eval convergence --generator runs/dit --decoder runs/tokenizer --reference data/train --out runs/results
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
@@ -71,8 +71,8 @@ def convergence(
     from fae_eval.features import default_cache
 
     path = result_path(out, "convergence", overwrite)
-    if not samples and (run is None or decoder is None):
-        raise FAEError("give --run and --decoder (checkpoints to sample), or --samples STEP=PATH")
+    if not samples and (generator is None or decoder is None):
+        raise FAEError("give --generator and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
     texts = read_prompts(prompts) if prompts is not None else ()
     if relaunched(processes):
@@ -80,9 +80,9 @@ def convergence(
     with distributed.processes(device) as group:
         drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed, "device": group.device}
         result = evaluate_convergence(
-            given or checkpoint_samples(run, decoder, count, **drawn),
+            given or checkpoint_samples(generator, decoder, count, **drawn),
             reference,
-            run=run,
+            run=generator,
             **({} if title is None else {"title": title}),
             floor=floor,
             extractor=extractor,

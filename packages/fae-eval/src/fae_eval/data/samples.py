@@ -27,7 +27,7 @@ def batch_starts(count: int, batch_size: int, share: Share = WHOLE) -> range:
     """Where each of a process's batches begins: a contiguous part of all batches, so that parts in order of rank are the whole."""
     rank, processes = share
     batches = -(-count // batch_size)
-    first, last = (batches * r // processes for r in (rank, rank + 1))
+    first, last = (-(-batches * r // processes) for r in (rank, rank + 1))
     return range(first * batch_size, last * batch_size, batch_size)
 
 
