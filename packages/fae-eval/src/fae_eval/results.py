@@ -28,6 +28,7 @@ from typing import Any
 from fae_core.cli.launch import arguments_in_force
 from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, write_atomic
+from fae_core.redact import redact, redact_values
 
 _PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
@@ -46,11 +47,12 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, whole or not at all. Numbers that are not finite become null."""
+        """Write the record as JSON, whole or not at all. Numbers that are not finite become null, secrets in addresses ***."""
         path = Path(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False).encode() + b"\n")
+        record = redact_values(_finite(asdict(self)))
+        write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
         return path
 
     @classmethod
@@ -87,7 +89,7 @@ class Result:
             lines += ["", *_text_table(self.table)]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join([*lines, "", provenance_line(self.provenance)])
+        return redact("\n".join([*lines, "", provenance_line(self.provenance)]))
 
 
 def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> dict[str, Any]:
