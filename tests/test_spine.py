@@ -116,6 +116,38 @@ def test_samples_do_not_depend_on_the_batch_size_and_resume(line: Path, tmp_path
     assert again.keys() == first.keys()
 
 
+def test_checkpoints_are_generators_whose_convergence_is_measured(line: Path, tmp_path: Path) -> None:
+    fae(
+        "train diffusion --latents {r}/latents --out {o}/run --preset lightningdit-tiny --steps 6 --set training.log_every=1 "
+        "--set training.checkpoint_every=2 --set training.keep_checkpoints=2 --set training.ema_decay=0.5",
+        r=line,
+        o=tmp_path,
+    )
+    steps = {int(path.name[5:]): path for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    last, exported = (load_generator(path).state_dict() for path in (steps[6], tmp_path / "run"))
+    assert all(torch.equal(last[name], exported[name]) for name in exported)  # the averages, not the plain weights
+    assert any(not torch.equal(last[name], tensor) for name, tensor in load_generator(steps[4]).state_dict().items())
+    fae("sample --generator {g} --decoder {r}/tokenizer --out {o}/s --count 9", g=steps[4], r=line, o=tmp_path)
+    common = (
+        "eval {what} --decoder {r}/tokenizer --reference {r}/data/train --extractor efficientnet-lite2@32 --size 64 "
+    )
+    fae(
+        common + "--generator {o}/run --count 9 --no-cache --out {o}/results",
+        what="convergence",
+        r=line,
+        o=tmp_path,
+    )
+    record = json.loads((tmp_path / "results" / "convergence.json").read_text())
+    assert [row[1] for row in record["table"]["rows"]] == [4, 6]
+    assert all(row[2] > 0 and row[3] == 9 and row[4] > 0 for row in record["table"]["rows"])
+    # Drawn for the measurement or written and read again: the same pixels, so the same number.
+    fae(common + "--samples {o}/s --metrics fid --no-cache --out {o}/results", what="generation", r=line, o=tmp_path)
+    written = json.loads((tmp_path / "results" / "generation.json").read_text())
+    assert written["table"]["rows"][0][2] == record["table"]["rows"][0][4]
+    facts = [r["provenance"][name]["hash"] for r, name in ((record, "samples step 4"), (written, "samples s"))]
+    assert facts[0] == facts[1]
+
+
 def test_sample_container_is_adms(line: Path) -> None:
     with np.load(line / "samples-flow" / "samples.npz", allow_pickle=False) as container:
         assert container["arr_0"].shape == (16, 64, 64, 3) and container["arr_0"].dtype == np.uint8

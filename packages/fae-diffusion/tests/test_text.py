@@ -12,7 +12,7 @@ from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
 from fae_core.images import to_uint8
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.random import SlotRandom
-from fae_core.sampling import SampleJob, read_prompts
+from fae_core.sampling import SampleJob, draw_labels, read_prompts
 from fae_core.spec import LatentSpec
 from fae_diffusion import MMDiT, MMDiTConfig
 from fae_diffusion.captions import captions_of
@@ -196,7 +196,9 @@ def test_fae_sample_s_images_follow_their_prompts(t5: Path, tmp_path: Path) -> N
     (tmp_path / "prompts.txt").write_text("a dog\n\na cat\n")
     prompts = read_prompts(tmp_path / "prompts.txt")
     job = SampleJob("generator", "decoder", tmp_path / "out", count=3, prompts=prompts)
-    labels = job.draw_labels(len(prompts))
+    labels = draw_labels(job.labels, job.count, len(prompts), job.seed)
+    (tmp_path / "prompts.jsonl").write_text('{"image": "1.jpg", "caption": "a  dog"}\n{"caption": "a cat"}\n')
+    assert read_prompts(tmp_path / "prompts.jsonl") == prompts
     assert prompts == ("a dog", "a cat") and labels == [0, 1, 0]
     images = job._make(model, Colours(), [0, 1, 2], labels, "cpu")
     z = model.sample(["a dog", "a cat", "a dog"], random=SlotRandom(0, range(3)))

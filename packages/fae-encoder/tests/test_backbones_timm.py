@@ -36,6 +36,13 @@ def test_features_are_the_networks_patch_tokens_without_prefix(vit) -> None:
     assert torch.equal(features, own[:, vit.network.model.num_prefix_tokens :])
 
 
+def test_the_class_token_can_be_had_beside_the_features(vit) -> None:
+    own = vit.network.model.forward_features((images() - vit.mean) / vit.std)
+    assert torch.equal(vit.class_token(images()), own[:, 0])
+    with pytest.raises(FAEError, match="no class token"):
+        create_backbone("timm/resnet18", image_size=32).class_token(images(1, 32, 32))
+
+
 def test_layers_and_final_norm_are_explicit(vit) -> None:
     x = (images() - vit.mean) / vit.std
     model = vit.network.model

@@ -53,6 +53,8 @@ def test_features_are_the_models_own_last_hidden_state(tmp_path: Path, family: s
     features = backbone(images)
     assert features.shape == (2, patches, backbone.dim)
     torch.testing.assert_close(features, expected)
+    if family == "dinov2":
+        torch.testing.assert_close(backbone.class_token(images), model(pixel_values=x).last_hidden_state[:, 0])
 
 
 def test_maes_patches_keep_their_places(tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from fae_eval.cli.pictures import choose_images, queries_of
 
 COMMANDS = (
     "generation",
+    "convergence",
     "frechet",
     "reconstruction",
+    "clip-score",
+    "retrieval",
     "similarity",
     "matching",
     "pca",

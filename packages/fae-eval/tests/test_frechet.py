@@ -85,6 +85,19 @@ def test_is_symmetric_across_ranks():
     assert forward == pytest.approx(frechet_distance(*gaussian(thin), *gaussian(full)), rel=1e-12)
 
 
+@pytest.mark.parametrize("smallest", [1e-4, 1e-9, 1e-11])
+def test_ill_conditioned_covariances_of_full_rank_are_exact(smallest):
+    # With common axes the distance is the sum of (sqrt a - sqrt b)^2 over them.
+    random = np.random.default_rng(2)
+    axes = np.linalg.qr(random.standard_normal((30, 30)))[0]
+    first, second = np.geomspace(1, smallest, 30), np.geomspace(2, smallest, 30)[random.permutation(30)]
+    exact = ((np.sqrt(first) - np.sqrt(second)) ** 2).sum()
+    one, two = ((axes * spread) @ axes.T for spread in (first, second))
+    for pair in ((one, two), (two, one)):
+        found = frechet_distance(np.zeros(30), (pair[0] + pair[0].T) / 2, np.zeros(30), (pair[1] + pair[1].T) / 2)
+        assert found == pytest.approx(exact, rel=1e-7)
+
+
 @pytest.mark.parametrize(
     ("mu", "sigma", "says"),
     [

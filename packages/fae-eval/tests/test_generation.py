@@ -53,6 +53,8 @@ def test_statistics_are_taken_from_the_reference_file(extractor, tmp_path):
     from_file = evaluate(images, tmp_path / "ref.npz", extractor=extractor, metrics=["fid"])
     assert from_file.provenance["reference"]["statistics"] == "from the file"
     assert from_file.values["FID"] > 1  # the file claims unit variances, the images have far smaller ones
+    larger = evaluate(images.repeat(2, 1).repeat(2, 2), tmp_path / "ref.npz", extractor=extractor, metrics=["fid"])
+    assert "16x16 pixels and the reference 8x8" in warnings_of(larger)  # though no image of the file was read
     extractor.official_inception = False
     computed = evaluate(images, tmp_path / "ref.npz", extractor=extractor, metrics=["fid"])
     assert computed.values["FD-pixels"] == pytest.approx(0, abs=1e-12)

@@ -122,6 +122,15 @@ def test_records_of_others_are_checked(tmp_path):
             Result.load(tmp_path / "r.json")
 
 
+def test_records_keep_no_secrets(tmp_path):
+    address = "https://me:password@host/val.parquet?signature=secret"
+    result = Result("k", "t", warnings=[f"{address} is slow"], provenance={"command": f"fae eval --data {address}"})
+    written = result.save(tmp_path / "r.json").read_text() + result.text()
+    assert "host/val.parquet" in written
+    assert "password" not in written
+    assert "secret" not in written
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from fae_core.random import SlotRandom
 
+CHECKPOINT_STATE = "state.json"  # what only a checkpoint's folder holds
+
 
 @runtime_checkable
 class Generator(Protocol):
@@ -51,13 +53,18 @@ class Tokenizer(Protocol):
 
 
 def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **options: Any) -> Generator:
-    """The generator in a model folder, a run folder or a hub repository.
+    """The generator in a model folder, a run folder, a checkpoint of a run (RUN/checkpoints/step-...) or a hub repository.
 
     spec: the latent space that the caller has; raises LatentSpecMismatch unless the generator was made for it.
-    options: passed to the class's `from_pretrained` (device, dtype, revision, ...).
+    options: passed to the class's `from_pretrained` (device, dtype, revision, ...); a checkpoint takes device and dtype.
     Raises CheckpointError where there is no model, UnknownName where no installed package knows its type.
     """
-    generator = _load("fae.generators", "generator", source, options)
+    if (Path(source) / CHECKPOINT_STATE).is_file():
+        from fae_core.training.restore import generator_in_checkpoint
+
+        generator = generator_in_checkpoint(source, **options)
+    else:
+        generator = _load("fae.generators", "generator", source, options)
     if spec is not None:
         spec.require(generator.spec, context=f"generator {source}")
     return generator

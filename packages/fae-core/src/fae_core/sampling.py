@@ -53,32 +53,12 @@ class SampleJob:
             if group.is_main:
                 self._open(resume, overwrite)
             group.barrier()
-            generator = load_generator(self.generator, device=group.device)
-            decoder = load_tokenizer(self.decoder, device=group.device)
-            if not hasattr(decoder, "decode"):
-                raise FAEError(f"{self.decoder} can encode but not decode; give a tokenizer with a pixel decoder")
-            decoder.spec.require(generator.spec, context=f"decoder {self.decoder} and generator {self.generator}")
-            labels = self.draw_labels(len(self.prompts) or _classes_of(generator))
+            generator, decoder = load_pair(self.generator, self.decoder, group.device)
+            labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
             started = time.monotonic()
             made = self._write_images(generator, decoder, labels, group)
             group.barrier()
             return self._finish(labels, made, time.monotonic() - started, group) if group.is_main else None
-
-    def draw_labels(self, classes: int) -> list[int]:
-        """One label per sample: "equal" repeats 0..K-1 in order, "random" draws uniformly, a list is repeated."""
-        if self.labels == "equal":
-            return [i % classes for i in range(self.count)]
-        if self.labels == "random":
-            return [derive_seed(self.seed, "label", i) % classes for i in range(self.count)]
-        try:
-            wanted = [int(part) for part in self.labels.split(",")]
-        except ValueError:
-            raise FAEError(
-                f"--labels is 'equal', 'random' or class indices such as 0,3,7, not {self.labels!r}"
-            ) from None
-        if min(wanted) < 0 or max(wanted) >= classes:
-            raise FAEError(f"--labels must lie between 0 and {classes - 1}, the generator's classes")
-        return [wanted[i % len(wanted)] for i in range(self.count)]
 
     def image_path(self, index: int) -> Path:
         return self.out / "images" / f"{index:06d}.png"
@@ -127,16 +107,7 @@ class SampleJob:
     ) -> np.ndarray:
         chosen = [labels[i] for i in indices]
         condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
-        random = SlotRandom(self.seed, indices)
-        with torch.inference_mode():
-            z = generator.sample(condition, random=random, **self._sample_options())
-            bad = [i for i, row in zip(indices, z, strict=True) if not torch.isfinite(row).all()]
-            if bad:
-                raise FAEError(
-                    f"{len(bad)} of {len(indices)} latents are not finite (sample {bad[0]} first); lower --guidance"
-                )
-            images: Tensor = decoder.decode(z)
-        return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+        return draw_images(generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options())
 
     def _sample_options(self) -> dict[str, Any]:
         return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
@@ -182,15 +153,63 @@ class SampleJob:
         temporary.replace(self.out / "samples.npz")
 
 
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts in a text file, one per line; blank lines do not count. Raises FAEError where there are none."""
+def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Tokenizer]:
+    """A generator and a tokenizer that decodes its latents. Raises LatentSpecMismatch, or FAEError where it cannot decode."""
+    loaded, tokenizer = load_generator(generator, device=device), load_tokenizer(decoder, device=device)
+    if not hasattr(tokenizer, "decode"):
+        raise FAEError(f"{decoder} can encode but not decode; give a tokenizer with a pixel decoder")
+    tokenizer.spec.require(loaded.spec, context=f"decoder {decoder} and generator {generator}")
+    return loaded, tokenizer
+
+
+def draw_labels(labels: str, count: int, classes: int, seed: int = 0) -> list[int]:
+    """One label per sample: "equal" repeats 0..K-1 in order, "random" draws uniformly, a list such as "0,3,7" is repeated."""
+    if labels == "equal":
+        return [i % classes for i in range(count)]
+    if labels == "random":
+        return [derive_seed(seed, "label", i) % classes for i in range(count)]
     try:
-        prompts = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
+        wanted = [int(part) for part in labels.split(",")]
+    except ValueError:
+        raise FAEError(f"--labels is 'equal', 'random' or class indices such as 0,3,7, not {labels!r}") from None
+    if min(wanted) < 0 or max(wanted) >= classes:
+        raise FAEError(f"--labels must lie between 0 and {classes - 1}, the generator's classes")
+    return [wanted[i % len(wanted)] for i in range(count)]
+
+
+def draw_images(
+    generator: Generator, decoder: Tokenizer, condition: Any, random: SlotRandom, options: dict[str, Any]
+) -> np.ndarray:
+    """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError where latents are not finite."""
+    with torch.inference_mode():
+        z = generator.sample(condition, random=random, **options)
+        bad = [i for i, row in zip(random.slots, z, strict=True) if not torch.isfinite(row).all()]
+        if bad:
+            raise FAEError(f"{len(bad)} of {len(z)} latents are not finite (sample {bad[0]} first); lower --guidance")
+        images: Tensor = decoder.decode(z)
+    return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts in a text file, one per line, or in a .jsonl, the "caption" of each line; blank lines do not count.
+
+    Raises FAEError where there are none, or a line of a .jsonl is something else.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = tuple(_caption(line) if path.suffix == ".jsonl" else line for line in lines)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise FAEError(f"cannot read prompts from {path}: {error}") from None
     if not prompts:
         raise FAEError(f"{path} holds no prompts")
     return prompts
+
+
+def _caption(line: str) -> str:
+    row = json.loads(line)
+    if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
+        raise ValueError('every line must be a JSON object with a "caption"')
+    return " ".join(row["caption"].split())
 
 
 class _Batch:
@@ -224,7 +243,8 @@ class _halving_batches:
         self._pending = indices + self._pending
 
 
-def _classes_of(generator: Generator) -> int:
+def classes_of(generator: Generator) -> int:
+    """How many classes a generator was built for; 1 where it has none."""
     return int(getattr(generator.config, "classes", None) or 1)
 
 

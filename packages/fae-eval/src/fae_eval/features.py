@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fae_core.errors import CheckpointError, DataError, FAEError
 from fae_core.files import write_atomic
+from fae_core.training.distributed import ALONE, Processes
 from fae_eval.data.samples import ContentHash, Samples, spread_indices
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.metrics.moments import Moments
@@ -50,12 +51,16 @@ def extract(
     *,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
-) -> FeatureSet:
-    """Run the extractor over all samples. progress: called with the number of images of each batch."""
+    group: Processes = ALONE,
+) -> FeatureSet | None:
+    """Run the extractor over all samples; every process of the group takes a share, and only the first gets the set.
+
+    The result has the same bits whatever the number of processes. progress: called with the number of images of each batch.
+    """
     pool, probs, moments, spatial = [], [], None, None
-    content, size, count = ContentHash(), None, 0
-    for images in samples.batches(batch_size):
-        size = size or images.shape[1:3]
+    content, sizes, count = ContentHash(), set(), 0
+    for images in samples.batches(batch_size, (group.rank, group.world_size)):
+        sizes.add(images.shape[1:3])
         content.add(images)
         outputs = extractor.outputs(images)
         features = outputs["pool"]
@@ -70,11 +75,43 @@ def extract(
         count += len(images)
         if progress is not None:
             progress(len(images))
-    if moments is None or size is None:
-        raise DataError(f"{samples.origin} holds no images")
-    skipped = list(samples.skipped)
-    joined = torch.cat(probs) if probs else None
-    return FeatureSet(count, tuple(size), content.value, torch.cat(pool), moments, spatial, joined, skipped)
+    widths = (spatial and spatial.dim, probs[0].shape[1] if probs else None)
+    parts = group.gather(_Part(content, sizes, count, tuple(samples.skipped), *widths))
+    sizes = set().union(*(part.sizes for part in parts))
+    if not sizes:
+        raise DataError(f"none of the {len(samples)} images of {samples.origin} can be read")
+    if len(sizes) > 1:
+        raise DataError(f"{samples.origin} has images of another size than the rest; give --size to crop all")
+    # A process may have had no image at all, and takes part with nothing of the right width.
+    moments = _all_reduced(moments or Moments(extractor.dim, group.device), group)
+    rows = group.gather_rows(torch.cat(pool) if pool else torch.empty(0, extractor.dim))
+    spatial_dim = next((part.spatial for part in parts if part.spatial), None)
+    if spatial_dim is not None:
+        spatial = _all_reduced(spatial or Moments(spatial_dim, group.device), group)
+    classes = next((part.classes for part in parts if part.classes), None)
+    joined = group.gather_rows(torch.cat(probs) if probs else torch.empty(0, classes)) if classes else None
+    if rows is None:
+        return None
+    skipped = [name for part in parts for name in part.skipped]
+    content = ContentHash.merged(part.content for part in parts).value
+    total = sum(part.count for part in parts)
+    return FeatureSet(total, tuple(sizes.pop()), content, rows, moments, spatial, joined, skipped)
+
+
+def _all_reduced(moments: Moments, group: Processes) -> Moments:
+    return moments.all_reduce() if group.world_size > 1 else moments
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one process tells the others about its share; spatial and classes are widths, None where it has seen none."""
+
+    content: ContentHash
+    sizes: set[tuple[int, int]]
+    count: int
+    skipped: tuple[str, ...]
+    spatial: int | None
+    classes: int | None
 
 
 def extract_cached(
@@ -84,23 +121,33 @@ def extract_cached(
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
     cache: Path | None = None,
-) -> tuple[FeatureSet, bool]:
+    group: Processes = ALONE,
+) -> tuple[FeatureSet | None, bool]:
     """As `extract`, but looks into the cache folder first; returns whether it was found there.
 
     An entry's name is a hash of the extractor's weights and resize and of the images' names, sizes and times of change, so a
     changed set is measured again. cache: a folder, None for none.
     """
     if cache is None or samples.cache_key is None:
-        return extract(samples, extractor, batch_size=batch_size, progress=progress), False
+        return extract(samples, extractor, batch_size=batch_size, progress=progress, group=group), False
     path = cache / f"{extractor.fingerprint}-{_short_hash(extractor.resize)}-{samples.cache_key}.safetensors"
-    if path.is_file():
-        try:
-            return load_features(path), True
-        except CheckpointError:
-            path.unlink()  # damaged or of an older format: measured again
-    features = extract(samples, extractor, batch_size=batch_size, progress=progress)
-    save_features(features, path)
+    features = _load_cached(path) if group.is_main else None
+    if group.broadcast(features is not None):
+        return features, True
+    features = extract(samples, extractor, batch_size=batch_size, progress=progress, group=group)
+    if features is not None:
+        save_features(features, path)
     return features, False
+
+
+def _load_cached(path: Path) -> FeatureSet | None:
+    if not path.is_file():
+        return None
+    try:
+        return load_features(path)
+    except CheckpointError:
+        path.unlink()  # damaged or of an older format: measured again
+        return None
 
 
 def default_cache() -> Path:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fae_core.errors import FAEError, UnknownName
+from fae_core.training.distributed import Processes, processes
 from fae_eval import protocol
-from fae_eval.data.samples import Samples, open_samples
+from fae_eval.data.samples import Samples, batch_starts, open_samples
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.features import FeatureSet, extract_cached
@@ -66,69 +69,100 @@ def evaluate(
     label_sampling: how classes were drawn (random, equal, ...): it moves FID by about 0.1, so it is recorded.
     k, pr_precision, pr_reference: neighbours, "fp32" or ADM's fp16 blocks, and how many reference images precision and recall use.
     seed: of the kernel distance's subsets. limit: at most so many images of each set, evenly spread over it. cache: a folder for reference features.
-    progress: `fae_core.progress.progress`, or anything called like it. Raises FAEError.
+    device: of what is loaded; cuda where there is one. progress: `fae_core.progress.progress`, or anything called like it.
+    Under torchrun every process takes a share of each set, and all return the same record, bit for bit the one of a single
+    process with the same batch size. Raises FAEError.
     """
-    started = time.monotonic()
-    extractor = load_extractor(extractor, weights=weights, device=device)
-    chosen = choose_metrics(metrics, extractor)
-    sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
-    if not sets:
-        raise FAEError("there are no samples to measure")
-    if floor is not None:
-        sets[FLOOR] = floor
-    # Opened before any network runs, so that a wrong path is told at once.
-    opened_sets = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
-    run = _Runner(extractor, batch_size, progress)
-    need_features = bool({"precision_recall", "kernel"} & set(chosen))
-    cache = Path(cache) if cache is not None else None
-    real = run.reference(
-        reference,
-        need_features=need_features,
-        need_spatial="spatial" in chosen,
-        size=size,
-        limit=limit,
-        cache=cache,
-    )
-    columns, rows, values, facts, warned = ["", "images"], [], {}, {}, {}
-    warnings = protocol.purpose_warnings(purpose, real.carries_statistics)
-    for name, opened in opened_sets.items():
-        features = run.features(opened, name, cache if name == FLOOR else None)
-        measured = _measure(
-            features, real, chosen, extractor, purpose, k, pr_precision, pr_reference, kernel_subsets, seed
+    with processes(device) as group:
+        asked = _Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
+        network = load_extractor(extractor, weights=weights, device=group.device)
+        sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
+        if not sets:
+            raise FAEError("there are no samples to measure")
+        if floor is not None:
+            sets[FLOOR] = floor
+        # Opened before any network runs, so that a wrong path is told at once.
+        opened = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
+        table = _Table(network, choose_metrics(metrics, network), asked, alone=len(sets) == 1)
+        run = _Runner(network, batch_size, progress, group)
+        cache = Path(cache) if cache is not None else None
+        real = run.reference(
+            reference,
+            need_features=bool({"precision_recall", "kernel"} & set(table.chosen)),
+            need_spatial="spatial" in table.chosen,
+            size=size,
+            limit=limit,
+            cache=cache,
         )
-        columns = ["", "images", *measured]
-        rows.append([name, features.count, *measured.values()])
-        values |= {
-            (label if len(sets) == 1 or name == "samples" else f"{name}: {label}"): v for label, v in measured.items()
-        }
-        facts[name] = _facts(opened, features)
-        for warning in _warnings(opened, features, real, chosen, extractor, name):
-            warned.setdefault(warning, []).append(name)
-    warnings += [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
-    record = provenance(
-        device=getattr(extractor, "device", None),
-        seed=seed,
-        extractor={"name": extractor.name, "weights": extractor.fingerprint, "resize": extractor.resize},
-        reference=real.facts,
-        **{"samples" if name == "samples" else f"samples {name}": fact for name, fact in facts.items()},
-        label_sampling=label_sampling,
-        uint8_rule=UINT8_RULE,
-        seconds=round(time.monotonic() - started, 1),
-    )
-    if "precision_recall" in chosen and real.features is not None:
-        used = min(pr_reference, real.features.count)
-        record["precision_recall"] = {"precision": pr_precision, "k": k, "reference_images": used}
-    if "kernel" in chosen:
-        record["kernel"] = {"subsets": kernel_subsets, "subset_size": 1000, "seed": seed}
-    notes = (
-        []
-        if extractor.official_inception
-        else [f"FD-{extractor.name} is not FID: compare it only with values of the same extractor."]
-    )
-    heading = title or (
-        "Reconstructions against originals" if purpose == "reconstruction" else "Samples against the reference"
-    )
-    return Result(purpose, heading, {"columns": columns, "rows": rows}, [], notes, warnings, values, record)
+        for name, one in opened.items():
+            features = run.features(one, name, cache if name == FLOOR else None)
+            if features is not None and real is not None:
+                table.add(name, one, features, real)
+        result = table.result(real, title, label_sampling) if real is not None else None
+        if result is not None and group.world_size > 1:
+            result.provenance["processes"] = group.world_size
+        return group.broadcast(result)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How the metrics are to be computed."""
+
+    purpose: str
+    k: int
+    pr_precision: Any
+    pr_reference: int
+    kernel_subsets: int
+    seed: int
+
+
+class _Table:
+    """The record as it grows, one row per set of samples."""
+
+    def __init__(self, extractor: FeatureExtractor, chosen: list[str], asked: _Asked, *, alone: bool) -> None:
+        self.extractor, self.chosen, self.asked, self.alone = extractor, chosen, asked, alone
+        self.started = time.monotonic()
+        self.columns: list[str] = ["", "images"]
+        self.rows: list[list[Any]] = []
+        self.values: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self.warned: dict[str, list[str]] = {}
+
+    def add(self, name: str, samples: Samples, features: FeatureSet, real: Reference) -> None:
+        measured = _measure(features, real, self.chosen, self.extractor, self.asked)
+        self.columns = ["", "images", *measured]
+        self.rows.append([name, features.count, *measured.values()])
+        plain = self.alone or name == "samples"
+        self.values |= {label if plain else f"{name}: {label}": value for label, value in measured.items()}
+        self.facts["samples" if name == "samples" else f"samples {name}"] = _facts(samples, features)
+        for warning in _warnings(samples, features, real, self.chosen, self.extractor, name):
+            self.warned.setdefault(warning, []).append(name)
+
+    def result(self, real: Reference, title: str | None, label_sampling: str) -> Result:
+        extractor, asked = self.extractor, self.asked
+        record = provenance(
+            device=getattr(extractor, "device", None),
+            seed=asked.seed,
+            extractor={"name": extractor.name, "weights": extractor.fingerprint, "resize": extractor.resize},
+            reference=real.facts,
+            **self.facts,
+            label_sampling=label_sampling,
+            uint8_rule=UINT8_RULE,
+            seconds=round(time.monotonic() - self.started, 1),
+        )
+        if "precision_recall" in self.chosen and real.features is not None:
+            used = min(asked.pr_reference, real.features.count)
+            record["precision_recall"] = {"precision": asked.pr_precision, "k": asked.k, "reference_images": used}
+        if "kernel" in self.chosen:
+            record["kernel"] = {"subsets": asked.kernel_subsets, "subset_size": 1000, "seed": asked.seed}
+        notes = [f"FD-{extractor.name} is not FID: compare it only with values of the same extractor."]
+        warnings = protocol.purpose_warnings(asked.purpose, real.carries_statistics)
+        warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
+        rebuilt = asked.purpose == "reconstruction"
+        heading = title or ("Reconstructions against originals" if rebuilt else "Samples against the reference")
+        table = {"columns": self.columns, "rows": self.rows}
+        notes = [] if extractor.official_inception else notes
+        return Result(asked.purpose, heading, table, [], notes, warnings, self.values, record)
 
 
 def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -> list[str]:
@@ -152,42 +186,40 @@ def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> d
 
 
 class _Runner:
-    """Extraction with progress bars."""
+    """Extraction by all processes, with a progress bar on the first."""
 
-    def __init__(self, extractor: FeatureExtractor, batch_size: int, progress: Any) -> None:
-        self.extractor, self.batch_size, self.progress = extractor, batch_size, progress
+    def __init__(self, extractor: FeatureExtractor, batch_size: int, progress: Any, group: Processes) -> None:
+        self.extractor, self.progress = extractor, progress
+        self.options = {"batch_size": batch_size, "group": group}
 
-    def features(self, samples: Samples, name: str, cache: Path | None) -> FeatureSet:
-        if self.progress is None:
-            return extract_cached(samples, self.extractor, batch_size=self.batch_size, cache=cache)[0]
-        with self.progress(len(samples), f"features of {name}") as bar:
-            return extract_cached(
-                samples, self.extractor, batch_size=self.batch_size, cache=cache, progress=bar.advance
-            )[0]
+    def features(self, samples: Samples, name: str, cache: Path | None) -> FeatureSet | None:
+        with self._bar(samples, f"features of {name}") as advance:
+            return extract_cached(samples, self.extractor, cache=cache, progress=advance, **self.options)[0]
 
-    def reference(self, source: Any, *, size: Any, limit: int | None, **options: Any) -> Reference:
-        options |= {"size": size, "limit": limit, "batch_size": self.batch_size}
-        if self.progress is None:
+    def reference(self, source: Any, *, size: Any, limit: int | None, **options: Any) -> Reference | None:
+        options |= {"size": size, "limit": limit, **self.options}
+        if isinstance(source, (str, Path)) and str(source).endswith(".npz"):  # perhaps statistics and no images
             return open_reference(source, self.extractor, **options)
-        holds_images = not (isinstance(source, (str, Path)) and str(source).endswith(".npz"))
-        total = len(open_samples(source, size=size, limit=limit)) if holds_images else 0
-        with self.progress(total, "features of the reference", enabled=holds_images) as bar:
-            return open_reference(source, self.extractor, progress=bar.advance, **options)
+        samples = open_samples(source, size=size, limit=limit)
+        with self._bar(samples, "features of the reference") as advance:
+            return open_reference(samples, self.extractor, progress=advance, **options)
+
+    @contextmanager
+    def _bar(self, samples: Samples, description: str) -> Iterator[Any]:
+        if self.progress is None:
+            yield None
+            return
+        group, size = self.options["group"], self.options["batch_size"]
+        own = batch_starts(len(samples), size, (group.rank, group.world_size))
+        total = sum(min(size, len(samples) - start) for start in own)
+        with self.progress(total, description, enabled=group.is_main) as bar:
+            yield bar.advance
 
 
 def _measure(
-    features: FeatureSet,
-    real: Reference,
-    chosen: list[str],
-    extractor: FeatureExtractor,
-    purpose: str,
-    k: int,
-    pr_precision: Any,
-    pr_reference: int,
-    kernel_subsets: int,
-    seed: int,
+    features: FeatureSet, real: Reference, chosen: list[str], extractor: FeatureExtractor, asked: _Asked
 ) -> dict[str, float]:
-    labels, measured = metric_labels(extractor, purpose), {}
+    labels, measured = metric_labels(extractor, asked.purpose), {}
     for metric in chosen:
         if metric == "frechet":
             measured[labels[metric]] = frechet_distance(real.pool, mu2=gaussian(features.moments))
@@ -202,11 +234,12 @@ def _measure(
                 raise FAEError(f"{extractor.name} has no classifier; the inception score needs one")
             measured[labels[metric]] = inception_score(features.probs.numpy(), split_size=SPLIT_SIZE)
         elif metric == "precision_recall":
-            pair = precision_recall(real.features.subset(pr_reference), features.pool, k, precision=pr_precision)
+            ours = real.features.subset(asked.pr_reference)
+            pair = precision_recall(ours, features.pool, asked.k, precision=asked.pr_precision)
             measured["precision"], measured["recall"] = pair
         elif metric == "kernel":
-            pair = kernel_distance(real.features.pool.numpy(), features.pool.numpy(), subsets=kernel_subsets, seed=seed)
-            measured[labels[metric]] = pair[0]
+            sides = real.features.pool.numpy(), features.pool.numpy()
+            measured[labels[metric]] = kernel_distance(*sides, subsets=asked.kernel_subsets, seed=asked.seed)[0]
     return measured
 
 
@@ -224,8 +257,7 @@ def _facts(samples: Samples, features: FeatureSet) -> dict[str, Any]:
 def _warnings(
     samples: Samples, features: FeatureSet, real: Reference, chosen: list[str], extractor: FeatureExtractor, name: str
 ) -> list[str]:
-    reference_size = real.features.image_size if real.features else None
-    warnings = protocol.size_warnings(features.image_size, reference_size)
+    warnings = protocol.size_warnings(features.image_size, real.image_size)
     if {"frechet", "spatial"} & set(chosen):
         warnings += protocol.count_warnings(features.count, extractor.dim)
     if "inception_score" in chosen and features.probs is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
-from fae_core.images import load_batch, open_images, to_uint8
+from fae_core.images import ImageSource, load_batch, open_images, to_uint8
+from fae_core.training.distributed import Processes, processes
 from fae_eval import protocol
-from fae_eval.data.samples import ContentHash, spread, spread_indices
+from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.generation import metric_labels
@@ -21,6 +24,7 @@ from fae_eval.reference import gaussian
 from fae_eval.results import Result, provenance
 from fae_eval.tokenizers import (
     at_image_size,
+    device_of,
     features_of_latents,
     image_features,
     load_image_tokenizer,
@@ -52,102 +56,137 @@ def evaluate_reconstruction(
     the tokenizer's image size. limit: at most so many images, evenly spread. extractor: for the Frechet distance between originals and reconstructions (rFD, called rFID only
     with the official Inception), None to leave it out. lpips: needs fae-eval[perceptual] and torchvision's weights.
     picture: where to write originals above reconstructions. Reconstructions are rounded to uint8 before anything is measured.
+    device: of what is loaded; cuda where there is one. Under torchrun every process takes a share and all return the same record.
     Raises FAEError where the tokenizer cannot decode or there is no image.
     """
     started = time.monotonic()
-    model = load_image_tokenizer(tokenizer, device, needs_decode=True)
-    source = spread(open_images(images), limit)
-    count = len(source)
-    network = load_extractor(extractor, weights=weights, device=device) if extractor is not None else None
-    perceptual = LPIPS().to(device or "cpu") if lpips else None
-    per_image: dict[str, list[Tensor]] = {}
-    fits = _FeatureFit() if rebuilds_features(model) else None
-    real, made, content, shown = None, None, ContentHash(), []
-    wanted = spread_indices(count, _SHOWN)
-    with _bar(progress, count) as advance:
-        for start in range(0, count, batch_size):
-            read = load_batch(source, range(start, min(count, start + batch_size)), read_size(model))
-            read = read.to(device) if device else read
-            moved = at_image_size(model, read)
-            originals = moved.cpu()
-            z = model.encode(read)
-            pixels = to_uint8(model.decode(z))
-            rebuilt = pixels.float() / 255
-            content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
-            _append(per_image, "PSNR [dB]", psnr(moved, rebuilt))
-            if min(moved.shape[-2:]) >= 11:
-                _append(per_image, "SSIM", ssim(moved, rebuilt))
-            if perceptual is not None:
-                _append(per_image, "LPIPS", perceptual(moved, rebuilt))
-            if fits is not None:
-                fits.add(image_features(model, read), features_of_latents(model, z))
-            if network is not None:
-                features, other = network.features(moved), network.features(rebuilt)
-                real, made = real or Moments(features.shape[1]), made or Moments(features.shape[1])
-                real.add(features.cpu())
-                made.add(other.cpu())
-            shown += [
-                (originals[i - start], rebuilt[i - start].cpu()) for i in wanted if start <= i < start + len(read)
-            ]
-            advance(len(originals))
-    values = {name: torch.cat(parts).double().mean().item() for name, parts in per_image.items()}
-    values |= fits.values() if fits is not None else {}
-    warnings = []
-    if network is not None and count > 1:
-        label = metric_labels(network, "reconstruction")["frechet"]
-        values[label] = frechet_distance(gaussian(real), mu2=gaussian(made))
-        warnings += protocol.count_warnings(count, network.dim)
-    figures = []
-    if picture is not None:
-        figures.append(_draw(shown, Path(picture)))
-    record = provenance(
-        device=device or "cpu",
-        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
-        fingerprint=model.spec.fingerprint or None,
-        images={
-            "source": str(images),
-            "count": count,
-            "hash": content.value,
-            "size": "x".join(map(str, model.spec.image_shape)),
-        },
-        preparation="centre crop (box halving, then bicubic)",
-        extractor=network and {"name": network.name, "weights": network.fingerprint, "resize": network.resize},
-        uint8_rule=UINT8_RULE,
-        seconds=round(time.monotonic() - started, 1),
-    )
-    table = {"columns": ["", "images", *values], "rows": [["reconstructed", count, *values.values()]]}
-    return Result("reconstruction", title, table, figures, [], warnings, values, record)
+    with processes(device) as group:
+        model = load_image_tokenizer(tokenizer, group.device, needs_decode=True)
+        source = spread(open_images(images), limit)
+        network = load_extractor(extractor, weights=weights, device=group.device) if extractor is not None else None
+        pass_ = _Pass(model, source, network, LPIPS().to(device_of(model)) if lpips else None)
+        starts = batch_starts(len(source), batch_size, (group.rank, group.world_size))
+        own = sum(min(batch_size, len(source) - start) for start in starts)
+        with _bar(progress, own, group.is_main) as advance:
+            for start in starts:
+                indices = range(start, min(len(source), start + batch_size))
+                pass_.add(indices)
+                advance(len(indices))
+        pass_.gather(group)
+        result = None
+        if group.is_main:
+            values, warnings = pass_.values()
+            record = provenance(
+                device=device_of(model),
+                tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+                fingerprint=model.spec.fingerprint or None,
+                images={
+                    "source": str(images),
+                    "count": len(source),
+                    "hash": pass_.content.value,
+                    "size": "x".join(map(str, model.spec.image_shape)),
+                },
+                preparation="centre crop (box halving, then bicubic)",
+                extractor=network and {"name": network.name, "weights": network.fingerprint, "resize": network.resize},
+                uint8_rule=UINT8_RULE,
+                processes=group.world_size if group.world_size > 1 else None,
+                seconds=round(time.monotonic() - started, 1),
+            )
+            figures = [_draw(pass_.shown, Path(picture))] if picture is not None else []
+            table = {"columns": ["", "images", *values], "rows": [["reconstructed", len(source), *values.values()]]}
+            result = Result("reconstruction", title, table, figures, [], warnings, values, record)
+        return group.broadcast(result)
+
+
+class _Pass:
+    """What one pass over a process's share of the images measures; `gather` joins the shares, bit for bit as if one had done all."""
+
+    def __init__(self, model: Any, source: ImageSource, network: FeatureExtractor | None, lpips: LPIPS | None) -> None:
+        self.model, self.source, self.network, self.lpips = model, source, network, lpips
+        self.per_image: dict[str, list[Tensor]] = {}
+        self.fits = _FeatureFit() if rebuilds_features(model) else None
+        self.moments = [Moments(network.dim, getattr(network, "device", None)) for _ in range(2)] if network else []
+        self.content = ContentHash()
+        self.shown: list[tuple[Tensor, Tensor]] = []
+        self._wanted = spread_indices(len(source), _SHOWN)
+
+    def add(self, indices: range) -> None:
+        model = self.model
+        read = load_batch(self.source, indices, read_size(model)).to(device_of(model))
+        moved = at_image_size(model, read)
+        originals = moved.cpu()
+        z = model.encode(read)
+        rebuilt = to_uint8(model.decode(z)).float() / 255
+        self.content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
+        self._append("PSNR [dB]", psnr(moved, rebuilt))
+        if min(moved.shape[-2:]) >= 11:
+            self._append("SSIM", ssim(moved, rebuilt))
+        if self.lpips is not None:
+            self._append("LPIPS", self.lpips(moved, rebuilt))
+        if self.fits is not None:
+            self.fits.add(image_features(model, read), features_of_latents(model, z))
+        for moments, side in zip(self.moments, (moved, rebuilt), strict=False):
+            moments.add(self.network.features(side))
+        start = indices.start
+        self.shown += [(originals[i - start], rebuilt[i - start].cpu()) for i in self._wanted if i in indices]
+
+    def gather(self, group: Processes) -> None:
+        if group.world_size == 1:
+            return
+        for moments in self.moments:
+            moments.all_reduce()
+        measured, fits, contents, shown = zip(
+            *group.gather((self.per_image, self.fits, self.content, self.shown)), strict=True
+        )
+        names = next((part for part in measured if part), {})
+        self.per_image = {name: [x for part in measured for x in part.get(name, ())] for name in names}
+        self.content = ContentHash.merged(contents)
+        self.shown = [pair for part in shown for pair in part]
+        if self.fits is not None:
+            self.fits.batches = [batch for part in fits for batch in part.batches]
+
+    def values(self) -> tuple[dict[str, float], list[str]]:
+        """The numbers by name, and warnings."""
+        values = {name: torch.cat(parts).double().mean().item() for name, parts in self.per_image.items()}
+        values |= self.fits.values() if self.fits is not None else {}
+        if self.network is None or len(self.source) < 2:
+            return values, []
+        label = metric_labels(self.network, "reconstruction")["frechet"]
+        real, made = map(gaussian, self.moments)
+        values[label] = frechet_distance(real, mu2=made)
+        return values, protocol.count_warnings(len(self.source), self.network.dim)
+
+    def _append(self, name: str, values: Tensor) -> None:
+        self.per_image.setdefault(name, []).append(values.cpu())
 
 
 class _FeatureFit:
-    """How well features are rebuilt: cosine, squared error, and the variance left unexplained, streamed."""
+    """How well features are rebuilt: cosine, squared error, and the variance left unexplained.
+
+    Sums are kept batch by batch and added at the end in the order of the images, whoever made them.
+    """
 
     def __init__(self) -> None:
-        self.cosines: list[Tensor] = []
-        self.count, self.error = 0, 0.0
-        self.total, self.squares = 0.0, 0.0
+        self.batches: list[tuple[Tensor, int, Tensor, Tensor]] = []
 
     def add(self, target: Tensor, prediction: Tensor) -> None:
         if target.shape != prediction.shape:
             raise FAEError(f"features {tuple(target.shape)} were rebuilt as {tuple(prediction.shape)}")
-        self.cosines.append(feature_cosine(target, prediction).cpu())
+        cosine = feature_cosine(target, prediction).cpu()
         target, prediction = target.double().flatten(0, 1).cpu(), prediction.double().flatten(0, 1).cpu()
-        self.count += len(target)
-        self.error += (target - prediction).square().sum(0)
-        self.total += target.sum(0)
-        self.squares += target.square().sum(0)
+        sums = torch.stack([(target - prediction).square().sum(), target.square().sum()])
+        self.batches.append((cosine, len(target), sums, target.sum(0)))
 
     def values(self) -> dict[str, float]:
-        spread = (self.squares - self.total.square() / self.count).sum().clamp_min(1e-30)
+        cosines, counts, sums, totals = zip(*self.batches, strict=True)
+        count, total = sum(counts), torch.stack(totals).sum(0)
+        error, squares = torch.stack(sums).sum(0)
+        spread = (squares - total.square().sum() / count).clamp_min(1e-30)
         return {
-            "feature cosine": torch.cat(self.cosines).double().mean().item(),
-            "feature MSE": (self.error.mean() / self.count).item(),
-            "unexplained variance": (self.error.sum() / spread).item(),
+            "feature cosine": torch.cat(cosines).double().mean().item(),
+            "feature MSE": (error / (count * len(total))).item(),
+            "unexplained variance": (error / spread).item(),
         }
-
-
-def _append(parts: dict[str, list[Tensor]], name: str, values: Tensor) -> None:
-    parts.setdefault(name, []).append(values.cpu())
 
 
 def _draw(shown: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, str]:
@@ -160,15 +199,10 @@ def _draw(shown: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, str]:
     return {"path": path.name, "caption": "Originals above, their reconstructions below."}
 
 
-def _bar(progress: Any, total: int) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def manager() -> Any:
-        if progress is None:
-            yield lambda count: None
-        else:
-            with progress(total, "reconstructing") as bar:
-                yield bar.advance
-
-    return manager()
+@contextmanager
+def _bar(progress: Any, total: int, enabled: bool) -> Iterator[Any]:
+    if progress is None:
+        yield lambda count: None
+        return
+    with progress(total, "reconstructing", enabled=enabled) as bar:
+        yield bar.advance

@@ -9,8 +9,9 @@ from typing import Any
 
 from fae_core.errors import FAEError
 from fae_core.files import sha256_file
-from fae_eval.data.adm import members, read_adm_statistics
-from fae_eval.data.samples import open_samples
+from fae_core.training.distributed import ALONE, Processes
+from fae_eval.data.adm import image_size, members, read_adm_statistics
+from fae_eval.data.samples import Samples, open_samples
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.features import FeatureSet, extract_cached
 from fae_eval.metrics.frechet import GaussianFactor
@@ -21,12 +22,13 @@ class Reference:
     """What samples are compared with.
 
     pool, spatial: Gaussians, factored once. features: of its images, None where only statistics are known.
-    facts: for the record (source, count, hash, where the statistics come from).
+    image_size: (h, w), None where only statistics are known. facts: for the record (source, count, hash, where the statistics come from).
     """
 
     pool: GaussianFactor
     spatial: GaussianFactor | None
     features: FeatureSet | None
+    image_size: tuple[int, int] | None
     facts: dict[str, Any]
     carries_statistics: bool
 
@@ -42,11 +44,12 @@ def open_reference(
     batch_size: int = 32,
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Reference:
+    group: Processes = ALONE,
+) -> Reference | None:
     """The reference in `source`: anything `open_samples` takes, or an .npz with ADM's statistics.
 
     Statistics in the file are used where the extractor is the official Inception, whose they are; its images are read only where
-    features are needed. Raises FAEError where a file has statistics only and the metrics need more.
+    features are needed, by all processes of the group; only the first gets the reference. Raises FAEError where a file has statistics only and the metrics need more.
     """
     stored, names = None, set()
     path = Path(source) if isinstance(source, (str, Path)) else None
@@ -57,7 +60,8 @@ def open_reference(
         raise FAEError(f"{path} has statistics of {stored.mu.size} dimensions, {extractor.name} has {extractor.dim}")
     if stored is not None and not usable and "arr_0" not in names:
         raise FAEError(f"{path} holds only Inception's statistics; {extractor.name} needs images")
-    facts: dict[str, Any] = {"source": str(source) if path is not None else type(source).__name__}
+    opened = isinstance(source, Samples)
+    facts: dict[str, Any] = {"source": source.origin if opened else str(path or type(source).__name__)}
     features = None
     missing_spatial = need_spatial and (stored is None or stored.mu_s is None)
     if not usable or need_features or missing_spatial:
@@ -66,11 +70,16 @@ def open_reference(
                 f"{path} holds statistics only; these metrics need its images too: leave out precision, recall, kernel"
             )
         samples = open_samples(source, size=size, limit=limit)
-        features, cached = extract_cached(samples, extractor, batch_size=batch_size, cache=cache, progress=progress)
+        how = {"batch_size": batch_size, "cache": cache, "progress": progress, "group": group}
+        features, cached = extract_cached(samples, extractor, **how)
+        if features is None:
+            return None
         facts |= {"count": features.count, "hash": features.content, "size": _size_text(features.image_size)}
         facts |= {"preparation": samples.preparation, "cached": cached}
         if features.skipped:
             facts["unreadable"] = len(features.skipped)
+    if not group.is_main:
+        return None
     if usable:
         facts |= {"statistics": "from the file", "file_sha256": sha256_file(path)[:16]}
         pool = GaussianFactor.of(stored.mu, stored.sigma)
@@ -83,7 +92,8 @@ def open_reference(
             spatial = GaussianFactor.of(stored.mu_s, stored.sigma_s)
         elif features.spatial is not None:
             spatial = gaussian(features.spatial)
-    return Reference(pool, spatial, features, facts, stored is not None)
+    shown = features.image_size if features is not None else image_size(path) if path is not None else None
+    return Reference(pool, spatial, features, shown, facts, stored is not None)
 
 
 def gaussian(moments: Any) -> GaussianFactor:

@@ -3,7 +3,7 @@
 A record is plain JSON, so that any program can write one without importing this package; `fae eval report` reads them all:
 
     {"kind": "generation",                        # reconstruction | samples | generation | similarity | matching | pca | probe |
-                                                  # timing | anything: decides the place in a report
+                                                  # text | convergence | timing | anything: decides the place in a report
      "title": "Generated against held-out crops",
      "table": {"columns": ["", "PSNR"], "rows": [["FAE", 26.6]]},         # or null; numbers stay numbers
      "figures": [{"path": "grid.png", "caption": "..."}],                 # paths relative to the record
@@ -25,10 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fae_core.cli.launch import arguments_in_force
 from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, write_atomic
+from fae_core.redact import redact, redact_values
 
-_PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "lpips", "pillow")
+_PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
 
 @dataclass
@@ -45,11 +47,12 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, whole or not at all. Numbers that are not finite become null."""
+        """Write the record as JSON, whole or not at all. Numbers that are not finite become null, secrets in addresses ***."""
         path = Path(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False).encode() + b"\n")
+        record = redact_values(_finite(asdict(self)))
+        write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
         return path
 
     @classmethod
@@ -86,7 +89,7 @@ class Result:
             lines += ["", *_text_table(self.table)]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join([*lines, "", provenance_line(self.provenance)])
+        return redact("\n".join([*lines, "", provenance_line(self.provenance)]))
 
 
 def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> dict[str, Any]:
@@ -110,6 +113,8 @@ def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> 
 
 def command_line() -> str:
     """The command that is running, as it would be typed."""
+    if arguments := arguments_in_force.get():
+        return shlex.join(["fae", *arguments])
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
 
 

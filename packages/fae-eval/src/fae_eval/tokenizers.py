@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,6 +38,28 @@ def image_features(tokenizer: Any, images: Tensor) -> Tensor:
     return encoder.features(images)
 
 
+def image_embedding(tokenizer: Any, features: Tensor) -> Tensor:
+    """(B, D') that the encoder's pretrained head makes of features (B, N, D). Raises FAEError where it has none."""
+    backbone = getattr(encoder_of(tokenizer), "backbone", None)
+    if not hasattr(backbone, "embed"):
+        raise FAEError(f"{type(tokenizer).__name__} has no backbone that pools features into one vector")
+    return backbone.embed(own_scale(tokenizer, features))
+
+
+def own_scale(tokenizer: Any, features: Tensor) -> Tensor:
+    """Features on the backbone's own scale: without the encoder's normalisation."""
+    norm = getattr(encoder_of(tokenizer), "feature_norm", None)
+    return features if norm is None else norm.inverse(features)
+
+
+def class_token(tokenizer: Any, images: Tensor) -> Tensor:
+    """The pretrained network's class token (B, D) of images (B, 3, H, W). Raises FAEError where it has none."""
+    backbone = getattr(encoder_of(tokenizer), "backbone", None)
+    if not hasattr(backbone, "class_token"):
+        raise FAEError(f"{type(tokenizer).__name__} has no backbone with a class token")
+    return backbone.class_token(images)
+
+
 def rebuilds_features(tokenizer: Any) -> bool:
     """Whether `features_of_latents` works: an FAE decodes latents to features first."""
     return hasattr(tokenizer, "encoder") and hasattr(tokenizer, "features")
@@ -62,12 +85,27 @@ def grid_of(tokens: Tensor, height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
+def best_device(device: str | None = None) -> str:
+    """The device asked for; without one cuda where there is one."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's weights are; the CPU where it has none."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if callable(parameters) else None
+    return first.device if first is not None else torch.device("cpu")
+
+
 def load_image_tokenizer(source: Any, device: str | None = None, *, needs_decode: bool = False) -> Any:
-    """A tokenizer from a path or hub id, or the object itself. Raises FAEError where it must decode and cannot."""
+    """A tokenizer from a path or hub id, or the object itself. Raises FAEError where it must decode and cannot.
+
+    device: for one that is loaded; cuda where there is one. An object stays where it is.
+    """
     if isinstance(source, (str, Path)):
         from fae_core import load_tokenizer
 
-        tokenizer = load_tokenizer(source, device=device)
+        tokenizer = load_tokenizer(source, device=best_device(device))
     else:
         tokenizer = source
     if needs_decode and (not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None):

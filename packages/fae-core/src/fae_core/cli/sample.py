@@ -21,7 +21,10 @@ def sample(
         str, typer.Option("--labels", help="'equal', 'random', or class indices such as 0,3,7 in turn.")
     ] = "equal",
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Text file, one prompt per line, for a generator of text.")
+        Path | None,
+        typer.Option(
+            "--prompts", help="For a generator of text: text file, one prompt per line, or .jsonl with captions."
+        ),
     ] = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Guidance scale, 1 is off; default: the generator's own.")

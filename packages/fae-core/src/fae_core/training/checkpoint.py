@@ -24,10 +24,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, sha256_file, sync_folder, write_atomic
+from fae_core.generator import CHECKPOINT_STATE
 from fae_core.training.distributed import Processes
 
 FOLDER = "checkpoints"
-STATE_FILE = "state.json"
+STATE_FILE = CHECKPOINT_STATE
 log = logging.getLogger("fae")
 
 
@@ -47,7 +48,7 @@ class Checkpoints:
                 staging.mkdir(parents=True)
             self.group.barrier()
             try:
-                with _quiet():
+                with quiet():
                     dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(staging), save_distributed=True))
             except CheckpointException as error:
                 if self.group.is_main:  # a full disk needs its space back
@@ -71,7 +72,7 @@ class Checkpoints:
         chosen = None
         if self.group.is_main:
             for path in sorted(self.folder.glob("step-*"), reverse=True):
-                problem = _damage(path)
+                problem = damage(path)
                 if problem is None:
                     chosen = str(path)
                     break
@@ -86,7 +87,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{path} belongs to another model: {_first_difference(state['tensors'], _signature(tensors))}"
             )
-        with _quiet():
+        with quiet():
             dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
         return state
 
@@ -97,7 +98,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _damage(path: Path) -> str | None:
+def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
         files = read_json(path / STATE_FILE)["files"]
@@ -134,7 +135,7 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-class _quiet:
+class quiet:
     """Silence torch's remarks about running without a process group and about its safetensors reader."""
 
     def __enter__(self) -> None:

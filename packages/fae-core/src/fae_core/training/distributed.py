@@ -39,6 +39,26 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: object) -> list:
+        """Every process's value in order of rank, on every process."""
+        if self.world_size == 1:
+            return [value]
+        box: list = [None] * self.world_size
+        dist.all_gather_object(box, value)
+        return box
+
+    def gather_rows(self, rows: Tensor) -> Tensor | None:
+        """All processes' rows (n_i, ...), which may differ in number only, joined in order of rank, on rank 0's CPU; None elsewhere."""
+        if self.world_size == 1:
+            return rows.cpu()
+        counts = self.gather(len(rows))
+        # The collectives want equal shapes, and nccl wants them on its device.
+        padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype, device=self.device)
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts] if self.is_main else None
+        dist.gather(padded, parts, dst=0)
+        return torch.cat([part[:count].cpu() for part, count in zip(parts, counts, strict=True)]) if parts else None
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process."""
         if self.world_size == 1:
@@ -54,6 +74,9 @@ class Processes:
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
+
+
+ALONE = Processes(0, 1, "cpu")
 
 
 @contextmanager

@@ -44,6 +44,8 @@ class Network(Protocol):
 
     def embed(self, features: FeatureMap, pool: str | None) -> Tensor: ...
 
+    def class_token(self, x: Tensor) -> Tensor: ...
+
 
 class Backbone(nn.Module):
     """A frozen encoder. Its parameters never require gradients and it stays in eval mode; gradients do flow to the images.
@@ -121,6 +123,13 @@ class Backbone(nn.Module):
     def embed(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
         """The image embedding (B, D') before the classifier (SigLIP's attention pooling, a mean, ...); as `head`."""
         return self.network.embed(self._single_layer(features_BND, "an embedding"), pool)
+
+    def class_token(self, images: Tensor) -> Tensor:
+        """The network's own class token (B, D) behind its final norm, for images (B, 3, H, W): it is not part of the features.
+
+        Classifiers that read it beside the patches (DINOv2's) need it from somewhere. Raises FAEError where there is none.
+        """
+        return self.network.class_token(self.preprocess(images).to(self._dtype))
 
     def fingerprint(self) -> str:
         """SHA-256 of the network's weights: names, types, shapes and bytes."""

@@ -64,6 +64,11 @@ class TimmNetwork(nn.Module):
     def embed(self, features: FeatureMap, pool: str | None) -> Tensor:
         return heads.timm_embedding(self.model, features, self.layers[0], self._normed_already, pool)
 
+    def class_token(self, x: Tensor) -> Tensor:
+        if not self.is_transformer or getattr(self.model, "cls_token", None) is None:
+            raise FAEError(f"timm's {type(self.model).__name__} has no class token")
+        return self.model.forward_features(x)[:, 0]
+
     @property
     def _normed_already(self) -> bool:
         return self.final_norm

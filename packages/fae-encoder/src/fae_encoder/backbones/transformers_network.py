@@ -73,6 +73,14 @@ class TransformersNetwork(nn.Module):
             f"{type(self.model).__name__} pools what is not part of the features; pass pool='avg' for their mean"
         )
 
+    def class_token(self, x: Tensor) -> Tensor:
+        # Only where the model itself applies its last norm to all tokens, as ViT and DINOv2 do.
+        if getattr(getattr(self.model, "embeddings", None), "cls_token", None) is None or not hasattr(
+            self.model, "layernorm"
+        ):
+            raise FAEError(f"{type(self.model).__name__} has no class token behind a final norm")
+        return self.model(pixel_values=x, **self._arguments(x)).last_hidden_state[:, 0]
+
     def _arguments(self, x: Tensor) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
         if "interpolate_pos_encoding" in self._options and _trained_size(self.model.config) != tuple(x.shape[-2:]):

@@ -5,15 +5,32 @@ from __future__ import annotations
 import typer
 
 from fae_eval.cli.coco import coco
+from fae_eval.cli.convergence import convergence
 from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
 from fae_eval.cli.probe import probe
 from fae_eval.cli.report import report
+from fae_eval.cli.text import clip_score, retrieval
 
 app = typer.Typer(
     help="Measure samples and reconstructions, draw what latents keep, write reports.", no_args_is_help=True
 )
-for command in (generation, frechet, reconstruction, similarity, matching, pca, probe, report, pack, coco):
+_COMMANDS = (
+    generation,
+    convergence,
+    frechet,
+    reconstruction,
+    clip_score,
+    retrieval,
+    similarity,
+    matching,
+    pca,
+    probe,
+    report,
+    pack,
+    coco,
+)
+for command in _COMMANDS:
     app.command()(command)
 
 __all__ = ["app"]

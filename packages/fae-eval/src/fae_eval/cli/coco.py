@@ -31,6 +31,6 @@ def coco(
     with progress(count, "cropping") as bar:
         written = write_coco(annotations, images, out, count=count, size=size, seed=seed, progress=bar.advance)
     typer.echo(
-        f"wrote {' and '.join(map(str, written))}; next: draw one sample per caption, then "
-        f"fae eval generation --samples SAMPLES --reference {written[1]} --metrics fid --extractor inception"
+        f"wrote {' and '.join(map(str, written))}; next: fae eval generation --generator RUN --decoder TOKENIZER "
+        f"--prompts {written[0]} --count {count} --reference {written[1]} --metrics fid --extractor inception"
     )

@@ -7,11 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Seed
-from fae_eval.cli.options import Extractor, Images, Limit, ResultFile, Title, Tokenizer, Weights, finish, result_path
+from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
+from fae_eval.cli.options import (
+    Extractor,
+    Guidance,
+    Images,
+    Labels,
+    Limit,
+    Prompts,
+    ResultFile,
+    Title,
+    Tokenizer,
+    Weights,
+    finish,
+    result_path,
+)
 
 SamplePaths = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--samples", help="PATH or NAME=PATH: image folder, .npz, folder of `fae sample`, latent store. Repeatable."
     ),
@@ -26,14 +39,29 @@ Size = Annotated[
     int | None, typer.Option("--size", min=8, help="Centre-crop all images to this side; default: as they are.")
 ]
 Decoder = Annotated[
-    str | None, typer.Option("--decoder", help="Tokenizer that decodes samples given as a latent store.")
+    str | None, typer.Option("--decoder", help="Tokenizer that decodes a generator's latents or a latent store's.")
+]
+Generators = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--generator",
+        help="PATH or NAME=PATH of a generator to draw --count samples from, as `fae sample` would; nothing is written. Repeatable.",
+    ),
 ]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the reference's features for the next time.")]
 
 
+NOT_STATED = "not stated"
+
+
 def generation(
-    samples: SamplePaths,
     reference: Reference,
+    samples: SamplePaths = None,
+    generator: Generators = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="With a generator: how many images.")] = 50_000,
+    labels: Labels = "equal",
+    prompts: Prompts = None,
+    guidance: Guidance = None,
     floor: Floor = None,
     metrics: Annotated[
         str | None,
@@ -47,7 +75,7 @@ def generation(
     decoder: Decoder = None,
     label_sampling: Annotated[
         str, typer.Option("--label-sampling", help="How classes were drawn; recorded.")
-    ] = "not stated",
+    ] = NOT_STATED,
     pr_precision: Annotated[
         str, typer.Option("--pr-precision", help="Distances of precision and recall: fp32 or adm (fp16).")
     ] = "fp32",
@@ -55,6 +83,7 @@ def generation(
     batch_size: BatchSize = 32,
     device: Device = None,
     seed: Seed = 2020,
+    processes: Processes = 1,
     cache: Cache = True,
     title: Title = None,
     out: ResultFile = None,
@@ -62,9 +91,15 @@ def generation(
 ) -> None:
     """Samples against real images: Frechet distance, precision, recall, and with inception ADM's five.
 
+    Samples are images on disk (--samples), or come from a generator as they are measured (--generator and --decoder).
+
     Example: fae eval generation --samples runs/demo/samples-flow --reference runs/demo/data/train
     --floor runs/demo/data/held-out --out runs/demo/results
     """
+    from fae_core.sampling import read_prompts
+
+    texts = read_prompts(prompts) if prompts is not None else ()
+    drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed}
     _measure(
         "generation",
         samples,
@@ -73,12 +108,14 @@ def generation(
         cache,
         out,
         overwrite,
+        processes,
+        generators={name: (path, count, drawn) for name, path in named_samples(generator or []).items()},
         floor=floor,
         metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics else None,
         extractor=extractor,
         weights=weights,
         size=size,
-        label_sampling=label_sampling,
+        label_sampling=labels if generator and not samples and label_sampling == NOT_STATED else label_sampling,
         pr_precision=pr_precision,
         limit=limit,
         batch_size=batch_size,
@@ -89,8 +126,8 @@ def generation(
 
 
 def frechet(
-    samples: SamplePaths,
     reference: Reference,
+    samples: SamplePaths = None,
     floor: Floor = None,
     extractor: Extractor = "efficientnet-lite2",
     weights: Weights = None,
@@ -99,6 +136,7 @@ def frechet(
     limit: Limit = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    processes: Processes = 1,
     cache: Cache = True,
     title: Title = None,
     out: ResultFile = None,
@@ -116,6 +154,7 @@ def frechet(
         cache,
         out,
         overwrite,
+        processes,
         floor=floor,
         metrics=["frechet"],
         extractor=extractor,
@@ -142,6 +181,7 @@ def reconstruction(
     limit: Limit = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    processes: Processes = 1,
     title: Annotated[str, typer.Option("--title", help="Heading of the record.")] = "Reconstructions",
     out: ResultFile = None,
     overwrite: Overwrite = False,
@@ -150,24 +190,30 @@ def reconstruction(
 
     Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
+    from fae_core.cli.launch import relaunched
     from fae_core.progress import progress
+    from fae_core.training import distributed
     from fae_eval.reconstruction import evaluate_reconstruction
 
     path = result_path(out, "reconstruction", overwrite)
-    result = evaluate_reconstruction(
-        tokenizer,
-        images,
-        extractor=None if no_frechet else extractor,
-        weights=weights,
-        lpips=lpips,
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-        picture=path and path.with_suffix(".png"),
-        title=title,
-        progress=progress,
-    )
-    finish(result, path)
+    if relaunched(processes):
+        return
+    with distributed.processes(device) as group:
+        result = evaluate_reconstruction(
+            tokenizer,
+            images,
+            extractor=None if no_frechet else extractor,
+            weights=weights,
+            lpips=lpips,
+            limit=limit,
+            batch_size=batch_size,
+            device=device,
+            picture=path and path.with_suffix(".png"),
+            title=title,
+            progress=progress,
+        )
+        if group.is_main:
+            finish(result, path)
 
 
 def pack(
@@ -205,30 +251,48 @@ def pack(
 
 def _measure(
     name: str,
-    samples: list[str],
+    samples: list[str] | None,
     reference: str,
     decoder: str | None,
     cache: bool,
     out: Path | None,
     overwrite: bool,
+    processes: int,
+    generators: dict[str, tuple[str, int, dict[str, Any]]] | None = None,
     **options: Any,
 ) -> None:
-    """`evaluate` with `options`, its record printed and written to `out`."""
+    """`evaluate` with `options` in so many processes, its record printed and written to `out`."""
+    from fae_core.cli.launch import relaunched
+    from fae_core.errors import FAEError
     from fae_core.progress import progress
+    from fae_core.training import distributed
+    from fae_eval.data import GeneratedSamples
     from fae_eval.features import default_cache
     from fae_eval.generation import evaluate
     from fae_eval.tokenizers import load_image_tokenizer
 
     path = result_path(out, name, overwrite)
-    result = evaluate(
-        named_samples(samples),
-        reference,
-        decoder=load_image_tokenizer(decoder, options["device"], needs_decode=True) if decoder else None,
-        cache=default_cache() if cache else None,
-        progress=progress,
-        **options,
-    )
-    finish(result, path)
+    sets: dict[str, Any] = named_samples(samples or [])
+    if not sets and not generators:
+        raise FAEError("give --samples (images), or --generator and --decoder (a model to draw from)")
+    if generators and decoder is None:
+        raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
+    if relaunched(processes):
+        return
+    with distributed.processes(options["device"]) as group:
+        painter = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
+        for label, (source, count, drawn) in (generators or {}).items():
+            sets[f"{label} (drawn)" if label in sets else label] = GeneratedSamples(source, painter, count, **drawn)
+        result = evaluate(
+            sets,
+            reference,
+            decoder=painter,
+            cache=default_cache() if cache else None,
+            progress=progress,
+            **options,
+        )
+        if group.is_main:
+            finish(result, path)
 
 
 def named_samples(samples: list[str]) -> dict[str, str]:

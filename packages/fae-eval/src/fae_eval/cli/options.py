@@ -26,6 +26,19 @@ Extractor = Annotated[
 Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
 Tokenizer = Annotated[str, typer.Option("--model", help="Run folder, model folder or hub id of a tokenizer (an FAE).")]
+Labels = Annotated[
+    str, typer.Option("--labels", help="With a generator: 'equal', 'random', or class indices such as 0,3,7 in turn.")
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", help="With a generator of text: text file, one prompt per line, or .jsonl with captions."
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", help="With a generator: guidance scale, 1 is off; default: its own."),
+]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the record.")]
 Images = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
 

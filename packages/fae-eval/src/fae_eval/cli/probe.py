@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,18 @@ def probe(
         str | None,
         typer.Option("--pool", help="How a transformer's head pools: token, avg, ...; default: the network's own way."),
     ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            "--head", help="A linear head published for DINOv2 (.pth, .safetensors); images as DINOv2 prepares them."
+        ),
+    ] = None,
+    cls: Annotated[
+        str,
+        typer.Option(
+            "--cls", help="With --head: class token of the 'original' image, or 'mean' of the (rebuilt) patches."
+        ),
+    ] = "original",
     limit: Limit = None,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
@@ -32,7 +45,7 @@ def probe(
 ) -> None:
     """What a classifier still sees: the backbone's own head on original and rebuilt features, or with --train a linear probe.
 
-    Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val --limit 5000
+    Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val --head dinov2_vitg14_reg4_linear_head.pth
     """
     from fae_core.progress import progress
     from fae_eval.probe import trained_probe, zero_shot_probe
@@ -42,5 +55,5 @@ def probe(
     if train:
         result = trained_probe(tokenizer, images, test_images=test_images, seed=seed, **options)
     else:
-        result = zero_shot_probe(tokenizer, images, pool=pool, **options)
+        result = zero_shot_probe(tokenizer, images, pool=pool, head=head, cls=cls, **options)
     finish(result, path)

@@ -1,6 +1,7 @@
 """Image sets to measure: folders, parquet, ADM's .npz, arrays, latent stores with a decoder, streams; and ADM's containers."""
 
 from fae_eval.data.adm import AdmStatistics, read_adm_statistics, write_adm
+from fae_eval.data.generated import GeneratedSamples
 from fae_eval.data.samples import Samples, open_samples
 
-__all__ = ["AdmStatistics", "Samples", "open_samples", "read_adm_statistics", "write_adm"]
+__all__ = ["AdmStatistics", "GeneratedSamples", "Samples", "open_samples", "read_adm_statistics", "write_adm"]

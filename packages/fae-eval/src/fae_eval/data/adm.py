@@ -48,6 +48,20 @@ def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
     return AdmStatistics(**arrays)
 
 
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """(height, width) of the images in an .npz file, from the header alone; None where it has none. Raises DataError."""
+    if "arr_0" not in members(Path(path)):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape = read(member)[0]
+    except Exception as error:  # zip and numpy raise many types on damaged files
+        raise DataError(f"cannot read arr_0 of {path}: {' '.join(str(error).split())[:200]}") from None
+    return (shape[1], shape[2]) if len(shape) == 4 else None
+
+
 def write_adm(
     path: str | Path,
     batches: Iterable[np.ndarray],

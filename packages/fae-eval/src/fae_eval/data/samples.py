@@ -17,6 +17,18 @@ from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
 from fae_core.images import ImageSource, center_crop, open_images
 from fae_eval.extractors.base import as_uint8_nchw
+from fae_eval.tokenizers import device_of
+
+Share = tuple[int, int]
+WHOLE: Share = (0, 1)
+
+
+def batch_starts(count: int, batch_size: int, share: Share = WHOLE) -> range:
+    """Where each of a process's batches begins: a contiguous part of all batches, so that parts in order of rank are the whole."""
+    rank, processes = share
+    batches = -(-count // batch_size)
+    first, last = (-(-batches * r // processes) for r in (rank, rank + 1))
+    return range(first * batch_size, last * batch_size, batch_size)
 
 
 class Samples(ABC):
@@ -33,10 +45,11 @@ class Samples(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         """uint8 (B, H, W, 3), all of one size. Unreadable images are left out and named in `skipped`.
 
-        Raises DataError where an image has another size, or none can be read.
+        share: (rank, processes): only this process's batches. They are the very batches that one process would make, so that
+        a network whose rounding depends on its batch gives the same features. Raises DataError where an image has another size.
         """
 
 
@@ -51,6 +64,7 @@ def open_samples(
 
     - a path: image folder, .parquet, .npz, "photographs" (see `fae_core.images.open_images`), a folder that `fae sample` wrote,
       or a latent store, with `decoder` (a Tokenizer that has `decode`);
+    - a `GeneratedSamples` (any Samples): images that a generator makes as they are measured;
     - an ImageSource; uint8 (N, H, W, 3) or float (N, 3, H, W) in [0, 1] arrays or tensors; an iterable of such batches
       (a generator of images: drawn once, kept as uint8).
 
@@ -103,10 +117,10 @@ class SourceSamples(Samples):
     def __len__(self) -> int:
         return len(self.source)
 
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         shape, skipped = None, []
         with ThreadPoolExecutor(self.threads) as pool:
-            for start in range(0, len(self), batch_size):
+            for start in batch_starts(len(self), batch_size, share):
                 indices = range(start, min(len(self), start + batch_size))
                 images = []
                 for index, image in zip(indices, pool.map(self._read, indices), strict=True):
@@ -122,8 +136,6 @@ class SourceSamples(Samples):
                 self.skipped = tuple(skipped)
                 if images:
                     yield np.stack(images)
-        if shape is None:
-            raise DataError(f"none of the {len(self)} images of {self.origin} can be read")
 
     def _read(self, index: int) -> np.ndarray | None:
         try:
@@ -146,8 +158,8 @@ class ArraySamples(Samples):
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), batch_size):
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
+        for start in batch_starts(len(self), batch_size, share):
             yield self.images[start : start + batch_size]
 
 
@@ -165,9 +177,10 @@ class StoreSamples(Samples):
         return len(self.indices)
 
     @torch.no_grad()
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), batch_size):
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
+        for start in batch_starts(len(self), batch_size, share):
             z, _ = self.store.read(self.indices[start : start + batch_size])
+            z = z.to(device_of(self.decoder))
             yield as_uint8_nchw(self.decoder.decode(z)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
@@ -183,6 +196,15 @@ class ContentHash:
             digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
             self._sum = (self._sum + int.from_bytes(digest.digest(), "little")) % 2**128
             self._count += 1
+
+    @classmethod
+    def merged(cls, parts: Iterable[ContentHash]) -> ContentHash:
+        """The hash of all parts together."""
+        whole = cls()
+        for part in parts:
+            whole._sum = (whole._sum + part._sum) % 2**128
+            whole._count += part._count
+        return whole
 
     @property
     def value(self) -> str:

@@ -14,7 +14,14 @@ from fae_core.files import read_json
 from fae_eval.results import Result
 
 _DEPTH = 3  # folders below a given one that are searched
-_KINDS = ("reconstruction", "samples", "generation", "probe")  # the order of records; all others behind
+_KINDS = (
+    "reconstruction",
+    "samples",
+    "generation",
+    "convergence",
+    "text",
+    "probe",
+)  # the order of records; all others behind
 _SKIPPED = {"checkpoints", "model", "images", "train", "held-out", "encoder", "feature_decoder", "pixel_decoder"}
 
 

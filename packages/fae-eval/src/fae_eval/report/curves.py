@@ -37,9 +37,14 @@ def side_charts(run: Run) -> str:
 
 
 def convergence_charts(result: Result) -> str:
-    """Distances over training steps, where a record's rows are named after steps (three or more, such as "step-2000")."""
+    """Distances over training: of a record with a column "step" (and "seconds"), or whose rows are named after three steps or more.
+
+    Such a name is "step-2000".
+    """
     if not result.table:
         return ""
+    if "step" in result.table["columns"]:
+        return _plots(_timed_charts(result))
     columns, found = result.table["columns"], []
     for row in result.table["rows"]:
         step = re.search(r"(\d+)\D*$", str(row[0]))
@@ -54,6 +59,26 @@ def convergence_charts(result: Result) -> str:
         if len(points) >= 3:
             series = Series(str(column), [x for x, _ in points], [y for _, y in points])
             charts.append(line_chart([series], title=f"{column} over training"))
+    return _plots(charts)
+
+
+def _timed_charts(result: Result) -> list[str]:
+    columns = [str(column) for column in result.table["columns"]]
+    at = columns.index("step")
+    rows = sorted((row for row in result.table["rows"] if isinstance(row[at], int)), key=lambda row: row[at])
+    charts = []
+    for number, column in enumerate(columns):
+        kept = [row for row in rows if isinstance(row[number], float)]
+        if column == "seconds" or len(kept) < 2:
+            continue
+        times = [row[columns.index("seconds")] for row in kept] if "seconds" in columns else [None]
+        seconds = times if all(isinstance(time, (int, float)) for time in times) else None
+        series = Series(column, [row[at] for row in kept], [row[number] for row in kept], seconds)
+        charts.append(line_chart([series], title=f"{column} over training"))
+    return charts
+
+
+def _plots(charts: list[str]) -> str:
     return f'<div class="plots">{"".join(charts)}</div>' if charts else ""
 
 

@@ -1,0 +1,74 @@
+"""Which text belongs to which image: prompts in the order of samples, and captions by image name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fae_core.errors import DataError
+from fae_core.files import read_json
+from fae_core.images import ImageSource
+from fae_core.sampling import RECORD, read_prompts
+
+
+def sample_prompts(folder: Path, count: int) -> list[str]:
+    """The prompt of each image in a folder that `fae sample --prompts` wrote. Raises DataError where it was not one."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    job = record.get("job")
+    prompts = job.get("prompts") if isinstance(job, dict) else None
+    labels = record.get("labels")
+    if not isinstance(prompts, list) or not prompts or not isinstance(labels, list) or len(labels) != count:
+        raise DataError(f"{folder} does not say which prompt each image was drawn for; give --prompts")
+    return [str(prompts[label]) for label in labels]
+
+
+def prompts_in(path: Path, count: int) -> list[str]:
+    """One prompt per image, in order, from what `read_prompts` reads. Raises DataError where there are more or fewer."""
+    prompts = list(read_prompts(path))
+    if len(prompts) != count:
+        raise DataError(f"{path} has {len(prompts)} prompts for {count} images")
+    return prompts
+
+
+def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], list[int]]:
+    """(indices of described images, texts, for each text the position of its image among these), from
+
+    - a .jsonl with "image" (file name) and "caption" a line, where every image named must be there, or
+    - COCO's captions_*.json, of which the captions of the images that are there are taken.
+
+    Raises DataError where names are ambiguous, or nothing fits.
+    """
+    places: dict[str, int] = {}
+    for index in range(len(source)):
+        if places.setdefault(Path(source.name(index)).name, index) != index:
+            raise DataError(f"two images are called {Path(source.name(index)).name}; captions cannot tell them apart")
+    pairs = _json_lines(path) if path.suffix == ".jsonl" else _coco_captions(path)
+    missing = [name for name, _ in pairs if name not in places]
+    if missing and path.suffix == ".jsonl":
+        raise DataError(f"{path} describes {missing[0]}, which is not among the images")
+    pairs = [(places[name], text) for name, text in pairs if name in places]
+    if not pairs:
+        raise DataError(f"{path} describes none of the images")
+    indices = sorted({index for index, _ in pairs})
+    position = {index: place for place, index in enumerate(indices)}
+    return indices, [text for _, text in pairs], [position[index] for index, _ in pairs]
+
+
+def _json_lines(path: Path) -> list[tuple[str, str]]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [(Path(str(row.get("image", ""))).name, " ".join(str(row["caption"]).split())) for row in rows]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: expected a JSON object with image and caption per line ({error})") from None
+
+
+def _coco_captions(path: Path) -> list[tuple[str, str]]:
+    stored: dict[str, Sequence[Any]] = read_json(path, max_bytes=2**30)
+    try:
+        names = {int(image["id"]): str(image["file_name"]) for image in stored["images"]}
+        ordered = sorted(stored["annotations"], key=lambda entry: int(entry["id"]))
+        return [(names[int(entry["image_id"])], " ".join(str(entry["caption"]).split())) for entry in ordered]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not COCO's caption annotations: {type(error).__name__} {error}") from None

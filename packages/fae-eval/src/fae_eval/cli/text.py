@@ -1,0 +1,74 @@
+"""`fae eval clip-score | retrieval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Overwrite
+from fae_eval.cli.options import Images, Limit, ResultFile, Title, finish, result_path
+
+TextModel = Annotated[
+    str,
+    typer.Option("--text-model", help="CLIP, SigLIP or SigLIP2 model: local folder or hub id (needs fae-eval[text])."),
+]
+
+
+def clip_score(
+    samples: Annotated[str, typer.Option("--samples", help="Image folder, .npz, or folder of `fae sample`.")],
+    text_model: TextModel,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", help="One prompt per image: text file or .jsonl. Default: those of `fae sample --prompts`."
+        ),
+    ] = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    title: Title = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """How well samples fit their prompts: 100 * mean of max(cosine, 0).
+
+    Example: fae eval clip-score --samples runs/samples --text-model openai/clip-vit-large-patch14
+    """
+    from fae_core.progress import progress
+    from fae_eval.text_image import evaluate_clip_score
+
+    path = result_path(out, "clip-score", overwrite)
+    heading = {} if title is None else {"title": title}
+    options = {"prompts": prompts, "batch_size": batch_size, "device": device, "progress": progress}
+    finish(evaluate_clip_score(samples, text_model, **options, **heading), path)
+
+
+def retrieval(
+    images: Images,
+    captions: Annotated[
+        Path, typer.Option("--captions", help="COCO's captions_*.json, or .jsonl with image and caption per line.")
+    ],
+    text_model: TextModel,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--model", help="Also an FAE on that model's image encoder: its original and rebuilt features."),
+    ] = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    title: Title = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Recall at 1, 5 and 10 from image to text and from text to image; with --model through an FAE, too.
+
+    Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
+    """
+    from fae_core.progress import progress
+    from fae_eval.text_image import evaluate_retrieval
+
+    path = result_path(out, "retrieval", overwrite)
+    heading = {} if title is None else {"title": title}
+    options = {"tokenizer": tokenizer, "limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
+    finish(evaluate_retrieval(images, captions, text_model, **options, **heading), path)

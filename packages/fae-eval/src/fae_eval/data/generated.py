@@ -1,0 +1,69 @@
+"""Images that a generator makes as they are measured: nothing is written, and none is made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fae_core.errors import FAEError
+from fae_core.generator import load_generator
+from fae_core.random import SlotRandom
+from fae_core.sampling import classes_of, draw_images, draw_labels
+from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
+from fae_eval.tokenizers import device_of, load_image_tokenizer
+
+
+class GeneratedSamples(Samples):
+    """`count` images of a generator through a decoder, the same that `fae sample` would write.
+
+    generator: a run, model or checkpoint folder or hub id (loaded when its images are wanted and let go afterwards), or an
+    object. decoder: a folder or hub id, or a tokenizer that decodes. labels, prompts, guidance, seed, options: as in `fae sample`.
+    device: for what is loaded. Raises LatentSpecMismatch where the two speak of different latents.
+    """
+
+    preparation = "generated, rounded to uint8"
+
+    def __init__(
+        self,
+        generator: Any,
+        decoder: Any,
+        count: int,
+        *,
+        labels: str = "equal",
+        prompts: Sequence[str] = (),
+        guidance: float | None = None,
+        seed: int = 0,
+        options: dict[str, Any] | None = None,
+        device: str | None = None,
+    ) -> None:
+        if count < 1:
+            raise FAEError(f"{count} is no number of images to generate")
+        self.generator, self.count = generator, count
+        self.decoder = load_image_tokenizer(decoder, device, needs_decode=True)
+        self.wanted_labels, self.prompts, self.seed = labels, tuple(prompts), seed
+        self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
+        named = str(generator) if isinstance(generator, (str, Path)) else type(generator).__name__
+        settings = "".join(f", {name} {value}" for name, value in self.options.items())
+        about = f"{len(prompts)} prompts, " if prompts else ""
+        self.origin = f"generator {named} ({about}labels {labels}, seed {seed}{settings})"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
+        generator = self.generator
+        if isinstance(generator, (str, Path)):
+            generator = load_generator(generator, device=device_of(self.decoder))
+        self.decoder.spec.require(generator.spec, context=self.origin)
+        chosen = draw_labels(self.wanted_labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
+        self.labels = None if self.prompts else chosen
+        for start in batch_starts(self.count, batch_size, share):
+            indices = list(range(start, min(self.count, start + batch_size)))
+            numbers = [chosen[i] for i in indices]
+            texts = [self.prompts[number] for number in numbers] if self.prompts else None
+            condition = texts or torch.tensor(numbers, device=device_of(generator))
+            yield draw_images(generator, self.decoder, condition, SlotRandom(self.seed, indices), self.options)

@@ -1,0 +1,97 @@
+"""CLIP and SigLIP models of transformers: images and texts as vectors of one space.
+
+Conventions, as the models were trained and published: images through the model's own processor (CLIP crops, SigLIP squashes);
+texts cut or padded to the model's full length (CLIP 77, SigLIP and SigLIP2 64 tokens); SigLIP's texts in lower case, and its
+padding read like any token, without a mask; vectors of length one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_eval.extractors.base import weights_fingerprint
+
+INSTALL = "'fae-eval[text]'"
+
+
+class TwoTowers:
+    """embed_images and embed_texts give (N, D) fp32 of length one.
+
+    name: a hub repository or a local folder with weights (safetensors only) and processor; code from the hub is never run.
+    Raises MissingPackage, CheckpointError where transformers cannot read it or it has not both towers.
+    """
+
+    def __init__(self, name: str, *, device: str | torch.device | None = None) -> None:
+        try:
+            from transformers import AutoModel, AutoProcessor
+        except ImportError:
+            raise MissingPackage("a CLIP or SigLIP model", INSTALL) from None
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            model = AutoModel.from_pretrained(name, use_safetensors=True)
+            self.processor = AutoProcessor.from_pretrained(name)
+        except Exception as error:  # transformers raises many types
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{name} has no model and processor that transformers can read: {reason}") from None
+        finally:
+            logging.enable_progress_bar()
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+            raise CheckpointError(f"{name} is a {type(model).__name__}; a CLIP or SigLIP model is needed")
+        self.name = name
+        self.device = torch.device(device or "cpu")
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.is_siglip = model.config.model_type.startswith("siglip")
+        self.text_length = int(model.config.text_config.max_position_embeddings)
+        self.fingerprint = weights_fingerprint(self.model)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For a record."""
+        rule = "lower case, padding not masked" if self.is_siglip else "as written"
+        return {
+            "name": self.name,
+            "weights": self.fingerprint,
+            "processor": type(self.processor.image_processor).__name__,
+            "texts": f"{self.text_length} tokens, {rule}",
+        }
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[np.ndarray]) -> Tensor:
+        """images: uint8 (H, W, 3) each, of any sizes."""
+        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
+        return _unit(self.model.get_image_features(**{name: value.to(self.device) for name, value in inputs.items()}))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        parts = [self._embed_texts(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
+        return torch.cat(parts)
+
+    def pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images as the model's processor resizes them, (B, 3, h, w) in [0, 1]. Raises FAEError where it makes patches of them."""
+        inputs = self.processor.image_processor(images=list(images), do_normalize=False, return_tensors="pt")
+        if inputs["pixel_values"].ndim != 4:
+            raise FAEError(f"{self.name} cuts images into patches of many shapes; take the model of a fixed size")
+        return inputs["pixel_values"].float().clamp(0, 1).to(self.device)
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        texts = [text.lower() for text in texts] if self.is_siglip else list(texts)
+        inputs = self.processor.tokenizer(
+            texts, padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
+        )
+        wanted = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
+        return _unit(self.model.get_text_features(**{name: inputs[name].to(self.device) for name in wanted}))
+
+
+def _unit(output: Any) -> Tensor:
+    # transformers 4 gives the vectors themselves, transformers 5 an object around them.
+    vectors = output if isinstance(output, Tensor) else output.pooler_output
+    return F.normalize(vectors.float(), dim=-1).cpu()

@@ -1,0 +1,87 @@
+"""DINOv2's published linear classifiers: a matrix on the class token beside the mean of the patches, and their preprocessing.
+
+The paper (section 5.4) puts rebuilt features into the existing layer with DINOv2's preprocessing. It does not say where the class
+token comes from, which an FAE neither encodes nor rebuilds: that is a choice here (`ClassToken`), and it goes into the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.foreign import read_state_dict
+from fae_core.images import ImageSource, to_tensor
+from fae_eval.tokenizers import class_token, encoder_of
+
+ClassToken = Literal["original", "mean"]
+CLASS_TOKENS: dict[str, str] = {
+    "original": "the network's own class token of the original image, which did not pass through the latents",
+    "mean": "the mean of the patches stands for the class token, so that nothing bypasses the latents",
+}
+
+
+class LinearHead:
+    """logits = weight [class token, mean of patches] + bias, as published for DINOv2 (1000 x 2D, one layer).
+
+    path: .pth or .safetensors with "weight" and "bias". Raises CheckpointError where it holds something else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        state = read_state_dict(path)
+        weight, bias = (
+            next((t for n, t in state.items() if n.split(".")[-1] == name), None) for name in ("weight", "bias")
+        )
+        if len(state) != 2 or weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise CheckpointError(f"{path} is not a linear classifier: it should hold one weight and one bias")
+        self.path, self.weight, self.bias = str(path), weight.float(), bias.float()
+
+    def __call__(self, features: Tensor, token: Tensor | None) -> Tensor:
+        """Logits (B, classes) of features (B, N, D) on the backbone's own scale. token: (B, D); None takes the patches' mean."""
+        mean = features.float().mean(1)
+        both = torch.cat([mean if token is None else token.float(), mean], 1)
+        if both.shape[1] != self.weight.shape[1]:
+            raise FAEError(
+                f"{self.path} reads {self.weight.shape[1]} numbers; class token and mean of patches are {both.shape[1]} "
+                "(only the one-layer heads can be used)"
+            )
+        return both @ self.weight.to(both.device).T + self.bias.to(both.device)
+
+    def token_for(self, choice: str, model: Any, images: Tensor) -> Tensor | None:
+        """The class token for `__call__` as chosen. Raises FAEError for another word."""
+        if choice not in CLASS_TOKENS:
+            raise FAEError(f"the class token is one of {', '.join(CLASS_TOKENS)}, not {choice!r}")
+        if getattr(getattr(encoder_of(model), "backbone", None), "final_norm", True) is False:
+            raise FAEError("a DINOv2 head reads tokens behind the final norm; this encoder's backbone leaves it out")
+        return class_token(model, images) if choice == "original" else None
+
+
+def dinov2_size(model: Any) -> int:
+    """The side that the backbone sees. Raises FAEError where it is not square."""
+    sides = set(getattr(getattr(encoder_of(model), "backbone", None), "image_size", model.spec.image_shape))
+    if len(sides) != 1:
+        raise FAEError("DINOv2's preprocessing is for square images")
+    return sides.pop()
+
+
+def dinov2_batch(source: ImageSource, indices: Sequence[int], size: int) -> Tensor:
+    """(B, 3, size, size) in [0, 1]: the shorter side to 256/224 of the size, bicubic; then the centre."""
+    return torch.stack([to_tensor(dinov2_crop(source.read(index), size)) for index in indices])
+
+
+def dinov2_crop(image: Image, size: int) -> Image:
+    """DINOv2's test preprocessing for one image: 256 and 224 pixels where `size` is 224."""
+    short = round(size * 256 / 224)
+    width, height = (
+        (short, int(short * image.height / image.width))
+        if image.width <= image.height
+        else (int(short * image.width / image.height), short)
+    )
+    image = image.resize((width, height), Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
