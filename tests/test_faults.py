@@ -21,7 +21,7 @@ def test_every_stage_survives_kill_9(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = json.loads((tmp_path / "faults.json").read_text())["outcomes"]
-    assert len(outcomes) == 7
+    assert len(outcomes) == 8
     for outcome in outcomes:
         assert outcome["kills"] == 3 and outcome["while_writing"] >= 1
         assert outcome["identical"] == outcome["runs"] >= 1

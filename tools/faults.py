@@ -35,6 +35,7 @@ STAGES = {
     f"--preset pixel-decoder-tiny {TRAINING} --out {{out}}",
     "train pixel (finetune)": "train pixel --stage finetune --data {d}/images --autoencoder {d}/train-autoencoder "
     f"--init {{d}}/train-pixel-noise --preset pixel-decoder-tiny {TRAINING} --out {{out}}",
+    "train vae": f"train vae --data {{d}}/images --preset conv-vae-tiny {TRAINING} --out {{out}}",
     "encode": "encode --data {d}/images --model {d}/train-pixel-finetune --shard-size 3 --device cpu --out {out}",
     "train diffusion": f"train diffusion --latents {{d}}/encode --preset lightningdit-tiny {TRAINING} --out {{out}}",
     "train flow": f"train flow --latents {{d}}/encode --preset starflow-tiny {TRAINING} --out {{out}}",
