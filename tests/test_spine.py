@@ -14,8 +14,10 @@ from PIL import Image
 
 from fae_core import LatentSpec, LatentSpecMismatch, LatentStore, load_generator, load_tokenizer
 from fae_core.cli.main import invoke, main
+from fae_core.errors import FAEError
 from fae_core.images import load_batch, open_images
 from fae_core.random import SlotRandom
+from fae_core.training import LiveLatents
 
 
 def fae(line: str, **paths: Path) -> None:
@@ -184,3 +186,43 @@ def test_output_in_use_is_refused_and_kept(line: Path, capsys: pytest.CaptureFix
         main(f"train flow --latents {line}/latents --out {line}/flow --preset starflow-tiny --steps 5".split())
     assert stop.value.code == 2 and "--overwrite" in capsys.readouterr().err
     assert (line / "flow" / "model" / "config.json").read_bytes() == before
+
+
+def test_a_generator_shows_and_measures_what_it_makes_while_it_trains(line: Path, tmp_path: Path) -> None:
+    """Straight from images, encoded in every step; previews are drawn from averaged weights and do not change the training."""
+    arguments = (
+        "train flow --data {r}/data/train --tokenizer {r}/tokenizer --preset starflow-tiny --steps 4 --batch-size 4 "
+        "--set training.log_every=1 --out "
+    )
+    shown = (
+        " --set training.preview_every=2 --set preview.decoder={r}/tokenizer --set preview.count=8 --set preview.measured=16 "
+        "--set preview.reference={r}/data/held-out --set preview.extractor=efficientnet-lite2@64"
+    )
+    fae(arguments + "{t}/plain", r=line, t=tmp_path)
+    fae(arguments + "{t}/shown" + shown, r=line, t=tmp_path)
+    grids = sorted(path.name for path in (tmp_path / "shown" / "samples").iterdir())
+    assert grids == ["step-00000002.png", "step-00000004.png"]
+    rows = [json.loads(text) for text in (tmp_path / "shown" / "metrics.jsonl").read_text().splitlines()]
+    distances = [row["preview_FD-efficientnet-lite2@64"] for row in rows if "preview_FD-efficientnet-lite2@64" in row]
+    assert len(distances) == 2 and min(distances) > 0
+    plain, shown_weights = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("plain", "shown"))
+    assert plain == shown_weights
+
+
+def test_live_latents_are_those_of_the_store(line: Path) -> None:
+    live = LiveLatents(open_images(str(line / "data" / "train")), load_tokenizer(line / "tokenizer"))
+    store = LatentStore(line / "latents")
+    z, labels = live.read([3, 17, 5])
+    stored, stored_labels = store.read([3, 17, 5])
+    torch.testing.assert_close(z, stored, atol=1e-4, rtol=0)
+    assert labels.tolist() == stored_labels.tolist()
+    drawn, _ = live.read([3, 17, 5], SlotRandom(0, range(3)))
+    from_store, _ = store.read([3, 17, 5], SlotRandom(0, range(3)))
+    torch.testing.assert_close(drawn, from_store, atol=1e-3, rtol=0)
+    store.spec.require(live.spec)
+
+
+def test_training_needs_latents_or_images_with_a_tokenizer(line: Path, tmp_path: Path) -> None:
+    for wrong in ("", "--data {r}/data/train", "--latents {r}/latents --tokenizer {r}/tokenizer"):
+        with pytest.raises(FAEError, match="either --latents STORE, or --data IMAGES with --tokenizer"):
+            fae(f"train diffusion {wrong} --out {{t}}/x", r=line, t=tmp_path)

@@ -51,6 +51,11 @@ class FAE(nn.Module):
     def spec(self) -> LatentSpec:
         return self.encoder.spec
 
+    @property
+    def read_size(self) -> tuple[int, int]:
+        """(height, width) at which images are best read for `encode`."""
+        return self.encoder.read_size
+
     def encode(self, images: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w): the posterior's mean. Images of another size are resized."""
         return self.encoder.encode(images)

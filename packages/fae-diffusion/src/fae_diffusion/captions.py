@@ -10,7 +10,7 @@ import torch
 from fae_core.errors import DataError
 from fae_core.hub import parse_config
 from fae_core.random import SlotRandom
-from fae_core.training import GeneratorTask, TrainConfig, train
+from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 from fae_core.training.distributed import processes
 from fae_core.training.task import Batch
 from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
@@ -39,8 +39,15 @@ def captions_of(store: LatentStore, template: str) -> list[str]:
 class CaptionTask(GeneratorTask):
     """A generator's loss on latents and the embeddings of their captions."""
 
-    def __init__(self, generator: MMDiT, store: LatentStore, captions: list[str], cache: TextCache) -> None:
-        super().__init__(generator, store)
+    def __init__(
+        self,
+        generator: MMDiT,
+        store: LatentStore,
+        captions: list[str],
+        cache: TextCache,
+        preview: PreviewConfig | None = None,
+    ) -> None:
+        super().__init__(generator, store, preview)
         if len(captions) != len(store):
             raise DataError(f"{len(captions)} captions for {len(store)} samples")
         self.captions, self.cache = captions, cache
@@ -49,6 +56,12 @@ class CaptionTask(GeneratorTask):
         z, _ = self.store.read(indices, random=random)
         text = self.cache.read([self.captions[index] for index in indices])
         return {"z": z, "tokens": text.tokens, "mask": text.mask}
+
+    def preview_conditions(self, indices: range) -> TextCondition:
+        """Distinct captions of the data in turn, in the order in which they first appear."""
+        distinct = list(dict.fromkeys(self.captions))
+        text = self.cache.read([distinct[index % len(distinct)] for index in indices])
+        return text.to(self._preview.device)
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
         return self.generator.loss(batch["z"], TextCondition(batch["tokens"], batch["mask"]), random=random)
@@ -60,6 +73,7 @@ def train_with_captions(
     model: dict[str, Any],
     training: dict[str, Any],
     *,
+    preview: dict[str, Any] | None = None,
     cache: Path | None = None,
     template: str = "a photo of a {}",
     resume: bool = False,
@@ -91,7 +105,10 @@ def train_with_captions(
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
         recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
-        task = CaptionTask(generator, store, captions, text)
+        shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
+        if shown is not None:
+            recorded["preview"] = shown.model_dump(mode="json")
+        task = CaptionTask(generator, store, captions, text, shown)
         train(task, config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
 
 

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+from fae_core.cli.options import (
+    Config,
+    Device,
+    Latents,
+    LiveData,
+    LiveTokenizer,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Set,
+)
 
 Checkpoint = Annotated[Path, typer.Argument(help="The original's .pt or .safetensors file.")]
 Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
@@ -34,8 +45,10 @@ SetArgument = Annotated[
 
 
 def train_diffusion(
-    latents: Annotated[Path, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")],
     out: Out,
+    latents: Latents = None,
+    data: LiveData = None,
+    tokenizer: LiveTokenizer = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="See `fae presets`; default lightningdit-tiny.")
     ] = None,
@@ -67,15 +80,21 @@ def train_diffusion(
 
     settings = resolve_settings(preset, config, overrides)
     if settings.get("model_type") == "mmdit":
+        from fae_core.errors import FAEError
         from fae_diffusion.captions import train_with_captions
 
+        if latents is None:
+            raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
         if relaunched(processes):
             return
         chosen = {"steps": steps, "batch_size": batch_size, "seed": seed}
         training = settings.get("training", {}) | {name: value for name, value in chosen.items() if value is not None}
         options = {"cache": text_cache, "template": caption_template, "device": device}
         model = settings.get("model", {})
-        train_with_captions(latents, out, model, training, resume=resume, overwrite=overwrite, **options)
+        preview = settings.get("preview")
+        train_with_captions(
+            latents, out, model, training, preview=preview, resume=resume, overwrite=overwrite, **options
+        )
         typer.echo(
             f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES --prompts FILE"
         )
@@ -85,6 +104,8 @@ def train_diffusion(
         "lightningdit-tiny",
         {"lightningdit": LightningDiT, "sit": SiT},
         latents=latents,
+        data=data,
+        tokenizer=tokenizer,
         out=out,
         preset=preset,
         config=config,

@@ -7,12 +7,25 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+from fae_core.cli.options import (
+    Config,
+    Device,
+    Latents,
+    LiveData,
+    LiveTokenizer,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Set,
+)
 
 
 def train_flow(
-    latents: Annotated[Path, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")],
     out: Out,
+    latents: Latents = None,
+    data: LiveData = None,
+    tokenizer: LiveTokenizer = None,
     preset: Annotated[str | None, typer.Option("--preset", help="See `fae presets`; default starflow-tiny.")] = None,
     config: Config = None,
     overrides: Set = None,
@@ -38,6 +51,8 @@ def train_flow(
         "starflow-tiny",
         {"starflow": STARFlow},
         latents=latents,
+        data=data,
+        tokenizer=tokenizer,
         out=out,
         preset=preset,
         config=config,

@@ -18,3 +18,10 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML file with mo
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.steps=500.")
 ]
+Latents = Annotated[Path | None, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")]
+LiveData = Annotated[
+    str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
+]
+LiveTokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id.")
+]

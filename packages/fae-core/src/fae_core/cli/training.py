@@ -18,7 +18,9 @@ def train_generator(
     default_preset: str,
     generator_classes: dict[str, Any],
     *,
-    latents: Path,
+    latents: Path | None,
+    data: str | None = None,
+    tokenizer: str | None = None,
     out: Path,
     preset: str | None,
     config: Path | None,
@@ -31,13 +33,13 @@ def train_generator(
     device: str | None = None,
     processes: int = 1,
 ) -> None:
-    """Resolve settings, build the generator for the store's latent space, train it, say what to run next.
+    """Resolve settings, build the generator for the latent space, train it, say what to run next.
 
-    command: "diffusion" or "flow"; generator_classes: model_type -> class. The number of classes follows the store unless
-    it is set. Raises FAEError's subclasses, one line each.
+    command: "diffusion" or "flow"; generator_classes: model_type -> class. latents: a store; or data and tokenizer, for
+    images that are encoded as they are needed. The number of classes follows the labels unless it is set.
+    Raises FAEError's subclasses, one line each.
     """
-    from fae_core.latent_store import LatentStore
-    from fae_core.training import GeneratorTask, TrainConfig, train
+    from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 
     settings = resolve_settings(preset or (None if config else default_preset), config, overrides)
     model_type = settings.get("model_type", next(iter(generator_classes)))
@@ -47,21 +49,40 @@ def train_generator(
     training.update({k: v for k, v in (("steps", steps), ("batch_size", batch_size), ("seed", seed)) if v is not None})
     if relaunched(processes):
         return
-    store = LatentStore(latents)
+    store = _open_latents(latents, data, tokenizer)
     model = {**_class_count(store), **settings.get("model", {})}
     generator_class = generator_classes[model_type]
     model_config = parse_config(generator_class.config_class, model, "model settings")
     train_config = parse_config(TrainConfig, training, "training settings")
     generator = _seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
+    preview = parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
     recorded = {
         "command": f"fae train {command}",
-        "data": str(latents),
+        "data": str(latents or data),
+        **({"tokenizer": tokenizer} if tokenizer else {}),
         "model_type": model_type,
         "model": model_config.model_dump(mode="json"),
     }
-    task = GeneratorTask(generator, store)
+    if preview is not None:
+        recorded["preview"] = preview.model_dump(mode="json")
+    task = GeneratorTask(generator, store, preview)
     train(task, train_config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
     typer.echo(f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")
+
+
+def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None) -> Any:
+    """The store, or images encoded as they are needed."""
+    if latents is not None and data is None and tokenizer is None:
+        from fae_core.latent_store import LatentStore
+
+        return LatentStore(latents)
+    if latents is None and data is not None and tokenizer is not None:
+        from fae_core.generator import load_tokenizer
+        from fae_core.images import open_images
+        from fae_core.training.live_latents import LiveLatents
+
+        return LiveLatents(open_images(data), load_tokenizer(tokenizer))
+    raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 
 def _class_count(store: Any) -> dict[str, int]:
@@ -69,7 +90,7 @@ def _class_count(store: Any) -> dict[str, int]:
     if store.classes is not None:
         return {"classes": len(store.classes)}
     if store.labels is not None:
-        return {"classes": int(store.labels.max()) + 1}
+        return {"classes": int(max(store.labels)) + 1}
     return {"classes": 1}
 
 

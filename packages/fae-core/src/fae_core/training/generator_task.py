@@ -1,9 +1,9 @@
-"""Training any Generator on any latent store of its latent space."""
+"""Training any Generator on the latents of its latent space: those of a store, or of images as they are encoded."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,27 +11,33 @@ from torch import nn
 from fae_core.errors import DataError
 from fae_core.generator import Generator
 from fae_core.random import SlotRandom
+from fae_core.training.preview import GeneratorPreview, PreviewConfig
 from fae_core.training.task import Batch, Phase, Task
 
 if TYPE_CHECKING:
     from fae_core.latent_store import LatentStore
+    from fae_core.training.live_latents import LiveLatents
 
 
 class GeneratorTask(Task):
-    """The generator's own loss on normalised latents and labels.
+    """The generator's own loss on normalised latents and labels. preview: what to draw and measure while it trains.
 
-    Raises LatentSpecMismatch unless the store holds what the generator was built for.
+    Raises LatentSpecMismatch unless the latents are what the generator was built for.
     """
 
     ema_modules = ("model",)
 
-    def __init__(self, generator: Generator, store: LatentStore) -> None:
+    def __init__(
+        self, generator: Generator, store: LatentStore | LiveLatents, preview: PreviewConfig | None = None
+    ) -> None:
         generator.spec.require(store.spec, context=f"latent store {store.folder}")
         if len(store) == 0:
             raise DataError(f"{store.folder} holds no latents")
         self.generator, self.store = generator, store
         self.modules = {"model": generator}
         self.phases = [Phase("generator", ("model",), self._loss)]
+        self.blocks = getattr(store, "blocks", None)
+        self._preview_config, self._preview = preview, None
 
     def __len__(self) -> int:
         return len(self.store)
@@ -44,6 +50,24 @@ class GeneratorTask(Task):
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         modules["model"].save_pretrained(folder)
+
+    def to(self, device: str) -> None:
+        if hasattr(self.store, "to"):
+            self.store.to(device)
+        if self._preview_config is not None:  # loaded before the first step, so that a wrong path is told at once
+            self._preview = GeneratorPreview(self._preview_config, self.generator.spec, device)
+
+    def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float] | None:
+        if self._preview is None:
+            return None
+        return self._preview(modules["model"].to(self._preview.device), self.preview_conditions, folder, step)
+
+    def preview_conditions(self, indices: range) -> Any:
+        """What the sampled images of these indices are conditioned on: the classes in turn."""
+        classes = len(self.store.classes) if self.store.classes is not None else 1
+        if self.store.classes is None and self.store.labels is not None:
+            classes = int(max(self.store.labels)) + 1
+        return torch.tensor([index % classes for index in indices], device=self._preview.device)
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
         return self.generator.loss(batch["z"], batch["labels"], random=random)

@@ -23,6 +23,7 @@ _FREE_ON_RESUME = {
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
+    "preview",
     "preview_every",
     "loader_threads",
     "parallel",
@@ -56,11 +57,11 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     changed = []
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
         old, new = before.get(key), json.loads(json.dumps(now.get(key)))
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _differences(old, new, f"{prefix}{key}.")
-        elif old != new and key not in _FREE_ON_RESUME:
+        elif old != new:
             changed.append(f"{prefix}{key}: {old!r} then, {new!r} now")
     return changed
 

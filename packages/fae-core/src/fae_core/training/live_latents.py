@@ -1,0 +1,53 @@
+"""Latents of images that are encoded when a batch needs them: no store to write, at the price of the encoder in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fae_core.errors import DataError
+from fae_core.generator import Tokenizer
+from fae_core.images import ImageSource, load_batch
+from fae_core.random import SlotRandom
+
+
+class LiveLatents:
+    """What a GeneratorTask needs of a LatentStore, from images and a tokenizer.
+
+    A tokenizer with a `posterior` gives a fresh sample of it for every reading, as a store of distributions does.
+    Raises DataError where the tokenizer's latents have no statistics yet.
+    """
+
+    def __init__(self, source: ImageSource, tokenizer: Tokenizer, *, threads: int = 2) -> None:
+        self.source, self.tokenizer, self.threads = source, tokenizer, threads
+        self.spec, self.folder = tokenizer.spec, "the encoded images"
+        if not self.spec.is_normalized:
+            raise DataError(
+                "the tokenizer's latents have no statistics to be normalised by; train it, or encode a store"
+            )
+        self.labels = None if source.labels is None else np.asarray(source.labels)
+        self.classes, self.blocks = source.classes, source.blocks
+        self._device: torch.device | str = "cpu"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def to(self, device: torch.device | str) -> None:
+        """Encode there from now on."""
+        self._device = device
+        self.tokenizer.to(device)
+
+    @torch.no_grad()
+    def read(self, indices: Sequence[int], random: SlotRandom | None = None) -> tuple[Tensor, Tensor | None]:
+        """Normalised latents (B, C, h, w) fp32 on the CPU and labels (B,), as `LatentStore.read` gives them."""
+        size = getattr(self.tokenizer, "read_size", self.spec.image_shape)
+        images = load_batch(self.source, indices, size, threads=self.threads).to(self._device)
+        if random is not None and hasattr(self.tokenizer, "posterior"):
+            z = self.spec.normalize(self.tokenizer.posterior(images).sample(random))
+        else:
+            z = self.tokenizer.encode(images)
+        labels = None if self.labels is None else torch.from_numpy(self.labels[np.asarray(indices)])
+        return z.float().cpu(), labels

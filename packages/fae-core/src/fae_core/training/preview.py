@@ -1,0 +1,83 @@
+"""What a generator makes while it trains: a grid of samples to look at and, if asked for, a distance to real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fae_core.errors import MissingPackage, UnknownName
+from fae_core.generator import Generator, load_tokenizer
+from fae_core.hub import ModelConfig
+from fae_core.images import save_grid, to_uint8
+from fae_core.plugins import load_plugins
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BATCH = 64
+
+
+class PreviewConfig(ModelConfig):
+    """The section `preview` of a generator's settings; `training.preview_every` says when.
+
+    decoder: tokenizer that paints the latents. count, columns: of the grid. seed: of the samples, the same at every step.
+    options: of the generator's `sample` (guidance, steps, ...). reference: real images; with it, `measured` samples are compared
+    with them by `metric`, a name of the entry-point group "fae.metrics", on the features of `extractor`.
+    """
+
+    decoder: str
+    count: int = Field(64, ge=1)
+    columns: int = Field(8, ge=1)
+    seed: int = 0
+    options: dict[str, Any] = Field(default_factory=dict)
+    reference: str | None = None
+    measured: int = Field(1000, ge=2)
+    metric: str = "frechet"
+    extractor: str = "efficientnet-lite2"
+
+
+class GeneratorPreview:
+    """Draws and measures samples of a generator of `spec`. conditions: what `sample` takes, for some sample indices.
+
+    Raises LatentSpecMismatch where the decoder paints other latents, MissingPackage where nothing measures.
+    """
+
+    def __init__(self, config: PreviewConfig, spec: LatentSpec, device: str) -> None:
+        self.config, self.device = config, device
+        self.decoder = load_tokenizer(config.decoder, device=device)
+        self.decoder.spec.require(spec, context=f"decoder {config.decoder}")
+        self._metric = self._load_metric() if config.reference is not None else None
+
+    def __call__(
+        self, generator: Generator, conditions: Callable[[range], Any], folder: Path, step: int
+    ) -> dict[str, float]:
+        """Write step-NNNNNNNN.png into `folder`; returns the distance, if one is measured."""
+        images = torch.cat(list(self._images(generator, conditions, self.config.count)))
+        save_grid(images.float() / 255, folder / f"step-{step:08d}.png", self.config.columns)
+        if self._metric is None:
+            return {}
+        painted = self._images(generator, conditions, self.config.measured)
+        return self._metric(batch.permute(0, 2, 3, 1).numpy() for batch in painted)
+
+    def _images(self, generator: Generator, conditions: Callable[[range], Any], count: int) -> Iterator[Tensor]:
+        """uint8 (B, 3, H, W) on the CPU."""
+        for start in range(0, count, _BATCH):
+            indices = range(start, min(count, start + _BATCH))
+            random = SlotRandom(self.config.seed, indices)
+            z = generator.sample(conditions(indices), random=random, **self.config.options)
+            yield to_uint8(self.decoder.decode(z.to(self.device))).cpu()
+
+    def _load_metric(self) -> Callable[[Iterator[np.ndarray]], dict[str, float]]:
+        known = load_plugins("fae.metrics")
+        if not known:
+            raise MissingPackage("measuring previews", "fae-eval")
+        if self.config.metric not in known:
+            raise UnknownName("preview metric", self.config.metric, known)
+        return known[self.config.metric].load()(self.config.reference, self.config.extractor, device=self.device)
