@@ -14,8 +14,9 @@ from fae_core.latent_store import LatentStore, write_store
 from fae_core.random import SlotRandom
 from fae_core.sampling import SampleJob, draw_labels, read_prompts
 from fae_core.spec import LatentSpec
+from fae_core.training import PreviewConfig
 from fae_diffusion import MMDiT, MMDiTConfig
-from fae_diffusion.captions import captions_of
+from fae_diffusion.captions import CaptionTask, captions_of
 from fae_diffusion.text import TextEncoder
 from fae_diffusion.text_cache import TextCache
 
@@ -183,6 +184,22 @@ class Colours:
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return z[:, :3].sigmoid()
+
+
+def test_a_preview_shows_distinct_captions_of_the_data(t5: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("fae_core.training.preview.load_tokenizer", lambda source, device: Colours())
+    store = small_store(tmp_path / "latents", captions=[CORPUS[0], CORPUS[0], CORPUS[1]] * 4)
+    encoder = TextEncoder(str(t5), max_length=24)
+    cache = TextCache.build(tmp_path / "cache", encoder, CORPUS[:2])
+    config = MMDiTConfig(width=16, depth=1, heads=2, text_width=16, sampling={"steps": 2})
+    task = CaptionTask(
+        MMDiT(config, SPEC), store, captions_of(store, ""), cache, PreviewConfig(decoder="any", count=3, columns=3)
+    )
+    task.to("cpu")
+    shown, wanted = task.preview_conditions(range(3)), cache.read([CORPUS[0], CORPUS[1], CORPUS[0]])
+    torch.testing.assert_close(shown.tokens, wanted.tokens, atol=0, rtol=0)
+    assert task.preview(tmp_path, 7, task.modules) == {}
+    assert (tmp_path / "step-00000007.png").is_file()
 
 
 def test_fae_sample_s_images_follow_their_prompts(t5: Path, tmp_path: Path) -> None:
