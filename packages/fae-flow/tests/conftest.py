@@ -71,6 +71,9 @@ def make_latents(spec: LatentSpec, batch: int, seed: int = 2) -> torch.Tensor:
     return torch.randn(batch, *spec.shape, generator=torch.Generator().manual_seed(seed))
 
 
+CONDITIONAL = {name: fields for name, fields in VARIANTS.items() if {"classes", "text_dim"} & fields.keys()}
+
+
 @pytest.fixture
 def spec() -> LatentSpec:
     return LatentSpec(3, 4, 6, (64, 96), "toy/backbone", fingerprint="toy")
@@ -78,6 +81,11 @@ def spec() -> LatentSpec:
 
 @pytest.fixture(params=list(VARIANTS.values()), ids=list(VARIANTS))
 def flow(request: pytest.FixtureRequest, spec: LatentSpec) -> STARFlow:
+    return make_flow(spec, **request.param)
+
+
+@pytest.fixture(params=list(CONDITIONAL.values()), ids=list(CONDITIONAL))
+def conditional_flow(request: pytest.FixtureRequest, spec: LatentSpec) -> STARFlow:
     return make_flow(spec, **request.param)
 
 

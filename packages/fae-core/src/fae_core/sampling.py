@@ -50,11 +50,11 @@ class SampleJob:
         Raises LatentSpecMismatch where generator and decoder differ, FAEError where samples are not finite.
         """
         with processes(device) as group:
-            if group.is_main:
-                self._open(resume, overwrite)
-            group.barrier()
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
+            if group.is_main:  # only now, so that what does not fit leaves no folder behind
+                self._open(resume, overwrite)
+            group.barrier()
             started = time.monotonic()
             made = self._write_images(generator, decoder, labels, group)
             group.barrier()
