@@ -16,9 +16,25 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def missing() -> str | None:
     """Why triton cannot be imported here, or None."""
+    return _missing()
+
+
+@torch.compiler.assume_constant_result
+def capability(index: int | None) -> int | None:
+    """A CUDA device's compute capability as a number: 90 for 9.0. index: None is the current device.
+
+    None without a device, where fake CUDA tensors are traced.
+    """
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+@functools.cache
+def _missing() -> str | None:
     try:
         import triton.language  # noqa: F401
     except ImportError as error:
@@ -26,11 +42,3 @@ def missing() -> str | None:
     except Exception as error:
         return f"triton does not import: {str(error).strip().splitlines()[0]}"
     return None
-
-
-@torch.compiler.assume_constant_result
-@functools.cache
-def capability(index: int | None) -> int:
-    """A CUDA device's compute capability as a number: 90 for 9.0. index: None is the current device."""
-    major, minor = torch.cuda.get_device_capability(index)
-    return 10 * major + minor

@@ -4,8 +4,8 @@
     TRITON_INTERPRET=1 python -m fae_core.ops.triton.accuracy     # on the CPU: fp32, fp16, small shapes
 
 Relative L2 error of every output and gradient: at most 1e-5 in fp32, 1e-3 in fp16, 6e-3 in bf16, and in the latter two at
-most 1.5 times that of plain torch in the same dtype (plus 1e-4, so that a lucky small tensor decides nothing). Two runs have
-to agree bit for bit. Shapes are fixed ones (one token, no samples, head dimension 256, ...) and random ragged ones.
+most 1.5 times that of plain torch in the same dtype (plus 1e-4, so that a lucky small tensor decides nothing). On a GPU two
+runs have to agree bit for bit. Shapes are fixed ones (one token, no samples, head dimension 256, ...) and random ragged ones.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """The worst output or gradient of a case. worst: its name; eager: the error of plain torch in the same dtype."""
+    """The worst output or gradient of a case. worst: its name; eager: the error of plain torch in the same dtype;
+    repeatable: whether two runs agreed, None under the interpreter, which runs blocks one by one and cannot tell.
+    """
 
     op: str
     shape: str
@@ -54,15 +56,15 @@ class Row:
     error: float
     limit: float
     eager: float
-    repeatable: bool
+    repeatable: bool | None
 
     @property
     def kept(self) -> bool:
-        return self.error <= self.limit and self.repeatable
+        return self.error <= self.limit and self.repeatable is not False
 
     def __str__(self) -> str:
         mark = "ok  " if self.kept else "FAIL"
-        repeat = "" if self.repeatable else ", differs between runs"
+        repeat = "" if self.repeatable is not False else ", differs between runs"
         error = f"{self.error:.1e} of {self.limit:.1e}, plain torch {self.eager:.1e}"
         return f"{mark} {self.op:15} {self.dtype:9} {error} ({self.worst}{repeat}) {self.shape}"
 
@@ -110,8 +112,8 @@ def cases(seed: int, device: str, large: bool, count: int) -> Iterator[Case]:
 
 
 def measure(case: Case, dtype: torch.dtype) -> Row:
-    """Run a case in `dtype` through the kernels, twice, through plain torch, and in float64."""
-    got, again = (_run(case, dtype, dtype, "triton") for _ in range(2))
+    """Run a case in `dtype` through the kernels, through plain torch, and in float64."""
+    got = _run(case, dtype, dtype, "triton")
     eager = _run(case, dtype, dtype, case.plain)
     exact = _run(case, dtype, torch.float64, "sdpa-math" if case.plain == "sdpa" else "reference")
     errors = {name: _relative(got[name], exact[name]) for name in exact}
@@ -123,7 +125,10 @@ def measure(case: Case, dtype: torch.dtype) -> Row:
             own = min(limit, AGAINST_EAGER * _relative(eager[name], exact[name]) + EAGER_SLACK)
         if error / own > ratio:
             worst, ratio, row_limit = name, error / own, own
-    repeatable = all(torch.equal(got[name], again[name]) for name in got)
+    repeatable = None
+    if not triton.INTERPRETED:
+        again = _run(case, dtype, dtype, "triton")
+        repeatable = all(torch.equal(got[name], again[name]) for name in got)
     eager_error = _relative(eager[worst], exact[worst])
     name = str(dtype).removeprefix("torch.")
     return Row(case.op, case.shape, name, worst, errors[worst], row_limit, eager_error, repeatable)
@@ -245,15 +250,13 @@ class _Maker:
     def random(self) -> Iterator[Case]:
         """One case of random ragged size of each op."""
         pick, below = self._random.choice, self._random.randint
-        batch, tokens, heads, head_dim = below(1, 3), below(1, 40), below(1, 3), 2 * below(1, 40)
+        batch, tokens, heads, head_dim = below(1, 2), below(1, 40), below(1, 2), 2 * below(1, 40)
         layout, tables = pick(("interleaved", "half")), pick(("rope", "rope samples"))
         yield self.rms_norm((batch, tokens, below(1, 300)), pick(("weight", "", "weight sliced")))
         yield self.qk_norm_rope((batch, tokens, heads, head_dim), layout, f"{pick(('norm ', ''))}{tables}")
         yield self.adaln((batch, tokens, below(1, 300)), pick(("rms", "layer")), pick(("update gate", "shift weight")))
-        yield self.self_attention(
-            (batch, below(1, 150), heads, pick((64, 72))), layout, f"{pick(('norm ', ''))}{tables}"
-        )
-        yield self.attention((batch, heads, below(1, 60), below(1, 150), pick((64, 72))))
+        yield self.self_attention((1, below(1, 200), heads, pick((64, 72))), layout, f"{pick(('norm ', ''))}{tables}")
+        yield self.attention((batch, 1, below(1, 60), below(1, 200), pick((64, 72))))
 
     def _packed(self, shape: tuple[int, int, int, int], kind: str) -> dict[str, Tensor]:
         batch, tokens, heads, width = shape

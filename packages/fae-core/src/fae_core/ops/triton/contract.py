@@ -23,7 +23,7 @@ def anywhere(*tensors: Tensor | None) -> str | None:
         return "the kernels run on cuda, the tensors are on cpu; TRITON_INTERPRET=1, set before Python starts, interprets them"
     if device.type == "cuda" and torch.version.hip:
         return "the kernels have not been tried on AMD devices"
-    if device.type == "cuda" and triton.capability(device.index) < 80:
+    if device.type == "cuda" and (triton.capability(device.index) or 80) < 80:
         return "the kernels need compute capability 8.0 (Ampere) or newer"
     for tensor in given:
         if tensor.device != device:

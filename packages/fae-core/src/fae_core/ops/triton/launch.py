@@ -62,7 +62,7 @@ def architecture(device: torch.device) -> Arch:
         return record.arch
     if device.type != "cuda":
         return "interpreter"
-    found = capability(device.index)
+    found = capability(device.index) or 90
     return "sm_80" if found < 90 else "sm_90" if found < 100 else "sm_100" if found < 120 else "sm_80"
 
 
