@@ -56,8 +56,9 @@ class Stream(nn.Module):
         x, h = ops.adaln(x, scale, shift, update=branch, gate=gate, norm=self.norm)
         qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1))
         if isinstance(self.q_norm, RMSNorm):
-            weights = {"q_weight": self.q_norm.weight, "k_weight": self.k_norm.weight}
-            q, k, v = ops.qk_norm_rope(qkv, **weights, eps=self.q_norm.eps)
+            # Nobody asks for the queries of a stream that ends.
+            q_weight = None if self.ends else self.q_norm.weight
+            q, k, v = ops.qk_norm_rope(qkv, q_weight=q_weight, k_weight=self.k_norm.weight, eps=self.q_norm.eps)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
             if self.q_norm is not None:
