@@ -27,8 +27,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: bf16 and fp32")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
     arguments = parser.parse_args()
-    if kernels.missing() or kernels.INTERPRETED:
-        reason = kernels.missing() or "TRITON_INTERPRET=1 turns the compiler off"
+    if kernels.MISSING or kernels.INTERPRETED:
+        reason = kernels.MISSING or "TRITON_INTERPRET=1 turns the compiler off"
         print(f"error: nothing can be compiled here: {reason}", file=sys.stderr)
         return 2
     from fae_core.ops.triton.resources import SHAPES, compile_launch, launches

@@ -17,7 +17,7 @@ from fae_core.errors import CheckpointError, FAEError
 from fae_core.ops import triton
 from fae_core.ops.triton import wins
 
-needs_triton = pytest.mark.skipif(triton.missing() is not None, reason=str(triton.missing()))
+needs_triton = pytest.mark.skipif(triton.MISSING is not None, reason=str(triton.MISSING))
 OPS = ("attention", "rope_attention", "self_attention", "rms_norm", "adaln", "apply_rope", "qk_norm_rope")
 
 
@@ -33,6 +33,7 @@ def operands(op: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -
     return [torch.empty(shape, device=device, dtype=dtype)] * (3 if op in ("attention", "rope_attention") else 1)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_interpreted_kernels_keep_the_accuracy_contract() -> None:
     process = interpreted("-m", "fae_core.ops.triton.accuracy", "--json", "--count", "1", "--seed", "1")
@@ -43,6 +44,7 @@ def test_the_interpreted_kernels_keep_the_accuracy_contract() -> None:
     assert all(row["error"] <= {"float32": 1e-5, "float16": 1e-3}[row["dtype"]] for row in rows)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_interpreted_ops_behave() -> None:
     file = Path(__file__).with_name("interpreted_ops.py")

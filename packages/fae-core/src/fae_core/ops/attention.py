@@ -9,7 +9,7 @@ from torch.nn.attention import sdpa_kernel
 
 from fae_core.errors import FAEError
 from fae_core.ops import library, reference
-from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, free_on_cpu, requested_backend, split_packed
+from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, nothing_to_choose, requested_backend, split_packed
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
 from fae_core.ops.triton import contract
 
@@ -33,7 +33,7 @@ def attention(
     if k.shape[1] != q.shape[1]:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if free_on_cpu(q, backend):
+    if nothing_to_choose(q, backend):
         return _attend("sdpa", q, k, v, mask, causal, scale)
     chosen = choose_attention("attention", q, k, v, mask=mask, causal=causal, requested=backend).backend
     if chosen == "triton":
@@ -56,7 +56,7 @@ def rope_attention(
 ) -> Tensor:
     """`attention` on queries and keys rotated by the tables (see `fae_core.ops.rotary`)."""
     _check(q, k, v, mask, causal)
-    if not free_on_cpu(q, backend):
+    if not nothing_to_choose(q, backend):
         check_tables(q.shape[-1], q.shape[2], cos, sin, layout)
         obstacle = contract.heads(q, (cos, sin), k)
         options = {"mask": mask, "causal": causal, "requested": backend}
@@ -81,7 +81,7 @@ def self_attention(
     backend: str | None = None,
 ) -> Tensor:
     """`qk_norm_rope` and `attention` of packed qkv (B, N, 3, H, D) in one call. Returns (B, H, N, D)."""
-    if not free_on_cpu(qkv, backend):
+    if not nothing_to_choose(qkv, backend):
         q, k, v = split_packed(qkv)
         _check(q, k, v, mask, causal)
         if cos is not None:

@@ -96,9 +96,9 @@ def requested_backend(explicit: str | None) -> str | None:
     return None if name is None or _known(name) == "auto" else name
 
 
-def free_on_cpu(x: Tensor, requested: str | None) -> bool:
-    """Whether a norm or rotation is plain torch without further questions: the common case, so it is answered first."""
-    return x.device.type == "cpu" and requested is None and requested_backend(None) is None
+def nothing_to_choose(x: Tensor, requested: str | None) -> bool:
+    """Whether a call is torch's without further questions: the common case, so it is answered first and fast."""
+    return not (wins.ROWS and x.is_cuda) and requested is None and requested_backend(None) is None
 
 
 def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | None) -> Explanation:

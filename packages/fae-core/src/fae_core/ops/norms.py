@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import library, reference
-from fae_core.ops.dispatch import choose_pointwise, free_on_cpu
+from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose
 from fae_core.ops.triton import contract
 
 
@@ -21,7 +21,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, back
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise FAEError(f"rms_norm: weight has shape {tuple(weight.shape)}, x ends in {x.shape[-1]}")
-    if not free_on_cpu(x, backend):
+    if not nothing_to_choose(x, backend):
         chosen = choose_pointwise("rms_norm", x, contract.row_norm(x, weight), backend)
         if chosen.backend == "triton":
             return library.rms_norm(x, weight, eps)[0]
@@ -48,7 +48,7 @@ def adaln(
     """
     if norm not in ("rms", "layer"):
         raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
-    if not free_on_cpu(x, backend):
+    if not nothing_to_choose(x, backend):
         chosen = choose_pointwise("adaln", x, contract.adaln(x, update, (gate, scale, shift), weight), backend)
         if chosen.backend == "triton":
             gate = None if update is None else gate

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import library, reference
-from fae_core.ops.dispatch import choose_pointwise, free_on_cpu, requested_backend, split_packed
+from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend, split_packed
 from fae_core.ops.triton import contract
 
 Layout = Literal["interleaved", "half"]
@@ -27,13 +27,18 @@ def apply_rope(
     backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
     """
     check_tables(x.shape[-1], x.shape[-2], cos, sin, layout)
-    if not free_on_cpu(x, backend):
+    if not nothing_to_choose(x, backend):
         chosen = choose_pointwise("apply_rope", x, _obstacle(x, cos, sin), backend)
         if chosen.backend == "triton":
             rotated = library.apply_rope(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
             return rotated.transpose(1, 2)
-    eager_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if layout == "interleaved" and eager_cpu and requested_backend(backend) != "reference":
+        if requested_backend(backend) == "reference":
+            return reference.apply_rope(x, cos, sin, layout)
+    return _rotate(x, cos, sin, layout)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    if layout == "interleaved" and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _rotate_as_complex(x, cos, sin)
     return reference.apply_rope(x, cos, sin, layout)
 
@@ -66,7 +71,8 @@ def qk_norm_rope(
     """
     if cos is not None:
         check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
-    if not free_on_cpu(qkv, backend):
+    plain = nothing_to_choose(qkv, backend)
+    if not plain:
         obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
         if choose_pointwise("qk_norm_rope", qkv, obstacle, backend).backend == "triton":
             tables = (None, None) if cos is None else wide_tables(cos, sin)
@@ -78,7 +84,9 @@ def qk_norm_rope(
         q = reference.rms_norm(q, q_weight, eps)
     if k_weight is not None:
         k = reference.rms_norm(k, k_weight, eps)
-    if cos is not None:
+    if cos is not None and plain:
+        q, k = _rotate(q, cos, sin, layout), _rotate(k, cos, sin, layout)
+    elif cos is not None:
         q, k = (apply_rope(x, cos, sin, layout, backend=backend) for x in (q, k))
     return q, k, v
 

@@ -1,12 +1,12 @@
 """Our Triton kernels: what they need, what they take, and the kernels themselves.
 
-This module and `contract` import without triton, so that `ops.explain` can say what is missing; the modules with kernels are
-imported by the first call that runs one. docs/kernels.md has the design.
+This module, `contract` and `wins` import without triton, so that `ops.explain` can say what is missing; the modules with
+kernels are imported by the first call that runs one. docs/kernels.md has the design.
 """
 
 from __future__ import annotations
 
-import functools
+import importlib.util
 import os
 
 import torch
@@ -14,14 +14,10 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Kernels run on the CPU through triton's interpreter: triton reads the variable once, when kernels are first imported."""
 
-
-@torch.compiler.assume_constant_result
-def missing() -> str | None:
-    """Why triton cannot be imported here, or None."""
-    return _missing()
+MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
+"""Why no kernel can run here, or None. Triton is part of torch for CUDA on Linux, not of torch for the CPU or macOS."""
 
 
-@torch.compiler.assume_constant_result
 def capability(index: int | None) -> int | None:
     """A CUDA device's compute capability as a number: 90 for 9.0. index: None is the current device.
 
@@ -29,16 +25,5 @@ def capability(index: int | None) -> int | None:
     """
     if not torch.cuda.is_available():
         return None
-    major, minor = torch.cuda.get_device_capability(index)
-    return 10 * major + minor
-
-
-@functools.cache
-def _missing() -> str | None:
-    try:
-        import triton.language  # noqa: F401
-    except ImportError as error:
-        return f"triton is not installed ({error})"
-    except Exception as error:
-        return f"triton does not import: {str(error).strip().splitlines()[0]}"
-    return None
+    found = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
+    return 10 * found.major + found.minor

@@ -15,8 +15,8 @@ def anywhere(*tensors: Tensor | None) -> str | None:
     """What holds for every kernel: triton is there, the device runs it, one device, dtypes with at most 32 bits."""
     given = [t for t in tensors if t is not None]
     device = given[0].device
-    if triton.missing():
-        return triton.missing()
+    if triton.MISSING:
+        return triton.MISSING
     if device.type not in ("cuda", "cpu"):
         return f"the kernels run on cuda, the tensors are on {device.type}"
     if device.type == "cpu" and not triton.INTERPRETED:
