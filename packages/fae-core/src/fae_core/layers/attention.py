@@ -49,13 +49,14 @@ class SelfAttention(nn.Module):
             q, k, v = qkv_BN3HD.unbind(2)
             qkv_BN3HD = torch.stack([self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v], dim=2)
         cos, sin = rope if rope is not None else (None, None)
-        q_BHND, k_BHND, v_BHND = ops.qk_norm_rope(
+        out_BHND = ops.self_attention(
             qkv_BN3HD,
             cos,
             sin,
             q_weight=self.q_norm.weight if isinstance(self.q_norm, RMSNorm) else None,
             k_weight=self.k_norm.weight if isinstance(self.k_norm, RMSNorm) else None,
             layout=self.rope_layout,
+            causal=self.causal,
+            mask=mask,
         )
-        out_BHND = ops.attention(q_BHND, k_BHND, v_BHND, causal=self.causal, mask=mask)
         return self.proj(out_BHND.transpose(1, 2).reshape(batch, tokens, -1))

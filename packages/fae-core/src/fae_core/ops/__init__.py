@@ -1,13 +1,13 @@
 """One door to the norms, rotations and attention that every model uses.
 
 Each function states its contract once and runs on the backend that the call allows: plain torch everywhere
-(`fae_core.ops.reference` is the specification), torch's scaled_dot_product_attention, or xformers where it works.
+(`fae_core.ops.reference` is the specification), torch's scaled_dot_product_attention, our Triton kernels, or xformers.
 
     with ops.backend("reference"): ...      # pin a backend; also FAE_OPS_BACKEND, or backend= on one call
     print(ops.explain("attention", q, k, v))
 """
 
-from fae_core.ops.attention import attention, rope_attention
+from fae_core.ops.attention import attention, rope_attention, self_attention
 from fae_core.ops.dispatch import BACKENDS, Explanation, backend, explain
 from fae_core.ops.norms import adaln, rms_norm
 from fae_core.ops.rotary import apply_rope, qk_norm_rope
@@ -23,4 +23,5 @@ __all__ = [
     "qk_norm_rope",
     "rms_norm",
     "rope_attention",
+    "self_attention",
 ]

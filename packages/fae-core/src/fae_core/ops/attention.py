@@ -1,4 +1,4 @@
-"""Scaled dot-product attention over (B, H, N, D), plain or with the rotation in front of it."""
+"""Scaled dot-product attention over (B, H, N, D), plain or with the norm and rotation of queries and keys in front of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from fae_core.errors import FAEError
-from fae_core.ops import reference
-from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention
-from fae_core.ops.rotary import Layout, apply_rope
+from fae_core.ops import library, reference
+from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, nothing_to_choose, requested_backend, split_packed
+from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
+from fae_core.ops.triton import contract
 
 
 def attention(
@@ -32,15 +33,12 @@ def attention(
     if k.shape[1] != q.shape[1]:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    chosen = choose_attention(q, k, v, mask=mask, causal=causal, requested=backend).backend
-    if chosen == "reference":
-        return reference.attention(q, k, v, mask, causal, scale)
-    if chosen == "xformers":
-        return _xformers(q, k, v, mask, causal, scale)
-    if chosen in SDPA_KERNELS:
-        with sdpa_kernel(SDPA_KERNELS[chosen]):
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    if nothing_to_choose(q, backend):
+        return _attend("sdpa", q, k, v, mask, causal, scale)
+    chosen = choose_attention("attention", q, k, v, mask=mask, causal=causal, requested=backend).backend
+    if chosen == "triton":
+        return _fused(q, k, v, None, None, "interleaved", scale)
+    return _attend(chosen, q, k, v, mask, causal, scale)
 
 
 def rope_attention(
@@ -57,8 +55,82 @@ def rope_attention(
     backend: str | None = None,
 ) -> Tensor:
     """`attention` on queries and keys rotated by the tables (see `fae_core.ops.rotary`)."""
-    q, k = apply_rope(q, cos, sin, layout), apply_rope(k, cos, sin, layout)
-    return attention(q, k, v, mask=mask, causal=causal, scale=scale, backend=backend)
+    _check(q, k, v, mask, causal)
+    if not nothing_to_choose(q, backend):
+        check_tables(q.shape[-1], q.shape[2], cos, sin, layout)
+        obstacle = contract.heads(q, (cos, sin), k)
+        options = {"mask": mask, "causal": causal, "requested": backend}
+        if choose_attention("rope_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
+            return _fused(q, k, v, cos, sin, layout, scale)
+    q, k = (apply_rope(x, cos, sin, layout, backend=_prologue(backend)) for x in (q, k))
+    return attention(q, k, v, mask=mask, causal=causal, scale=scale, backend=_core(backend))
+
+
+def self_attention(
+    qkv: Tensor,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    layout: Layout = "interleaved",
+    eps: float = 1e-6,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`qk_norm_rope` and `attention` of packed qkv (B, N, 3, H, D) in one call. Returns (B, H, N, D)."""
+    if not nothing_to_choose(qkv, backend):
+        q, k, v = split_packed(qkv)
+        _check(q, k, v, mask, causal)
+        if cos is not None:
+            check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
+        obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
+        options = {"mask": mask, "causal": causal, "requested": backend}
+        if choose_attention("self_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
+            tables = (None, None) if cos is None else wide_tables(cos, sin)
+            packed = (qkv, *tables, q_weight, k_weight, layout == "interleaved", _scale(scale, qkv), eps)
+            return library.self_attention(*packed)[0].transpose(1, 2)
+    q, k, v = qk_norm_rope(
+        qkv, cos, sin, q_weight=q_weight, k_weight=k_weight, layout=layout, eps=eps, backend=_prologue(backend)
+    )
+    return attention(q, k, v, mask=mask, causal=causal, scale=scale, backend=_core(backend))
+
+
+def _prologue(backend: str | None) -> str | None:
+    """What a backend that was named on an attention call means for the norm and rotation in front of it."""
+    return backend if backend in ("auto", "triton", "reference") else None
+
+
+def _core(backend: str | None) -> str | None:
+    """What is left to name for plain attention after `choose_attention` declined the fused kernel."""
+    return "sdpa" if requested_backend(backend) == "triton" else backend
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, layout: Layout, scale: float | None
+) -> Tensor:
+    heads = (x.transpose(1, 2) for x in (q, k, v))
+    tables = (None, None) if cos is None else wide_tables(cos, sin)
+    return library.rope_attention(*heads, *tables, layout == "interleaved", _scale(scale, q))[0].transpose(1, 2)
+
+
+def _scale(scale: float | None, q: Tensor) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else float(scale)
+
+
+def _attend(
+    backend: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    if backend == "reference":
+        return reference.attention(q, k, v, mask, causal, scale)
+    if backend == "xformers":
+        return _xformers(q, k, v, mask, causal, scale)
+    if backend in SDPA_KERNELS:
+        with sdpa_kernel(SDPA_KERNELS[backend]):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> None:

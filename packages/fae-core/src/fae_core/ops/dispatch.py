@@ -2,6 +2,17 @@
 
 A backend is named by the caller (`backend=`), pinned for a scope (`with ops.backend(...)`) or for the process
 (`FAE_OPS_BACKEND`), or chosen here. One that was named and cannot run the call raises and says why; it never falls back.
+
+Backends are "reference" (plain torch, which torch.compile fuses), "triton" (our kernels), and for attention those of
+torch's scaled_dot_product_attention and xformers. Some ops have only some of them:
+
+- An attention backend that is pinned leaves norms and rotations to plain torch; named on the call of such an op it raises.
+- "triton" does norms and rotations everywhere, and attention where its kernel holds all keys of a head. Beyond that,
+  `rope_attention` and `self_attention` run our norm and rotation and then torch's attention; plain `attention` does so too
+  where "triton" is pinned, and raises where it was named on the call.
+
+Chosen here: on the CPU plain torch and SDPA; on CUDA the same, except where the table of measured wins
+(`fae_core.ops.triton.wins`) says that a kernel was faster.
 """
 
 from __future__ import annotations
@@ -16,15 +27,18 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from fae_core.errors import FAEError, UnknownName
+from fae_core.ops.triton import contract, wins
 
-# Attention backends, in the order in which the automatic choice considers them. "sdpa" lets torch choose its kernel.
+# Attention backends of torch. "sdpa" lets torch choose its kernel.
 SDPA_KERNELS = {
     "sdpa-flash": SDPBackend.FLASH_ATTENTION,
     "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
     "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
     "sdpa-math": SDPBackend.MATH,
 }
-BACKENDS = ("auto", "sdpa", *SDPA_KERNELS, "xformers", "reference")
+BACKENDS = ("auto", "sdpa", *SDPA_KERNELS, "xformers", "triton", "reference")
+ATTENTION_OPS = ("attention", "rope_attention", "self_attention")
+POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope")
 
 _pinned: contextvars.ContextVar[str | None] = contextvars.ContextVar("fae_ops_backend", default=None)
 
@@ -61,13 +75,19 @@ def explain(
 ) -> Explanation:
     """How `op` ("attention", "rope_attention", "rms_norm", ...) would run on these tensors; runs nothing.
 
-    tensors: q, k, v (B, H, N, D) for attention; x for the others.
+    tensors: q, k, v (B, H, N, D) for attention and rope_attention; packed qkv (B, N, 3, H, D) for self_attention and
+    qk_norm_rope; x for the others. Further tensors of the call (weights, tables) may follow: a kernel's contract covers them.
+    Raises what the call would raise.
     """
     if op in ("attention", "rope_attention"):
-        return choose_attention(*tensors[:3], mask=mask, causal=causal, requested=backend)
-    if op in ("rms_norm", "adaln", "apply_rope", "qk_norm_rope"):
-        return Explanation(op, "reference", "plain torch is the only implementation of this op")
-    raise UnknownName("op", op, ["attention", "rope_attention", "rms_norm", "adaln", "apply_rope", "qk_norm_rope"])
+        return choose_attention(op, *tensors[:3], mask=mask, causal=causal, requested=backend)
+    if op == "self_attention":
+        return choose_attention(op, *split_packed(tensors[0]), mask=mask, causal=causal, requested=backend)
+    if op in POINTWISE_OPS:
+        row = op in ("rms_norm", "adaln")
+        obstacle = contract.row_norm(*tensors) if row else contract.heads(tensors[0], (None, None))
+        return choose_pointwise(op, tensors[0], obstacle, backend)
+    raise UnknownName("op", op, [*ATTENTION_OPS, *POINTWISE_OPS])
 
 
 def requested_backend(explicit: str | None) -> str | None:
@@ -76,18 +96,84 @@ def requested_backend(explicit: str | None) -> str | None:
     return None if name is None or _known(name) == "auto" else name
 
 
-def choose_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool, requested: str | None
-) -> Explanation:
-    """The attention backend for these tensors. Raises FAEError where a requested one cannot run them."""
+def nothing_to_choose(x: Tensor, requested: str | None) -> bool:
+    """Whether a call is torch's without further questions: the common case, so it is answered first and fast."""
+    return not (wins.ROWS and x.is_cuda) and requested is None and requested_backend(None) is None
+
+
+def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | None) -> Explanation:
+    """ "reference" or "triton" for a norm or rotation. obstacle: why the kernel cannot take this call, or None."""
     name = requested_backend(requested)
+    plain = f"plain torch on {x.device.type}"
+    if name == "triton":
+        if obstacle:
+            raise FAEError(f"{op} backend 'triton' was asked for but cannot run: {obstacle}")
+        return Explanation(op, "triton", "asked for", {"reference": "triton was asked for"})
+    if name == "reference":
+        return Explanation(op, "reference", "asked for", {"triton": "reference was asked for"})
+    if name is not None:
+        if requested is not None:
+            raise FAEError(f"{op} backend {name!r} was asked for but cannot run: it computes attention only")
+        return Explanation(
+            op, "reference", f"{plain}; {name} was asked for and computes attention only", {"triton": "not asked for"}
+        )
+    if x.device.type == "cuda" and obstacle is None and wins.won(op, x):
+        return Explanation(
+            op, "triton", "the table of measured wins says so", {"reference": "was measured to be slower"}
+        )
+    return Explanation(
+        op, "reference", plain, {"triton": obstacle or "no measured win for this device, shape and dtype"}
+    )
+
+
+def choose_attention(
+    op: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    causal: bool,
+    requested: str | None,
+    prologue: str | None = None,
+) -> Explanation:
+    """The attention backend for these tensors. Raises FAEError where a requested one cannot run them.
+
+    prologue: why our kernel cannot do the norm and rotation of this call, or None.
+    """
+    name = requested_backend(requested)
+    impossible = prologue or contract.anywhere(q, k, v)
+    shape = contract.fused_attention(q, k, v, mask=mask, causal=causal)
+    if name == "triton":
+        explicit = requested is not None and op == "attention"
+        if impossible or (shape and explicit):
+            raise FAEError(f"{op} backend 'triton' was asked for but cannot run: {impossible or shape}")
+        if shape is None:
+            return Explanation(op, "triton", "asked for", {"sdpa": "triton was asked for"})
+        ours = "" if op == "attention" else "norm and rotation by our kernel, then "
+        return Explanation(op, "sdpa", f"triton was asked for: {ours}torch's attention", {"triton": shape})
     if name is not None:
         obstacle = _obstacle(name, q, mask)
         if obstacle:
             raise FAEError(f"attention backend {name!r} was asked for but cannot run: {obstacle}")
-        return Explanation("attention", name, "asked for")
-    rejected = {"xformers": "taken only when asked for", "reference": "keeps the whole score matrix"}
-    return Explanation("attention", "sdpa", f"torch's default on {q.device.type}", rejected)
+        return Explanation(op, name, "asked for", {"triton": f"{name} was asked for"})
+    triton = shape or impossible
+    if q.device.type == "cuda" and triton is None and wins.won(op, q):
+        return Explanation(op, "triton", "the table of measured wins says so", {"sdpa": "was measured to be slower"})
+    rejected = {
+        "triton": triton or "no measured win for this device, shape and dtype",
+        "xformers": "taken only when asked for",
+        "reference": "keeps the whole score matrix",
+    }
+    return Explanation(op, "sdpa", f"torch's default on {q.device.type}", rejected)
+
+
+def split_packed(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed qkv (B, N, 3, H, D) as views q, k, v of (B, H, N, D)."""
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise FAEError(f"packed qkv has the shape (B, N, 3, H, D), not {tuple(qkv.shape)}")
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 def _known(name: str) -> str:

@@ -8,16 +8,23 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.ops import reference
+from fae_core.ops import library, reference
+from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose
+from fae_core.ops.triton import contract
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    """x / sqrt(mean(x^2, last axis) + eps) * weight, computed in fp32 and returned in x's dtype.
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, backend: str | None = None) -> Tensor:
+    """x / sqrt(mean(x^2, last axis) + eps) * weight, computed in fp32 and returned in the dtype of x (x * weight).
 
     x: (..., D), fp16, bf16, fp32 or fp64. weight: (D,) or None. For the (1 + w) convention pass 1 + w.
+    backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise FAEError(f"rms_norm: weight has shape {tuple(weight.shape)}, x ends in {x.shape[-1]}")
+    if not nothing_to_choose(x, backend):
+        chosen = choose_pointwise("rms_norm", x, contract.row_norm(x, weight), backend)
+        if chosen.backend == "triton":
+            return library.rms_norm(x, weight, eps)[0]
     return reference.rms_norm(x, weight, eps)
 
 
@@ -31,14 +38,22 @@ def adaln(
     weight: Tensor | None = None,
     norm: Literal["rms", "layer"] = "rms",
     eps: float = 1e-6,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gate + residual + norm + modulate, the step between two branches of a DiT block.
 
     residual = x + gate * update (x itself where `update` is None); output = norm(residual) * weight * (1 + scale) + shift.
     x, update: (B, N, D); scale, shift, gate: (B, D), one row per sample; weight: (D,). Returns (residual, output).
+    backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
     """
     if norm not in ("rms", "layer"):
         raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
+    if not nothing_to_choose(x, backend):
+        chosen = choose_pointwise("adaln", x, contract.adaln(x, update, (gate, scale, shift), weight), backend)
+        if chosen.backend == "triton":
+            gate = None if update is None else gate
+            residual, out = library.adaln(x, update, gate, scale, shift, weight, norm == "layer", eps)
+            return x if update is None else residual, out
     if update is not None:
         x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)
     function = reference.rms_norm if norm == "rms" else reference.layer_norm

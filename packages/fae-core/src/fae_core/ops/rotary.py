@@ -12,20 +12,33 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.ops import reference
-from fae_core.ops.dispatch import requested_backend
+from fae_core.ops import library, reference
+from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend, split_packed
+from fae_core.ops.triton import contract
 
 Layout = Literal["interleaved", "half"]
 
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout = "interleaved") -> Tensor:
-    """Rotate x's pairs by the tables' angles. x: (B, H, N, D); returns the same shape and dtype."""
-    if layout not in ("interleaved", "half"):
-        raise FAEError(f"rope layout is 'interleaved' or 'half', not {layout!r}")
-    if cos.shape[-2:] != (x.shape[-2], x.shape[-1] // 2) or sin.shape != cos.shape:
-        raise FAEError(f"rope tables of shape {tuple(cos.shape)} do not fit x of shape {tuple(x.shape)}")
-    eager_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if layout == "interleaved" and eager_cpu and requested_backend(None) != "reference":
+def apply_rope(
+    x: Tensor, cos: Tensor, sin: Tensor, layout: Layout = "interleaved", *, backend: str | None = None
+) -> Tensor:
+    """Rotate x's pairs by the tables' angles. x: (B, H, N, D); returns the same shape and dtype.
+
+    backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
+    """
+    check_tables(x.shape[-1], x.shape[-2], cos, sin, layout)
+    if not nothing_to_choose(x, backend):
+        chosen = choose_pointwise("apply_rope", x, _obstacle(x, cos, sin), backend)
+        if chosen.backend == "triton":
+            rotated = library.apply_rope(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
+            return rotated.transpose(1, 2)
+        if requested_backend(backend) == "reference":
+            return reference.apply_rope(x, cos, sin, layout)
+    return _rotate(x, cos, sin, layout)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    if layout == "interleaved" and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _rotate_as_complex(x, cos, sin)
     return reference.apply_rope(x, cos, sin, layout)
 
@@ -50,16 +63,50 @@ def qk_norm_rope(
     k_weight: Tensor | None = None,
     layout: Layout = "interleaved",
     eps: float = 1e-6,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split packed qkv (B, N, 3, H, D), RMS-normalise q and k where weights are given, rotate them where tables are.
 
-    Returns q, k, v as (B, H, N, D).
+    Returns q, k, v as (B, H, N, D). backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
     """
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    if cos is not None:
+        check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
+    plain = nothing_to_choose(qkv, backend)
+    if not plain:
+        obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
+        if choose_pointwise("qk_norm_rope", qkv, obstacle, backend).backend == "triton":
+            tables = (None, None) if cos is None else wide_tables(cos, sin)
+            packed = library.qk_norm_rope(qkv, *tables, q_weight, k_weight, layout == "interleaved", eps)
+            q, k, v = (x.transpose(1, 2) for x in packed)
+            return q, k, v
+    q, k, v = split_packed(qkv)
     if q_weight is not None:
         q = reference.rms_norm(q, q_weight, eps)
     if k_weight is not None:
         k = reference.rms_norm(k, k_weight, eps)
-    if cos is not None:
-        q, k = apply_rope(q, cos, sin, layout), apply_rope(k, cos, sin, layout)
+    if cos is not None and plain:
+        q, k = _rotate(q, cos, sin, layout), _rotate(k, cos, sin, layout)
+    elif cos is not None:
+        q, k = (apply_rope(x, cos, sin, layout, backend=backend) for x in (q, k))
     return q, k, v
+
+
+def check_tables(head_dim: int, tokens: int, cos: Tensor, sin: Tensor, layout: str) -> None:
+    """Raise FAEError where the tables or the layout's name do not fit."""
+    if layout not in ("interleaved", "half"):
+        raise FAEError(f"rope layout is 'interleaved' or 'half', not {layout!r}")
+    if cos.shape[-2:] != (tokens, head_dim // 2) or sin.shape != cos.shape:
+        raise FAEError(
+            f"rope tables of shape {tuple(cos.shape)} do not fit x: {tokens} tokens, head dimension {head_dim}"
+        )
+
+
+def _obstacle(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
+    if x.ndim != 4:
+        return f"the kernel takes (B, H, N, D), not {x.ndim} axes"
+    return contract.heads(x, (cos, sin))
+
+
+def wide_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """In fp32, as the kernels read them."""
+    return cos.float(), sin.float()

@@ -55,10 +55,16 @@ class Stream(nn.Module):
         x, branch, gate = state
         shift, scale, *later = self._pieces(c_BD)
         x, h = ops.adaln(x, scale, shift, update=branch, gate=gate, norm=self.norm)
-        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.q_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        return x, (q, k, v), tuple(later)
+        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1))
+        if isinstance(self.q_norm, RMSNorm):
+            # Nobody asks for the queries of a stream that ends.
+            q_weight = None if self.ends else self.q_norm.weight
+            q, k, v = ops.qk_norm_rope(qkv, q_weight=q_weight, k_weight=self.k_norm.weight, eps=self.q_norm.eps)
+        else:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            if self.q_norm is not None:
+                q, k = self.q_norm(q), self.k_norm(k)
+        return x, (q.to(v.dtype), k.to(v.dtype), v), tuple(later)
 
     def leave(self, x: Tensor, attended: Tensor, later: tuple[Tensor | None, ...]) -> State:
         """The stream after its share of the attention's output: (tokens, feed-forward branch, gate)."""

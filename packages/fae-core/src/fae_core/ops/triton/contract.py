@@ -1,0 +1,95 @@
+"""What each Triton kernel takes: functions that answer with the reason why it cannot take a call, or with None."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fae_core.ops import triton
+from fae_core.ops.triton import configs
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def anywhere(*tensors: Tensor | None) -> str | None:
+    """What holds for every kernel: triton is there, the device runs it, one device, dtypes with at most 32 bits."""
+    given = [t for t in tensors if t is not None]
+    device = given[0].device
+    if triton.MISSING:
+        return triton.MISSING
+    if device.type not in ("cuda", "cpu"):
+        return f"the kernels run on cuda, the tensors are on {device.type}"
+    if device.type == "cpu" and not triton.INTERPRETED:
+        return "the kernels run on cuda, the tensors are on cpu; TRITON_INTERPRET=1, set before Python starts, interprets them"
+    if device.type == "cuda" and torch.version.hip:
+        return "the kernels have not been tried on AMD devices"
+    if device.type == "cuda" and (triton.capability(device.index) or 80) < 80:
+        return "the kernels need compute capability 8.0 (Ampere) or newer"
+    for tensor in given:
+        if tensor.device != device:
+            return f"the tensors are on {device} and {tensor.device}"
+        if tensor.dtype not in DTYPES:
+            return f"{_name(tensor.dtype)} is not one of fp32, fp16, bf16"
+        if triton.INTERPRETED and tensor.dtype == torch.bfloat16:
+            return "triton's interpreter gets bfloat16 wrong"
+    return None
+
+
+def row_norm(x: Tensor, *others: Tensor | None) -> str | None:
+    """RMSNorm and adaLN: rows of at most MAX_WIDTH."""
+    if x.shape[-1] > configs.MAX_WIDTH:
+        return f"rows of {x.shape[-1]} are longer than {configs.MAX_WIDTH}"
+    if x.shape[-1] == 0:
+        return "the rows are empty"
+    return anywhere(x, *others)
+
+
+def adaln(x: Tensor, update: Tensor | None, rows: tuple[Tensor | None, ...], weight: Tensor | None) -> str | None:
+    """x, update: (B, N, D); rows: gate, scale and shift, each (B, D) or None."""
+    if x.ndim != 3:
+        return f"the kernel takes tokens of shape (B, N, D), not {tuple(x.shape)}"
+    if update is not None and update.shape != x.shape:
+        return f"the update has shape {tuple(update.shape)}, x {tuple(x.shape)}"
+    for row in rows:
+        if row is not None and row.shape != (x.shape[0], x.shape[2]):
+            return f"gate, scale and shift have the shape (B, D), not {tuple(row.shape)}"
+    return row_norm(x, update, *rows, weight)
+
+
+def heads(x: Tensor, tables: tuple[Tensor | None, Tensor | None], *weights: Tensor | None) -> str | None:
+    """Norm and rotation of heads. x: (..., D); tables: (N, D/2) or (B, 1, N, D/2), or None."""
+    if x.shape[-1] > configs.MAX_HEAD_DIM:
+        return f"head dimension {x.shape[-1]} is larger than {configs.MAX_HEAD_DIM}"
+    if x.shape[-1] % 2 or x.shape[-1] == 0:
+        return f"head dimension {x.shape[-1]} does not consist of pairs"
+    for table in tables:
+        if table is None:
+            continue
+        if table.ndim != 2 and not (table.ndim == 4 and table.shape[1] == 1 and table.shape[0] in (1, x.shape[0])):
+            return f"tables of shape {tuple(table.shape)} are neither (N, D/2) nor (B, 1, N, D/2)"
+        if table.requires_grad and torch.is_grad_enabled():
+            return "the tables have no gradient in the kernels"
+        if table.device != x.device:
+            return f"the tables are on {table.device}, the tensors on {x.device}"
+    return anywhere(x, *weights)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> str | None:
+    """Where the fused attention kernel has no plan for these shapes. q, k, v: (B, H, N, D), without regard to the device."""
+    if mask is not None or causal:
+        return f"the fused kernel takes no {'mask' if mask is not None else 'causal order'}"
+    if q.shape[-1] not in configs.FUSED_HEAD_DIMS or v.shape[-1] != q.shape[-1]:
+        return f"the fused kernel takes head dimensions 64 and 72, not {q.shape[-1]}"
+    if k.shape[1] != q.shape[1]:
+        return "the fused kernel takes no grouped queries"
+    if not 0 < k.shape[2] <= configs.MAX_FUSED_KEYS:
+        return f"the fused kernel takes 1 to {configs.MAX_FUSED_KEYS} keys, not {k.shape[2]}"
+    if q.dtype == torch.float32 and q.device.type == "cuda":
+        return "in fp32 the fused kernel would need twice the registers that there are"
+    if not q.dtype == k.dtype == v.dtype:
+        return f"the fused kernel takes one dtype, not {_name(q.dtype)}, {_name(k.dtype)}, {_name(v.dtype)}"
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,65 @@
+"""The table of measured wins: where the automatic choice takes a kernel on CUDA.
+
+wins.json beside this file is written by `python tools/bench_kernels.py` and committed:
+
+    {"format": 1,
+     "wins": [{"arch": "sm_90", "op": "rms_norm", "shape": "width=1152", "dtype": "bfloat16", "against": "eager",
+               "forward": 1.02, "forward_backward": 2.31, "device": "...", "torch": "...", "triton": "..."}]}
+
+arch: the device's compute capability; shape: as `shape_class` writes it; against: what was beaten, "eager" torch or "compile";
+forward, forward_backward: times faster. A row stands for a win only if both are at least `MARGIN`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import CheckpointError
+from fae_core.files import read_json
+from fae_core.ops.triton import capability
+
+MARGIN = 1.05
+"""A kernel has to be this many times faster, forward and forward with backward, at every batch size that was measured."""
+
+TABLE = Path(__file__).with_name("wins.json")
+
+
+def shape_class(op: str, x: Tensor) -> str:
+    """What a measurement of `op` on x speaks for. x: (..., D) of a norm, (B, H, N, D) of an attention or rotation."""
+    if op in ("rms_norm", "adaln"):
+        return f"width={x.shape[-1]}"
+    if op in ("apply_rope", "qk_norm_rope"):
+        return f"head_dim={x.shape[-1]}"
+    return f"head_dim={x.shape[-1]},tokens={x.shape[-2]}"
+
+
+def won(op: str, x: Tensor, shape: str | None = None) -> bool:
+    """Whether the table says that the kernel is the faster one for this call."""
+    if not ROWS:
+        return False
+    against = "compile" if torch.compiler.is_compiling() else "eager"
+    dtype = str(x.dtype).removeprefix("torch.")
+    return (f"sm_{capability(x.device.index)}", op, shape or shape_class(op, x), dtype, against) in ROWS
+
+
+def parse(path: Path) -> frozenset[tuple[str, str, str, str, str]]:
+    """The wins in a table. Raises CheckpointError where it is not one."""
+    table = read_json(path)
+    if table.get("format") != 1 or not isinstance(table.get("wins"), list):
+        raise CheckpointError(f"{path} is not a table of wins of format 1")
+    keys = ("arch", "op", "shape", "dtype", "against")
+    try:
+        return frozenset(
+            tuple(str(row[key]) for key in keys)
+            for row in table["wins"]
+            if min(row["forward"], row["forward_backward"]) >= MARGIN
+        )
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: every win needs {', '.join(keys)}, forward and forward_backward") from None
+
+
+# Read at import, so that torch.compile never traces the reading.
+ROWS = parse(TABLE)
