@@ -364,7 +364,11 @@ def backward(
         qk_norm_rope.forward([x], (w, None), tables, interleaved, eps, dtype=x.dtype)[0]
         for x, w in zip((q, k), weights, strict=True)
     ]
-    turned = [torch.empty_like(x) for x in prepared]
+    # Sums over all tokens, the weights' gradients feel every rounding: theirs are made from fp32.
+    turned = [
+        torch.empty_like(x, dtype=x.dtype if w is None else torch.float32)
+        for x, w in zip(prepared, weights, strict=True)
+    ]
     _attention_backward(dout, *prepared, v, out, lse, scale, *turned, dv)
     dweights = [
         qk_norm_rope.backward([d], [x], (w, None), tables, interleaved, eps, [dx])[0]
