@@ -145,7 +145,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Writes to `grads` the gradients of q, k, v; returns those of the weights."""
     if runs_kernels(q):
-        from fae_core.ops.triton import rope_attention as kernels
+        from fae_core.ops.triton import rope_attention_backward as kernels
 
         tables = None if cos is None else (cos, sin)
         found = kernels.backward(dout, q, k, v, out, lse, weights, tables, interleaved, scale, eps, grads)

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fae_core.errors import FAEError
-from fae_core.ops.triton import adaln, qk_norm_rope, rms_norm, rope_attention
+from fae_core.ops.triton import adaln, qk_norm_rope, rms_norm, rope_attention, rope_attention_backward
 from fae_core.ops.triton.configs import FUSED_HEAD_DIMS, MAX_WIDTH, SHARED_MEMORY, Arch
 from fae_core.ops.triton.launch import Launch, recording
 
@@ -54,7 +54,7 @@ class Resources:
             found.append(f"{self.tensor_memory} columns of tensor memory")
         if self.stack > (_ATTENTION_STACK if self.kernel == "rope_attention.forward" else _STACK):
             found.append(f"{self.stack} bytes of stack")
-        if self.arch == "sm_90" and self.kernel.startswith("rope_attention.") and not self.wgmma:
+        if self.arch == "sm_90" and self.kernel.startswith("rope_attention") and not self.wgmma:
             found.append("no wgmma instructions")
         return found
 
@@ -107,7 +107,7 @@ def launches(shape: Shape, arch: Arch, dtype: torch.dtype) -> list[Launch]:
         qk_norm_rope.backward(outs, parts, weights, tables, True, eps, empty(*qkv.shape).unbind(2))
         if shape.head_dim in FUSED_HEAD_DIMS and dtype != torch.float32:
             out, lse = rope_attention.forward(*parts, weights, tables, True, 0.125, eps)
-            rope_attention.backward(
+            rope_attention_backward.backward(
                 out, *parts, out, lse, weights, tables, True, 0.125, eps, empty(*qkv.shape).unbind(2)
             )
     return recorded
