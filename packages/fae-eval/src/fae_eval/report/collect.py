@@ -99,7 +99,7 @@ def _search(found: Collection, folder: Path, root: Path, depth: int) -> None:
         _add_samples(found, folder, name)
     if (folder / "steps.json").is_file():
         _add_steps(found, folder / "steps.json")
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         if path.name not in ("samples.json", "steps.json"):
             _add_result(found, path, quietly=True)
     if depth < _DEPTH:
