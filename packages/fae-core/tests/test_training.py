@@ -219,6 +219,30 @@ def test_loader_threads_change_nothing(tmp_path: Path) -> None:
     assert_identical(tmp_path / "0", tmp_path / "3")
 
 
+class PuttingTask(ToyTask):
+    """Uses an operation that has no deterministic algorithm for what it is asked."""
+
+    def _loss(self, batch, random):
+        self.flags.append(torch.are_deterministic_algorithms_enabled())
+        if self.refused:
+            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+        return super()._loss(batch, random)
+
+
+def test_deterministic_runs_are_equal_refuse_other_operations_and_leave_torch_as_it_was(tmp_path: Path) -> None:
+    config = TrainConfig(**SMALL, deterministic=True)
+    for run in ("first", "second"):
+        task = PuttingTask()
+        task.flags, task.refused = [], False
+        train(task, config, tmp_path / run, device="cpu")
+        assert all(task.flags) and not torch.are_deterministic_algorithms_enabled()
+    assert_identical(tmp_path / "first", tmp_path / "second")
+    task.refused = True
+    with pytest.raises(RuntimeError, match="deterministic"):
+        train(task, config, tmp_path / "refused", device="cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_batch_size_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     result = run_program(tmp_path / "run", processes=3, check=False)
     assert result.returncode != 0 and "make it a multiple of 3" in result.stderr

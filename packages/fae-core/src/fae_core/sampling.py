@@ -245,7 +245,7 @@ class _halving_batches:
 
 def classes_of(generator: Generator) -> int:
     """How many classes a generator was built for; 1 where it has none."""
-    return int(getattr(generator.config, "classes", None) or 1)
+    return int(getattr(getattr(generator, "config", None), "classes", None) or 1)
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

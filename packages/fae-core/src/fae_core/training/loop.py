@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import time
@@ -66,7 +67,11 @@ def train(
         journal = Journal(run, group.is_main, start)
         clock = _Clock(seconds)
         skipped = 0
-        with _stop_signal() as stop, progress(config.steps, f"training {run.name}", start, group.is_main) as bar:
+        with (
+            _deterministic(config.deterministic),
+            _stop_signal() as stop,
+            progress(config.steps, f"training {run.name}", start, group.is_main) as bar,
+        ):
             for step, micro_batches in _batches(task, config, group, start):
                 terms = engine.update(step, micro_batches)
                 skipped = 0 if terms is not None else skipped + 1
@@ -204,6 +209,22 @@ class _Clock:
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """torch's deterministic algorithms while training, where they are wanted."""
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it when it makes its first workspace; without it torch refuses matrix products on CUDA.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class _Stop:

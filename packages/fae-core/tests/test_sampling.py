@@ -1,0 +1,68 @@
+"""Writing samples: each image is its own, whatever the batch, and a device that runs out of memory only makes batches smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fae_core import LatentSpec
+from fae_core.errors import FAEError, OutputExists
+from fae_core.random import SlotRandom
+from fae_core.sampling import SampleJob
+
+SPEC = LatentSpec(3, 4, 4, 4, "toy/backbone", fingerprint="toy")
+
+
+class Device:
+    """A generator and a decoder that hold so many samples at once."""
+
+    spec, config = SPEC, SimpleNamespace(classes=2)
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self.capacity, self.batches = capacity, []
+
+    def sample(self, condition: torch.Tensor, *, random: SlotRandom, noise: torch.Tensor | None = None) -> torch.Tensor:
+        if len(condition) > self.capacity:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.batches.append(len(condition))
+        return random.normal(SPEC.shape, "noise") + condition.view(-1, 1, 1, 1)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z.sigmoid()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, device: Device, out: Path, **settings: object) -> np.ndarray:
+    for loader in ("load_generator", "load_tokenizer"):
+        monkeypatch.setattr(f"fae_core.sampling.{loader}", lambda source, device=None, found=device: found)
+    SampleJob("generator", "decoder", out, count=11, **settings).run(device="cpu")
+    return np.stack([np.asarray(Image.open(path)) for path in sorted((out / "images").iterdir())])
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run(monkeypatch, Device(), tmp_path / "plain", batch_size=8)
+    small = Device(capacity=3)
+    halved = run(monkeypatch, small, tmp_path / "halved", batch_size=8)
+    assert max(small.batches) <= 3 and sum(small.batches) == 11
+    assert (plain == halved).all() and len(plain) == 11
+
+
+def test_a_single_sample_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FAEError, match="out of memory with one image at a time"):
+        run(monkeypatch, Device(capacity=0), tmp_path / "out", batch_size=4)
+
+
+def test_a_folder_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, Device(), tmp_path / "out")
+    with pytest.raises(OutputExists, match=r"--overwrite .* or --resume"):
+        run(monkeypatch, Device(), tmp_path / "out")
+    with pytest.raises(FAEError, match="between 0 and 1"):
+        run(monkeypatch, Device(), tmp_path / "other", labels="0,7")
+    assert not (tmp_path / "other").exists()
