@@ -135,3 +135,19 @@ def test_recipe_does_not_replace_a_folder_it_did_not_make(recipe: Path, tmp_path
     with pytest.raises(FAEError, match="not made by a recipe"):
         run_recipe(load_recipe(recipe), tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_out_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    import torch
+
+    from fae_core.cli import main as command_line
+
+    def too_much() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    monkeypatch.setattr(command_line, "_application", too_much)
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(["train", "flow"])
+    error = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and "\n" not in error
+    assert "Tried to allocate 2.00 GiB" in error and "--batch-size" in error and "training.accumulation" in error

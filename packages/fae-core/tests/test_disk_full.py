@@ -101,3 +101,13 @@ def test_a_latent_store_keeps_its_whole_shards(disk: Path) -> None:
         write(shard)
     store = writer.finish()
     torch.testing.assert_close(store.spec.denormalize(store.read(slice(None))[0]), latents, atol=1e-5, rtol=1e-5)
+
+
+def test_a_read_only_disk_is_one_line_and_keeps_what_it_has(disk: Path) -> None:
+    write_atomic(disk / "a.json", b"old")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(FAEError, match=r"cannot write .*a\.json: the folder is read-only"):
+        write_atomic(disk / "a.json", b"new")
+    with pytest.raises(FAEError, match="the folder is read-only"):
+        train(ToyTask(), SETTINGS, disk / "run", device="cpu")
+    assert (disk / "a.json").read_bytes() == b"old" and not (disk / "run").exists()
