@@ -2,6 +2,9 @@
 
 FOLDER/config.json  latent_spec.json  README.md
        encoder/  feature_decoder/  pixel_decoder/      each a model folder of its own, loadable alone
+
+Where the adapter is the identity ("direct predict" of table 5, RAE's latents) the latents are the features, and there is no
+feature decoder.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ class FAE(nn.Module):
     model_type = "fae"
 
     def __init__(
-        self, encoder: FAEEncoder, feature_decoder: FeatureDecoder, pixel_decoder: AnyPixelDecoder | None = None
+        self,
+        encoder: FAEEncoder,
+        feature_decoder: FeatureDecoder | None,
+        pixel_decoder: AnyPixelDecoder | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -66,7 +72,10 @@ class FAE(nn.Module):
 
     def features(self, z: Tensor) -> Tensor:
         """Reconstructed backbone features (B, N, D) of normalised latents; `encoder.features(images)` are the originals."""
-        return self.feature_decoder(z)
+        if self.feature_decoder is not None:
+            return self.feature_decoder(z)
+        self.spec.check(z)
+        return self.spec.denormalize(z).flatten(2).transpose(1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, 3, H, W), fp32, clamped to [0, 1]. Raises FAEError where there is no pixel decoder."""
@@ -75,7 +84,7 @@ class FAE(nn.Module):
                 "this FAE has no pixel decoder and cannot paint images; train one with `fae train pixel --stage noise` and "
                 "`--stage finetune`, or use features(z)"
             )
-        return self.pixel_decoder(self.feature_decoder(z)).float().clamp(0, 1)
+        return self.pixel_decoder(self.features(z)).float().clamp(0, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """decode(encode(images))."""
@@ -85,7 +94,10 @@ class FAE(nn.Module):
 
     def require(self) -> None:
         """Check that the parts speak of the same latents and the same features; raises naming every field that differs."""
-        self.spec.require(self.feature_decoder.spec, context="encoder and feature decoder")
+        if self.feature_decoder is not None:
+            self.spec.require(self.feature_decoder.spec, context="encoder and feature decoder")
+        elif self.encoder.config.adapter.type != "identity":
+            raise FAEError("an FAE without a feature decoder needs an identity adapter, whose latents are the features")
         space = FeatureSpace.of(self.encoder)
         for name, part in (("feature decoder", self.feature_decoder), ("pixel decoder", self.pixel_decoder)):
             if part is None:
@@ -127,7 +139,8 @@ class FAE(nn.Module):
             spec.require(own_spec, context=str(source))
         encoder = FAEEncoder.from_pretrained(folder / "encoder")
         own_spec.require(encoder.spec, context=f"{folder} and its encoder")
-        feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder")
+        has_features = "feature_decoder" in parts
+        feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder") if has_features else None
         pixel_decoder = load_pixel_decoder(folder / "pixel_decoder") if "pixel_decoder" in parts else None
         fae = cls(encoder, feature_decoder, pixel_decoder)
         return fae.to(device=device, dtype=dtype).requires_grad_(False).eval()
@@ -152,7 +165,7 @@ def _stored_parts(folder: Path) -> list[str]:
         hint = "; an FAE is written by `fae train autoencoder` and `fae train pixel --stage finetune`"
         raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not an 'fae'{hint}")
     parts = stored.get("config", {}).get("parts")
-    if not isinstance(parts, list) or not {"encoder", "feature_decoder"} <= set(parts) <= set(_PARTS):
+    if not isinstance(parts, list) or not {"encoder"} < set(parts) <= set(_PARTS):
         raise CheckpointError(f"{folder}/config.json does not say which parts the FAE has")
     if not (folder / SPEC_FILE).is_file():
         raise CheckpointError(f"{folder} has no {SPEC_FILE}")

@@ -10,8 +10,10 @@ import typer
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
 
 if TYPE_CHECKING:
+    from fae_core.images import ImageSource
     from fae_core.latent_store import LatentStore
     from fae_encoder.encode_dataset import LatentEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 
 def encode(
@@ -25,6 +27,10 @@ def encode(
         typer.Option(
             "--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the model\'s.'
         ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Encode the first so many images.")] = None,
@@ -94,6 +100,7 @@ def encode(
             source,
             out,
             config,
+            features=None if features is None else _features(features, encoder, source),
             resume=resume,
             overwrite=overwrite,
             rank=group.rank,
@@ -131,6 +138,17 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
     if not isinstance(tokenizer, LatentEncoder):
         raise FAEError(f"{model} is a {type(tokenizer).__name__}, which gives no posterior to store")
     return tokenizer
+
+
+def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> FeatureStore:
+    """What --features names. Raises FAEError where it does not fit the encoder or the images."""
+    from fae_core.errors import FAEError
+    from fae_encoder.encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
+
+    if not isinstance(encoder, FAEEncoder):
+        raise FAEError(f"a {type(encoder).__name__} has no backbone whose features could be read; leave --features out")
+    return FeatureStore(folder, encoder, source)
 
 
 def _is_fresh(encoder: LatentEncoder) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import DataError
@@ -24,11 +23,15 @@ from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
+from fae_encoder.source_identity import short_name, source_identity
+
+if TYPE_CHECKING:
+    from fae_encoder.encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 log = logging.getLogger("fae")
 _POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
 _GROUP = 32  # images that pass through the encoder together, whatever the batch size: matrix products round by shape
-_IDENTITY_SAMPLES = 1024  # names that identify a source
 
 
 @runtime_checkable
@@ -77,6 +80,7 @@ def encode_dataset(
     out: str | Path,
     config: EncodeConfig | None = None,
     *,
+    features: FeatureStore | None = None,
     resume: bool = False,
     overwrite: bool = False,
     rank: int = 0,
@@ -87,13 +91,15 @@ def encode_dataset(
 
     Returns the finished store in the first process, None in the others.
 
+    features: of the same images, computed before: the images are then not read, and an FAEEncoder's adapter is all that runs.
     Images that cannot be read are left out and named in the store's skipped.txt. barrier: called once by every process
     after the first has begun the store. An interrupted call goes on with resume=True, whatever `world` was before.
     Raises DataError where no image can be read, OutputExists, LatentSpecMismatch, one line each.
     """
     config = config or EncodeConfig()
     encoder.stamp()
-    plan = make_plan(encoder, source, config)
+    plan = make_plan(encoder, source, config, features)
+    inputs = _of_images(encoder, source) if features is None else _of_features(encoder, features)
     first = rank == 0
     if first:
         writer = LatentStoreWriter(out, encoder.spec, plan, resume=resume, overwrite=overwrite)
@@ -107,7 +113,7 @@ def encode_dataset(
     name = "encode" if world == 1 else f"encode (process 1 of {world})"
     with progress(total, name, done=done, enabled=first) as bar, ThreadPoolExecutor(config.threads) as pool:
         for number in pending:
-            _encode_shard(encoder, source, writer.shard(number), config, pool, bar)
+            _encode_shard(inputs, source, writer.shard(number), config, pool, bar)
     if not first:
         return None
     while writer.pending():  # the launcher ends this process if one of the others fails
@@ -116,9 +122,14 @@ def encode_dataset(
     return writer.finish("spec" if own else "data")
 
 
-def make_plan(encoder: LatentEncoder, source: ImageSource, config: EncodeConfig) -> Plan:
-    """The store's plan: whatever decides the bytes of its shards."""
+def make_plan(
+    encoder: LatentEncoder, source: ImageSource, config: EncodeConfig, features: FeatureStore | None = None
+) -> Plan:
+    """The store's plan: whatever decides the bytes of its shards. Raises DataError for flips of features, which hold none."""
+    if features is not None and config.flips:
+        raise DataError("features are of the images as they are; encode mirror images without a store of features")
     channels, height, width = encoder.spec.shape
+    read_from = "" if features is None else f", features kept as {features.store.plan.dtype}"
     tensors = (2 if config.posterior == "distribution" else 1) * (2 if config.flips else 1)
     fields = {
         "total": len(source),
@@ -129,14 +140,37 @@ def make_plan(encoder: LatentEncoder, source: ImageSource, config: EncodeConfig)
         "labels": source.labels is not None,
         "captions": source.captions is not None,
         "classes": None if source.classes is None else tuple(source.classes),
-        "source": f"{_identity(source)} at {encoder.read_size[0]}x{encoder.read_size[1]} in {config.precision}",
+        "source": source_identity(source, encoder.read_size, config.precision) + read_from,
         "seed": config.seed if config.posterior == "sample" else 0,
     }
     return parse_config(Plan, fields, "encode")
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What the encoder is given for a place in the source, and what it makes of a batch of them."""
+
+    read: Callable[[int], Tensor | DataError]
+    posterior: Callable[[Tensor], Posterior]
+    device: torch.device
+
+
+def _of_images(encoder: LatentEncoder, source: ImageSource) -> _Inputs:
+    return _Inputs(
+        lambda place: _read(source, place, encoder.read_size), encoder.posterior, next(encoder.parameters()).device
+    )
+
+
+def _of_features(encoder: FAEEncoder, features: FeatureStore) -> _Inputs:
+    return _Inputs(
+        lambda place: features.read([place])[0],
+        lambda raw: encoder.adapt(encoder.feature_norm(raw)),
+        next(encoder.parameters()).device,
+    )
+
+
 def _encode_shard(
-    encoder: LatentEncoder,
+    inputs: _Inputs,
     source: ImageSource,
     shard: ShardWriter,
     config: EncodeConfig,
@@ -144,42 +178,41 @@ def _encode_shard(
     bar: Bar,
 ) -> None:
     """One shard: a function of its range of the source alone, whoever computes it."""
-    for places, loaded in _read_ahead(source, shard.range, config.batch_size, encoder.read_size, pool):
+    for places, loaded in _read_ahead(inputs.read, shard.range, config.batch_size, pool):
         for start in range(0, len(places), _GROUP):
             group = dict(zip(places[start : start + _GROUP], loaded[start : start + _GROUP], strict=True))
-            images = {place: image for place, image in group.items() if isinstance(image, Tensor)}
-            for place in group.keys() - images.keys():
+            read = {place: one for place, one in group.items() if isinstance(one, Tensor)}
+            for place in group.keys() - read.keys():
                 shard.skip(place, str(group[place]))
-            if images:
-                _add(encoder, source, shard, images, config)
+            if read:
+                _add(inputs, source, shard, read, config)
             bar.advance(len(group))
     shard.commit()
 
 
 def _add(
-    encoder: LatentEncoder, source: ImageSource, shard: ShardWriter, images: dict[int, Tensor], config: EncodeConfig
+    inputs: _Inputs, source: ImageSource, shard: ShardWriter, read: dict[int, Tensor], config: EncodeConfig
 ) -> None:
     """Latents of some images, by place, with what is known about them."""
-    places = list(images)
+    places = list(read)
     shard.add(
         places,
-        _latents(encoder, torch.stack(list(images.values())), places, config),
+        _latents(inputs, torch.stack(list(read.values())), places, config),
         labels=None if source.labels is None else [source.labels[i] for i in places],
-        names=[_short_name(source, i) for i in places],
+        names=[short_name(source, i) for i in places],
         captions=None if source.captions is None else [source.captions[i] for i in places],
     )
 
 
 @torch.inference_mode()
-def _latents(encoder: LatentEncoder, images: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
-    device = next(encoder.parameters()).device
-    images = images.to(device)
+def _latents(inputs: _Inputs, read: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
+    read = read.to(inputs.device)
     # Always whole groups: a matrix product may round a row differently in a product of another shape.
-    padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, _GROUP - len(places)))
+    padded = torch.cat([read, read.new_zeros(_GROUP - len(places), *read.shape[1:])])
     found: dict[str, Tensor] = {}
     for side in ("", "_flip") if config.flips else ("",):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            whole = _posterior(encoder, padded.flip(-1) if side else padded)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            whole = _posterior(inputs, padded.flip(-1) if side else padded)
         posterior = whole.select(slice(len(places)))
         if config.posterior == "sample":
             found[f"mean{side}"] = posterior.sample(SlotRandom(config.seed, places, step=int(bool(side))))
@@ -190,16 +223,16 @@ def _latents(encoder: LatentEncoder, images: Tensor, places: Sequence[int], conf
     return found
 
 
-def _posterior(encoder: LatentEncoder, images: Tensor) -> Posterior:
+def _posterior(inputs: _Inputs, batch: Tensor) -> Posterior:
     """The posterior of a group, in smaller parts where the device has too little memory for all of it at once."""
     try:
-        return encoder.posterior(images)
+        return inputs.posterior(batch)
     except torch.OutOfMemoryError:
-        if len(images) == 1:
+        if len(batch) == 1:
             raise
     # Outside of the handler, so that the failed attempt's tensors are free by now.
-    _tell_halving(len(images))
-    halves = [_posterior(encoder, half) for half in images.chunk(2)]
+    _tell_halving(len(batch))
+    halves = [_posterior(inputs, half) for half in batch.chunk(2)]
     return Posterior(*(torch.cat([getattr(half, name) for half in halves]) for name in ("mean", "logvar")))
 
 
@@ -209,15 +242,15 @@ def _tell_halving(count: int) -> None:
 
 
 def _read_ahead(
-    source: ImageSource, places: range, batch_size: int, size: tuple[int, int], pool: ThreadPoolExecutor
+    read: Callable[[int], Tensor | DataError], places: range, batch_size: int, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[list[int], list[Tensor | DataError]]]:
-    """Batches of images (or why one cannot be read), the next one being decoded while this one is used."""
+    """Batches of inputs (or why one cannot be read), the next one being read while this one is used."""
     batch_size = -(-batch_size // _GROUP) * _GROUP
     batches = [list(places[start : start + batch_size]) for start in range(0, len(places), batch_size)]
     ahead: list[Future] = []
     for batch, following in zip(batches, [*batches[1:], []], strict=True):
-        current = ahead or [pool.submit(_read, source, place, size) for place in batch]
-        ahead = [pool.submit(_read, source, place, size) for place in following]
+        current = ahead or [pool.submit(read, place) for place in batch]
+        ahead = [pool.submit(read, place) for place in following]
         yield batch, [future.result() for future in current]
 
 
@@ -226,21 +259,3 @@ def _read(source: ImageSource, place: int, size: tuple[int, int]) -> Tensor | Da
         return to_tensor(center_crop(source.read(place), size))
     except DataError as error:
         return error
-
-
-def _identity(source: ImageSource) -> str:
-    """Text that tells two sources apart by their size, names, labels and captions, without reading 10^8 of them."""
-    step = max(1, len(source) // _IDENTITY_SAMPLES)
-    digest = hashlib.sha256()
-    for place in range(0, len(source), step):
-        label = None if source.labels is None else source.labels[place]
-        # Shards may lie on another machine; their captions are not worth fetching for this.
-        known = source.captions is not None and source.blocks is None
-        caption = "" if not known else f"\x1f{source.captions[place]}"
-        digest.update(f"{_short_name(source, place)}\x1f{label}{caption}\x1e".encode())
-    return f"{len(source)} images {digest.hexdigest()[:16]}"
-
-
-def _short_name(source: ImageSource, place: int) -> str:
-    """The last two parts of an image's name: the same wherever the data lie."""
-    return "/".join(Path(source.name(place)).parts[-2:])

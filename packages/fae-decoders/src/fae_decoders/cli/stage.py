@@ -13,6 +13,7 @@ from fae_core.errors import FAEError, UnknownName
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 _COMMON = ("model_type", "model", "spec", "training", "encoder")
 
@@ -89,6 +90,13 @@ def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
         return FAEEncoder.from_pretrained(source, **({} if weights is None else {"weights": weights}))
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
     return FAEEncoder.from_preset(source, **chosen, **fields)
+
+
+def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource) -> FeatureStore | None:
+    """What --features names. Raises FAEError where it does not fit the encoder or the images."""
+    from fae_encoder.feature_store import FeatureStore
+
+    return None if folder is None else FeatureStore(folder, encoder, source)
 
 
 def seeded(seed: int, build: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,10 @@ Encoder = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option("--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the preset\'s.'),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
 ]
 Steps = Annotated[
     int | None,
@@ -33,6 +38,7 @@ def train_autoencoder(
     ] = None,
     encoder: Encoder = None,
     weights: Weights = None,
+    features: Features = None,
     split: Split = None,
     config: Config = None,
     overrides: Set = None,
@@ -58,7 +64,14 @@ def train_autoencoder(
         return
     from fae_core.hub import parse_config
     from fae_core.training import TrainConfig, train
-    from fae_decoders.cli.stage import build_encoder, readable_source, recorded, seeded, stage_settings
+    from fae_decoders.cli.stage import (
+        build_encoder,
+        known_features,
+        readable_source,
+        recorded,
+        seeded,
+        stage_settings,
+    )
     from fae_decoders.feature_decoder import FeatureDecoder, FeatureDecoderConfig
     from fae_decoders.stages import AutoencoderConfig, AutoencoderTask
     from fae_decoders.stages.autoencoder import training_spec
@@ -81,7 +94,7 @@ def train_autoencoder(
     model_config = parse_config(FeatureDecoderConfig, model, "model settings")
     decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
     train(
-        AutoencoderTask(built, decoder, source, stage),
+        AutoencoderTask(built, decoder, source, stage, known_features(features, built, source)),
         train_config,
         out,
         settings={
@@ -89,6 +102,7 @@ def train_autoencoder(
             "data": data,
             "split": split,
             "images": len(source),
+            **({"features": str(features)} if features else {}),
             "encoder": recorded(built.config),
             "model": recorded(model_config),
             "autoencoder": recorded(stage),

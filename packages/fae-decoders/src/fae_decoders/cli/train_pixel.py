@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
-from fae_decoders.cli.train_autoencoder import Batch, Data, Encoder, Split, Steps, TrainSeed, Weights
+from fae_decoders.cli.train_autoencoder import Batch, Data, Encoder, Features, Split, Steps, TrainSeed, Weights
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -44,6 +44,7 @@ def train_pixel(
     ] = None,
     encoder: Encoder = None,
     weights: Weights = None,
+    features: Features = None,
     split: Split = None,
     config: Config = None,
     overrides: Set = None,
@@ -90,8 +91,8 @@ def train_pixel(
 
     def build() -> PixelTask:  # encoder, decoder and discriminator: every fresh weight comes from the seed
         if stage is Stage.NOISE:
-            return _noise_task(source, settings, init, weights)
-        return _finetune_task(source, settings, autoencoder, init)
+            return _noise_task(source, settings, init, weights, features)
+        return _finetune_task(source, settings, autoencoder, init, features)
 
     task = seeded(train_config.seed, build)
     train(
@@ -103,6 +104,7 @@ def train_pixel(
             "data": data,
             "split": split,
             "images": len(source),
+            **({"features": str(features)} if features else {}),
             "autoencoder": autoencoder,
             "init": init,
             "encoder": recorded(task.encoder.config),
@@ -127,27 +129,34 @@ def _noise_task(
     settings: dict[str, Any],
     init: str | None,
     weights: str | None,
+    features: Path | None,
 ) -> PixelTask:
     from fae_core.hub import parse_config
-    from fae_decoders.cli.stage import build_encoder
+    from fae_decoders.cli.stage import build_encoder, known_features
     from fae_decoders.load_decoder import load_pixel_decoder
     from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
     from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
 
     stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
     built = build_encoder(settings["encoder"], weights)
+    known = known_features(features, built, source)
     if init is not None:
-        return PixelNoiseTask(built, load_pixel_decoder(init), source, stage)
+        return PixelNoiseTask(built, load_pixel_decoder(init), source, stage, known)
     shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}
     model = parse_config(PixelDecoderConfig, {**settings["model"], **shapes}, "model settings")
-    return PixelNoiseTask(built, PixelDecoder(model), source, stage)
+    return PixelNoiseTask(built, PixelDecoder(model), source, stage, known)
 
 
 def _finetune_task(
-    source: ImageSource, settings: dict[str, Any], autoencoder: str | None, init: str | None
+    source: ImageSource,
+    settings: dict[str, Any],
+    autoencoder: str | None,
+    init: str | None,
+    features: Path | None,
 ) -> PixelTask:
     from fae_core.errors import FAEError
     from fae_core.hub import parse_config
+    from fae_decoders.cli.stage import known_features
     from fae_decoders.fae import FAE
     from fae_decoders.load_decoder import load_pixel_decoder
     from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
@@ -155,7 +164,9 @@ def _finetune_task(
     if autoencoder is None or init is None:
         raise FAEError("stage finetune needs --autoencoder (a run of stage Ia) and --init (a run of stage noise)")
     stage = parse_config(PixelFinetuneConfig, settings["finetune"], "finetune settings")
-    return PixelFinetuneTask(FAE.from_pretrained(autoencoder), load_pixel_decoder(init), source, stage)
+    fae = FAE.from_pretrained(autoencoder)
+    known = known_features(features, fae.encoder, source)
+    return PixelFinetuneTask(fae, load_pixel_decoder(init), source, stage, known)
 
 
 def _folder(autoencoder: str | None) -> str | None:

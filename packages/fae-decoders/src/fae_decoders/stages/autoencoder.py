@@ -32,6 +32,7 @@ from fae_decoders.stages.statistics import ChannelStatistics
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 
 class AutoencoderConfig(ModelConfig):
@@ -57,7 +58,12 @@ class AutoencoderTask(Task):
     ema_modules = ("adapter", "feature_decoder")
 
     def __init__(
-        self, encoder: FAEEncoder, decoder: FeatureDecoder, source: ImageSource, config: AutoencoderConfig
+        self,
+        encoder: FAEEncoder,
+        decoder: FeatureDecoder,
+        source: ImageSource,
+        config: AutoencoderConfig,
+        features: FeatureStore | None = None,
     ) -> None:
         if decoder.spec.shape != encoder.spec.shape:
             raise FAEError(f"the encoder makes latents {encoder.spec.shape}, the decoder takes {decoder.spec.shape}")
@@ -68,7 +74,7 @@ class AutoencoderTask(Task):
         if decoder.spec.is_normalized:
             raise FAEError("a feature decoder is trained on latents without statistics; they are measured at its end")
         self.encoder, self.config = encoder, config
-        self.data = StageData(source, encoder, config.data)
+        self.data = StageData(source, encoder, config.data, store=features)
         decoder.gradient_checkpointing = config.gradient_checkpointing
         self.modules = {"adapter": encoder.adapter, "feature_decoder": decoder}
         self.phases = [Phase("autoencoder", ("adapter", "feature_decoder"), self._loss)]

@@ -2,7 +2,7 @@
 
 Images are read at the encoder's `read_size`, as `fae encode` reads them. Without augmentation both features and
 target images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
-step, on the training device.
+step, on the training device. A store of features that was made before (fae_encoder/feature_store.py) replaces the backbone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.errors import FAEError
 from fae_core.hub import ModelConfig
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.progress import progress
@@ -25,6 +26,7 @@ from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 
 class DataConfig(ModelConfig):
@@ -43,6 +45,8 @@ class StageData:
     """Features (after FeatureNorm) and target images of a source, kept or computed.
 
     target_size: (height, width) of the images that a pixel decoder should paint; None where no images are needed.
+    store: features of the same images, read instead of computed; the images are then read for targets alone. Raises FAEError
+    together with flip, which would need features of mirrored images.
     """
 
     def __init__(
@@ -51,8 +55,12 @@ class StageData:
         encoder: FAEEncoder,
         config: DataConfig,
         target_size: tuple[int, int] | None = None,
+        store: FeatureStore | None = None,
     ) -> None:
+        if store is not None and config.flip:
+            raise FAEError("a store holds features of the images as they are; leave data.flip off, or --features out")
         self.source, self.encoder, self.config, self.target_size = source, encoder, config, target_size
+        self.store = store
         self.device: torch.device | str = "cpu"
         self._features: Tensor | None = None
         self._targets: Tensor | None = None
@@ -81,7 +89,8 @@ class StageData:
     @property
     def blocks(self) -> list[int] | None:
         """What `Task.blocks` is: the source's blocks, unless everything lies in memory."""
-        return None if self.fits else self.source.blocks
+        images_are_read = self.store is None or self.target_size is not None
+        return self.source.blocks if images_are_read and not self.fits else None
 
     @property
     def wants_norm(self) -> bool:
@@ -97,8 +106,7 @@ class StageData:
         targets = (
             torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
         )
-        for rows, images in self.images(indices, "features of the data"):
-            raw = self.raw_features(images)
+        for rows, images, raw in self._inputs(indices, needs_images=targets is not None):
             statistics.add(raw)
             if kept is not None:
                 kept[rows] = raw.float().cpu()
@@ -118,6 +126,21 @@ class StageData:
         """Indices of at most `statistics_images` images, evenly spread."""
         return spread(self.source, self.config.statistics_images)
 
+    @torch.no_grad()
+    def _inputs(
+        self, indices: range | list[int], *, needs_images: bool
+    ) -> Iterator[tuple[list[int], Tensor | None, Tensor]]:
+        """Batches of (indices, images or None, raw features), in order."""
+        if self.store is None:
+            for rows, images in self.images(indices, "features of the data"):
+                yield rows, images, self.raw_features(images)
+        elif needs_images:
+            for rows, images in self.images(indices, "images of the data"):
+                yield rows, images, self.store.read(rows)
+        else:
+            for rows in self._chunks(indices):
+                yield rows, None, self.store.read(rows)
+
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
         with progress(len(indices), description, enabled=is_main_process()) as bar, torch.no_grad():
@@ -128,20 +151,24 @@ class StageData:
 
     def feature_batches(self, indices: range | list[int], description: str) -> Iterator[Tensor]:
         """Features (B, N, D) of some images in order, from memory or computed."""
-        if self._features is None:
+        if self._features is None and self.store is None:
             yield from (self.features(images) for _, images in self.images(indices, description))
             return
         for rows in self._chunks(indices):
-            yield self._features[rows].to(self.device)
+            yield self._known_features(rows).to(self.device)
 
     def load(self, indices: list[int], random: SlotRandom) -> dict[str, Tensor]:
-        """A CPU batch for `Task.load`: "features" where they are kept, else "images"; "target" where images are painted."""
-        if self._features is not None:
-            batch = {"features": self._features[indices]}
+        """A CPU batch for `Task.load`: "features" where they are known, else "images"; "target" where images are painted."""
+        known: dict[str, Tensor] = {}
+        if self._features is not None or self.store is not None:
+            known["features"] = self._known_features(indices)
             if self._targets is not None:
-                batch["target"] = self._targets[indices].float() / 255
-            return batch
+                known["target"] = self._targets[indices].float() / 255
+            if self._targets is not None or self.target_size is None:
+                return known
         images = load_batch(self.source, indices, self.image_size)
+        if known:
+            return {**known, "target": self.as_target(images)}
         if self.config.flip:
             mirrored = random.uniform((1, 1, 1), "flip") < 0.5
             images = torch.where(mirrored, images.flip(-1), images)
@@ -171,6 +198,10 @@ class StageData:
     def _norm(self, raw: Tensor) -> Tensor:
         norm = self.encoder.feature_norm
         return norm(raw.to(norm.mean.device)).to(raw.device)
+
+    def _known_features(self, rows: list[int]) -> Tensor:
+        """Features (B, N, D) on the CPU, from memory or the store."""
+        return self._norm(self.store.read(rows)) if self._features is None else self._features[rows]
 
     def _feature_shape(self) -> tuple[int, int]:
         height, width = self.encoder.backbone.grid

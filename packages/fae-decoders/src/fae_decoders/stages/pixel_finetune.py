@@ -20,6 +20,7 @@ from fae_decoders.stages.pixel_task import PixelTask
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
+    from fae_encoder.feature_store import FeatureStore
 
 
 class PixelFinetuneConfig(ModelConfig):
@@ -40,11 +41,20 @@ class PixelFinetuneTask(PixelTask):
     Raises FeatureSpaceMismatch where the pixel decoder was trained on other features than the FAE's.
     """
 
-    def __init__(self, fae: FAE, decoder: AnyPixelDecoder, source: ImageSource, config: PixelFinetuneConfig) -> None:
+    def __init__(
+        self,
+        fae: FAE,
+        decoder: AnyPixelDecoder,
+        source: ImageSource,
+        config: PixelFinetuneConfig,
+        features: FeatureStore | None = None,
+    ) -> None:
         space = FeatureSpace.of(fae.encoder)
         if decoder.config.features is not None:
             space.require(decoder.config.features, "the pixel decoder of the noise stage")
-        super().__init__(fae.encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing)
+        super().__init__(
+            fae.encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing, features
+        )
         self.fae, self.config, self._space = fae.requires_grad_(False).eval(), config, space
 
     def to(self, device: str) -> None:
@@ -62,11 +72,11 @@ class PixelFinetuneTask(PixelTask):
         z = self.fae.spec.normalize(z)
         if self.config.latent_noise:
             z = z + self.config.latent_noise * random.normal(z.shape[1:], "latent noise", z.device)
-        return self.fae.feature_decoder(z)
+        return self.fae.features(z)
 
     @torch.no_grad()
     def clean_inputs(self, features: Tensor) -> Tensor:
-        return self.fae.feature_decoder(self.fae.spec.normalize(self.encoder.adapt(features).mode()))
+        return self.fae.features(self.fae.spec.normalize(self.encoder.adapt(features).mode()))
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         trained = modules["pixel_decoder"]

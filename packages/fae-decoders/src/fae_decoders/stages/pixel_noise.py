@@ -27,6 +27,7 @@ from fae_decoders.stages.pixel_task import PixelTask
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 
 class PixelNoiseConfig(ModelConfig):
@@ -43,9 +44,14 @@ class PixelNoiseTask(PixelTask):
     """Pixel decoder on frozen features + noise; exports a pixel decoder that knows its feature space."""
 
     def __init__(
-        self, encoder: FAEEncoder, decoder: AnyPixelDecoder, source: ImageSource, config: PixelNoiseConfig
+        self,
+        encoder: FAEEncoder,
+        decoder: AnyPixelDecoder,
+        source: ImageSource,
+        config: PixelNoiseConfig,
+        features: FeatureStore | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing)
+        super().__init__(encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing, features)
         self.config = config
         self.noise_std = config.sigma
 

@@ -22,6 +22,7 @@ from fae_decoders.stages.preview import preview_rows, save_preview
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
+    from fae_encoder.feature_store import FeatureStore
 
 
 class PixelTask(Task):
@@ -37,6 +38,7 @@ class PixelTask(Task):
         losses: PixelLossConfig,
         data: DataConfig,
         gradient_checkpointing: bool,
+        features: FeatureStore | None = None,
     ) -> None:
         if (decoder.config.feature_dim, decoder.config.grid) != (encoder.backbone.dim, tuple(encoder.backbone.grid)):
             raise FAEError(
@@ -45,7 +47,7 @@ class PixelTask(Task):
             )
         self.encoder = encoder
         self.losses = PixelLoss(losses, decoder.config.image_shape)
-        self.data = StageData(source, encoder, data, decoder.config.image_shape)
+        self.data = StageData(source, encoder, data, decoder.config.image_shape, features)
         decoder.gradient_checkpointing = gradient_checkpointing
         self.modules: dict[str, nn.Module] = {"pixel_decoder": decoder}
         self.phases = [Phase("decoder", ("pixel_decoder",), self._decoder_loss)]

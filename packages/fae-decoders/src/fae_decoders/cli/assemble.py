@@ -1,0 +1,58 @@
+"""`fae assemble`: a tokenizer from parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Out, Overwrite
+
+
+def assemble(
+    out: Out,
+    pixel: Annotated[str, typer.Option("--pixel", help="Run or folder of a pixel decoder (stage noise).")],
+    autoencoder: Annotated[
+        str | None, typer.Option("--autoencoder", help="Run of `fae train autoencoder`: its encoder and feature decoder.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Instead: a preset with an identity adapter, whose features are the latents."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help='Of the preset\'s backbone: "pretrained", "pip", "random" or a file.'),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option("--statistics", help="With --encoder: latent store of these features, to normalise them by."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put a tokenizer together from parts trained apart: without fine-tuning (stage II), or with features as latents.
+
+    Example: fae assemble --autoencoder runs/autoencoder --pixel runs/pixel --out runs/tokenizer
+    """
+    from fae_core.errors import FAEError
+    from fae_core.files import require_new_folder
+    from fae_decoders.assemble import assemble as with_autoencoder
+    from fae_decoders.assemble import assemble_direct
+
+    if (autoencoder is None) == (encoder is None):
+        raise FAEError("give either --autoencoder (a run of stage Ia) or --encoder (a preset with an identity adapter)")
+    if encoder is None and (weights is not None or statistics is not None):
+        raise FAEError("--weights and --statistics belong to --encoder; an autoencoder has its own")
+    require_new_folder(out, overwrite=overwrite)
+    if autoencoder is not None:
+        fae = with_autoencoder(autoencoder, pixel)
+    else:
+        from fae_decoders.cli.stage import build_encoder
+        from fae_decoders.load_decoder import load_pixel_decoder
+
+        size = load_pixel_decoder(pixel).config.image_shape
+        built = build_encoder({"preset": encoder, "image_size": size}, weights)
+        fae = assemble_direct(built, pixel, statistics=statistics)
+    fae.save_pretrained(out, overwrite=overwrite)
+    shape = "x".join(map(str, fae.spec.shape))
+    typer.echo(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS")
