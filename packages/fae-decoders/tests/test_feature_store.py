@@ -97,7 +97,7 @@ def test_a_store_that_does_not_fit_is_refused(features: Path, tmp_path: Path) ->
     encode_dataset(make_encoder(channels=64).eval(), Gradients(COUNT), latents)
     with pytest.raises(FAEError, match="not the identity"):
         FeatureStore(latents, encoder, Gradients(COUNT))
-    with pytest.raises(FAEError, match="leave data.flip off"):
+    with pytest.raises(FAEError, match=r"leave data\.flip off"):
         autoencoder_task(features, flip=True)
 
 

@@ -6,13 +6,26 @@
       - {name: crops, run: "crops {data} --out {out}/data"}
       - {name: diffusion, run: "train diffusion --latents {out}/latents --out {out}/diffusion", resumable: true}
 
-`{out}` is the folder of the whole experiment. Each step is recorded with its command and seconds in {out}/steps.json; a
+`{out}` is the folder of the whole experiment. A step with `for` stands for one step per combination, the last name turning
+fastest; a value may bring options of its own, which `{NAME_options}` stands for:
+
+      - name: "{rung}-{seed}"
+        for: {rung: {sit: --set model.rope=false, lightningdit: ""}, seed: [0, 1, 2]}
+        run: "train diffusion --latents {out}/latents --out {out}/{rung}-{seed} --seed {seed} {rung_options}"
+
+`sizes` names sets of variables, so that one recipe serves a test, a CPU and a GPU (`fae run RECIPE --size gpu`):
+
+    sizes: {smoke: {steps: 2}, gpu: {steps: 50000, preset: lightningdit-cifar10}}
+
+Each step is recorded with its command and seconds in {out}/steps.json; a
 recipe that was interrupted goes on with the first step that is not recorded there.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shlex
 import shutil
 import time
@@ -26,6 +39,8 @@ from fae_core.plugins import load_plugins
 from fae_core.redact import redact, redact_values
 
 STEPS_FILE = "steps.json"
+_KEYS = ("title", "description", "variables", "sizes", "steps")
+_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,20 +84,36 @@ class Recipe:
             )
 
 
-def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe; `overrides` replace its variables. Raises CheckpointError, FAEError or UnknownName, one line."""
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str | None = None) -> Recipe:
+    """Read a recipe; `size` names one of its sets of variables, and `overrides` replace single ones.
+
+    Raises CheckpointError, FAEError or UnknownName, one line.
+    """
     content = read_yaml(path)
-    unknown = content.keys() - {"title", "description", "variables", "steps"}
+    unknown = content.keys() - set(_KEYS)
     if unknown:
-        raise UnknownName("key in a recipe", sorted(unknown)[0], ["title", "description", "variables", "steps"])
-    variables = {name: str(value) for name, value in (content.get("variables") or {}).items()}
-    for name, value in (overrides or {}).items():
-        if name not in variables:
-            raise UnknownName("variable of the recipe", name, variables)
-        variables[name] = str(value)
-    steps = tuple(_step(entry, path) for entry in content.get("steps") or [])
+        raise UnknownName("key in a recipe", sorted(map(str, unknown))[0], _KEYS)
+    variables = {str(name): str(value) for name, value in _mapping(content, "variables", path).items()}
+    sizes = _mapping(content, "sizes", path)
+    if size is not None and size not in sizes:
+        raise UnknownName("size of the recipe", size, map(str, sizes))
+    for changes in (_mapping(sizes, size, path) if size is not None else {}, overrides or {}):
+        for name, value in changes.items():
+            if name not in variables:
+                raise UnknownName("variable of the recipe", str(name), variables)
+            variables[name] = str(value)
+    entries = content.get("steps") or []
+    if not isinstance(entries, list):
+        raise FAEError(f"{path}: steps is a list")
+    steps = tuple(step for entry in entries for step in _steps(entry, path))
     if not steps:
         raise FAEError(f"{path} has no steps")
+    names = [step.name for step in steps]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FAEError(
+            f"{path}: two steps are called {twice}; a step with `for` needs each of its names in {{}} in its own"
+        )
     return Recipe(str(content.get("title", path.stem)), variables, steps)
 
 
@@ -130,9 +161,40 @@ def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
     write_atomic(path, json.dumps(record, indent=1).encode())
 
 
-def _step(entry: Any, path: Path) -> Step:
-    if not isinstance(entry, dict) or not {"name", "run"} <= entry.keys() <= {"name", "run", "resumable"}:
+def _steps(entry: Any, path: Path) -> list[Step]:
+    """The steps that an entry of a recipe stands for."""
+    if not isinstance(entry, dict) or not {"name", "run"} <= entry.keys() <= {"name", "run", "for", "resumable"}:
         raise FAEError(
-            f"{path}: a step is a mapping with name, run and, where it can go on after an interruption, resumable: true"
+            f"{path}: a step is a mapping with name, run and, where it applies, for: {{NAME: values}} and resumable: true "
+            "(it can go on after an interruption)"
         )
-    return Step(str(entry["name"]), str(entry["run"]), bool(entry.get("resumable", False)))
+    axes = [_axis(str(name), values, path) for name, values in _mapping(entry, "for", path).items()]
+    if sum(1 for _ in itertools.islice(itertools.product(*axes), _MOST_STEPS + 1)) > _MOST_STEPS:
+        raise FAEError(f"{path}: {entry['name']} stands for more than {_MOST_STEPS} steps")
+    resumable = bool(entry.get("resumable", False))
+    found = []
+    for combination in itertools.product(*axes):
+        values = {name: text for part in combination for name, text in part.items()}
+        found.append(Step(_filled(str(entry["name"]), values), _filled(str(entry["run"]), values), resumable))
+    return found
+
+
+def _axis(name: str, values: Any, path: Path) -> list[dict[str, str]]:
+    """One name of a `for`: what {name} and {name_options} stand for, value by value."""
+    if isinstance(values, list):
+        values = dict.fromkeys(values, "") if all(isinstance(v, (str, int, float)) for v in values) else None
+    if not isinstance(values, dict) or not values:
+        raise FAEError(f"{path}: for: {name} is a list of values, or a mapping from values to options")
+    return [{name: str(value), f"{name}_options": str(options or "")} for value, options in values.items()]
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    """The text with {name} replaced where `values` has it; other braces stay for the recipe's variables."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
+
+
+def _mapping(content: dict, key: Any, path: Path) -> dict:
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise FAEError(f"{path}: {key} is a mapping")
+    return found

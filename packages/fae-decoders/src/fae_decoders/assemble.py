@@ -44,7 +44,9 @@ def assemble_direct(encoder: FAEEncoder, pixel: str | Path, *, statistics: str |
     elif statistics is not None:
         store = LatentStore(statistics)
         if store.spec.fingerprint != encoder.features_fingerprint():
-            raise FAEError(f"{statistics} does not hold the features of {encoder.backbone.name} as the encoder takes them")
+            raise FAEError(
+                f"{statistics} does not hold the features of {encoder.backbone.name} as the encoder takes them"
+            )
         encoder.with_statistics(store.index.mean, store.index.std)
     encoder.stamp()
     return FAE(encoder.eval(), None, decoder)

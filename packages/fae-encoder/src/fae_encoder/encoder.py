@@ -197,7 +197,9 @@ class FAEEncoder(PretrainedModel):
 
     def features_fingerprint(self) -> str:
         """The fingerprint of an encoder with this backbone whose latents are the backbone's own features."""
-        return self._fingerprint_with({f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()})
+        return self._fingerprint_with(
+            {f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()}
+        )
 
     def _fingerprint_with(self, rest: dict[str, Tensor], backbone_fingerprint: str | None = None) -> str:
         backbone = self.backbone.config

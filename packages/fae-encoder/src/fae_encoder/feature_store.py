@@ -43,7 +43,9 @@ class FeatureStore:
                 "sizes, or an encoder whose adapter is not the identity"
             )
         if self.store.plan.source != source_identity(source, encoder.read_size, self.precision):
-            raise FAEError(f"{folder} was made from other images than the {len(source)} given, or from images of another size")
+            raise FAEError(
+                f"{folder} was made from other images than the {len(source)} given, or from images of another size"
+            )
         if len(self.store) != len(source):
             raise FAEError(f"{folder} has features of {len(self.store)} images, and {len(source)} are given")
 

@@ -3,7 +3,7 @@
 A record is plain JSON, so that any program can write one without importing this package; `fae eval report` reads them all:
 
     {"kind": "generation",                        # reconstruction | samples | generation | similarity | matching | pca | probe |
-                                                  # text | convergence | timing | anything: decides the place in a report
+                                                  # text | convergence | comparison | timing | anything: decides the place in a report
      "title": "Generated against held-out crops",
      "table": {"columns": ["", "PSNR"], "rows": [["FAE", 26.6]]},         # or null; numbers stay numbers
      "figures": [{"path": "grid.png", "caption": "..."}],                 # paths relative to the record

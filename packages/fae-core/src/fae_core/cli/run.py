@@ -13,6 +13,9 @@ from fae_core.cli.options import Out, Overwrite, Resume, Set
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file with the steps.")],
     out: Out,
+    size: Annotated[
+        str | None, typer.Option("--size", help="One of the recipe's sets of variables, such as smoke, cpu or gpu.")
+    ] = None,
     overrides: Set = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -27,6 +30,6 @@ def run(
     variables: dict = {}
     for override in overrides or []:
         variables = merge(variables, parse_override(override))
-    loaded = load_recipe(recipe, variables)
+    loaded = load_recipe(recipe, variables, size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite)
     typer.echo(f"wrote {out} in {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}")

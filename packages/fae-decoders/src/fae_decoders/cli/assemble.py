@@ -14,7 +14,8 @@ def assemble(
     out: Out,
     pixel: Annotated[str, typer.Option("--pixel", help="Run or folder of a pixel decoder (stage noise).")],
     autoencoder: Annotated[
-        str | None, typer.Option("--autoencoder", help="Run of `fae train autoencoder`: its encoder and feature decoder.")
+        str | None,
+        typer.Option("--autoencoder", help="Run of `fae train autoencoder`: its encoder and feature decoder."),
     ] = None,
     encoder: Annotated[
         str | None,

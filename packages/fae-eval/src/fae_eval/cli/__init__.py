@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fae_eval.cli.coco import coco
+from fae_eval.cli.compare import compare
 from fae_eval.cli.convergence import convergence
 from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
@@ -18,6 +19,7 @@ app = typer.Typer(
 _COMMANDS = (
     generation,
     convergence,
+    compare,
     frechet,
     reconstruction,
     clip_score,

@@ -40,13 +40,13 @@ def line_chart(
     if log_y and min(values) <= 0:
         log_y = False
     x_low, x_high = min(one.x[0] for one in lines), max(one.x[-1] for one in lines)
-    across = _Axis(x_low, x_high if x_high > x_low else x_low + 1, _LEFT, WIDTH - _RIGHT, False)
-    upward = _Axis(*_padded(values, log_y), HEIGHT - _BOTTOM, _TOP, log_y)
+    across = Axis(x_low, x_high if x_high > x_low else x_low + 1, _LEFT, WIDTH - _RIGHT, False)
+    upward = Axis(*padded(values, log_y), HEIGHT - _BOTTOM, _TOP, log_y)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}" '
         'xmlns="http://www.w3.org/2000/svg">'
     ]
-    parts += _frame(across, upward, x_label, y_label)
+    parts += frame(across, upward, x_label, y_label)
     parts += _seconds_axis(lines, across)
     for number, one in enumerate(lines):
         color = f"var(--c{number % _COLORS + 1})"
@@ -83,7 +83,9 @@ def ticks(low: float, high: float, most: int = 8) -> list[float]:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
+    """Values low .. high on the page's coordinates start .. end."""
+
     low: float
     high: float
     start: float
@@ -103,13 +105,14 @@ class _Axis:
         return [d * 10.0**e for e in decades for d in digits if self.low <= d * 10.0**e <= self.high]
 
 
-def _frame(across: _Axis, upward: _Axis, x_label: str, y_label: str) -> list[str]:
+def frame(across: Axis | None, upward: Axis, x_label: str, y_label: str) -> list[str]:
+    """Grid, ticks, axis and names; across: None where the places along the x axis are named by something else."""
     parts = []
     for value in upward.ticks():
         y = upward.place(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    for value in across.ticks():
+    for value in across.ticks() if across is not None else ():
         x = across.place(value)
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 17}" text-anchor="middle">{_number(value)}</text>'
@@ -126,7 +129,7 @@ def _frame(across: _Axis, upward: _Axis, x_label: str, y_label: str) -> list[str
     return parts
 
 
-def _seconds_axis(lines: Sequence[Series], across: _Axis) -> list[str]:
+def _seconds_axis(lines: Sequence[Series], across: Axis) -> list[str]:
     """Seconds above the chart, at the steps where round times were reached; only where one line tells the time."""
     timed = [one for one in lines if one.seconds]
     if len(timed) != 1 or len(timed[0].x) < 2 or timed[0].seconds[-1] <= timed[0].seconds[0]:
@@ -162,7 +165,8 @@ def _thinned(one: Series, most: int = 400) -> list[tuple[float, float]]:
     return [(sum(one.x[a:b]) / (b - a), sum(one.y[a:b]) / (b - a)) for a, b in pairwise(edges)]
 
 
-def _padded(values: Sequence[float], log: bool) -> tuple[float, float]:
+def padded(values: Sequence[float], log: bool) -> tuple[float, float]:
+    """The range of an axis: a little more than that of the values, from zero where they come near it."""
     low, high = min(values), max(values)
     if log:
         return low / 1.1, high * 1.1

@@ -18,6 +18,7 @@ _KINDS = (
     "reconstruction",
     "samples",
     "generation",
+    "comparison",
     "convergence",
     "text",
     "probe",

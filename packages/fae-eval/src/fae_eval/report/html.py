@@ -57,7 +57,7 @@ def picture(path: Path, caption: str = "") -> str:
     if source is None:
         return f'<p class="warning">The picture {text(path.name)} cannot be read.</p>'
     note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    crisp = ' class="crisp"' if size[0] < 400 else ""
+    crisp = ' class="crisp"' if size[0] < 400 and path.suffix != ".svg" else ""
     return (
         f'<figure class="picture"><img{crisp} src="{source}" width="{size[0]}" height="{size[1]}" alt="{text(caption or path.stem)}" '
         f'loading="lazy">{note}</figure>'
@@ -65,9 +65,11 @@ def picture(path: Path, caption: str = "") -> str:
 
 
 def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
-    """A picture as a data: address and its size. Heavy ones become WebP, too wide ones smaller."""
+    """A picture as a data: address and its size. Heavy ones become WebP, too wide ones smaller; SVG charts stay as they are."""
     try:
         raw = path.read_bytes()
+        if path.suffix == ".svg":
+            return _svg_uri(raw)
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
             image.load()
             kind, size = (image.format or "png").lower(), image.size
@@ -80,6 +82,14 @@ def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
     except (OSError, UnidentifiedImageError, ValueError):
         return None, (0, 0)
     return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}", size
+
+
+def _svg_uri(raw: bytes) -> tuple[str | None, tuple[int, int]]:
+    """A chart by its own width and height. Inside <img> a browser runs no script of it and fetches nothing for it."""
+    sides = re.match(rb'<svg [^>]*\bwidth="(\d{1,4})" height="(\d{1,4})"', raw)
+    if sides is None or len(raw) > _HEAVIEST:
+        return None, (0, 0)
+    return f"data:image/svg+xml;base64,{base64.b64encode(raw).decode()}", (int(sides[1]), int(sides[2]))
 
 
 def _number_class(cell: Any) -> str:

@@ -54,6 +54,12 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
         ),
         ("samples", "Samples", _samples(found), "New images, one block per generator; nothing was picked by hand."),
         ("latents", "What the latents keep", _figures(found, _VIEWS), ""),
+        (
+            "comparisons",
+            "Comparisons",
+            _figures(found, ("comparison",)),
+            "Means over seeds, with the range of the runs.",
+        ),
         ("curves", "Training", _curves(found), "Steps below, seconds above; the last value stands in the legend."),
         ("numbers", "Numbers", _tables(found, paper), ""),
         ("time", "Time", _times(found), ""),

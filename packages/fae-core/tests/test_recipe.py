@@ -1,0 +1,74 @@
+"""Recipes: variables, sizes and combinations are filled in as written, and what is wrong is told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fae_core.errors import FAEError, UnknownName
+from fae_core.recipe import load_recipe
+
+TEXT = """
+title: Sweep
+variables: {data: images, steps: 100}
+sizes: {smoke: {steps: 2}}
+steps:
+  - {name: encode, run: "encode --data {data} --out {out}/latents"}
+  - name: "{rung}-{seed}"
+    for: {rung: {sit: --set model.rope=false --set model.swiglu=false, dit: ""}, seed: [0, 1]}
+    run: "train diffusion --latents {out}/latents --steps {steps} --seed {seed} --out {out}/{rung}-{seed} {rung_options}"
+    resumable: true
+"""
+
+
+def written(tmp_path: Path, text: str = TEXT) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_step_stands_for_every_combination(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path), {"data": "my images"})
+    assert [step.name for step in recipe.steps] == ["encode", "sit-0", "sit-1", "dit-0", "dit-1"]
+    assert recipe.command(recipe.steps[0], Path("run")) == ["encode", "--data", "my images", "--out", "run/latents"]
+    start = ["train", "diffusion", "--latents", "run/latents", "--steps", "100", "--seed"]
+    options = ["--set", "model.rope=false", "--set", "model.swiglu=false"]
+    assert recipe.command(recipe.steps[2], Path("run")) == [*start, "1", "--out", "run/sit-1", *options]
+    assert recipe.command(recipe.steps[3], Path("run")) == [*start, "0", "--out", "run/dit-0"]
+    assert not recipe.steps[0].resumable and recipe.steps[1].resumable
+
+
+def test_sizes_set_variables_and_overrides_come_last(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert load_recipe(path, size="smoke").variables == {"data": "images", "steps": "2"}
+    assert load_recipe(path, {"steps": 7}, size="smoke").variables["steps"] == "7"
+    with pytest.raises(UnknownName, match="size of the recipe"):
+        load_recipe(path, size="gpu")
+    with pytest.raises(UnknownName, match="variable of the recipe"):
+        load_recipe(path, {"stepz": 7})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name: "{rung}-{seed}"', 'name: "{rung}"', "two steps are called sit"),
+        ("seed: [0, 1]", "seed: []", "is a list of values"),
+        ("seed: [0, 1]", "seed: 3", "is a list of values"),
+        ("seed: [0, 1]", "seed: [[0]]", "is a list of values"),
+        ("resumable: true", "resumeable: true", "a step is a mapping"),
+        ("sizes: {smoke: {steps: 2}}", "sizes: [smoke]", "sizes is a mapping"),
+        ("steps:\n", "steps: 3\nmore:\n", "key in a recipe"),
+    ],
+)
+def test_what_is_wrong_is_told(old: str, new: str, message: str, tmp_path: Path) -> None:
+    assert old in TEXT
+    with pytest.raises(FAEError, match=message):
+        load_recipe(written(tmp_path, TEXT.replace(old, new)))
+
+
+def test_combinations_are_bounded(tmp_path: Path) -> None:
+    many = ", ".join(map(str, range(300)))
+    text = f'steps:\n  - {{name: "{{a}}-{{b}}", run: "encode", for: {{a: [{many}], b: [{many}]}}}}\n'
+    with pytest.raises(FAEError, match="more than 10000 steps"):
+        load_recipe(written(tmp_path, text))

@@ -1,0 +1,70 @@
+"""`fae eval compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fae_core.cli.options import Overwrite
+from fae_eval.cli.options import ResultFile, Title, finish, result_path
+
+if TYPE_CHECKING:
+    from fae_eval.results import Result
+
+
+def compare(
+    groups: Annotated[
+        list[str],
+        typer.Argument(help="NAME=RECORDS, one per variant: result files of its seeds; * in the last part of a path."),
+    ],
+    column: Annotated[
+        str | None, typer.Option("--column", help="Whose values; default: the last numeric column of the first record.")
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option("--row", help="Of records without steps, by its first cell; default: the first row.")
+    ] = None,
+    higher_is_better: Annotated[
+        bool, typer.Option("--higher-is-better", help="Accuracies and the like; default: lower is better.")
+    ] = False,
+    title: Title = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Variants of an experiment over their seeds: means, deviations, and differences in units of the seeds' noise.
+
+    With --out a chart, NAME.svg, is written beside the record.
+
+    Example: fae eval compare "FAE=runs/results/fae-*.json" "VAE=runs/results/vae-*.json" --out runs/results/fae-vae.json
+    """
+    from fae_core.files import write_atomic
+    from fae_eval.comparison import compare as compare_groups
+    from fae_eval.comparison import parse_groups
+    from fae_eval.figures.comparison_chart import comparison_chart
+
+    path = result_path(out, "comparison", overwrite)
+    read, chosen = parse_groups(dict(map(_group, groups)), column, row)
+    heading = title or "Comparison"
+    result = compare_groups(read, column=chosen, lower_is_better=not higher_is_better, title=heading)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn = comparison_chart(read, title=heading, y_label=chosen)
+        write_atomic(path.with_suffix(".svg"), drawn.encode())
+        result.figures.append({"path": path.with_suffix(".svg").name, "caption": heading})
+    finish(result, path)
+
+
+def _group(given: str) -> tuple[str, list[Result]]:
+    """NAME=RECORDS: the name and its records in order of their files. Raises FAEError where there are none."""
+    from fae_core.errors import FAEError
+    from fae_eval.results import Result
+
+    name, equals, where = given.partition("=")
+    if not equals or not name or not where:
+        raise FAEError(f"a group is NAME=RECORDS, not {given!r}")
+    path = Path(where)
+    files = sorted(path.parent.glob(path.name))
+    if not files:
+        raise FAEError(f"{name}: there is no record {where}")
+    return name, [Result.load(file) for file in files]

@@ -1,0 +1,136 @@
+"""Repeated experiments side by side: means over seeds, and differences in units of the seeds' own noise.
+
+A group is one variant (a latent space, an adapter, a setting), its records one per seed. From records of kind "convergence" the
+value at each step is compared, from others the value in one row.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fae_core.errors import FAEError, UnknownName
+from fae_eval.results import Result, provenance
+
+KIND = "comparison"
+CLEAR = 5.0  # differences below so many times the seeds' noise want more seeds, or no claim
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one variant. steps: () for single values; runs: one list of values per seed, a value per step (or one)."""
+
+    name: str
+    steps: tuple[int, ...]
+    runs: tuple[tuple[float, ...], ...]
+
+    def means(self) -> list[float]:
+        return [statistics.fmean(values) for values in zip(*self.runs, strict=True)]
+
+    @property
+    def last(self) -> list[float]:
+        """The final value of each run."""
+        return [run[-1] for run in self.runs]
+
+
+def read_group(name: str, records: Sequence[Result], column: str | None = None, row: str | None = None) -> Group:
+    """One group from its records. column: whose values (default: the last numeric column of the first record). row: of records
+    without steps, by its first cell (default: the first row). Raises FAEError where records do not fit each other."""
+    if not records:
+        raise FAEError(f"{name} has no records")
+    column = column or _default_column(records[0])
+    found = [_values(record, column, row) for record in records]
+    steps = found[0][0]
+    if any(other != steps for other, _ in found):
+        raise FAEError(f"the records of {name} were measured at different steps")
+    return Group(name, steps, tuple(values for _, values in found))
+
+
+def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = True, title: str = "Comparison") -> Result:
+    """One row per group: mean and standard deviation over its runs, and the difference to the first group.
+
+    The noise is the pooled standard deviation of a single run over all groups that have several; a difference smaller than five
+    times the noise is marked. For curves, also the first step at which each group is as good as the others' best.
+    """
+    if len(groups) < 2:
+        raise FAEError("a comparison needs at least two groups")
+    noise = pooled_deviation([group.last for group in groups])
+    first = statistics.fmean(groups[0].last)
+    rows = []
+    for group in groups:
+        mean = statistics.fmean(group.last)
+        spread = statistics.stdev(group.last) if len(group.last) > 1 else None
+        difference = mean - first if group is not groups[0] else None
+        times = abs(difference) / noise if difference is not None and noise else None
+        rows.append([group.name, len(group.runs), mean, spread, difference, times])
+    columns = ["", "runs", column, "std over runs", f"difference to {groups[0].name}", "in units of the noise"]
+    notes = []
+    if noise is not None:
+        notes.append(f"Noise of a single run (pooled standard deviation over seeds): {noise:.4g}.")
+        unclear = [row[0] for row in rows if row[5] is not None and row[5] < CLEAR]
+        if unclear:
+            notes.append(f"Less than {CLEAR:g} times the noise apart from {groups[0].name}: {', '.join(unclear)}.")
+    best = min(groups, key=lambda group: (1 if lower_is_better else -1) * statistics.fmean(group.last))
+    notes.append(f"{'Lower' if lower_is_better else 'Higher'} is better; the best mean is that of {best.name}.")
+    notes += _race(groups, lower_is_better)
+    values = {f"{group.name}: {column}": statistics.fmean(group.last) for group in groups}
+    return Result(KIND, title, {"columns": columns, "rows": rows}, [], notes, [], values, provenance())
+
+
+def pooled_deviation(runs: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation of one run around its group's mean, over all groups; None where no group has two runs."""
+    several = [values for values in runs if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if not freedom:
+        return None
+    return math.sqrt(sum(statistics.variance(values) * (len(values) - 1) for values in several) / freedom)
+
+
+def _race(groups: Sequence[Group], lower_is_better: bool) -> list[str]:
+    """When the first group's mean was as good as the best that each other reached."""
+    leader, sign = groups[0], 1 if lower_is_better else -1
+    told = []
+    for other in groups[1:]:
+        if not leader.steps or not other.steps:
+            continue
+        goal = min(sign * value for value in other.means())
+        when = [step for step, value in zip(leader.steps, leader.means(), strict=True) if sign * value <= goal]
+        reached = f"after {when[0]} steps" if when else "at none of its measured steps"
+        told.append(f"{leader.name} is as good as the best of {other.name} ({sign * goal:.4g}) {reached}.")
+    return told
+
+
+def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    table = record.table or {"columns": [], "rows": []}
+    columns = [str(name) for name in table["columns"]]
+    if column not in columns:
+        raise UnknownName(f"column of {record.title!r}", column, columns)
+    at = columns.index(column)
+    if "step" in columns:
+        rows = sorted(table["rows"], key=lambda cells: cells[columns.index("step")])
+        steps = tuple(int(cells[columns.index("step")]) for cells in rows)
+    else:
+        named = [cells for cells in table["rows"] if row is None or cells[0] == row]
+        if not named:
+            raise UnknownName(f"row of {record.title!r}", str(row), [str(cells[0]) for cells in table["rows"]])
+        rows, steps = named[:1], ()
+    if not rows or not all(isinstance(cells[at], (int, float)) for cells in rows):
+        raise FAEError(f"{record.title!r} has no number in every row of {column!r}")
+    return steps, tuple(float(cells[at]) for cells in rows)
+
+
+def _default_column(record: Result) -> str:
+    table = record.table or {"columns": [], "rows": []}
+    if table["rows"]:
+        for at in range(len(table["columns"]) - 1, 0, -1):
+            if isinstance(table["rows"][0][at], float):
+                return str(table["columns"][at])
+    raise FAEError(f"{record.title!r} has no column of numbers")
+
+
+def parse_groups(given: Mapping[str, Sequence[Result]], column: str | None, row: str | None) -> tuple[list[Group], str]:
+    """Groups in order, and the column that they were read from."""
+    chosen = column or _default_column(next(iter(given.values()))[0])
+    return [read_group(name, records, chosen, row) for name, records in given.items()], chosen

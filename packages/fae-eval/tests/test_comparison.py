@@ -1,0 +1,99 @@
+"""Comparisons over seeds: hand-computed means and noise, what is as good as what and when, and what does not fit."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from fae_core.cli.main import invoke
+from fae_core.errors import FAEError, UnknownName
+from fae_eval import Result, write_report
+from fae_eval.comparison import Group, compare, pooled_deviation, read_group
+
+
+def curve(*values: float, steps: tuple[int, ...] = (100, 200)) -> Result:
+    rows = [[f"step {s}", s, s / 10, 50, v] for s, v in zip(steps, values, strict=True)]
+    return Result("convergence", "Curve", {"columns": ["", "step", "seconds", "images", "FD-x"], "rows": rows})
+
+
+def single(value: float) -> Result:
+    rows = [["original features", 10, 0.9], ["rebuilt features", 10, value]]
+    return Result("probe", "Probe", {"columns": ["", "images", "top-1"], "rows": rows})
+
+
+def test_noise_is_the_pooled_deviation_of_a_run() -> None:
+    """Squared deviations 2, 2 and 8 (the pairs differ by 2, 2 and 4) over one degree of freedom each."""
+    assert pooled_deviation([[1.0, 3.0], [5.0, 7.0], [0.0, 4.0], [9.0]]) == pytest.approx(math.sqrt((2 + 2 + 8) / 3))
+    assert pooled_deviation([[1.0], [2.0]]) is None
+
+
+def test_curves_are_compared_at_their_end_and_raced() -> None:
+    fae = read_group("FAE", [curve(30.0, 10.0), curve(32.0, 12.0)])
+    vae = read_group("VAE", [curve(60.0, 40.0), curve(66.0, 42.0)])
+    result = compare([fae, vae], column="FD-x")
+    noise = math.sqrt((2 + 2) / 2)
+    assert result.table["rows"] == [
+        ["FAE", 2, 11.0, pytest.approx(math.sqrt(2)), None, None],
+        ["VAE", 2, 41.0, pytest.approx(math.sqrt(2)), 30.0, pytest.approx(30 / noise)],
+    ]
+    assert "FAE is as good as the best of VAE (41) after 100 steps." in result.notes
+    assert not any("times the noise apart" in note for note in result.notes)
+    back = compare([vae, fae], column="FD-x")
+    assert "VAE is as good as the best of FAE (11) at none of its measured steps." in back.notes
+
+
+def test_small_differences_are_marked_and_direction_counts() -> None:
+    groups = [Group("a", (), ((0.50,), (0.60,))), Group("b", (), ((0.58,), (0.62,)))]
+    notes = compare(groups, column="top-1", lower_is_better=False).notes
+    assert "Less than 5 times the noise apart from a: b." in notes
+    assert "Higher is better; the best mean is that of b." in notes
+
+
+def test_single_values_come_from_a_named_row() -> None:
+    group = read_group("c32", [single(0.7), single(0.8)], "top-1", "rebuilt features")
+    assert group.last == [0.7, 0.8] and group.steps == ()
+    assert statistics.fmean(read_group("c32", [single(0.7)]).last) == 0.9  # the first row
+    with pytest.raises(UnknownName, match="row of 'Probe'"):
+        read_group("c32", [single(0.7)], "top-1", "latents")
+    with pytest.raises(UnknownName, match="column of 'Probe'"):
+        read_group("c32", [single(0.7)], "top-5")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(FAEError, match="at different steps"):
+        read_group("x", [curve(1.0, 2.0), curve(1.0, 2.0, steps=(100, 300))])
+    with pytest.raises(FAEError, match="at least two groups"):
+        compare([Group("a", (), ((1.0,),))], column="x")
+    with pytest.raises(FAEError, match="no number in every row"):
+        read_group("x", [curve(1.0, None)], "FD-x")  # type: ignore[arg-type]
+
+
+def test_the_command_reads_records_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for seed, (low, high) in enumerate([(10.0, 40.0), (12.0, 42.0)]):
+        curve(30.0, low).save(tmp_path / "results" / f"fae-{seed}.json")
+        curve(60.0, high).save(tmp_path / "results" / f"vae-{seed}.json")
+    groups = [f"FAE={tmp_path}/results/fae-*.json", f"VAE & co={tmp_path}/results/vae-*.json"]
+    out = tmp_path / "results" / "fae-vae.json"
+    invoke(["eval", "compare", *groups, "--title", "Two <spaces>", "--out", str(out)])
+    assert "VAE & co" in capsys.readouterr().out
+    assert Result.load(out).table["rows"][1][4] == 30.0
+    drawn = out.with_suffix(".svg").read_text()
+    assert drawn.count("<polyline") == 2 and "Two &lt;spaces&gt;" in drawn and "VAE &amp; co (2 runs)" in drawn
+    page = write_report([tmp_path / "results"], tmp_path / "report.html").read_text()
+    assert "data:image/svg+xml" in page and "cannot be read" not in page
+    with pytest.raises(FAEError, match="there is no record"):
+        invoke(["eval", "compare", f"A={tmp_path}/none-*.json", "B=x"])
+    with pytest.raises(FAEError, match="NAME=RECORDS"):
+        invoke(["eval", "compare", "A", "B"])
+
+
+def test_single_values_are_drawn_as_dots(tmp_path: Path) -> None:
+    for name, value in (("a-0", 0.5), ("a-1", 0.6), ("b-0", 0.7)):
+        single(value).save(tmp_path / f"{name}.json")
+    groups = [f"a={tmp_path}/a-*.json", f"b={tmp_path}/b-*.json"]
+    options = ["--row", "rebuilt features", "--higher-is-better", "--out", str(tmp_path / "c.json")]
+    invoke(["eval", "compare", *groups, *options])
+    assert (tmp_path / "c.svg").read_text().count("<circle") == 3
