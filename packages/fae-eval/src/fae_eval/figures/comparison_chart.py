@@ -19,8 +19,8 @@ _LEGEND_ROW = 18
 
 
 def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str) -> str:
-    """One <svg> document: curves with bands where the groups have steps, else a dot per run and a bar at the mean."""
-    curves = all(group.steps for group in groups)
+    """One <svg> document: curves with bands where the groups have several steps, else a dot per run and a bar at the mean."""
+    curves = all(len(group.steps) > 1 for group in groups)
     values = [value for group in groups for run in group.runs for value in run]
     upward = Axis(*padded(values, False), HEIGHT - _BOTTOM, _TOP, False)
     if curves:

@@ -1,0 +1,64 @@
+"""Every recipe runs from its first command to its last, at its smoke size, on a few synthetic images in CIFAR-10's layout."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fae_core.cli.main import invoke
+from fae_core.recipe import load_recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+CLAIMS = ("convergence", "adapters", "channels", "ladder", "shift", "text", "beta")
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty-eight pictures of 32 pixels in ten classes, a colour each."""
+    path = tmp_path_factory.mktemp("data") / "train.parquet"
+    random = np.random.default_rng(0)
+    rows = []
+    for index in range(48):
+        pixels = random.integers(0, 60, (32, 32, 3)) + np.array([20 * (index % 10), 100, 180 - 15 * (index % 10)])
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        rows.append({"img": {"bytes": buffer.getvalue(), "path": None}, "label": index % 10})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    (path.parent / "classes.json").write_text('["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]')
+    return path
+
+
+@pytest.fixture(scope="module")
+def spaces(parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("claims") / "spaces"
+    run("spaces", out, f"data={parquet}")
+    return out
+
+
+def run(name: str, out: Path, *variables: str) -> None:
+    options = [part for variable in variables for part in ("--set", variable)]
+    invoke(["run", str(RECIPES / "claims" / f"{name}.yaml"), "--out", str(out), "--size", "smoke", *options])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claims_recipe_runs_to_its_end(name: str, parquet: Path, spaces: Path, tmp_path: Path) -> None:
+    prompts = [f"{key}={RECIPES}/claims/prompts-{key}.txt" for key in ("seen", "unseen")] if name == "text" else []
+    run(name, tmp_path / "out", f"data={parquet}", f"spaces={spaces}", *prompts)
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    if name != "text":
+        assert "<svg" in (tmp_path / "out" / "results" / "compared.svg").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_names_commands_that_exist(path: Path) -> None:
+    recipe = load_recipe(path)
+    recipe.check_commands()
+    for step in recipe.steps:
+        assert "{" not in " ".join(recipe.command(step, Path("out"))), step.name
