@@ -93,7 +93,7 @@ def _race(groups: Sequence[Group], lower_is_better: bool) -> list[str]:
     leader, sign = groups[0], 1 if lower_is_better else -1
     told = []
     for other in groups[1:]:
-        if not leader.steps or not other.steps:
+        if len(leader.steps) < 2 or len(other.steps) < 2:
             continue
         goal = min(sign * value for value in other.means())
         when = [step for step, value in zip(leader.steps, leader.means(), strict=True) if sign * value <= goal]
