@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from fae_core import LatentSpec, load_decoder, load_generator, load_tokenizer
 from fae_core.bundle.card import public
+from fae_core.bundle.check import MEGABYTES, check_bundle
 from fae_core.bundle.lookup import bundle_folders, bundle_part, find_bundle, read_bundle
 from fae_core.bundle.make import make_bundle
 from fae_core.bundle.rounding import compact_weights, round_parameters
@@ -258,6 +259,27 @@ def test_parts_that_do_not_fit_are_refused_and_leave_nothing(runs: Path, tmp_pat
     with pytest.raises(OutputExists):
         make_bundle(runs / "fae", runs / "dit", bundle)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_package_must_not_carry_is_found(bundle: Path) -> None:
+    assert list(check_bundle(bundle)) == []
+    (bundle / "README.md").unlink()
+    (bundle / "generator" / "weights.bin").write_bytes(b"\0")
+    shutil.copyfile(bundle / "generator" / "model.safetensors", bundle / "generator" / "more.safetensors")
+    with (bundle / "notes.json").open("wb") as file:
+        file.truncate(int(MEGABYTES * 1e6))
+    found = " ".join(check_bundle(bundle))
+    for complaint in (
+        "32.0 MB, more than 32",
+        "weights.bin is none of",
+        "README.md is missing",
+        "more.safetensors is not in",
+    ):
+        assert complaint in found
+    load_generator(bundle).spec.with_statistics([1.0] * 3, [1.0] * 3).save(bundle / "generator")
+    assert any("latent spaces differ (tokenizer and generator): mean" in line for line in check_bundle(bundle))
+    (bundle / "tokenizer" / "model.safetensors").unlink()
+    assert any("model.safetensors is missing" in line for line in check_bundle(bundle))
 
 
 def test_numbers_that_half_precision_cannot_hold_are_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fae_core.bundle.lookup import PARTS
 from fae_core.errors import CheckpointError
 from fae_core.files import read_json, read_yaml
 from fae_core.generator import CHECKPOINT_STATE
@@ -53,14 +54,14 @@ def write_card(record: dict[str, Any], name: str) -> str:
     """README.md of a bundle, as the hub expects it."""
     lines = ["---", "library_name: fae", "tags:", "- fae", "- bundle", f"- {record['generator']['type']}", "---", ""]
     lines += [f"# {name}", "", record["description"], "", f"    fae sample --model {name} --out SAMPLES", ""]
-    lines += ["| part | type | parameters |", "|---|---|---|"]
-    lines += [
-        f"| {part} | {record[part]['type']} | {record[part]['parameters']:,} |" for part in ("tokenizer", "generator")
-    ]
+    lines += ["| part | type | package | parameters |", "|---|---|---|---|"]
+    for part in PARTS:
+        model = record[part]
+        lines.append(f"| {part} | {model['type']} | {model['package']} | {model['parameters']:,} |")
     made = record["made"]
     lines += ["", f"Latents {record['latents']}, images of {record['images']} pixels. Weights are stored in "]
     lines[-1] += f"{record['dtype']}; packed {made['date']}, torch {made['torch']}."
-    for part in ("tokenizer", "generator"):
+    for part in PARTS:
         for step in record[part]["training"]:
             facts = ", ".join(f"{key} {value}" for key, value in step.items() if key != "command")
             lines += ["", f"`{step.get('command')}`: {facts}."]

@@ -106,7 +106,13 @@ def _facts(model: Any, source: str | Path) -> dict[str, Any]:
     named = model.named_parameters()
     count = sum(p.numel() for name, p in named if not name.startswith(("backbone.", "encoder.backbone.")))
     classes = getattr(getattr(model, "config", None), "classes", None)
-    facts = {"type": model.model_type, "parameters": count, **({} if classes is None else {"classes": classes})}
+    package = type(model).__module__.split(".")[0].replace("_", "-")
+    facts = {
+        "type": model.model_type,
+        "package": package,
+        "parameters": count,
+        **({} if classes is None else {"classes": classes}),
+    }
     return {**facts, "training": training_history(source)}
 
 
