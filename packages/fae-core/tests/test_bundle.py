@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fae_core import LatentSpec, load_decoder, load_generator, load_tokenizer
-from fae_core.bundle.card import public
+from fae_core.bundle.card import public, training_history
 from fae_core.bundle.check import MEGABYTES, check_bundle
 from fae_core.bundle.lookup import bundle_folders, bundle_part, find_bundle, read_bundle
 from fae_core.bundle.make import make_bundle
@@ -320,10 +320,13 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_a_machine(runs: Pa
     assert [step["command"] for step in record["tokenizer"]["training"]] == ["fae train autoencoder", "fae train pixel"]
     assert record["tokenizer"]["training"][0] == {
         "command": "fae train autoencoder",
+        "steps": 3,
         "seconds": 62,
         "device": "cpu",
         "torch": "2.15.0",
     }
+    checkpoint = runs / "ae" / "checkpoints" / "step-00000003"  # stands for its run, as it does elsewhere
+    assert training_history(checkpoint) == record["tokenizer"]["training"][:1]
     assert record["generator"]["training"] == [
         {"command": "fae train diffusion", "seed": 5, "steps": 70, "batch_size": 2}
     ]

@@ -72,7 +72,9 @@ def write_card(record: dict[str, Any], name: str) -> str:
 
 
 def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
-    run = next((folder for folder in (source, source.parent) if (folder / _RUN_SETTINGS).is_file()), None)
+    is_checkpoint = (source / CHECKPOINT_STATE).is_file()  # RUN/checkpoints/step-...
+    places = (source.parent.parent,) if is_checkpoint else (source, source.parent)
+    run = next((folder for folder in places if (folder / _RUN_SETTINGS).is_file()), None)
     if run is None or run in found:
         return
     settings = read_yaml(run / _RUN_SETTINGS)
@@ -82,16 +84,18 @@ def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
     training = settings.get("training") if isinstance(settings.get("training"), dict) else {}
     facts = {key: settings[key] for key in ("command", "data") if key in settings}
     facts |= {key: training[key] for key in ("seed", "steps", "batch_size") if key in training}
-    found[run] = public({**facts, **_last_checkpoint(run)})
+    states = (
+        [source / CHECKPOINT_STATE] if is_checkpoint else sorted(run.glob(f"checkpoints/step-*/{CHECKPOINT_STATE}"))
+    )
+    found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})
 
 
-def _last_checkpoint(run: Path) -> dict[str, Any]:
-    states = sorted(run.glob(f"checkpoints/step-*/{CHECKPOINT_STATE}"))
-    if not states:
-        return {}
-    state = read_json(states[-1])
+def _facts_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint's state says of the training up to it."""
+    state = read_json(checkpoint)
     seconds = {"seconds": round(state["seconds"])} if isinstance(state.get("seconds"), int | float) else {}
-    return {**seconds, **{key: state[key] for key in ("device", "threads", "torch") if key in state}}
+    steps = {"steps": state["step"]} if isinstance(state.get("step"), int) else {}
+    return {**steps, **seconds, **{key: state[key] for key in ("device", "threads", "torch") if key in state}}
 
 
 def _table(result: dict[str, Any]) -> list[str]:
