@@ -2,6 +2,7 @@
 
 python tools/check_wheels.py encode FOLDER     # with fae-encoder: make images, `fae encode` them, keep a copy of the latents
 python tools/check_wheels.py reload FOLDER     # with fae-core alone: read the same latents back
+python tools/check_wheels.py sample FOLDER     # with fae-decoders and generators: draw from every bundle that the checkout has
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    steps = {"encode": encode, "reload": reload}
+    steps = {"encode": encode, "reload": reload, "sample": sample}
     if len(sys.argv) != 3 or sys.argv[1] not in steps:
         print(__doc__, file=sys.stderr)
         return 2
@@ -55,6 +56,22 @@ def reload(folder: Path) -> None:
         np.testing.assert_array_equal(latents, expected["latents"])
         np.testing.assert_array_equal(labels, expected["labels"])
     print(f"fae_core alone read the same {len(latents)} latents")
+
+
+def sample(folder: Path) -> None:
+    """`fae sample --model NAME` for every bundle in the checkout's packages: the wheels must carry them all."""
+    from PIL import Image
+
+    names = [record.parent.name for record in sorted(ROOT.glob("packages/*/src/*/bundles/*/bundle.json"))]
+    command = Path(sys.executable).with_name("fae")
+    for name in names:
+        out = folder / f"samples-{name}"
+        subprocess.run(
+            [command, "sample", "--model", name, "--out", out, "--count", "2", "--device", "cpu"], check=True
+        )
+        pictures = np.stack([np.asarray(Image.open(path)) for path in sorted((out / "images").iterdir())])
+        assert len(pictures) == 2 and pictures.std() > 1, f"{name} paints nothing"
+    print(f"sampled from {len(names)} bundles: {', '.join(names) or 'none is carried'}")
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
     hatch run release-check
 
 Per package: the version is the newest one of its changelog, the ranges between packages have both bounds and contain the
-tree's versions, licence, README and type marker are there, entry points load, presets build with the parameters they claim.
+tree's versions, licence, README and type marker are there, entry points load, presets build with the parameters they claim,
+the bundles that it carries are whole, small and nothing but safetensors.
 For the tree: every package is in the environments, nothing is unpickled, no path of somebody's machine, no token.
 """
 
@@ -175,6 +176,24 @@ def _build(model_class: Any, preset: str) -> Any:
         return model_class.from_preset(preset, spec=LatentSpec(16, 8, 8, 128, "release-check"))
 
 
+def bundles() -> Iterator[str]:
+    """Folders src/MODULE/bundles/NAME: registered, committed, of allowed kinds and size, undamaged, of one latent space."""
+    from fae_core.bundle.check import check_bundle
+    from fae_core.bundle.lookup import bundle_folders
+
+    tracked = set(_tracked_files())
+    for package in packages():
+        registered = package.module in package.project.get("entry-points", {}).get("fae.bundles", {}).values()
+        for folder in sorted((package.folder / "src" / package.module / "bundles").glob("*/")):
+            if not registered or bundle_folders().get(folder.name) != folder:
+                yield f"{package.name}: the bundle {folder.name} is not found by its name through the group fae.bundles"
+            yield from check_bundle(folder)
+            for path in sorted(folder.rglob("*")):
+                name = path.relative_to(ROOT).as_posix()
+                if path.is_file() and name not in tracked:  # what git ignores is left out of wheels, too
+                    yield f"{name}: is not committed"
+
+
 def unpickling() -> Iterator[str]:
     """Sources and tools import no unpickler, and every loader that could unpickle is told not to."""
     for path in [*(ROOT / "packages").glob("*/src/**/*.py"), *(ROOT / "tools").glob("**/*.py")]:
@@ -217,8 +236,7 @@ def unpickles(node: ast.AST) -> str | None:
 
 def private_text() -> Iterator[str]:
     """No path of somebody's machine and no access token in any committed text."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in _tracked_files():
         path = ROOT / name
         if not path.is_file() or path.stat().st_size > 2**22:
             continue
@@ -230,6 +248,11 @@ def private_text() -> Iterator[str]:
             found = MACHINE_PATHS.search(line) or TOKENS.search(line)
             if found:
                 yield f"{name}:{number}: {found[0][:24]} is private to a machine or a person"
+
+
+def _tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split("\0") if name]
 
 
 class Package:
@@ -256,6 +279,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     entry_points,
     public_names,
     presets,
+    bundles,
     unpickling,
     private_text,
 )

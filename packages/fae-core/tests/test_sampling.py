@@ -40,7 +40,7 @@ class Device:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, device: Device, out: Path, **settings: object) -> np.ndarray:
-    for loader in ("load_generator", "load_tokenizer"):
+    for loader in ("load_generator", "load_decoder"):
         monkeypatch.setattr(f"fae_core.sampling.{loader}", lambda source, device=None, found=device: found)
     SampleJob("generator", "decoder", out, count=11, **settings).run(device="cpu")
     return np.stack([np.asarray(Image.open(path)) for path in sorted((out / "images").iterdir())])

@@ -81,6 +81,15 @@ def test_training_learns_and_normalises_the_training_latents(vae_run: Path) -> N
     torch.testing.assert_close(z.std((0, 2, 3), correction=0), torch.ones(8), atol=1e-4, rtol=0)
 
 
+def test_rounding_stamps_the_rounded_encoder(vae_run: Path) -> None:
+    vae, rounded = ConvVAE.from_pretrained(vae_run), ConvVAE.from_pretrained(vae_run)
+    rounded.round_parameters(torch.float16)
+    assert rounded.spec.fingerprint not in ("", vae.spec.fingerprint)
+    vae.spec.require(rounded.spec, ignore=("fingerprint",))
+    for name, parameter in vae.named_parameters():
+        assert torch.equal(rounded.get_parameter(name), parameter.half().float())
+
+
 def test_one_image_is_encoded_and_decoded_as_in_a_batch(vae_run: Path) -> None:
     vae = ConvVAE.from_pretrained(vae_run)
     with torch.no_grad():

@@ -11,9 +11,9 @@ import torch
 from tiny_fae import Gradients, make_encoder
 
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
-from fae_core.generator import Tokenizer, load_tokenizer
+from fae_core.generator import Tokenizer, load_decoder, load_tokenizer
 from fae_core.images import load_batch
-from fae_decoders import FAE, FeatureDecoder, FeatureSpaceMismatch, PixelDecoder
+from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpaceMismatch, PixelDecoder
 from fae_encoder import FAEEncoder
 
 
@@ -68,6 +68,43 @@ def test_without_a_pixel_decoder_everything_but_painting_works(autoencoder_run: 
     assert fae.features(fae.encode(images)).shape == (5, 16, 64)
     with pytest.raises(FAEError, match="has no pixel decoder"):
         fae.reconstruct(images)
+
+
+def test_the_decoders_alone_paint_the_same_and_need_no_encoder(fae: FAE, finetune_run: Path, tmp_path: Path) -> None:
+    z = torch.randn(2, *fae.spec.shape, generator=torch.Generator().manual_seed(0))
+    shutil.copytree(finetune_run / "model", tmp_path / "fae")
+    shutil.rmtree(tmp_path / "fae" / "encoder")
+    decoder = load_decoder(tmp_path / "fae")
+    assert isinstance(decoder, FAEDecoder) and decoder.spec == fae.spec
+    assert torch.equal(decoder.decode(z), fae.decode(z)) and torch.equal(decoder.features(z), fae.features(z))
+    with pytest.raises(LatentSpecMismatch, match="mean"):
+        load_decoder(finetune_run, spec=fae.spec.with_statistics([1.0] * 8, [1.0] * 8))
+
+
+def test_decoders_alone_are_checked_against_each_other(fae: FAE, autoencoder_run: Path) -> None:
+    with pytest.raises(FAEError, match="has no pixel decoder and cannot paint"):
+        load_decoder(autoencoder_run)
+    config = fae.pixel_decoder.config
+    foreign = config.features.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(FeatureSpaceMismatch, match=r"pixel decoder and feature decoder.*backbone weights"):
+        FAEDecoder(fae.spec, fae.feature_decoder, PixelDecoder(config.model_copy(update={"features": foreign})))
+    wide = PixelDecoder(config.model_copy(update={"features": None, "feature_dim": 32}))
+    with pytest.raises(FAEError, match="makes 64 channels, the pixel decoder takes 32"):
+        FAEDecoder(fae.spec, fae.feature_decoder, wide)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_keeps_the_parts_of_an_fae_together(fae: FAE, images: torch.Tensor, tmp_path: Path, dtype) -> None:
+    before, old = fae.reconstruct(images), fae.spec
+    fae.round_parameters(dtype)
+    assert old.fingerprint != fae.spec.fingerprint == fae.feature_decoder.spec.fingerprint
+    fae.save_pretrained(tmp_path / "fae")
+    loaded = FAE.from_pretrained(tmp_path / "fae")
+    assert torch.equal(loaded.reconstruct(images), fae.reconstruct(images))
+    assert 0 < (fae.reconstruct(images) - before).abs().max() < 0.05
+    for name, parameter in loaded.named_parameters():
+        if not name.startswith("encoder.backbone."):
+            assert torch.equal(parameter.to(dtype).float(), parameter), name
 
 
 def test_the_wanted_spec_is_checked(fae: FAE, finetune_run: Path) -> None:

@@ -187,7 +187,7 @@ class Colours:
 
 
 def test_a_preview_shows_distinct_captions_of_the_data(t5: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("fae_core.training.preview.load_tokenizer", lambda source, device: Colours())
+    monkeypatch.setattr("fae_core.training.preview.load_decoder", lambda source, device: Colours())
     store = small_store(tmp_path / "latents", captions=[CORPUS[0], CORPUS[0], CORPUS[1]] * 4)
     encoder = TextEncoder(str(t5), max_length=24)
     cache = TextCache.build(tmp_path / "cache", encoder, CORPUS[:2])

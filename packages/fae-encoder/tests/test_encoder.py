@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fae_core import LatentSpec, SlotRandom, load_tokenizer
+from fae_core.bundle.rounding import compact_weights
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, UnknownName
 from fae_core.presets import load_preset, preset_files
 from fae_encoder import FAEEncoder, FeatureNorm, Posterior
@@ -205,3 +206,19 @@ def test_half_precision_keeps_statistics_and_normalisation_exact(encoder: FAEEnc
     assert half.adapter.out.weight.dtype == torch.bfloat16
     assert half.backbone.mean.dtype == half.feature_norm.std.dtype == torch.float32
     torch.testing.assert_close(half.encode(images()), z, atol=0.1, rtol=0.1)
+
+
+def test_rounding_changes_the_adapter_alone_and_the_fingerprint_with_it(encoder: FAEEncoder, tmp_path: Path) -> None:
+    encoder.feature_norm.set_statistics(torch.linspace(-0.1, 0.1, 64), torch.full((64,), 0.7))
+    before, old = {name: value.clone() for name, value in encoder.state_dict().items()}, encoder.stamp()
+    encoder.round_parameters(torch.float16)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name].half().float() if name.startswith("adapter.") else before[name]), name
+    assert encoder.spec.fingerprint not in ("", old.fingerprint)
+    old.require(encoder.spec, ignore=("fingerprint",))
+    weights = encoder.save_pretrained(tmp_path / "e") / "model.safetensors"
+    whole = weights.stat().st_size
+    compact_weights(weights, torch.float16)
+    assert weights.stat().st_size < whole - 2 * 70_000  # two bytes for each of the adapter's 70,672 numbers
+    loaded = FAEEncoder.from_pretrained(tmp_path / "e")  # compares both fingerprints
+    assert loaded.spec == encoder.spec and torch.equal(loaded.encode(images()), encoder.eval().encode(images()))

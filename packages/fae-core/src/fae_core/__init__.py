@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from fae_core import ops as ops
     from fae_core.errors import FAEError as FAEError
     from fae_core.errors import LatentSpecMismatch as LatentSpecMismatch
+    from fae_core.generator import Decoder as Decoder
     from fae_core.generator import Generator as Generator
     from fae_core.generator import Tokenizer as Tokenizer
+    from fae_core.generator import load_decoder as load_decoder
     from fae_core.generator import load_generator as load_generator
     from fae_core.generator import load_tokenizer as load_tokenizer
     from fae_core.latent_store import LatentStore as LatentStore
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "FAEError": "fae_core.errors",
     "LatentSpecMismatch": "fae_core.errors",
+    "Decoder": "fae_core.generator",
     "Generator": "fae_core.generator",
     "Tokenizer": "fae_core.generator",
+    "load_decoder": "fae_core.generator",
     "load_generator": "fae_core.generator",
     "load_tokenizer": "fae_core.generator",
     "LatentSpec": "fae_core.spec",

@@ -1,16 +1,16 @@
-"""The two protocols that make packages interchangeable, and how their implementations are found.
+"""The protocols that make packages interchangeable, and how their implementations are found.
 
-A Generator makes latents; a Tokenizer turns images into latents and back. Packages register classes under the entry-point
+A Generator makes latents; a Tokenizer turns images into latents and back; a Decoder is its way back alone. Packages register classes under the entry-point
 groups "fae.generators" and "fae.tokenizers", keyed by the `model_type` that stands in a model folder's config.json.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from fae_core.errors import CheckpointError, UnknownName
-from fae_core.plugins import load_plugins
+from fae_core.errors import CheckpointError, FAEError, MissingPackage, UnknownName
+from fae_core.plugins import is_missing_own_package, load_plugins
 from fae_core.spec import LatentSpec
 
 if TYPE_CHECKING:
@@ -52,8 +52,20 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """What sampling needs of a tokenizer."""
+
+    spec: LatentSpec
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W), fp32, in [0, 1], of normalised latents (B, C, h, w)."""
+        ...
+
+
 def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **options: Any) -> Generator:
-    """The generator in a model folder, a run folder, a checkpoint of a run (RUN/checkpoints/step-...) or a hub repository.
+    """The generator in a model folder, a run folder, a checkpoint of a run (RUN/checkpoints/step-...), a bundle (by name or
+    folder) or a hub repository.
 
     spec: the latent space that the caller has; raises LatentSpecMismatch unless the generator was made for it.
     options: passed to the class's `from_pretrained` (device, dtype, revision, ...); a checkpoint takes device and dtype.
@@ -64,25 +76,45 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
 
         generator = generator_in_checkpoint(source, **options)
     else:
-        generator = _load("fae.generators", "generator", source, options)
+        folder, generator_class = _find("generator", source, options)
+        generator = generator_class.from_pretrained(folder, **options)
     if spec is not None:
         spec.require(generator.spec, context=f"generator {source}")
     return generator
 
 
 def load_tokenizer(source: str | Path, **options: Any) -> Tokenizer:
-    """The tokenizer in a model folder, a run folder or a hub repository; raises as `load_generator` does."""
-    return _load("fae.tokenizers", "tokenizer", source, options)
+    """The tokenizer in a model folder, a run folder, a bundle or a hub repository; raises as `load_generator` does."""
+    folder, tokenizer_class = _find("tokenizer", source, options)
+    return tokenizer_class.from_pretrained(folder, **options)
 
 
-def _load(group: str, kind: str, source: str | Path, options: dict[str, Any]) -> Any:
+def load_decoder(source: str | Path, **options: Any) -> Decoder:
+    """What paints the latents of a tokenizer, without the parts that only encoding needs (an FAE's backbone).
+
+    A tokenizer class that can do so has `decoder_from_pretrained`; any other is loaded whole. Raises FAEError for one that
+    cannot decode, and as `load_generator` does.
+    """
+    folder, tokenizer_class = _find("tokenizer", source, options)
+    if not hasattr(tokenizer_class, "decode"):
+        raise FAEError(f"{source} can encode but not decode; give a tokenizer with a pixel decoder")
+    load = getattr(tokenizer_class, "decoder_from_pretrained", tokenizer_class.from_pretrained)
+    return load(folder, **options)
+
+
+def _find(kind: Literal["generator", "tokenizer"], source: str | Path, options: dict[str, Any]) -> tuple[Path, Any]:
+    """The model folder and the class that reads it."""
     from fae_core.hub import read_config, resolve_model_folder
 
-    folder = resolve_model_folder(source, **{k: options[k] for k in ("revision", "token") if k in options})
-    model_type = read_config(folder).get("model_type")
+    hub = {name: options[name] for name in ("revision", "token") if name in options}
+    folder = resolve_model_folder(source, part=kind, **hub)
+    stored = read_config(folder)
+    model_type = stored.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(f"{folder}/config.json does not say its model_type")
-    known = load_plugins(group)
+    known = load_plugins(f"fae.{kind}s")
     if model_type not in known:
+        if is_missing_own_package(stored.get("package")):
+            raise MissingPackage(f"the {kind} in {source} ({model_type})", stored["package"].replace("_", "-"))
         raise UnknownName(f"{kind} type", model_type, known)
-    return known[model_type].load().from_pretrained(folder, **options)
+    return folder, known[model_type].load()

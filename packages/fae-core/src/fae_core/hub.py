@@ -178,15 +178,38 @@ def load_state(module: nn.Module, state: dict[str, torch.Tensor], where: str) ->
     module.load_state_dict(state)
 
 
-def resolve_model_folder(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The local model folder of `source`; a run folder stands for its exported model; else the hub is asked."""
-    folder = Path(source)
+def resolve_model_folder(
+    source: str | Path, *, part: str | None = None, revision: str | None = None, token: str | None = None
+) -> Path:
+    """The local model folder of `source`: a run folder stands for its exported model, a bundle for its `part`.
+
+    part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles. Raises CheckpointError.
+    """
+    from fae_core.bundle.lookup import PARTS, bundle_part, is_bundle
+
+    folder = locate_folder(source, revision=revision, token=token)
+    if is_bundle(folder):
+        if part is None:
+            raise CheckpointError(f"{source} is a bundle; give {' or '.join(str(folder / name) for name in PARTS)}")
+        return bundle_part(folder, part)
+    for candidate in (folder, folder / RUN_MODEL_FOLDER):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    raise CheckpointError(f"{folder} holds no model ({CONFIG_FILE} is missing)")
+
+
+def locate_folder(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """The local folder of `source`: itself, else a bundle of that name, else what the hub has as "owner/name"."""
+    from fae_core.bundle.lookup import bundle_folders
+
+    folder, name = Path(source), str(source)
     if folder.is_dir():
-        for candidate in (folder, folder / RUN_MODEL_FOLDER):
-            if (candidate / CONFIG_FILE).is_file():
-                return candidate
-        raise CheckpointError(f"{folder} holds no model ({CONFIG_FILE} is missing)")
-    name = str(source)
+        return folder
+    if "/" not in name:
+        if name in bundle_folders():
+            return bundle_folders()[name]
+        known = ", ".join(sorted(bundle_folders())) or "none"
+        raise CheckpointError(f"{name} does not exist; models that installed packages carry: {known}")
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise CheckpointError(f"{name} does not exist")
     from huggingface_hub import snapshot_download

@@ -20,6 +20,11 @@ def load_plugins(group: str) -> dict[str, EntryPoint]:
     return found
 
 
+def is_missing_own_package(module: object) -> bool:
+    """Whether this is a package of this repository that is not installed."""
+    return module in _OWN_PACKAGES and importlib.util.find_spec(str(module)) is None
+
+
 def _source_tree_points(group: str) -> list[EntryPoint]:
     points = []
     for package in _OWN_PACKAGES:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fae_core._version import __version__
 from fae_core.errors import FAEError, OutputExists
 from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
-from fae_core.generator import Generator, Tokenizer, load_generator, load_tokenizer
+from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
@@ -87,7 +87,7 @@ class SampleJob:
         }
         return json.loads(json.dumps(settings))
 
-    def _write_images(self, generator: Generator, decoder: Tokenizer, labels: list[int], group: Processes) -> int:
+    def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
         missing = [i for i in range(group.rank, self.count, group.world_size) if not self.image_path(i).is_file()]
         with progress(len(missing), "sampling", enabled=group.is_main) as bar:
             for batch in _halving_batches(missing, self.batch_size):
@@ -103,7 +103,7 @@ class SampleJob:
         return len(missing)
 
     def _make(
-        self, generator: Generator, decoder: Tokenizer, indices: list[int], labels: list[int], device: str
+        self, generator: Generator, decoder: Decoder, indices: list[int], labels: list[int], device: str
     ) -> np.ndarray:
         chosen = [labels[i] for i in indices]
         condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
@@ -153,13 +153,11 @@ class SampleJob:
         temporary.replace(self.out / "samples.npz")
 
 
-def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Tokenizer]:
-    """A generator and a tokenizer that decodes its latents. Raises LatentSpecMismatch, or FAEError where it cannot decode."""
-    loaded, tokenizer = load_generator(generator, device=device), load_tokenizer(decoder, device=device)
-    if not hasattr(tokenizer, "decode"):
-        raise FAEError(f"{decoder} can encode but not decode; give a tokenizer with a pixel decoder")
-    tokenizer.spec.require(loaded.spec, context=f"decoder {decoder} and generator {generator}")
-    return loaded, tokenizer
+def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Decoder]:
+    """A generator and what decodes its latents. Raises LatentSpecMismatch, or FAEError where a tokenizer cannot decode."""
+    loaded, painter = load_generator(generator, device=device), load_decoder(decoder, device=device)
+    painter.spec.require(loaded.spec, context=f"decoder {decoder} and generator {generator}")
+    return loaded, painter
 
 
 def draw_labels(labels: str, count: int, classes: int, seed: int = 0) -> list[int]:
@@ -178,7 +176,7 @@ def draw_labels(labels: str, count: int, classes: int, seed: int = 0) -> list[in
 
 
 def draw_images(
-    generator: Generator, decoder: Tokenizer, condition: Any, random: SlotRandom, options: dict[str, Any]
+    generator: Generator, decoder: Decoder, condition: Any, random: SlotRandom, options: dict[str, Any]
 ) -> np.ndarray:
     """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError where latents are not finite."""
     with torch.inference_mode():

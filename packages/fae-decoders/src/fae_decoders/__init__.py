@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fae_decoders.conv_vae import ConvVAEConfig as ConvVAEConfig
     from fae_decoders.diffusers_vae import DiffusersVAE as DiffusersVAE
     from fae_decoders.fae import FAE as FAE
+    from fae_decoders.fae_decoder import FAEDecoder as FAEDecoder
     from fae_decoders.feature_decoder import FeatureDecoder as FeatureDecoder
     from fae_decoders.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
     from fae_decoders.feature_space import FeatureSpace as FeatureSpace
@@ -29,6 +30,7 @@ _HOMES = {
     "ConvVAE": "fae_decoders.conv_vae",
     "ConvVAEConfig": "fae_decoders.conv_vae",
     "FAE": "fae_decoders.fae",
+    "FAEDecoder": "fae_decoders.fae_decoder",
     "FeatureDecoder": "fae_decoders.feature_decoder",
     "FeatureDecoderConfig": "fae_decoders.feature_decoder",
     "FeatureSpace": "fae_decoders.feature_space",

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fae_core.bundle.rounding import round_parameters
 from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -146,6 +147,11 @@ class ConvVAE(PretrainedModel):
         fingerprint = combine_fingerprints(self.model_type, fingerprint_state(self.encoder.state_dict()))
         self.spec = LatentSpec.from_dict({**self.spec.to_dict(), "fingerprint": fingerprint}, "autoencoder")
         return self.spec
+
+    def round_parameters(self, dtype: torch.dtype) -> None:
+        """Round every parameter to what `dtype` holds and stamp the spec anew."""
+        round_parameters(self, dtype)
+        self.stamp()
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -15,18 +15,25 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import PretrainedModel, model_card, read_config, resolve_model_folder, write_config
-from fae_core.spec import FILE_NAME as SPEC_FILE
+from fae_core.bundle.rounding import round_parameters
+from fae_core.errors import FAEError
+from fae_core.hub import PretrainedModel, model_card, resolve_model_folder, write_config
 from fae_core.spec import LatentSpec
+from fae_decoders.fae_decoder import (
+    NO_PIXEL_DECODER,
+    PARTS,
+    FAEDecoder,
+    features_of,
+    paint,
+    require_image_shape,
+    stored_parts,
+)
 from fae_decoders.feature_decoder import FeatureDecoder
 from fae_decoders.feature_space import FeatureSpace
 from fae_decoders.load_decoder import AnyPixelDecoder, load_pixel_decoder
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder, Posterior
-
-_PARTS = ("encoder", "feature_decoder", "pixel_decoder")
 
 
 class FAE(nn.Module):
@@ -72,19 +79,13 @@ class FAE(nn.Module):
 
     def features(self, z: Tensor) -> Tensor:
         """Reconstructed backbone features (B, N, D) of normalised latents; `encoder.features(images)` are the originals."""
-        if self.feature_decoder is not None:
-            return self.feature_decoder(z)
-        self.spec.check(z)
-        return self.spec.denormalize(z).flatten(2).transpose(1, 2)
+        return features_of(self.spec, self.feature_decoder, z)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, 3, H, W), fp32, clamped to [0, 1]. Raises FAEError where there is no pixel decoder."""
         if self.pixel_decoder is None:
-            raise FAEError(
-                "this FAE has no pixel decoder and cannot paint images; train one with `fae train pixel --stage noise` and "
-                "`--stage finetune`, or use features(z)"
-            )
-        return self.pixel_decoder(self.features(z)).float().clamp(0, 1)
+            raise FAEError(f"this FAE has {NO_PIXEL_DECODER}, or use features(z)")
+        return paint(self.spec, self.feature_decoder, self.pixel_decoder, z)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """decode(encode(images))."""
@@ -108,11 +109,17 @@ class FAE(nn.Module):
                 raise FAEError(
                     f"the encoder's features have {space.dim} channels, the {name}'s {part.config.feature_dim}"
                 )
-        if self.pixel_decoder is not None and self.pixel_decoder.config.image_shape != self.spec.image_shape:
-            raise FAEError(
-                f"the latents stand for images of {self.spec.image_shape} pixels, the pixel decoder paints "
-                f"{self.pixel_decoder.config.image_shape}"
-            )
+        if self.pixel_decoder is not None:
+            require_image_shape(self.spec, self.pixel_decoder)
+
+    def round_parameters(self, dtype: torch.dtype) -> None:
+        """Round adapter and decoders to what `dtype` holds; the spec's fingerprint becomes that of the rounded adapter."""
+        self.encoder.round_parameters(dtype)
+        for decoder in (self.feature_decoder, self.pixel_decoder):
+            if decoder is not None:
+                round_parameters(decoder, dtype)
+        if self.feature_decoder is not None:
+            self.feature_decoder.spec = self.encoder.spec
 
     @classmethod
     def from_pretrained(
@@ -132,8 +139,8 @@ class FAE(nn.Module):
         """
         from fae_encoder import FAEEncoder
 
-        folder = resolve_model_folder(source, revision=revision, token=token)
-        parts = _stored_parts(folder)
+        folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
+        parts = stored_parts(folder, cls.model_type)
         own_spec = LatentSpec.load(folder)
         if spec is not None:
             spec.require(own_spec, context=str(source))
@@ -145,28 +152,19 @@ class FAE(nn.Module):
         fae = cls(encoder, feature_decoder, pixel_decoder)
         return fae.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
+    @classmethod
+    def decoder_from_pretrained(cls, source: str | Path, **options: Any) -> FAEDecoder:
+        """What paints its latents, without encoder and backbone; options and errors as in `from_pretrained`."""
+        return FAEDecoder.from_pretrained(source, **options)
+
     # Staged writing and uploading are the same as every model's; only what is written differs (`_write`).
     save_pretrained = PretrainedModel.save_pretrained
     push_to_hub = PretrainedModel.push_to_hub
 
     def _write(self, folder: Path, card: str | None) -> None:
-        parts = [name for name in _PARTS if getattr(self, name) is not None]
+        parts = [name for name in PARTS if getattr(self, name) is not None]
         write_config(folder, self.model_type, {"parts": parts}, "fae_decoders")
         for name in parts:
             getattr(self, name).save_pretrained(folder / name)
         self.spec.save(folder)
         (folder / "README.md").write_text(model_card(self, card), encoding="utf-8")
-
-
-def _stored_parts(folder: Path) -> list[str]:
-    """Which parts a folder holds; raises CheckpointError unless it is an FAE's."""
-    stored: dict[str, Any] = read_config(folder)
-    if stored.get("model_type") != FAE.model_type:
-        hint = "; an FAE is written by `fae train autoencoder` and `fae train pixel --stage finetune`"
-        raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not an 'fae'{hint}")
-    parts = stored.get("config", {}).get("parts")
-    if not isinstance(parts, list) or not {"encoder"} < set(parts) <= set(_PARTS):
-        raise CheckpointError(f"{folder}/config.json does not say which parts the FAE has")
-    if not (folder / SPEC_FILE).is_file():
-        raise CheckpointError(f"{folder} has no {SPEC_FILE}")
-    return parts

@@ -20,7 +20,7 @@ def encode(
     data: Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')],
     out: Out,
     model: Annotated[
-        str, typer.Option("--model", help="Encoder preset, or a folder or hub name of an encoder or tokenizer.")
+        str, typer.Option("--model", help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer.")
     ] = ("fae-lite0-32"),
     weights: Annotated[
         str | None,
@@ -117,6 +117,7 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
     Raises FAEError for a tokenizer that gives no posterior, and for --weights where there is no backbone."""
     import torch
 
+    from fae_core.bundle.lookup import bundle_folders
     from fae_core.errors import FAEError
     from fae_core.generator import load_tokenizer
     from fae_core.hub import read_config, resolve_model_folder
@@ -125,11 +126,11 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
     from fae_encoder.storage import WHOLE_FAE
 
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
-    if not Path(model).exists() and "/" not in model:
+    if not Path(model).exists() and "/" not in model and model not in bundle_folders():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return FAEEncoder.from_preset(model, **chosen).eval()
-    folder = resolve_model_folder(model)
+    folder = resolve_model_folder(model, part="tokenizer")
     if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
         return FAEEncoder.from_pretrained(folder, **chosen)
     if weights is not None:

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.bundle.rounding import round_parameters
 from fae_core.errors import FAEError
 from fae_core.hub import ModelConfig, PretrainedModel, parse_config
 from fae_core.presets import load_preset
@@ -213,6 +214,11 @@ class FAEEncoder(PretrainedModel):
         fields = {**self.spec.to_dict(), "fingerprint": self.fingerprint(backbone_fingerprint)}
         self.spec = LatentSpec.from_dict(fields, "encoder")
         return self.spec
+
+    def round_parameters(self, dtype: torch.dtype) -> None:
+        """Round the adapter to what `dtype` holds and stamp the spec anew; the backbone and all statistics stay as they are."""
+        round_parameters(self, dtype, skip=("backbone.",))
+        self.stamp()
 
     def _own_spec(self) -> LatentSpec:
         height, width = self.backbone.grid

@@ -56,7 +56,7 @@ def read_folder(
     cls: type[FAEEncoder], source: str | Path, weights: str | Path | None, **hub: str | None
 ) -> tuple[Path, FAEEncoderConfig, LatentSpec]:
     """The folder, its config with the backbone's source of weights decided, and its spec."""
-    folder = resolve_model_folder(source, **hub)
+    folder = resolve_model_folder(source, part="tokenizer", **hub)
     stored = read_config(folder)
     if stored.get("model_type") == WHOLE_FAE:
         folder = folder / ENCODER_FOLDER

@@ -11,7 +11,9 @@ import typer
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A preset's name, or a model, run or latent-store folder.")],
+    target: Annotated[
+        str, typer.Argument(help="Name of a preset or bundle, or a model, run, bundle or latent-store folder.")
+    ],
     gpus: Annotated[
         int | None,
         typer.Option("--gpus", min=1, help="Also estimate what training takes on so many GPUs (presets only)."),
@@ -98,10 +100,27 @@ def _training_lines(
 
 def describe(target: str) -> dict[str, Any]:
     """The facts that `fae info` prints, by name. Raises FAEError's subclasses for what does not exist."""
+    from fae_core.bundle.lookup import bundle_folders, is_bundle
+
     folder = Path(target)
+    if not folder.is_dir() and target in bundle_folders():
+        folder = bundle_folders()[target]
+    if is_bundle(folder):
+        return _describe_bundle(folder)
     if folder.is_dir():
         return _describe_folder(folder)
     return _describe_preset(target)
+
+
+def _describe_bundle(folder: Path) -> dict[str, Any]:
+    from fae_core.bundle.lookup import PARTS, bundle_part, read_bundle
+    from fae_core.spec import LatentSpec
+
+    record = read_bundle(folder)
+    parts = {part: f"{record[part].get('type')}, {record[part].get('parameters', 0):,} parameters" for part in PARTS}
+    spec = LatentSpec.load(bundle_part(folder, "tokenizer"))
+    weights = {"weights in": record.get("dtype"), "card": folder / "README.md"}
+    return {"bundle": folder, "description": record.get("description"), **parts, **weights, **_describe_spec(spec)}
 
 
 def _describe_preset(name: str) -> dict[str, Any]:

@@ -13,19 +13,21 @@ def presets(
         bool, typer.Option("--counts", help="Show parameters, and what the paper prints, instead of descriptions.")
     ] = False,
 ) -> None:
-    """List every preset of the installed packages.
+    """List every preset of the installed packages, and the bundles (trained models) that they carry.
 
     Example: fae presets lightningdit
     """
     from rich.console import Console
     from rich.table import Table
 
+    from fae_core.bundle.lookup import bundle_folders, read_bundle
     from fae_core.errors import UnknownName
     from fae_core.files import read_yaml
     from fae_core.presets import preset_files
 
     contents = {name: read_yaml(path) for name, path in preset_files().items()}
-    kinds = {content.get("model_type", "") for content in contents.values()}
+    contents |= {name: _as_preset(read_bundle(folder)) for name, folder in bundle_folders().items()}
+    kinds = {"bundle"} | {content.get("model_type", "") for content in contents.values()}
     if kind is not None and kind not in kinds:
         raise UnknownName("model type", kind, kinds)
     columns = ("parameters", "the paper prints") if counts else ("description",)
@@ -38,6 +40,11 @@ def presets(
                 *(_counts(content) if counts else (content.get("description", ""),)),
             )
     Console().print(table)
+
+
+def _as_preset(bundle: dict[str, Any]) -> dict[str, Any]:
+    parameters = sum(bundle[part].get("parameters", 0) for part in ("tokenizer", "generator"))
+    return {"model_type": "bundle", "description": bundle.get("description", ""), "parameters": parameters}
 
 
 def _counts(preset: dict[str, Any]) -> tuple[str, str]:

@@ -11,11 +11,17 @@ from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, R
 
 
 def sample(
-    generator: Annotated[str, typer.Option("--generator", help="Run folder, model folder or hub id of a generator.")],
-    decoder: Annotated[
-        str, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
-    ],
     out: Out,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Both in one: a bundle's name (`fae presets bundle`), its folder or hub id."),
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option("--generator", help="Run folder, model folder or hub id of a generator.")
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+    ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many images.")] = 64,
     labels: Annotated[
         str, typer.Option("--labels", help="'equal', 'random', or class indices such as 0,3,7 in turn.")
@@ -45,8 +51,15 @@ def sample(
 
     Example: fae sample --generator runs/dit --decoder runs/tokenizer --out runs/samples --count 64 --guidance 1.5
     """
+    from fae_core.bundle.lookup import find_bundle
     from fae_core.cli.launch import relaunched
+    from fae_core.errors import FAEError
 
+    if (generator is None) != (decoder is None) or (model is None) == (generator is None):
+        raise FAEError("give either --model BUNDLE, or --generator and --decoder")
+    if model is not None:
+        find_bundle(model)
+        generator = decoder = model
     if relaunched(processes):
         return
     from fae_core.cli.settings import merge, parse_override

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fae_core.errors import MissingPackage, UnknownName
-from fae_core.generator import Generator, load_tokenizer
+from fae_core.generator import Generator, load_decoder
 from fae_core.hub import ModelConfig
 from fae_core.images import save_grid, to_uint8
 from fae_core.plugins import load_plugins
@@ -51,7 +51,7 @@ class GeneratorPreview:
 
     def __init__(self, config: PreviewConfig, spec: LatentSpec, device: str) -> None:
         self.config, self.device = config, device
-        self.decoder = load_tokenizer(config.decoder, device=device)
+        self.decoder = load_decoder(config.decoder, device=device)
         self.decoder.spec.require(spec, context=f"decoder {config.decoder}")
         self._metric = self._load_metric() if config.reference is not None else None
 

@@ -12,7 +12,7 @@ from fae_decoders.cli.train_autoencoder import Data, Split
 
 def reconstruct(
     model: Annotated[
-        str, typer.Option("--model", help="Run folder, model folder or hub id of an FAE or another tokenizer.")
+        str, typer.Option("--model", help="Run folder, model folder, bundle or hub id of an FAE or another tokenizer.")
     ],
     data: Data,
     out: Out,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +11,8 @@ from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resu
 from fae_decoders.cli.train_autoencoder import Batch, Data, Encoder, Features, Split, Steps, TrainSeed, Weights
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fae_core.images import ImageSource
     from fae_decoders.stages.pixel_task import PixelTask
 
@@ -173,4 +174,4 @@ def _folder(autoencoder: str | None) -> str | None:
     """The model folder of a run, which is what an encoder is read from. Raises CheckpointError where there is none."""
     from fae_core.hub import resolve_model_folder
 
-    return None if autoencoder is None else str(resolve_model_folder(Path(autoencoder)))
+    return None if autoencoder is None else str(resolve_model_folder(autoencoder, part="tokenizer"))

@@ -1,0 +1,111 @@
+"""What a bundle says about itself: how its parts were trained, what was measured, how to use it. No path of anybody's machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fae_core.bundle.lookup import PARTS
+from fae_core.errors import CheckpointError
+from fae_core.files import read_json, read_yaml
+from fae_core.generator import CHECKPOINT_STATE
+from fae_core.redact import redact
+
+_RUN_SETTINGS = "config.yaml"
+_EARLIER = ("autoencoder", "init")  # settings of a training command that name the runs it starts from
+_DIRECTORIES = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",;)]+/)*")
+
+
+def training_history(source: str | Path) -> list[dict[str, Any]]:
+    """The commands that made a run's model, first to last: itself and the runs that it started from, as far as they are there.
+
+    Each has command, data, seed, steps, batch_size and, where a checkpoint is left, seconds, device and torch. Empty for what
+    is no run folder.
+    """
+    found: dict[Path, dict[str, Any]] = {}
+    _collect(Path(source), found)
+    return list(found.values())
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Title, table, notes, command, date and device of a record that `fae eval` wrote; raises CheckpointError for another file."""
+    record = read_json(path)
+    table = record.get("table")
+    if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in ("columns", "rows")):
+        raise CheckpointError(f"{path} holds no results; give a .json that `fae eval` wrote")
+    origin = record.get("provenance", {})
+    facts = {"title": record.get("title", path.stem), "table": {key: table[key] for key in ("columns", "rows")}}
+    facts |= {"notes": record.get("notes", [])}
+    return public({**facts, **{key: origin[key] for key in ("command", "date", "device") if key in origin}})
+
+
+def public(value: Any) -> Any:
+    """The same without secrets and without the directories of absolute paths, in every string inside."""
+    if isinstance(value, str):
+        return _DIRECTORIES.sub("", redact(value))
+    if isinstance(value, dict):
+        return {key: public(item) for key, item in value.items()}
+    return [public(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_card(record: dict[str, Any], name: str) -> str:
+    """README.md of a bundle, as the hub expects it."""
+    lines = ["---", "library_name: fae", "tags:", "- fae", "- bundle", f"- {record['generator']['type']}", "---", ""]
+    lines += [f"# {name}", "", record["description"], "", f"    fae sample --model {name} --out SAMPLES", ""]
+    lines += ["| part | type | package | parameters |", "|---|---|---|---|"]
+    for part in PARTS:
+        model = record[part]
+        lines.append(f"| {part} | {model['type']} | {model['package']} | {model['parameters']:,} |")
+    made = record["made"]
+    lines += ["", f"Latents {record['latents']}, images of {record['images']} pixels. Weights are stored in "]
+    lines[-1] += f"{record['dtype']}; packed {made['date']}, torch {made['torch']}."
+    for part in PARTS:
+        for step in record[part]["training"]:
+            facts = ", ".join(f"{key} {value}" for key, value in step.items() if key != "command")
+            lines += ["", f"`{step.get('command')}`: {facts}."]
+    lines += [text for note in record["notes"] for text in ("", note)]
+    for result in record["measured"]:
+        lines += ["", *_table(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
+    is_checkpoint = (source / CHECKPOINT_STATE).is_file()  # RUN/checkpoints/step-...
+    places = (source.parent.parent,) if is_checkpoint else (source, source.parent)
+    run = next((folder for folder in places if (folder / _RUN_SETTINGS).is_file()), None)
+    if run is None or run in found:
+        return
+    settings = read_yaml(run / _RUN_SETTINGS)
+    for key in _EARLIER:
+        if isinstance(settings.get(key), str):
+            _collect(Path(settings[key]), found)
+    training = settings.get("training") if isinstance(settings.get("training"), dict) else {}
+    facts = {key: settings[key] for key in ("command", "data") if key in settings}
+    facts |= {key: training[key] for key in ("seed", "steps", "batch_size") if key in training}
+    states = (
+        [source / CHECKPOINT_STATE] if is_checkpoint else sorted(run.glob(f"checkpoints/step-*/{CHECKPOINT_STATE}"))
+    )
+    found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})
+
+
+def _facts_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint's state says of the training up to it."""
+    state = read_json(checkpoint)
+    seconds = {"seconds": round(state["seconds"])} if isinstance(state.get("seconds"), int | float) else {}
+    steps = {"steps": state["step"]} if isinstance(state.get("step"), int) else {}
+    return {**steps, **seconds, **{key: state[key] for key in ("device", "threads", "torch") if key in state}}
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    columns: Sequence[Any] = result["table"]["columns"]
+    lines = [f"## {result['title']}", "", f"| {' | '.join(map(str, columns))} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in result["table"]["rows"]]
+    origin = [f"`{result['command']}`"] if "command" in result else []
+    origin += [str(result[key]) for key in ("date", "device") if key in result]
+    return [*lines, "", *([", ".join(origin) + "."] if origin else []), *map(str, result["notes"])]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,37 @@
+"""Is a bundle fit to be carried by a package? Small, safetensors only, whole, of one latent space, with a card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fae_core.bundle.lookup import PARTS, bundle_part, read_bundle
+from fae_core.errors import FAEError
+from fae_core.spec import LatentSpec
+
+MEGABYTES = 32  # of one bundle, so that a wheel stays quick to fetch
+SUFFIXES = (".safetensors", ".json", ".md", ".png")
+
+
+def check_bundle(folder: Path) -> Iterator[str]:
+    """What is wrong with the bundle in a folder, a line each."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    if size > MEGABYTES:
+        yield f"bundle {folder.name}: {size:.1f} MB, more than {MEGABYTES}"
+    for path in files:
+        if path.suffix not in SUFFIXES:
+            yield f"bundle {folder.name}: {path.relative_to(folder)} is none of {', '.join(SUFFIXES)}"
+    if not (folder / "README.md").is_file():
+        yield f"bundle {folder.name}: README.md is missing"
+    try:
+        tokenizer, generator = (LatentSpec.load(bundle_part(folder, part)) for part in PARTS)
+        tokenizer.require(generator, context="tokenizer and generator")
+        listed = read_bundle(folder)["files"]
+    except FAEError as error:
+        yield f"bundle {folder.name}: {error}"
+        return
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".safetensors" and name not in listed:
+            yield f"bundle {folder.name}: {name} is not in its record"

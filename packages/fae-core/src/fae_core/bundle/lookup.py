@@ -1,0 +1,88 @@
+"""Which bundles there are, and their parts, checked by the SHA-256 of every file of weights.
+
+A package that carries bundles registers its module under the entry-point group "fae.bundles"; each folder `bundles/NAME` in it
+is one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.files import read_json, sha256_file
+from fae_core.plugins import load_plugins
+
+RECORD = "bundle.json"
+PARTS = ("tokenizer", "generator")
+FORMAT_VERSION = 1
+
+
+@functools.cache
+def bundle_folders() -> dict[str, Path]:
+    """Every bundle of the installed packages: name -> folder. Raises FAEError where two packages claim one name."""
+    folders: dict[str, Path] = {}
+    for package in sorted({point.value for point in load_plugins("fae.bundles").values()}):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for record in sorted((Path(spec.origin).parent / "bundles").glob(f"*/{RECORD}")):
+            name = record.parent.name
+            if name in folders:
+                raise FAEError(f"two bundles are named {name}: {folders[name]} and {record.parent}")
+            folders[name] = record.parent
+    return folders
+
+
+def is_bundle(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
+def find_bundle(source: str | Path) -> Path:
+    """The folder of a bundle: of that name, itself, or from the hub. Raises CheckpointError where it is none."""
+    from fae_core.hub import locate_folder
+
+    folder = locate_folder(source)
+    if not is_bundle(folder):
+        raise CheckpointError(
+            f"{source} is not a bundle ({RECORD} is missing); `fae bundle` makes one of a tokenizer and a generator"
+        )
+    return folder
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """bundle.json; raises CheckpointError where it is missing, malformed or of another format."""
+    path = folder / RECORD
+    record = read_json(path)
+    if record.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {record.get('format_version')!r}; this version reads {FORMAT_VERSION}"
+        )
+    files, parts = record.get("files"), [record.get(part) for part in PARTS]
+    if not isinstance(files, dict) or not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(f"{path} does not say what the bundle holds")
+    if not all(isinstance(digest, str) and _inside(name) for name, digest in files.items()):
+        raise CheckpointError(f"{path} names files that are not in the bundle")
+    return record
+
+
+def bundle_part(folder: Path, part: str) -> Path:
+    """The folder of the tokenizer or the generator. Raises CheckpointError where its weights are missing or have changed."""
+    files = {name: digest for name, digest in read_bundle(folder)["files"].items() if name.startswith(f"{part}/")}
+    if not files:
+        raise CheckpointError(f"{folder / RECORD} lists no weights of a {part}")
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing from the bundle")
+        if sha256_file(path) != digest:
+            raise CheckpointError(f"{path} is damaged: it is not the file that the bundle was made with")
+    return folder / part
+
+
+def _inside(name: str) -> bool:
+    """Whether a name is that of weights in one of the parts."""
+    path = PurePosixPath(name)
+    return path.suffix == ".safetensors" and path.parts[0] in PARTS and ".." not in path.parts

@@ -1,0 +1,124 @@
+"""Making a bundle: a trained tokenizer and a generator of its latents, rounded, stored, and loaded once more to be sure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fae_core._version import __version__
+from fae_core.bundle.card import public, read_results, training_history, write_card
+from fae_core.bundle.lookup import FORMAT_VERSION, PARTS, RECORD
+from fae_core.bundle.rounding import compact_weights, round_parameters
+from fae_core.errors import FAEError, UnknownName
+from fae_core.files import require_new_folder, sha256_file, staged_folder
+from fae_core.generator import load_decoder, load_generator, load_tokenizer
+from fae_core.spec import LatentSpec
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def make_bundle(
+    tokenizer: str | Path,
+    generator: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "float16",
+    description: str | None = None,
+    notes: Sequence[str] = (),
+    results: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Write the bundle of a tokenizer and a generator (run folders, model folders or hub names), whole or not at all.
+
+    dtype: float16, bfloat16 or float32, of the stored weights. Rounding changes the tokenizer's fingerprint, so that latents
+    encoded before belong to the tokenizer that was given, and those of the bundle to the bundle; its per-channel statistics
+    stay those that the generator was trained with. A backbone whose weights lie inside the encoder is not rounded: decoders
+    know its features by their hash.
+    results: records of `fae eval`, whose tables go into the card.
+
+    Raises LatentSpecMismatch where the generator was made for other latents, OutputExists, FAEError.
+    """
+    if dtype not in _DTYPES:
+        raise UnknownName("dtype", dtype, _DTYPES)
+    out = Path(out)
+    require_new_folder(out, overwrite=overwrite)
+    measured = [read_results(Path(path)) for path in results]
+    encoder, model = _load(tokenizer, generator)
+    if dtype != "float32":
+        if not hasattr(encoder, "round_parameters"):
+            raise FAEError(f"a {type(encoder).__name__} cannot be rounded; use --dtype float32")
+        encoder.round_parameters(_DTYPES[dtype])
+        round_parameters(model, _DTYPES[dtype])
+        model.spec = encoder.spec
+    record = {
+        "format_version": FORMAT_VERSION,
+        "description": description or f"A {model.model_type} on the latents of {encoder.spec.backbone}.",
+        "tokenizer": _facts(encoder, tokenizer),
+        "generator": _facts(model, generator),
+        **_space(encoder.spec),
+        "dtype": dtype,
+        "made": {
+            "date": datetime.now(UTC).date().isoformat(),
+            "torch": torch.__version__,
+            "fae_core": __version__,
+        },
+        "notes": public(list(notes)),
+        "measured": measured,
+    }
+    with staged_folder(out, overwrite=overwrite) as staging:
+        for part, saved in zip(PARTS, (encoder, model), strict=True):
+            saved.save_pretrained(staging / part)
+        files = sorted(staging.glob("**/*.safetensors"))
+        for path in files:
+            compact_weights(path, _DTYPES[dtype])
+        load_generator(staging / "generator", spec=load_tokenizer(staging / "tokenizer").spec)
+        load_decoder(staging / "tokenizer")
+        record["files"] = {path.relative_to(staging).as_posix(): sha256_file(path) for path in files}
+        (staging / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (staging / "README.md").write_text(write_card(record, out.name), encoding="utf-8")
+    return out
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of everything in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _load(tokenizer: str | Path, generator: str | Path) -> tuple[Any, Any]:
+    """Both on the CPU; raises FAEError unless the tokenizer paints and the generator is of its latents."""
+    encoder: Any = load_tokenizer(tokenizer)
+    if not hasattr(encoder, "decode") or getattr(encoder, "pixel_decoder", encoder) is None:
+        raise FAEError(f"{tokenizer} encodes but cannot paint images; give a tokenizer with a pixel decoder")
+    model: Any = load_generator(generator, spec=encoder.spec)
+    for part in (encoder, model):
+        if not hasattr(part, "save_pretrained"):
+            raise FAEError(f"a {type(part).__name__} has no save_pretrained and cannot be put into a bundle")
+    return encoder, model
+
+
+def _facts(model: Any, source: str | Path) -> dict[str, Any]:
+    """Type, parameters (a frozen backbone is another project's and not counted), classes, training."""
+    named = model.named_parameters()
+    count = sum(p.numel() for name, p in named if not name.startswith(("backbone.", "encoder.backbone.")))
+    classes = getattr(getattr(model, "config", None), "classes", None)
+    package = type(model).__module__.split(".")[0].replace("_", "-")
+    facts = {
+        "type": model.model_type,
+        "package": package,
+        "parameters": count,
+        **({} if classes is None else {"classes": classes}),
+    }
+    return {**facts, "training": training_history(source)}
+
+
+def _space(spec: LatentSpec) -> dict[str, str]:
+    return {
+        "latents": "x".join(map(str, spec.shape)),
+        "images": "x".join(map(str, spec.image_shape)),
+        "backbone": spec.backbone,
+    }

@@ -1,0 +1,47 @@
+"""`fae bundle`: a tokenizer and a generator as one small folder that `fae sample --model` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fae_core.cli.options import Out, Overwrite
+
+
+def bundle(
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+    ],
+    generator: Annotated[
+        str, typer.Option("--generator", help="Run folder, checkpoint, model folder or hub id of its generator.")
+    ],
+    out: Out,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16 or float32 weights on disk.")] = "float16",
+    description: Annotated[str | None, typer.Option("--description", help="One sentence for the card.")] = None,
+    notes: Annotated[
+        list[str] | None, typer.Option("--note", help="A paragraph for the card, e.g. date and machine; repeatable.")
+    ] = None,
+    results: Annotated[
+        list[Path] | None, typer.Option("--results", help="A .json of `fae eval`, for the card; repeatable.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put a tokenizer and a generator of its latents into one folder: OUT/tokenizer, OUT/generator, bundle.json, README.md.
+
+    Example: fae bundle --tokenizer runs/fae --generator runs/dit --out bundle --results runs/results/generation.json
+    """
+    from fae_core.bundle.make import folder_bytes, make_bundle
+
+    folder = make_bundle(
+        tokenizer,
+        generator,
+        out,
+        dtype=dtype,
+        description=description,
+        notes=notes or (),
+        results=results or (),
+        overwrite=overwrite,
+    )
+    typer.echo(f"wrote {folder} ({folder_bytes(folder) / 1e6:.1f} MB); next: fae sample --model {folder} --out SAMPLES")
