@@ -157,7 +157,7 @@ def test_guidance_doubles_the_batch_only_where_it_acts(build, spec, latents_for,
     monkeypatch.setattr(
         sampler_module,
         "BlockDecoder",
-        lambda *args: (d := original(*args), rows.append(d.caches[0].store.shape[0]))[0],
+        lambda *args: (d := original(*args), rows.append(d.cache.store.shape[1]))[0],
     )
     noise, labels = latents_for(spec, 2), torch.tensor([0, 1])
     build(classes=3, condition_top_only=True).sample(labels, noise=noise, guidance=2.0)
