@@ -27,7 +27,7 @@ class FlowSampler:
     """A model's weights made ready for sampling, for any number of calls and threads. Later training does not reach it.
 
     dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's. packed: oneDNN's weight layout on the
-    CPU; None = where it works. compile: torch.compile each block's step. cuda_graph: replay one captured step per token,
+    CPU; None = where it is the faster one. compile: torch.compile each block's step. cuda_graph: replay one captured step per token,
     which removes the launch overhead that dominates on a GPU. The last two decode sequentially and warm up per batch size.
     """
 
