@@ -63,13 +63,11 @@ class SamplingBlock:
             hidden = layer(hidden, cache, stretch)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
-        mean, log_sigma = (
-            x.view(-1, count, channels) for x in affine(self.proj_out(hidden), self.scale, self.soft_clip)
-        )
-        if guidance is None:
-            return mean, log_sigma
-        (mean, mean_null), (log_sigma, log_sigma_null) = mean.chunk(2), log_sigma.chunk(2)
-        return guide(mean, log_sigma, mean_null, log_sigma_null, guidance)
+        mean, log_sigma = affine(self.proj_out(hidden), self.scale, self.soft_clip)
+        if guidance is not None:
+            (mean, mean_null), (log_sigma, log_sigma_null) = mean.chunk(2), log_sigma.chunk(2)
+            mean, log_sigma = guide(mean, log_sigma, mean_null, log_sigma_null, guidance)
+        return mean.view(batch, count, channels), log_sigma.view(batch, count, channels)
 
 
 class BlockDecoder:
@@ -127,7 +125,7 @@ class BlockDecoder:
 
         rows: the samples to advance, int64; None = all. Their inputs are read from `tokens` as they are.
         """
-        tokens = self.tokens[:, start : start + count]
+        tokens = self.tokens.narrow(1, start, count)
         position = None if self.block.position is None else self.block.position[start : start + count]
         first = self.prefix + start
         if rows is None:
@@ -141,13 +139,13 @@ class BlockDecoder:
 
     def write(self, start: int, mean: Tensor, log_sigma: Tensor, rows: Tensor | None = None) -> Tensor:
         """Decide tokens from their means and scales; returns them (b, count, K)."""
-        stop = start + mean.shape[1]
-        targets = self.targets[:, start:stop]
+        count = mean.shape[1]
+        targets = self.targets.narrow(1, start, count)
         decided = torch.addcmul(mean, targets if rows is None else targets[rows], torch.exp(log_sigma))
         if rows is None:
-            self.tokens[:, start + 1 : stop + 1] = decided
+            self.tokens.narrow(1, start + 1, count).copy_(decided)
         else:
-            self.tokens[rows, start + 1 : stop + 1] = decided
+            self.tokens[rows, start + 1 : start + 1 + count] = decided
         return decided
 
     def _prepare_single_tokens(self, rows: int) -> tuple[Heads, Callable[..., Tensor]]:
@@ -160,7 +158,9 @@ class BlockDecoder:
         return heads, F.scaled_dot_product_attention if plain else attend
 
     def _open(self, start: int, count: int) -> list[LayerCache]:
-        return self.cache.indexed(self.slots[start : start + count]) if self.static else self.cache.stretch(start, count)
+        return (
+            self.cache.indexed(self.slots[start : start + count]) if self.static else self.cache.stretch(start, count)
+        )
 
     def _stretch(self, start: int, count: int, lone: bool = False) -> Stretch:
         """lone: a single token of every row, the one case that comes often enough to be prepared for."""

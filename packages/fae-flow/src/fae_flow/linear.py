@@ -1,8 +1,8 @@
 """Linear layers for sampling: plain, or packed by oneDNN, with what follows them in one call where that is possible.
 
 Both are called as layer(x), which is x W^T + b, also into memory `out`; as layer(x, gelu=), which is its GELU, "none" (exact)
-or "tanh"; or as layer(x, residual=), which is residual + x W^T + b and may overwrite the residual. x: (rows, in). Weights are frozen copies or views; the model that they come
-from is never touched.
+or "tanh"; or as layer(x, residual=), which is residual + x W^T + b and may overwrite the residual. x: (rows, in).
+Weights are frozen copies or views; the model that they come from is never touched.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ class PlainLinear:
             if self.bias is not None:
                 residual.add_(self.bias)
             return residual.addmm_(x, self.weight)
-        out = torch.mm(x, self.weight, out=out) if self.bias is None else torch.addmm(self.bias, x, self.weight, out=out)
-        return out if gelu is None else F.gelu(out, approximate=gelu)
+        if self.bias is None:
+            result = torch.mm(x, self.weight, out=out)
+        else:
+            result = torch.addmm(self.bias, x, self.weight, out=out)
+        return result if gelu is None else F.gelu(result, approximate=gelu)
 
 
 class PackedLinear:
