@@ -72,15 +72,18 @@ class PackedLinear:
 
 
 def choose_linear(packed: bool | None, device: torch.device, dtype: torch.dtype) -> Any:
-    """PackedLinear or PlainLinear; packed None takes what was faster where it was measured: packed weights on a CPU with
-    AVX-512, plain ones elsewhere. A rule and not a timing, so that equal calls on one machine round alike. Raises FAEError
-    where a request cannot be met."""
-    if packed is False or (packed is None and (device.type != "cpu" or not _has_avx512())):
+    """PackedLinear or PlainLinear; packed None takes what was faster where it was measured: on a CPU packed weights for
+    bf16 and with AVX-512, else plain ones. A rule and not a timing, so that equal calls on one machine round alike. Raises
+    FAEError where a request cannot be met."""
+    if packed is None:
+        packable = device.type == "cpu" and (dtype != torch.float32 or _has_avx512())
+        return PackedLinear if packable and _packing_obstacle(dtype) is None else PlainLinear
+    if not packed:
         return PlainLinear
     obstacle = "the model is not on the CPU" if device.type != "cpu" else _packing_obstacle(dtype)
-    if packed and obstacle:
+    if obstacle:
         raise FAEError(f"weights cannot be packed: {obstacle}")
-    return PlainLinear if obstacle else PackedLinear
+    return PackedLinear
 
 
 def _has_avx512() -> bool:
