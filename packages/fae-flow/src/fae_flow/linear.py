@@ -32,7 +32,8 @@ class PlainLinear:
         if weight.device.type == "cpu":
             inputs, outputs = weight.shape
             spread = weight.new_empty(inputs, outputs + _CACHE_LINE // weight.element_size())
-            weight = spread[:, :outputs].copy_(weight)
+            # In two steps: torch transposes blockwise only into contiguous memory.
+            weight = spread[:, :outputs].copy_(weight.contiguous())
         self.weight = weight
         self.bias = linear.bias.detach().to(dtype) if linear.bias is not None else None
 
