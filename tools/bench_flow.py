@@ -3,6 +3,7 @@
     python tools/bench_flow.py                               # against full recomputation, the definition of sampling
     python tools/bench_flow.py --original CHECKOUT           # against a checkout of apple/ml-starflow
     python tools/bench_flow.py --model FOLDER                # our own ways of sampling, on a trained model
+    python tools/bench_flow.py --compile                     # with the compiled step, and what compiling it took
 
 Rounds are interleaved and the least CPU time of each is kept, so that a busy machine hurts all alike. Ours includes making
 the weights ready (`STARFlow.sample`); "kept" is a FlowSampler made once. Errors are largest differences from the reference.
@@ -40,17 +41,19 @@ def main() -> None:
     )
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--exact", action="store_true", help="only the exact ways, which leaves time for more rounds")
+    parser.add_argument("--compile", action="store_true", help="also the compiled step; prints what compiling it took")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.model is not None:
-        _report(_ways(STARFlow.from_pretrained(options.model)), options)
+        _report(_ways(STARFlow.from_pretrained(options.model), options), options)
     elif options.original is not None:
         model, original = _against_original(options)
-        _report({"original": original, **_ways(model)}, options)
+        _report({"original": original, **_ways(model, options)}, options)
     else:
         model = _random_flow(options)
-        _report({"recomputed": _recomputed(model), **_ways(model)}, options)
+        _report({"recomputed": _recomputed(model), **_ways(model, options)}, options)
 
 
 def _report(ways: dict[str, Call], options: argparse.Namespace) -> None:
@@ -72,7 +75,7 @@ def _report(ways: dict[str, Call], options: argparse.Namespace) -> None:
             print(f"  {name:22}{seconds[name]:8.3f}{ratio:8.2f}{difference.abs().max():12.2g}{relative:12.2g}")
 
 
-def _ways(model: STARFlow) -> dict[str, Call]:
+def _ways(model: STARFlow, options: argparse.Namespace) -> dict[str, Call]:
     """Our ways of sampling one fixed batch of noise."""
     noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
     condition = _condition(model)
@@ -82,14 +85,31 @@ def _ways(model: STARFlow) -> dict[str, Call]:
     def jacobi(stretch: int, tolerance: float) -> Call:
         return lambda scale: sampler.sample(condition, noise, guidance=scale, jacobi=Jacobi(stretch, tolerance))
 
-    return {
+    compiled = {"ours, compiled": _compiled(model, condition, noise, options.guidance)} if options.compile else {}
+    exact = {
         "ours": lambda scale: model.sample(condition, noise=noise, guidance=scale, denoise=False),
         "ours, kept": lambda scale: sampler.sample(condition, noise, guidance=scale),
+        **compiled,
+    }
+    if options.exact:
+        return exact
+    return {
+        **exact,
         "ours, bf16 weights": lambda scale: half.sample(condition, noise, guidance=scale),
         "jacobi 8, 1e-8": jacobi(8, 1e-8),
         "jacobi 16, 1e-4": jacobi(16, 1e-4),
         "jacobi 16, 1e-3": jacobi(16, 1e-3),
     }
+
+
+def _compiled(model: STARFlow, condition: Tensor | None, noise: Tensor, guidance: float) -> Call:
+    """A sampler with a compiled step, warm for both tables; prints the seconds that the warming took."""
+    sampler = FlowSampler(model, compile=True)
+    for scale in (1.0, guidance):
+        start = time.perf_counter()
+        sampler.sample(condition, noise, guidance=scale)
+        print(f"compiling for guidance {scale:g}, its first call included: {time.perf_counter() - start:.0f} s")
+    return lambda scale: sampler.sample(condition, noise, guidance=scale)
 
 
 def _condition(model: STARFlow) -> Tensor | None:

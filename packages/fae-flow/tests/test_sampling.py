@@ -12,7 +12,6 @@ from fae_core.errors import FAEError
 from fae_flow import FlowSampler, Jacobi, STARFlow
 from fae_flow.block import FlowBlock
 from fae_flow.guidance import guide
-from fae_flow.linear import PackedLinear, PlainLinear, choose_linear
 
 
 def naive_sample(
@@ -157,7 +156,7 @@ def test_guidance_doubles_the_batch_only_where_it_acts(build, spec, latents_for,
     monkeypatch.setattr(
         sampler_module,
         "BlockDecoder",
-        lambda *args: (d := original(*args), rows.append(d.caches[0].store.shape[0]))[0],
+        lambda *args: (d := original(*args), rows.append(d.cache.store.shape[1]))[0],
     )
     noise, labels = latents_for(spec, 2), torch.tensor([0, 1])
     build(classes=3, condition_top_only=True).sample(labels, noise=noise, guidance=2.0)
@@ -187,19 +186,30 @@ def test_guidance_is_the_product_of_powers_of_two_gaussians() -> None:
         torch.testing.assert_close(value, wanted)
 
 
-@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
-def test_packed_products_equal_plain_ones(gelu) -> None:
-    try:
-        choose_linear(True, torch.device("cpu"), torch.float32)
-    except FAEError as error:
-        pytest.skip(str(error))
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(40, 24)
-    packed, plain = (kind(linear, torch.float32) for kind in (PackedLinear, PlainLinear))
-    for rows in (1, 3, 8, 65):
-        x, residual = torch.randn(rows, 40), torch.randn(rows, 24)
-        torch.testing.assert_close(packed(x, gelu=gelu), plain(x, gelu=gelu), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(packed(x, residual=residual), plain(x, residual=residual), atol=1e-5, rtol=1e-5)
+def test_a_pinned_attention_backend_reaches_every_step(build, spec, latents_for) -> None:
+    from fae_core import ops
+
+    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 1])
+    expected = flow.sample(labels, noise=noise, denoise=False)
+    with ops.backend("reference"):
+        pinned = flow.sample(labels, noise=noise, denoise=False)
+    torch.testing.assert_close(pinned, expected, atol=2e-5, rtol=1e-5)
+    with ops.backend("xformers"), pytest.raises(FAEError, match="xformers"):
+        flow.sample(labels, noise=noise, denoise=False)
+
+
+def test_a_step_equals_the_training_forward(flow, spec, condition_for, latents_for) -> None:
+    # Decoding what the flow encoded meets, at every token, the mean and scale that the training-time forward computed.
+    latents, condition = latents_for(spec, 3), condition_for(flow, 3)
+    with torch.no_grad():
+        noise = flow(latents, condition).noise
+    torch.testing.assert_close(FlowSampler(flow).sample(condition, noise), latents, atol=5e-5, rtol=1e-5)
+
+
+def test_compiling_without_a_compiler_is_refused(build, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    with pytest.raises(FAEError, match=r"C\+\+ compiler"):
+        FlowSampler(build(), compile=True)
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fae_flow.cache import Window
 from fae_flow.decoder import BlockDecoder
+from fae_flow.sampling_layer import Stretch
 
 _WARM_UP = 3
 
@@ -16,16 +16,14 @@ def decode_graph(decoder: BlockDecoder) -> None:
 
     def step() -> None:
         slots = index + decoder.prefix
-        window = Window(slots, None, len(decoder.slots), decoder.slots <= slots[:, None])
         rope = decoder.rope
         rotation = None if rope is None else (rope[0].index_select(0, slots), rope[1].index_select(0, slots))
         position = decoder.block.position
         mean, log_sigma = decoder.forward(
             decoder.tokens.index_select(1, index),
-            rotation,
             None if position is None else position.index_select(0, index),
-            decoder.caches,
-            window,
+            decoder.cache.indexed(slots),
+            Stretch(1, rotation, decoder.slots <= slots[:, None]),
             decoder.guidance,
         )
         decided = torch.addcmul(mean, decoder.targets.index_select(1, index), torch.exp(log_sigma))

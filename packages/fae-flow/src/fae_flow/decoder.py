@@ -12,13 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fae_core import ops
 from fae_flow.block import FlowBlock, affine
-from fae_flow.cache import LayerCache, Window
+from fae_flow.cache import BlockCache, LayerCache
 from fae_flow.guidance import guide
 from fae_flow.layers import Rope
-from fae_flow.sampling_layer import Rotation, SamplingLayer, sampling_norm
+from fae_flow.sampling_layer import Heads, Rotation, SamplingLayer, Stretch, attend, sampling_norm
 
 
 class SamplingBlock:
@@ -30,6 +32,11 @@ class SamplingBlock:
         self.position = None if block.position is None else block.order(block.position.detach().to(dtype))
         self.proj_in = make_linear(block.proj_in, dtype)
         self.layers = [SamplingLayer(layer, make_linear, dtype) for layer in block.layers]
+        # The same in every layer; a block without layers attends to nothing.
+        attention = self.layers[0].attention if self.layers else None
+        self.heads, self.kv_heads, self.head_dim = (
+            (attention.heads, attention.kv_heads, attention.head_dim) if attention else (1, 1, 1)
+        )
         self.final_norm = sampling_norm(block.final_norm, dtype)
         self.proj_out = make_linear(block.proj_out, dtype)
         self.scale, self.soft_clip = block.scale, block.soft_clip
@@ -37,13 +44,15 @@ class SamplingBlock:
     def __call__(
         self,
         tokens_BnK: Tensor,
-        rotation: Rotation | None,
         position: Tensor | None,
         caches: list[LayerCache],
-        window: Window,
+        stretch: Stretch,
         guidance: float | None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log sigma (B, n, K), fp32 and guided, of the tokens that follow each of `tokens_BnK`."""
+        """Mean and log sigma (B, n, K), fp32 and guided, of the tokens that follow each of `tokens_BnK`.
+
+        caches: per layer, opened for this step.
+        """
         batch, count, channels = tokens_BnK.shape
         hidden = self.proj_in(tokens_BnK.reshape(batch * count, channels).to(self.dtype))
         if position is not None:
@@ -51,16 +60,14 @@ class SamplingBlock:
         if guidance is not None:
             hidden = torch.cat([hidden, hidden])
         for layer, cache in zip(self.layers, caches, strict=True):
-            hidden = layer(hidden, rotation, cache, window)
+            hidden = layer(hidden, cache, stretch)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
-        mean, log_sigma = (
-            x.view(-1, count, channels) for x in affine(self.proj_out(hidden), self.scale, self.soft_clip)
-        )
-        if guidance is None:
-            return mean, log_sigma
-        (mean, mean_null), (log_sigma, log_sigma_null) = mean.chunk(2), log_sigma.chunk(2)
-        return guide(mean, log_sigma, mean_null, log_sigma_null, guidance)
+        mean, log_sigma = affine(self.proj_out(hidden), self.scale, self.soft_clip)
+        if guidance is not None:
+            (mean, mean_null), (log_sigma, log_sigma_null) = mean.chunk(2), log_sigma.chunk(2)
+            mean, log_sigma = guide(mean, log_sigma, mean_null, log_sigma_null, guidance)
+        return mean.view(batch, count, channels), log_sigma.view(batch, count, channels)
 
 
 class BlockDecoder:
@@ -99,10 +106,8 @@ class BlockDecoder:
         # One complex product rotates interleaved pairs; compilers prefer plain arithmetic.
         interleaved = rope is not None and all(layer.attention.layout == "interleaved" for layer in block.layers)
         self.turns = torch.complex(*self.rope).unsqueeze(1) if interleaved and not static else None
-        self.caches = [
-            LayerCache(rows, slots, layer.attention.kv_heads, layer.attention.head_dim, device, block.dtype)
-            for layer in block.layers
-        ]
+        self.cache = BlockCache(len(block.layers), rows, slots, block.kv_heads, block.head_dim, device, block.dtype)
+        self.heads, self.attend = (None, attend) if static else self._prepare_single_tokens(rows)
         if prefix is not None:
             self._read_prefix(prefix.to(block.dtype))
 
@@ -120,41 +125,61 @@ class BlockDecoder:
 
         rows: the samples to advance, int64; None = all. Their inputs are read from `tokens` as they are.
         """
-        tokens = self.tokens[:, start : start + count]
+        tokens = self.tokens.narrow(1, start, count)
         position = None if self.block.position is None else self.block.position[start : start + count]
-        window = self._window(self.prefix + start, count)
-        if rows is not None:
+        first = self.prefix + start
+        if rows is None:
+            caches = self._open(first, count)
+        else:
             tokens = tokens.index_select(0, rows)
             rows = rows if self.guidance is None else torch.cat([rows, rows + self.batch])
-            window = Window(window.slots, window.start, window.length, window.mask, rows)
-        rotation = self._rotation(self.prefix + start, count)
-        return self.forward(tokens, rotation, position, self.caches, window, self.guidance)
+            caches = self.cache.rows(first, count, rows)
+        lone = count == 1 and rows is None
+        return self.forward(tokens, position, caches, self._stretch(first, count, lone), self.guidance)
 
     def write(self, start: int, mean: Tensor, log_sigma: Tensor, rows: Tensor | None = None) -> Tensor:
         """Decide tokens from their means and scales; returns them (b, count, K)."""
-        stop = start + mean.shape[1]
-        targets = self.targets[:, start:stop]
+        count = mean.shape[1]
+        targets = self.targets.narrow(1, start, count)
         decided = torch.addcmul(mean, targets if rows is None else targets[rows], torch.exp(log_sigma))
         if rows is None:
-            self.tokens[:, start + 1 : stop + 1] = decided
+            self.tokens.narrow(1, start + 1, count).copy_(decided)
         else:
-            self.tokens[rows, start + 1 : stop + 1] = decided
+            self.tokens[rows, start + 1 : start + 1 + count] = decided
         return decided
 
-    def _window(self, start: int, count: int) -> Window:
-        slots = self.slots[start : start + count]
-        length = len(self.slots) if self.static else start + count
-        mask = self.slots[:length] <= slots[:, None] if self.static or count > 1 else None
-        # A number that changes would make a compiler start over; a tensor does not.
-        return Window(slots, None if self.static else start, length, mask)
+    def _prepare_single_tokens(self, rows: int) -> tuple[Heads, Callable[..., Tensor]]:
+        """Memory and attention of a step that reads one token of every row: the common case, so nothing is left to it
+        that can be settled once per block."""
+        block, store = self.block, self.cache.store
+        packed = store.new_empty(rows, (block.heads + 2 * block.kv_heads) * block.head_dim)
+        heads = Heads.of(packed, 1, block.heads, block.kv_heads)
+        plain = not store.is_cuda and ops.explain("attention", heads.queries, heads.new, heads.new).backend == "sdpa"
+        return heads, F.scaled_dot_product_attention if plain else attend
+
+    def _open(self, start: int, count: int) -> list[LayerCache]:
+        return (
+            self.cache.indexed(self.slots[start : start + count]) if self.static else self.cache.stretch(start, count)
+        )
+
+    def _stretch(self, start: int, count: int, lone: bool = False) -> Stretch:
+        """lone: a single token of every row, the one case that comes often enough to be prepared for."""
+        rotation, mask = self._rotation(start, count), self._mask(start, count)
+        return Stretch(count, rotation, mask, self.heads, self.attend) if lone else Stretch(count, rotation, mask)
+
+    def _mask(self, start: int, count: int) -> Tensor | None:
+        if count == 1 and not self.static:
+            return None
+        seen = self.slots if self.static else self.slots[: start + count]
+        return seen <= self.slots[start : start + count, None]
 
     def _rotation(self, start: int, count: int) -> Rotation | None:
         if self.turns is not None:
-            return self.turns[start : start + count]
+            return self.turns.narrow(0, start, count)
         return None if self.rope is None else tuple(table[start : start + count] for table in self.rope)
 
     def _read_prefix(self, prefix: Tensor) -> None:
         """Fill the cache with the condition's tokens (R, L, C)."""
-        window, hidden = self._window(0, self.prefix), prefix.flatten(0, 1)
-        for layer, cache in zip(self.block.layers, self.caches, strict=True):
-            hidden = layer(hidden, self._rotation(0, self.prefix), cache, window)
+        hidden, stretch = prefix.flatten(0, 1), self._stretch(0, self.prefix)
+        for layer, cache in zip(self.block.layers, self._open(0, self.prefix), strict=True):
+            hidden = layer(hidden, cache, stretch)

@@ -6,6 +6,8 @@ or a model. Guidance doubles the batch only inside blocks where it acts.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ class FlowSampler:
     """A model's weights made ready for sampling, for any number of calls and threads. Later training does not reach it.
 
     dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's. packed: oneDNN's weight layout on the
-    CPU; None = where it works. compile: torch.compile each block's step. cuda_graph: replay one captured step per token,
+    CPU; None = where it is the faster one. compile: torch.compile each block's step. cuda_graph: replay one captured step per token,
     which removes the launch overhead that dominates on a GPU. The last two decode sequentially and warm up per batch size.
     """
 
@@ -46,6 +48,8 @@ class FlowSampler:
             raise FAEError(f"cuda_graph needs a model on cuda, this one is on {weight.device}")
         if compile and packed:
             raise FAEError("compile and packed exclude each other: the compiler chooses its own layouts")
+        if compile and weight.device.type == "cpu" and not _compilers():
+            raise FAEError("compile needs a C++ compiler on the CPU: install g++ or clang++, or name one in CXX")
         self.model, self.device = model, weight.device
         self.cuda_graph, self.static = cuda_graph, cuda_graph or compile
         make_linear = choose_linear(False if compile else packed, weight.device, dtype)
@@ -110,3 +114,9 @@ class FlowSampler:
         if null.shape != condition.shape:
             raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
         return null
+
+
+def _compilers() -> list[str]:
+    """The C++ compilers that torch's compiler would find."""
+    named = os.environ.get("CXX")
+    return [path for name in ([named] if named else ["g++", "clang++"]) if (path := shutil.which(name))]
