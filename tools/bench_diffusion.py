@@ -10,7 +10,7 @@ the best of several, ours and plain in turn; compare ratios, not seconds. Guided
 as the textbook does; ours makes one batched call, and a plain one outside the guided interval.
 
 Beside the original, all ways take turns; "products alone" is what is left of a forward pass when all but its matrix products
-and attention are free, so that original / products is the most that anyone can gain in this precision with this library.
+and attention are free, so that original / products is about the most that anyone can gain in this precision with this library.
 Page faults are counted because fresh memory costs time too: MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=33554432
 in the environment makes glibc keep what was freed. The original needs timm and einops; its blocks carry torch.compile.
 """
