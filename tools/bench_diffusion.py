@@ -2,81 +2,36 @@
 
     python tools/bench_diffusion.py --preset lightningdit-b --batch 4
     python tools/bench_diffusion.py --preset lightningdit-xl --batch 32 --device cuda --precision bf16 --compile
+    python tools/bench_diffusion.py --original CHECKOUT      # forward beside a checkout of hustvl/LightningDiT, on the CPU
 
 The plain path is the textbook: fp32 weights, scores and probabilities written out, the rotation by rotate-half, norms and
 modulation one operation each. It is checked against ours first. Times are CPU seconds on the CPU and wall seconds on a GPU,
 the best of several, ours and plain in turn; compare ratios, not seconds. Guided sampling: plain makes two calls in every step,
 as the textbook does; ours makes one batched call, and a plain one outside the guided interval.
+
+Beside the original, all ways take turns; "products alone" is what is left of a forward pass when all but its matrix products
+and attention are free, so that original / products is about the most that anyone can gain in this precision with this library.
+Page faults are counted because fresh memory costs time too: MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=33554432
+in the environment makes glibc keep what was freed. The original needs timm and einops; its blocks carry torch.compile.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import math
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from diffusion_rivals import load_original, plain_forward, plain_sample, plain_step, products_alone, randomise
 
 from fae_core.random import SlotRandom
 from fae_diffusion import Guidance, LightningDiT
-from fae_diffusion.models.transformer import Block, ModulatedNorm, patchify, unpatchify
-
-
-def plain_norm(x: Tensor, norm: ModulatedNorm, shift: Tensor | None, scale: Tensor) -> Tensor:
-    x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * norm.weight
-    x = x * (1 + scale[:, None])
-    return x if shift is None else x + shift[:, None]
-
-
-def plain_rotation(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-    return x * cos.repeat_interleave(2, dim=-1) + half * sin.repeat_interleave(2, dim=-1)
-
-
-def plain_block(block: Block, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    shift1, scale1, gate1, shift2, scale2, gate2 = block.modulation(F.silu(c)).chunk(6, dim=1)
-    batch, tokens, width = x.shape
-    attention = block.attention
-    qkv = attention.qkv(plain_norm(x, block.norm1, shift1, scale1))
-    q, k, v = qkv.view(batch, tokens, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
-    q, k = plain_rotation(q, cos, sin), plain_rotation(k, cos, sin)
-    probabilities = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-    x = x + gate1[:, None] * attention.proj((probabilities @ v).transpose(1, 2).reshape(batch, tokens, width))
-    gate, up = block.mlp.gate_up(plain_norm(x, block.norm2, shift2, scale2)).chunk(2, dim=-1)
-    return x + gate2[:, None] * block.mlp.down(F.silu(gate) * up)
-
-
-def plain_forward(model: LightningDiT, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-    """The same network, written plainly. LightningDiT's default options only."""
-    x = model.patch_embedding(patchify(z, model.config.patch_size)) + model.positions
-    c = model.time_embedding(t) + model.label_embedding(labels)
-    cos, sin = model.rope()
-    for block in model.blocks:
-        x = plain_block(block, x, c, cos, sin)
-    shift, scale = model.final.modulation(F.silu(c)).chunk(2, dim=1)
-    x = model.final.linear(plain_norm(x, model.final.norm, shift, scale))
-    return unpatchify(x, model.grid, model.config.patch_size)
-
-
-def plain_step(model: LightningDiT, z: Tensor, labels: Tensor, random: SlotRandom) -> Tensor:
-    t = random.uniform((), "time", z.device)
-    noise = random.normal(z.shape[1:], "noise", z.device)
-    x = (1 - t)[:, None, None, None] * z + t[:, None, None, None] * noise
-    return (plain_forward(model, x, t, labels) - (noise - z)).square().mean()
-
-
-def plain_sample(model: LightningDiT, noise: Tensor, labels: Tensor, steps: int, scale: float) -> Tensor:
-    z, null = noise, torch.full_like(labels, model.config.classes)
-    for i in range(steps):
-        t = torch.full((len(z),), 1 - i / steps, device=z.device)
-        conditional, unconditional = plain_forward(model, z, t, labels), plain_forward(model, z, t, null)
-        z = z - (unconditional + scale * (conditional - unconditional)) / steps
-    return z
 
 
 def seconds(function: Callable[[], object], device: str) -> float:
@@ -104,6 +59,50 @@ def compare(name: str, ours: Callable[[], object], plain: Callable[[], object], 
     return {**row, "times_faster": round(best["plain"] / best["ours"], 3)}
 
 
+def beside_original(like: LightningDiT, arguments: argparse.Namespace) -> None:
+    """Prints one table of forward passes. Theirs and ours have the same weights, and are compared first."""
+    torch.set_num_threads(1)
+    original, constructor = load_original(arguments.original, like)
+    ours = LightningDiT.from_official(original.state_dict(), constructor)
+    half = copy.deepcopy(ours).to(torch.bfloat16)
+    z = torch.randn(arguments.batch, *ours.spec.shape)
+    t, labels = torch.linspace(0.1, 0.9, arguments.batch), torch.arange(arguments.batch)
+
+    def theirs_eager() -> torch.Tensor:
+        with torch.compiler.set_stance("force_eager"):
+            return original(z, 1 - t, labels)
+
+    ways: dict[str, Callable[[], object]] = {"original, eager": theirs_eager, "ours": lambda: ours(z, t, labels)}
+    if arguments.compile:
+        fused = copy.deepcopy(ours)
+        for block in fused.blocks:
+            block.compile()
+        ways |= {
+            "original, compiled": lambda: original(z, 1 - t, labels),
+            "ours, compiled": lambda: fused(z, t, labels),
+        }
+    if arguments.precision == "bf16":
+        ways["ours, bf16"] = lambda: half(z, t, labels)
+    ways["products alone"] = products_alone(ours, arguments.batch)
+    best, faults = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, 0)
+    with torch.inference_mode():
+        difference = (theirs_eager() + ours(z, t, labels)).abs().max()  # their velocity has the other sign
+        for repeat in range(arguments.repeats + 1):
+            for name, forward in ways.items():
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                taken = seconds(forward, "cpu")
+                faults[name] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+                if repeat:
+                    best[name] = min(best[name], taken)
+    print(
+        f"{arguments.preset}, {like.config.depth} blocks, batch {arguments.batch}, torch {torch.__version__}, one thread"
+    )
+    print(f"largest difference of the two forwards: {difference:.2g}")
+    print(f"{'':20}{'CPU s':>8}{'original / it':>15}{'page faults':>13}")
+    for name, taken in best.items():
+        print(f"{name:20}{taken:8.3f}{best['original, eager'] / taken:15.3f}{faults[name]:13}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="lightningdit-b")
@@ -113,15 +112,20 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile our blocks")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="of guided sampling")
+    parser.add_argument(
+        "--original", type=Path, help="checkout of hustvl/LightningDiT: time only forwards, beside its own"
+    )
+    parser.add_argument("--depth", type=int, help="blocks, instead of the preset's")
     arguments = parser.parse_args()
     device = arguments.device
 
     torch.manual_seed(0)
-    plain = LightningDiT.from_preset(arguments.preset)
-    with torch.no_grad():
-        for parameter in plain.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn_like(parameter))
+    changes = {} if arguments.depth is None else {"depth": arguments.depth}
+    plain = LightningDiT.from_preset(arguments.preset, **changes)
+    if arguments.original is not None:
+        beside_original(plain, arguments)
+        return
+    randomise(plain)
     plain = plain.to(device)
     model = LightningDiT(plain.config, plain.spec).to(device)
     model.load_state_dict(plain.state_dict())

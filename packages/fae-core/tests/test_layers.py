@@ -99,6 +99,8 @@ def test_swiglu_and_mlp_are_their_formulas() -> None:
     gate, up = gated.gate_up.weight[:8], gated.gate_up.weight[8:]
     hidden = F.silu(x @ gate.T + gated.gate_up.bias[:8]) * (x @ up.T + gated.gate_up.bias[8:])
     torch.testing.assert_close(gated(x), hidden @ gated.down.weight.T + gated.down.bias)
+    with torch.no_grad():
+        assert torch.equal(gated(x), gated(x.clone().requires_grad_()))
     mlp = MLP(6, 8)
     inner = x @ mlp.up.weight.T + mlp.up.bias
     gelu = 0.5 * inner * (1 + torch.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)))

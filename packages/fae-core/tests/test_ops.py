@@ -95,6 +95,22 @@ def test_adaln_without_its_options() -> None:
         ops.adaln(x, scale, norm="batch")
 
 
+@pytest.mark.parametrize("options", [(), ("shift",), ("weight",), ("shift", "weight", "update")])
+@dtypes
+def test_adaln_is_the_same_where_nothing_is_differentiated(options: tuple[str, ...], dtype: torch.dtype) -> None:
+    """It takes fewer passes over memory there, and must leave what it was given alone."""
+    shapes = {"shift": (2, 8), "weight": (8,), "update": (2, 5, 8)}
+    given = {name: randn(*shapes[name], dtype=dtype, seed=i) for i, name in enumerate(options)}
+    x, scale = randn(2, 5, 8, dtype=dtype), randn(2, 8, dtype=dtype, seed=9)
+    kept = [tensor.clone() for tensor in (x, scale, *given.values())]
+    want = ops.adaln(x, scale, gate=scale, **given)
+    with torch.no_grad():
+        got = ops.adaln(x, scale, gate=scale, **given)
+    assert torch.equal(got[0], want[0]) and got[1].dtype == dtype
+    torch.testing.assert_close(got[1], want[1], atol=5 * TOLERANCE[dtype], rtol=5 * TOLERANCE[dtype])
+    assert all(torch.equal(a, b) for a, b in zip(kept, (x, scale, *given.values()), strict=True))
+
+
 @dtypes
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
 def test_rope_turns_each_pair_by_its_angle(dtype: torch.dtype, layout: str) -> None:
@@ -150,6 +166,10 @@ def test_qk_norm_rope_is_its_parts(layout: str) -> None:
     assert torch.equal(v, qkv[:, :, 2].transpose(1, 2))
     plain = ops.qk_norm_rope(qkv)
     assert all(torch.equal(plain[i], qkv[:, :, i].transpose(1, 2)) for i in range(3))
+    rotated = ops.qk_norm_rope(qkv, *tables, layout=layout)
+    for i in range(2):
+        torch.testing.assert_close(rotated[i], ops.apply_rope(qkv[:, :, i].transpose(1, 2), *tables, layout))
+    assert torch.equal(rotated[2], v)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -57,3 +57,17 @@ def test_a_preset_of_another_kind_is_refused(latents: Path, tmp_path: Path) -> N
             ]
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(latents: Path, tmp_path: Path) -> None:
+    """At the same global batch: times, noise, dropped labels and the order of samples belong to the batch's slots."""
+    curves = []
+    for name, processes in (("one", "1"), ("two", "2")):
+        command = f"train diffusion --latents {latents} --out {tmp_path}/{name} --preset lightningdit-tiny --device cpu"
+        sets = "--set model.width=16 --set model.depth=1 --set training.log_every=1 --set training.learning_rate=0.003"
+        invoke([*command.split(), *sets.split(), "--steps", "6", "--batch-size", "8", "--processes", processes])
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        curves.append([[row[key] for key in ("loss", "loss_q1", "loss_q4", "gradient_norm")] for row in rows])
+    assert len(curves[0]) == 6 and curves[0][0][0] != curves[0][5][0]
+    torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=1e-5, rtol=1e-4)

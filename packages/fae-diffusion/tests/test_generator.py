@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, LatentSpecMismatch
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.testing import GeneratorConformance, toy_latents
@@ -104,6 +105,56 @@ def test_autoguidance_with_oneself_changes_nothing(model: LightningDiT) -> None:
     torch.testing.assert_close(guided, model.sample([1], random=random, steps=3), atol=1e-5, rtol=1e-5)
 
 
+def test_the_weak_model_of_autoguidance_may_be_a_folder(model: LightningDiT, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    weak = SiT(SiTConfig(**{**SMALL, "depth": 1}), SPEC).eval()
+    weak.save_pretrained(tmp_path / "weak")
+    random = SlotRandom(0, [0])
+    guided = model.sample([1], random=random, steps=3, guidance=2.0, weak=weak)
+    for _ in range(2):
+        again = model.sample([1], random=random, steps=3, guidance=2.0, weak=str(tmp_path / "weak"))
+        assert torch.equal(again, guided)
+    assert not torch.equal(guided, model.sample([1], random=random, steps=3))
+    SiT(SiTConfig(**SMALL), LatentSpec(4, 2, 2, 32, "toy/backbone")).save_pretrained(tmp_path / "foreign")
+    with pytest.raises(LatentSpecMismatch):
+        model.sample([1], random=random, steps=3, guidance=2.0, weak=tmp_path / "foreign")
+
+
+@pytest.mark.slow
+def test_compiled_blocks_sample_the_same(model: LightningDiT) -> None:
+    random = SlotRandom(0, range(2))
+    eager = model.sample([1, 2], random=random, steps=2, guidance=2.0)
+    compiled = model.sample([1, 2], random=random, steps=2, guidance=2.0, compile=True)
+    assert all(block._compiled_call_impl is not None for block in model.blocks)
+    torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-5)
+
+
+def test_an_explicit_grid_is_the_steps_that_it_says(model: LightningDiT) -> None:
+    random = SlotRandom(0, [0])
+    assert torch.equal(
+        model.sample([1], random=random, times=[1.0, 0.75, 0.5, 0.25, 0.0]), model.sample([1], random=random, steps=4)
+    )
+    assert not torch.equal(
+        model.sample([1], random=random, times=[1.0, 0.4, 0.0]), model.sample([1], random=random, steps=2)
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"swiglu": False}, {"rope": False}, {"rms_norm": False, "qk_norm": True}, {"wo_shift": True, "qk_norm": True}],
+)
+def test_answers_are_the_same_where_nothing_is_differentiated(options: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    model = LightningDiT(LightningDiTConfig(**SMALL, **options), SPEC).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    z, labels = torch.randn(2, *SPEC.shape), torch.tensor([0, 2])
+    want = model(z, 0.3, labels)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(z, 0.3, labels), want.detach(), atol=1e-5, rtol=1e-5)
+
+
 def test_options_of_a_call_replace_those_of_the_config(model: LightningDiT) -> None:
     random = SlotRandom(0, [0])
     default = model.sample([1], random=random)
@@ -118,6 +169,9 @@ def test_exploding_samples_are_reported(model: LightningDiT) -> None:
     noise[1, 0, 0, 0] = torch.nan
     with pytest.raises(FAEError, match="1 of 2 samples are not finite"):
         model.sample([0, 1], noise=noise, steps=2)
+    noise[1, 0, 0, 0] = 1e30  # finite, and no latent
+    with pytest.raises(FAEError, match=r"1 of 2 samples exploded \(sample 7 first"):
+        model.sample([0, 1], noise=noise, random=SlotRandom(0, [3, 7]), steps=2)
 
 
 def test_foreign_labels_are_refused(model: LightningDiT) -> None:

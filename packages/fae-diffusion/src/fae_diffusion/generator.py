@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.generator import load_generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
@@ -19,6 +21,7 @@ from fae_diffusion.models.config import Sampling, sampling_with
 from fae_diffusion.samplers import ADAPTIVE, integrate, integrate_sde, sde_grid, time_grid
 from fae_diffusion.transport import Transport
 
+EXPLODED = 100.0  # root mean square at which a sample counts as lost; normalised latents have 1
 NOISE_LEVELS = 4  # the loss is logged apart for so many equally likely ranges of training times
 
 
@@ -69,15 +72,15 @@ class FlowMatching:
         noise: Tensor | None = None,
         random: SlotRandom | None = None,
         times: Tensor | None = None,
-        weak: FlowMatching | None = None,
+        weak: FlowMatching | str | Path | None = None,
         **options: Any,
     ) -> Tensor:
         """Normalised latents (B, C, h, w), one per condition; None is "no condition", as many as `noise` or `random` has rows.
 
         noise: the state at t = 1. random: draws it, and the noise of an SDE; a sample depends on its own slot alone.
-        times: an explicit grid, instead of `steps` and `shift`. weak: a worse model, for autoguidance instead of the null
-        condition. options: any field of `models.config.Sampling`; `guidance` may be a number.
-        Raises FAEError where samples come out non-finite, naming how many.
+        times: an explicit grid, instead of `steps` and `shift`. weak: a worse model or its folder, for autoguidance instead of
+        the null condition. options: any field of `models.config.Sampling`; `guidance` may be a number.
+        Raises FAEError where samples come out non-finite or exploded, naming how many and which is the first.
         """
         settings = sampling_with(self.config.sampling, options)
         device = next(self.parameters()).device
@@ -86,15 +89,14 @@ class FlowMatching:
         if noise is None:
             noise = _Draws(random, batch, device).normal(self.spec.shape, "noise")
         self.spec.check(noise)
+        if settings.compile:
+            self._compile_blocks()
+        weak = self._weak_model(weak, device)
         with torch.inference_mode():
             velocity = self._guided(condition, settings, weak)
             grid = self._grid(settings) if times is None else times
             z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)
-        bad = int((~torch.isfinite(z)).flatten(1).any(1).sum())
-        if bad:
-            raise FAEError(
-                f"{bad} of {batch} samples are not finite; lower the guidance scale, or take more steps or fp32"
-            )
+        _check_samples(z, random)
         return z.clone()  # out of inference mode, so that callers may differentiate what they do next
 
     def _guided(self, condition: Any, settings: Sampling, weak: FlowMatching | None) -> GuidedVelocity:
@@ -109,6 +111,24 @@ class FlowMatching:
             join=self._join,
             weak=weak.velocity if weak is not None else None,
         )
+
+    _blocks_compiled = False
+
+    def _compile_blocks(self) -> None:
+        if not self._blocks_compiled:
+            self._blocks_compiled = True
+            for block in self.blocks:
+                block.compile()
+
+    def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:
+        """The model in a folder is read once. Raises LatentSpecMismatch for one of another latent space."""
+        if not isinstance(weak, str | Path):
+            return weak
+        kept: tuple[str, Any] | None = getattr(self, "_weak", None)
+        if kept is None or kept[0] != f"{weak} {device}":
+            kept = (f"{weak} {device}", load_generator(weak, spec=self.spec, device=str(device)))
+            object.__setattr__(self, "_weak", kept)  # outside the modules: not this model's to save
+        return kept[1]
 
     def _grid(self, settings: Sampling) -> Tensor:
         shift = self.transport.shift if settings.shift is None else settings.shift
@@ -198,6 +218,19 @@ class _Draws:
         if self.random is not None:
             return self.random.uniform((), stream, self.device)
         return torch.rand(self.batch, device=self.device)
+
+
+def _check_samples(z: Tensor, random: SlotRandom | None) -> None:
+    """Raise FAEError, one line, where samples are not finite or far from any latent."""
+    size = z.flatten(1).square().mean(1).sqrt()
+    for lost, what in ((~torch.isfinite(z).flatten(1).all(1), "are not finite"), (size > EXPLODED, "exploded")):
+        if lost.any():
+            first = int(lost.nonzero()[0])
+            name = first if random is None else random.slots[first]
+            raise FAEError(
+                f"{int(lost.sum())} of {len(z)} samples {what} (sample {name} first, root mean square {size[first]:.3g}); "
+                "lower the guidance scale, or take more steps or fp32"
+            )
 
 
 def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:

@@ -80,6 +80,11 @@ def qk_norm_rope(
             q, k, v = (x.transpose(1, 2) for x in packed)
             return q, k, v
     q, k, v = split_packed(qkv)
+    if cos is not None and plain and q_weight is None and k_weight is None and cos.ndim == 2:
+        # Queries and keys lie side by side: one rotation for both.
+        both = qkv[:, :, :2]
+        q, k = _rotate(both, cos[:, None, None], sin[:, None, None], layout).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
     if q_weight is not None:
         q = reference.rms_norm(q, q_weight, eps)
     if k_weight is not None:

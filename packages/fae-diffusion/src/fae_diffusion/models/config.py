@@ -27,6 +27,7 @@ class Sampling(ModelConfig):
     last_step_size: float = Field(0.04, ge=0, lt=1)
     atol: float = Field(1e-6, gt=0)
     rtol: float = Field(1e-3, gt=0)
+    compile: bool = Field(False, description="torch.compile the blocks; the first call takes minutes, later ones less")
 
     @property
     def stochastic(self) -> bool:
