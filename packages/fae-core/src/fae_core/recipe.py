@@ -18,6 +18,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
@@ -48,10 +49,7 @@ class Recipe:
     def command(self, step: Step, out: Path) -> list[str]:
         """The arguments after `fae`. Values with blanks stay one argument."""
         values = {**self.variables, "out": str(out)}
-        try:
-            return [part.format(**values) for part in shlex.split(step.run)]
-        except (KeyError, IndexError, ValueError) as error:
-            raise FAEError(f"step {step.name}: {error} is not a variable of the recipe") from None
+        return [_filled(part, values, step) for part in _words(step)]
 
     def check_commands(self) -> None:
         """Raise FAEError, naming the packages to install, if a step's command is not there."""
@@ -59,7 +57,7 @@ class Recipe:
 
         missing = {}
         for step in self.steps:
-            words = shlex.split(step.run)
+            words = _words(step)
             if not {words[0], ".".join(words[:2])} & load_plugins("fae.commands").keys():
                 missing[" ".join(words[:2])] = providers(words)
         if missing:
@@ -74,7 +72,10 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     content = read_yaml(path)
     unknown = content.keys() - {"title", "description", "variables", "steps"}
     if unknown:
-        raise UnknownName("key in a recipe", sorted(unknown)[0], ["title", "description", "variables", "steps"])
+        raise UnknownName("key in a recipe", min(unknown), ["title", "description", "variables", "steps"])
+    for key, kind in (("variables", dict), ("steps", list)):
+        if not isinstance(content.get(key) or kind(), kind):
+            raise FAEError(f"{path}: {key} must be a {'mapping' if kind is dict else 'list'}")
     variables = {name: str(value) for name, value in (content.get("variables") or {}).items()}
     for name, value in (overrides or {}).items():
         if name not in variables:
@@ -83,6 +84,10 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     steps = tuple(_step(entry, path) for entry in content.get("steps") or [])
     if not steps:
         raise FAEError(f"{path} has no steps")
+    names = [step.name for step in steps]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise FAEError(f"{path} has two steps named {twice!r}; --resume could not tell them apart")
     return Recipe(str(content.get("title", path.stem)), variables, steps)
 
 
@@ -94,7 +99,7 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
     record_path = out / STEPS_FILE
     done: list[dict[str, Any]] = []
     if resume and record_path.is_file():
-        done = read_json(record_path)["steps"]
+        done = _recorded(record_path)
     else:
         require_new_folder(out, overwrite=overwrite, resumable=record_path.is_file())
         if out.is_dir() and not is_empty(out):
@@ -128,6 +133,42 @@ def announce(text: str) -> None:
 def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
     record = {"title": recipe.title, "variables": redact_values(recipe.variables), "steps": done}
     write_atomic(path, json.dumps(record, indent=1).encode())
+
+
+def _recorded(path: Path) -> list[dict[str, Any]]:
+    """The finished steps in steps.json; raises FAEError where it is not a recipe's."""
+    done = read_json(path).get("steps")
+    if not isinstance(done, list) or not all(isinstance(entry, dict) and "name" in entry for entry in done):
+        raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
+    return done
+
+
+def _words(step: Step) -> list[str]:
+    """A step's command, cut as a shell would; raises FAEError where quotes do not close or nothing is left."""
+    try:
+        words = shlex.split(step.run)
+    except ValueError as error:
+        raise FAEError(f"step {step.name}: {str(error).lower()} in {step.run[:60]!r}") from None
+    if not words:
+        raise FAEError(f"step {step.name} has no command")
+    return words
+
+
+def _filled(part: str, values: dict[str, str], step: Step) -> str:
+    """A word with `{name}` replaced; raises FAEError for any other name, and for formats, which can ask for gigabytes."""
+    try:
+        fields = list(Formatter().parse(part))
+    except ValueError as error:
+        raise FAEError(f"step {step.name}: {error} in {part[:60]!r}; {{{{ and }}}} stand for braces") from None
+    filled = []
+    for text, name, form, conversion in fields:
+        filled.append(text)
+        if name is None:
+            continue
+        if name not in values or form or conversion:
+            raise FAEError(f"step {step.name}: {name!r} is not a variable of the recipe")
+        filled.append(values[name])
+    return "".join(filled)
 
 
 def _step(entry: Any, path: Path) -> Step:

@@ -18,6 +18,7 @@ from fae_core.latent_store.format import (
     LABELS_FILE,
     LATENT_TYPES,
     NUMPY_TYPES,
+    TEXTS,
     Sample,
     map_shard,
     read_index,
@@ -78,9 +79,9 @@ class LatentStore:
             return None
         try:
             labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / LABELS_FILE} is damaged: {error}") from None
-        if labels.shape != (len(self),) or labels.dtype != np.int64:
+        except Exception as error:  # numpy has its own for an empty file, a zip, a header that is no Python, ...
+            raise DataError(f"{self.folder / LABELS_FILE} is damaged: {' '.join(str(error).split())[:200]}") from None
+        if not isinstance(labels, np.ndarray) or labels.shape != (len(self),) or labels.dtype != np.int64:
             raise DataError(f"{self.folder / LABELS_FILE} does not hold one label for each of {len(self)} samples")
         return labels
 
@@ -152,7 +153,7 @@ class LatentStore:
             self._shard(shard)
             if path.stat().st_size != size or sha256_file(path) != digest:
                 raise DataError(f"{path} is damaged: its checksum is not the index's")
-        if self.plan.labels and sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
+        if self.labels is not None and sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
             raise DataError(f"{self.folder / LABELS_FILE} is damaged: its checksum is not the index's")
 
     def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
@@ -192,6 +193,13 @@ class LatentStore:
             shape, dtype = ((count, *self.spec.shape), kind) if name in self.plan.latents() else ((count,), np.int64)
             if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != dtype:
                 raise DataError(f"{path} does not hold {name} of shape {shape}, as the index says")
+        for kind in TEXTS:
+            offsets, data = (tensors.get(f"{kind}_{part}") for part in ("offsets", "bytes"))
+            if offsets is None and data is None:
+                continue
+            whole = offsets is not None and offsets.shape == (count + 1,) and offsets.dtype == np.int64
+            if not whole or data is None or data.ndim != 1 or data.dtype != np.uint8:
+                raise DataError(f"{path} does not hold a {kind} for each of its {count} samples")
         return tensors
 
     def _gather(
@@ -204,11 +212,13 @@ class LatentStore:
     ) -> Tensor:
         """Latents of one kind in the order of `places`, as fp32."""
         shape = (len(places), *self.spec.shape)
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        if len(shards):
+            self._shard(int(shards[0]))  # a spec that does not fit the shards must not decide how much memory is taken
         if out is None:
             out = torch.empty(shape, dtype=torch.float32)
         if out.shape != shape or out.dtype != torch.float32 or out.device.type != "cpu":
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
-        shards = np.searchsorted(self._starts, places, side="right") - 1
         rows = places - self._starts[shards]
         sides = shards * 2 + (flips if flips is not None else 0)
         # A run is a stretch of the batch that lies together in one tensor of one shard.
