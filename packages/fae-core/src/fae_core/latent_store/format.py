@@ -158,7 +158,7 @@ def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is truncated or replaced: it has {found} bytes, the index says {size}")
     header, start = _read_header(path, size)
     # Mode "c" gives writable pages that are private and never written back, as torch wants its memory writable.
-    whole = np.memmap(path, dtype=np.uint8, mode="c")
+    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))  # plain arrays are cheaper to cut up than memmaps
     tensors = {}
     for name, entry in header.items():
         kind, shape, (low, high) = NUMPY_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -221,23 +222,28 @@ class LatentStore:
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
         rows = places - self._starts[shards]
         sides = shards * 2 + (flips if flips is not None else 0)
-        # A run is a stretch of the batch that lies together in one tensor of one shard.
-        breaks = np.flatnonzero((np.diff(sides) != 0) | (np.diff(rows) != 1)) + 1
-        for low, high in zip([0, *breaks], [*breaks, len(places)], strict=True):
-            if low == high:
-                continue
-            side = "_flip" if sides[low] % 2 else ""
-            stored = self._shard(int(shards[low]))[kind + side]
-            for start in range(low, high, _CHUNK):
-                stop = min(start + _CHUNK, high)
-                self._copy(out[start:stop], stored[rows[start] : rows[start] + stop - start], normalize)
+        # A run is a stretch of the batch that lies together in one tensor of one shard; a chunk stays in the processor's cache.
+        # Runs are gathered as they are stored and converted together: a call for each of them would cost as much as its bytes.
+        breaks = np.diff(sides, prepend=-1, append=-1) != 0
+        breaks[1:-1] |= np.diff(rows) != 1
+        scratch = None
+        for start in range(0, len(places), _CHUNK):
+            stop = min(start + _CHUNK, len(places))
+            edges = [start, *(np.flatnonzero(breaks[start + 1 : stop]) + start + 1).tolist(), stop]
+            for low, high in pairwise(edges):
+                stored = self._shard(int(shards[low]))[f"{kind}_flip" if sides[low] % 2 else kind]
+                stored = stored[rows[low] : rows[low] + high - low]
+                if len(edges) > 2:
+                    scratch = np.empty((_CHUNK, *self.spec.shape), stored.dtype) if scratch is None else scratch
+                    scratch[low - start : high - start] = stored
+            self._copy(out[start:stop], stored if len(edges) == 2 else scratch[: stop - start])
+            if normalize:
+                self._normalize(out[start:stop])
         return out
 
-    def _copy(self, out: Tensor, stored: np.ndarray, normalize: bool) -> None:
+    def _copy(self, out: Tensor, stored: np.ndarray) -> None:
         source = torch.from_numpy(stored)
         out.copy_(source.view(torch.bfloat16) if self.plan.dtype == "bfloat16" else source)
-        if normalize:
-            self._normalize(out)
 
     def _normalize(self, z: Tensor) -> None:
         """LatentSpec.normalize in place."""
