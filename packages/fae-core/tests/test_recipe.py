@@ -52,12 +52,12 @@ def test_sizes_set_variables_and_overrides_come_last(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('name: "{rung}-{seed}"', 'name: "{rung}"', "two steps are called sit"),
+        ('name: "{rung}-{seed}"', 'name: "{rung}"', "two steps named 'sit'"),
         ("seed: [0, 1]", "seed: []", "is a list of values"),
         ("seed: [0, 1]", "seed: 3", "is a list of values"),
         ("seed: [0, 1]", "seed: [[0]]", "is a list of values"),
         ("resumable: true", "resumeable: true", "a step is a mapping"),
-        ("sizes: {smoke: {steps: 2}}", "sizes: [smoke]", "sizes is a mapping"),
+        ("sizes: {smoke: {steps: 2}}", "sizes: [smoke]", "sizes must be a mapping"),
         ("steps:\n", "steps: 3\nmore:\n", "key in a recipe"),
     ],
 )

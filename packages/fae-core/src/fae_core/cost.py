@@ -1,7 +1,8 @@
 """What a model costs to train, counted rather than timed: a pass on the meta device gives its FLOPs and what autograd keeps.
 
 Nothing is computed and no memory is taken, so a model of any size is measured in seconds on any machine. Memory follows from the
-counts exactly; time needs an assumption about the share of a GPU's peak that training reaches, which the caller states.
+counts exactly; time needs the share of a GPU's peak that training reaches, which the caller assumes, or which
+`fae_core.throughput` measures.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fae_core.hub import PretrainedModel
 
 _GIGABYTE = 1e9
-_FP32, _BF16 = 4, 2
+FP32, BF16 = 4, 2
 _SWITCH = "gradient_checkpointing"  # of a config, or of a model
 
 
@@ -36,6 +37,10 @@ class Cost:
     backward_flops: float
     activations: float
     checkpointed: float | None
+
+    def work(self, gradient_checkpointing: bool = False) -> float:
+        """FLOPs of training on one sample; gradient checkpointing costs one more forward pass."""
+        return self.forward_flops * (2 if gradient_checkpointing else 1) + self.backward_flops
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,13 @@ def estimate(
 ) -> Estimate:
     """What training a model of this cost takes. batch_size: global. samples: of an epoch. gpu_memory: in GB.
 
-    flops_per_second: that a GPU reaches in training. Gradient checkpointing costs one more forward pass.
+    flops_per_second: that a GPU reaches in training.
     """
     activations = cost.checkpointed if gradient_checkpointing and cost.checkpointed is not None else cost.activations
     # Under autocast the weights exist in fp32 and, cast once a step, in bf16.
-    held = cost.trainable * (5 * _FP32 + _BF16) + (cost.parameters - cost.trainable) * _FP32
+    held = cost.trainable * (5 * FP32 + BF16) + (cost.parameters - cost.trainable) * FP32
     state = held / (gpus if parallel == "fsdp" else 1) / _GIGABYTE
     share = -(-batch_size // gpus)
-    work = cost.forward_flops * (2 if gradient_checkpointing else 1) + cost.backward_flops
     return Estimate(
         parallel,
         gradient_checkpointing,
@@ -101,13 +105,18 @@ def estimate(
         state,
         share * activations / _GIGABYTE,
         max(0, int((gpu_memory - state) * _GIGABYTE / activations)) if activations else 0,
-        samples * work / flops_per_second / 3600,
+        samples * cost.work(gradient_checkpointing) / flops_per_second / 3600,
     )
 
 
 def with_measured_rate(estimated: Estimate, samples: int, gpus: int, samples_per_second: float) -> Estimate:
     """The estimate with its hours from a measured rate, in samples per second of all GPUs together."""
     return replace(estimated, gpu_hours_per_epoch=samples / samples_per_second / 3600 * gpus)
+
+
+def recomputes(model: PretrainedModel) -> bool:
+    """Whether the model is set to compute its blocks again in the backward pass."""
+    return bool(getattr(model.config, _SWITCH, False) or getattr(model, _SWITCH, False))
 
 
 def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[float, float, float, PretrainedModel]:

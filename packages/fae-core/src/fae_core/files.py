@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from safetensors import SafetensorError
@@ -142,15 +142,25 @@ def read_json_value(path: str | Path, *, max_bytes: int = 64 * 2**20) -> Any:
         raise CheckpointError(f"{path} is not valid JSON: {_reason(error)}") from None
 
 
-def read_yaml(path: str | Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
-    """A YAML mapping from a file, safely loaded. Raises CheckpointError as `read_json` does; aliases are refused."""
-    text = _read_text(path, max_bytes)
+def read_yaml(path: str | Path, *, max_bytes: int = 2**18) -> dict[str, Any]:
+    """A YAML mapping from a file, as `parse_yaml` reads it. Raises CheckpointError as `read_json` does."""
+    try:
+        value = parse_yaml(_read_text(path, max_bytes))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid YAML: {error}") from None
+    return _require_mapping(value if value is not None else {}, path)
+
+
+def parse_yaml(text: str) -> Any:
+    """Any YAML value made of mappings with text as keys, lists, text, finite numbers, booleans and null; dates stay text.
+
+    Raises ValueError, one line, for anything else: aliases, tags, deep nesting.
+    """
     try:
         _check_yaml(text)
-        value = yaml.safe_load(text)
+        return _PlainLoader(text).get_single_data()
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid YAML: {_reason(error)}") from None
-    return _require_mapping(value if value is not None else {}, path)
+        raise ValueError(_reason(error)) from None
 
 
 def sha256_file(path: str | Path) -> str:
@@ -182,12 +192,37 @@ def _require_mapping(value: Any, path: str | Path) -> dict[str, Any]:
     return value
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """yaml.SafeLoader without dates, non-finite numbers and keys that are not text."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        mapping = super().construct_mapping(node, deep)
+        wrong = next((key for key in mapping if not isinstance(key, str)), None)
+        if wrong is not None or None in mapping:
+            raise ValueError(f"the key {str(wrong)[:40]} is not text; put it in quotes")
+        return mapping
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value = super().construct_yaml_float(node)
+        return value if math.isfinite(value) else _refuse_constant(node.value[:20])
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_yaml_float)
+
+
 def _check_yaml(text: str) -> None:
-    """Raise ValueError for aliases (a few lines of them unfold to gigabytes) and deep nesting (which takes hours to parse)."""
+    """Raise ValueError for what a few lines can make cost hours or gigabytes, and for tags, which ask for other types."""
     depth = 0
     for token in yaml.scan(text):
         if isinstance(token, yaml.AliasToken):
             raise ValueError("aliases are not allowed")
+        if isinstance(token, yaml.TagToken):
+            raise ValueError("tags are not allowed")
         depth += isinstance(token, _YAML_OPENING) - isinstance(token, _YAML_CLOSING)
         if depth > _YAML_DEPTH:
             raise ValueError("nested too deeply")

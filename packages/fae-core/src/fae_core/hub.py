@@ -100,8 +100,16 @@ class PretrainedModel(nn.Module):
         return model.to(device=device, dtype=dtype).eval()
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of `batch` samples of the model's own shapes, on its device; `fae_core.cost` measures what it takes."""
+        """A forward pass of `batch` samples of the model's own shapes, on its device; `fae info` counts and times what it takes."""
         raise NotImplementedError(f"{type(self).__name__} has no dry_run")
+
+    def dry_input(self, *shape: int) -> Tensor:
+        """Input for `dry_run` on the model's device and in its dtype: random numbers, the same in every call."""
+        reference = next(self.parameters())
+        if reference.is_meta:
+            return reference.new_empty(shape)
+        generator = torch.Generator(reference.device).manual_seed(0)
+        return torch.randn(shape, generator=generator, device=reference.device, dtype=reference.dtype)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False, card: str | None = None) -> Path:
         """Write a model folder, whole or not at all. Raises OutputExists unless it is new, empty, or `overwrite`.

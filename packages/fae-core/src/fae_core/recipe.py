@@ -31,6 +31,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
@@ -63,10 +64,7 @@ class Recipe:
     def command(self, step: Step, out: Path) -> list[str]:
         """The arguments after `fae`. Values with blanks stay one argument."""
         values = {**self.variables, "out": str(out)}
-        try:
-            return [part.format(**values) for part in shlex.split(step.run)]
-        except (KeyError, IndexError, ValueError) as error:
-            raise FAEError(f"step {step.name}: {error} is not a variable of the recipe") from None
+        return [_filled(part, values, step) for part in _words(step)]
 
     def check_commands(self) -> None:
         """Raise FAEError, naming the packages to install, if a step's command is not there."""
@@ -74,7 +72,7 @@ class Recipe:
 
         missing = {}
         for step in self.steps:
-            words = shlex.split(step.run)
+            words = _words(step)
             if not {words[0], ".".join(words[:2])} & load_plugins("fae.commands").keys():
                 missing[" ".join(words[:2])] = providers(words)
         if missing:
@@ -104,7 +102,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
             variables[name] = str(value)
     entries = content.get("steps") or []
     if not isinstance(entries, list):
-        raise FAEError(f"{path}: steps is a list")
+        raise FAEError(f"{path}: steps must be a list")
     steps = tuple(step for entry in entries for step in _steps(entry, path))
     if not steps:
         raise FAEError(f"{path} has no steps")
@@ -112,7 +110,8 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise FAEError(
-            f"{path}: two steps are called {twice}; a step with `for` needs each of its names in {{}} in its own"
+            f"{path} has two steps named {twice!r}, which --resume could not tell apart; a step with `for` needs each of "
+            "its names in {} in its own"
         )
     return Recipe(str(content.get("title", path.stem)), variables, steps)
 
@@ -125,7 +124,7 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
     record_path = out / STEPS_FILE
     done: list[dict[str, Any]] = []
     if resume and record_path.is_file():
-        done = read_json(record_path)["steps"]
+        done = _recorded(record_path)
     else:
         require_new_folder(out, overwrite=overwrite, resumable=record_path.is_file())
         if out.is_dir() and not is_empty(out):
@@ -161,6 +160,42 @@ def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
     write_atomic(path, json.dumps(record, indent=1).encode())
 
 
+def _recorded(path: Path) -> list[dict[str, Any]]:
+    """The finished steps in steps.json; raises FAEError where it is not a recipe's."""
+    done = read_json(path).get("steps")
+    if not isinstance(done, list) or not all(isinstance(entry, dict) and "name" in entry for entry in done):
+        raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
+    return done
+
+
+def _words(step: Step) -> list[str]:
+    """A step's command, cut as a shell would; raises FAEError where quotes do not close or nothing is left."""
+    try:
+        words = shlex.split(step.run)
+    except ValueError as error:
+        raise FAEError(f"step {step.name}: {str(error).lower()} in {step.run[:60]!r}") from None
+    if not words:
+        raise FAEError(f"step {step.name} has no command")
+    return words
+
+
+def _filled(part: str, values: dict[str, str], step: Step) -> str:
+    """A word with `{name}` replaced; raises FAEError for any other name, and for formats, which can ask for gigabytes."""
+    try:
+        fields = list(Formatter().parse(part))
+    except ValueError as error:
+        raise FAEError(f"step {step.name}: {error} in {part[:60]!r}; {{{{ and }}}} stand for braces") from None
+    filled = []
+    for text, name, form, conversion in fields:
+        filled.append(text)
+        if name is None:
+            continue
+        if name not in values or form or conversion:
+            raise FAEError(f"step {step.name}: {name!r} is not a variable of the recipe")
+        filled.append(values[name])
+    return "".join(filled)
+
+
 def _steps(entry: Any, path: Path) -> list[Step]:
     """The steps that an entry of a recipe stands for."""
     if not isinstance(entry, dict) or not {"name", "run"} <= entry.keys() <= {"name", "run", "for", "resumable"}:
@@ -175,7 +210,7 @@ def _steps(entry: Any, path: Path) -> list[Step]:
     found = []
     for combination in itertools.product(*axes):
         values = {name: text for part in combination for name, text in part.items()}
-        found.append(Step(_filled(str(entry["name"]), values), _filled(str(entry["run"]), values), resumable))
+        found.append(Step(_expanded(str(entry["name"]), values), _expanded(str(entry["run"]), values), resumable))
     return found
 
 
@@ -188,7 +223,7 @@ def _axis(name: str, values: Any, path: Path) -> list[dict[str, str]]:
     return [{name: str(value), f"{name}_options": str(options or "")} for value, options in values.items()]
 
 
-def _filled(text: str, values: dict[str, str]) -> str:
+def _expanded(text: str, values: dict[str, str]) -> str:
     """The text with {name} replaced where `values` has it; other braces stay for the recipe's variables."""
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
 
@@ -196,5 +231,5 @@ def _filled(text: str, values: dict[str, str]) -> str:
 def _mapping(content: dict, key: Any, path: Path) -> dict:
     found = content.get(key) or {}
     if not isinstance(found, dict):
-        raise FAEError(f"{path}: {key} is a mapping")
+        raise FAEError(f"{path}: {key} must be a mapping")
     return found

@@ -88,7 +88,7 @@ class ConvVAE(PretrainedModel):
         self.decoder = ConvDecoder(*parts)
 
     def dry_run(self, batch: int) -> Tensor:
-        mean, _ = self.encoder(self.decoder.conv_out.weight.new_zeros(batch, 3, *self.config.image_shape))
+        mean, _ = self.encoder(self.dry_input(batch, 3, *self.config.image_shape))
         return self.decoder(mean)
 
     @property

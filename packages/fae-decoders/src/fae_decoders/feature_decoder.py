@@ -83,7 +83,7 @@ class FeatureDecoder(PretrainedModel):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def dry_run(self, batch: int) -> Tensor:
-        return self(self.position.new_zeros(batch, *self.spec.shape))
+        return self(self.dry_input(batch, *self.spec.shape))
 
     def forward(self, z: Tensor) -> Tensor:
         self.spec.check(z)

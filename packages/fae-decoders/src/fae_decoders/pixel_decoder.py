@@ -114,7 +114,7 @@ class PixelDecoder(PretrainedModel):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def dry_run(self, batch: int) -> Tensor:
-        return self(self.position.new_zeros(batch, self.position.shape[0], self.config.feature_dim))
+        return self(self.dry_input(batch, self.position.shape[0], self.config.feature_dim))
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -72,7 +72,7 @@ class RAEDecoder(PretrainedModel):
         self.apply(initialize)
 
     def dry_run(self, batch: int) -> Tensor:
-        return self(self.class_token.new_zeros(batch, len(self.position) - 1, self.config.feature_dim))
+        return self(self.dry_input(batch, len(self.position) - 1, self.config.feature_dim))
 
     @property
     def last_layer(self) -> nn.Parameter:

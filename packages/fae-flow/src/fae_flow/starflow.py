@@ -99,12 +99,12 @@ class STARFlow(PretrainedModel):
         return FlowOutput(self.unpatchify(trace.states[-1], height, width), logdet)
 
     def dry_run(self, batch: int) -> Tensor:
-        z = next(self.parameters()).new_zeros(batch, *self.spec.shape)
+        z = self.dry_input(batch, *self.spec.shape)
         condition = None
         if self.config.classes is not None:
             condition = torch.zeros(batch, dtype=torch.long, device=z.device)
         elif self.config.text_dim is not None:
-            condition = z.new_zeros(batch, self.config.text_tokens, self.config.text_dim)
+            condition = self.dry_input(batch, self.config.text_tokens, self.config.text_dim)
         return self(z, condition).noise
 
     def trace(self, z: Tensor, condition: Any = None) -> FlowTrace:

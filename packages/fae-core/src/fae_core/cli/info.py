@@ -1,4 +1,4 @@
-"""`fae info`: what a preset or a folder is, without building weights."""
+"""`fae info`: what a preset or a folder is, without building weights, and what training it takes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from fae_core.cli.options import Device
 
 
 def info(
@@ -23,7 +25,10 @@ def info(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="In an epoch; default: ImageNet.")] = 1_281_167,
     gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=1, help="Of each GPU, in GB.")] = 80,
-    tflops: Annotated[float, typer.Option("--tflops", min=1, help="Peak of a GPU; default: H100, dense bf16.")] = 989,
+    tflops: Annotated[
+        float | None,
+        typer.Option("--tflops", min=1e-3, help="Peak of a device; default for estimates: H100, dense bf16 (989)."),
+    ] = None,
     utilisation: Annotated[
         float,
         typer.Option("--utilisation", min=0.01, max=1, help="Share of the peak that training is assumed to reach."),
@@ -32,6 +37,19 @@ def info(
         float | None,
         typer.Option("--samples-per-second", min=0, help="Measured, of all GPUs together: replaces the assumption."),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time training steps on this device: replaces the assumption.")
+    ] = False,
+    measure_batch: Annotated[
+        int | None,
+        typer.Option("--measure-batch", min=1, help="Samples a timed step; default: a GPU's share, 1 on a CPU."),
+    ] = None,
+    measure_blocks: Annotated[
+        int | None,
+        typer.Option("--measure-blocks", min=1, help="Time so many identical blocks only; default: all that fit."),
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed steps, after one to warm up.")] = 3,
+    device: Device = None,
 ) -> None:
     """Describe a preset or a folder: type, latent space, parameters (counted on the meta device).
 
@@ -39,63 +57,25 @@ def info(
     """
     for name, value in describe(target).items():
         typer.echo(f"{name:<22}{value}")
-    if gpus is not None:
-        lines = _training_lines(target, gpus, batch_size, samples, gpu_memory, tflops, utilisation, rate)
-        typer.echo("\n" + "\n".join(lines))
-
-
-def _training_lines(
-    preset: str,
-    gpus: int,
-    batch_size: int | None,
-    samples: int,
-    gpu_memory: float,
-    tflops: float,
-    utilisation: float,
-    rate: float | None,
-) -> list[str]:
-    """What training takes, as a table and the assumptions under it."""
-    from fae_core.cost import estimate, measure_cost, with_measured_rate
+    if gpus is None and not measure:
+        return
+    from fae_core.cli import training_cost
+    from fae_core.errors import FAEError
     from fae_core.presets import load_preset
 
-    settings = load_preset(preset)
-    batch = batch_size or settings.get("training", {}).get("batch_size") or 256
-    build = _builder(preset)
-    cost = measure_cost(build)
-    lines = [
-        f"a sample: {cost.forward_flops / 1e9:,.1f} GFLOPs forward, {cost.backward_flops / 1e9:,.1f} backward; "
-        f"{cost.activations / 1e6:,.0f} MB kept for backward"
-        + (f", {cost.checkpointed / 1e6:,.0f} MB with gradient checkpointing" if cost.checkpointed is not None else ""),
-        f"training on {gpus} GPUs of {gpu_memory:g} GB, {batch} samples a step, epochs of {samples:,}:",
-        f"{'':<22}{'state':>8}{'+ activations':>15}{'= GB a GPU':>12}{'fits':>6}{'most a GPU':>12}{'GPU-hours an epoch':>20}",
-    ]
-    for parallel in ("ddp", "fsdp") if gpus > 1 else ("ddp",):
-        for checkpointing in (False, True) if cost.checkpointed is not None else (False,):
-            found = estimate(
-                cost,
-                gpus=gpus,
-                batch_size=batch,
-                samples=samples,
-                parallel=parallel,
-                gradient_checkpointing=checkpointing,
-                gpu_memory=gpu_memory,
-                flops_per_second=tflops * 1e12 * utilisation,
-            )
-            if rate:
-                found = with_measured_rate(found, samples, gpus, rate)
-            name = f"{parallel}{', checkpointing' if checkpointing else ''}"
-            fits = "yes" if found.total <= gpu_memory else "no"
-            lines.append(
-                f"{name:<22}{found.state:>8.1f}{found.activations:>15.1f}{found.total:>12.1f}{fits:>6}"
-                f"{found.largest_batch:>12,}{found.gpu_hours_per_epoch:>20.1f}"
-            )
-    time = (
-        f"{rate:g} samples a second as measured"
-        if rate
-        else f"{utilisation:.0%} of {tflops:g} TFLOP/s (an assumption; --samples-per-second takes a measured rate)"
-    )
-    lines.append(f"assumed: weights, AdamW and average in fp32, activations in bf16, no fragmentation; time: {time}")
-    return lines
+    if measure and rate:
+        raise FAEError("--measure and --samples-per-second both give the speed; choose one")
+    build = _builder(target)
+    batch = batch_size or load_preset(target).get("training", {}).get("batch_size") or 256
+    about = training_cost.Assumptions(gpus or 1, batch, samples, gpu_memory, tflops, utilisation, rate)
+    timed = None
+    if measure:
+        options = {"measure_batch": measure_batch, "blocks": measure_blocks, "repeats": repeats}
+        timed = training_cost.measure(build, device, -(-batch // about.gpus), **options)
+    typer.echo("\n" + "\n".join(training_cost.training_lines(build, about, timed)))
+    if timed is not None:
+        peak = tflops or (training_cost.H100_TFLOPS if timed.precision == "bf16" else None)
+        typer.echo("\n" + "\n".join(training_cost.measured_lines(timed, samples, about.gpus, peak)))
 
 
 def describe(target: str) -> dict[str, Any]:

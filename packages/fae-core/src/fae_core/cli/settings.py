@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fae_core.errors import FAEError
-from fae_core.files import read_yaml
+from fae_core.files import parse_yaml, read_yaml
 from fae_core.presets import load_preset
+
+_SECTIONS = ("model", "training", "preview")
+_MOST_PARTS = 16  # of a key of --set
 
 
 def resolve_settings(
@@ -28,6 +29,14 @@ def resolve_settings(
         settings = merge(settings, read_yaml(config))
     for override in overrides or []:
         settings = merge(settings, parse_override(override))
+    return require_sections(settings, _SECTIONS)
+
+
+def require_sections(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The settings; raises FAEError where one of the named sections is there and is no mapping."""
+    for name in names:
+        if not isinstance(settings.get(name, {}), dict):
+            raise FAEError(f"the section {name} must be a mapping of settings, not {str(settings[name])[:40]!r}")
     return settings
 
 
@@ -44,12 +53,12 @@ def parse_override(text: str) -> dict[str, Any]:
     """ "training.steps=500" -> {"training": {"steps": 500}}; the value is YAML. Raises FAEError for anything else."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise FAEError(f"--set takes KEY=VALUE, such as training.steps=500, not {text!r}")
+    if not equals or not all(parts) or len(parts) > _MOST_PARTS:
+        raise FAEError(f"--set takes KEY=VALUE, such as training.steps=500, not {text[:60]!r}")
     try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise FAEError(f"--set {key}: {value!r} is not a YAML value") from None
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        raise FAEError(f"--set {key}: {value[:60]!r} is not a YAML value ({error})") from None
     for part in reversed(parts):
         parsed = {part: parsed}
     return parsed

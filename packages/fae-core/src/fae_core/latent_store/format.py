@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from fae_core.errors import DataError
+from fae_core.errors import DataError, field_reasons
 from fae_core.files import read_json
 from fae_core.hub import ModelConfig
 
@@ -37,9 +37,12 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 NUMPY_TYPES = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 LATENT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _MAX_HEADER = 2**20
+_MOST_AXES = 4
 _MAX_INDEX = 2**28
 _SHARD_BYTES = 64 * 2**20
 _SHARD_SAMPLES = 2048
+_MOST_SAMPLES = 2**48
+TEXTS = ("name", "caption")
 
 
 class Plan(ModelConfig):
@@ -51,8 +54,8 @@ class Plan(ModelConfig):
     source: any text that identifies the data. seed: of the draws of posterior="sample".
     """
 
-    total: int = Field(ge=1)
-    shard_size: int = Field(ge=1)
+    total: int = Field(ge=1, le=_MOST_SAMPLES)
+    shard_size: int = Field(ge=1, le=_MOST_SAMPLES)
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     posterior: Posterior = "distribution"
     flips: bool = False
@@ -123,16 +126,18 @@ def read_index(folder: Path) -> Index:
     try:
         index = Index.model_validate(read_json(path, max_bytes=_MAX_INDEX))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if len(index.shards) != index.plan.shards or sum(shard[0] for shard in index.shards) != index.count:
+        raise DataError(f"{path}: {field_reasons(error.errors(), 'index')}") from None
+    counts = [count for count, _, _ in index.shards]
+    if len(counts) != index.plan.shards or sum(counts) != index.count:
         raise DataError(f"{path}: its counts do not add up")
+    if min(counts) < 0 or any(count > len(index.plan.range(shard)) for shard, count in enumerate(counts)):
+        raise DataError(f"{path}: a shard has more samples than its range of the source")
     return index
 
 
 def pack_texts(texts: list[str]) -> dict[str, Tensor]:
     """Texts as one run of UTF-8 bytes and n + 1 offsets into it."""
-    encoded = [text.encode() for text in texts]
+    encoded = [text.encode(errors="replace") for text in texts]  # names of files need not be Unicode
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return {
         "bytes": torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8),
@@ -153,13 +158,16 @@ def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is truncated or replaced: it has {found} bytes, the index says {size}")
     header, start = _read_header(path, size)
     # Mode "c" gives writable pages that are private and never written back, as torch wants its memory writable.
-    whole = np.memmap(path, dtype=np.uint8, mode="c")
+    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))  # plain arrays are cheaper to cut up than memmaps
     tensors = {}
     for name, entry in header.items():
         kind, shape, (low, high) = NUMPY_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        if high - low != math.prod(shape) * np.dtype(kind).itemsize:
-            raise DataError(f"{path} is not a shard: {name} has {high - low} bytes for shape {shape}")
-        tensors[name] = whole[start + low : start + high].view(kind).reshape(shape)
+        if high - low != math.prod(shape) * np.dtype(kind).itemsize or len(shape) > _MOST_AXES:
+            raise DataError(f"{path} is not a shard: {name} has {high - low} bytes for shape {str(shape)[:80]}")
+        try:
+            tensors[name] = whole[start + low : start + high].view(kind).reshape(shape)
+        except ValueError:  # sizes that numpy cannot count, beside a 0
+            raise DataError(f"{path} is not a shard: {name} cannot have shape {str(shape)[:80]}") from None
     return tensors
 
 
@@ -175,7 +183,9 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             header.pop("__metadata__", None)
             for entry in header.values():
                 low, high = entry["data_offsets"]
-                known = entry["dtype"] in NUMPY_TYPES and all(type(n) is int and n >= 0 for n in (*entry["shape"], low))
+                known = entry["dtype"] in NUMPY_TYPES and all(
+                    type(n) is int and n >= 0 for n in (*entry["shape"], low, high)
+                )
                 if not known or not low <= high <= size - 8 - length:
                     raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fae_core.latent_store.format import (
     LABELS_FILE,
     LATENT_TYPES,
     NUMPY_TYPES,
+    TEXTS,
     Sample,
     map_shard,
     read_index,
@@ -78,9 +80,9 @@ class LatentStore:
             return None
         try:
             labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / LABELS_FILE} is damaged: {error}") from None
-        if labels.shape != (len(self),) or labels.dtype != np.int64:
+        except Exception as error:  # numpy has its own for an empty file, a zip, a header that is no Python, ...
+            raise DataError(f"{self.folder / LABELS_FILE} is damaged: {' '.join(str(error).split())[:200]}") from None
+        if not isinstance(labels, np.ndarray) or labels.shape != (len(self),) or labels.dtype != np.int64:
             raise DataError(f"{self.folder / LABELS_FILE} does not hold one label for each of {len(self)} samples")
         return labels
 
@@ -152,7 +154,7 @@ class LatentStore:
             self._shard(shard)
             if path.stat().st_size != size or sha256_file(path) != digest:
                 raise DataError(f"{path} is damaged: its checksum is not the index's")
-        if self.plan.labels and sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
+        if self.labels is not None and sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
             raise DataError(f"{self.folder / LABELS_FILE} is damaged: its checksum is not the index's")
 
     def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
@@ -192,6 +194,13 @@ class LatentStore:
             shape, dtype = ((count, *self.spec.shape), kind) if name in self.plan.latents() else ((count,), np.int64)
             if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != dtype:
                 raise DataError(f"{path} does not hold {name} of shape {shape}, as the index says")
+        for kind in TEXTS:
+            offsets, data = (tensors.get(f"{kind}_{part}") for part in ("offsets", "bytes"))
+            if offsets is None and data is None:
+                continue
+            whole = offsets is not None and offsets.shape == (count + 1,) and offsets.dtype == np.int64
+            if not whole or data is None or data.ndim != 1 or data.dtype != np.uint8:
+                raise DataError(f"{path} does not hold a {kind} for each of its {count} samples")
         return tensors
 
     def _gather(
@@ -204,30 +213,37 @@ class LatentStore:
     ) -> Tensor:
         """Latents of one kind in the order of `places`, as fp32."""
         shape = (len(places), *self.spec.shape)
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        if len(shards):
+            self._shard(int(shards[0]))  # a spec that does not fit the shards must not decide how much memory is taken
         if out is None:
             out = torch.empty(shape, dtype=torch.float32)
         if out.shape != shape or out.dtype != torch.float32 or out.device.type != "cpu":
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
-        shards = np.searchsorted(self._starts, places, side="right") - 1
         rows = places - self._starts[shards]
         sides = shards * 2 + (flips if flips is not None else 0)
-        # A run is a stretch of the batch that lies together in one tensor of one shard.
-        breaks = np.flatnonzero((np.diff(sides) != 0) | (np.diff(rows) != 1)) + 1
-        for low, high in zip([0, *breaks], [*breaks, len(places)], strict=True):
-            if low == high:
-                continue
-            side = "_flip" if sides[low] % 2 else ""
-            stored = self._shard(int(shards[low]))[kind + side]
-            for start in range(low, high, _CHUNK):
-                stop = min(start + _CHUNK, high)
-                self._copy(out[start:stop], stored[rows[start] : rows[start] + stop - start], normalize)
+        # A run is a stretch of the batch that lies together in one tensor of one shard; a chunk stays in the processor's cache.
+        # Runs are gathered as they are stored and converted together: a call for each of them would cost as much as its bytes.
+        breaks = np.diff(sides, prepend=-1, append=-1) != 0
+        breaks[1:-1] |= np.diff(rows) != 1
+        scratch = None
+        for start in range(0, len(places), _CHUNK):
+            stop = min(start + _CHUNK, len(places))
+            edges = [start, *(np.flatnonzero(breaks[start + 1 : stop]) + start + 1).tolist(), stop]
+            for low, high in pairwise(edges):
+                stored = self._shard(int(shards[low]))[f"{kind}_flip" if sides[low] % 2 else kind]
+                stored = stored[rows[low] : rows[low] + high - low]
+                if len(edges) > 2:
+                    scratch = np.empty((_CHUNK, *self.spec.shape), stored.dtype) if scratch is None else scratch
+                    scratch[low - start : high - start] = stored
+            self._copy(out[start:stop], stored if len(edges) == 2 else scratch[: stop - start])
+            if normalize:
+                self._normalize(out[start:stop])
         return out
 
-    def _copy(self, out: Tensor, stored: np.ndarray, normalize: bool) -> None:
+    def _copy(self, out: Tensor, stored: np.ndarray) -> None:
         source = torch.from_numpy(stored)
         out.copy_(source.view(torch.bfloat16) if self.plan.dtype == "bfloat16" else source)
-        if normalize:
-            self._normalize(out)
 
     def _normalize(self, z: Tensor) -> None:
         """LatentSpec.normalize in place."""

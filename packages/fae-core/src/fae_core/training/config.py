@@ -16,8 +16,8 @@ class TrainConfig(ModelConfig):
     `final_learning_rate_ratio` of the peak at the last step.
     """
 
-    steps: int = Field(1000, ge=1)
-    batch_size: int = Field(64, ge=1, description="samples per update, over all processes and micro-batches")
+    steps: int = Field(1000, ge=1, le=10**12)
+    batch_size: int = Field(64, ge=1, le=2**31, description="samples per update, over all processes and micro-batches")
     accumulation: int = Field(1, ge=1, description="micro-batches per update")
     seed: int = 0
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.cli.settings import merge, parse_override, resolve_settings
+from fae_core.cli.settings import merge, parse_override, require_sections, resolve_settings
 from fae_core.errors import FAEError, UnknownName
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def stage_settings(
     settings = resolve_settings(preset, config, None, kind)
     if encoder is not None:
         settings["encoder"] = {"preset": encoder}
-    section = dict(settings.get(stage, {}))
+    section = dict(require_sections(settings, (stage,)).get(stage, {}))
+    require_sections(section, ("training",))
     settings["training"] = merge(settings.get("training", {}), section.pop("training", {}))
     settings["training"].update({name: value for name, value in training.items() if value is not None})
     settings[stage] = section
@@ -46,7 +47,8 @@ def stage_settings(
     for key in settings:
         if key not in (*_COMMON, *stages):
             raise UnknownName("section of the settings", key, (*_COMMON[1:], *stages))
-    return {key: settings.get(key, {}) for key in ("model", "training", "encoder", stage)}
+    sections = ("model", "training", "encoder", stage)
+    return {key: require_sections(settings, sections).get(key, {}) for key in sections}
 
 
 def is_first_process() -> bool:

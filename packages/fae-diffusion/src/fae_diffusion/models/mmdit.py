@@ -161,10 +161,10 @@ class MMDiT(FlowMatching, PretrainedModel):
         return self._run(z, t, TextCondition.of(condition), project=False)[0]
 
     def dry_run(self, batch: int) -> Tensor:
-        z = self.patch_embedding.weight.new_zeros(batch, *self.spec.shape)
-        pooled = None if self.config.pooled_width is None else z.new_zeros(batch, self.config.pooled_width)
+        z = self.dry_input(batch, *self.spec.shape)
+        pooled = None if self.config.pooled_width is None else self.dry_input(batch, self.config.pooled_width)
         length = self.config.text_encoder.max_length if self.config.text_encoder else _USUAL_TOKENS
-        text = TextCondition(z.new_zeros(batch, length, self.config.text_width), pooled=pooled)
+        text = TextCondition(self.dry_input(batch, length, self.config.text_width), pooled=pooled)
         return self(z, z.new_zeros(batch), text)
 
     def with_projections(self, z: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, list[Tensor]]:

@@ -136,7 +136,7 @@ class DiffusionTransformer(PretrainedModel):
         return out[:, : z.shape[1]].to(z.dtype)
 
     def dry_run(self, batch: int) -> Tensor:
-        z = self.positions.new_zeros(batch, *self.spec.shape)
+        z = self.dry_input(batch, *self.spec.shape)
         return self(z, z.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=z.device))
 
     def reset_parameters(self) -> None:
