@@ -33,7 +33,9 @@ def run(keep: bool, **environment: str) -> tuple[str, int]:
     return kept, int(faults)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back and can be told not to")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back and can be told not to"
+)
 def test_freed_memory_serves_the_next_tensors() -> None:
     """Twenty times sixteen tensors of four megabytes are 312,500 pages of 4 KiB where each is asked for anew."""
     kept, faults = run(True)

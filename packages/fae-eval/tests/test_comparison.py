@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -97,3 +98,19 @@ def test_single_values_are_drawn_as_dots(tmp_path: Path) -> None:
     options = ["--row", "rebuilt features", "--higher-is-better", "--out", str(tmp_path / "c.json")]
     invoke(["eval", "compare", *groups, *options])
     assert (tmp_path / "c.svg").read_text().count("<circle") == 3
+
+
+def test_curves_of_runs_share_an_axis(tmp_path: Path) -> None:
+    for name, steps in (("short", 10), ("long", 400)):
+        (tmp_path / name).mkdir()
+        lines = [f'{{"step": {s}, "loss": {1 / s}}}\n' for s in range(1, steps + 1)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(lines))
+    out, runs = tmp_path / "c.svg", [f"Ia={tmp_path}/short", f"Ib={tmp_path}/long"]
+    invoke(["eval", "curves", *runs, "--title", "Loss", "--out", str(out)])
+    drawn = out.read_text()
+    lines = re.findall(r'<polyline points="([^"]*)"', drawn)
+    assert [len(line.split()) for line in lines] == [10, 100]
+    ends = {line.split()[-1].split(",")[0] for line in lines}
+    assert len(ends) == 1 and "% of the run" in drawn
+    with pytest.raises(UnknownName, match="kl"):
+        invoke(["eval", "curves", *runs, "--value", "kl", "--out", str(tmp_path / "d.svg")])

@@ -23,7 +23,7 @@ class Group:
     """The runs of one variant. steps: () for single values; runs: one list of values per seed, a value per step (or one)."""
 
     name: str
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]
     runs: tuple[tuple[float, ...], ...]
 
     def means(self) -> list[float]:

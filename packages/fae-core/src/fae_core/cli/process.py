@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what tensors free, up to 32 MiB each, for the next ones; returns whether it was told so.
 
     By default it gives large blocks back to the system at once, and every step of a training loop then has the same pages
-    zeroed again: a quarter to a half of the CPU time of small convolutions on a virtual machine (docs/reliability.md).
+    zeroed again: a tenth of the CPU time of a small convolutional autoencoder on a virtual machine (docs/reliability.md).
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -7,6 +7,7 @@ import typer
 from fae_eval.cli.coco import coco
 from fae_eval.cli.compare import compare
 from fae_eval.cli.convergence import convergence
+from fae_eval.cli.curves import curves
 from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
 from fae_eval.cli.probe import probe
@@ -20,6 +21,7 @@ _COMMANDS = (
     generation,
     convergence,
     compare,
+    curves,
     frechet,
     reconstruction,
     clip_score,

@@ -18,7 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 44
 _LEGEND_ROW = 18
 
 
-def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str) -> str:
+def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str, x_label: str = "step") -> str:
     """One <svg> document: curves with bands where the groups have several steps, else a dot per run and a bar at the mean."""
     curves = all(len(group.steps) > 1 for group in groups)
     values = [value for group in groups for run in group.runs for value in run]
@@ -26,7 +26,7 @@ def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str) -> st
     if curves:
         last = max(group.steps[-1] for group in groups)
         across = Axis(0, last, _LEFT, WIDTH - _RIGHT, False)
-        parts = frame(across, upward, "step", y_label)
+        parts = frame(across, upward, x_label, y_label)
         for number, group in enumerate(groups):
             parts += _curve(group, across, upward, _COLORS[number % len(_COLORS)])
     else:
@@ -49,7 +49,8 @@ def _curve(group: Group, across: Axis, upward: Axis, color: str) -> list[str]:
     high = [(across.place(s), upward.place(max(v))) for s, v in zip(group.steps, columns, strict=True)]
     mean = [(across.place(s), upward.place(m)) for s, m in zip(group.steps, group.means(), strict=True)]
     band = _points([*low, *reversed(high)])
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in mean)
+    few = mean if len(mean) <= 20 else []
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in few)
     return [
         f'<polygon points="{band}" fill="{color}" fill-opacity="0.18"/>',
         f'<polyline points="{_points(mean)}" fill="none" stroke="{color}" stroke-width="2"/>{dots}',

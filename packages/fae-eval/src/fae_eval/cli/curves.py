@@ -1,0 +1,63 @@
+"""`fae eval curves`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fae_core.cli.options import Overwrite
+from fae_eval.cli.options import Title
+
+if TYPE_CHECKING:
+    from fae_eval.comparison import Group
+
+
+def curves(
+    runs: Annotated[list[str], typer.Argument(help="NAME=RUN, one per line of the chart; run folders of any kind.")],
+    out: Annotated[Path, typer.Option("--out", help="SVG file to write.")],
+    value: Annotated[str, typer.Option("--value", help="What to draw: a name in the runs' metrics.jsonl.")] = "loss",
+    title: Title = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """How a value moved while runs trained, as one SVG chart over the share of each run's steps.
+
+    Runs of different lengths share the axis, from 0 to 100 % of their steps.
+
+    Example: fae eval curves "Ia=runs/autoencoder" "Ib=runs/pixel" "II=runs/fae" --value unexplained --out curves.svg
+    """
+    from fae_core.errors import FAEError, OutputExists
+    from fae_core.files import disk_errors, write_atomic
+    from fae_eval.figures.comparison_chart import comparison_chart
+
+    if out.suffix != ".svg":
+        raise FAEError(f"--out {out} must end in .svg")
+    if out.exists() and not overwrite:
+        raise OutputExists(out)
+    lines = [_line(run, value) for run in runs]
+    drawn = comparison_chart(lines, title=title or value, x_label="% of the run", y_label=value)
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, drawn.encode())
+    typer.echo(f"wrote {out}; next: fae eval report for everything that the runs logged")
+
+
+def _line(given: str, value: str) -> Group:
+    """NAME=RUN as a curve of at most a hundred points. Raises FAEError, UnknownName."""
+    from fae_core.errors import FAEError, UnknownName
+    from fae_core.training.journal import read_metrics
+    from fae_eval.comparison import Group
+
+    name, equals, folder = given.partition("=")
+    if not equals or not name or not folder:
+        raise FAEError(f"a line is NAME=RUN, not {given!r}")
+    rows = read_metrics(Path(folder))
+    if not rows:
+        raise FAEError(f"{folder} has logged nothing")
+    found = [row for row in rows if value in row]
+    if len(found) < 2:
+        raise UnknownName(f"value of {folder}", value, sorted({key for row in rows for key in row}))
+    kept = [found[round(i * (len(found) - 1) / (min(len(found), 100) - 1))] for i in range(min(len(found), 100))]
+    last = rows[-1]["step"]
+    return Group(name, tuple(round(100 * row["step"] / last, 2) for row in kept), (tuple(row[value] for row in kept),))
