@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fae_core.cli.main import main
 from fae_core.errors import FAEError
 from fae_core.files import read_yaml
+from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.recipe import load_recipe, run_recipe
 from fae_core.redact import redact, redact_values
+from fae_core.spec import LatentSpec
 from fae_core.training.journal import open_run
 
 SIGNED = "https://me:pa55@host.org/a/train-{000..010}.tar?X-Amz-Signature=c0ffee&Expires=9"
@@ -54,3 +57,26 @@ def test_neither_config_nor_error_line_nor_recipe_record_has_them(
     with pytest.raises(FAEError):
         run_recipe(load_recipe(recipe, {"data": SIGNED}), tmp_path / "recipe")
     assert "pa55" not in json.dumps((tmp_path / "recipe" / "steps.json").read_text())
+
+
+class Noted(PretrainedModel):
+    """A model whose configuration can hold an address."""
+
+    model_type = "noted"
+
+    class config_class(ModelConfig):
+        source: str
+
+    def __init__(self, config: ModelConfig, spec: LatentSpec | None = None) -> None:
+        super().__init__(config, spec)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+
+def test_model_folders_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    model = Noted(Noted.config_class(source=SIGNED))
+    model.save_pretrained(tmp_path / "model", card=f"Trained on {SIGNED}, uploaded with {TOKEN}.")
+    written = b"".join(path.read_bytes() for path in (tmp_path / "model").iterdir())
+    assert b"host.org/a/train" in written
+    for secret in (b"pa55", b"c0ffee", TOKEN.encode()):
+        assert secret not in written

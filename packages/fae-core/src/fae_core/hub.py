@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fae_core.errors import CheckpointError, field_reasons
 from fae_core.files import read_json, staged_folder
 from fae_core.presets import load_preset
+from fae_core.redact import redact, redact_values
 from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 
@@ -147,11 +148,11 @@ class PretrainedModel(nn.Module):
 
 
 def write_config(folder: Path, model_type: str, config: dict[str, Any], package: str) -> None:
-    """Write config.json."""
+    """Write config.json, without secrets in addresses."""
     import importlib
 
     version = getattr(importlib.import_module(package), "__version__", None)
-    stored = {"model_type": model_type, "package": package, "version": version, "config": config}
+    stored = {"model_type": model_type, "package": package, "version": version, "config": redact_values(config)}
     (folder / CONFIG_FILE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
@@ -232,7 +233,7 @@ def locate_folder(source: str | Path, *, revision: str | None = None, token: str
 
 
 def model_card(model: nn.Module, body: str | None) -> str:
-    """A model card: front matter for the hub, what the model is, its latent space, how to load it."""
+    """A model card: front matter for the hub, what the model is, its latent space, how to load it. Without secrets."""
     count = sum(p.numel() for p in model.parameters())
     spec = getattr(model, "spec", None)
     space = (
@@ -245,7 +246,7 @@ def model_card(model: nn.Module, body: str | None) -> str:
     about = (
         body or 'Part of FAE, after "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation".'
     )
-    return (
+    return redact(
         f"---\nlibrary_name: fae\ntags:\n- fae\n- {getattr(model, 'model_type', name)}\n---\n\n# {name}\n\n{about}\n\n"
         f"- parameters: {count:,}\n{space}\n```python\nfrom {package} import {name}\n\n"
         f'model = {name}.from_pretrained("PATH OR OWNER/NAME")\n```\n'
