@@ -32,8 +32,9 @@ def test_inception_gives_torch_fidelitys_outputs_for_seeded_weights():
     assert len(state) == int(case["n_keys"])
     assert sum(float(v.double().sum()) for v in state.values()) == pytest.approx(float(case["weight_sum"]))
     outputs = extractor.outputs(images)
-    np.testing.assert_allclose(outputs["pool"].numpy(), case["pool3"], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(outputs["spatial"].numpy(), case["spatial"], rtol=1e-5, atol=1e-5)
+    # Outputs reach 7, and another processor sums in another order: 3e-5 is 4e-6 of that scale.
+    np.testing.assert_allclose(outputs["pool"].numpy(), case["pool3"], rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(outputs["spatial"].numpy(), case["spatial"], rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(outputs["logits"].numpy(), case["logits_unbiased"], rtol=1e-4, atol=1e-4)
     # Weights of one's own must never be called FID.
     assert not extractor.official_inception
