@@ -56,4 +56,6 @@ def assemble(
         fae = assemble_direct(built, pixel, statistics=statistics)
     fae.save_pretrained(out, overwrite=overwrite)
     shape = "x".join(map(str, fae.spec.shape))
-    typer.echo(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS")
+    # Standardised features are normalised already: measuring them anew would make another space of them.
+    own = "" if fae.spec.is_normalized else " --statistics encoder"
+    typer.echo(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS{own}")
