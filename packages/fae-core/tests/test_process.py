@@ -18,7 +18,9 @@ def run(**environment: str) -> str:
     return subprocess.run(program, env={**clean, **environment}, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back and can be told not to")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back and can be told not to"
+)
 def test_glibc_takes_the_settings() -> None:
     assert run() == "True\n"
 
