@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -108,12 +108,16 @@ class ShardFiles:
 
     def _make_room(self, needed: int) -> None:
         """Remove the copies that were used longest ago. Whoever has one open keeps reading it: its name goes, not its bytes."""
-        copies = sorted((p for p in self.folder.iterdir() if p.suffix == ".tar"), key=lambda p: p.stat().st_mtime_ns)
-        total = needed + sum(path.stat().st_size for path in copies)
-        for path in copies:
+        copies = []
+        for path in self.folder.glob("*.tar"):
+            with suppress(FileNotFoundError):  # another thread or process made room meanwhile
+                facts = path.stat()
+                copies.append((facts.st_mtime_ns, facts.st_size, path))
+        total = needed + sum(size for _, size, _ in copies)
+        for _, size, path in sorted(copies):
             if total <= self.limit:
                 return
-            total -= path.stat().st_size
+            total -= size
             path.unlink(missing_ok=True)
 
     @staticmethod
