@@ -34,6 +34,11 @@ class Group:
         """The final value of each run."""
         return [run[-1] for run in self.runs]
 
+    @property
+    def mean(self) -> float:
+        """The mean final value."""
+        return statistics.fmean(self.last)
+
 
 def read_group(name: str, records: Sequence[Result], column: str | None = None, row: str | None = None) -> Group:
     """One group from its records. column: whose values (default: the last numeric column of the first record). row: of records
@@ -57,10 +62,10 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
     if len(groups) < 2:
         raise FAEError("a comparison needs at least two groups")
     noise = pooled_deviation([group.last for group in groups])
-    first = statistics.fmean(groups[0].last)
+    first = groups[0].mean
     rows = []
     for group in groups:
-        mean = statistics.fmean(group.last)
+        mean = group.mean
         spread = statistics.stdev(group.last) if len(group.last) > 1 else None
         difference = mean - first if group is not groups[0] else None
         times = abs(difference) / noise if difference is not None and noise else None
@@ -72,10 +77,10 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
         unclear = [row[0] for row in rows if row[5] is not None and row[5] < CLEAR]
         if unclear:
             notes.append(f"Less than {CLEAR:g} times the noise apart from {groups[0].name}: {', '.join(unclear)}.")
-    best = min(groups, key=lambda group: (1 if lower_is_better else -1) * statistics.fmean(group.last))
+    best = min(groups, key=lambda group: (1 if lower_is_better else -1) * group.mean)
     notes.append(f"{'Lower' if lower_is_better else 'Higher'} is better; the best mean is that of {best.name}.")
     notes += _race(groups, lower_is_better)
-    values = {f"{group.name}: {column}": statistics.fmean(group.last) for group in groups}
+    values = {f"{group.name}: {column}": group.mean for group in groups}
     return Result(KIND, title, {"columns": columns, "rows": rows}, [], notes, [], values, provenance())
 
 

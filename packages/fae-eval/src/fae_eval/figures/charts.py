@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 WIDTH, HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 44
 _COLORS = 6
 
 
@@ -40,8 +40,8 @@ def line_chart(
     if log_y and min(values) <= 0:
         log_y = False
     x_low, x_high = min(one.x[0] for one in lines), max(one.x[-1] for one in lines)
-    across = Axis(x_low, x_high if x_high > x_low else x_low + 1, _LEFT, WIDTH - _RIGHT, False)
-    upward = Axis(*padded(values, log_y), HEIGHT - _BOTTOM, _TOP, log_y)
+    across = Axis(x_low, x_high if x_high > x_low else x_low + 1, LEFT, WIDTH - RIGHT, False)
+    upward = Axis(*padded(values, log_y), HEIGHT - BOTTOM, TOP, log_y)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}" '
         'xmlns="http://www.w3.org/2000/svg">'
@@ -110,19 +110,19 @@ def frame(across: Axis | None, upward: Axis, x_label: str, y_label: str) -> list
     parts = []
     for value in upward.ticks():
         y = upward.place(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
     for value in across.ticks() if across is not None else ():
         x = across.place(value)
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 17}" text-anchor="middle">{_number(value)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{_number(value)}</text>'
         )
-    base = HEIGHT - _BOTTOM
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    base = HEIGHT - BOTTOM
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>')
     if y_label:
-        centre = (_TOP + base) / 2
+        centre = (TOP + base) / 2
         parts.append(
             f'<text class="name" x="14" y="{centre}" text-anchor="middle" transform="rotate(-90 14 {centre})">{html.escape(y_label)}</text>'
         )
@@ -137,8 +137,8 @@ def _seconds_axis(lines: Sequence[Series], across: Axis) -> list[str]:
     one, parts = timed[0], []
     for value in ticks(one.seconds[0], one.seconds[-1], 5):
         x = across.place(_interpolate(value, one.seconds, one.x))
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 5}" y2="{_TOP}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{_TOP - 10}" text-anchor="middle">{_number(value)} s</text>')
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 5}" y2="{TOP}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 10}" text-anchor="middle">{_number(value)} s</text>')
     return parts
 
 

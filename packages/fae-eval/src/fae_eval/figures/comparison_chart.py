@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import html
-import statistics
 from collections.abc import Sequence
 
 from fae_eval.comparison import Group
-from fae_eval.figures.charts import HEIGHT, WIDTH, Axis, frame, padded
+from fae_eval.figures.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, padded
 
 _COLORS = ("#2a6fdb", "#d1495b", "#2e933c", "#a05195", "#e59500", "#5c6b73")
 _STYLE = (
     "text{font-family:system-ui,sans-serif;font-size:12px;fill:#333}.tick{font-size:11px;fill:#666}"
     ".grid{stroke:#e4e4e4}.axis{stroke:#888}.title{font-weight:600;font-size:13px}"
 )
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 44
 _LEGEND_ROW = 18
 
 
@@ -22,21 +20,21 @@ def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str, x_lab
     """One <svg> document: curves with bands where the groups have several steps, else a dot per run and a bar at the mean."""
     curves = all(len(group.steps) > 1 for group in groups)
     values = [value for group in groups for run in group.runs for value in run]
-    upward = Axis(*padded(values, False), HEIGHT - _BOTTOM, _TOP, False)
+    upward = Axis(*padded(values, False), HEIGHT - BOTTOM, TOP, False)
     if curves:
         last = max(group.steps[-1] for group in groups)
-        across = Axis(0, last, _LEFT, WIDTH - _RIGHT, False)
+        across = Axis(0, last, LEFT, WIDTH - RIGHT, False)
         parts = frame(across, upward, x_label, y_label)
         for number, group in enumerate(groups):
             parts += _curve(group, across, upward, _COLORS[number % len(_COLORS)])
     else:
         parts = frame(None, upward, "", y_label)
         for number, group in enumerate(groups):
-            x = _LEFT + (number + 0.5) * (WIDTH - _RIGHT - _LEFT) / len(groups)
+            x = LEFT + (number + 0.5) * (WIDTH - RIGHT - LEFT) / len(groups)
             parts += _dots(group, x, upward, _COLORS[number % len(_COLORS)])
     legend = _legend(groups) if curves else []
     height = HEIGHT + _LEGEND_ROW * ((len(groups) + 1) // 2 if curves else 0)
-    heading = f'<text class="title" x="{_LEFT}" y="20">{html.escape(title)}</text>'
+    heading = f'<text class="title" x="{LEFT}" y="20">{html.escape(title)}</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
         f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="white"/>{heading}{"".join(parts + legend)}</svg>\n'
@@ -58,12 +56,12 @@ def _curve(group: Group, across: Axis, upward: Axis, color: str) -> list[str]:
 
 
 def _dots(group: Group, x: float, upward: Axis, color: str) -> list[str]:
-    y = upward.place(statistics.fmean(group.last))
+    y = upward.place(group.mean)
     dots = [
         f'<circle cx="{x:.1f}" cy="{upward.place(value):.1f}" r="4" fill="{color}" fill-opacity="0.6"/>'
         for value in group.last
     ]
-    name = f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{html.escape(group.name)}</text>'
+    name = f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{html.escape(group.name)}</text>'
     return [
         *dots,
         f'<line x1="{x - 16:.1f}" x2="{x + 16:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{color}" stroke-width="2.5"/>',
@@ -74,7 +72,7 @@ def _dots(group: Group, x: float, upward: Axis, color: str) -> list[str]:
 def _legend(groups: Sequence[Group]) -> list[str]:
     parts = []
     for number, group in enumerate(groups):
-        x = _LEFT + (number % 2) * (WIDTH - _LEFT) / 2
+        x = LEFT + (number % 2) * (WIDTH - LEFT) / 2
         y = HEIGHT + (number // 2) * _LEGEND_ROW + 4
         several = f" ({len(group.runs)} runs)" if len(group.runs) > 1 else ""
         parts.append(f'<rect x="{x}" y="{y - 9}" width="14" height="10" fill="{_COLORS[number % len(_COLORS)]}"/>')
