@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
-from fae_eval.cli.options import ResultFile, Title, finish, result_path
+from fae_eval.cli.options import ResultFile, Title, finish, name_and_path, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -60,9 +60,7 @@ def _group(given: str) -> tuple[str, list[Result]]:
     from fae_core.errors import FAEError
     from fae_eval.results import Result
 
-    name, equals, where = given.partition("=")
-    if not equals or not name or not where:
-        raise FAEError(f"a group is NAME=RECORDS, not {given!r}")
+    name, where = name_and_path(given, "a group", "NAME=RECORDS")
     path = Path(where)
     files = sorted(path.parent.glob(path.name))
     if not files:

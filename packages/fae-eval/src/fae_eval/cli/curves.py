@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
-from fae_eval.cli.options import Title
+from fae_eval.cli.options import Title, name_and_path
 
 if TYPE_CHECKING:
     from fae_eval.comparison import Group
@@ -49,9 +49,7 @@ def _line(given: str, value: str) -> Group:
     from fae_core.training.journal import read_metrics
     from fae_eval.comparison import Group
 
-    name, equals, folder = given.partition("=")
-    if not equals or not name or not folder:
-        raise FAEError(f"a line is NAME=RUN, not {given!r}")
+    name, folder = name_and_path(given, "a line", "NAME=RUN")
     rows = read_metrics(Path(folder))
     if not rows:
         raise FAEError(f"{folder} has logged nothing")

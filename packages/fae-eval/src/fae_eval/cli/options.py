@@ -55,6 +55,14 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
     return path
 
 
+def name_and_path(given: str, what: str, form: str) -> tuple[str, str]:
+    """The two sides of NAME=PATH. what, form: how the complaint calls it, such as "a line" and "NAME=RUN". Raises FAEError."""
+    name, equals, path = given.partition("=")
+    if not equals or not name or not path:
+        raise FAEError(f"{what} is {form}, not {given!r}")
+    return name, path
+
+
 def finish(result: Result, path: Path | None) -> None:
     """Print the record, write it where it was asked for, and say what to run next."""
     typer.echo(result.text())
