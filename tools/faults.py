@@ -186,9 +186,11 @@ def check(status: int, command: str, killed: bool = False) -> bool:
 
 def is_writing(out: Path) -> bool:
     """Whether a checkpoint, model, shard or picture is half-written: what is not complete yet has a name that begins with a dot."""
-    return out.is_dir() and any(
-        path.name.startswith(".") and not path.name.startswith((".config", ".progress", ".samples"))
-        for path in out.rglob("*")
+    # os.walk and not rglob: a folder may be renamed or rotated away by the stage while it is being looked into.
+    return any(
+        name.startswith(".") and not name.startswith((".config", ".progress", ".samples"))
+        for _, folders, files in os.walk(out)
+        for name in (*folders, *files)
     )
 
 
