@@ -40,8 +40,9 @@ def main() -> int:
         print(f"alone {package}: {problem}", file=sys.stderr)
     tests = ROOT / "packages" / package / "tests"
     print(f"alone {package}: {len(problems)} problems; running {tests.relative_to(ROOT)}", flush=True)
+    parallel = ["--numprocesses", "auto", "--maxprocesses", "4"]
     status = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", str(tests)], cwd=ROOT, check=False
+        [sys.executable, "-m", "pytest", "-q", *parallel, "-m", "not slow", str(tests)], cwd=ROOT, check=False
     ).returncode
     return int(bool(problems) or status != 0)
 
