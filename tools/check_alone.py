@@ -40,7 +40,7 @@ def main() -> int:
         print(f"alone {package}: {problem}", file=sys.stderr)
     tests = ROOT / "packages" / package / "tests"
     print(f"alone {package}: {len(problems)} problems; running {tests.relative_to(ROOT)}", flush=True)
-    parallel = ["--numprocesses", "auto", "--maxprocesses", "4"]
+    parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     status = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *parallel, "-m", "not slow", str(tests)], cwd=ROOT, check=False
     ).returncode

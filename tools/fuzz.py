@@ -119,7 +119,7 @@ def readers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
 
         return run
 
-    found["tar shard"] = (tar_of(encoded(picture, "PNG")), through(".tar", lambda path: scan(path, str(path))))
+    found["tar shard"] = (tar_of(encoded(picture, "PNG")), lambda data: scan(io.BytesIO(data), "input.tar"))
     arrays = io.BytesIO()
     np.savez(arrays, pixels[None].repeat(3, 0), np.arange(3))
     found["npz images"] = (arrays.getvalue(), through(".npz", lambda path: NpzImages(path).read(0)))

@@ -194,9 +194,7 @@ def test_an_unknown_name_lists_those_that_are_there(carried: str, capsys: pytest
     assert stop.value.code == 2
     there = ", ".join(sorted(bundle_folders()))  # fae-decoders, where it is installed, carries one of its own
     assert carried in there
-    assert (
-        capsys.readouterr().err == f"error: nosuch does not exist; models that installed packages carry: {there}\n"
-    )
+    assert capsys.readouterr().err == f"error: nosuch does not exist; models that installed packages carry: {there}\n"
     assert not Path("out").exists()
 
 

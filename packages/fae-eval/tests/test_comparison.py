@@ -89,6 +89,8 @@ def test_the_command_reads_records_draws_and_reports(tmp_path: Path, capsys: pyt
         invoke(["eval", "compare", f"A={tmp_path}/none-*.json", "B=x"])
     with pytest.raises(FAEError, match="NAME=RECORDS"):
         invoke(["eval", "compare", "A", "B"])
+    with pytest.raises(FAEError, match="two groups are named 'A'"):
+        invoke(["eval", "compare", "A=x", "A=y"])
 
 
 def test_single_values_are_drawn_as_dots(tmp_path: Path) -> None:

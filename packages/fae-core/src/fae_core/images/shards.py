@@ -66,28 +66,35 @@ def open_remote(address: str) -> IO[bytes]:
 
 
 class ShardFiles:
-    """Shards as local files. Safe for threads and processes: a remote shard is copied by whoever needs it first."""
+    """Shards as open files. Safe for threads and processes: a remote shard is copied by whoever needs it first."""
 
     def __init__(self) -> None:
         self.folder = cache_folder() / "shards"
         self.limit = float(os.environ.get(LIMIT_VARIABLE, _DEFAULT_LIMIT_GB)) * 1e9
 
-    def local(self, shard: str) -> Path:
-        """The shard's path on this machine, after copying it if it is remote. Raises DataError where it cannot be had."""
+    def open(self, shard: str) -> IO[bytes]:
+        """The shard open for reading, after copying it here if it is remote. Raises DataError where it cannot be had.
+
+        An open file and not a path: another process may make room at any moment, which takes a copy's name but not its bytes.
+        """
         if not is_remote(shard):
-            return Path(shard)
-        final = self.folder / f"{_key(shard)}-{Path(urlsplit(shard).path).name[-80:]}"
-        if final.is_file():
-            self._touch(final)
-            return final
+            try:
+                return Path(shard).open("rb")
+            except FileNotFoundError:
+                raise DataError(f"{shard} does not exist") from None
+            except OSError as error:
+                raise DataError(f"cannot read {shard}: {error.strerror}") from None
+        copy = self.folder / f"{_key(shard)}-{Path(urlsplit(shard).path).name[-80:]}"
+        with suppress(FileNotFoundError):
+            return self._open_copy(copy)
         from filelock import FileLock
 
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{final}.lock"):
-                if not final.is_file():
-                    self._copy(shard, final)
-        return final
+            with FileLock(f"{copy}.lock"):
+                with suppress(FileNotFoundError):
+                    return self._open_copy(copy)
+                return self._copy(shard, copy)
 
     def identity(self, shard: str) -> str:
         """Text that changes when the shard does: its address with its size and time, where they can be had."""
@@ -96,13 +103,22 @@ class ShardFiles:
             return f"{Path(shard).resolve()} {facts.st_size} {facts.st_mtime_ns}"
         return shard
 
-    def _copy(self, shard: str, final: Path) -> None:
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    def _open_copy(self, copy: Path) -> IO[bytes]:
+        """A copy that is there, now the one used last. Raises FileNotFoundError."""
+        opened = copy.open("rb")
+        with suppress(OSError):  # a read-only cache keeps the order of its first uses
+            os.utime(copy)
+        return opened
+
+    def _copy(self, shard: str, copy: Path) -> IO[bytes]:
+        temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
         try:
             with _remote_errors(shard), open_remote(shard) as source, temporary.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**20)
+            opened = temporary.open("rb")
             self._make_room(temporary.stat().st_size)
-            temporary.replace(final)
+            temporary.replace(copy)
+            return opened
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -119,13 +135,6 @@ class ShardFiles:
                 return
             total -= size
             path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _touch(path: Path) -> None:
-        try:
-            os.utime(path)
-        except OSError:
-            return  # a read-only cache keeps the order of its first uses
 
 
 def _key(shard: str) -> str:

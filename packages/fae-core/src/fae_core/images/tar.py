@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class TarImages(ImageSource):
         self.files = [str(file) for file in files]
         self._local = ShardFiles()
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._open: OrderedDict[int, int] = OrderedDict()  # shard to file descriptor
+        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._lock = threading.Lock()
         with progress(len(self.files), "indexing shards", enabled=len(self.files) > 16) as bar, _pool() as pool:
             labels, self.blocks, texts = [], [], True
@@ -114,37 +114,23 @@ class TarImages(ImageSource):
         return shard, place - int(self._starts[shard])
 
     def _bytes(self, shard: int, offset: int, length: int) -> bytes:
-        data = os.pread(self._descriptor(shard), length, offset)
+        file = self._file(shard)
+        data = os.pread(file.fileno(), length, offset)
         if len(data) != length:
             raise DataError(f"{self.files[shard]} is shorter than its index says; it was cut off or replaced")
         return data
 
-    def _descriptor(self, shard: int) -> int:
+    def _file(self, shard: int) -> IO[bytes]:
         with self._lock:
             if shard in self._open:
                 self._open.move_to_end(shard)
                 return self._open[shard]
-        opened = self._open_shard(shard)
+        opened = self._local.open(self.files[shard])
         with self._lock:
-            if shard in self._open:
-                os.close(opened)
-            else:
-                self._open[shard] = opened
-            if len(self._open) > _OPEN_SHARDS:
-                # Closed a whole turn later than it was last asked for, so no thread still reads from it.
-                os.close(self._open.popitem(last=False)[1])
-            return self._open[shard]
-
-    def _open_shard(self, shard: int) -> int:
-        for _ in range(3):  # between copying and opening, another process may have made room
-            path = self._local.local(self.files[shard])
-            try:
-                return os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise DataError(f"cannot read {self.files[shard]}: {error.strerror}") from None
-        raise DataError(f"{self.files[shard]} does not exist")
+            if len(self._open) >= _OPEN_SHARDS:
+                # Let go, not closed: a thread that reads from it just now keeps it open until it is done.
+                self._open.popitem(last=False)
+            return self._open.setdefault(shard, opened)
 
     def _index(self, shard: int) -> ShardIndex:
         with self._lock:
@@ -170,7 +156,8 @@ class TarImages(ImageSource):
         cached = cache_folder() / "tar-index" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
         index = _read_index(cached)
         if index is None:
-            index = scan(self._local.local(file), file)
+            with self._local.open(file) as opened:
+                index = scan(opened, file)
             _write_index(cached, index)
         return index
 
@@ -198,8 +185,8 @@ class _Captions(Sequence):
         return self._source.caption(index)
 
 
-def scan(path: Path, name: str) -> ShardIndex:
-    """Find the samples of a tar. Nothing is extracted. `name` is what errors call it.
+def scan(file: IO[bytes], name: str) -> ShardIndex:
+    """Find the samples of an open tar. Nothing is extracted. `name` is what errors call it.
 
     Raises DataError where it is compressed or no tar, ends in the middle of a member, or holds links, devices, sparse files,
     absolute names or names with "..": no shard that a writer of shards makes has them.
@@ -207,8 +194,9 @@ def scan(path: Path, name: str) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, int] = {}
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 _refuse_strange(member, name, size)
                 if not member.isreg():
@@ -231,8 +219,6 @@ def scan(path: Path, name: str) -> ShardIndex:
                 raise DataError(f"{name} is cut off: the archive's end mark is missing")
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"{name} does not exist") from None
     except Exception as error:  # tarfile raises many types on damaged files
         raise DataError(f"{name} is not a readable plain .tar: {' '.join(str(error).split())[:200]}") from None
     whole = {key: found for key, found in samples.items() if "image" in found}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
-from fae_eval.cli.options import ResultFile, Title, finish, name_and_path, result_path
+from fae_eval.cli.options import ResultFile, Title, finish, names_and_paths, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -44,7 +44,8 @@ def compare(
     from fae_eval.figures.comparison_chart import comparison_chart
 
     path = result_path(out, "comparison", overwrite)
-    read, chosen = parse_groups(dict(map(_group, groups)), column, row)
+    given = names_and_paths(groups, "group", "NAME=RECORDS")
+    read, chosen = parse_groups({name: _records(name, where) for name, where in given.items()}, column, row)
     heading = title or "Comparison"
     result = compare_groups(read, column=chosen, lower_is_better=not higher_is_better, title=heading)
     if path is not None:
@@ -55,14 +56,13 @@ def compare(
     finish(result, path)
 
 
-def _group(given: str) -> tuple[str, list[Result]]:
-    """NAME=RECORDS: the name and its records in order of their files. Raises FAEError where there are none."""
+def _records(name: str, where: str) -> list[Result]:
+    """A group's records in order of their files. Raises FAEError where there are none."""
     from fae_core.errors import FAEError
     from fae_eval.results import Result
 
-    name, where = name_and_path(given, "a group", "NAME=RECORDS")
     path = Path(where)
     files = sorted(path.parent.glob(path.name))
     if not files:
         raise FAEError(f"{name}: there is no record {where}")
-    return name, [Result.load(file) for file in files]
+    return [Result.load(file) for file in files]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
-from fae_eval.cli.options import Title, name_and_path
+from fae_eval.cli.options import Title, names_and_paths
 
 if TYPE_CHECKING:
     from fae_eval.comparison import Group
@@ -35,7 +35,7 @@ def curves(
         raise FAEError(f"--out {out} must end in .svg")
     if out.exists() and not overwrite:
         raise OutputExists(out)
-    lines = [_line(run, value) for run in runs]
+    lines = [_line(name, folder, value) for name, folder in names_and_paths(runs, "line", "NAME=RUN").items()]
     drawn = comparison_chart(lines, title=title or value, x_label="% of the run", y_label=value)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,12 @@ def curves(
     typer.echo(f"wrote {out}; next: fae eval report for everything that the runs logged")
 
 
-def _line(given: str, value: str) -> Group:
-    """NAME=RUN as a curve of at most a hundred points. Raises FAEError, UnknownName."""
+def _line(name: str, folder: str, value: str) -> Group:
+    """A run as a curve of at most a hundred points. Raises FAEError, UnknownName."""
     from fae_core.errors import FAEError, UnknownName
     from fae_core.training.journal import read_metrics
     from fae_eval.comparison import Group
 
-    name, folder = name_and_path(given, "a line", "NAME=RUN")
     rows = read_metrics(Path(folder))
     if not rows:
         raise FAEError(f"{folder} has logged nothing")

@@ -55,12 +55,17 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
     return path
 
 
-def name_and_path(given: str, what: str, form: str) -> tuple[str, str]:
-    """The two sides of NAME=PATH. what, form: how the complaint calls it, such as "a line" and "NAME=RUN". Raises FAEError."""
-    name, equals, path = given.partition("=")
-    if not equals or not name or not path:
-        raise FAEError(f"{what} is {form}, not {given!r}")
-    return name, path
+def names_and_paths(given: list[str], what: str, form: str) -> dict[str, str]:
+    """NAME=PATH, each name once. what, form: how a complaint calls them, such as "line" and "NAME=RUN". Raises FAEError."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not equals or not name or not path:
+            raise FAEError(f"a {what} is {form}, not {one!r}")
+        if name in found:
+            raise FAEError(f"two {what}s are named {name!r}")
+        found[name] = path
+    return found
 
 
 def finish(result: Result, path: Path | None) -> None:
