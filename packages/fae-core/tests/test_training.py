@@ -118,6 +118,18 @@ def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_four_deterministic_processes_resume_to_the_bit(tmp_path: Path) -> None:
+    # Of two processes' gradients there is one sum; of four's it depends on the order.
+    for name in ("straight", "resumed"):
+        run_program(tmp_path / name, "--deterministic", processes=4)
+    assert_identical(tmp_path / "straight", tmp_path / "resumed")
+    for newer in sorted((tmp_path / "resumed" / "checkpoints").iterdir())[1:]:
+        subprocess.run(["rm", "-r", str(newer)], check=True)
+    run_program(tmp_path / "resumed", "--resume", "--deterministic", processes=4)
+    assert_identical(tmp_path / "straight", tmp_path / "resumed")
+
+
+@pytest.mark.slow
 def test_sharded_checkpoint_continues_at_another_process_count(tmp_path: Path) -> None:
     run_program(tmp_path / "straight")
     run_program(tmp_path / "moved", "--parallel", "fsdp", "--delay", "0", processes=2)

@@ -1,6 +1,6 @@
 """A small training run as a program of its own, so that tests can start it under torchrun, kill it, and resume it.
 
-python toy_training.py RUN [--resume] [--steps N] [--accumulation N] [--parallel ddp|fsdp] [--delay SECONDS] [--adversarial]
+python toy_training.py RUN [--resume] [--steps N] [--accumulation N] [--parallel ddp|fsdp] [--delay SECONDS] [--adversarial] [--deterministic]
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
+        self.out = nn.Linear(dim, dim)  # first here and last in use, so that DDP finds another order than it assumed
         self.blocks = nn.ModuleList([Block(dim) for _ in range(2)])
-        self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--parallel", default="ddp")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--adversarial", action="store_true")
+    parser.add_argument("--deterministic", action="store_true")
     arguments = parser.parse_args()
     config = TrainConfig(
         steps=arguments.steps,
@@ -104,6 +105,7 @@ def main() -> None:
         checkpoint_every=3,
         log_every=1,
         parallel=arguments.parallel,
+        deterministic=arguments.deterministic,
     )
     task = ToyTask(arguments.adversarial, arguments.delay)
     train(task, config, arguments.run, resume=arguments.resume, device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,12 +118,22 @@ class PhaseModule(nn.Module):
         return self.loss(*arguments)
 
 
-def replicate(phase: PhaseModule, group: Processes) -> nn.Module:
-    """The phase under DistributedDataParallel where there is more than one process."""
+def replicate(phase: PhaseModule, group: Processes, *, deterministic: bool = False) -> nn.Module:
+    """The phase under DistributedDataParallel where there is more than one process.
+
+    deterministic: each step sums the gradients of all processes in the same order, so that a resumed run repeats one that was not
+    interrupted to the bit, whatever the number of processes.
+    """
     if group.world_size == 1:
         return phase
     ids = [torch.device(group.device)] if group.device.startswith("cuda") else None
-    return nn.parallel.DistributedDataParallel(phase, device_ids=ids, broadcast_buffers=False)
+    parallel = nn.parallel.DistributedDataParallel
+    # torch 2.15 renamed it.
+    known = inspect.signature(parallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    # After the first step DDP lays its buckets out anew, in the order in which gradients came; with more than two
+    # processes that changes the order of sums, between the first step and the others. It does not where it looks for unused parameters.
+    return parallel(phase, device_ids=ids, find_unused_parameters=deterministic, **{buffers: False})
 
 
 def shard(module: nn.Module, group: Processes) -> None:

@@ -126,7 +126,9 @@ class _RunningPhase:
             fused=True,
         )
         wrapped = PhaseModule(modules, phase.loss)
-        self.module = replicate(wrapped, group) if engine.replicated else wrapped
+        self.module = (
+            replicate(wrapped, group, deterministic=engine.config.deterministic) if engine.replicated else wrapped
+        )
 
     def update(self, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor] | None:
         for parameter_group in self.optimizer.param_groups:
