@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from fae_core.random import SlotRandom
 from fae_core.sampling import SampleJob, draw_labels, read_prompts
 from fae_core.spec import LatentSpec
 from fae_core.training import PreviewConfig
-from fae_diffusion import MMDiT, MMDiTConfig
+from fae_diffusion import MMDiT, MMDiTConfig, TextCondition
 from fae_diffusion.captions import CaptionTask, captions_of
 from fae_diffusion.text import TextEncoder
 from fae_diffusion.text_cache import TextCache
@@ -129,6 +132,58 @@ def test_the_cache_is_filled_once_per_encoder(encoder: TextEncoder, t5: Path, tm
     assert (tmp_path / "cache" / "index.json").stat().st_mtime_ns == written
     other = TextCache.build(tmp_path / "cache", TextEncoder(str(t5), max_length=3, dtype=torch.float32), CORPUS[:2])
     assert other.longest == 3
+
+
+def test_the_cache_goes_on_where_it_was_interrupted(encoder: TextEncoder, tmp_path: Path, monkeypatch) -> None:
+    whole = TextCache.build(tmp_path / "whole", encoder, CORPUS[:7])
+    asked: list[str] = []
+
+    def encode(prompts: list[str]) -> TextCondition:
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        asked.extend(prompts)
+        return TextEncoder.encode(encoder, prompts)
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        TextCache.build(tmp_path / "cache", encoder, CORPUS[:7], chunk=1, part=2)
+    asked = ["before"]
+    resumed = TextCache.build(tmp_path / "cache", encoder, CORPUS[:7], chunk=3, part=2)
+    assert asked == ["before", *sorted(["", *CORPUS[:7]])[4:]]
+    same = [(tmp_path / name / "tokens.bin").read_bytes() for name in ("whole", "cache")]
+    assert same[0] == same[1] and len(resumed) == len(whole) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "whole"]
+
+
+TWO_PROCESSES = """
+import json, sys
+from pathlib import Path
+import torch
+from fae_core.training.distributed import processes
+from fae_diffusion.text import TextEncoder
+from fae_diffusion.text_cache import TextCache
+
+with processes("cpu") as group:
+    encoder, asked = TextEncoder(sys.argv[1], max_length=24, dtype=torch.float32), []
+    encode = encoder.encode
+    encoder.encode = lambda prompts: asked.extend(prompts) or encode(prompts)
+    cache = TextCache.build(sys.argv[2], encoder, json.loads(sys.argv[3]), part=2, group=group)
+    Path(f"{sys.argv[2]}-{group.rank}.json").write_text(json.dumps([len(cache), asked]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_prompts(encoder: TextEncoder, t5: Path, tmp_path: Path) -> None:
+    TextCache.build(tmp_path / "one", encoder, CORPUS[:7])
+    program = tmp_path / "two.py"
+    program.write_text(TWO_PROCESSES)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    subprocess.run([*launcher, str(t5), str(tmp_path / "two"), json.dumps(CORPUS[:7])], check=True, timeout=300)
+    (count, first), (_, second) = (json.loads((tmp_path / f"two-{rank}.json").read_text()) for rank in range(2))
+    wanted = sorted(["", *CORPUS[:7]])
+    assert count == 8 and first == wanted[0:2] + wanted[4:6] and second == wanted[2:4] + wanted[6:8]
+    for name in ("tokens.bin", "offsets.npy", "keys.npy"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_a_damaged_cache_is_refused(encoder: TextEncoder, tmp_path: Path) -> None:

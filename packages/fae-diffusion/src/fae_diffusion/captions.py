@@ -94,12 +94,9 @@ def train_with_captions(
     captions = captions_of(store, template)
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
-        if group.is_main:
-            encoder = TextEncoder.from_config(asked.text_encoder, device=group.device)
-            TextCache.build(folder, encoder, captions)
-            del encoder
-        group.barrier()
-        text = TextCache(folder)
+        encoder = TextEncoder.from_config(asked.text_encoder, device=group.device)
+        text = TextCache.build(folder, encoder, captions, group=group)
+        del encoder
         model = {**model, "text_width": model.get("text_width", text.width)}
         generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
         generator.set_null(text.read([""]))

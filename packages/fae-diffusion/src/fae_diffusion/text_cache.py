@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fae_core.errors import CheckpointError
-from fae_core.files import read_json, staged_folder
+from fae_core.files import disk_errors, read_json, staged_folder, write_atomic
 from fae_core.progress import progress
+from fae_core.training.distributed import Processes
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text import TextEncoder
 
@@ -71,31 +75,93 @@ class TextCache:
         return torch.from_numpy(np.array(self._tokens[first:last])).view(torch.bfloat16)
 
     @classmethod
-    def build(cls, folder: str | Path, encoder: TextEncoder, prompts: Sequence[str], chunk: int = 256) -> TextCache:
-        """The cache in `folder` if it has these prompts from this encoder; else encode them there, "" included."""
-        folder, fingerprint = Path(folder), encoder.fingerprint()
+    def build(
+        cls,
+        folder: str | Path,
+        encoder: TextEncoder,
+        prompts: Sequence[str],
+        chunk: int = 256,
+        part: int = 4096,
+        group: Processes | None = None,
+    ) -> TextCache:
+        """The cache in `folder` if it has these prompts from this encoder; else encode them there, "" included.
+
+        chunk: prompts at a time. part: prompts that a process writes at once; a call that was interrupted goes on with the parts that
+        it had finished. group: processes that share the parts; each of them calls this, and each gets the cache.
+        """
+        folder, group = Path(folder), group or Processes(0, 1, str(encoder.device))
+        fingerprint = str(group.broadcast(encoder.fingerprint()))
         wanted = sorted({"", *prompts})
-        if (folder / "index.json").is_file():
-            found = cls(folder)
-            if found.fingerprint == fingerprint and all(prompt in found for prompt in wanted):
-                return found
-        offsets = [0]
-        with staged_folder(folder, overwrite=True) as staging:
-            with (staging / "tokens.bin").open("wb") as file, progress(len(wanted), "encoding prompts") as bar:
-                for start in range(0, len(wanted), chunk):
-                    text = encoder.encode(wanted[start : start + chunk])
-                    for tokens, mask in zip(text.tokens.to(torch.bfloat16).cpu(), text.mask.cpu(), strict=True):
-                        kept = tokens[mask]
-                        file.write(kept.view(torch.uint16).numpy().tobytes())
-                        offsets.append(offsets[-1] + len(kept))
-                    bar.advance(min(chunk, len(wanted) - start))
-            keys = np.stack([np.frombuffer(_key(prompt), dtype=np.uint8) for prompt in wanted])
-            np.save(staging / "keys.npy", keys, allow_pickle=False)
-            np.save(staging / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
-            index = {"fingerprint": fingerprint, "encoder": encoder.name, "width": encoder.width}
-            index |= {"prompts": len(wanted), "tokens": offsets[-1]}
-            (staging / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        if group.broadcast(_holds(folder, fingerprint, wanted)):
+            return cls(folder)
+        parts = [_Part.of(folder, fingerprint, wanted[i : i + part]) for i in range(0, len(wanted), part)]
+        own = parts[group.rank :: group.world_size]
+        with progress(sum(len(part.prompts) for part in own), "encoding prompts", enabled=group.is_main) as bar:
+            for one in own:
+                if not one.path.is_file():
+                    one.write(encoder, chunk)
+                bar.advance(len(one.prompts))
+        group.barrier()
+        if group.is_main:
+            facts = {"fingerprint": fingerprint, "encoder": encoder.name, "width": encoder.width}
+            _join(folder, wanted, parts, facts)
+        group.barrier()
         return cls(folder)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run of prompts and the file that holds their tokens until all parts are joined."""
+
+    prompts: list[str]
+    path: Path
+
+    @classmethod
+    def of(cls, folder: Path, fingerprint: str, prompts: list[str]) -> _Part:
+        """Named by what is in it, so that a file that is there is the right one."""
+        text = "\0".join([fingerprint, *prompts])
+        name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return cls(prompts, _parts_folder(folder) / f"{name}.safetensors")
+
+    def write(self, encoder: TextEncoder, chunk: int) -> None:
+        tokens, lengths = [], []
+        for start in range(0, len(self.prompts), chunk):
+            text = encoder.encode(self.prompts[start : start + chunk])
+            for row, mask in zip(text.tokens.to(torch.bfloat16).cpu(), text.mask.cpu(), strict=True):
+                tokens.append(row[mask])
+                lengths.append(len(tokens[-1]))
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path, save({"tokens": torch.cat(tokens), "lengths": torch.tensor(lengths)}))
+
+
+def _parts_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.parts")
+
+
+def _holds(folder: Path, fingerprint: str, wanted: list[str]) -> bool:
+    """Whether the cache in a folder has all these prompts from that encoder."""
+    if not (folder / "index.json").is_file():
+        return False
+    found = TextCache(folder)
+    return found.fingerprint == fingerprint and all(prompt in found for prompt in wanted)
+
+
+def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, object]) -> None:
+    """Make one cache of all parts, and remove them."""
+    offsets = [0]
+    with staged_folder(folder, overwrite=True) as staging:
+        with (staging / "tokens.bin").open("wb") as file:
+            for part in parts:
+                held = load_file(part.path)
+                file.write(held["tokens"].view(torch.uint16).numpy().tobytes())
+                offsets += (offsets[-1] + held["lengths"].cumsum(0)).tolist()
+        keys = np.stack([np.frombuffer(_key(prompt), dtype=np.uint8) for prompt in wanted])
+        np.save(staging / "keys.npy", keys, allow_pickle=False)
+        np.save(staging / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
+        index = {**facts, "prompts": len(wanted), "tokens": offsets[-1]}
+        (staging / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(_parts_folder(folder), ignore_errors=True)
 
 
 def _key(prompt: str) -> bytes:

@@ -8,12 +8,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+
+# How long processes wait for each other. torch's ten minutes (nccl) are too few where the first writes a large model or
+# measures a preview while the others wait; a process that dies is noticed at once, by torchrun.
+_PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         torch.cuda.set_device(kind)
     owner = not dist.is_initialized()
     if owner:
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), kind)
     finally:
