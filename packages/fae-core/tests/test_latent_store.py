@@ -81,7 +81,7 @@ def test_a_sample_carries_its_label_name_caption_and_place(tmp_path: Path) -> No
         shard_size=2,
     )
     samples = [store[i] for i in range(3)]
-    assert [s.caption for s in samples] == captions
+    assert [s.caption for s in samples] == store.captions == captions
     assert [s.name for s in samples] == ["a.png", "b/ü.png", "c"]
     assert [(s.label, s.source) for s in samples] == [(5, 0), (6, 1), (7, 2)]
     torch.testing.assert_close(samples[1].z, latents(3)[1])

@@ -26,8 +26,8 @@ def captions_of(store: LatentStore, template: str) -> list[str]:
 
     Raises DataError for a store that has neither.
     """
-    if store.plan.captions:
-        return [store[index].caption or "" for index in range(len(store))]
+    if store.captions is not None:
+        return store.captions
     if store.labels is None or store.classes is None:
         raise DataError(f"{store.folder} has neither captions nor class names: there is no text to train on")
     if template.count("{}") != 1:

@@ -91,6 +91,14 @@ class LatentStore:
         """Class names by label, or None."""
         return None if self.plan.classes is None else list(self.plan.classes)
 
+    @cached_property
+    def captions(self) -> list[str] | None:
+        """The caption of every sample, in their order, read without the latents; None where the data have none."""
+        if not self.plan.captions:
+            return None
+        counts = [count for count, _, _ in self.index.shards]
+        return [_text(self._shard(shard), "caption", row) for shard, count in enumerate(counts) for row in range(count)]
+
     def read(
         self,
         indices: Sequence[int] | np.ndarray | Tensor | slice,
