@@ -20,6 +20,7 @@ CLAIMS = {
     "convergence": (),
     "adapters": (),
     "channels": ("adapters",),
+    "aligned": ("convergence",),
     "ladder": ("convergence",),
     "shift": ("convergence",),
     "text": (),
