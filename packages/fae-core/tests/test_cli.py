@@ -107,6 +107,29 @@ def test_recipe_resumes_after_the_last_finished_step(recipe: Path, photos: Path,
     assert [e["name"] for e in json.loads((out / "steps.json").read_text())["steps"]] == ["crops", "again"]
 
 
+def test_a_recipe_that_changed_makes_anew_what_may_have_changed(photos: Path, tmp_path: Path) -> None:
+    def steps(*which: str) -> list[dict]:
+        path = tmp_path / "changing.yaml"
+        path.write_text("title: Changing\nsteps:\n" + "".join(f"  - {step}\n" for step in which))
+        return run_recipe(load_recipe(path), tmp_path / "run", resume=(tmp_path / "run").exists())
+
+    def crops(name: str, count: int, more: str = "") -> str:
+        return f'{{name: {name}, run: "crops {photos} --out {{out}}/{name} --count {count} --size 16"{more}}}'
+
+    steps(crops("a", 2), crops("c", 2))
+    (tmp_path / "run" / "a" / "marker").touch()
+    (tmp_path / "run" / "c" / "marker").touch()
+    record = steps(crops("a", 2), crops("b", 2), crops("c", 2))
+    assert [entry["name"] for entry in record] == ["a", "b", "c"]
+    assert (tmp_path / "run" / "a" / "marker").exists()  # before the new step
+    assert not (tmp_path / "run" / "c" / "marker").exists()  # after it
+    record = steps(crops("a", 2), crops("b", 2), crops("c", 4))
+    assert "--count 4" in record[-1]["command"] and len(record) == 3
+    assert len(list((tmp_path / "run" / "c").rglob("*.png"))) == 4
+    with pytest.raises(FAEError, match=r"has step a from `fae crops .*--count 2 .*`, not from `.*--count 3 "):
+        steps(crops("a", 3, ", resumable: true"), crops("b", 2))
+
+
 def test_recipe_mistakes_are_named(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean data"):
         load_recipe(recipe, {"dat": "x"})

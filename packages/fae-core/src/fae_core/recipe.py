@@ -17,8 +17,9 @@ fastest; a value may bring options of its own, which `{NAME_options}` stands for
 
     sizes: {smoke: {steps: 2}, gpu: {steps: 50000, preset: lightningdit-cifar10}}
 
-Each step is recorded with its command and seconds in {out}/steps.json; a
-recipe that was interrupted goes on with the first step that is not recorded there.
+Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not recorded
+there, those recorded with another command, and after any that ran the later ones that are not resumable, since they may read
+what has changed. A resumable step that was recorded with another command is refused: its result stays.
 """
 
 from __future__ import annotations
@@ -117,7 +118,10 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
 
 
 def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> list[dict[str, Any]]:
-    """Run the steps that are not done yet, in this process, and return the record of all. Raises what a step raises."""
+    """Run the steps that are not done yet, in this process, and return the record of all.
+
+    Raises FAEError where a resumable step was done with another command, and what a step raises.
+    """
     from fae_core.cli.main import invoke
 
     recipe.check_commands()
@@ -133,19 +137,38 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
         _record(record_path, recipe, done)
-    finished = {entry["name"] for entry in done}
+    before = {entry["name"]: entry.get("command") for entry in done}
+    _refuse_changed(recipe, out, before)
+    ran = False
     for number, step in enumerate(recipe.steps, 1):
-        if step.name in finished:
-            continue
         arguments = recipe.command(step, out)
-        command = f"fae {redact(shlex.join(arguments))}"
+        command = _as_recorded(arguments)
+        if before.get(step.name) == command and (step.resumable or not ran):
+            continue
+        ran = True
         announce(f"[{number}/{len(recipe.steps)}] {command}")
         again = ["--resume" if step.resumable else "--overwrite"] if resume else []
         started = time.monotonic()
         invoke([*arguments, *again])
+        done = [entry for entry in done if entry["name"] != step.name]
         done.append({"name": step.name, "command": command, "seconds": round(time.monotonic() - started, 1)})
         _record(record_path, recipe, done)
     return done
+
+
+def _as_recorded(arguments: list[str]) -> str:
+    return f"fae {redact(shlex.join(arguments))}"
+
+
+def _refuse_changed(recipe: Recipe, out: Path, before: dict[str, str | None]) -> None:
+    """Raise FAEError for a finished step whose result would not be what the recipe now says, and is too dear to make again unasked."""
+    for step in recipe.steps:
+        was, now = before.get(step.name), _as_recorded(recipe.command(step, out))
+        if step.resumable and was is not None and was != now:
+            raise FAEError(
+                f"{out} has step {step.name} from `{was}`, not from `{now}`; give another --out, or remove the step from "
+                f"{STEPS_FILE} and its folder"
+            )
 
 
 def announce(text: str) -> None:
