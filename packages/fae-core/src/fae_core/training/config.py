@@ -37,7 +37,7 @@ class TrainConfig(ModelConfig):
     compile: bool = Field(False, description="torch.compile each transformer block")
     parallel: Literal["ddp", "fsdp"] = "ddp"
     deterministic: bool = Field(
-        False, description="torch's deterministic algorithms only; an op without one is an error"
+        False, description="torch's deterministic algorithms only, an op without one is an error; DDP sums in one order"
     )
     loader_threads: int = Field(
         1, ge=0, description="threads per process that prepare batches ahead of time; 0 prepares each when it is due"
