@@ -207,10 +207,10 @@ def compare(trial: Trial, parallels: list[str]) -> dict[str, object]:
     outcome["weights after the power cut are those of the undisturbed run"] = same
     trial.alone(SAMPLING, "pictures-one", "ddp")
     trial.together(SAMPLING, "pictures-two", "ddp")
-    drawn = trial.pictures("pictures-one")
+    drawn, together = trial.pictures("pictures-one"), trial.pictures("pictures-two")
     outcome["pictures"] = len(drawn)
-    outcome["pictures of both machines are those of one"] = drawn == trial.pictures("pictures-two")
-    ok = ok and ended[0] != 0 and same and len(drawn) == 6 and drawn == trial.pictures("pictures-two")
+    outcome["pictures of both machines are those of one"] = drawn == together
+    ok = ok and ended[0] != 0 and same and len(drawn) == 6 and drawn == together
     return {"ok": ok, **outcome}
 
 
