@@ -94,9 +94,13 @@ def train_with_captions(
     captions = captions_of(store, template)
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
-        encoder = TextEncoder.from_config(asked.text_encoder, device=group.device)
-        text = TextCache.build(folder, encoder, captions, group=group)
+        # Where everything is embedded already, the first process alone needs the encoder, to see that.
+        encoder = TextEncoder.from_config(asked.text_encoder, device=group.device) if group.is_main else None
+        if not group.broadcast(encoder is not None and TextCache.holds(folder, encoder, captions)):
+            encoder = encoder or TextEncoder.from_config(asked.text_encoder, device=group.device)
+            TextCache.build(folder, encoder, captions, group=group)
         del encoder
+        text = TextCache(folder)
         model = {**model, "text_width": model.get("text_width", text.width)}
         generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
         generator.set_null(text.read([""]))

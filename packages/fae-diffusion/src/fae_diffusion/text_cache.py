@@ -74,6 +74,11 @@ class TextCache:
         first, last = self._offsets[row : row + 2]
         return torch.from_numpy(np.array(self._tokens[first:last])).view(torch.bfloat16)
 
+    @staticmethod
+    def holds(folder: str | Path, encoder: TextEncoder, prompts: Sequence[str]) -> bool:
+        """Whether `build` would find its work done."""
+        return _holds(Path(folder), encoder.fingerprint(), prompts)
+
     @classmethod
     def build(
         cls,
@@ -90,13 +95,13 @@ class TextCache:
         it had finished. group: processes that share the parts; each of them calls this, and each gets the cache.
         """
         folder, group = Path(folder), group or Processes(0, 1, str(encoder.device))
-        fingerprint = str(group.broadcast(encoder.fingerprint()))
-        wanted = sorted({"", *prompts})
-        if group.broadcast(_holds(folder, fingerprint, wanted)):
+        fingerprint = str(group.broadcast(encoder.fingerprint() if group.is_main else None))
+        if group.broadcast(group.is_main and _holds(folder, fingerprint, prompts)):
             return cls(folder)
+        wanted = sorted({"", *prompts})
         parts = [_Part.of(folder, fingerprint, wanted[i : i + part]) for i in range(0, len(wanted), part)]
         own = parts[group.rank :: group.world_size]
-        with progress(sum(len(part.prompts) for part in own), "encoding prompts", enabled=group.is_main) as bar:
+        with progress(sum(len(one.prompts) for one in own), "encoding prompts", enabled=group.is_main) as bar:
             for one in own:
                 if not one.path.is_file():
                     one.write(encoder, chunk)
@@ -139,12 +144,12 @@ def _parts_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.parts")
 
 
-def _holds(folder: Path, fingerprint: str, wanted: list[str]) -> bool:
-    """Whether the cache in a folder has all these prompts from that encoder."""
+def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
+    """Whether the cache in a folder has all these prompts, and "", from that encoder."""
     if not (folder / "index.json").is_file():
         return False
     found = TextCache(folder)
-    return found.fingerprint == fingerprint and all(prompt in found for prompt in wanted)
+    return found.fingerprint == fingerprint and all(prompt in found for prompt in {"", *prompts})
 
 
 def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, object]) -> None:
