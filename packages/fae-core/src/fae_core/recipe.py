@@ -117,13 +117,13 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
     return Recipe(str(content.get("title", path.stem)), variables, steps)
 
 
-def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> list[dict[str, Any]]:
-    """Run the steps that are not done yet, in this process, and return the record of all.
+def run_recipe(
+    recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, jobs: int = 1
+) -> list[dict[str, Any]]:
+    """Run the steps that are not done yet and return the record of all: one after the other in this process, or `jobs` at once.
 
     Raises FAEError where a resumable step was done with another command, and what a step raises.
     """
-    from fae_core.cli.main import invoke
-
     recipe.check_commands()
     record_path = out / STEPS_FILE
     done: list[dict[str, Any]] = []
@@ -139,21 +139,58 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bo
         _record(record_path, recipe, done)
     before = {entry["name"]: entry.get("command") for entry in done}
     _refuse_changed(recipe, out, before)
-    ran = False
-    for number, step in enumerate(recipe.steps, 1):
-        arguments = recipe.command(step, out)
-        command = _as_recorded(arguments)
-        if before.get(step.name) == command and (step.resumable or not ran):
-            continue
-        ran = True
-        announce(f"[{number}/{len(recipe.steps)}] {command}")
-        again = ["--resume" if step.resumable else "--overwrite"] if resume else []
-        started = time.monotonic()
-        invoke([*arguments, *again])
-        done = [entry for entry in done if entry["name"] != step.name]
-        done.append({"name": step.name, "command": command, "seconds": round(time.monotonic() - started, 1)})
+    due = _due(recipe, out, before)
+    numbers = {step.name: number for number, step in enumerate(recipe.steps, 1)}
+    again = {step.name: ["--resume" if step.resumable else "--overwrite"] if resume else [] for step in due}
+
+    def started(step: Step) -> None:
+        announce(f"[{numbers[step.name]}/{len(recipe.steps)}] {_as_recorded(recipe.command(step, out))}")
+
+    def ended(step: Step, seconds: float) -> None:
+        done[:] = [entry for entry in done if entry["name"] != step.name]
+        command = _as_recorded(recipe.command(step, out))
+        done.append({"name": step.name, "command": command, "seconds": round(seconds, 1)})
         _record(record_path, recipe, done)
+
+    if jobs == 1:
+        _one_after_the_other(recipe, out, due, again, started, ended)
+    else:
+        _at_once(recipe, out, due, again, jobs, started, ended)
     return done
+
+
+def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]:
+    due: list[Step] = []
+    for step in recipe.steps:
+        finished = before.get(step.name) == _as_recorded(recipe.command(step, out))
+        if not finished or (due and not step.resumable):
+            due.append(step)
+    return due
+
+
+def _one_after_the_other(recipe, out, due, again, started, ended) -> None:
+    from fae_core.cli.main import invoke
+
+    for step in due:
+        started(step)
+        since = time.monotonic()
+        invoke([*recipe.command(step, out), *again[step.name]])
+        ended(step, time.monotonic() - since)
+
+
+def _at_once(recipe, out, due, again, count, started, ended) -> None:
+    from fae_core.recipe_jobs import LOGS_FOLDER, Job, needs, run_jobs
+
+    steps = {step.name: step for step in due}
+    wanted = needs([(step.name, recipe.command(step, out)) for step in recipe.steps])
+    jobs = [Job(step.name, [*recipe.command(step, out), *again[step.name]], wanted[step.name]) for step in due]
+    run_jobs(
+        jobs,
+        count,
+        out / LOGS_FOLDER,
+        lambda job: started(steps[job.name]),
+        lambda job, seconds: ended(steps[job.name], seconds),
+    )
 
 
 def _as_recorded(arguments: list[str]) -> str:

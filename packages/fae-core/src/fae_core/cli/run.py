@@ -17,10 +17,18 @@ def run(
         str | None, typer.Option("--size", help="One of the recipe's sets of variables, such as smoke, cpu or gpu.")
     ] = None,
     overrides: Set = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", min=1, help="Steps at once that do not need each other, each a process; logs/ has their output."
+        ),
+    ] = 1,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Run a recipe: its commands one after the other, recorded with their seconds. --set replaces its variables.
+
+    Small models leave most of a GPU idle, and --jobs 8 runs eight such steps on it at once; the seconds of each then say little.
 
     Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
     """
@@ -31,5 +39,5 @@ def run(
     for override in overrides or []:
         variables = merge(variables, parse_override(override))
     loaded = load_recipe(recipe, variables, size)
-    record = run_recipe(loaded, out, resume=resume, overwrite=overwrite)
+    record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)
     typer.echo(f"wrote {out} in {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}")

@@ -1,0 +1,119 @@
+"""Several steps of a recipe at once, each a process of its own: `fae run RECIPE --jobs N`."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fae_core.errors import FAEError
+
+LOGS_FOLDER = "logs"
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step that is due: `command` are the arguments after `fae`, `needs` the names of steps that must have ended before."""
+
+    name: str
+    command: list[str]
+    needs: frozenset[str]
+
+
+def needs(commands: Sequence[tuple[str, list[str]]]) -> dict[str, frozenset[str]]:
+    """For each (name, command), in the recipe's order, the earlier steps whose results it reads.
+
+    A step reads another's results where one of its words names the folder or file that the other writes (its --out), one
+    above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all before it.
+    """
+    found: dict[str, frozenset[str]] = {}
+    written: list[tuple[str, str]] = []
+    for name, command in commands:
+        words = {part for word in command for part in {word, word.rpartition("=")[2]}}
+        found[name] = frozenset(other for other, path in written if any(_overlap(word, path) for word in words))
+        out = _written(command)
+        if out is not None:
+            written.append((name, out))
+    return found
+
+
+def run_jobs(
+    jobs: Sequence[Job], count: int, logs: Path, started: Callable[[Job], None], ended: Callable[[Job, float], None]
+) -> None:
+    """Run all, at most `count` at a time, each as soon as what it needs has ended; output goes to logs/NAME.log.
+
+    started and ended are called in this process, the latter with the seconds a job took. After a failure no job is started, those
+    that run are waited for, and FAEError names the job, its status and the end of its output.
+    """
+    logs.mkdir(exist_ok=True)
+    waiting, running = list(jobs), {}
+    unfinished = {job.name for job in jobs}
+    failed: tuple[Job, int] | None = None
+    try:
+        while running or (waiting and failed is None):
+            if failed is None:
+                for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
+                    waiting.remove(job)
+                    started(job)
+                    running[job.name] = (job, _start(job, count, _log(logs, job)), time.monotonic())
+            time.sleep(_POLL_SECONDS)
+            for job, process, since in list(running.values()):
+                status = process.poll()
+                if status is None:
+                    continue
+                del running[job.name]
+                if status:
+                    failed = failed or (job, status)
+                else:
+                    unfinished.remove(job.name)
+                    ended(job, time.monotonic() - since)
+    finally:  # only an interruption leaves any running
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+    if failed is not None:
+        job, status = failed
+        log = _log(logs, job)
+        raise FAEError(f"step {job.name} ended with status {status}: {_last_line(log)} (all of its output: {log})")
+
+
+def _start(job: Job, count: int, log: Path) -> subprocess.Popen:
+    # Each process would take all cores for itself.
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fae_core.cli.main", *job.command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": threads, **os.environ},
+        )
+
+
+def _log(logs: Path, job: Job) -> Path:
+    return logs / f"{job.name.replace('/', '-')}.log"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _written(command: list[str]) -> str | None:
+    if "--out" in command[:-1]:
+        return command[command.index("--out") + 1]
+    return next((word.removeprefix("--out=") for word in command if word.startswith("--out=")), None)
+
+
+def _overlap(word: str, path: str) -> bool:
+    """Whether a word names a path, one above or below it, or a pattern that fits one of these."""
+    named, other = Path(word).parts, Path(path).parts
+    shared = min(len(named), len(other))
+    return shared > 0 and all(fnmatch.fnmatchcase(b, a) for a, b in zip(named[:shared], other[:shared], strict=True))
