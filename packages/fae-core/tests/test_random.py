@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fae_core import SlotRandom
+from fae_core import SlotRandom, counter_random
 from fae_core.random import derive_seed
 
 METHODS = {
@@ -97,3 +97,72 @@ def test_seeds_are_the_same_on_every_machine() -> None:
     """Pinned: a change would make every recorded result irreproducible."""
     assert derive_seed(0, 1, 2, "noise") == 4979368678506446714
     assert derive_seed(1, 23) != derive_seed(12, 3), "parts are kept apart"
+
+
+def splitmix64(state: int, count: int) -> list[int]:
+    """The published generator in plain integers."""
+    found = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = state
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        found.append(z ^ (z >> 31))
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(key=st.integers(0, 2**63 - 1), slot=st.integers(0, 2**40))
+def test_counter_bits_are_splitmix64_from_a_slot_s_own_state(key: int, slot: int) -> None:
+    # The output function of a state is what one step gives from the state before it.
+    before = (slot * 0xD1342543DE82EF95 + key - 0x9E3779B97F4A7C15) % 2**64
+    (state,) = splitmix64(before, 1)
+    found = counter_random.random_bits(key, torch.tensor([slot]), 5)[0].tolist()
+    assert [bits % 2**64 for bits in found] == splitmix64(state, 5)
+
+
+COUNTERS = {
+    "normal": lambda key, slots, count: counter_random.normal(key, slots, count),
+    "uniform": lambda key, slots, count: counter_random.uniform(key, slots, count),
+    "integers": lambda key, slots, count: counter_random.integers(key, slots, count, 1000),
+}
+
+
+@pytest.mark.parametrize("draw", COUNTERS.values(), ids=COUNTERS.keys())
+def test_a_counter_s_row_depends_on_its_slot_and_key_alone(draw) -> None:
+    slots = torch.tensor([4, 0, 7])
+    whole = draw(11, slots, 7)
+    assert whole.shape == (3, 7)
+    assert torch.equal(draw(11, slots[[2, 0]], 7), whole[[2, 0]])
+    assert not torch.equal(draw(12, slots, 7), whole)
+    assert len({tuple(row.tolist()) for row in whole}) == 3
+    assert draw(11, slots[:0], 7).shape == (0, 7)
+
+
+def test_counter_numbers_have_their_distributions() -> None:
+    """Moments and neighbours' correlations of four million numbers, each within five standard errors."""
+    slots = torch.arange(2000)
+    x = counter_random.normal(1, slots, 2001).double()
+    error = x.numel() ** -0.5
+    assert abs(x.mean()) < 5 * error
+    assert abs(x.square().mean() - 1) < 5 * error * math.sqrt(2)
+    assert abs(x.pow(3).mean()) < 5 * error * math.sqrt(15)
+    assert abs(x.pow(4).mean() - 3) < 5 * error * math.sqrt(96)
+    for shifted in (x.roll(1, 0), x.roll(1, 1), x.roll(1000, 1)):
+        assert abs((x * shifted).mean()) < 5 * error
+    assert 4.5 < x.abs().max() < 6.7
+    u = counter_random.uniform(2, slots, 2000).double()
+    assert u.min() >= 0 and u.max() < 1
+    counts = torch.histc(u, bins=64, min=0, max=1)
+    expected = u.numel() / 64
+    assert ((counts - expected) ** 2 / expected).sum() < 63 + 5 * math.sqrt(2 * 63)
+    assert counter_random.integers(3, slots, 100, 7).unique().tolist() == list(range(7))
+
+
+def test_only_what_is_wanted_on_a_gpu_is_drawn_there() -> None:
+    plain, there = SlotRandom(1, [3, 9]), SlotRandom(1, [3, 9], on_device=True)
+    for device in (None, "cpu"):
+        assert torch.equal(there.normal((4,), "noise", device), plain.normal((4,), "noise", device))
+    assert there.select([1]).on_device
+    assert there.normal((2, 3), "noise", "meta").shape == (2, 2, 3)  # any device but the CPU
+    assert there.uniform((), "time", "meta").shape == (2,)

@@ -106,6 +106,7 @@ def _batches(
     share = config.batch_size // (group.world_size * config.accumulation)
     if len(task) == 0:
         raise FAEError("there are no samples to train on")
+    pin = group.device.startswith("cuda")
     order = SampleOrder(config.seed, len(task), task.blocks, config.shuffle_window)
 
     def load(step: int) -> list[tuple[Batch, SlotRandom]]:
@@ -113,8 +114,11 @@ def _batches(
         loaded = []
         for micro in range(config.accumulation):
             first = (micro * group.world_size + group.rank) * share
-            random = SlotRandom(config.seed, range(first, first + share), step)
-            loaded.append((task.load(indices[first : first + share], random), random))
+            random = SlotRandom(config.seed, range(first, first + share), step, on_device=True)
+            batch = task.load(indices[first : first + share], random)
+            if pin:  # a copy from pinned memory does not make the device wait
+                batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            loaded.append((batch, random))
         return loaded
 
     for step, loaded in ahead(load, range(start, config.steps), config.loader_threads, config.stall_limit):
