@@ -355,3 +355,26 @@ def test_xformers_runs_or_says_why_not() -> None:
         return
     want = naive_attention(*(randn(1, 2, 4, 8, seed=s) for s in range(3)), scale=8**-0.5)
     close(out, want, torch.float32)
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("weight_dtype", [None, torch.float32, torch.bfloat16])
+def test_on_a_gpu_eager_norms_have_the_references_types(x_dtype: torch.dtype, weight_dtype: torch.dtype | None) -> None:
+    """torch's own RMSNorm stands in for the reference there; traced with fake tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 8, dtype=x_dtype, device="cuda")
+        weight = None if weight_dtype is None else torch.empty(8, dtype=weight_dtype, device="cuda")
+        scale = torch.empty(2, 8, dtype=x_dtype, device="cuda")
+        expected = ops.rms_norm(x, weight, backend="reference")
+        got = ops.rms_norm(x, weight)
+        assert (got.dtype, got.shape, got.device) == (expected.dtype, expected.shape, expected.device)
+        expected, got = (ops.adaln(x, scale, weight=weight, backend=b)[1] for b in ("reference", None))
+        assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+
+
+def test_torchs_own_norm_is_the_reference() -> None:
+    x, weight = torch.randn(4, 5, 24, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 2, 24)
+    own = torch.nn.functional.rms_norm(x, (24,), weight, 1e-6)
+    torch.testing.assert_close(own, ops.rms_norm(x, weight, backend="reference"), atol=1e-6, rtol=1e-6)

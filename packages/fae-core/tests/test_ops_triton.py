@@ -116,17 +116,21 @@ def test_cuda_takes_torch_until_the_table_of_wins_says_otherwise(op: str, monkey
     with FakeTensorMode():
         tensors = operands(op, "cuda", torch.bfloat16)
         monkeypatch.setattr(wins, "capability", lambda _: 90)
-        monkeypatch.setattr(wins, "ROWS", frozenset())
+        monkeypatch.setattr(wins, "ROWS", {})
         assert ops.explain(op, *tensors).backend in ("sdpa", "reference")
         shape = "width=64" if op in ("rms_norm", "adaln") else "head_dim=64"
         shape += ",tokens=256" if "attention" in op else ""
         row = ("sm_90", op, shape, "bfloat16", "eager")
-        monkeypatch.setattr(wins, "ROWS", frozenset({row}))
+        monkeypatch.setattr(wins, "ROWS", {row: False})
+        assert ops.explain(op, *tensors).backend in ("sdpa", "reference")
+        with torch.no_grad():
+            assert ops.explain(op, *tensors).backend == "triton"
+        monkeypatch.setattr(wins, "ROWS", {row: True})
         explanation = ops.explain(op, *tensors)
         assert (explanation.backend, "measured wins" in explanation.reason) == ("triton", True)
         assert ops.explain(op, *tensors, backend="reference").backend == "reference"
         for other in (("sm_80", *row[1:]), (*row[:3], "float16", "eager"), (*row[:4], "compile")):
-            monkeypatch.setattr(wins, "ROWS", frozenset({other}))
+            monkeypatch.setattr(wins, "ROWS", {other: True})
             assert ops.explain(op, *tensors).backend in ("sdpa", "reference")
 
 
@@ -136,7 +140,9 @@ def test_the_table_of_wins_is_read_strictly(tmp_path: Path) -> None:
     times = [(1.5, 2.0), (1.0, 2.0), (2.0, 1.04)]
     rows = [{**row, "op": f"op{i}", "forward": f, "forward_backward": b} for i, (f, b) in enumerate(times)]
     path.write_text(json.dumps({"format": 1, "wins": rows}))
-    assert wins.parse(path) == {("sm_90", "op0", "width=1152", "bfloat16", "eager")}
+    assert wins.parse(path) == {
+        ("sm_90", name, "width=1152", "bfloat16", "eager"): trains for name, trains in (("op0", True), ("op2", False))
+    }
     for broken in (
         {"format": 2, "wins": []},
         {"format": 1},

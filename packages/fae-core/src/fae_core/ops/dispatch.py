@@ -41,6 +41,8 @@ ATTENTION_OPS = ("attention", "rope_attention", "self_attention")
 POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope")
 
 _pinned: contextvars.ContextVar[str | None] = contextvars.ContextVar("fae_ops_backend", default=None)
+# The same for torch.compile: torch 2.11's tracer breaks the graph at a ContextVar, and guards a module's global.
+_pinned_while_tracing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,19 @@ class backend:
 
     def __init__(self, name: str) -> None:
         self._token = _pinned.set(None if _known(name) == "auto" else name)
+        _mirror_pinned()
 
     def __enter__(self) -> backend:
         return self
 
     def __exit__(self, *_: object) -> None:
         _pinned.reset(self._token)
+        _mirror_pinned()
+
+
+def _mirror_pinned() -> None:
+    global _pinned_while_tracing
+    _pinned_while_tracing = _pinned.get()
 
 
 def explain(
@@ -92,7 +101,8 @@ def explain(
 
 def requested_backend(explicit: str | None) -> str | None:
     """The backend that somebody asked for, with the caller's wish first; None where the choice is free."""
-    name = explicit or _pinned.get() or os.environ.get("FAE_OPS_BACKEND")
+    pinned = _pinned_while_tracing if torch.compiler.is_compiling() else _pinned.get()
+    name = explicit or pinned or os.environ.get("FAE_OPS_BACKEND")
     return None if name is None or _known(name) == "auto" else name
 
 

@@ -176,7 +176,8 @@ def backward(
     dx = torch.empty(residual.shape, dtype=x_dtype, device=residual.device)
     dupdate = torch.empty_like(dx, dtype=update.dtype) if update is not None else None
     # Short runs of tokens fill the device where there are few samples.
-    per_block = max(1, min(64, triton.cdiv(batch * tokens, configs.REDUCTION_BLOCKS)))
+    config = configs.adaln_backward(width)
+    per_block = max(1, min(64, triton.cdiv(batch * tokens, config.blocks)))
     blocks = triton.cdiv(tokens, per_block)
     sums = torch.empty(batch, blocks, 3, width, dtype=torch.float32, device=dx.device)
     residual, update, gated, scaled = (_dense_rows(t) for t in (residual, update, gate, scale))
@@ -201,7 +202,7 @@ def backward(
     flags = {"UPDATE": update is not None, "GATE": gate is not None, "WEIGHT": weight is not None}
     constants = {"WIDTH": width, "BLOCK": power_of_two(width), "LAYER": layer, **flags}
     constants["DRESIDUAL"] = dresidual is not None
-    launch(_backward, (batch, blocks), arguments, constants, configs.adaln_backward(width))
+    launch(_backward, (batch, blocks), arguments, constants, config)
     # One sum each: an operator's results must not share memory.
     dshift, dunit, dgate = (sums[:, :, i].sum(1) for i in range(3))
     return Gradients(

@@ -1,5 +1,6 @@
-"""The static table of launch configurations. Chosen by arithmetic and by what the compiler reports (registers, spills, shared
-memory; `python tools/check_kernels.py`), not by timing: no GPU has measured them yet. docs/kernels.md.
+"""The static table of launch configurations: chosen by arithmetic, by what the compiler reports (registers, spills, shared memory;
+`python tools/check_kernels.py`) and, at the widths and heads of DiT-XL and the decoders, by times on an H200
+(`python tools/tune_kernels.py`). docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ FUSED_HEAD_DIMS = (64, 72)
 MAX_FUSED_KEYS = 256
 """What the fused attention kernel holds at once: all keys of a head."""
 
-# How many blocks a reduction over rows is cut into: four on each of an H100's 132 multiprocessors.
-REDUCTION_BLOCKS = 528
-
 
 @dataclass(frozen=True)
 class Config:
-    """rows: rows (tokens, queries) in flight; columns: keys in flight; warps, stages: of the launch."""
+    """rows: rows (tokens, queries) in flight; columns: keys in flight; warps, stages: of the launch; blocks: that a reduction over
+    rows is cut into.
+    """
 
     rows: int
     warps: int
     stages: int = 1
     columns: int = 0
+    blocks: int = 0
+
+
+# Four, or eight, on each of an H100's 132 multiprocessors.
+_REDUCTION_BLOCKS = 528
 
 
 def row_norm(width: int) -> Config:
@@ -43,16 +48,18 @@ def row_norm(width: int) -> Config:
 
 
 def row_norm_backward(width: int) -> Config:
-    rows = max(1, min(16, 2048 // _block(width)))
-    return Config(rows, 8)
+    rows = max(1, min(16, 4096 // _block(width)))
+    return Config(rows, 8, blocks=2 * _REDUCTION_BLOCKS)
 
 
 def adaln(width: int) -> Config:
-    return Config(1, 4 if _block(width) <= 2048 else 8)
+    return Config(1, 2 if _block(width) <= 2048 else 8)
 
 
 def adaln_backward(width: int) -> Config:
-    return Config(1, 8)
+    return (
+        Config(1, 4, blocks=2 * _REDUCTION_BLOCKS) if _block(width) <= 2048 else Config(1, 8, blocks=_REDUCTION_BLOCKS)
+    )
 
 
 def heads(head_dim: int) -> Config:

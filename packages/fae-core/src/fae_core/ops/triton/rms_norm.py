@@ -100,7 +100,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor) -> tupl
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x, strides = _rows(x)
     config = configs.row_norm_backward(width)
-    per_block = triton.cdiv(triton.cdiv(rows, configs.REDUCTION_BLOCKS), config.rows) * config.rows
+    per_block = triton.cdiv(triton.cdiv(rows, config.blocks), config.rows) * config.rows
     blocks = triton.cdiv(rows, per_block) if rows else 0
     partial = torch.empty(blocks, width, dtype=torch.float32, device=x.device) if weight is not None else None
     arguments = {"dy_ptr": dy.contiguous(), "x_ptr": x, "weight_ptr": weight, "rstd_ptr": rstd, "dx_ptr": dx}

@@ -7,7 +7,8 @@ wins.json beside this file is written by `python tools/bench_kernels.py` and com
                "forward": 1.02, "forward_backward": 2.31, "device": "...", "torch": "...", "triton": "..."}]}
 
 arch: the device's compute capability; shape: as `shape_class` writes it; against: what was beaten, "eager" torch or "compile";
-forward, forward_backward: times faster. A row stands for a win only if both are at least `MARGIN`.
+forward, forward_backward: times faster. A row stands for a win where nothing is differentiated if the former is at least `MARGIN`,
+and everywhere if both are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fae_core.files import read_json
 from fae_core.ops.triton import capability
 
 MARGIN = 1.05
-"""A kernel has to be this many times faster, forward and forward with backward, at every batch size that was measured."""
+"""A kernel has to be this many times faster, at every batch size that was measured."""
 
 TABLE = Path(__file__).with_name("wins.json")
 
@@ -42,21 +43,22 @@ def won(op: str, x: Tensor, shape: str | None = None) -> bool:
         return False
     against = "compile" if torch.compiler.is_compiling() else "eager"
     dtype = str(x.dtype).removeprefix("torch.")
-    return (f"sm_{capability(x.device.index)}", op, shape or shape_class(op, x), dtype, against) in ROWS
+    trains = ROWS.get((f"sm_{capability(x.device.index)}", op, shape or shape_class(op, x), dtype, against))
+    return trains is not None and (trains or not torch.is_grad_enabled())
 
 
-def parse(path: Path) -> frozenset[tuple[str, str, str, str, str]]:
-    """The wins in a table. Raises CheckpointError where it is not one."""
+def parse(path: Path) -> dict[tuple[str, str, str, str, str], bool]:
+    """The wins in a table, and whether each is one with its backward pass too. Raises CheckpointError where it is not a table."""
     table = read_json(path)
     if table.get("format") != 1 or not isinstance(table.get("wins"), list):
         raise CheckpointError(f"{path} is not a table of wins of format 1")
     keys = ("arch", "op", "shape", "dtype", "against")
     try:
-        return frozenset(
-            tuple(str(row[key]) for key in keys)
+        return {
+            tuple(str(row[key]) for key in keys): row["forward_backward"] >= MARGIN
             for row in table["wins"]
-            if min(row["forward"], row["forward_backward"]) >= MARGIN
-        )
+            if row["forward"] >= MARGIN
+        }
     except (KeyError, TypeError):
         raise CheckpointError(f"{path}: every win needs {', '.join(keys)}, forward and forward_backward") from None
 
