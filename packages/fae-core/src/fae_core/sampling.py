@@ -181,7 +181,8 @@ def draw_images(
     """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError where latents are not finite."""
     with torch.inference_mode():
         z = generator.sample(condition, random=random, **options)
-        bad = [i for i, row in zip(random.slots, z, strict=True) if not torch.isfinite(row).all()]
+        finite = torch.isfinite(z).flatten(1).all(1).tolist()
+        bad = [slot for slot, fine in zip(random.slots, finite, strict=True) if not fine]
         if bad:
             raise FAEError(f"{len(bad)} of {len(z)} latents are not finite (sample {bad[0]} first); lower --guidance")
         images: Tensor = decoder.decode(z)

@@ -62,7 +62,9 @@ def extract(
     for images in samples.batches(batch_size, (group.rank, group.world_size)):
         sizes.add(images.shape[1:3])
         content.add(images)
-        outputs = extractor.outputs(images)
+        # cuDNN would round convolutions to TF32, and distances to another device's would follow.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            outputs = extractor.outputs(images)
         features = outputs["pool"]
         if features.shape != (len(images), extractor.dim) or not bool(features.isfinite().all()):
             raise FAEError(f"{extractor.name} gave features of {tuple(features.shape)}, or numbers that are not finite")

@@ -111,7 +111,7 @@ class StageData:
             if kept is not None:
                 kept[rows] = raw.float().cpu()
             if targets is not None:
-                targets[rows] = to_uint8(self.as_target(images))
+                targets[rows] = to_uint8(self.as_target(images)).cpu()
         if self.wants_norm:
             # A channel that never moves carries nothing; dividing by its tiny deviation would only blow up rounding.
             floor = (1e-4 * statistics.std.max()).clamp_min(1e-12)

@@ -122,7 +122,7 @@ def _picture(
     from fae_core.images import load_batch, open_images
     from fae_eval.figures.canvas import save_picture
     from fae_eval.results import Result, provenance
-    from fae_eval.tokenizers import load_image_tokenizer, read_size
+    from fae_eval.tokenizers import device_of, load_image_tokenizer, read_size
 
     tokenizer, images, out, indices, count, device, overwrite = arguments
     path = result_path(out, kind, overwrite)
@@ -130,7 +130,7 @@ def _picture(
     source = open_images(images)
     chosen = choose_images(source, indices, count, same_class=same_class)
     batch = load_batch(source, chosen, read_size(model))
-    picture, values = draw(model, batch.to(device) if device else batch)
+    picture, values = draw(model, batch.to(device_of(model)))
     save_picture(picture, path.with_suffix(".png"))
     result = Result(
         kind,
@@ -139,7 +139,7 @@ def _picture(
         [{"path": path.with_suffix(".png").name, "caption": caption}],
         values=values,
         provenance=provenance(
-            device=device or "cpu",
+            device=str(device_of(model)).split(":")[0],
             tokenizer=tokenizer,
             fingerprint=model.spec.fingerprint or None,
             images=images,
