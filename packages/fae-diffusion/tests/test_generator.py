@@ -129,6 +129,18 @@ def test_compiled_blocks_sample_the_same(model: LightningDiT) -> None:
     torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-5)
 
 
+def test_bf16_rounds_the_network_and_not_the_state(model: LightningDiT) -> None:
+    labels, noise = torch.tensor([0, 1, 2]), torch.randn(3, *SPEC.shape)
+    whole, rounded = (
+        model.sample(labels, noise=noise, steps=8, guidance=2.0, precision=precision) for precision in ("fp32", "bf16")
+    )
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, rounded.to(torch.bfloat16).float())
+    difference = (rounded - whole).norm() / whole.norm()
+    assert 0 < difference < 0.02
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
 def test_an_explicit_grid_is_the_steps_that_it_says(model: LightningDiT) -> None:
     random = SlotRandom(0, [0])
     assert torch.equal(

@@ -92,7 +92,9 @@ class FlowMatching:
         if settings.compile:
             self._compile_blocks()
         weak = self._weak_model(weak, device)
-        with torch.inference_mode():
+        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+        # One context around all steps, so that the weights are cast once.
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
             grid = self._grid(settings) if times is None else times
             z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)

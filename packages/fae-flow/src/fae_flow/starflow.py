@@ -169,6 +169,7 @@ class STARFlow(PretrainedModel):
         denoise: bool | None = None,
         guide_top_only: bool = False,
         jacobi: Jacobi | Mapping[str, Any] | None = None,
+        cuda_graph: bool = False,
     ) -> Tensor:
         """Latents (B, C, h, w), one per condition.
 
@@ -176,13 +177,14 @@ class STARFlow(PretrainedModel):
         a condition every row takes the null condition. guidance: 1 = off; the original's w is guidance - 1; it
         acts in every block that sees the condition, or in the top block alone (`guide_top_only`). uncond: what to guide
         away from, the null condition by default. denoise: end with a Tweedie step; None = as the config says. jacobi: solve
-        stretches of tokens in parallel instead of one by one. A FlowSampler kept over several calls saves their setup.
+        stretches of tokens in parallel instead of one by one. cuda_graph: replay one captured step per token, on a GPU.
+        A FlowSampler kept over several calls saves their setup.
         """
         from fae_flow.sampler import FlowSampler
 
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
-        z = FlowSampler(self).sample(prepared, noise, **options)
+        z = FlowSampler(self, cuda_graph=cuda_graph).sample(prepared, noise, **options)
         return self.denoise(z, prepared) if (self.config.denoise if denoise is None else denoise) else z
 
     def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:

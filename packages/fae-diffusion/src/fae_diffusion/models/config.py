@@ -27,6 +27,10 @@ class Sampling(ModelConfig):
     last_step_size: float = Field(0.04, ge=0, lt=1)
     atol: float = Field(1e-6, gt=0)
     rtol: float = Field(1e-3, gt=0)
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32",
+        description="of the network; bf16 is autocast, the state is integrated in fp32; 'auto': bf16 on a GPU, fp32 elsewhere",
+    )
     compile: bool = Field(False, description="torch.compile the blocks; the first call takes minutes, later ones less")
 
     @property
