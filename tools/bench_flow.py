@@ -1,11 +1,12 @@
-"""How fast STARFlow samples: ours against another implementation, side by side in one process on one CPU thread.
+"""How fast STARFlow samples: ours against another implementation, side by side in one process on one CPU thread or a GPU.
 
     python tools/bench_flow.py                               # against full recomputation, the definition of sampling
     python tools/bench_flow.py --original CHECKOUT           # against a checkout of apple/ml-starflow
     python tools/bench_flow.py --model FOLDER                # our own ways of sampling, on a trained model
     python tools/bench_flow.py --compile                     # with the compiled step, and what compiling it took
+    python tools/bench_flow.py --device cuda --batch 64      # with a captured step; wall seconds, the queue drained
 
-Rounds are interleaved and the least CPU time of each is kept, so that a busy machine hurts all alike. Ours includes making
+Rounds are interleaved and the least time of each is kept (CPU seconds on the CPU), so that a busy machine hurts all alike. Ours includes making
 the weights ready (`STARFlow.sample`); "kept" is a FlowSampler made once. Errors are largest differences from the reference.
 """
 
@@ -25,7 +26,7 @@ from fae_core import LatentSpec
 from fae_flow import FlowSampler, Jacobi, STARFlow, STARFlowConfig
 from fae_flow.guidance import guide
 
-BATCH, SIDE, CHANNELS, CLASSES = 4, 8, 16, 10
+SIDE, CHANNELS, CLASSES = 8, 16, 10
 Call = Callable[[float], Tensor]
 
 
@@ -33,6 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", type=Path, help="checkout of apple/ml-starflow (it needs tqdm and einops)")
     parser.add_argument("--model", type=Path, help="trained STARFlow; its own sequential sampling is the reference")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 2, 6])
@@ -47,27 +50,27 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.model is not None:
-        _report(_ways(STARFlow.from_pretrained(options.model), options), options)
+        _report(_ways(STARFlow.from_pretrained(options.model, device=options.device), options), options)
     elif options.original is not None:
         model, original = _against_original(options)
         _report({"original": original, **_ways(model, options)}, options)
     else:
-        model = _random_flow(options)
-        _report({"recomputed": _recomputed(model), **_ways(model, options)}, options)
+        model = _random_flow(options).to(options.device)
+        _report({"recomputed": _recomputed(model, options.batch), **_ways(model, options)}, options)
 
 
 def _report(ways: dict[str, Call], options: argparse.Namespace) -> None:
-    """One table per guidance scale: CPU seconds, ratio and largest error against the first way."""
+    """One table per guidance scale: seconds, ratio and largest error against the first way."""
     for scale in (1.0, options.guidance):
         seconds: dict[str, float] = dict.fromkeys(ways, float("inf"))
         results: dict[str, Tensor] = {}
         for _ in range(options.rounds):
             for name, call in ways.items():
-                start = time.process_time()
+                start = _now(options.device)
                 results[name] = call(scale)
-                seconds[name] = min(seconds[name], time.process_time() - start)
+                seconds[name] = min(seconds[name], _now(options.device) - start)
         first = next(iter(ways))
-        print(f"guidance {scale:g}\n  {'':22}{'CPU s':>8}{'ratio':>8}{'max error':>12}{'rms error':>12}")
+        print(f"guidance {scale:g}\n  {'':22}{'s':>8}{'ratio':>8}{'max error':>12}{'rms error':>12}")
         for name in ways:
             difference = results[name] - results[first]
             relative = difference.norm() / results[first].norm()
@@ -77,8 +80,7 @@ def _report(ways: dict[str, Call], options: argparse.Namespace) -> None:
 
 def _ways(model: STARFlow, options: argparse.Namespace) -> dict[str, Call]:
     """Our ways of sampling one fixed batch of noise."""
-    noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
-    condition = _condition(model)
+    noise, condition = _noise(model, options.batch), _condition(model, options.batch)
     sampler = FlowSampler(model)
     half = FlowSampler(model, dtype=torch.bfloat16)
 
@@ -90,6 +92,7 @@ def _ways(model: STARFlow, options: argparse.Namespace) -> dict[str, Call]:
         "ours": lambda scale: model.sample(condition, noise=noise, guidance=scale, denoise=False),
         "ours, kept": lambda scale: sampler.sample(condition, noise, guidance=scale),
         **compiled,
+        **_captured(model, condition, noise, options),
     }
     if options.exact:
         return exact
@@ -112,10 +115,35 @@ def _compiled(model: STARFlow, condition: Tensor | None, noise: Tensor, guidance
     return lambda scale: sampler.sample(condition, noise, guidance=scale)
 
 
-def _condition(model: STARFlow) -> Tensor | None:
+def _captured(model: STARFlow, condition: Tensor | None, noise: Tensor, options: argparse.Namespace) -> dict[str, Call]:
+    """Samplers that replay a captured step, which only a GPU can."""
+    if options.device != "cuda":
+        return {}
+    fp32, bf16 = (FlowSampler(model, dtype=dtype, cuda_graph=True) for dtype in (None, torch.bfloat16))
+    return {
+        "ours, captured": lambda scale: fp32.sample(condition, noise, guidance=scale),
+        "ours, captured, bf16": lambda scale: bf16.sample(condition, noise, guidance=scale),
+    }
+
+
+def _now(device: str) -> float:
+    """CPU seconds on the CPU, wall seconds with the queue drained on a GPU."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _noise(model: STARFlow, batch: int) -> Tensor:
+    noise = torch.randn(batch, *model.spec.shape, generator=torch.Generator().manual_seed(1))
+    return noise.to(next(model.parameters()).device)
+
+
+def _condition(model: STARFlow, batch: int) -> Tensor | None:
+    device = next(model.parameters()).device
     if model.config.text_dim:
-        return torch.eye(model.config.text_dim)[:BATCH, None]
-    return torch.arange(BATCH) % model.config.classes if model.config.classes else None
+        return torch.eye(model.config.text_dim, device=device)[:batch, None]
+    return torch.arange(batch, device=device) % model.config.classes if model.config.classes else None
 
 
 def _random_flow(options: argparse.Namespace) -> STARFlow:
@@ -131,10 +159,10 @@ def _random_flow(options: argparse.Namespace) -> STARFlow:
     return model
 
 
-def _recomputed(model: STARFlow) -> Call:
+def _recomputed(model: STARFlow, batch: int) -> Call:
     """Every token from a whole forward pass of its block, as the definition reads."""
-    noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
-    labels, null = torch.arange(BATCH) % CLASSES, torch.full((BATCH,), CLASSES)
+    noise, labels = _noise(model, batch), _condition(model, batch)
+    null = torch.full_like(labels, CLASSES)
 
     @torch.no_grad()
     def call(scale: float) -> Tensor:
@@ -178,8 +206,7 @@ def _against_original(options: argparse.Namespace) -> tuple[STARFlow, Call]:
     original = original_class(**arguments).eval()
     _draw_weights(original)
     model = STARFlow.from_official(original.state_dict(), arguments)
-    noise = torch.randn(BATCH, *model.spec.shape, generator=torch.Generator().manual_seed(1))
-    condition = _condition(model)
+    noise, condition = _noise(model, options.batch), _condition(model, options.batch)
 
     @torch.no_grad()
     def call(scale: float) -> Tensor:

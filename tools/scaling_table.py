@@ -1,8 +1,9 @@
 """The tables of docs/scaling.md: what each preset of the paper takes on so many GPUs, counted by fae_core.cost, and how fast the
-present CPU trains it, timed by fae_core.throughput.
+present device trains it, timed by fae_core.throughput.
 
 python tools/scaling_table.py --gpus 8
 OMP_NUM_THREADS=1 python tools/scaling_table.py --measure --blocks 6
+python tools/scaling_table.py --measure --device cuda --batch 32
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--gpu-memory", type=float, default=80.0, help="GB")
     parser.add_argument("--tflops", type=float, default=989.0)
     parser.add_argument("--utilisation", type=float, default=0.4)
-    parser.add_argument("--measure", action="store_true", help="time this CPU instead of counting for GPUs")
+    parser.add_argument("--measure", action="store_true", help="time a device instead of counting for GPUs")
+    parser.add_argument("--device", default="cpu", help="to time")
     parser.add_argument("--batch", type=int, default=2, help="samples a timed step")
     parser.add_argument("--blocks", type=int, help="time so many identical blocks only, where the model can be cut")
     parser.add_argument("--repeats", type=int, default=3)
@@ -76,23 +78,31 @@ def counted(arguments: argparse.Namespace) -> None:
 
 
 def measured(arguments: argparse.Namespace) -> None:
-    reached = matrix_product()
-    print(f"{device_name('cpu')}, torch {torch.__version__}; a matrix product: {reached / 1e9:.0f} GFLOP/s\n")
+    """Rates per core-second on a CPU, by the clock on a GPU."""
+    gpu = arguments.device.startswith("cuda")
+    reached = matrix_product(arguments.device)
+    unit, scale = ("TFLOP/s", 1e12) if gpu else ("GFLOP/s", 1e9)
     print(
-        "| preset | blocks timed | GFLOPs a sample | samples a core-second | GFLOP/s, share of a matrix product's "
-        "| core-hours an epoch, measured |"
+        f"{device_name(arguments.device)}, torch {torch.__version__}; a matrix product: {reached / scale:.0f} {unit}\n"
+    )
+    seconds, hours = ("second", "GPU-hours") if gpu else ("core-second", "core-hours")
+    print(
+        f"| preset | blocks timed | GFLOPs a sample | samples a {seconds} | {unit}, share of a matrix product's "
+        f"| {hours} an epoch, measured |"
     )
     print("|---|---|---|---|---|---|")
     for name in arguments.presets:
         build = builder(name)
         blocks = None if load_preset(name)["model_type"] == "fae-encoder" else arguments.blocks
-        found = measure_throughput(build, batch=arguments.batch, blocks=blocks, repeats=arguments.repeats)
-        rate = found.samples_per_core_second
+        found = measure_throughput(
+            build, device=arguments.device, batch=arguments.batch, blocks=blocks, repeats=arguments.repeats
+        )
+        rate = found.samples_per_second if gpu else found.samples_per_core_second
         timed = f"{found.blocks[0]} of {found.blocks[1]}" if found.blocks else "all"
         speed = rate * found.whole
         print(
-            f"| {name} | {timed} | {found.whole / 1e9:,.0f} | {rate:.4f} "
-            f"| {speed / 1e9:.1f}, {speed / reached:.0%} | {IMAGENET / rate / 3600:,.0f} |",
+            f"| {name} | {timed} | {found.whole / 1e9:,.0f} | {rate:.4g} "
+            f"| {speed / scale:.1f}, {speed / reached:.0%} | {IMAGENET / rate / 3600:,.{2 if gpu else 0}f} |",
             flush=True,
         )
 
@@ -102,16 +112,27 @@ def builder(name: str) -> partial:
     return partial(load_plugins("fae.models")[load_preset(name)["model_type"]].load().from_preset, name)
 
 
-def matrix_product(size: int = 2048, rounds: int = 5) -> float:
-    """FLOPs per core-second of an fp32 product of two square matrices; the best of some rounds."""
-    left, right = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
-    left @ right
+def matrix_product(device: str) -> float:
+    """FLOPs per second of a product of two square matrices, the best of some rounds: fp32 and core-seconds on a CPU, bf16 on a GPU."""
+    gpu = device.startswith("cuda")
+    size, rounds = (8192, 20) if gpu else (2048, 5)
+    left, right = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    if gpu:
+        left, right = left.bfloat16(), right.bfloat16()
     best = float("inf")
-    for _ in range(rounds):
-        begun = time.process_time()
+    for number in range(rounds + 1):
+        begun = _now(gpu)
         left @ right
-        best = min(best, time.process_time() - begun)
+        if number:
+            best = min(best, _now(gpu) - begun)
     return 2 * size**3 / best
+
+
+def _now(gpu: bool) -> float:
+    if not gpu:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":
