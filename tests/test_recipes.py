@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # In an order in which each finds the results that it compares with.
 CLAIMS = {
     "convergence": (),
+    "flow": (),
     "adapters": (),
     "channels": ("adapters",),
     "aligned": ("convergence",),

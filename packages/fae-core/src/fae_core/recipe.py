@@ -30,6 +30,7 @@ import re
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -38,6 +39,7 @@ from typing import Any
 from fae_core.errors import FAEError, UnknownName
 from fae_core.files import is_empty, read_json, read_yaml, require_new_folder, write_atomic
 from fae_core.plugins import load_plugins
+from fae_core.recipe_jobs import LOGS_FOLDER, Job, needs, run_jobs
 from fae_core.redact import redact, redact_values
 
 STEPS_FILE = "steps.json"
@@ -141,7 +143,6 @@ def run_recipe(
     _refuse_changed(recipe, out, before)
     due = _due(recipe, out, before)
     numbers = {step.name: number for number, step in enumerate(recipe.steps, 1)}
-    again = {step.name: ["--resume" if step.resumable else "--overwrite"] if resume else [] for step in due}
 
     def started(step: Step) -> None:
         announce(f"[{numbers[step.name]}/{len(recipe.steps)}] {_as_recorded(recipe.command(step, out))}")
@@ -152,14 +153,24 @@ def run_recipe(
         done.append({"name": step.name, "command": command, "seconds": round(seconds, 1)})
         _record(record_path, recipe, done)
 
+    attempts = {step.name: [*recipe.command(step, out), *(_again(step) if resume else [])] for step in due}
     if jobs == 1:
-        _one_after_the_other(recipe, out, due, again, started, ended)
+        _one_after_the_other(due, attempts, started, ended)
     else:
-        _at_once(recipe, out, due, again, jobs, started, ended)
+        wanted = needs([(step.name, recipe.command(step, out)) for step in recipe.steps])
+        waiting = {step.name: step for step in due}
+        run_jobs(
+            [Job(name, command, wanted[name]) for name, command in attempts.items()],
+            jobs,
+            out / LOGS_FOLDER,
+            lambda job: started(waiting[job.name]),
+            lambda job, seconds: ended(waiting[job.name], seconds),
+        )
     return done
 
 
 def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]:
+    """The steps to run, given the commands of those that were finished before."""
     due: list[Step] = []
     for step in recipe.steps:
         finished = before.get(step.name) == _as_recorded(recipe.command(step, out))
@@ -168,29 +179,24 @@ def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]
     return due
 
 
-def _one_after_the_other(recipe, out, due, again, started, ended) -> None:
+def _again(step: Step) -> list[str]:
+    """What a second attempt at a step is asked for."""
+    return ["--resume" if step.resumable else "--overwrite"]
+
+
+def _one_after_the_other(
+    steps: list[Step],
+    attempts: dict[str, list[str]],
+    started: Callable[[Step], None],
+    ended: Callable[[Step, float], None],
+) -> None:
     from fae_core.cli.main import invoke
 
-    for step in due:
+    for step in steps:
         started(step)
         since = time.monotonic()
-        invoke([*recipe.command(step, out), *again[step.name]])
+        invoke(attempts[step.name])
         ended(step, time.monotonic() - since)
-
-
-def _at_once(recipe, out, due, again, count, started, ended) -> None:
-    from fae_core.recipe_jobs import LOGS_FOLDER, Job, needs, run_jobs
-
-    steps = {step.name: step for step in due}
-    wanted = needs([(step.name, recipe.command(step, out)) for step in recipe.steps])
-    jobs = [Job(step.name, [*recipe.command(step, out), *again[step.name]], wanted[step.name]) for step in due]
-    run_jobs(
-        jobs,
-        count,
-        out / LOGS_FOLDER,
-        lambda job: started(steps[job.name]),
-        lambda job, seconds: ended(steps[job.name], seconds),
-    )
 
 
 def _as_recorded(arguments: list[str]) -> str:
