@@ -57,9 +57,9 @@ def adaln(width: int) -> Config:
 
 
 def adaln_backward(width: int) -> Config:
-    return (
-        Config(1, 4, blocks=2 * _REDUCTION_BLOCKS) if _block(width) <= 2048 else Config(1, 8, blocks=_REDUCTION_BLOCKS)
-    )
+    if _block(width) <= 2048:
+        return Config(1, 4, blocks=2 * _REDUCTION_BLOCKS)
+    return Config(1, 8, blocks=_REDUCTION_BLOCKS)
 
 
 def heads(head_dim: int) -> Config:
