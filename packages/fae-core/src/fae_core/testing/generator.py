@@ -53,6 +53,13 @@ class GeneratorConformance:
         assert isinstance(generator, Generator)
         assert generator.spec == spec
 
+    def test_the_loss_stays_on_its_device(self, generator: Generator, spec: LatentSpec) -> None:
+        """On meta tensors, which do not mix with what is left on the CPU along the way; a GPU's would not either."""
+        z, labels = toy_latents(spec, 4, self.classes)
+        random = SlotRandom(0, range(4), on_device=True)
+        terms = generator.to("meta").train().loss(z.to("meta"), labels.to("meta"), random=random)
+        assert {name: term.device.type for name, term in terms.items()} == dict.fromkeys(terms, "meta")
+
     def test_loss_falls(self, generator: Generator, spec: LatentSpec) -> None:
         z, labels = toy_latents(spec, 12, self.classes)
         optimizer = torch.optim.AdamW([p for p in generator.parameters() if p.requires_grad], lr=self.learning_rate)
