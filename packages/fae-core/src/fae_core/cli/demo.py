@@ -1,4 +1,4 @@
-"""`fae demo`: the whole method on eight photographs, in five to eight minutes on two CPU cores."""
+"""`fae demo`: the whole method on eight photographs, in five to nine minutes on two CPU cores."""
 
 from __future__ import annotations
 
