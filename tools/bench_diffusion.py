@@ -5,9 +5,10 @@
     python tools/bench_diffusion.py --original CHECKOUT      # forward beside a checkout of hustvl/LightningDiT, on the CPU
 
 The plain path is the textbook: scores and probabilities written out, the rotation by rotate-half, norms and modulation one
-operation each, fp32 weights (with bf16, under autocast unless --plain-precision fp32). It is checked against ours first. Times are CPU seconds on the CPU and wall seconds on a GPU,
-the best of several, ours and plain in turn; compare ratios, not seconds. Guided sampling: plain makes two calls in every step,
-as the textbook does, on all times; ours makes one batched call, and a plain one outside the guided interval.
+operation each, fp32 weights (with bf16, under autocast unless --plain-precision fp32). It is checked against ours first. Times are
+CPU seconds on the CPU and wall seconds on a GPU, the best of several, ours and plain in turn; compare ratios, not seconds. Guided
+sampling: plain makes two calls in every step, as the textbook does, on all times; ours makes one batched call, and a plain one
+outside the guided interval.
 
 Beside the original, all ways take turns; "products alone" is what is left of a forward pass when all but its matrix products
 and attention are free, so that original / products is about the most that anyone can gain in this precision with this library.
@@ -23,28 +24,15 @@ import copy
 import json
 import math
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from device_time import seconds
 from diffusion_rivals import load_original, plain_forward, plain_sample, plain_step, products_alone, randomise
 
 from fae_core.random import SlotRandom
 from fae_diffusion import Guidance, LightningDiT
-
-
-def seconds(function: Callable[[], object], device: str) -> float:
-    """CPU seconds on the CPU, wall seconds with the queue drained on a GPU."""
-    if device == "cpu":
-        start = time.process_time()
-        function()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def compare(name: str, ours: Callable[[], object], plain: Callable[[], object], device: str, repeats: int) -> None:

@@ -17,11 +17,10 @@ import argparse
 import contextlib
 import json
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from device_time import now, seconds
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,20 +57,6 @@ def count_flops(preset: str) -> tuple[float, float]:
                 function(images)
             totals.append(float(counter.get_total_flops()))
     return totals[0], totals[1]
-
-
-def now(device: str) -> float:
-    """CPU seconds on the CPU, wall seconds with the queue drained on a GPU."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def seconds(function: Callable[[], object], device: str) -> float:
-    start = now(device)
-    function()
-    return now(device) - start
 
 
 def main() -> None:

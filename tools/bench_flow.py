@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from device_time import now
 from torch import Tensor
 
 from fae_core import LatentSpec
@@ -47,6 +48,8 @@ def main() -> None:
     parser.add_argument("--exact", action="store_true", help="only the exact ways, which leaves time for more rounds")
     parser.add_argument("--compile", action="store_true", help="also the compiled step; prints what compiling it took")
     options = parser.parse_args()
+    if options.original is not None and options.device != "cpu":
+        parser.error("--original is compared on the CPU")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.model is not None:
@@ -66,9 +69,9 @@ def _report(ways: dict[str, Call], options: argparse.Namespace) -> None:
         results: dict[str, Tensor] = {}
         for _ in range(options.rounds):
             for name, call in ways.items():
-                start = _now(options.device)
+                start = now(options.device)
                 results[name] = call(scale)
-                seconds[name] = min(seconds[name], _now(options.device) - start)
+                seconds[name] = min(seconds[name], now(options.device) - start)
         first = next(iter(ways))
         print(f"guidance {scale:g}\n  {'':22}{'s':>8}{'ratio':>8}{'max error':>12}{'rms error':>12}")
         for name in ways:
@@ -124,14 +127,6 @@ def _captured(model: STARFlow, condition: Tensor | None, noise: Tensor, options:
         "ours, captured": lambda scale: fp32.sample(condition, noise, guidance=scale),
         "ours, captured, bf16": lambda scale: bf16.sample(condition, noise, guidance=scale),
     }
-
-
-def _now(device: str) -> float:
-    """CPU seconds on the CPU, wall seconds with the queue drained on a GPU."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _noise(model: STARFlow, batch: int) -> Tensor:

@@ -16,6 +16,7 @@ Exits with 2 where there is no device, with 1 where a kernel misses its accuracy
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -29,7 +30,7 @@ from device_time import copy_bytes_per_second, device_milliseconds
 from torch import Tensor
 
 from fae_core import ops
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, first_line
 from fae_core.files import write_atomic
 from fae_core.ops import triton as kernels
 from fae_core.ops.triton import accuracy, wins
@@ -187,11 +188,13 @@ def measure(contest: Contest) -> Result:
                 lambda way=way: way(*contest.inputs), warmup=20, rep=80, return_mode="median"
             )
             result.both[name] = do_bench(both, warmup=20, rep=80, return_mode="median")
+        except Exception as error:  # triton's own errors are no RuntimeErrors, and one way must not end the others
+            result.skipped[name] = first_line(error)[:200]
+            torch.cuda.empty_cache()
+            continue
+        with contextlib.suppress(Exception):  # not everything can be captured; what runs has its time either way
             result.device_forward[name] = device_milliseconds(lambda way=way: way(*contest.inputs))
             result.device_both[name] = device_milliseconds(both)
-        except Exception as error:  # triton's own errors are no RuntimeErrors, and one way must not end the others
-            result.skipped[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            torch.cuda.empty_cache()
     return result
 
 
@@ -404,9 +407,8 @@ def benchmark(out: Path, batches: tuple[int, ...], dtype: torch.dtype) -> int:
         torch.compiler.reset()
         torch.cuda.empty_cache()
         reached = goals(results, roof["copy_bytes_per_s"])
-        write_results(
-            out, results, reached, roof, arch, dtype, versions
-        )  # so far: an interruption leaves what there is
+        # So far: an interruption leaves what there is.
+        write_results(out, results, reached, roof, arch, dtype, versions)
     for what, wanted, found in reached:
         print(f"{'met   ' if found >= wanted else 'MISSED'} {what}: {found:.2f}, goal {wanted:.2f}")
     print(f"wrote results.json, results.md and wins.json to {out}")

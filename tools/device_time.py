@@ -1,13 +1,29 @@
-"""How long the device works on a function: what the tools that time kernels share."""
+"""Clocks that the benchmarks share: a process's own, and how long the device works on a function."""
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
 
 _FLUSH_BYTES = 2**28  # several times any L2 cache
+
+
+def now(device: str) -> float:
+    """CPU seconds on the CPU, wall seconds with the queue drained on a GPU."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(function: Callable[[], object], device: str) -> float:
+    """What one call takes, by `now`."""
+    start = now(device)
+    function()
+    return now(device) - start
 
 
 def device_milliseconds(function: Callable[[], object], *, calls: int = 8, replays: int = 5) -> float:

@@ -9,10 +9,10 @@ python tools/scaling_table.py --measure --device cuda --batch 32
 from __future__ import annotations
 
 import argparse
-import time
 from functools import partial
 
 import torch
+from device_time import now
 
 from fae_core.cost import estimate, measure_cost
 from fae_core.plugins import load_plugins
@@ -121,18 +121,11 @@ def matrix_product(device: str) -> float:
         left, right = left.bfloat16(), right.bfloat16()
     best = float("inf")
     for number in range(rounds + 1):
-        begun = _now(gpu)
+        begun = now(device)
         left @ right
         if number:
-            best = min(best, _now(gpu) - begun)
+            best = min(best, now(device) - begun)
     return 2 * size**3 / best
-
-
-def _now(gpu: bool) -> float:
-    if not gpu:
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

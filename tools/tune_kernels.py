@@ -20,6 +20,7 @@ import torch
 from device_time import copy_bytes_per_second, device_milliseconds
 from torch import Tensor
 
+from fae_core.errors import first_line
 from fae_core.ops.triton import adaln, configs, qk_norm_rope, rms_norm, rope_attention, rope_attention_backward
 from fae_core.ops.triton.configs import Config
 
@@ -208,7 +209,7 @@ def time_of(tuned: Tuned, expected: list[Tensor] | None, timed: bool) -> float |
                 return "differs from the present configuration"
         return device_milliseconds(tuned.run) if timed else 0.0
     except Exception as error:  # a configuration that does not compile or fit is none
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
+        return f"{type(error).__name__}: {first_line(error)[:120]}"
 
 
 def report(times: dict[Timed, list[float]]) -> None:

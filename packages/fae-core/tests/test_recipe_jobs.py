@@ -25,7 +25,7 @@ def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:
         "first": "eval compare A=run/results/*-0.json --out run/first.json",
         "report": "eval report run --out run/report.html",
     }
-    found = needs([(name, command.split()) for name, command in commands.items()])
+    found = needs({name: command.split() for name, command in commands.items()})
     assert {name: sorted(wanted) for name, wanted in found.items()} == {
         "features": [],
         "a-0": ["features"],

@@ -109,3 +109,18 @@ def test_ill_conditioned_covariances_of_full_rank_are_exact(smallest):
 def test_bad_statistics_are_refused(mu, sigma, says):
     with pytest.raises(FAEError, match=says):
         frechet_distance(mu, sigma, [0.0, 0.0], np.eye(2))
+
+
+def test_a_lapack_that_gives_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11's does on a covariance of few samples."""
+    random = np.random.default_rng(3)
+    few, many = random.normal(size=(5, 12)), random.normal(size=(40, 12))
+    pairs = [(few, many), (many, few), (many, 2 * many), (few, few + 1)]
+    expected = [frechet_distance(*gaussian(a), *gaussian(b)) for a, b in pairs]
+
+    def gives_up(matrix: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", gives_up)
+    assert [frechet_distance(*gaussian(a), *gaussian(b)) for a, b in pairs] == pytest.approx(expected, rel=1e-9)

@@ -13,6 +13,11 @@ class FAEError(Exception):
     """A mistake in the input, not in the program: the message says what is wrong and how to mend it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class LatentSpecMismatch(FAEError):
     """Two parts of a pipeline speak of different latent spaces. `fields` maps each differing field to (wanted, found)."""
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, field_reasons
+from fae_core.errors import CheckpointError, field_reasons, first_line
 from fae_core.files import read_json, staged_folder
 from fae_core.presets import load_preset
 from fae_core.redact import redact, redact_values
@@ -226,7 +226,7 @@ def locate_folder(source: str | Path, *, revision: str | None = None, token: str
     try:
         return Path(snapshot_download(name, revision=revision, token=token))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(
             f"{name} is neither a local folder nor a model that the hub would give: {reason}"
         ) from None

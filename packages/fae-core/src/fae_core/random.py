@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,52 +39,48 @@ class SlotRandom:
 
     def normal(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
         """Standard normal numbers, (B, *shape), fp32."""
-        there = self._drawn_there(device)
-        if there is not None:
-            return counter_random.normal(self._key(stream), there, math.prod(shape)).view(-1, *shape)
-        return self._draw(torch.randn, shape, stream, device)
+        return self._draw(torch.randn, counter_random.normal, shape, stream, device)
 
     def uniform(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
         """Numbers in [0, 1), (B, *shape), fp32."""
-        there = self._drawn_there(device)
-        if there is not None:
-            return counter_random.uniform(self._key(stream), there, math.prod(shape)).view(-1, *shape)
-        return self._draw(torch.rand, shape, stream, device)
+        return self._draw(torch.rand, counter_random.uniform, shape, stream, device)
 
     def integers(
         self, high: int, shape: Sequence[int], stream: str, device: torch.device | str | None = None
     ) -> Tensor:
         """Integers in [0, high), (B, *shape), int64."""
-        there = self._drawn_there(device)
-        if there is not None:
-            return counter_random.integers(self._key(stream), there, math.prod(shape), high).view(-1, *shape)
-        return self._draw(lambda size, generator: torch.randint(high, size, generator=generator), shape, stream, device)
+        here, there = partial(torch.randint, high), partial(counter_random.integers, high=high)
+        return self._draw(here, there, shape, stream, device)
 
     def select(self, rows: slice | Sequence[int]) -> SlotRandom:
         """The same draws for some of the rows."""
         slots = self.slots[rows] if isinstance(rows, slice) else [self.slots[r] for r in rows]
         return SlotRandom(self.seed, slots, self.step, on_device=self.on_device)
 
-    def _draw(self, function, shape: Sequence[int], stream: str, device: torch.device | str | None) -> Tensor:
+    def _draw(
+        self,
+        here: Callable[..., Tensor],
+        there: Callable[[int, Tensor, int], Tensor],
+        shape: Sequence[int],
+        stream: str,
+        device: torch.device | str | None,
+    ) -> Tensor:
+        """Slot by slot on the CPU by `here`, a function of a size and a generator, or all at once on a GPU by `there`."""
+        if self.on_device and device is not None and torch.device(device).type != "cpu":
+            key = derive_seed(self.seed, self.step, stream)
+            return there(key, self._slots_on(torch.device(device)), math.prod(shape)).view(len(self), *shape)
         generator = torch.Generator()
         rows = []
         for slot in self.slots:
             generator.manual_seed(derive_seed(self.seed, self.step, slot, stream))
-            rows.append(function(tuple(shape), generator=generator))
-        drawn = torch.stack(rows) if rows else function((0, *shape), generator=generator)
+            rows.append(here(tuple(shape), generator=generator))
+        drawn = torch.stack(rows) if rows else here((0, *shape), generator=generator)
         return drawn if device is None else drawn.to(device)
 
-    def _drawn_there(self, device: torch.device | str | None) -> Tensor | None:
-        """The slots on that device if its numbers are to be drawn there."""
-        if not self.on_device or device is None or torch.device(device).type == "cpu":
-            return None
-        device = torch.device(device)
+    def _slots_on(self, device: torch.device) -> Tensor:
         if device not in self._slots_there:
             self._slots_there[device] = torch.tensor(self.slots, dtype=torch.int64).to(device, non_blocking=True)
         return self._slots_there[device]
-
-    def _key(self, stream: str) -> int:
-        return derive_seed(self.seed, self.step, stream)
 
 
 def derive_seed(*parts: int | str) -> int:

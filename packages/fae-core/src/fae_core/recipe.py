@@ -142,30 +142,24 @@ def run_recipe(
     before = {entry["name"]: entry.get("command") for entry in done}
     _refuse_changed(recipe, out, before)
     due = _due(recipe, out, before)
-    numbers = {step.name: number for number, step in enumerate(recipe.steps, 1)}
+    commands = {step.name: recipe.command(step, out) for step in recipe.steps}
+    places = {name: place for place, name in enumerate(commands, 1)}
 
-    def started(step: Step) -> None:
-        announce(f"[{numbers[step.name]}/{len(recipe.steps)}] {_as_recorded(recipe.command(step, out))}")
+    def started(name: str) -> None:
+        announce(f"[{places[name]}/{len(places)}] {_as_recorded(commands[name])}")
 
-    def ended(step: Step, seconds: float) -> None:
-        done[:] = [entry for entry in done if entry["name"] != step.name]
-        command = _as_recorded(recipe.command(step, out))
-        done.append({"name": step.name, "command": command, "seconds": round(seconds, 1)})
+    def ended(name: str, seconds: float) -> None:
+        done[:] = [entry for entry in done if entry["name"] != name]
+        done.append({"name": name, "command": _as_recorded(commands[name]), "seconds": round(seconds, 1)})
         _record(record_path, recipe, done)
 
-    attempts = {step.name: [*recipe.command(step, out), *(_again(step) if resume else [])] for step in due}
+    attempts = {step.name: [*commands[step.name], *(_again(step) if resume else [])] for step in due}
     if jobs == 1:
-        _one_after_the_other(due, attempts, started, ended)
+        _one_after_the_other(attempts, started, ended)
     else:
-        wanted = needs([(step.name, recipe.command(step, out)) for step in recipe.steps])
-        waiting = {step.name: step for step in due}
-        run_jobs(
-            [Job(name, command, wanted[name]) for name, command in attempts.items()],
-            jobs,
-            out / LOGS_FOLDER,
-            lambda job: started(waiting[job.name]),
-            lambda job, seconds: ended(waiting[job.name], seconds),
-        )
+        wanted = needs(commands)
+        due_jobs = [Job(name, command, wanted[name]) for name, command in attempts.items()]
+        run_jobs(due_jobs, jobs, out / LOGS_FOLDER, started, ended)
     return done
 
 
@@ -185,18 +179,15 @@ def _again(step: Step) -> list[str]:
 
 
 def _one_after_the_other(
-    steps: list[Step],
-    attempts: dict[str, list[str]],
-    started: Callable[[Step], None],
-    ended: Callable[[Step, float], None],
+    attempts: dict[str, list[str]], started: Callable[[str], None], ended: Callable[[str, float], None]
 ) -> None:
     from fae_core.cli.main import invoke
 
-    for step in steps:
-        started(step)
+    for name, command in attempts.items():
+        started(name)
         since = time.monotonic()
-        invoke(attempts[step.name])
-        ended(step, time.monotonic() - since)
+        invoke(command)
+        ended(name, time.monotonic() - since)
 
 
 def _as_recorded(arguments: list[str]) -> str:

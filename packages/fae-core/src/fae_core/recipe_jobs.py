@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,15 @@ class Job:
     needs: frozenset[str]
 
 
-def needs(commands: Sequence[tuple[str, list[str]]]) -> dict[str, frozenset[str]]:
-    """For each (name, command), in the recipe's order, the earlier steps whose results it reads.
+def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
+    """For each step's command, in the recipe's order, the earlier steps whose results it reads.
 
     A step reads another's results where one of its words names the folder or file that the other writes (its --out), one
     above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all before it.
     """
     found: dict[str, frozenset[str]] = {}
     written: list[tuple[str, str]] = []
-    for name, command in commands:
+    for name, command in commands.items():
         words = {part for word in command for part in {word, word.rpartition("=")[2]}}
         found[name] = frozenset(other for other, path in written if any(_overlap(word, path) for word in words))
         out = _written(command)
@@ -44,11 +44,11 @@ def needs(commands: Sequence[tuple[str, list[str]]]) -> dict[str, frozenset[str]
 
 
 def run_jobs(
-    jobs: Sequence[Job], count: int, logs: Path, started: Callable[[Job], None], ended: Callable[[Job, float], None]
+    jobs: Sequence[Job], count: int, logs: Path, started: Callable[[str], None], ended: Callable[[str, float], None]
 ) -> None:
     """Run all, at most `count` at a time, each as soon as what it needs has ended; output goes to logs/NAME.log.
 
-    started and ended are called in this process, the latter with the seconds a job took. After a failure no job is started, those
+    started and ended are called in this process with a job's name, the latter with the seconds a job took. After a failure no job is started, those
     that run are waited for, and FAEError names the job, its status and the end of its output.
     """
     logs.mkdir(exist_ok=True)
@@ -60,7 +60,7 @@ def run_jobs(
             if failed is None:
                 for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
                     waiting.remove(job)
-                    started(job)
+                    started(job.name)
                     running[job.name] = (job, _start(job, count, _log(logs, job)), time.monotonic())
             time.sleep(_POLL_SECONDS)
             for job, process, since in list(running.values()):
@@ -72,7 +72,7 @@ def run_jobs(
                     failed = failed or (job, status)
                 else:
                     unfinished.remove(job.name)
-                    ended(job, time.monotonic() - since)
+                    ended(job.name, time.monotonic() - since)
     finally:  # only an interruption leaves any running
         for _, process, _ in running.values():
             process.terminate()

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fae_core.cost import BF16, FP32, Cost, measure_cost, recomputes
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, first_line
 from fae_core.hub import PretrainedModel
 
 _SHARE = 0.8  # of the free memory that a measurement may take
@@ -161,7 +161,7 @@ def _shorter(build: Callable[..., PretrainedModel], kept: int) -> Cost:
     try:
         return measure_cost(lambda **fields: shorten(build(**fields), kept))
     except Exception as error:  # such as a network that names its blocks by number
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise FAEError(
             f"this model does not run with fewer blocks ({reason[:120]}); measure all of it, where there is enough memory"
         ) from None

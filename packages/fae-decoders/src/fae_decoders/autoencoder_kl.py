@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import CheckpointError, first_line
 from fae_core.files import read_json
 from fae_core.foreign import read_state_dict
 from fae_core.hub import load_state, parse_config
@@ -164,7 +164,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(
             f"{name} is neither a local folder nor a model that the hub would give: {reason}"
         ) from None

@@ -40,4 +40,6 @@ def run(
         variables = merge(variables, parse_override(override))
     loaded = load_recipe(recipe, variables, size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)
-    typer.echo(f"wrote {out} in {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}")
+    typer.echo(
+        f"wrote {out}; its steps took {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}"
+    )

@@ -61,7 +61,7 @@ def adaln(
         x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)
     if plain and norm == "rms" and _few_passes(x):
         return x, _modulated_rms(x, scale, shift, weight, eps)
-    rms = _torch_rms_norm if requested_backend(backend) is None else reference.rms_norm
+    rms = _torch_rms_norm if plain or requested_backend(backend) is None else reference.rms_norm
     function = rms if norm == "rms" else reference.layer_norm
     normed, factor = function(x, weight, eps), 1 + scale.unsqueeze(1)
     return x, normed * factor if shift is None else torch.addcmul(shift.unsqueeze(1), normed, factor)

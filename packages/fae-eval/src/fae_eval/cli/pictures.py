@@ -139,7 +139,7 @@ def _picture(
         [{"path": path.with_suffix(".png").name, "caption": caption}],
         values=values,
         provenance=provenance(
-            device=str(device_of(model)).split(":")[0],
+            device=device_of(model).type,
             tokenizer=tokenizer,
             fingerprint=model.spec.fingerprint or None,
             images=images,

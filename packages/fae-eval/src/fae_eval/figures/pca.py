@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fae_eval.eigen import symmetric_eigen
 from fae_eval.figures.canvas import compose, from_grid, from_tensor, normalise
 from fae_eval.figures.similarity import token_spaces
 
@@ -51,7 +52,7 @@ def principal_components(points: Tensor, count: int) -> tuple[Tensor, float]:
     Signs are fixed so that each direction's largest entry is positive. Directions beyond the data's rank are zero.
     """
     centred = points.double() - points.double().mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    values, vectors = symmetric_eigen(centred.T @ centred)
     kept = vectors[:, -count:].flip(1)
     kept = kept * torch.sign(kept.gather(0, kept.abs().argmax(0, keepdim=True)))
     projected = centred @ kept

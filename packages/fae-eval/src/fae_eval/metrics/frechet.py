@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fae_core.errors import FAEError
+from fae_eval.eigen import symmetric_eigen, symmetric_eigenvalues
 
 Array = NDArray[np.float64]
 
@@ -85,7 +86,7 @@ def _factor(sigma: Array) -> Array:
     lower, failed = (tensor.numpy() for tensor in torch.linalg.cholesky_ex(torch.from_numpy(sigma)))
     if not failed and (np.diagonal(lower) ** 2).min() > floor * np.diagonal(sigma).max():
         return lower
-    values, vectors = _eigh(sigma)
+    values, vectors = (found.numpy() for found in symmetric_eigen(torch.from_numpy(sigma)))
     keep = values > floor * max(values[-1], 0.0)
     return vectors[:, keep] * np.sqrt(values[keep])
 
@@ -94,32 +95,12 @@ def _trace_of_root(first: GaussianFactor, second: GaussianFactor) -> float:
     """tr (S1 S2)^(1/2)."""
     if first.full_rank:
         between = _between(first.factor, second.sigma)
-        values = _eigenvalues(between)
+        values = symmetric_eigenvalues(torch.from_numpy(between)).numpy()
         if values[0] > len(values) * np.finfo(np.float64).eps * values[-1] or second.full_rank:
             return float(np.sqrt(values.clip(min=0)).sum())
     if first.factor.shape[1] == 0 or second.factor.shape[1] == 0:
         return 0.0
     return float(np.linalg.svd(first.factor.T @ second.factor, compute_uv=False).sum())
-
-
-def _eigh(matrix: Array) -> tuple[Array, Array]:
-    """Ascending eigenvalues, and eigenvectors in columns, of a symmetric matrix.
-
-    By torch's MKL, which takes half the time of numpy's OpenBLAS; some builds of it give up on matrices of low rank.
-    """
-    try:
-        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
-    except torch.linalg.LinAlgError:
-        return np.linalg.eigh(matrix)
-    return values.numpy(), vectors.numpy()
-
-
-def _eigenvalues(matrix: Array) -> Array:
-    """Those of a symmetric matrix of which the lower triangle is read, ascending; as in _eigh."""
-    try:
-        return torch.linalg.eigvalsh(torch.from_numpy(matrix)).numpy()
-    except torch.linalg.LinAlgError:
-        return np.linalg.eigvalsh(matrix)
 
 
 def _between(lower: Array, sigma: Array, blocks: int = 8) -> Array:
