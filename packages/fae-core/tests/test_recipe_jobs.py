@@ -53,7 +53,7 @@ def written(tmp_path: Path, photo: Path, second: str) -> Path:
         "title: At once\nsteps:\n"
         f'  - {{name: first, run: "crops {photo} --out {{out}}/first --count 2 --size 16"}}\n'
         f'  - {{name: second, run: "crops {second} --out {{out}}/second --count 2 --size 16"}}\n'
-        f'  - {{name: third, run: "crops {{out}}/first/train --out {{out}}/third --count 3 --size 8"}}\n'
+        f'  - {{name: third, run: "crops {{out}}/second/train --out {{out}}/third --count 3 --size 8"}}\n'
     )
     return path
 
@@ -65,7 +65,7 @@ def test_steps_at_once_do_what_one_after_the_other_does(photo: Path, tmp_path: P
     run_recipe(recipe, one)
     record = run_recipe(recipe, many, jobs=3)
     assert sorted(entry["name"] for entry in record) == ["first", "second", "third"]
-    assert record[-1]["name"] == "third"  # it reads the first's
+    assert record[-1]["name"] == "third"  # it reads the second's
     assert json.loads((many / "steps.json").read_text())["steps"] == record
     pictures = [path.relative_to(one) for path in sorted(one.rglob("*.png"))]
     assert len(pictures) == 7
