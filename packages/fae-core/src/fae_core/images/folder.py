@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from fae_core.errors import DataError
 from fae_core.images.captions import SIDECAR_SUFFIX, read_captions
 from fae_core.images.classes import class_list, read_classes, read_labels
 from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.identity import FileDigests
 from fae_core.images.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -57,6 +59,12 @@ class FolderImages(ImageSource):
     def name(self, index: int) -> str:
         return str(self.folder / self._files[index])
 
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        chosen = range(len(self)) if indices is None else indices
+        yield from digests.of_many([self.folder / self._files[i] for i in chosen])
+        if self.captions is not None:
+            yield from (self.captions[i] for i in chosen)
+
     def _hint(self, subfolders: list[str]) -> str:
         splits = [name for name in subfolders if any(_list(self.folder / name)[:2])]
         return f"; did you mean {' or '.join(str(self.folder / name) for name in splits[:2])}?" if splits else ""
@@ -76,6 +84,9 @@ class ImageFile(ImageSource):
 
     def name(self, index: int) -> str:
         return str(self.path)
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        yield from (digests.of(self.path) for _ in (range(1) if indices is None else indices))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str], set[str]]:

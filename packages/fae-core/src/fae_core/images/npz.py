@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from PIL import Image as PillowImage
 
 from fae_core.errors import DataError
 from fae_core.images.classes import check_labels, read_classes
+from fae_core.images.identity import FileDigests
 from fae_core.images.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class NpzImages(ImageSource):
 
     def name(self, index: int) -> str:
         return f"{self.path}[{index}]"
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        yield digests.of(self.path)
+        yield "" if indices is None else f"{list(indices)}"
 
 
 def read_member(path: Path, name: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.images.captions import CAPTION_KEYS
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.decode import decode_image
+from fae_core.images.identity import FileDigests
 from fae_core.images.shards import is_remote, open_remote
 from fae_core.images.sources import ImageSource
 from fae_core.redact import redact
@@ -94,6 +95,10 @@ class ParquetImages(ImageSource):
         file = self._groups[group][0]
         first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
         return f"{redact(str(file))}[{range(len(self))[index] - self._starts[first]}]"
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        yield from digests.of_many(self.files)
+        yield "" if indices is None else f"{list(indices)}"
 
     def _group(self, index: int) -> int:
         return bisect.bisect_right(self._starts, range(len(self))[index]) - 1

@@ -25,6 +25,11 @@ LIMIT_VARIABLE = "FAE_SHARD_CACHE_GB"
 _DEFAULT_LIMIT_GB = 50.0
 _MOST_SHARDS = 1_000_000
 
+# What file systems say of a file that changes with its content; one of them is enough.
+_VALIDATORS = (
+    *("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "checksum", "generation", "VersionId"),
+    *("Last-Modified", "LastModified", "last_modified", "last_commit", "updated", "mtime", "created"),
+)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -65,12 +70,29 @@ def open_remote(address: str) -> IO[bytes]:
         return _fsspec().open(address, "rb").open()
 
 
+def remote_version(address: str) -> str:
+    """Text that changes when a remote file does: what the other side tells of it, or a hash of its bytes where it tells nothing.
+
+    Raises DataError where it cannot be had.
+    """
+    with _remote_errors(address):
+        system, path = _fsspec().core.url_to_fs(address)
+        system.invalidate_cache()
+        facts = system.info(path)
+    told = {key: str(facts[key]) for key in _VALIDATORS if facts.get(key)}
+    if told:
+        return f"{facts.get('size')} {sorted(told.items())}"
+    with open_remote(address) as opened, _remote_errors(address):
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 class ShardFiles:
     """Shards as open files. Safe for threads and processes: a remote shard is copied by whoever needs it first."""
 
     def __init__(self) -> None:
         self.folder = cache_folder() / "shards"
         self.limit = float(os.environ.get(LIMIT_VARIABLE, _DEFAULT_LIMIT_GB)) * 1e9
+        self._versions: dict[str, str] = {}
 
     def open(self, shard: str) -> IO[bytes]:
         """The shard open for reading, after copying it here if it is remote. Raises DataError where it cannot be had.
@@ -84,7 +106,7 @@ class ShardFiles:
                 raise DataError(f"{shard} does not exist") from None
             except OSError as error:
                 raise DataError(f"cannot read {shard}: {error.strerror}") from None
-        copy = self.folder / f"{_key(shard)}-{Path(urlsplit(shard).path).name[-80:]}"
+        copy = self.folder / f"{_key(self.identity(shard))}-{Path(urlsplit(shard).path).name[-80:]}"
         with suppress(FileNotFoundError):
             return self._open_copy(copy)
         from filelock import FileLock
@@ -97,11 +119,14 @@ class ShardFiles:
                 return self._copy(shard, copy)
 
     def identity(self, shard: str) -> str:
-        """Text that changes when the shard does: its address with its size and time, where they can be had."""
+        """Text that changes when the shard does: where it lies and its version, asked for once. Raises OSError, DataError."""
         if not is_remote(shard):
             facts = Path(shard).stat()
-            return f"{Path(shard).resolve()} {facts.st_size} {facts.st_mtime_ns}"
-        return shard
+            times = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+            return f"{Path(shard).resolve()} {facts.st_size} {times} {facts.st_ino}"
+        if shard not in self._versions:
+            self._versions[shard] = remote_version(shard)
+        return f"{shard} {self._versions[shard]}"
 
     def _open_copy(self, copy: Path) -> IO[bytes]:
         """A copy that is there, now the one used last. Raises FileNotFoundError."""

@@ -8,13 +8,14 @@ import importlib.util
 import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fae_core.errors import DataError, MissingPackage
 from fae_core.images.captions import Picked
 from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.identity import FileDigests, pixels_digest
 from fae_core.images.shards import expand, is_remote
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ class ImageSource(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What to call the image in messages: its path, or its place in a file."""
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        """What `content_identity` is made of beside labels and classes: the images' files and captions, in order.
+
+        indices: of some images alone. Here every image is decoded; sources that know their files say so more cheaply.
+        """
+        for index in range(len(self)) if indices is None else indices:
+            yield pixels_digest(self, index)
+            if self.captions is not None:
+                yield self.captions[index]
 
     def select(self, indices: Sequence[int]) -> ImageSource:
         """Some of the images, in that order."""
@@ -180,6 +191,9 @@ class Photographs(ImageSource):
     def name(self, index: int) -> str:
         return list(PHOTOGRAPHS)[index]
 
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        return digests.of_many(self._files if indices is None else [self._files[i] for i in indices])
+
 
 class _Selection(ImageSource):
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
@@ -197,6 +211,10 @@ class _Selection(ImageSource):
 
     def name(self, index: int) -> str:
         return self._source.name(self._indices[index])
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        chosen = self._indices if indices is None else [self._indices[i] for i in indices]
+        return self._source.content(digests, chosen)
 
 
 def _blocks_of(indices: Sequence[int], blocks: Sequence[int]) -> list[int] | None:

@@ -11,7 +11,7 @@ import os
 import tarfile
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ import numpy as np
 from fae_core.errors import DataError, FAEError
 from fae_core.images.classes import check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.identity import FileDigests
 from fae_core.images.shards import ShardFiles, cache_folder, is_remote
 from fae_core.images.sources import ImageSource
 from fae_core.progress import progress
@@ -92,6 +93,12 @@ class TarImages(ImageSource):
     def name(self, index: int) -> str:
         shard, row = self._locate(index)
         return f"{redact(self.files[shard])}/{self._index(shard).keys.tobytes().decode().split(chr(10))[row]}"
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        places = [] if indices is None else [self._locate(index) for index in indices]
+        touched = range(len(self.files)) if indices is None else sorted({shard for shard, _ in places})
+        yield from digests.of_many([self.files[shard] for shard in touched])
+        yield "" if indices is None else f"{places}"
 
     def caption(self, index: int) -> str:
         """The sample's .txt member. Raises DataError where it is not UTF-8."""

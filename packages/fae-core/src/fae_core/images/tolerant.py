@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError
+from fae_core.images.identity import FileDigests
 from fae_core.images.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class TolerantImages(ImageSource):
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        return self.source.content(digests, indices)
 
     def _count(self, place: int, error: DataError) -> None:
         with self._lock:
