@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,82 @@ def test_truncation_and_bit_flips_are_found(tmp_path: Path) -> None:
         LatentStore(tmp_path / "s").verify()
 
 
+def damage_shard(folder: Path) -> None:
+    path = folder / "shard-000001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+
+
+def swap_shards(folder: Path) -> None:
+    one, other = (folder / f"shard-00000{i}.safetensors" for i in (0, 1))
+    assert one.stat().st_size == other.stat().st_size
+    first = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(first)
+
+
+def edit_json(name: str, key: str, value: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        stored = json.loads((folder / name).read_text())
+        owner = stored["plan"] if key in stored.get("plan", {}) else stored
+        owner[key] = value
+        (folder / name).write_text(json.dumps(stored))
+
+    return edit
+
+
+def swap_labels(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.load(folder / "labels.npy")[::-1])
+
+
+DAMAGES = {
+    "a flipped bit of a shard": damage_shard,
+    "two shards of one size in each other's place": swap_shards,
+    "labels in another order": swap_labels,
+    "another std": edit_json("latent_spec.json", "std", [2.0, 1.0, 1.0]),
+    "another fingerprint": edit_json("latent_spec.json", "fingerprint", "abd"),
+    "classes in another order": edit_json("index.json", "classes", ["b", "a", "c", "d"]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_whatever_was_changed_in_a_store_is_found_by_whoever_reads_it_first(tmp_path: Path, kind: str) -> None:
+    write_store(tmp_path / "s", SPEC, latents(8), labels=[0, 1, 2, 3] * 2, classes=["a", "b", "c", "d"], shard_size=4)
+    DAMAGES[kind](tmp_path / "s")
+    with pytest.raises(FAEError, match="damaged") as caught:
+        LatentStore(tmp_path / "s").read([0, 7])
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_are_verified_once_and_not_where_that_is_off(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", SPEC, latents(8), shard_size=4)
+    store.read([0])
+    damage_shard(tmp_path / "s")  # the second shard, which nobody has read
+    store.read([1])
+    with pytest.raises(DataError, match=r"shard-000001\.safetensors is damaged"):
+        store.read([1, 7])
+    with pytest.raises(DataError, match=r"shard-000001\.safetensors is damaged"):
+        pickle.loads(pickle.dumps(store)).read([7])  # noqa: S301 (its own)
+    LatentStore(tmp_path / "s", verify=False).read([7])
+
+
+def test_a_store_is_known_by_what_it_holds_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def identity(name: str, spec: LatentSpec = SPEC, seed: int = 0, **more: object) -> str:
+        return write_store(tmp_path / name, spec, latents(8, seed=seed), **more).identity
+
+    labels = [i % 2 for i in range(8)]
+    others = [
+        identity("b", seed=1),
+        identity("c", spec=SPEC.with_statistics([1.0] * 3, [1.0] * 3)),
+        identity("d", labels=labels, classes=["x", "y"]),
+        identity("e", labels=labels, classes=["y", "x"]),
+        identity("f", labels=labels[::-1], classes=["x", "y"]),
+    ]
+    assert identity("a") == identity("elsewhere")
+    assert len({identity("again"), *others}) == 6
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -369,6 +446,7 @@ def test_a_hundred_million_samples_are_addressed_without_reading_them(tmp_path: 
     shards, (entry,) = 50_000, index["shards"]
     index["shards"] = [entry] * shards
     index["count"] = index["plan"]["total"] = 2000 * shards
+    del index["checksum"]  # of what the index said before
     (tmp_path / "small" / "index.json").write_text(json.dumps(index))
     (tmp_path / "small" / "shard-000000.safetensors").rename(tmp_path / "small" / f"shard-{shards - 1:06d}.safetensors")
     store = LatentStore(tmp_path / "small")

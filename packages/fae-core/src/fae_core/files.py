@@ -27,6 +27,7 @@ _DISK_REASONS = {
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a part of the path is a file",
 }
+CHECKSUM = "checksum"
 _YAML_DEPTH = 64
 _YAML_OPENING = (
     yaml.BlockMappingStartToken,
@@ -161,6 +162,24 @@ def parse_yaml(text: str) -> Any:
         return _PlainLoader(text).get_single_data()
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(_reason(error)) from None
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A JSON record with the checksum of what it says, which `unsealed` compares when it is read."""
+    return {**record, CHECKSUM: _checksum(record)}
+
+
+def unsealed(record: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """A record that `sealed` made, without its checksum. Raises CheckpointError where it says something else now; one without
+    a checksum, as earlier versions wrote them, is taken as it is."""
+    said = {key: value for key, value in record.items() if key != CHECKSUM}
+    if CHECKSUM in record and record[CHECKSUM] != _checksum(said):
+        raise CheckpointError(f"{path} is damaged, or was changed by hand: its checksum is not that of what it says")
+    return said
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:

@@ -20,11 +20,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from fae_core.errors import DataError, field_reasons
-from fae_core.files import read_json
+from fae_core.files import CHECKSUM, read_json, unsealed
 from fae_core.hub import ModelConfig
 
 FORMAT = "fae-latent-store"
-VERSION = 1
+VERSION = 2  # 1 had no checksums of the spec and of the index itself
 INDEX_FILE = "index.json"
 LABELS_FILE = "labels.npy"
 SKIPPED_FILE = "skipped.txt"
@@ -82,15 +82,16 @@ class Plan(ModelConfig):
 class Index(ModelConfig):
     """index.json. shards: (samples, bytes, SHA-256) of each, in order; an empty shard has no file and is (0, 0, "").
 
-    mean, std: per-channel statistics of the raw latents, whichever the spec normalises with.
+    mean, std: per-channel statistics of the raw latents, whichever the spec normalises with. spec_sha256: of latent_spec.json.
     """
 
     format: Literal["fae-latent-store"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
     plan: Plan
     count: int = Field(ge=1)
     shards: tuple[tuple[int, int, str], ...]
     labels_sha256: str = ""
+    spec_sha256: str = ""
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -124,7 +125,8 @@ def read_index(folder: Path) -> Index:
             raise DataError(f"{folder} is not finished: run the command that wrote it again with --resume")
         raise DataError(f"{folder} is not a latent store ({INDEX_FILE} is missing)")
     try:
-        index = Index.model_validate(read_json(path, max_bytes=_MAX_INDEX))
+        stored = read_json(path, max_bytes=_MAX_INDEX)
+        index = Index.model_validate({key: value for key, value in stored.items() if key != CHECKSUM})
     except ValidationError as error:
         raise DataError(f"{path}: {field_reasons(error.errors(), 'index')}") from None
     counts = [count for count, _, _ in index.shards]
@@ -132,6 +134,7 @@ def read_index(folder: Path) -> Index:
         raise DataError(f"{path}: its counts do not add up")
     if min(counts) < 0 or any(count > len(index.plan.range(shard)) for shard, count in enumerate(counts)):
         raise DataError(f"{path}: a shard has more samples than its range of the source")
+    unsealed(stored, path)
     return index
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +29,11 @@ from fae_core.latent_store.format import (
     shard_file,
 )
 from fae_core.random import SlotRandom
+from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 
 _MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
+_VERIFY_THREADS = 8
 _CHUNK = 32  # samples converted and normalised while they are in the processor's cache
 
 
@@ -37,15 +42,22 @@ class LatentStore:
 
     folder: the store's. spec: the space that the caller has; raises LatentSpecMismatch where the store holds another.
     sample: draw from the posterior where the store keeps it and `read` is given `random`; else its mean is returned.
-    Raises DataError where the folder is no finished store. Opening reads no latents; a store of 10^8 samples opens in
-    seconds and costs some megabytes.
+    verify: compare each shard with its checksum when it is first touched, once per opened store: some 0.5 seconds a gigabyte.
+    Raises DataError where the folder is no finished store, or a file of it is not what was written. Opening reads no latents;
+    a store of 10^8 samples opens in seconds and costs some megabytes.
     """
 
-    def __init__(self, folder: str | Path, *, spec: LatentSpec | None = None, sample: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, *, spec: LatentSpec | None = None, sample: bool = True, verify: bool = True
+    ) -> None:
         self.folder = Path(folder)
         self.index = read_index(self.folder)
         self.plan = self.index.plan
         self.spec = LatentSpec.load(self.folder)
+        if verify and self.index.spec_sha256 not in ("", sha256_file(self.folder / SPEC_FILE)):
+            raise DataError(
+                f"{self.folder / SPEC_FILE} is not what the store was written with: damaged, or changed by hand"
+            )
         if spec is not None:
             spec.require(self.spec, context=f"latent store {folder}")
         self.sample = sample and self.plan.posterior == "distribution"
@@ -53,6 +65,8 @@ class LatentStore:
         self._starts = np.cumsum([0, *(count for count, _, _ in self.index.shards)], dtype=np.int64)
         self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
+        self._verify, self._unverified = verify, set(range(self.plan.shards))
+        self._verifying = threading.Lock()
 
     def __len__(self) -> int:
         return self.index.count
@@ -68,10 +82,16 @@ class LatentStore:
 
     def __getstate__(self) -> dict:
         # Maps and locks stay in their process.
-        return {"folder": self.folder, "sample": self.sample}
+        return {"folder": self.folder, "sample": self.sample, "verify": self._verify}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["folder"], sample=state["sample"])
+        self.__init__(state["folder"], sample=state["sample"], verify=state["verify"])
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that the store says to who trains on it, wherever it lies: latents, labels, names of classes, spec."""
+        said = [self.index.shards, self.index.labels_sha256, self.plan.classes, self.spec.to_dict()]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @cached_property
     def labels(self) -> np.ndarray | None:
@@ -82,6 +102,8 @@ class LatentStore:
             labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # numpy has its own for an empty file, a zip, a header that is no Python, ...
             raise DataError(f"{self.folder / LABELS_FILE} is damaged: {' '.join(str(error).split())[:200]}") from None
+        if self._verify:
+            self._verify_labels()
         if not isinstance(labels, np.ndarray) or labels.shape != (len(self),) or labels.dtype != np.int64:
             raise DataError(f"{self.folder / LABELS_FILE} does not hold one label for each of {len(self)} samples")
         return labels
@@ -97,6 +119,7 @@ class LatentStore:
         if not self.plan.captions:
             return None
         counts = [count for count, _, _ in self.index.shards]
+        self._verify_touched(np.flatnonzero(counts))
         return [_text(self._shard(shard), "caption", row) for shard, count in enumerate(counts) for row in range(count)]
 
     def read(
@@ -155,15 +178,39 @@ class LatentStore:
 
     def verify(self) -> None:
         """Read every file and compare it with the index; raises DataError naming the first that is damaged."""
-        for shard, (count, size, digest) in enumerate(self.index.shards):
-            if count == 0:
-                continue
-            path = self.folder / shard_file(shard)
-            self._shard(shard)
-            if path.stat().st_size != size or sha256_file(path) != digest:
-                raise DataError(f"{path} is damaged: its checksum is not the index's")
-        if self.labels is not None and sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
+        self._verify_shards(range(self.plan.shards))
+        if self.plan.labels:
+            self._verify_labels()
+
+    def _verify_labels(self) -> None:
+        if not (self.folder / LABELS_FILE).is_file():
+            raise DataError(f"{self.folder / LABELS_FILE} is missing")
+        if sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
             raise DataError(f"{self.folder / LABELS_FILE} is damaged: its checksum is not the index's")
+
+    def _verify_shards(self, shards: Iterable[int]) -> None:
+        """Compare shards with their checksums, in threads. Raises DataError naming the first that is damaged."""
+        with ThreadPoolExecutor(_VERIFY_THREADS) as pool:
+            for shard, damaged in zip(shards, pool.map(self._is_damaged, shards), strict=True):
+                if damaged:
+                    raise DataError(f"{self.folder / shard_file(shard)} is damaged: its checksum is not the index's")
+
+    def _is_damaged(self, shard: int) -> bool:
+        count, _, digest = self.index.shards[shard]
+        if count == 0:
+            return False
+        self._shard(shard)
+        return sha256_file(self.folder / shard_file(shard)) != digest
+
+    def _verify_touched(self, shards: np.ndarray) -> None:
+        """Verify those of some shards that nobody has read before."""
+        if not self._verify or not self._unverified:
+            return
+        with self._verifying:  # who comes second waits for the first, and finds nothing left to do
+            fresh = sorted(self._unverified.intersection(np.unique(shards).tolist()))
+            if fresh:
+                self._verify_shards(fresh)
+                self._unverified.difference_update(fresh)
 
     def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
         """Indices as int64, negative ones counted from the end. Raises DataError where one is outside the store."""
@@ -223,6 +270,7 @@ class LatentStore:
         shape = (len(places), *self.spec.shape)
         shards = np.searchsorted(self._starts, places, side="right") - 1
         if len(shards):
+            self._verify_touched(shards)
             self._shard(int(shards[0]))  # a spec that does not fit the shards must not decide how much memory is taken
         if out is None:
             out = torch.empty(shape, dtype=torch.float32)

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fae_core.errors import DataError, FAEError, OutputExists
-from fae_core.files import disk_errors, is_empty, read_json, sync_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_json, sealed, sha256_file, sync_folder, write_atomic
 from fae_core.hub import parse_config
 from fae_core.latent_store.format import (
     DTYPES,
@@ -100,19 +100,21 @@ class LatentStoreWriter:
         for note in notes:
             sums = sums + ChannelSums.from_dict(note["sums"])
         mean, std = sums.mean_std()
+        skipped = [f"{place}\t{reason}\n" for note in notes for place, reason in note["skipped"]]
+        if skipped:
+            write_atomic(self.folder / SKIPPED_FILE, "".join(skipped).encode())
+        spec = self.spec.with_statistics(mean, std) if statistics == "data" else self.spec
         index = Index(
             plan=self.plan,
             count=count,
             shards=tuple((note["samples"], note["bytes"], note["sha256"]) for note in notes),
             labels_sha256=self._write_labels(notes) if self.plan.labels else "",
+            spec_sha256=sha256_file(spec.save(self.folder)),
             mean=mean,
             std=std,
         )
-        skipped = [f"{place}\t{reason}\n" for note in notes for place, reason in note["skipped"]]
-        if skipped:
-            write_atomic(self.folder / SKIPPED_FILE, "".join(skipped).encode())
-        (self.spec.with_statistics(mean, std) if statistics == "data" else self.spec).save(self.folder)
-        write_atomic(self.folder / INDEX_FILE, index.model_dump_json().encode() + b"\n")
+        record = json.dumps(sealed(index.model_dump(mode="json")), separators=(",", ":"))
+        write_atomic(self.folder / INDEX_FILE, record.encode() + b"\n")
         sync_folder(self.folder)
         shutil.rmtree(self._progress, ignore_errors=True)
         return LatentStore(self.folder)
