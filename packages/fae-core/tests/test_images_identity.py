@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError
 from fae_core.images import ImageSource, open_images
-from fae_core.images.identity import FileDigests, content_identity
+from fae_core.images.identity import content_identity
 
 
 @pytest.fixture(autouse=True)
@@ -115,10 +116,10 @@ def test_a_file_rewritten_with_its_old_size_and_times_is_another(kind: str, tmp_
 def test_digests_are_remembered_only_of_files_that_have_settled(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"one")
-    with FileDigests() as digests:
+    with FileDigests(cache / "digests.sqlite", str) as digests:
         first = digests.of(file)
     file.write_bytes(b"two")  # within the same tick of a coarse clock perhaps
-    with FileDigests() as digests:
+    with FileDigests(cache / "digests.sqlite", str) as digests:
         assert digests.of(file) != first
     assert (cache / "digests.sqlite").is_file()
 

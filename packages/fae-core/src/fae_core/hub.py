@@ -1,12 +1,13 @@
 """Model folders: config.json, model.safetensors, latent_spec.json, README.md; on disk, in a run folder or on the hub.
 
-config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (who wrote it)
-and `config` (the constructor's arguments). Weights are safetensors; nothing is unpickled.
+config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (who wrote it),
+`config` (the constructor's arguments) and `checksum` (of weights and spec, compared at loading). Weights are safetensors; nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, field_reasons, first_line
 from fae_core.files import read_json, staged_folder
+from fae_core.integrity import model_checksum
 from fae_core.presets import load_preset
 from fae_core.redact import redact, redact_values
 from fae_core.spec import FILE_NAME as SPEC_FILE
@@ -98,6 +100,7 @@ class PretrainedModel(nn.Module):
             spec.require(own_spec, context=str(source))
         model = cls(config, own_spec)
         load_weights(model, folder / WEIGHTS_FILE)
+        require_unchanged(folder, model._saved_state(), own_spec)
         return model.to(device=device, dtype=dtype).eval()
 
     def dry_run(self, batch: int) -> Tensor:
@@ -136,8 +139,11 @@ class PretrainedModel(nn.Module):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
     def _write(self, folder: Path, card: str | None) -> None:
-        write_config(folder, self.model_type, self.config.model_dump(mode="json"), type(self).__module__.split(".")[0])
-        save_file({name: tensor.contiguous() for name, tensor in self._saved_state().items()}, folder / WEIGHTS_FILE)
+        state = self._saved_state()
+        package = type(self).__module__.split(".")[0]
+        checksum = model_checksum(state, self.spec)
+        write_config(folder, self.model_type, self.config.model_dump(mode="json"), package, checksum)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
         if self.spec is not None:
             self.spec.save(folder)
         (folder / "README.md").write_text(model_card(self, card), encoding="utf-8")
@@ -147,18 +153,29 @@ class PretrainedModel(nn.Module):
         return self.state_dict()
 
 
-def write_config(folder: Path, model_type: str, config: dict[str, Any], package: str) -> None:
-    """Write config.json, without secrets in addresses."""
+def write_config(folder: Path, model_type: str, config: dict[str, Any], package: str, checksum: str) -> None:
+    """Write config.json, without secrets in addresses. checksum: the `model_checksum` of what lies beside it."""
     import importlib
 
     version = getattr(importlib.import_module(package), "__version__", None)
     stored = {"model_type": model_type, "package": package, "version": version, "config": redact_values(config)}
+    stored["checksum"] = checksum
     (folder / CONFIG_FILE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as a dict; raises CheckpointError where it is missing or malformed."""
     return read_json(folder / CONFIG_FILE)
+
+
+def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpec | None) -> None:
+    """Raise CheckpointError unless loaded weights and spec are those that the folder was saved with. Folders of earlier versions
+    have no checksum to compare with."""
+    wanted = read_config(folder).get("checksum")
+    if wanted is not None and wanted != model_checksum(state, spec):
+        raise CheckpointError(
+            f"{folder} is damaged, or was changed by hand: {WEIGHTS_FILE} or {SPEC_FILE} is not what was saved"
+        )
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

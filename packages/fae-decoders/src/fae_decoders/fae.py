@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fae_core.bundle.rounding import round_parameters
 from fae_core.errors import FAEError
 from fae_core.hub import PretrainedModel, model_card, resolve_model_folder, write_config
+from fae_core.integrity import model_checksum
 from fae_core.spec import LatentSpec
 from fae_decoders.fae_decoder import (
     NO_PIXEL_DECODER,
@@ -27,6 +28,7 @@ from fae_decoders.fae_decoder import (
     paint,
     require_image_shape,
     stored_parts,
+    stored_spec,
 )
 from fae_decoders.feature_decoder import FeatureDecoder
 from fae_decoders.feature_space import FeatureSpace
@@ -141,7 +143,7 @@ class FAE(nn.Module):
 
         folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
         parts = stored_parts(folder, cls.model_type)
-        own_spec = LatentSpec.load(folder)
+        own_spec = stored_spec(folder)
         if spec is not None:
             spec.require(own_spec, context=str(source))
         encoder = FAEEncoder.from_pretrained(folder / "encoder")
@@ -163,8 +165,8 @@ class FAE(nn.Module):
 
     def _write(self, folder: Path, card: str | None) -> None:
         parts = [name for name in PARTS if getattr(self, name) is not None]
-        write_config(folder, self.model_type, {"parts": parts}, "fae_decoders")
-        for name in parts:
+        for name in parts:  # saving the encoder stamps its spec
             getattr(self, name).save_pretrained(folder / name)
+        write_config(folder, self.model_type, {"parts": parts}, "fae_decoders", model_checksum({}, self.spec))
         self.spec.save(folder)
         (folder / "README.md").write_text(model_card(self, card), encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import read_config, resolve_model_folder
+from fae_core.hub import read_config, require_unchanged, resolve_model_folder
 from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 from fae_decoders.feature_decoder import FeatureDecoder
@@ -79,7 +79,7 @@ class FAEDecoder(nn.Module):
         parts = stored_parts(folder, "fae")
         if "pixel_decoder" not in parts:
             raise FAEError(f"{source} has {NO_PIXEL_DECODER}")
-        own_spec = LatentSpec.load(folder)
+        own_spec = stored_spec(folder)
         if spec is not None:
             spec.require(own_spec, context=str(source))
         feature_decoder = None
@@ -125,3 +125,10 @@ def stored_parts(folder: Path, model_type: str) -> list[str]:
     if not (folder / SPEC_FILE).is_file():
         raise CheckpointError(f"{folder} has no {SPEC_FILE}")
     return parts
+
+
+def stored_spec(folder: Path) -> LatentSpec:
+    """The spec of an FAE's folder; raises CheckpointError where it is not the one that was saved."""
+    spec = LatentSpec.load(folder)
+    require_unchanged(folder, {}, spec)
+    return spec

@@ -11,7 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import CONFIG_FILE, WEIGHTS_FILE, load_state, parse_config, read_config, resolve_model_folder
+from fae_core.hub import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_state,
+    parse_config,
+    read_config,
+    require_unchanged,
+    resolve_model_folder,
+)
 from fae_core.spec import LatentSpec
 
 if TYPE_CHECKING:
@@ -90,7 +98,7 @@ def load_into(encoder: FAEEncoder, folder: Path) -> None:
 
 
 def verify(encoder: FAEEncoder, folder: Path) -> None:
-    """Raise CheckpointError unless backbone and adapter are those that the folder was saved with."""
+    """Raise CheckpointError unless backbone, adapter and spec are those that the folder was saved with."""
     wanted, source = encoder.config.backbone.fingerprint, encoder.config.backbone.weights
     found = encoder.backbone.fingerprint()
     if wanted and wanted != found:
@@ -100,3 +108,4 @@ def verify(encoder: FAEEncoder, folder: Path) -> None:
         )
     if encoder.spec.fingerprint and encoder.spec.fingerprint != encoder.fingerprint(found):
         raise CheckpointError(f"the weights in {folder} do not match the fingerprint in its latent_spec.json")
+    require_unchanged(folder, state_to_save(encoder), encoder.spec)

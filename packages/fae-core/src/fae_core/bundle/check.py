@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from fae_core.bundle.lookup import PARTS, bundle_part, read_bundle
+from fae_core.bundle.lookup import OTHERS, PARTS, RECORD, bundle_part, read_bundle
 from fae_core.errors import FAEError
+from fae_core.files import sha256_file
 from fae_core.spec import LatentSpec
 
 MEGABYTES = 32  # of one bundle, so that a wheel stays quick to fetch
@@ -24,14 +26,24 @@ def check_bundle(folder: Path) -> Iterator[str]:
             yield f"bundle {folder.name}: {path.relative_to(folder)} is none of {', '.join(SUFFIXES)}"
     if not (folder / "README.md").is_file():
         yield f"bundle {folder.name}: README.md is missing"
+    for check in (_require_one_space, *(functools.partial(bundle_part, part=part) for part in PARTS)):
+        try:
+            check(folder)
+        except FAEError as error:
+            yield f"bundle {folder.name}: {error}"
     try:
-        tokenizer, generator = (LatentSpec.load(bundle_part(folder, part)) for part in PARTS)
-        tokenizer.require(generator, context="tokenizer and generator")
-        listed = read_bundle(folder)["files"]
-    except FAEError as error:
-        yield f"bundle {folder.name}: {error}"
+        record = read_bundle(folder)
+    except FAEError:
         return
+    listed = record["files"] | record.get(OTHERS, {})
     for path in files:
         name = path.relative_to(folder).as_posix()
-        if path.suffix == ".safetensors" and name not in listed:
+        if name not in (RECORD, *listed):
             yield f"bundle {folder.name}: {name} is not in its record"
+        elif name != RECORD and sha256_file(path) != listed[name]:
+            yield f"bundle {folder.name}: {name} is not the file that its record lists"
+
+
+def _require_one_space(folder: Path) -> None:
+    tokenizer, generator = (LatentSpec.load(folder / part) for part in PARTS)
+    tokenizer.require(generator, context="tokenizer and generator")

@@ -1,4 +1,4 @@
-"""Which bundles there are, and their parts, checked by the SHA-256 of every file of weights.
+"""Which bundles there are, and their parts, checked by the SHA-256 of every file.
 
 A package that carries bundles registers its module under the entry-point group "fae.bundles"; each folder `bundles/NAME` in it
 is one.
@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import read_json, sha256_file
+from fae_core.files import read_json, sha256_file, unsealed
 from fae_core.plugins import load_plugins
 
 RECORD = "bundle.json"
+OTHERS = "others"  # the record's files beside "files", which are the weights
 PARTS = ("tokenizer", "generator")
 FORMAT_VERSION = 1
 
@@ -60,29 +61,39 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has format {record.get('format_version')!r}; this version reads {FORMAT_VERSION}"
         )
-    files, parts = record.get("files"), [record.get(part) for part in PARTS]
-    if not isinstance(files, dict) or not all(isinstance(part, dict) for part in parts):
+    files, others, parts = record.get("files"), record.get(OTHERS, {}), [record.get(part) for part in PARTS]
+    if not isinstance(files, dict) or not isinstance(others, dict) or not all(isinstance(part, dict) for part in parts):
         raise CheckpointError(f"{path} does not say what the bundle holds")
-    if not all(isinstance(digest, str) and _inside(name) for name, digest in files.items()):
+    inside = all(isinstance(digest, str) and _inside(name) for name, digest in (files | others).items())
+    if not inside or not all(name.endswith(".safetensors") for name in files):
         raise CheckpointError(f"{path} names files that are not in the bundle")
     return record
 
 
 def bundle_part(folder: Path, part: str) -> Path:
-    """The folder of the tokenizer or the generator. Raises CheckpointError where its weights are missing or have changed."""
-    files = {name: digest for name, digest in read_bundle(folder)["files"].items() if name.startswith(f"{part}/")}
-    if not files:
+    """The folder of the tokenizer or the generator. Raises CheckpointError where its weights are missing or any file of it has
+    changed; a file that the record does not know is not read by anything."""
+    record = read_bundle(folder)
+    weights = _of_part(record["files"], part)
+    if not weights:
         raise CheckpointError(f"{folder / RECORD} lists no weights of a {part}")
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing from the bundle")
-        if sha256_file(path) != digest:
-            raise CheckpointError(f"{path} is damaged: it is not the file that the bundle was made with")
+    unsealed(record, folder / RECORD)
+    for name in weights:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing from the bundle")
+    for name, digest in (
+        weights | _of_part(record.get(OTHERS, {}), part)
+    ).items():  # earlier versions listed weights alone
+        if (folder / name).is_file() and sha256_file(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is damaged: it is not the file that the bundle was made with")
     return folder / part
 
 
+def _of_part(files: dict[str, str], part: str) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if name.startswith(f"{part}/")}
+
+
 def _inside(name: str) -> bool:
-    """Whether a name is that of weights in one of the parts."""
+    """Whether a name is that of a file in the bundle."""
     path = PurePosixPath(name)
-    return path.suffix == ".safetensors" and path.parts[0] in PARTS and ".." not in path.parts
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name

@@ -12,10 +12,10 @@ import torch
 
 from fae_core._version import __version__
 from fae_core.bundle.card import public, read_results, training_history, write_card
-from fae_core.bundle.lookup import FORMAT_VERSION, PARTS, RECORD
+from fae_core.bundle.lookup import FORMAT_VERSION, OTHERS, PARTS, RECORD
 from fae_core.bundle.rounding import compact_weights, round_parameters
 from fae_core.errors import FAEError, UnknownName
-from fae_core.files import require_new_folder, sha256_file, staged_folder
+from fae_core.files import require_new_folder, sealed, sha256_file, staged_folder
 from fae_core.generator import load_decoder, load_generator, load_tokenizer
 from fae_core.spec import LatentSpec
 
@@ -73,15 +73,22 @@ def make_bundle(
     with staged_folder(out, overwrite=overwrite) as staging:
         for part, saved in zip(PARTS, (encoder, model), strict=True):
             saved.save_pretrained(staging / part)
-        files = sorted(staging.glob("**/*.safetensors"))
-        for path in files:
+        for path in sorted(staging.glob("**/*.safetensors")):
             compact_weights(path, _DTYPES[dtype])
         load_generator(staging / "generator", spec=load_tokenizer(staging / "tokenizer").spec)
         load_decoder(staging / "tokenizer")
-        record["files"] = {path.relative_to(staging).as_posix(): sha256_file(path) for path in files}
-        (staging / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (staging / "README.md").write_text(write_card(record, out.name), encoding="utf-8")
+        record |= listed_files(staging)
+        (staging / RECORD).write_text(json.dumps(sealed(record), indent=1) + "\n", encoding="utf-8")
     return out
+
+
+def listed_files(folder: Path) -> dict[str, dict[str, str]]:
+    """What the record says of the files in a bundle's folder: the weights, and all others but itself."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
+    found = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+    weights = {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
+    return {"files": weights, OTHERS: {name: digest for name, digest in found.items() if name not in weights}}
 
 
 def folder_bytes(folder: Path) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError
 from fae_core.images.captions import SIDECAR_SUFFIX, read_captions
 from fae_core.images.classes import class_list, read_classes, read_labels
 from fae_core.images.decode import SUFFIXES, decode_image
-from fae_core.images.identity import FileDigests
 from fae_core.images.sources import ImageSource
 
 if TYPE_CHECKING:

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError
-from fae_core.images.shards import cache_folder, is_remote, remote_version
+from fae_core.images.shards import cache_folder, remote_version
 from fae_core.progress import progress
 
 if TYPE_CHECKING:
     from fae_core.images.sources import ImageSource
-
-_THREADS = 4
-_CHUNK = 1024  # files that are hashed ahead of their turn
-_SETTLED_NS = 2 * 10**9  # a file that changed later than this ago could change again within one tick of its clock
 
 
 def content_identity(source: ImageSource, *, show: bool = False) -> str:
@@ -38,7 +29,11 @@ def content_identity(source: ImageSource, *, show: bool = False) -> str:
     show: a progress bar over large sets. Raises DataError where a file cannot be read.
     """
     digest = hashlib.sha256(f"{len(source)} images\x1e".encode())
-    with FileDigests() as digests, progress(len(source), "content of the images", enabled=show) as bar:
+    cache = cache_folder() / "digests.sqlite"
+    with (
+        FileDigests(cache, remote_version) as digests,
+        progress(len(source), "content of the images", enabled=show) as bar,
+    ):
         for part in source.content(digests):
             digest.update(part.encode(errors="surrogatepass") + b"\x1e")
             bar.advance()
@@ -46,97 +41,6 @@ def content_identity(source: ImageSource, *, show: bool = False) -> str:
         digest.update(b"labels" + np.asarray(source.labels, dtype=np.int64).tobytes())
     digest.update(json.dumps(source.classes).encode())
     return digest.hexdigest()
-
-
-def file_version(path: str | Path) -> tuple[str, bool]:
-    """Text that changes when a local file does, without reading it, and whether it can be relied on: a file that was written
-    a moment ago may be written again within one tick of the clock. Raises OSError."""
-    facts = Path(path).stat()
-    text = f"{facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
-    return text, time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) > _SETTLED_NS
-
-
-class FileDigests:
-    """SHA-256 of files, remembered from one run to the next. A context manager; `of` and `of_many` may be called inside it."""
-
-    def __init__(self) -> None:
-        self._path = cache_folder() / "digests.sqlite"
-
-    def __enter__(self) -> FileDigests:
-        self._pool = ThreadPoolExecutor(_THREADS)
-        self._known = self._open()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        if self._known is not None:
-            with suppress(sqlite3.Error):
-                self._known.commit()
-            self._known.close()
-
-    def of(self, file: str | Path) -> str:
-        """The digest of one file, local or remote. Raises DataError where it cannot be read."""
-        return next(self.of_many([file]))
-
-    def of_many(self, files: Sequence[str | Path]) -> Iterator[str]:
-        """The digests of files, in order, read in threads."""
-        for start in range(0, len(files), _CHUNK):
-            chunk = [str(file) for file in files[start : start + _CHUNK]]
-            versions = [None if is_remote(file) else _version(file) for file in chunk]
-            known = [self._look_up(file, version) for file, version in zip(chunk, versions, strict=True)]
-            pending = [
-                None if found else self._pool.submit(_digest, file) for file, found in zip(chunk, known, strict=True)
-            ]
-            for file, version, found, future in zip(chunk, versions, known, pending, strict=True):
-                if found is None:
-                    found = future.result()
-                    self._remember(file, version, found)
-                yield found
-
-    def _open(self) -> sqlite3.Connection | None:
-        """The table of what is known; None where the cache folder cannot be written, and everything is read."""
-        with suppress(OSError, sqlite3.Error):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            opened = sqlite3.connect(self._path, timeout=30)
-            opened.execute("create table if not exists digests (path text primary key, version text, sha256 text)")
-            return opened
-        return None
-
-    def _look_up(self, file: str, version: tuple[str, bool] | None) -> str | None:
-        if self._known is None or version is None:
-            return None
-        with suppress(sqlite3.Error, UnicodeEncodeError):
-            row = self._known.execute(
-                "select version, sha256 from digests where path = ?", (str(Path(file).absolute()),)
-            )
-            stored = row.fetchone()
-            return stored[1] if stored and stored[0] == version[0] else None
-        return None
-
-    def _remember(self, file: str, version: tuple[str, bool] | None, digest: str) -> None:
-        if self._known is None or version is None or not version[1]:
-            return
-        with suppress(sqlite3.Error, UnicodeEncodeError, OSError):
-            if file_version(file)[0] == version[0]:  # not written while it was read
-                row = (str(Path(file).absolute()), version[0], digest)
-                self._known.execute("insert or replace into digests values (?, ?, ?)", row)
-
-
-def _version(file: str) -> tuple[str, bool]:
-    try:
-        return file_version(file)
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
-
-
-def _digest(file: str) -> str:
-    if is_remote(file):
-        return remote_version(file)
-    try:
-        with Path(file).open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
 
 
 def pixels_digest(source: ImageSource, index: int) -> str:

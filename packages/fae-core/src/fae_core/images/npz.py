@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError
 from fae_core.images.classes import check_labels, read_classes
-from fae_core.images.identity import FileDigests
 from fae_core.images.sources import ImageSource
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.images.captions import CAPTION_KEYS
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.decode import decode_image
-from fae_core.images.identity import FileDigests
 from fae_core.images.shards import is_remote, open_remote
 from fae_core.images.sources import ImageSource
 from fae_core.redact import redact

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError, MissingPackage
 from fae_core.images.captions import Picked
 from fae_core.images.decode import SUFFIXES, decode_image
-from fae_core.images.identity import FileDigests, pixels_digest
+from fae_core.images.identity import pixels_digest
 from fae_core.images.shards import expand, is_remote
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from fae_core.digests import FileDigests
 from fae_core.errors import DataError, FAEError
 from fae_core.images.classes import check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
-from fae_core.images.identity import FileDigests
 from fae_core.images.shards import ShardFiles, cache_folder, is_remote
 from fae_core.images.sources import ImageSource
 from fae_core.progress import progress
