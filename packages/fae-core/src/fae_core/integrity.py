@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
+from torch import nn
+
+from fae_core.errors import FAEError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,3 +33,16 @@ def model_checksum(state: Mapping[str, Tensor], spec: LatentSpec | None) -> str:
         flat = tensor.contiguous(memory_format=torch.contiguous_format).reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def model_identity(model: Any) -> str:
+    """A hash of all that a loaded model's output depends on: its configuration, weights and latent space.
+
+    Raises FAEError for a model that is no torch module, of which that cannot be told.
+    """
+    if not isinstance(model, nn.Module):
+        raise FAEError(f"a {type(model).__name__} is no torch module, and what it is cannot be told by its content")
+    config = getattr(model, "config", None)
+    settings = config.model_dump_json() if isinstance(config, BaseModel) else ""
+    weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
+    return hashlib.sha256(f"{type(model).__name__} {settings} {weights}".encode()).hexdigest()

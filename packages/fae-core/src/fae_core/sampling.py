@@ -20,6 +20,7 @@ from fae_core.errors import FAEError, OutputExists
 from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
 from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
+from fae_core.integrity import model_identity
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
 from fae_core.training.distributed import Processes, processes
@@ -52,23 +53,24 @@ class SampleJob:
         with processes(device) as group:
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
+            record = {}
             if group.is_main:  # only now, so that what does not fit leaves no folder behind
-                self._open(resume, overwrite)
+                identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
+                record = {"job": self._settings(), "identity": identity}
+                self._open(record, resume, overwrite)
             group.barrier()
             started = time.monotonic()
             made = self._write_images(generator, decoder, labels, group)
             group.barrier()
-            return self._finish(labels, made, time.monotonic() - started, group) if group.is_main else None
+            return self._finish(record, labels, made, time.monotonic() - started, group) if group.is_main else None
 
     def image_path(self, index: int) -> Path:
         return self.out / "images" / f"{index:06d}.png"
 
-    def _open(self, resume: bool, overwrite: bool) -> None:
+    def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
         path = self.out / RECORD
         if resume and path.is_file():
-            stored = read_json(path).get("job")
-            if stored != self._settings():
-                raise FAEError(f"{self.out} was started with other settings; use a new --out")
+            self._require_same(read_json(path), record)
             remove_leftovers(self.out)
         else:
             require_new_folder(self.out, overwrite=overwrite, resumable=path.is_file())
@@ -79,7 +81,24 @@ class SampleJob:
                     old.unlink()
         with disk_errors(self.out):
             (self.out / "images").mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({"job": self._settings()}, indent=1).encode())
+        write_atomic(path, json.dumps(record, indent=1).encode())
+
+    def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
+        then, identity = before.get("job"), before.get("identity")
+        free = (
+            set() if identity is None else {"generator", "decoder"}
+        )  # earlier versions knew them by their paths alone
+        if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - free):
+            raise FAEError(f"{self.out} was started with other settings; use a new --out")
+        changed = [
+            name for name in now["identity"] if identity is not None and identity.get(name) != now["identity"][name]
+        ]
+        if changed:
+            raise FAEError(
+                f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of this one; "
+                "use a new --out"
+            )
 
     def _settings(self) -> dict[str, Any]:
         settings = {
@@ -112,14 +131,14 @@ class SampleJob:
     def _sample_options(self) -> dict[str, Any]:
         return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
 
-    def _finish(self, labels: list[int], made: int, seconds: float, group: Processes) -> str:
+    def _finish(self, record: dict[str, Any], labels: list[int], made: int, seconds: float, group: Processes) -> str:
         shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
         grid = np.stack([np.asarray(Image.open(self.image_path(i))) for i in range(shown)])
         save_grid(torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 255, self.out / "grid.png", self.columns)
         if self.npz:
             self._write_npz(labels)
         record = {
-            "job": self._settings(),
+            **record,
             "labels": labels,
             "provenance": {
                 "seconds": round(seconds, 3),

@@ -23,6 +23,9 @@ class TrainConfig(ModelConfig):
 
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    schedule_steps: int | None = Field(
+        None, ge=1, description="length of the schedule, where it is not that of the run: a longer run stays at its end"
+    )
     warmup_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
     hold_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
     final_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
@@ -55,13 +58,18 @@ class TrainConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.warmup_steps + self.hold_steps > self.steps:
+        if self.warmup_steps + self.hold_steps > self.schedule_length:
             raise ValueError(
-                f"warmup_steps + hold_steps ({self.warmup_steps + self.hold_steps}) exceed steps ({self.steps})"
+                f"warmup_steps + hold_steps ({self.warmup_steps + self.hold_steps}) exceed steps ({self.schedule_length})"
             )
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self
+
+    @property
+    def schedule_length(self) -> int:
+        """Steps from the first to the end of the schedule."""
+        return self.steps if self.schedule_steps is None else self.schedule_steps
 
     @property
     def warmup(self) -> int:
@@ -74,4 +82,4 @@ class TrainConfig(ModelConfig):
         return self._steps_of(self.hold_steps)
 
     def _steps_of(self, value: float) -> int:
-        return round(value * self.steps) if value < 1 else int(value)
+        return round(value * self.schedule_length) if value < 1 else int(value)

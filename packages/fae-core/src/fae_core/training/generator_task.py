@@ -48,6 +48,9 @@ class GeneratorTask(Task):
         labels = torch.zeros(len(indices)) if labels is None else torch.as_tensor(labels)
         return {"z": z, "labels": labels.long()}
 
+    def identity(self) -> dict[str, Any]:
+        return {"latent_spec": self.store.spec.to_dict(), "latents": self.store.identity}
+
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         modules["model"].save_pretrained(folder)
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.files import disk_errors, is_empty, read_yaml, remove_leftovers, require_new_folder, write_atomic
 from fae_core.redact import redact_values
+from fae_core.spec import LatentSpec
 
 CONFIG_FILE = "config.yaml"
+IDENTITY = "identity"  # the section of config.yaml that says by content what a run learns from
 METRICS_FILE = "metrics.jsonl"
 
 # Settings that may differ between a run and its continuation, because they do not change what is computed.
@@ -32,18 +34,27 @@ _FREE_ON_RESUME = {
     "stall_limit",
 }
 
+# Where a run found what it learns from. A continuation may find the same elsewhere.
+_PLACES = {"data", "split", "tokenizer", "features", "autoencoder", "init", "encoder.backbone.weights"}
+
 
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Create the run folder and its config.yaml, or check that the one to resume was started with the same settings.
 
-    Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings differ.
+    Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings or data differ, LatentSpecMismatch
+    where its latents are of another space.
     """
     path, settings = run / CONFIG_FILE, redact_values(settings)
     if resume and path.is_file():
-        changed = _differences(read_yaml(path), settings)
+        before = read_yaml(path)
+        if IDENTITY in before:
+            _require_same_identity(run, before[IDENTITY], settings.get(IDENTITY, {}))
+        free = _FREE_ON_RESUME | (_PLACES if IDENTITY in before else set()) | _free_length(settings.get("training", {}))
+        changed = _differences(before, settings, free)
         if changed:
-            raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); use a new --out")
+            raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
         remove_leftovers(run)
+        _write_config(path, settings)
         return
     require_new_folder(run, overwrite=overwrite, resumable=path.is_file())
     with disk_errors(run):
@@ -52,15 +63,58 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
                 raise FAEError(f"{run} is not a run folder; --overwrite replaces run folders only")
             shutil.rmtree(run)
         run.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    _write_config(path, settings)
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line: a latent space has two of as many numbers as channels."""
+
+
+_Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, True))
+
+
+def _write_config(path: Path, settings: dict[str, Any]) -> None:
+    text = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    write_atomic(path, text.encode())
+
+
+def _free_length(training: dict[str, Any]) -> set[str]:
+    """The number of steps, where earlier steps would have been the same in a run of another length."""
+    if training.get("schedule_steps") is not None:
+        return {"training.steps", "training.schedule_steps"}
+    in_parts = any(0 < training.get(name, 0) < 1 for name in ("warmup_steps", "hold_steps"))
+    return {"training.steps"} if training.get("schedule") == "constant" and not in_parts else set()
+
+
+def _remedy(changed: list[str]) -> str:
+    if len(changed) == 1 and changed[0].startswith("training.steps:"):
+        return "name the length of the learning rate's schedule, --set training.schedule_steps=N, to train on"
+    return "use a new --out"
+
+
+def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    spaces = [side["latent_spec"] for side in (before, now) if "latent_spec" in side]
+    if len(spaces) == 2:
+        then, given = (LatentSpec.from_dict(fields, f"{run}/{CONFIG_FILE}") for fields in spaces)
+        then.require(given, context=f"{run} was started on the first and is given the second")
+    for name in sorted((before.keys() | now.keys()) - {"latent_spec"}):
+        then, given = (str(side.get(name, "none"))[:12] for side in (before, now))
+        if before.get(name) != now.get(name):
+            raise CheckpointError(
+                f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it with what it "
+                "was started on, wherever that lies now, or use a new --out"
+            )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], prefix: str = "") -> list[str]:
+    """Settings that differ. One that an earlier version did not have yet is not compared."""
     changed = []
-    for key in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
-        old, new = before.get(key), json.loads(json.dumps(now.get(key)))
+    for key in sorted(before.keys() - {IDENTITY}):
+        old, new = before[key], json.loads(json.dumps(now.get(key)))
+        if key in free or f"{prefix}{key}" in free:
+            continue
         if isinstance(old, dict) and isinstance(new, dict):
-            changed += _differences(old, new, f"{prefix}{key}.")
+            changed += _differences(old, new, free, f"{prefix}{key}.")
         elif old != new:
             changed.append(f"{prefix}{key}: {old!r} then, {new!r} now")
     return changed

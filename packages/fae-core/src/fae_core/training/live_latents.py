@@ -11,6 +11,8 @@ from torch import Tensor
 from fae_core.errors import DataError
 from fae_core.generator import Tokenizer
 from fae_core.images import ImageSource, load_batch
+from fae_core.images.identity import content_identity
+from fae_core.integrity import model_identity
 from fae_core.random import SlotRandom
 
 
@@ -34,6 +36,12 @@ class LiveLatents:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def identity(self) -> str:
+        """Of the images and, where its spec has no fingerprint, of the tokenizer's weights."""
+        weights = "" if self.spec.fingerprint else model_identity(self.tokenizer)
+        return content_identity(self.source, show=True) + weights
 
     def to(self, device: torch.device | str) -> None:
         """Encode there from now on."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fae_core.errors import FAEError
+from fae_core.errors import CheckpointError, FAEError
 from fae_core.files import staged_folder
 from fae_core.hub import RUN_MODEL_FOLDER
 from fae_core.progress import progress
@@ -23,7 +23,7 @@ from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import Processes, processes
 from fae_core.training.engine import Engine, save_bad_batch
-from fae_core.training.journal import Journal, open_run
+from fae_core.training.journal import IDENTITY, Journal, open_run
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
@@ -50,20 +50,25 @@ def train(
 ) -> Path:
     """Train `task` into the run folder and return it; its model/ then holds the exported model.
 
-    settings: recorded in config.yaml beside the TrainConfig; a resumed run must have the same.
+    settings: recorded in config.yaml beside the TrainConfig; a resumed run must have the same, but for paths: what lies there
+        is recorded by content (`Task.identity`, and what `settings` has under "identity") and must be the same.
     resume: continue from the newest whole checkpoint, if there is one. On the CPU, with the same number of processes and
         threads, the result is bit-identical to a run that was never interrupted.
-    Raises OutputExists, CheckpointError, or FAEError when gradients stay non-finite.
+    Raises OutputExists, CheckpointError, LatentSpecMismatch where a resumed run would go on with other latents, or FAEError when
+    gradients stay non-finite.
     """
     run = Path(run)
     with processes(device) as group:
-        recorded = {**(settings or {}), "training": config.model_dump(mode="json")}
         if group.is_main:
+            identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
+            recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
         engine = Engine(task, config, group)
         checkpoints = Checkpoints(run, group, config.keep_checkpoints)
         start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
+        if start > config.steps:
+            raise CheckpointError(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
         journal = Journal(run, group.is_main, start)
         clock = _Clock(seconds)
         skipped = 0

@@ -16,7 +16,7 @@ from fae_core.plugins import load_plugins
 from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 from fae_core.training.checkpoint import FOLDER, STATE_FILE, damage, quiet
-from fae_core.training.journal import CONFIG_FILE, read_metrics
+from fae_core.training.journal import CONFIG_FILE, IDENTITY, read_metrics
 
 _NAME = "model"  # what GeneratorTask calls its module
 
@@ -83,6 +83,9 @@ def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
 
     if (run / RUN_MODEL_FOLDER / SPEC_FILE).is_file():
         return LatentSpec.load(run / RUN_MODEL_FOLDER)
+    recorded = settings.get(IDENTITY)
+    if isinstance(recorded, dict) and isinstance(recorded.get("latent_spec"), dict):
+        return LatentSpec.from_dict(recorded["latent_spec"], f"{run}/{CONFIG_FILE}")
     try:
         return LatentStore(str(settings.get("data"))).spec
     except (CheckpointError, DataError):

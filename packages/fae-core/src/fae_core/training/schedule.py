@@ -14,6 +14,6 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
     if config.schedule == "constant":
         return 1.0
     start = config.warmup + config.hold
-    progress = min(1.0, max(0.0, (step - start) / max(1, config.steps - start)))
+    progress = min(1.0, max(0.0, (step - start) / max(1, config.schedule_length - start)))
     floor = config.final_learning_rate_ratio
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,6 +53,11 @@ class Task(ABC):
     @abstractmethod
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         """Write the trained model into the new empty `folder`. `modules` hold averaged weights where they are kept."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the run learns from, by content and not by path: hashes as text, and under "latent_spec" a LatentSpec's fields.
+        Recorded in config.yaml and compared when the run is resumed. Called on the first process alone."""
+        return {}
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float] | None:
         """Write pictures for a person to look at; return numbers to log, if any. `modules` as in `export`."""

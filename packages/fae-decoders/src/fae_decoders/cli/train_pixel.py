@@ -72,6 +72,7 @@ def train_pixel(
         return
     from fae_core.errors import FAEError
     from fae_core.hub import parse_config
+    from fae_core.integrity import model_checksum
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import readable_source, recorded, seeded, stage_settings
 
@@ -96,6 +97,7 @@ def train_pixel(
         return _finetune_task(source, settings, autoencoder, init, features)
 
     task = seeded(train_config.seed, build)
+    start = {} if init is None else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
     train(
         task,
         train_config,
@@ -108,6 +110,7 @@ def train_pixel(
             **({"features": str(features)} if features else {}),
             "autoencoder": autoencoder,
             "init": init,
+            "identity": start,
             "encoder": recorded(task.encoder.config),
             "model": recorded(task.modules["pixel_decoder"].config),
             stage.value: recorded(task.config),

@@ -87,6 +87,11 @@ class AutoencoderTask(Task):
     def blocks(self) -> list[int] | None:
         return self.data.blocks
 
+    def identity(self) -> dict[str, str]:
+        # A fresh adapter has no fingerprint yet: it comes from the seed.
+        start = self.encoder.spec.fingerprint
+        return {**self.data.identity(), **({"encoder": start} if start else {})}
+
     def to(self, device: str) -> None:
         self.data.to(device)
         self._weights = None if self._weights is None else self._weights.to(device)

@@ -20,6 +20,7 @@ from torch import Tensor
 from fae_core.errors import FAEError
 from fae_core.hub import ModelConfig
 from fae_core.images import ImageSource, load_batch, to_uint8
+from fae_core.images.identity import content_identity
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
 from fae_decoders.stages.statistics import ChannelStatistics
@@ -67,6 +68,11 @@ class StageData:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def identity(self) -> dict[str, str]:
+        """What the stage learns from, by content (see `Task.identity`)."""
+        read = {"images": content_identity(self.source, show=True), "backbone": self.encoder.backbone.fingerprint()}
+        return read if self.store is None else {**read, "features": self.store.store.identity}
 
     @property
     def is_kept(self) -> bool:

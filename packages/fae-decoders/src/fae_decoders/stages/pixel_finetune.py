@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core.hub import ModelConfig
+from fae_core.integrity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.fae import FAE
 from fae_decoders.feature_space import FeatureSpace
@@ -56,6 +57,11 @@ class PixelFinetuneTask(PixelTask):
             fae.encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing, features
         )
         self.fae, self.config, self._space = fae.requires_grad_(False).eval(), config, space
+
+    def identity(self) -> dict[str, str]:
+        decoder = self.fae.feature_decoder
+        parts = {} if decoder is None else {"feature_decoder": model_checksum(decoder.state_dict(), decoder.spec)}
+        return {**super().identity(), "encoder": self.fae.encoder.fingerprint(), **parts}
 
     def to(self, device: str) -> None:
         self.fae.to(device)

@@ -60,6 +60,9 @@ class PixelTask(Task):
     def blocks(self) -> list[int] | None:
         return self.data.blocks
 
+    def identity(self) -> dict[str, str]:
+        return self.data.identity()
+
     def to(self, device: str) -> None:
         self.data.to(device)
         self.losses.to(device)

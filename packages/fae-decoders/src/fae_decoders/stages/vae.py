@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import FAEError
 from fae_core.hub import ModelConfig
+from fae_core.images.identity import content_identity
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.conv_vae import ConvVAE
@@ -65,6 +66,10 @@ class VAETask(Task):
     @property
     def blocks(self) -> list[int] | None:
         return self.data.blocks
+
+    def identity(self) -> dict[str, str]:
+        aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
+        return {"images": content_identity(self.data.source, show=True), **aligned}
 
     def to(self, device: str) -> None:
         self.device = device

@@ -1,0 +1,196 @@
+"""What is resumed goes on with what it was started on, known by content: elsewhere is fine, something else is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fae_core.bundle.lookup import bundle_folders
+from fae_core.cli.main import invoke
+from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.generator import load_decoder, load_generator
+from fae_core.latent_store import write_store
+from fae_core.spec import LatentSpec
+
+SPEC = LatentSpec(4, 2, 2, 32, "timm/one", fingerprint="aaaa")
+TRAIN = [
+    "train",
+    "diffusion",
+    "--preset",
+    "lightningdit-tiny",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "4",
+    "--set",
+    "model.width=32",
+    "--set",
+    "model.depth=1",
+    "--set",
+    "training.checkpoint_every=2",
+    "--set",
+    "training.ema_decay=null",
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAE_CACHE", str(tmp_path / "cache"))
+
+
+def store(path: Path, spec: LatentSpec = SPEC, seed: int = 0, **more: Any) -> Path:
+    z = torch.randn(12, *spec.shape, generator=torch.Generator().manual_seed(seed))
+    more = {"labels": [i % 3 for i in range(12)], "classes": ["a", "b", "c"], **more}
+    write_store(path, spec, z, **more)
+    return path
+
+
+def train(latents: Path | str, out: Path, *more: str) -> None:
+    invoke([*TRAIN, "--latents", str(latents), "--out", str(out), *more])
+
+
+def begun(tmp_path: Path) -> tuple[Path, Path]:
+    """A run that was cut off after step 2 of 4, and its store."""
+    latents, out = store(tmp_path / "latents"), tmp_path / "run"
+    train(latents, out, "--steps", "4")
+    shutil.rmtree(sorted(out.glob("checkpoints/step-*"))[-1])
+    shutil.rmtree(out / "model")
+    return latents, out
+
+
+def test_a_run_goes_on_with_its_store_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, out = begun(tmp_path)
+    shutil.copytree(out, tmp_path / "other")
+    latents.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    train("moved", out, "--steps", "4", "--resume")
+    train(store(tmp_path / "encoded again"), tmp_path / "other", "--steps", "4", "--resume")
+    for name in ("run", "other"):
+        assert load_generator(tmp_path / name).spec == SPEC
+    assert yaml.safe_load((out / "config.yaml").read_text())["data"] == "moved"
+
+
+CHANGES = {
+    "another space": ({"spec": LatentSpec(4, 2, 2, 32, "timm/two", fingerprint="bbbb")}, "backbone.*fingerprint"),
+    "other statistics": ({"spec": SPEC.with_statistics([1.0] * 4, [2.0] * 4)}, "std"),
+    "other latents": ({"seed": 1}, "other latents"),
+    "other labels": ({"labels": [i % 2 for i in range(12)]}, "other latents"),
+    "classes in another order": ({"classes": ["b", "a", "c"]}, "other latents"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_is_not_resumed_on_something_else(tmp_path: Path, change: str) -> None:
+    latents, out = begun(tmp_path)
+    shutil.rmtree(latents)
+    more, message = CHANGES[change]
+    store(latents, **more)
+    kind = LatentSpecMismatch if "spec" in more else CheckpointError
+    with pytest.raises(kind, match=message) as caught:
+        train(latents, out, "--steps", "4", "--resume")
+    assert "\n" not in str(caught.value)
+    assert not (out / "model").exists()
+
+
+def test_a_checkpoint_in_the_middle_knows_its_latent_space_without_the_store(tmp_path: Path) -> None:
+    latents, out = begun(tmp_path)
+    shutil.rmtree(latents)
+    assert load_generator(next(out.glob("checkpoints/step-*"))).spec == SPEC
+
+
+def test_more_steps_are_allowed_where_the_earlier_ones_would_have_been_the_same(tmp_path: Path) -> None:
+    latents, out = store(tmp_path / "latents"), tmp_path / "run"
+    plain = ("--set", "training.schedule=constant", "--set", "training.warmup_steps=1")
+    train(latents, out, *plain, "--steps", "2")
+    train(latents, tmp_path / "whole", *plain, "--steps", "4")
+    train(latents, out, *plain, "--steps", "4", "--resume")
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, tmp_path / "whole")]
+    assert weights[0] == weights[1]
+    with pytest.raises(CheckpointError, match="at step 4 already"):
+        train(latents, out, *plain, "--steps", "3", "--resume")
+    cosine = ("--set", "training.schedule=cosine")
+    train(latents, tmp_path / "cosine", "--steps", "2", *cosine)
+    with pytest.raises(CheckpointError, match=r"training\.schedule_steps=N"):
+        train(latents, tmp_path / "cosine", "--steps", "3", *cosine, "--resume")
+    train(latents, tmp_path / "cosine", "--steps", "3", *cosine, "--set", "training.schedule_steps=2", "--resume")
+
+
+def images(path: Path, seed: int) -> Path:
+    path.mkdir()
+    random = np.random.default_rng(seed)
+    for i in range(4):
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path / f"{i}.bmp")
+    return path
+
+
+def test_a_training_stage_is_not_resumed_on_other_pictures_of_the_same_names_and_sizes(tmp_path: Path) -> None:
+    data, out = images(tmp_path / "images", 0), tmp_path / "vae"
+
+    def stage(folder: Path) -> None:
+        small = "--set model.widths=[8,8] --set model.norm_groups=4 --set training.checkpoint_every=1"
+        invoke(f"train vae --data {folder} --out {out} --steps 2 --batch-size 2 --device cpu --resume {small}".split())
+
+    stage(data)
+    stage(shutil.copytree(data, tmp_path / "copy"))
+    times = {path: path.stat().st_mtime for path in data.iterdir()}
+    shutil.rmtree(data)
+    images(data, 1)
+    for path, time in times.items():
+        os.utime(path, (time, time))
+    with pytest.raises(CheckpointError, match="other images"):
+        stage(data)
+
+
+def test_samples_of_two_generators_are_never_mixed(tmp_path: Path) -> None:
+    bundle = bundle_folders()["cifar10"]
+
+    def sample(generator: Path) -> None:
+        fixed = "--count 3 --device cpu --set steps=1 --no-npz --resume"
+        invoke(
+            [
+                "sample",
+                "--generator",
+                str(generator),
+                "--decoder",
+                "cifar10",
+                "--out",
+                str(tmp_path / "out"),
+                *fixed.split(),
+            ]
+        )
+
+    shutil.copytree(bundle / "generator", tmp_path / "one")
+    sample(tmp_path / "one")
+    first = (tmp_path / "out" / "images" / "000000.png").read_bytes()
+    (tmp_path / "out" / "images" / "000002.png").unlink()
+    other = load_generator(tmp_path / "one")
+    with torch.no_grad():
+        next(other.parameters()).mul_(0.5)
+    other.save_pretrained(tmp_path / "two")
+    with pytest.raises(FAEError, match="another generator"):
+        sample(tmp_path / "two")
+    assert not (tmp_path / "out" / "images" / "000002.png").exists()
+    (tmp_path / "one").rename(tmp_path / "moved")
+    sample(tmp_path / "moved")
+    assert (tmp_path / "out" / "images" / "000000.png").read_bytes() == first
+
+
+def test_a_flipped_bit_of_a_decoder_is_found_when_it_is_loaded(tmp_path: Path) -> None:
+    shutil.copytree(bundle_folders()["cifar10"] / "tokenizer", tmp_path / "fae")
+    load_decoder(tmp_path / "fae")
+    for name in ("pixel_decoder/model.safetensors", "feature_decoder/model.safetensors", "latent_spec.json"):
+        path = tmp_path / "fae" / name
+        whole = path.read_bytes()
+        place = len(whole) - 1001 if name.endswith("safetensors") else whole.index(b"0.")
+        path.write_bytes(whole[: place + 2] + bytes([whole[place + 2] ^ 1]) + whole[place + 3 :])
+        with pytest.raises(CheckpointError, match=r"damaged"):
+            load_decoder(tmp_path / "fae")
+        path.write_bytes(whole)
