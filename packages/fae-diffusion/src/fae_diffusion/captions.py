@@ -86,8 +86,8 @@ def train_with_captions(
     """
     from fae_core.latent_store import LatentStore
 
-    store = LatentStore(latents)
     config: TrainConfig = parse_config(TrainConfig, training, "training settings")
+    store = LatentStore(latents, verify=config.verify)
     asked: MMDiTConfig = parse_config(MMDiTConfig, model, "model settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")

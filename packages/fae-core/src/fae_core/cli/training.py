@@ -49,11 +49,11 @@ def train_generator(
     training.update({k: v for k, v in (("steps", steps), ("batch_size", batch_size), ("seed", seed)) if v is not None})
     if relaunched(processes):
         return
-    store = _open_latents(latents, data, tokenizer)
+    train_config = parse_config(TrainConfig, training, "training settings")
+    store = _open_latents(latents, data, tokenizer, train_config.verify)
     model = {**_class_count(store), **settings.get("model", {})}
     generator_class = generator_classes[model_type]
     model_config = parse_config(generator_class.config_class, model, "model settings")
-    train_config = parse_config(TrainConfig, training, "training settings")
     generator = _seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
     preview = parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
     recorded = {
@@ -70,12 +70,12 @@ def train_generator(
     typer.echo(f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")
 
 
-def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None) -> Any:
+def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None, verify: bool) -> Any:
     """The store, or images encoded as they are needed."""
     if latents is not None and data is None and tokenizer is None:
         from fae_core.latent_store import LatentStore
 
-        return LatentStore(latents)
+        return LatentStore(latents, verify=verify)
     if latents is None and data is not None and tokenizer is not None:
         from fae_core.generator import load_tokenizer
         from fae_core.images import open_images

@@ -47,6 +47,7 @@ class TrainConfig(ModelConfig):
     )
 
     stall_limit: float = Field(600.0, gt=0, description="stop when a batch is not there after so many seconds")
+    verify: bool = Field(True, description="compare each shard of latents with its checksum when it is first read")
     shuffle_window: int = Field(
         8192, ge=1, description="samples mixed with each other where data are read in blocks (tar shards, row groups)"
     )

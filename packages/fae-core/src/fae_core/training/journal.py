@@ -32,6 +32,7 @@ _FREE_ON_RESUME = {
     "accumulation",
     "max_skipped",
     "stall_limit",
+    "verify",
 }
 
 # Where a run found what it learns from. A continuation may find the same elsewhere.
@@ -47,9 +48,10 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
     path, settings = run / CONFIG_FILE, redact_values(settings)
     if resume and path.is_file():
         before = read_yaml(path)
-        if IDENTITY in before:
-            _require_same_identity(run, before[IDENTITY], settings.get(IDENTITY, {}))
-        free = _FREE_ON_RESUME | (_PLACES if IDENTITY in before else set()) | _free_length(settings.get("training", {}))
+        known = before.get(IDENTITY) or {}  # runs of earlier versions, and tasks without an identity, go by their paths
+        if known:
+            _require_same_identity(run, known, settings.get(IDENTITY, {}))
+        free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
         changed = _differences(before, settings, free)
         if changed:
             raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
