@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import DataError
+from fae_core.images.budget import DECODING
 from fae_core.images.sources import ImageSource
 from fae_core.images.transform import center_crop, to_tensor
 
@@ -23,7 +24,14 @@ def load_batch(source: ImageSource, indices: Sequence[int], size: int | tuple[in
     """
     if len(indices) == 0:
         raise DataError("a batch needs at least one image")
-    return torch.stack(_map(lambda index: to_tensor(center_crop(source.read(index), size)), indices, threads))
+    return torch.stack(_map(lambda index: read_tensor(source, index, size), indices, threads))
+
+
+def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int]) -> Tensor:
+    """The centre crop of one image: (3, H, W), fp32 in [0, 1]. Raises DataError, naming the image, where it cannot be read."""
+    with DECODING.share():  # until the image is down to the size asked for
+        cropped = center_crop(source.read(index), size)
+    return to_tensor(cropped)
 
 
 def readable_images(

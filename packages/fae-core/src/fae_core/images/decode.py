@@ -1,26 +1,55 @@
 """One image file to one RGB image, or one clear error.
 
 What becomes of the unusual ones: the EXIF orientation is applied; transparency is laid on white; greyscale is repeated into
-three channels; palettes and CMYK are converted by Pillow's formulas (colour profiles are ignored); 16-bit greyscale is
-rounded to 8 bits; of animations and multi-page files the first frame is read.
+three channels; palettes and CMYK are converted by Pillow's formulas (colour profiles are ignored); greyscale of 12 and 16 bits
+is rounded to 8, of 16-bit colours the upper 8 bits are taken; an alpha channel that is 0 everywhere is ignored where the
+format does not say that it is one (BMP, some TIFF); of animations and multi-page files the first frame is read.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fae_core.errors import DataError
+from fae_core.images.budget import DECODING
+from fae_core.images.png import without_texts
 
 # Formats that Pillow decodes itself: no external program (as for EPS) ever sees a file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
+# Pictures too, but not read: readers count them, and name one, where they pass over other files without a word.
+OTHER_SUFFIXES = frozenset(
+    {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2"}
+    | {".nef", ".arw", ".pfm", ".eps", ".qoi"}
+)
 MAX_SIDE = 65_535
-MAX_PIXELS = 2**27  # 134 million: 400 MB as RGB
+MAX_PIXELS = 2**27  # 134 million: 400 MB as RGB; decoding takes at most 16 bytes a pixel
+MAX_BYTES = 2**30  # of a file: 2**27 pixels of 8 bytes
+_BAND = 2**20  # pixels converted at a time
+_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
+_BITS, _PHOTOMETRIC, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 338, 339
+_SIGNED = 2
+_TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # The size is checked here, before anything is decoded, and refused with one line.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -29,15 +58,23 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def decode_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:
     """The RGB uint8 image in a file, or in the bytes of one. `name` is what errors call it.
 
-    Raises DataError where it is missing, truncated, no image, larger than 65,535 pixels a side or 2**27 pixels, or has
-    pixels without a defined range (floating point, 32-bit integers).
+    Takes at most 16 bytes of memory for each pixel of the file, and waits while other threads decode so many pixels that it
+    would be more than 2**27 in all. Raises DataError where it is missing, truncated, no image, larger than 1 GiB, 65,535
+    pixels a side or 2**27 pixels, or has pixels without a defined range (floating point, signed or 32-bit integers).
     """
-    name = name or (str(source) if not isinstance(source, bytes) else "image")
+    if not isinstance(source, (bytes, str, Path)):
+        raise DataError(f"an image is decoded from bytes or a path, not from {type(source).__name__}")
+    name = name or (printable(source) if not isinstance(source, bytes) else "image")
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            _check_size(image, name)
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image), name)
+        with DECODING.share(), _opened(source, name) as file, Image.open(without_texts(file), formats=FORMATS) as image:
+            check_size(*image.size, name)
+            _check_tiles(image, name)
+            DECODING.take(image.width * image.height)
+            rgb = to_rgb(_loaded(image), name)
+            turn = _TRANSPOSED.get(_orientation(image))
+            rgb = rgb if turn is None else rgb.transpose(turn)
+            rgb.info = {}  # the orientation is applied, and no other metadata belongs to the pixels
+            return rgb
     except DataError:
         raise
     except FileNotFoundError:
@@ -51,28 +88,144 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        return _from_integers(image, name)
+        return _by_bands(image, _grey(image, name))
     if image.mode == "F":
         raise DataError(f"cannot read image {name}: floating-point pixels have no defined range")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    opaque = not image.has_transparency_data or _has_idle_alpha(image)
+    return _by_bands(image, lambda part: part.convert("RGB") if opaque else _on_white(part))
 
 
-def _from_integers(image: Image.Image, name: str) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65_535:
-        raise DataError(f"cannot read image {name}: pixels are outside 0..65535")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+def printable(path: str | Path) -> str:
+    """A path for messages: what is no UTF-8 in it is written as escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise DataError, naming the image, where it has more pixels than are read."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DataError(
             f"image {name} has {width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read"
         )
+
+
+def check_bytes(size: int, name: str) -> None:
+    """Raise DataError, naming the image, where its file is larger than is read."""
+    if size > MAX_BYTES:
+        raise DataError(f"image {name} has {size} bytes; at most {MAX_BYTES} are read")
+
+
+def _opened(source: bytes | str | Path, name: str) -> IO[bytes]:
+    if isinstance(source, bytes):
+        check_bytes(len(source), name)
+        return io.BytesIO(source)
+    facts = Path(source).stat()
+    if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for without end
+        raise DataError(f"cannot read image {name}: it is no file")
+    check_bytes(facts.st_size, name)
+    return Path(source).open("rb")
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The image with its pixels, which lie in memory as few times as possible."""
+    if image.format == "PNG":
+        _scale_transparency(image)
+    decoder = getattr(image, "_decoder", None)
+    if image.format != "WEBP" or decoder is None:
+        image.load()
+        return image
+    # Pillow keeps two canvases of 4 bytes a pixel until the image is gone; they go before the image is made.
+    frame = decoder.get_next()
+    if frame is None:
+        raise DataError("the first frame is damaged")
+    mode, raw = ("RGB", "RGBX") if image.mode == "RGB" else (image.mode, image.mode)
+    image._decoder = decoder = None
+    return Image.frombytes(mode, image.size, frame[0], "raw", raw)
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring a PNG's transparent colour to the 8 bits that its pixels are brought to; Pillow leaves it as it is stored."""
+    transparent, layout = image.info.get("transparency"), image.tile[0][3] if image.tile else None
+    if isinstance(transparent, int) and layout in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * (85 if layout == "L;2" else 17)
+    elif isinstance(transparent, tuple) and layout == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged metadata takes nothing from the pixels
+        return None
+
+
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert(image)`, some rows at a time, so that what it makes on the way stays small."""
+    rows = max(1, _BAND // image.width)
+    if rows >= image.height:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(image.height, top + rows)))
+        whole.paste(convert(part), (0, top))
+    return whole
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _has_idle_alpha(image: Image.Image) -> bool:
+    """Whether the fourth channel may be padding, and holds nothing: viewers show such pictures as opaque."""
+    if image.mode != "RGBA" or not (image.format == "BMP" or _tag(image, _EXTRA_SAMPLES, "missing") == "missing"):
+        return False
+    return image.getextrema()[3] == (0, 0)
+
+
+def _grey(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
+    """How integers of more than 8 bits become RGB."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # Pillow has these brought to 0..65535
+        raise _undefined(name)
+    white = 4095 if _tag(image, _BITS) == 12 else 65_535
+    inverted = _tag(image, _PHOTOMETRIC) == 0  # Pillow inverts WhiteIsZero for up to 8 bits only
+    transparent = image.info.get("transparency")
+
+    def convert(part: Image.Image) -> Image.Image:
+        values = np.asarray(part)
+        if values.min() < 0 or values.max() > white:
+            raise DataError(f"cannot read image {name}: pixels are outside 0..{white}")
+        grey = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+        if inverted:
+            grey = 255 - grey
+        if isinstance(transparent, int):
+            grey[values == transparent] = 255
+        return Image.fromarray(grey).convert("RGB")
+
+    return convert
+
+
+def _tag(image: Image.Image, number: int, default: int | str | None = None) -> int | str | None:
+    """The first value of a TIFF's tag; None for other formats."""
+    if image.format != "TIFF":
+        return None
+    value = image.tag_v2.get(number, default)
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _check_tiles(image: Image.Image, name: str) -> None:
+    """Raise DataError for a TIFF whose tiles are far larger than itself: each is unpacked whole; and for signed pixels."""
+    width, length = _tag(image, _TILE_WIDTH), _tag(image, _TILE_LENGTH)
+    if width and length and int(width) * int(length) > max(image.width * image.height, _BAND):
+        raise DataError(f"image {name} has {image.width}x{image.height} pixels in tiles of {width}x{length}")
+    if _tag(image, _SAMPLE_FORMAT) == _SIGNED:
+        raise _undefined(name)
+
+
+def _undefined(name: str) -> DataError:
+    return DataError(
+        f"cannot read image {name}: signed or 32-bit integers have no defined range (they may lie outside 0..65535); "
+        "save it with 8 or 16 bits, unsigned"
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from fae_core.errors import DataError
 from fae_core.random import SlotRandom
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow has it
+_LONG = 8  # times as many pixels as are asked for: what is cut off a strip before it is resized rather than after
 
 
 def center_crop(image: Image, size: int | tuple[int, int]) -> Image:
@@ -25,8 +26,13 @@ def center_crop(image: Image, size: int | tuple[int, int]) -> Image:
         image = image.resize((image.width // 2, image.height // 2), Resampling.BOX)
     scale = max(width / image.width, height / image.height)
     covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    if covering[0] * covering[1] > max(image.width * image.height, _LONG * width * height):
+        # A long strip, made only where it is kept: the whole of it could take any amount of memory.
+        step_x, step_y = image.width / covering[0], image.height / covering[1]
+        right, bottom = min((left + width) * step_x, image.width), min((top + height) * step_y, image.height)
+        return image.resize((width, height), Resampling.BICUBIC, (left * step_x, top * step_y, right, bottom))
     image = image.resize(covering, Resampling.BICUBIC)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
@@ -79,7 +85,7 @@ def jitter_colors(images: Tensor, amount: float, random: SlotRandom, *, stream: 
 def to_tensor(image: Image) -> Tensor:
     """An RGB image as (3, H, W), fp32 in [0, 1]."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
-    return pixels.permute(2, 0, 1).contiguous().float() / 255
+    return pixels.permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_uint8(images: Tensor) -> Tensor:
