@@ -194,7 +194,7 @@ def _read_text(path: str | Path, max_bytes: int) -> str:
         size = path.stat().st_size
         if size > max_bytes:
             raise CheckpointError(f"{path} has {size} bytes; at most {max_bytes} are read")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except IsADirectoryError:

@@ -20,6 +20,7 @@ from fae_core.errors import FAEError, OutputExists
 from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
 from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
+from fae_core.images.captions import json_object, read_lines
 from fae_core.integrity import model_identity
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
@@ -213,21 +214,19 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
     Raises FAEError where there are none, or a line of a .jsonl is something else.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        prompts = tuple(_caption(line) if path.suffix == ".jsonl" else line for line in lines)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise FAEError(f"cannot read prompts from {path}: {error}") from None
+    prompts = tuple(
+        _caption(line, f"{path}:{number}") if path.suffix == ".jsonl" else line for number, line in read_lines(path)
+    )
     if not prompts:
         raise FAEError(f"{path} holds no prompts")
     return prompts
 
 
-def _caption(line: str) -> str:
-    row = json.loads(line)
-    if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
-        raise ValueError('every line must be a JSON object with a "caption"')
-    return " ".join(row["caption"].split())
+def _caption(line: str, where: str) -> str:
+    caption = json_object(line, where).get("caption")
+    if not isinstance(caption, str):
+        raise FAEError(f'{where}: every line must be a JSON object with a "caption"')
+    return " ".join(caption.split())
 
 
 class _Batch:

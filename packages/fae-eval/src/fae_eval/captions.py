@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fae_core.errors import DataError
 from fae_core.files import read_json
 from fae_core.images import ImageSource
+from fae_core.images.captions import json_object, read_lines
 from fae_core.sampling import RECORD, read_prompts
 
 
@@ -57,11 +57,13 @@ def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], 
 
 
 def _json_lines(path: Path) -> list[tuple[str, str]]:
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [(Path(str(row.get("image", ""))).name, " ".join(str(row["caption"]).split())) for row in rows]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: expected a JSON object with image and caption per line ({error})") from None
+    pairs = []
+    for number, line in read_lines(path):
+        row = json_object(line, f"{path}:{number}")
+        if not isinstance(row.get("image"), str) or not isinstance(row.get("caption"), str):
+            raise DataError(f"{path}:{number}: expected a JSON object with image and caption per line, both text")
+        pairs.append((Path(row["image"]).name, " ".join(row["caption"].split())))
+    return pairs
 
 
 def _coco_captions(path: Path) -> list[tuple[str, str]]:

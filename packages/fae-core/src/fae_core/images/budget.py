@@ -1,4 +1,4 @@
-"""How many pixels are decoded at once, over all threads of a process: a few huge pictures wait for each other, others never do."""
+"""What reading pictures may cost: how many pixels are decoded at once, over all threads of a process, and what may be unpacked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from fae_core.errors import DataError
+
+UNPACKED_IN_MEMORY = 2**30  # bytes of compressed pictures that are unpacked into memory as they are
+_MAX_RATIO = 100
+
+
+def check_unpacked(unpacked: int, packed: int, where: str) -> None:
+    """Raise DataError for what takes more than 1 GiB and a hundred times its size when it is unpacked: no pictures do."""
+    if unpacked > max(UNPACKED_IN_MEMORY, _MAX_RATIO * packed):
+        raise DataError(
+            f"{where} unpacks to {unpacked} bytes from {packed}, which no pictures do; nothing is read from it"
+        )
 
 
 class PixelBudget:

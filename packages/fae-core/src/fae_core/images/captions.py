@@ -5,14 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from fae_core.errors import DataError
+from fae_core.images.tell import tell
 
 METADATA_FILE = "metadata.jsonl"
 SIDECAR_SUFFIX = ".txt"
 CAPTION_KEYS = ("caption", "text")
 _MAX_SIDECAR = 2**20
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, text) of the lines of a UTF-8 file, with or without a byte order mark, blank ones left out.
+
+    Only line feeds end a line: captions may hold Unicode's other separators. Raises DataError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # \r\n and \r have become \n
+    except UnicodeDecodeError:
+        raise DataError(f"cannot read {path}: it is not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The JSON object in a line. Raises DataError where it is something else, or holds halves of characters."""
+    try:
+        entry = json.loads(line)
+        json.dumps(entry, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        raise DataError(f"{where} is not a JSON object of whole characters") from None
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is not a JSON object")
+    return entry
 
 
 class Picked(Sequence[str]):
@@ -54,7 +81,7 @@ class Sidecars(Sequence[str]):
         try:
             if path.stat().st_size > _MAX_SIDECAR:
                 raise DataError(f"{path} is no caption: it has more than 1 MiB")
-            return " ".join(path.read_text(encoding="utf-8").split())
+            return " ".join(path.read_text(encoding="utf-8-sig").split())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the caption {path}: {error}") from None
 
@@ -69,6 +96,10 @@ def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) ->
     listed = _read_metadata(folder / METADATA_FILE)
     if listed is not None:
         _require_all([name for name in files if name not in listed], folder / METADATA_FILE)
+        strangers = listed.keys() - set(files)
+        if strangers:
+            described = f"{len(strangers)} files that are not among the images, such as {min(strangers)}"
+            tell(f"{folder / METADATA_FILE} describes {described}")
         return [listed[name] for name in files]
     beside = [str(Path(name).with_suffix(SIDECAR_SUFFIX).as_posix()) for name in files]
     missing = [name for name, text in zip(files, beside, strict=True) if text not in texts]
@@ -89,26 +120,17 @@ def _read_metadata(path: Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     captions: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    _add_line(captions, line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        entry = json_object(line, where)
+        name = entry.get("file_name")
+        if not isinstance(name, str):
+            raise DataError(f"{where} has no file_name")
+        caption = next((entry[key] for key in CAPTION_KEYS if key in entry), None)
+        if caption is None:
+            continue
+        if not isinstance(caption, str):
+            raise DataError(f"{where}: the caption of {name} is not text")
+        if captions.setdefault(name, caption) != caption:
+            raise DataError(f"{where} has another caption for {name}, which was described before")
     return captions or None
-
-
-def _add_line(captions: dict[str, str], line: str, where: str) -> None:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        raise DataError(f"{where} is not a JSON object") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise DataError(f"{where} has no file_name")
-    caption = next((entry[key] for key in CAPTION_KEYS if key in entry), None)
-    if caption is None:
-        return
-    if not isinstance(caption, str):
-        raise DataError(f"{where}: the caption of {entry['file_name']} is not text")
-    captions[entry["file_name"]] = caption

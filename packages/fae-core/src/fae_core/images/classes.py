@@ -12,6 +12,8 @@ from fae_core.files import read_json, read_json_value
 
 CLASSES_FILE = "classes.json"
 LABELS_FILE = "labels.json"
+NO_LABEL = -1
+_MOST_CLASSES = 2**31
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,31 @@ def read_classes(folder: Path) -> ClassList | None:
 
 
 def class_list(names: Sequence[str], where: str) -> ClassList:
-    """Classes that are known by their names alone. Raises DataError where a name comes twice."""
+    """Classes that are known by their names alone. Raises DataError where one is no text, or comes twice."""
+    for name in names:
+        if not isinstance(name, str) or not _is_utf8(name):
+            raise DataError(f"{where} has the class name {ascii(name)[:60]}, which is no UTF-8 text")
     if len(set(names)) != len(names):
         raise DataError(f"{where} lists a class twice: {next(n for n in names if list(names).count(n) > 1)!r}")
     return ClassList(list(names), {name: index for index, name in enumerate(names)}, where)
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _from_objects(entries: list[Any], path: Path) -> ClassList:
     if not all(
-        isinstance(e, dict) and type(e.get("index")) is int and isinstance(e.get("wnid", e.get("name")), str)
+        isinstance(e, dict)
+        and type(e.get("index")) is int
+        and (texts := [e[key] for key in ("wnid", "name") if key in e])
+        and all(isinstance(text, str) for text in texts)
         for e in entries
     ):
-        raise DataError(f"{path}: every entry needs an integer index and a wnid or name")
+        raise DataError(f"{path}: every entry needs an integer index and a wnid or name, which are text")
     entries = sorted(entries, key=lambda entry: entry["index"])
     if [entry["index"] for entry in entries] != list(range(len(entries))):
         raise DataError(f"{path}: the indices must be 0..{len(entries) - 1}, each once")
@@ -91,11 +106,20 @@ def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -
     return check_labels(labels, len(classes.names) if classes else None, str(path))
 
 
-def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int]:
-    """Labels as plain integers; raises DataError where one is no integer, negative, or not below `classes`."""
+def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int] | None:
+    """Labels as plain integers; None where every one is -1 or null, as public test sets have it.
+
+    Raises DataError where one is no integer (truth values and fractions are none), negative, too large for an index of a class,
+    or not below `classes`.
+    """
+    if all(label is None or (type(label) is int and label == NO_LABEL) for label in labels):
+        return None
     for position, label in enumerate(labels):
         if type(label) is not int or label < 0:
-            raise DataError(f"{where}: label {label!r} of image {position} is not an integer >= 0")
+            what = repr(label) if isinstance(label, (int, float, str)) or label is None else f"a {type(label).__name__}"
+            raise DataError(f"{where}: label {what[:40]} of image {position} is not an integer >= 0")
         if classes is not None and label >= classes:
-            raise DataError(f"{where}: label {label} of image {position} is outside the {classes} classes")
+            raise DataError(f"{where}: label {str(label)[:40]} of image {position} is outside the {classes} classes")
+        if label >= _MOST_CLASSES:
+            raise DataError(f"{where}: label {str(label)[:40]} of image {position} is no index of a class")
     return list(labels)

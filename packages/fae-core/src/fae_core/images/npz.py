@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +17,11 @@ from PIL import Image as PillowImage
 
 from fae_core.digests import FileDigests
 from fae_core.errors import DataError
+from fae_core.files import disk_errors
+from fae_core.images.budget import DECODING, UNPACKED_IN_MEMORY, check_unpacked
 from fae_core.images.classes import check_labels, read_classes
+from fae_core.images.decode import check_size
+from fae_core.images.shards import cache_folder
 from fae_core.images.sources import ImageSource
 
 if TYPE_CHECKING:
@@ -23,34 +31,57 @@ _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its n
 _MAX_COMPRESSED = 64 * 2**30  # bytes that a compressed array may unpack to
 
 
-class NpzImages(ImageSource):
-    """The images of an .npz file, memory-mapped where it is not compressed (numpy.savez; ADM's are), else in memory.
+@dataclass(frozen=True)
+class Member:
+    """What the header of an array in an .npz file says. offset: of its data behind the zip member's start."""
 
-    Raises DataError where arr_0 is missing, not uint8 (N, H, W, 3), or holds objects: nothing is unpickled.
+    info: zipfile.ZipInfo
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class NpzImages(ImageSource):
+    """The images of an .npz file, memory-mapped where it is not compressed (numpy.savez; ADM's are). Compressed ones are
+    unpacked: up to 1 GiB into memory, more into a file that nobody else sees in the cache folder.
+
+    Raises DataError where arr_0 is missing, not uint8 (N, H, W, 3), or holds objects: nothing is unpickled; and where it
+    unpacks to more than 64 GiB, or to more than 1 GiB and a hundred times its size.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._images = read_member(self.path, "arr_0")
-        if self._images.dtype != np.uint8 or self._images.ndim != 4 or self._images.shape[-1] != 3:
-            raise DataError(
-                f"{path}: arr_0 must be uint8 (N, H, W, 3), it is {self._images.dtype} {self._images.shape}"
-            )
-        if 0 in self._images.shape:
+        images = read_header(self.path, "arr_0")
+        if images.dtype.hasobject:
+            raise DataError(f"{path}: arr_0 holds Python objects, which are never unpickled")
+        if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] != 3:
+            raise DataError(f"{path}: arr_0 must be uint8 (N, H, W, 3), it is {images.dtype} {images.shape}")
+        if 0 in images.shape:
             raise DataError(f"{path} holds no images")
+        check_size(images.shape[2], images.shape[1], str(path))
         if "arr_1.npy" in _members(self.path):
-            labels = read_member(self.path, "arr_1")
-            if labels.shape != (len(self),):
-                raise DataError(f"{path}: arr_1 has shape {labels.shape} for {len(self)} images")
+            labels = read_header(self.path, "arr_1")
+            if labels.shape != images.shape[:1]:
+                raise DataError(f"{path}: arr_1 has shape {labels.shape} for {images.shape[0]} images")
             listed = read_classes(self.path.parent)
-            self.classes = listed.names if listed else None
-            self.labels = check_labels(labels.tolist(), len(listed.names) if listed else None, str(path))
+            values = read_member(self.path, "arr_1").tolist()
+            self.labels = check_labels(values, len(listed.names) if listed else None, str(path))
+            self.classes = listed.names if listed and self.labels is not None else None
+        self._images = read_member(self.path, "arr_0")
 
     def __len__(self) -> int:
         return len(self._images)
 
     def read(self, index: int) -> Image:
-        return PillowImage.fromarray(np.array(self._images[index]))
+        with DECODING.share():
+            DECODING.take(self._images[index].size // 3)
+            return PillowImage.fromarray(np.ascontiguousarray(self._images[index]))
 
     def name(self, index: int) -> str:
         return f"{self.path}[{index}]"
@@ -62,38 +93,60 @@ class NpzImages(ImageSource):
 
 def read_member(path: Path, name: str) -> np.ndarray:
     """One array of an .npz file, memory-mapped where it is stored uncompressed. Raises DataError; never unpickles."""
-    if f"{name}.npy" not in _members(path):
-        raise DataError(f"{path} has no array {name}")
+    member = read_header(path, name)
+    if member.dtype.hasobject:
+        raise DataError(f"{path}: {name} holds Python objects, which are never unpickled")
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            info = archive.getinfo(f"{name}.npy")
-            version = np.lib.format.read_magic(member)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        if member.info.compress_type == zipfile.ZIP_STORED and member.size:
+            with path.open("rb") as file:
+                file.seek(member.info.header_offset)
+                name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            start = member.info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+            return np.memmap(
+                path, member.dtype, "r", start + member.offset, member.shape, "F" if member.fortran else "C"
             )
-            shape, fortran, dtype = read_header(member)
-            header_bytes = member.tell()
-        if dtype.hasobject:
-            raise DataError(f"{path}: {name} holds Python objects, which are never unpickled")
-        if info.compress_type != zipfile.ZIP_STORED or 0 in shape:
-            if int(np.prod(shape, dtype=object)) * dtype.itemsize > _MAX_COMPRESSED:
-                raise DataError(f"{path}: {name} {shape} unpacks to more than 64 GiB; save it with numpy.savez")
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays[name]
-        with path.open("rb") as file:
-            file.seek(info.header_offset)
-            name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length + header_bytes
-        return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+        if member.size > _MAX_COMPRESSED:
+            raise DataError(f"{path}: {name} {member.shape} unpacks to more than 64 GiB; save it with numpy.savez")
+        check_unpacked(member.size, member.info.compress_size, f"{path}: {name}")
+        if member.size > UNPACKED_IN_MEMORY:
+            return _unpacked(path, member)
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[name]
     except DataError:
         raise
     except Exception as error:  # zip and numpy raise many types on damaged files
         raise DataError(f"cannot read {name} of {path}: {' '.join(str(error).split())[:200]}") from None
 
 
+def read_header(path: Path, name: str) -> Member:
+    """What an array of an .npz file is, without reading it. Raises DataError."""
+    if _members(path).count(f"{name}.npy") != 1:
+        raise DataError(f"{path} has {'two arrays' if f'{name}.npy' in _members(path) else 'no array'} {name}")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(member)
+            return Member(archive.getinfo(f"{name}.npy"), shape, fortran, dtype, member.tell())
+    except Exception as error:  # zip and numpy raise many types on damaged files
+        raise DataError(f"cannot read {name} of {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _unpacked(path: Path, member: Member) -> np.ndarray:
+    """The array in a temporary file without a name, which goes when the array does."""
+    folder = cache_folder()
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            with zipfile.ZipFile(path) as archive, archive.open(member.info) as packed:
+                shutil.copyfileobj(packed, file, 2**20)
+            file.flush()
+            return np.memmap(file, member.dtype, "r", member.offset, member.shape, "F" if member.fortran else "C")
+
+
 def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise DataError(f"{path} is not a readable .npz file: {' '.join(str(error).split())[:200]}") from None

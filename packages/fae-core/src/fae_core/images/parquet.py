@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.digests import FileDigests
 from fae_core.errors import DataError, FAEError, MissingPackage
-from fae_core.images.captions import CAPTION_KEYS
+from fae_core.images.budget import check_unpacked
 from fae_core.images.classes import check_labels, class_list, read_classes
+from fae_core.images.columns import Columns, choose_columns
 from fae_core.images.decode import decode_image
 from fae_core.images.shards import is_remote, open_remote
 from fae_core.images.sources import ImageSource
+from fae_core.images.tell import tell
 from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
 _CACHE_BYTES = 2**30
 
 
@@ -50,33 +50,31 @@ class ParquetImages(ImageSource):
         size = 0
         labels: list[Any] = []
         captions: list[str] = []
-        self._column, label_column, names = "", None, None
+        columns: Columns | None = None
         for file in self.files:
+            where = redact(str(file))
             with self._open(file) as opened:
-                features = _features(opened.schema_arrow.metadata)
-                columns = opened.schema_arrow.names
-                self._column = _pick(columns, features, "Image", _IMAGE_COLUMNS)
-                if self._column is None:
-                    raise DataError(f"{file} has no image column (img or image); it has {', '.join(columns)}")
-                label_column = _pick(columns, features, "ClassLabel", _LABEL_COLUMNS)
-                names = features.get(label_column, {}).get("names")
+                found = choose_columns(opened.schema_arrow, where)
+                columns = columns or found
+                _require_same(columns, found, redact(str(self.files[0])), where)
                 self._groups += [(file, group) for group in range(opened.num_row_groups)]
                 groups = [opened.metadata.row_group(group) for group in range(opened.num_row_groups)]
+                _check_unpacked(groups, columns.image, where)
                 counts += [group.num_rows for group in groups]
                 size += sum(group.total_byte_size for group in groups)
-                if label_column is not None:
-                    labels += opened.read(columns=[label_column]).column(0).to_pylist()
-                caption_column = _text_column(opened.schema_arrow)
-                if caption_column is not None:
-                    captions += [text or "" for text in opened.read(columns=[caption_column]).column(0).to_pylist()]
+                if columns.label is not None:
+                    labels += opened.read(columns=[columns.label]).column(0).to_pylist()
+                if columns.caption is not None:
+                    captions += [text or "" for text in opened.read(columns=[columns.caption]).column(0).to_pylist()]
+        for note in columns.notes:
+            tell(note)
+        self._column = columns.image
         self._starts = list(itertools.accumulate(counts, initial=0))
         self.blocks = counts if size > _CACHE_BYTES else None
         if not self._starts[-1]:
             raise DataError(f"{files[0]} holds no rows")
-        if captions and len(captions) != len(self):
-            raise DataError(f"{files[0]} and the files beside it do not all have a column of captions")
         self.captions = captions or None
-        self._set_classes(labels if label_column is not None else None, names)
+        self._set_classes(labels if columns.label is not None else None, columns.classes)
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -116,10 +114,10 @@ class ParquetImages(ImageSource):
             column = self._cache[group]
         return column[range(len(self))[index] - self._starts[group]].as_py()
 
-    def _set_classes(self, labels: list[Any] | None, names: list[str] | None) -> None:
-        where = str(self.files[0])
-        listed = None if is_remote(where) else read_classes(Path(self.files[0]).parent)
-        if listed and names and listed.names != names:
+    def _set_classes(self, labels: list[Any] | None, names: tuple[str, ...] | None) -> None:
+        where = redact(str(self.files[0]))
+        listed = None if is_remote(str(self.files[0])) else read_classes(Path(self.files[0]).parent)
+        if listed and names and listed.names != list(names):
             raise DataError(f"{listed.where} and the metadata of {where} name different classes")
         if listed is None and names:
             listed = class_list(names, where)
@@ -140,25 +138,27 @@ class ParquetImages(ImageSource):
             raise DataError(f"{redact(str(file))} is not a readable parquet file: {reason}") from None
 
 
-def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
-    """Hugging Face's description of the columns, {} where there is none."""
-    try:
-        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    except (ValueError, AttributeError, RecursionError):
-        return {}
-    return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
+def _require_same(first: Columns, other: Columns, first_file: str, file: str) -> None:
+    """Raise DataError, naming the file, where two files of one set have other columns or class names."""
+    for kind, names in (("pictures", "image"), ("labels", "label"), ("captions", "caption")):
+        one, two = getattr(first, names), getattr(other, names)
+        if one != two:
+            raise DataError(
+                f"{file} has its {kind} in {two or 'no column'}, {first_file} in {one or 'no column'}; they do not all have "
+                f"a column of {kind} that is called the same"
+            )
+    if first.classes != other.classes:
+        mine, theirs = other.classes or (), first.classes or ()
+        place = next((i for i, pair in enumerate(zip_longest(mine, theirs)) if pair[0] != pair[1]), 0)
+        here, there = (repr(names[place])[:40] if place < len(names) else "no name" for names in (mine, theirs))
+        raise DataError(f"{file} calls class {place} {here}, {first_file} {there}: the labels of one set mean the same")
 
 
-def _text_column(schema: Any) -> str | None:
-    """The column of captions: strings, under a usual name."""
-    import pyarrow
-
-    kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
-    named = (name for name in CAPTION_KEYS if name in schema.names)
-    return next((name for name in named if any(kind(schema.field(name).type) for kind in kinds)), None)
-
-
-def _pick(columns: list[str], features: dict[str, Any], kind: str, names: Sequence[str]) -> str | None:
-    """The first column of a feature type, or else of a usual name."""
-    typed = [c for c in columns if features.get(c, {}).get("_type") == kind]
-    return next(iter([*typed, *(name for name in names if name in columns)]), None)
+def _check_unpacked(groups: list[Any], column: str, where: str) -> None:
+    """Raise DataError where a row group is a bomb: it is read whole."""
+    for group in groups:
+        parts = [group.column(i) for i in range(group.num_columns)]
+        mine = [part for part in parts if f"{part.path_in_schema}.".startswith(f"{column}.")]
+        check_unpacked(
+            sum(part.total_uncompressed_size for part in mine), sum(part.total_compressed_size for part in mine), where
+        )

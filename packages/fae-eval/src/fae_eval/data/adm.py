@@ -12,7 +12,7 @@ import numpy as np
 
 from fae_core.errors import DataError
 from fae_core.files import disk_errors
-from fae_core.images.npz import read_member
+from fae_core.images.npz import read_header, read_member
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,7 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
     """(height, width) of the images in an .npz file, from the header alone; None where it has none. Raises DataError."""
     if "arr_0" not in members(Path(path)):
         return None
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape = read(member)[0]
-    except Exception as error:  # zip and numpy raise many types on damaged files
-        raise DataError(f"cannot read arr_0 of {path}: {' '.join(str(error).split())[:200]}") from None
+    shape = read_header(Path(path), "arr_0").shape
     return (shape[1], shape[2]) if len(shape) == 4 else None
 
 
