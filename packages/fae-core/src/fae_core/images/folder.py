@@ -38,7 +38,7 @@ class FolderImages(ImageSource):
         if own:
             self._files = own
             self.labels = read_labels(self.folder, own, listed)
-            self.classes = listed.names if listed else None
+            self.classes = listed.names if listed and self.labels is not None else None
         elif inside:
             classes = listed or class_list(list(inside), str(self.folder))
             numbers = {name: classes.label(name, str(self.folder)) for name in inside}

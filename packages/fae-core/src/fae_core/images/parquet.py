@@ -122,8 +122,8 @@ class ParquetImages(ImageSource):
         if listed is None and names:
             listed = class_list(names, where)
         if labels is not None:
-            self.classes = listed.names if listed else None
             self.labels = check_labels(labels, len(listed.names) if listed else None, where)
+            self.classes = listed.names if listed and self.labels is not None else None
 
     @contextmanager
     def _open(self, file: str | Path) -> Iterator[Any]:
