@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fae_core.digests import FileDigests
 from fae_core.errors import DataError
 from fae_core.images.captions import SIDECAR_SUFFIX, read_captions
-from fae_core.images.classes import class_list, read_classes, read_labels
-from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.classes import CLASSES_FILE, class_list, read_classes, read_labels
+from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, decode_image, printable
 from fae_core.images.sources import ImageSource
+from fae_core.images.splits import are_splits
+from fae_core.images.tell import tell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class FolderImages(ImageSource):
-    """Image files in the order of their names; hidden files and folders, and files of other kinds, are passed over.
+    """Image files in the order of their names; hidden files and folders, and files of other kinds, are passed over. Images in
+    other formats or further down are counted, and one is named.
 
     With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless classes.json
     says otherwise. Captions come from metadata.jsonl or text files (see `read_captions`). Raises DataError where there is no image, or images lie both beside and inside subfolders.
@@ -27,9 +30,9 @@ class FolderImages(ImageSource):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        own, subfolders, texts = _list(self.folder)
+        own, subfolders, texts, others, _ = _list(self.folder)
         listings = {name: _list(self.folder / name) for name in subfolders}
-        inside = {name: files for name, (files, _, _) in listings.items() if files}
+        inside = {name: listing.files for name, listing in listings.items() if listing.files}
         listed = read_classes(self.folder)
         if own and inside:
             raise DataError(
@@ -40,6 +43,11 @@ class FolderImages(ImageSource):
             self.labels = read_labels(self.folder, own, listed)
             self.classes = listed.names if listed and self.labels is not None else None
         elif inside:
+            if are_splits(list(inside)) and listed is None:
+                raise DataError(
+                    f"{self.folder} holds the splits {', '.join(inside)}, which are no classes; choose one, as in "
+                    f"{self.folder / next(iter(inside))}, or list them in {CLASSES_FILE}"
+                )
             classes = listed or class_list(list(inside), str(self.folder))
             numbers = {name: classes.label(name, str(self.folder)) for name in inside}
             self._files = [f"{name}/{file}" for name, files in inside.items() for file in files]
@@ -47,8 +55,16 @@ class FolderImages(ImageSource):
             self.classes = classes.names
         else:
             raise DataError(f"{self.folder} holds no images ({', '.join(sorted(SUFFIXES))}){self._hint(subfolders)}")
-        beside = texts | {f"{name}/{text}" for name in inside for text in listings[name][2]}
+        beside = texts | {f"{name}/{text}" for name in inside for text in listings[name].texts}
         self.captions = read_captions(self.folder, self._files, beside)
+        deeper = [f"{name}/{below}" for name, listing in listings.items() for below in listing.folders]
+        deeper_files = [f"{below}/{file}" for below in deeper for file in _list(self.folder / below).files]
+        others += [f"{name}/{file}" for name, listing in listings.items() for file in listing.others] + deeper_files
+        if others:
+            tell(
+                f"{self.folder}: {len(others)} files are left out, such as {printable(others[0])}: they are in folders further "
+                f"down, or in formats that are not read ({', '.join(sorted(SUFFIXES))} are)"
+            )
 
     def __len__(self) -> int:
         return len(self._files)
@@ -57,7 +73,7 @@ class FolderImages(ImageSource):
         return decode_image(self.folder / self._files[index])
 
     def name(self, index: int) -> str:
-        return str(self.folder / self._files[index])
+        return printable(self.folder / self._files[index])
 
     def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
         chosen = range(len(self)) if indices is None else indices
@@ -66,7 +82,8 @@ class FolderImages(ImageSource):
             yield from (self.captions[i] for i in chosen)
 
     def _hint(self, subfolders: list[str]) -> str:
-        splits = [name for name in subfolders if any(_list(self.folder / name)[:2])]
+        listings = {name: _list(self.folder / name) for name in subfolders}
+        splits = [name for name, listing in listings.items() if listing.files or listing.folders or listing.shards]
         return f"; did you mean {' or '.join(str(self.folder / name) for name in splits[:2])}?" if splits else ""
 
 
@@ -83,26 +100,42 @@ class ImageFile(ImageSource):
         return decode_image(self.path)
 
     def name(self, index: int) -> str:
-        return str(self.path)
+        return printable(self.path)
 
     def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield from (digests.of(self.path) for _ in (range(1) if indices is None else indices))
 
 
-def _list(folder: Path) -> tuple[list[str], list[str], set[str]]:
-    """Names of the image files and of the subfolders of `folder`, sorted, and of its text files."""
-    files, folders, texts = [], [], set()
+class _Listing(NamedTuple):
+    """Names in a folder, sorted: image files, folders, text files, images in formats that are not read, shards."""
+
+    files: list[str]
+    folders: list[str]
+    texts: set[str]
+    others: list[str]
+    shards: list[str]
+
+
+def _list(folder: Path) -> _Listing:
+    listing = _Listing([], [], set(), [], [])
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
+                suffix = Path(entry.name).suffix.lower()
                 if entry.is_dir():
-                    folders.append(entry.name)
-                elif Path(entry.name).suffix.lower() in SUFFIXES:
-                    files.append(entry.name)
+                    listing.folders.append(entry.name)
+                elif suffix in SUFFIXES:
+                    listing.files.append(entry.name)
                 elif entry.name.endswith(SIDECAR_SUFFIX):
-                    texts.add(entry.name)
+                    listing.texts.add(entry.name)
+                elif suffix in OTHER_SUFFIXES:
+                    listing.others.append(entry.name)
+                elif suffix in (".tar", ".parquet"):
+                    listing.shards.append(entry.name)
     except OSError as error:
-        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
-    return sorted(files), sorted(folders), texts
+        raise DataError(f"cannot read the folder {printable(folder)}: {error.strerror}") from None
+    for names in (listing.files, listing.folders, listing.others):
+        names.sort()
+    return listing

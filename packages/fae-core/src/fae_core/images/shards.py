@@ -30,7 +30,7 @@ _VALIDATORS = (
     *("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "checksum", "generation", "VersionId"),
     *("Last-Modified", "LastModified", "last_modified", "last_commit", "updated", "mtime", "created"),
 )
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
 def cache_folder() -> Path:

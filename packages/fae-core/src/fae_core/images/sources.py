@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from fae_core.digests import FileDigests
 from fae_core.errors import DataError, MissingPackage
 from fae_core.images.captions import Picked
-from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.decode import SUFFIXES, decode_image, printable
 from fae_core.images.identity import pixels_digest
 from fae_core.images.shards import expand, is_remote
+from fae_core.images.splits import files_of_split
+from fae_core.images.tell import tell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,8 +35,8 @@ PHOTOGRAPHS = {
     "rocket": "rocket.jpg",
 }
 
-_PATTERN = re.compile(r"\{\d+\.\.\d+\}")
-_SLICE = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::(-?[1-9]\d*))?\]")  # start, stop and step as in Python
+_PATTERN = re.compile(r"\{\d{1,18}\.\.\d{1,18}\}")
+_SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]")  # start, stop and step as in Python
 
 
 class ImageSource(ABC):
@@ -84,8 +86,8 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
       class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with "file_name" and
       "caption" or "text", or NAME.txt beside every image.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of strings
-      "caption" or "text" gives captions. split: the start of the files' names.
-    - WebDataset's .tar shards: one, or a folder of them.
+      "caption" or "text" gives captions. split: the start of the files' names, or a word in them.
+    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files.
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
@@ -93,12 +95,17 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
     - any of these with a slice behind it, as in "train.parquet[:45000]", "photos[-100:]" or "photos[::4]".
 
-    Raises DataError where there is nothing to read or labels do not match, MissingPackage where an extra is missing.
+    What a folder or shard holds beside its images is passed over; what looks like an image or a caption and is left out is
+    counted, and one is named in the log. Raises DataError where there is nothing to read, where files of several splits or
+    kinds lie together, or labels do not match, MissingPackage where an extra is missing.
     """
     if isinstance(source, ImageSource):
         return source
+    if not isinstance(source, (str, Path)) or not str(source):
+        what = "an empty name" if isinstance(source, str) else f"a {type(source).__name__}"
+        raise DataError(f"images are opened from a path, an address or an ImageSource, not from {what}")
     sliced = _SLICE.fullmatch(str(source))
-    if sliced and not Path(source).exists():
+    if sliced and not _exists(Path(source)):
         whole = open_images(sliced[1], split)
         bounds = (None if part is None else int(part) for part in sliced.group(2, 3, 4))
         chosen = range(len(whole))[slice(*bounds)]
@@ -110,8 +117,10 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     if is_remote(str(source)) or _PATTERN.search(str(source)):
         return _open_pattern(str(source))
     path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(f'{path} does not exist; give an image folder, a .parquet or .npz file, or "photographs"')
+    if not _exists(path):
+        raise DataError(
+            f'{printable(path)} does not exist; give an image folder, a .parquet or .npz file, or "photographs"'
+        )
     if path.is_dir():
         return _open_folder(path, split)
     if split is not None:
@@ -149,23 +158,42 @@ def _open_pattern(pattern: str) -> ImageSource:
 
 
 def _open_folder(path: Path, split: str | None) -> ImageSource:
-    parts = sorted(file for file in path.glob("*.parquet") if file.name.startswith(split or ""))
-    if parts:
+    kinds = {suffix: _visible(path, f"*{suffix}") for suffix in (".parquet", ".tar")}
+    if all(kinds.values()):
+        several = " and ".join(f"{len(files)} {suffix} files ({files[0].name})" for suffix, files in kinds.items())
+        raise DataError(
+            f"{path} holds {several}; name one kind by a pattern such as {path}/{{0000..0099}}.tar, or move one"
+        )
+    if any(kinds.values()) and (loose := [file for file in _visible(path, "*") if file.suffix.lower() in SUFFIXES]):
+        tell(
+            f"{path} is read for its shards; {len(loose)} image files beside them are left out, such as {loose[0].name}"
+        )
+    if kinds[".parquet"]:
         from fae_core.images.parquet import ParquetImages
 
-        return ParquetImages(parts)
-    shards = sorted(file for file in path.glob("*.tar") if file.name.startswith(split or ""))
-    if shards:
+        return ParquetImages(files_of_split(kinds[".parquet"], split))
+    if kinds[".tar"]:
         from fae_core.images.tar import TarImages
 
-        return TarImages(shards)
+        return TarImages(files_of_split(kinds[".tar"], split))
     if split is not None:
-        path = path / split
-        if not path.is_dir():
-            raise DataError(f"{path.parent} has no split {split!r}")
+        if not (path / split).is_dir():
+            raise DataError(f"{path} has no split {split!r}")
+        return _open_folder(path / split, None)
     from fae_core.images.folder import FolderImages
 
     return FolderImages(path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        return False
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
 
 
 class Photographs(ImageSource):

@@ -62,7 +62,7 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
             for member in archive:
                 _refuse_strange(member, name, size)
                 key, _, extension = _split(member.name)
-                if not member.isreg() or not extension or PurePosixPath(key).name.startswith("."):
+                if not member.isreg() or not extension or PurePosixPath(member.name).name.startswith("."):
                     continue
                 kind = "image" if f".{extension}" in SUFFIXES else extension
                 if kind in ("image", "txt", "cls"):

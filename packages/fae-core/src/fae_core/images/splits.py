@@ -1,0 +1,68 @@
+"""Which of the files and folders in a folder are one data set: those of one split, of one kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fae_core.errors import DataError
+
+_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_NAMES |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+_NUMBERED = re.compile(r"(.+?)-\d+-of-\d+")  # Hugging Face: train-00000-of-00012
+
+
+def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
+    """The files of a split, by their names: `train-00000-of-00004`, `train*`, or `imagenet1k-train-0000`.
+
+    Raises DataError where no file is of that split, or, without one, where they are of several.
+    """
+    if split is None:
+        require_one_split((file.stem for file in files), f"{files[0].parent}")
+        return list(files)
+    named = [file for file in files if _numbered(file.stem) == split]
+    starting = [file for file in files if file.name.startswith(split)]
+    holding = [file for file in files if split in _words(file.stem)]
+    chosen = named or starting or holding
+    if not chosen:
+        raise DataError(
+            f"{files[0].parent} has no split {split!r}; it has {files[0].name} and {len(files) - 1} more files"
+        )
+    require_one_split((file.stem for file in chosen), f"{files[0].parent}")
+    return chosen
+
+
+def require_one_split(names: Iterable[str], where: str) -> None:
+    """Raise DataError where names of files or folders are of several splits, such as train-0 and test-0."""
+    found: dict[tuple[str, ...], str] = {}
+    for name in names:
+        words = [word for word in _words(name) if word in _NAMES]
+        if words:
+            found.setdefault(tuple(_NAMES[word] for word in words), " ".join(words))
+    if len(found) > 1:
+        raise DataError(
+            f"{where} holds several splits ({', '.join(sorted(found.values()))}); choose one with --split "
+            f"{next(iter(found.values())).split()[-1]}, its folder, or a pattern such as train-{{0000..0099}}.tar"
+        )
+
+
+def are_splits(names: Sequence[str]) -> bool:
+    """Whether all of several folders are called like splits, so that they cannot be classes."""
+    return len(names) > 1 and all(name.lower() in _NAMES for name in names)
+
+
+def _numbered(stem: str) -> str | None:
+    found = _NUMBERED.fullmatch(stem)
+    return found[1] if found else None
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", name.lower())
