@@ -55,7 +55,7 @@ def parquet(path: Path, columns: dict[str, Any], features: dict[str, Any] | None
     if features is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, path)
+    pyarrow.parquet.write_table(table, path, compression="zstd")
     return path
 
 
