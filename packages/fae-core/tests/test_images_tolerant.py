@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from PIL import Image
 
+from fae_core import LatentSpec
 from fae_core.errors import DataError
-from fae_core.images import ImageSource, TolerantImages
+from fae_core.images import ImageSource, TolerantImages, readable_source
+from fae_core.training import LiveLatents
 
 
 class Numbers(ImageSource):
@@ -54,3 +57,45 @@ def test_too_many_stop_the_run() -> None:
 def test_a_desert_is_an_error() -> None:
     with pytest.raises(DataError, match="none of 16 images from 5 on"):
         TolerantImages(Numbers(100, set(range(5, 60))), lambda _: None).read(5)
+
+
+class Labelled(Numbers):
+    labels, blocks = None, None
+
+    def __init__(self, count: int, bad: set[int], blocks: list[int] | None = None) -> None:
+        super().__init__(count, bad)
+        self.labels, self.blocks = [index % 3 for index in range(count)], blocks
+
+
+class Brightness:
+    """A tokenizer whose latent is an image's first red value."""
+
+    spec = LatentSpec(channels=1, height=1, width=1, image_size=1, backbone="none", mean=(0.0,), std=(2.0,))
+
+    def to(self, device: str) -> None:
+        pass
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :1, :1, :1] * 255
+
+
+@pytest.mark.parametrize("blocks", [None, [6, 4]])
+def test_trainers_on_images_leave_out_what_cannot_be_read_and_never_mislabel(
+    blocks: list[int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = readable_source(Labelled(10, {3, 4, 9}, blocks))
+    live = LiveLatents(source, Brightness())
+    z, labels = live.read(range(len(live)))
+    read = z.flatten().round().int().tolist()
+    assert [number % 3 for number in read] == labels.tolist(), (
+        "each image has its own label, not that of the one it replaces"
+    )
+    assert read == ([0, 1, 2, 5, 5, 5, 6, 7, 8, 0] if blocks else [0, 1, 2, 5, 6, 7, 8])
+    named = " ".join(record.message for record in caplog.records)
+    assert "cannot read image 3" in named if blocks else "3 of 10 images cannot be read and are skipped: 3" in named
+
+
+def test_a_selection_of_tolerant_images_is_tolerant() -> None:
+    source = readable_source(Labelled(10, {3}, [10])).select([2, 3, 7])
+    assert [red(source, i) for i in range(3)] == [2, 7, 7]
+    assert [source.labels[source.place(i)] for i in range(3)] == [2, 1, 1]

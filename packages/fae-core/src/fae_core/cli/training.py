@@ -78,10 +78,10 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
         return LatentStore(latents, verify=verify)
     if latents is None and data is not None and tokenizer is not None:
         from fae_core.generator import load_tokenizer
-        from fae_core.images import open_images
+        from fae_core.images import readable_source
         from fae_core.training.live_latents import LiveLatents
 
-        return LiveLatents(open_images(data), load_tokenizer(tokenizer))
+        return LiveLatents(readable_source(data), load_tokenizer(tokenizer))
     raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 

@@ -74,6 +74,10 @@ class ImageSource(ABC):
             if self.captions is not None:
                 yield self.captions[index]
 
+    def place(self, index: int) -> int:
+        """Which image `read(index)` gave, for its label: this one, unless it cannot be read and another takes its place."""
+        return index
+
     def select(self, indices: Sequence[int]) -> ImageSource:
         """Some of the images, in that order."""
         return _Selection(self, indices)

@@ -1,14 +1,18 @@
-"""Sources too large to be surveyed before training: an unreadable image is named, counted, and replaced by the next one."""
+"""What every trainer does about unreadable images: they are left out, counted and named before the first step; in sources too
+large for that, an unreadable one is named, counted, and replaced by the next one when it is met."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.digests import FileDigests
 from fae_core.errors import DataError
-from fae_core.images.sources import ImageSource
+from fae_core.images.batch import readable_images
+from fae_core.images.sources import ImageSource, open_images
+from fae_core.images.tell import tell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,9 +21,20 @@ _NAMED = 5  # unreadable images that are named; the rest are counted
 _NEIGHBOURS = 16
 
 
+def readable_source(data: str | Path | ImageSource, split: str | None = None) -> ImageSource:
+    """The images of `open_images(data, split)` that decode; the others are counted and named in the log, now or, in large sets
+    of shards, when met. Raises DataError where none can be read."""
+    source = open_images(data, split)
+    if source.blocks is not None:
+        return TolerantImages(source, tell)
+    readable = readable_images(source, tell, threads=2)
+    return source if len(readable) == len(source) else source.select(readable)
+
+
 class TolerantImages(ImageSource):
     """`source` as it is, but `read` of an image that cannot be read gives the next one that can: always the same one, so that
-    a resumed run sees what an uninterrupted one saw.
+    a resumed run sees what an uninterrupted one saw. Labels are those of `source`: what was read at an index has the label of
+    its `place`.
 
     log: gets a line for each of the first few. Raises DataError where more than `limit` of the images read so far cannot be
     read (from the hundredth of these on), or none of 16 in a row can.
@@ -35,7 +50,8 @@ class TolerantImages(ImageSource):
         return len(self.source)
 
     def read(self, index: int) -> Image:
-        for place in range(index, index + _NEIGHBOURS):
+        first = range(len(self))[index]
+        for place in range(first, first + _NEIGHBOURS):
             place %= len(self.source)
             try:
                 image = self.source.read(place)
@@ -45,6 +61,15 @@ class TolerantImages(ImageSource):
                 self._read += 1
                 return image
         raise DataError(f"none of {_NEIGHBOURS} images from {self.name(index)} on can be read")
+
+    def place(self, index: int) -> int:
+        for step in range(_NEIGHBOURS):
+            if (place := (index + step) % len(self.source)) not in self._bad:
+                return place
+        return index
+
+    def select(self, indices: Sequence[int]) -> ImageSource:
+        return TolerantImages(self.source.select(indices), self.log, self.limit)
 
     def name(self, index: int) -> str:
         return self.source.name(index)

@@ -57,5 +57,6 @@ class LiveLatents:
             z = self.spec.normalize(self.tokenizer.posterior(images).sample(random))
         else:
             z = self.tokenizer.encode(images)
-        labels = None if self.labels is None else torch.from_numpy(self.labels[np.asarray(indices)])
+        places = [self.source.place(index) for index in indices]
+        labels = None if self.labels is None else torch.from_numpy(self.labels[np.asarray(places)])
         return z.float().cpu(), labels

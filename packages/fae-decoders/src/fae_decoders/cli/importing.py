@@ -43,7 +43,7 @@ def import_autoencoder_kl(
     require_new_folder(out, overwrite=overwrite)
     vae = load_autoencoder_kl(source, image_size=image_size)
     if data is not None:
-        from fae_decoders.cli.stage import readable_source
+        from fae_core.images import readable_source
         from fae_decoders.stages.data import DataConfig
         from fae_decoders.stages.images import ImageData
         from fae_decoders.stages.vae import measure_statistics

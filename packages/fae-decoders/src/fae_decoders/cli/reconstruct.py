@@ -34,7 +34,7 @@ def reconstruct(
 
     from fae_core.files import staged_folder
     from fae_core.generator import load_tokenizer
-    from fae_decoders.cli.stage import readable_source
+    from fae_core.images import readable_source
     from fae_decoders.reconstruction import Reconstruction
 
     source = readable_source(data, split)

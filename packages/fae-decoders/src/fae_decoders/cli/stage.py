@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,18 +62,6 @@ def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
 
     if is_first_process():  # by the time another one looks, the first may have begun the run
         require_new_folder(out, overwrite=overwrite or resume, resumable=(out / CONFIG_FILE).is_file())
-
-
-def readable_source(data: str, split: str | None) -> ImageSource:
-    """The images that decode; the others are counted and named in the log, now or, in large sets of shards, when met."""
-    from fae_core.images import TolerantImages, open_images, readable_images
-
-    source = open_images(data, split)
-    tell = logging.getLogger("fae").warning if is_first_process() else lambda _: None
-    if source.blocks is not None:
-        return TolerantImages(source, tell)
-    readable = readable_images(source, tell, threads=2)
-    return source if len(readable) == len(source) else source.select(readable)
 
 
 def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:

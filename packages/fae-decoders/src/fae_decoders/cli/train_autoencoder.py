@@ -63,11 +63,11 @@ def train_autoencoder(
     if relaunched(processes):
         return
     from fae_core.hub import parse_config
+    from fae_core.images import readable_source
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import (
         build_encoder,
         known_features,
-        readable_source,
         recorded,
         seeded,
         stage_settings,

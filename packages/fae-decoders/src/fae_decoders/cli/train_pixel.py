@@ -72,9 +72,10 @@ def train_pixel(
         return
     from fae_core.errors import FAEError
     from fae_core.hub import parse_config
+    from fae_core.images import readable_source
     from fae_core.integrity import model_checksum
     from fae_core.training import TrainConfig, train
-    from fae_decoders.cli.stage import readable_source, recorded, seeded, stage_settings
+    from fae_decoders.cli.stage import recorded, seeded, stage_settings
 
     if autoencoder is not None and encoder is not None:
         raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")

@@ -45,8 +45,9 @@ def train_vae(
     if relaunched(processes):
         return
     from fae_core.hub import parse_config
+    from fae_core.images import readable_source
     from fae_core.training import TrainConfig, train
-    from fae_decoders.cli.stage import readable_source, recorded, seeded, stage_settings
+    from fae_decoders.cli.stage import recorded, seeded, stage_settings
     from fae_decoders.conv_vae import ConvVAE, ConvVAEConfig
     from fae_decoders.stages import VAEConfig, VAETask
 
