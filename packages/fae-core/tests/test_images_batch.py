@@ -110,3 +110,11 @@ def test_a_grid_with_the_wrong_number_of_labels_is_an_error() -> None:
         draw_grid(torch.zeros(4, 3, 8, 8), 2, row_labels=["a", "b", "c"])
     with pytest.raises(FAEError, match=r"needs images \(B, 3, H, W\)"):
         draw_grid(torch.zeros(4, 1, 8, 8), 2)
+
+
+def test_a_grid_is_no_wider_than_its_images_and_any_label_is_drawn() -> None:
+    images = torch.zeros(3, 3, 8, 8)
+    assert draw_grid(images, 10**9).size == draw_grid(images, 3).size
+    draw_grid(images, 3, ["a\nb", "\ud800", "x" * 10**6])
+    with pytest.raises(FAEError, match="draw fewer"):
+        draw_grid(torch.zeros(1, 3, 1, 1).expand(20_000, 3, 100, 100), 100)

@@ -139,3 +139,30 @@ def test_jitter_belongs_to_its_slot() -> None:
     torch.testing.assert_close(whole[2:3], jitter_colors(images[2:3], 0.1, SlotRandom(1, [2])))
     assert whole.min() >= 0
     assert whole.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(4000, 3), (3, 4000), (1, 60_000)])
+def test_a_strip_that_is_cut_before_it_is_resized_looks_as_if_it_were_cut_afterwards(size: tuple[int, int]) -> None:
+    smooth = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
+    image = Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC)
+    found = np.asarray(center_crop(image, 16), np.int64)
+    scale = 16 / min(size)
+    middle = image.crop(
+        [round(side / 2 - 40 / scale) if side > 100 else 0 for side in size]
+        + [round(side / 2 + 40 / scale) if side > 100 else side for side in size]
+    )
+    wanted = np.asarray(center_crop(middle, 16), np.int64)
+    assert np.abs(found - wanted).max() <= 3
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, (4,), (4, 0), "8", None, (1, 2, 3), 10**9, (2**14, 2**14)])
+def test_a_size_that_is_none_is_refused_in_one_line(size: object) -> None:
+    with pytest.raises(DataError) as caught:
+        center_crop(Image.new("RGB", (4, 4)), size)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_is_made_of_rgb_alone() -> None:
+    for mode in ("L", "RGBA", "I;16", "P"):
+        with pytest.raises(DataError, match="to_rgb"):
+            to_tensor(Image.new(mode, (4, 4)))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fae_core.errors import DataError
 from fae_core.hub import ModelConfig, parse_config
-from fae_core.images import ImageSource, center_crop, to_tensor
+from fae_core.images import ImageSource, read_tensor
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
 from fae_core.latent_store.format import default_shard_size
 from fae_core.progress import Bar, progress
@@ -256,6 +256,6 @@ def _read_ahead(
 
 def _read(source: ImageSource, place: int, size: tuple[int, int]) -> Tensor | DataError:
     try:
-        return to_tensor(center_crop(source.read(place), size))
+        return read_tensor(source, place, size)
     except DataError as error:
         return error

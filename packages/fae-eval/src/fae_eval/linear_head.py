@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.foreign import read_state_dict
 from fae_core.images import ImageSource, to_tensor
+from fae_core.images.transform import part_of_resized
 from fae_eval.tokenizers import class_token, encoder_of
 
 ClassToken = Literal["original", "mean"]
@@ -82,6 +83,5 @@ def dinov2_crop(image: Image, size: int) -> Image:
         if image.width <= image.height
         else (int(short * image.width / image.height), short)
     )
-    image = image.resize((width, height), Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    return part_of_resized(image, (width, height), (left, top, left + size, top + size))

@@ -1,6 +1,6 @@
 """Real images in, tensors out, pictures back. Sources decode on demand and name the file when one is unreadable."""
 
-from fae_core.images.batch import load_batch, readable_images
+from fae_core.images.batch import load_batch, read_tensor, readable_images
 from fae_core.images.decode import decode_image, to_rgb
 from fae_core.images.grid import draw_grid, save_grid, save_image, to_pillow
 from fae_core.images.sources import ImageSource, open_images
@@ -18,6 +18,7 @@ __all__ = [
     "jitter_colors",
     "load_batch",
     "open_images",
+    "read_tensor",
     "readable_images",
     "readable_source",
     "save_grid",

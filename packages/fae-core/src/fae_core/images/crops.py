@@ -23,6 +23,7 @@ from fae_core.images.transform import Box, crop_boxes, crop_resize, jitter_color
 from fae_core.random import SlotRandom
 
 TRAIN, HELD_OUT = "train", "held-out"
+_MOST_UNNAMED = 100_000  # classes without names, each of which gets a folder
 _TRIES = 100  # draws of a held-out crop before giving up on finding one that training does not have
 
 
@@ -142,6 +143,8 @@ def _class_folders(source: ImageSource, class_per_image: bool) -> list[tuple[str
     elif source.labels is None:
         return []
     else:
+        if source.classes is None and max(source.labels) >= _MOST_UNNAMED:
+            raise DataError(f"labels go up to {max(source.labels)}, and no classes.json names them; number them from 0")
         names = source.classes or [str(label) for label in range(max(source.labels) + 1)]
     folders = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
     if len({folder.lower() for folder in folders}) < len(folders) or not all(folders):

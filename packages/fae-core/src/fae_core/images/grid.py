@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.files import disk_errors, write_atomic
+from fae_core.images.decode import MAX_PIXELS
 from fae_core.images.transform import to_uint8
 
 _GAP = 2  # pixels between tiles
@@ -51,6 +52,8 @@ def draw_grid(
     """The picture that `save_grid` writes."""
     if images.ndim != 4 or images.shape[1] != 3 or not len(images) or columns < 1:
         raise FAEError(f"a grid needs images (B, 3, H, W) and a column, got {tuple(images.shape)} and {columns}")
+    if not column_labels:
+        columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     for kind, given, wanted in (
         ("labels", labels, len(images)),
@@ -67,7 +70,12 @@ def draw_grid(
     left = _extent(font, row_labels)[0] + 2 * _PAD if row_labels else 0
     top = line if column_labels else 0
     cell_width, cell_height = width + _GAP, height + (line if labels else 0) + _GAP
-    canvas = Image.new("RGB", (left + columns * cell_width - _GAP, top + rows * cell_height - _GAP), "white")
+    size = left + columns * cell_width - _GAP, top + rows * cell_height - _GAP
+    if size[0] * size[1] > MAX_PIXELS:
+        raise FAEError(
+            f"a grid of {len(images)} images in {columns} columns has {size[0]}x{size[1]} pixels; draw fewer"
+        )
+    canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for index, image in enumerate(images):
         x, y = left + index % columns * cell_width, top + index // columns * cell_height
@@ -94,7 +102,8 @@ def _extent(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, texts: Sequence[
 
 
 def _fitted(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:
-    """`text`, cut so that it stays within `width` pixels."""
+    """`text` in one line, cut so that it stays within `width` pixels."""
+    text = " ".join(text[: max(width, 1)].encode(errors="replace").decode().split())
     while text and _extent(font, [text])[0] > width:
         text = text[:-1]
     return text

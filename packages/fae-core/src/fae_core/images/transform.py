@@ -10,6 +10,7 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from fae_core.errors import DataError
+from fae_core.images.decode import MAX_PIXELS
 from fae_core.random import SlotRandom
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow has it
@@ -27,13 +28,18 @@ def center_crop(image: Image, size: int | tuple[int, int]) -> Image:
     scale = max(width / image.width, height / image.height)
     covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
-    if covering[0] * covering[1] > max(image.width * image.height, _LONG * width * height):
-        # A long strip, made only where it is kept: the whole of it could take any amount of memory.
-        step_x, step_y = image.width / covering[0], image.height / covering[1]
-        right, bottom = min((left + width) * step_x, image.width), min((top + height) * step_y, image.height)
-        return image.resize((width, height), Resampling.BICUBIC, (left * step_x, top * step_y, right, bottom))
-    image = image.resize(covering, Resampling.BICUBIC)
-    return image.crop((left, top, left + width, top + height))
+    return part_of_resized(image, covering, (left, top, left + width, top + height))
+
+
+def part_of_resized(image: Image, whole: tuple[int, int], box: Box) -> Image:
+    """The box of an image that is brought bicubically to the size `whole`, (width, height)."""
+    size = box[2] - box[0], box[3] - box[1]
+    if whole[0] * whole[1] <= max(image.width * image.height, _LONG * size[0] * size[1]):
+        return image.resize(whole, Resampling.BICUBIC).crop(box)
+    # A long strip, made only where it is kept: the whole of it could take any amount of memory.
+    steps = image.width / whole[0], image.height / whole[1]
+    left, top, right, bottom = (side * steps[number % 2] for number, side in enumerate(box))
+    return image.resize(size, Resampling.BICUBIC, (left, top, min(right, image.width), min(bottom, image.height)))
 
 
 def crop_boxes(
@@ -83,7 +89,11 @@ def jitter_colors(images: Tensor, amount: float, random: SlotRandom, *, stream: 
 
 
 def to_tensor(image: Image) -> Tensor:
-    """An RGB image as (3, H, W), fp32 in [0, 1]."""
+    """An RGB image as (3, H, W), fp32 in [0, 1]. Raises DataError for another mode (`to_rgb` converts it)."""
+    if image.mode != "RGB":
+        raise DataError(
+            f"a tensor is made of an RGB image, not of {image.mode}; convert it with fae_core.images.to_rgb"
+        )
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.permute(2, 0, 1).contiguous().float().div_(255)
 
@@ -94,8 +104,11 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def as_height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a size given as one side or as both. Raises DataError where a side is not positive."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise DataError(f"an image size must be positive, not {height}x{width}")
-    return height, width
+    """(height, width) of a size given as one side or as both. Raises DataError where a side is no positive integer, or there
+    are more pixels than an image may have."""
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise DataError(f"an image size must be positive, one side or (height, width) in pixels, not {str(size)[:40]}")
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise DataError(f"an image of {sides[0]}x{sides[1]} pixels is too large; at most {MAX_PIXELS} are made")
+    return sides[0], sides[1]

@@ -16,6 +16,7 @@ from torch import Tensor
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
 from fae_core.images import ImageSource, center_crop, open_images
+from fae_core.images.budget import DECODING
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 
@@ -138,11 +139,12 @@ class SourceSamples(Samples):
                     yield np.stack(images)
 
     def _read(self, index: int) -> np.ndarray | None:
-        try:
-            image = self.source.read(index)
-        except DataError:
-            return None
-        return np.asarray(image if self.size is None else center_crop(image, self.size), np.uint8)
+        with DECODING.share():  # until the image is down to the size asked for
+            try:
+                image = self.source.read(index)
+            except DataError:
+                return None
+            return np.asarray(image if self.size is None else center_crop(image, self.size), np.uint8)
 
 
 class ArraySamples(Samples):
