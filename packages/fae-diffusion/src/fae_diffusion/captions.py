@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 from fae_core.training.distributed import processes
 from fae_core.training.task import Batch
 from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
-from fae_diffusion.text import TextEncoder
+from fae_diffusion.text import TextEncoder, check_prompts
 from fae_diffusion.text_cache import TextCache
 
 if TYPE_CHECKING:
@@ -34,6 +35,16 @@ def captions_of(store: LatentStore, template: str) -> list[str]:
         raise DataError(f"a caption template has one {{}} for the class name, unlike {template!r}")
     prompts = [template.replace("{}", name.replace("_", " ")) for name in store.classes]
     return [prompts[label] for label in store.labels]
+
+
+def captions_hash(captions: list[str]) -> str:
+    """What captions are, wherever they came from: SHA-256 of their texts in order."""
+    check_prompts(captions)
+    digest = hashlib.sha256()
+    for caption in captions:
+        data = caption.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 class CaptionTask(GeneratorTask):
@@ -91,7 +102,10 @@ def train_with_captions(
     asked: MMDiTConfig = parse_config(MMDiTConfig, model, "model settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
+    if asked.pooled_width is not None:
+        raise DataError("captions are embedded token by token: leave model.pooled_width out")
     captions = captions_of(store, template)
+    identity = {"captions": captions_hash(captions)}  # before anything is encoded or written
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
         # Where everything is embedded already, the first process alone needs the encoder, to see that.
@@ -101,11 +115,15 @@ def train_with_captions(
             TextCache.build(folder, encoder, captions, group=group)
         del encoder
         text = TextCache(folder)
-        model = {**model, "text_width": model.get("text_width", text.width)}
+        if model.get("text_width", text.width) != text.width:
+            raise DataError(f"the text encoder's embeddings are {text.width} wide: leave model.text_width out")
+        identity["text_encoder"] = text.fingerprint
+        encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
+        model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
         generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
-        recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
+        recorded |= {"identity": identity, "model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
         shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
         if shown is not None:
             recorded["preview"] = shown.model_dump(mode="json")

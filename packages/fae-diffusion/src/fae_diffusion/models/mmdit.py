@@ -13,6 +13,7 @@ Shape suffixes: B batch, L text tokens, N image tokens (row-major), D width, H h
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar, Self
 
 import torch
@@ -29,8 +30,9 @@ from fae_diffusion.models.mmdit_config import MMDiTConfig
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.models.transformer import patchify, unpatchify
 
-# A stream of tokens between blocks: tokens, and the branch and its gate that are not yet added to them.
 _USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
+log = logging.getLogger("fae")
+# A stream of tokens between blocks: tokens, and the branch and its gate that are not yet added to them.
 State = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -296,6 +298,8 @@ class MMDiT(FlowMatching, PretrainedModel):
         if getattr(self, "_encoder", None) is None:
             from fae_diffusion.text import TextEncoder
 
+            if self.config.text_encoder.fingerprint is None:
+                log.info("this model does not say on which text encoder it was trained: %s is taken", self.config.text_encoder.name)
             # Outside the modules: frozen, stored elsewhere, not this model's to save.
             object.__setattr__(self, "_encoder", TextEncoder.from_config(self.config.text_encoder, device=device))
         return self._encoder.encode(prompts)
