@@ -49,7 +49,12 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
         with reading(source, "model with weights in safetensors"):
             _check_shards(source)
             model, report = (loader or AutoModel).from_pretrained(
-                source, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+                source,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
             )
     finally:
         logging.enable_progress_bar()

@@ -141,7 +141,9 @@ def check_prompts(prompts: Sequence[str]) -> None:
         try:
             prompt.encode()
         except UnicodeEncodeError:
-            raise DataError(f"caption {index}, {ascii(prompt[:60])}, has half of a surrogate pair: it is not Unicode") from None
+            raise DataError(
+                f"caption {index}, {prompt[:60]!a}, has half of a surrogate pair: it is not Unicode"
+            ) from None
 
 
 def _source(name: str) -> str:
@@ -160,7 +162,11 @@ def _source(name: str) -> str:
 def _model(source: str, config: Any) -> torch.nn.Module:
     import transformers
 
-    loader = f"{config.model_type.upper().replace('LONG', 'Long')}EncoderModel" if config.model_type in T5_FAMILY else "AutoModel"
+    loader = (
+        f"{config.model_type.upper().replace('LONG', 'Long')}EncoderModel"
+        if config.model_type in T5_FAMILY
+        else "AutoModel"
+    )
     loaded, missing = load_model(source, config, getattr(transformers, loader))
     # Of a model of two towers (CLIP, SigLIP), the text's.
     tower = "text_model" if hasattr(loaded, "text_model") else ""

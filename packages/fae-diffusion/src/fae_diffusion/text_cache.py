@@ -33,7 +33,6 @@ from fae_core.training.distributed import Processes
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text import TextEncoder, check_prompts
 
-
 log = logging.getLogger("fae")
 
 
@@ -193,9 +192,7 @@ class _Part:
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         sums = torch.tensor([_sum(one) for one in tokens])
-        write_atomic(
-            self.path, save({"tokens": torch.cat(tokens), "lengths": torch.tensor(lengths), "sums": sums})
-        )
+        write_atomic(self.path, save({"tokens": torch.cat(tokens), "lengths": torch.tensor(lengths), "sums": sums}))
 
     def read(self) -> dict[str, Tensor] | None:
         """What was written; None where there is nothing, or not all of it."""

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,54 @@ _SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's own tokens, which stand behind
 _PROBES = ("a photo of the dog", "two  spaces", " in front", "\u72ac", "caf\u00e9 \uff21\uff11", "x<y", "\U0001f415")
 
 
-class SentencePiece:
-    """The tokenizer of a T5 folder, called as transformers' are: sentencepiece's own ids, and </s> behind them."""
+class PieceTokenizer:
+    """T5's tokenizer, called as transformers' are: a text's pieces and </s> behind them.
 
-    def __init__(self, path: str, source: str) -> None:
-        if not _installed("sentencepiece"):
-            raise MissingPackage("T5's tokenizer", INSTALL)
-        from sentencepiece import SentencePieceProcessor
+    encode: texts to ids without </s>. state: all that decides them. size: how many ids there are.
+    """
 
-        with reading(source, "tokenizer"):
-            self.processor = SentencePieceProcessor(model_file=path)
-        self.eos_token_id, self.unk_token_id = self.processor.eos_id(), self.processor.unk_id()
-        self.pad_token_id = max(self.processor.pad_id(), 0)  # never read: padding is masked
-        if self.eos_token_id < 0:
-            raise CheckpointError(f"{path} has no piece that ends a text, which T5 needs")
+    def __init__(
+        self, encode: Callable[[list[str]], list[list[int]]], state: bytes, size: int, *, eos: int, unk: int, pad: int
+    ) -> None:
+        self._encode, self.state, self._size = encode, state, size
+        self.eos_token_id, self.unk_token_id, self.pad_token_id = eos, unk, pad
+
+    @classmethod
+    def from_sentencepiece(cls, processor: Any) -> PieceTokenizer:
+        return cls(
+            processor.encode,
+            processor.serialized_model_proto(),
+            processor.get_piece_size(),
+            eos=processor.eos_id(),
+            unk=processor.unk_id(),
+            pad=max(processor.pad_id(), 0),  # never read: padding is masked
+        )
+
+    @classmethod
+    def from_json(cls, rules: dict[str, Any]) -> PieceTokenizer:
+        """From a tokenizer.json of Unigram pieces, in which the special ones no longer match what a text holds."""
+        from tokenizers import Tokenizer
+
+        special = {token["content"]: token["id"] for token in rules["added_tokens"] if token["special"]}
+        pieces = [[f"\0{piece}" if piece in special else piece, score] for piece, score in rules["model"]["vocab"]]
+        added = [token for token in rules["added_tokens"] if not token["special"]]
+        state = json.dumps(
+            {**rules, "model": {**rules["model"], "vocab": pieces}, "added_tokens": added, "post_processor": None}
+            | {"truncation": None, "padding": None, "decoder": None},
+            sort_keys=True,
+        )
+        tokenizer = Tokenizer.from_str(state)
+        return cls(
+            lambda texts: [found.ids for found in tokenizer.encode_batch(texts)],
+            state.encode(),
+            tokenizer.get_vocab_size(),
+            eos=special["</s>"],
+            unk=rules["model"]["unk_id"],
+            pad=special["<pad>"],
+        )
 
     def __len__(self) -> int:
-        return self.processor.get_piece_size()
+        return self._size
 
     def __call__(
         self,
@@ -58,7 +89,7 @@ class SentencePiece:
         alone = isinstance(prompts, str)
         end = [self.eos_token_id] if add_special_tokens else []
         room = max_length - len(end) if truncation and max_length is not None else None
-        rows = [ids[:room] + end for ids in self.processor.encode([prompts] if alone else list(prompts))]
+        rows = [ids[:room] + end for ids in self._encode([prompts] if alone else list(prompts))]
         length = max_length if padding == "max_length" else max(map(len, rows)) if padding else 0
         masks = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
         rows = [row + [self.pad_token_id] * (length - len(row)) for row in rows]
@@ -68,19 +99,19 @@ class SentencePiece:
 
 def load_tokenizer(source: str, model_type: str) -> Any:
     """The tokenizer of a folder or hub repository. Raises MissingPackage, CheckpointError."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     pieces = _stored(source, "spiece.model")
     if model_type in T5_FAMILY and pieces is not None:
-        tokenizer = SentencePiece(pieces, source)
-        _check_added(source, tokenizer)
-        return tokenizer
-    # A tokenizer.json of T5 is taken as it is, where AutoTokenizer would build another from its vocabulary.
-    as_stored = model_type in T5_FAMILY and _stored(source, "tokenizer.json") is not None
+        return _sentencepiece(source, pieces)
+    path = _stored(source, "tokenizer.json")
+    if model_type in T5_FAMILY and path is not None:
+        rules = read_json(path)
+        with reading(source, "tokenizer"):
+            if rules["model"]["type"] == "Unigram":
+                return PieceTokenizer.from_json(rules)
     try:
-        tokenizer = load_processor(
-            source, PreTrainedTokenizerFast if as_stored else AutoTokenizer, "tokenizer", split_special_tokens=True
-        )
+        tokenizer = load_processor(source, AutoTokenizer, "tokenizer", split_special_tokens=True)
     except CheckpointError:
         if pieces is not None and not all(map(_installed, ("sentencepiece", "google.protobuf"))):
             raise MissingPackage("a tokenizer of sentencepiece", INSTALL) from None
@@ -104,10 +135,8 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], max_length: int, name: str
     Raises FAEError for a caption that the tokenizer reads as more than text, such as one that holds the characters "</s>"
     where they cannot be told from the token.
     """
-    batch = tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
-    )
-    if not isinstance(tokenizer, SentencePiece):
+    batch = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt")
+    if not isinstance(tokenizer, PieceTokenizer):
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         for prompt in prompts:
             # Special tokens are written in characters that captions seldom hold.
@@ -125,8 +154,8 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], max_length: int, name: str
 
 def tokenizer_state(tokenizer: Any) -> list[bytes]:
     """All that decides which ids a text gets."""
-    if isinstance(tokenizer, SentencePiece):
-        return [tokenizer.processor.serialized_model_proto()]
+    if isinstance(tokenizer, PieceTokenizer):
+        return [tokenizer.state]
     facts = [
         type(tokenizer).__name__,
         tokenizer.padding_side,
@@ -159,18 +188,39 @@ def _stored(source: str, name: str) -> str | None:
         )
 
 
-def _check_added(source: str, tokenizer: SentencePiece) -> None:
-    """Raise CheckpointError where files beside the sentencepiece model say something else than it does."""
-    own = {tokenizer.processor.id_to_piece(i) for i in range(len(tokenizer))}
+def _sentencepiece(source: str, path: str) -> PieceTokenizer:
+    """Raises CheckpointError where files beside the sentencepiece model say something else than it does."""
+    if not _installed("sentencepiece"):
+        raise MissingPackage("T5's tokenizer", INSTALL)
+    from sentencepiece import SentencePieceProcessor
+
+    with reading(source, "tokenizer"):
+        processor = SentencePieceProcessor(model_file=path)
+    if processor.eos_id() < 0:
+        raise CheckpointError(f"{path} has no piece that ends a text, which T5 needs")
+    own = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    added = _added_tokens(source, own)
+    unknown = [token for token in added if token not in own and not _SENTINEL.fullmatch(token)]
+    if unknown:
+        raise CheckpointError(f"{source} adds the token {unknown[0]!r}, which its spiece.model does not know")
+    return PieceTokenizer.from_sentencepiece(processor)
+
+
+def _added_tokens(source: str, pieces: list[str]) -> list[str]:
+    """Tokens that the files beside a sentencepiece model add to be found in text. Raises CheckpointError for other pieces."""
     added: list[str] = []
     path = _stored(source, "tokenizer.json")
     if path is not None:
         rules = read_json(path)
         with reading(source, "tokenizer"):
-            pieces = [piece for piece, _ in rules["model"]["vocab"][: len(tokenizer)]]
+            same = (
+                rules["model"]["type"] != "Unigram" or [p for p, _ in rules["model"]["vocab"][: len(pieces)]] == pieces
+            )
             added += [token["content"] for token in rules.get("added_tokens", []) if not token.get("special")]
-        if pieces != [tokenizer.processor.id_to_piece(i) for i in range(len(tokenizer))]:
-            raise CheckpointError(f"{source}: spiece.model and tokenizer.json have different pieces; remove the wrong one")
+        if not same:
+            raise CheckpointError(
+                f"{source}: spiece.model and tokenizer.json have different pieces; remove the wrong one"
+            )
     path = _stored(source, "added_tokens.json")
     if path is not None:
         added += read_json(path)
@@ -179,9 +229,7 @@ def _check_added(source: str, tokenizer: SentencePiece) -> None:
         with reading(source, "tokenizer"):
             stored = read_json(path).get("added_tokens_decoder", {}).values()
             added += [token["content"] for token in stored if not token.get("special")]
-    unknown = [token for token in added if token not in own and not _SENTINEL.fullmatch(token)]
-    if unknown:
-        raise CheckpointError(f"{source} adds the token {unknown[0]!r}, which its spiece.model does not know")
+    return added
 
 
 def _check_conversion(source: str, tokenizer: Any) -> None:
@@ -197,7 +245,9 @@ def _check_conversion(source: str, tokenizer: Any) -> None:
         processor = SentencePieceProcessor(model_file=str(path))
     for text in _PROBES:
         wanted, got = processor.encode(text, out_type=str), tokenizer.tokenize(text)
-        if wanted != [token if token != tokenizer.unk_token else piece for token, piece in zip(got, wanted, strict=False)]:
+        if wanted != [
+            token if token != tokenizer.unk_token else piece for token, piece in zip(got, wanted, strict=False)
+        ]:
             raise CheckpointError(
                 f"transformers reads the sentencepiece model of {source} otherwise than sentencepiece, for instance "
                 f"{text!r}; give the folder the tokenizer.json that belongs to it"

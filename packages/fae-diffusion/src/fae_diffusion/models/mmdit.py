@@ -299,7 +299,10 @@ class MMDiT(FlowMatching, PretrainedModel):
             from fae_diffusion.text import TextEncoder
 
             if self.config.text_encoder.fingerprint is None:
-                log.info("this model does not say on which text encoder it was trained: %s is taken", self.config.text_encoder.name)
+                log.info(
+                    "this model does not say on which text encoder it was trained: %s is taken",
+                    self.config.text_encoder.name,
+                )
             # Outside the modules: frozen, stored elsewhere, not this model's to save.
             object.__setattr__(self, "_encoder", TextEncoder.from_config(self.config.text_encoder, device=device))
         return self._encoder.encode(prompts)

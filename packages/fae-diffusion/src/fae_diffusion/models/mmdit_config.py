@@ -17,7 +17,9 @@ class TextEncoderConfig(ModelConfig):
 
     name: str = Field(description="hub repository, or folder, of any T5 or other transformers encoder")
     max_length: int = Field(128, ge=1, description="tokens per prompt; longer prompts are cut")
-    fingerprint: str | None = Field(None, description="of the encoder trained on (TextEncoder.fingerprint), kept by training")
+    fingerprint: str | None = Field(
+        None, description="of the encoder trained on (TextEncoder.fingerprint), kept by training"
+    )
 
 
 class MMDiTConfig(ModelConfig):
