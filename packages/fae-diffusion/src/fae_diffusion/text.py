@@ -48,6 +48,8 @@ class TextEncoder:
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 64,
     ) -> None:
+        if max_length < 1:
+            raise FAEError(f"max_length is at least 1, not {max_length}")
         if importlib.util.find_spec("transformers") is None:
             raise MissingPackage("a text encoder", INSTALL)
         self.name, self.max_length, self.batch_size = name, max_length, batch_size

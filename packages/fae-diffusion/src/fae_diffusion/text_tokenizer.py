@@ -23,8 +23,9 @@ from fae_core.transformers_models import load_processor, reading
 INSTALL = "'fae-diffusion[text]'"
 T5_FAMILY = ("t5", "mt5", "umt5", "longt5")
 _SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's own tokens, which stand behind its sentencepiece model
+_PIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 # Where a conversion by transformers was seen to differ from sentencepiece.
-_PROBES = ("a photo of the dog", "two  spaces", " in front", "\u72ac", "caf\u00e9 \uff21\uff11", "x<y", "\U0001f415")
+_PROBES = ("a photo of the dog", "two  spaces", " in front", "a\tdog", "\u72ac", "caf\u00e9 \uff21\uff11", "x<y", "\U0001f415")
 
 
 class PieceTokenizer:
@@ -234,20 +235,19 @@ def _added_tokens(source: str, pieces: list[str]) -> list[str]:
 
 def _check_conversion(source: str, tokenizer: Any) -> None:
     """Raise CheckpointError where transformers turned a sentencepiece model into a tokenizer that reads text otherwise."""
-    path = getattr(tokenizer, "vocab_file", None) or ""
-    if getattr(tokenizer, "backend_tokenizer", None) is None or not str(path).endswith(".model"):
-        return
-    if _stored(source, "tokenizer.json") is not None or not Path(path).is_file():
+    if getattr(tokenizer, "backend_tokenizer", None) is None or _stored(source, "tokenizer.json") is not None:
+        return  # sentencepiece itself, or a conversion that its author stored
+    path = next(filter(None, (_stored(source, name) for name in _PIECE_FILES)), None)
+    if path is None:
         return
     from sentencepiece import SentencePieceProcessor
 
     with reading(source, "tokenizer"):
-        processor = SentencePieceProcessor(model_file=str(path))
+        processor = SentencePieceProcessor(model_file=path)
     for text in _PROBES:
-        wanted, got = processor.encode(text, out_type=str), tokenizer.tokenize(text)
-        if wanted != [
-            token if token != tokenizer.unk_token else piece for token, piece in zip(got, wanted, strict=False)
-        ]:
+        # Pieces, since some models count their ids otherwise; an unknown piece is its text or <unk>.
+        known = [piece for piece in processor.encode(text, out_type=str) if processor.piece_to_id(piece) != processor.unk_id()]
+        if known != [token for token in tokenizer.tokenize(text) if token in known or processor.piece_to_id(token) != processor.unk_id()]:
             raise CheckpointError(
                 f"transformers reads the sentencepiece model of {source} otherwise than sentencepiece, for instance "
                 f"{text!r}; give the folder the tokenizer.json that belongs to it"
