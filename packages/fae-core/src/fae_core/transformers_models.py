@@ -44,7 +44,9 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
     from transformers import AutoModel
     from transformers.utils import logging
 
+    loud = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is missing is for the caller to judge
     try:
         with reading(source, "model with weights in safetensors"):
             _check_shards(source)
@@ -57,6 +59,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
                 **options,
             )
     finally:
+        logging.set_verbosity(loud)
         logging.enable_progress_bar()
     return model, sorted(report["missing_keys"])
 

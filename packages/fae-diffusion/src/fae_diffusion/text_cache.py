@@ -46,7 +46,7 @@ class TextCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         index = read_json(self.folder / "index.json")
-        checked = "index" in index.get("sha256", {})
+        checked = "sha256" in index or (self.folder / "sums.npy").exists()
         try:
             if checked and index["sha256"]["index"] != _index_sum(index):
                 raise ValueError("index.json was changed")

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,16 @@ T5_FAMILY = ("t5", "mt5", "umt5", "longt5")
 _SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's own tokens, which stand behind its sentencepiece model
 _PIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 # Where a conversion by transformers was seen to differ from sentencepiece.
-_PROBES = ("a photo of the dog", "two  spaces", " in front", "a\tdog", "\u72ac", "caf\u00e9 \uff21\uff11", "x<y", "\U0001f415")
+_PROBES = (
+    "a photo of the dog",
+    "two  spaces",
+    " in front",
+    "a\tdog",
+    "\u72ac",
+    "caf\u00e9 \uff21\uff11",
+    "x<y",
+    "\U0001f415",
+)
 
 
 class PieceTokenizer:
@@ -246,8 +254,16 @@ def _check_conversion(source: str, tokenizer: Any) -> None:
         processor = SentencePieceProcessor(model_file=path)
     for text in _PROBES:
         # Pieces, since some models count their ids otherwise; an unknown piece is its text or <unk>.
-        known = [piece for piece in processor.encode(text, out_type=str) if processor.piece_to_id(piece) != processor.unk_id()]
-        if known != [token for token in tokenizer.tokenize(text) if token in known or processor.piece_to_id(token) != processor.unk_id()]:
+        known = [
+            piece
+            for piece in processor.encode(text, out_type=str)
+            if processor.piece_to_id(piece) != processor.unk_id()
+        ]
+        if known != [
+            token
+            for token in tokenizer.tokenize(text)
+            if token in known or processor.piece_to_id(token) != processor.unk_id()
+        ]:
             raise CheckpointError(
                 f"transformers reads the sentencepiece model of {source} otherwise than sentencepiece, for instance "
                 f"{text!r}; give the folder the tokenizer.json that belongs to it"
