@@ -83,7 +83,7 @@ def test_a_checkpoint_without_some_weight_is_refused(make_bert) -> None:
     state = load_file(path)
     state.pop("encoder.layer.0.output.dense.weight")
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="lacks weights of its text encoder, such as encoder.layer.0"):
+    with pytest.raises(CheckpointError, match=r"lacks weights of its text encoder, such as encoder\.layer\.0"):
         encoder_of(path.parent)
 
 
@@ -185,7 +185,7 @@ def test_captions_that_become_equal_by_the_cut_are_counted_and_named(encoder, tm
 
 
 def test_captions_and_embeddings_that_no_cache_can_hold_are_refused(encoder, tmp_path: Path, monkeypatch) -> None:
-    with pytest.raises(DataError, match="caption 1.* surrogate"):
+    with pytest.raises(DataError, match=r"caption 1.* surrogate"):
         TextCache.build(tmp_path / "cache", encoder, ["a dog", "half \ud83d"])
     with pytest.raises(DataError, match="no text"):
         TextCache.build(tmp_path / "cache", encoder, ["a dog", None])
