@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
+from fae_core.integrity import model_checksum
 from fae_core.transformers_models import load_model, read_config
 from fae_diffusion.models.mmdit_config import TextEncoderConfig
 from fae_diffusion.models.text_condition import TextCondition
@@ -93,10 +94,8 @@ class TextEncoder:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for part in tokenizer_state(self.tokenizer):
             digest.update(hashlib.sha256(part).digest())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            if not name.startswith(_UNREAD):
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        weights = {name: t for name, t in self.model.state_dict().items() if not name.startswith(_UNREAD)}
+        digest.update(model_checksum(weights, None).encode())
         return digest.hexdigest()[:32]
 
     def require(self, fingerprint: str) -> None:

@@ -1,7 +1,7 @@
 """Embeddings of many prompts on disk, each encoded once: a folder of memory-mapped arrays.
 
 index.json     fingerprint of the encoder, width, prompts and tokens in all, which prompts became equal when they were cut; the
-               SHA-256 of each .npy file and of the index itself
+               SHA-256 of each .npy file, and a checksum of all this
 keys.npy       (P, 16) uint8, hash of each prompt
 offsets.npy    (P + 1,) int64, where each prompt's tokens begin
 sums.npy       (P,) uint32, CRC-32 of each prompt's tokens, compared whenever they are read
@@ -27,7 +27,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import disk_errors, read_json, require_new_folder, sha256_file, staged_folder, write_atomic
+from fae_core.files import (
+    CHECKSUM,
+    disk_errors,
+    read_json,
+    require_new_folder,
+    sealed,
+    sha256_file,
+    staged_folder,
+    unsealed,
+    write_atomic,
+)
 from fae_core.progress import progress
 from fae_core.training.distributed import Processes
 from fae_diffusion.models.text_condition import TextCondition
@@ -45,15 +55,16 @@ class TextCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        index = read_json(self.folder / "index.json")
-        checked = "sha256" in index or (self.folder / "sums.npy").exists()
+        path = self.folder / "index.json"
+        stored = read_json(path)
+        index = unsealed(stored, path)
         try:
-            if checked and index["sha256"]["index"] != _index_sum(index):
-                raise ValueError("index.json was changed")
+            if "sha256" in index and CHECKSUM not in stored:
+                raise ValueError("index.json lost its checksum")
             self.fingerprint, self.width = str(index["fingerprint"]), int(index["width"])
             self.equal_after_cut: dict[str, Any] | None = index.get("equal_after_cut")
             keys, self._offsets = (self._array(index, name) for name in ("keys", "offsets"))
-            self._sums = self._array(index, "sums") if checked else None
+            self._sums = self._array(index, "sums") if "sha256" in index else None
             count, total = int(index["prompts"]), int(index["tokens"])
             self._tokens = np.memmap(self.folder / "tokens.bin", dtype=np.uint16, mode="r", shape=(total, self.width))
             size = (self.folder / "tokens.bin").stat().st_size
@@ -252,8 +263,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
             "equal_after_cut": _equal_after_cut(encoder, full),
             "sha256": {name: sha256_file(staging / f"{name}.npy") for name in arrays},
         }
-        index["sha256"]["index"] = _index_sum(index)
-        (staging / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (staging / "index.json").write_text(json.dumps(sealed(index), indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(_parts_folder(folder), ignore_errors=True)
     _tell(index["equal_after_cut"])
 
@@ -274,12 +284,6 @@ def _tell(equal: dict[str, Any] | None) -> None:
             f"{equal['prompts']} captions are the same as another one once they are cut to {equal['length']} tokens, such as "
             f"{first!r} and {second!r}; a larger text_encoder.max_length tells them apart"
         )
-
-
-def _index_sum(index: dict[str, Any]) -> str:
-    """SHA-256 of all that an index says but for this sum."""
-    sums = {name: value for name, value in index["sha256"].items() if name != "index"}
-    return hashlib.sha256(json.dumps({**index, "sha256": sums}, sort_keys=True).encode()).hexdigest()
 
 
 def _sum(tokens: Tensor) -> int:
