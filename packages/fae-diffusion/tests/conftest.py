@@ -61,19 +61,20 @@ def make_t5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_bert(tmp_path: Path) -> Callable[..., Path]:
-    """make_bert(name, lower=..., turn=..., pad=..., **fields of BertConfig) -> a folder with a tokenizer of whole words."""
+    """make_bert(name, lower=..., turn=..., side=..., **fields of BertConfig) -> a folder with a tokenizer of whole words."""
     transformers = pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "a", "photo", "photograph", "of", "the", "dog"])}
 
     def make(name: str, lower: bool = True, turn: bool = False, side: str = "right", **fields: object) -> Path:
         rules = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
         rules.pre_tokenizer = pre_tokenizers.Whitespace()
+        rules.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 2)])
         if lower:
             rules.normalizer = normalizers.Lowercase()
         tokenizer = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=rules, unk_token="[UNK]", pad_token="[PAD]", truncation_side=side
+            tokenizer_object=rules, unk_token="[UNK]", pad_token="[PAD]", sep_token="[SEP]", truncation_side=side
         )
         tokenizer.save_pretrained(tmp_path / name)
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -114,9 +114,10 @@ def test_embeddings_that_changed_places_are_found(encoder: TextEncoder, tmp_path
     TextCache.build(tmp_path / "cache", encoder, ["a dog", "the dog"])
     path, cache = tmp_path / "cache" / "tokens.bin", TextCache(tmp_path / "cache")
     data, row = path.read_bytes(), 2 * encoder.width
+    size = 3 * row
     one, two = (cache._offsets[cache._rows[key]] * row for key in list(cache._rows)[1:])
-    swapped = data[:one] + data[two : two + 2 * row] + data[one + 2 * row : two] + data[one : one + 2 * row]
-    path.write_bytes(swapped + data[two + 2 * row :])
+    swapped = data[:one] + data[two : two + size] + data[one + size : two] + data[one : one + size]
+    path.write_bytes(swapped + data[two + size :])
     with pytest.raises(CheckpointError, match="is damaged: the embeddings of 'a dog'"):
         TextCache(tmp_path / "cache").read(["a dog"])
 
@@ -168,12 +169,12 @@ def test_a_part_of_an_interrupted_cache_that_is_damaged_is_made_again(encoder, t
 
 
 def test_captions_that_become_equal_by_the_cut_are_counted_and_named(encoder, tmp_path: Path, caplog) -> None:
-    same = "a photo of the dog a photo of"  # the 8 tokens that there is room for
-    prompts = [f"{same} the dog", f"{same} a photograph", f"{same} dog dog", "the dog", "a photo"]
+    same = "a photo of the dog a photo"  # the 7 words that there is room for
+    prompts = [f"{same} the dog", f"{same} a photograph", f"{same} of dog", "the dog", "a photo"]
     with caplog.at_level(logging.WARNING, logger="fae"):
         TextCache.build(tmp_path / "cache", encoder, prompts)
     assert "3 captions are the same as another one once they are cut to 8 tokens" in caplog.text
-    assert f"{same} a photograph" in caplog.text and f"{same} dog dog" in caplog.text
+    assert f"{same} a photograph" in caplog.text and f"{same} of dog" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="fae"):
         TextCache.build(tmp_path / "cache", encoder, prompts)  # found, not made
@@ -197,9 +198,9 @@ def test_captions_and_embeddings_that_no_cache_can_hold_are_refused(encoder, tmp
 
 def test_a_prompt_is_not_cut_without_a_word(encoder: TextEncoder, tmp_path: Path) -> None:
     cache = TextCache.build(tmp_path / "cache", encoder, ["a dog", "a photo of the dog"])
-    assert cache.read(["a dog"], length=2).tokens.shape == (1, 2, encoder.width)
-    with pytest.raises(FAEError, match="has 5 tokens, more than 2"):
-        cache.read(["a photo of the dog"], length=2)
+    assert cache.read(["a dog"], length=3).tokens.shape == (1, 3, encoder.width)
+    with pytest.raises(FAEError, match="has 6 tokens, more than 3"):
+        cache.read(["a photo of the dog"], length=3)
 
 
 def test_captions_that_hold_zeros_are_not_taken_for_others(encoder: TextEncoder, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_special_tokens_in_captions_are_text_to_other_tokenizers(make_bert: Call
     pad, unknown = encoder.tokenizer.pad_token_id, encoder.tokenizer.unk_token_id
     ids = encoder.tokenizer("the [PAD] dog")["input_ids"]
     assert pad not in ids and unknown in ids
-    assert encoder.encode(["the [PAD] dog"]).mask.sum() == 5  # the [ PAD ] dog
+    assert encoder.encode(["the [PAD] dog"]).mask.sum() == 6  # the [ PAD ] dog, and the end
 
 
 def test_a_tokenizer_that_cannot_read_them_as_text_says_so(plain: Path, tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ _INDEX = "model.safetensors.index.json"
 _IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 
 
-def read_config(source: str, what: str = "config") -> Any:
-    """The config of a folder or hub repository. Raises CheckpointError, one line, that says `what` was sought."""
+def read_config(source: str, what: str = "config", **hub: Any) -> Any:
+    """The config of a folder or hub repository. hub: such as `revision`. Raises CheckpointError, one line: `what` was sought."""
     from transformers import AutoConfig
 
     with reading(source, what):
-        return _plain(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        return _plain(AutoConfig.from_pretrained(source, trust_remote_code=False, **hub))
 
 
 def make_config(fields: dict[str, Any], source: str) -> Any:
@@ -39,7 +39,8 @@ def make_config(fields: dict[str, Any], source: str) -> Any:
 def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> tuple[nn.Module, list[str]]:
     """A model with the weights of a folder or hub repository, and the names of those that were not there (random now).
 
-    config: of `read_config`. loader: a class of transformers, by default AutoModel. Raises CheckpointError, one line.
+    config: of `read_config`. loader: a class of transformers, by default AutoModel. options: such as dtype and revision.
+    Raises CheckpointError, one line.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -49,7 +50,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
     logging.set_verbosity_error()  # what is missing is for the caller to judge
     try:
         with reading(source, "model with weights in safetensors"):
-            _check_shards(source)
+            _check_shards(source, options.get("revision"))
             model, report = (loader or AutoModel).from_pretrained(
                 source,
                 config=config,
@@ -101,12 +102,16 @@ def _plain(config: Any) -> Any:
     return config
 
 
-def _check_shards(source: str) -> None:
+def _check_shards(source: str, revision: str | None) -> None:
     """An index of safetensors may name other files, which transformers would read as what they are."""
     from transformers.utils import cached_file
 
     path = cached_file(
-        source, _INDEX, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        source,
+        _INDEX,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
     shards = read_json(path).get("weight_map") if path is not None else {}
     wrong = [name for name in shards.values() if not str(name).endswith(".safetensors")] if shards else []

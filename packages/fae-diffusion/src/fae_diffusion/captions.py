@@ -116,7 +116,10 @@ def train_with_captions(
         del encoder
         text = TextCache(folder)
         if model.get("text_width", text.width) != text.width:
-            raise DataError(f"the text encoder's embeddings are {text.width} wide: leave model.text_width out")
+            raise DataError(
+                f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is {model['text_width']}: "
+                f"set it to {text.width}, or leave it out"
+            )
         identity["text_encoder"] = text.fingerprint
         encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
         model = {**model, "text_width": text.width, "text_encoder": encoder_fields}

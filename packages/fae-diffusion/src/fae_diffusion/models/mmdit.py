@@ -247,7 +247,9 @@ class MMDiT(FlowMatching, PretrainedModel):
             raise FAEError("the null prompt's pooled vector is zeros: leave it out")
         tokens = text.tokens[0] if text.mask is None else text.tokens[0][text.mask[0]]
         count, room = len(tokens), self.config.null_length
-        if not 0 < count <= room:
+        if count == 0:
+            raise FAEError("the null prompt has no tokens: take an encoder whose tokenizer marks where a text ends")
+        if count > room:
             raise FAEError(f"the null prompt has {count} tokens, there is room for {room}: set null_length")
         self.null_tokens[0].zero_()[:count] = tokens.to(self.null_tokens)
         self.null_mask[0] = torch.arange(room, device=self.null_mask.device) < count

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
-from fae_core.transformers_models import load_model, make_config, new_model, read_config
 from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.timm_network import select_layers
 from fae_encoder.backbones.weights import read_state_dict
@@ -110,20 +109,27 @@ def create_transformers_model(
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """A vision tower with its weights, its configuration as a dict, and its image processor's settings (perhaps empty)."""
     try:
-        from transformers import ImageProcessingMixin
+        from transformers import AutoConfig, AutoModel, ImageProcessingMixin
     except ImportError:
         raise MissingPackage(f"the backbone hf/{name}", "fae-encoder[transformers]") from None
     on_meta = torch.get_default_device().type == "meta"
     try:
-        configuration = read_config(name) if hf_config is None else make_config(hf_config, name)
-        if weights == "pretrained" and not on_meta:
-            model, missing = load_model(name, configuration, dtype=torch.float32)
+        if hf_config is not None:
+            configuration = AutoConfig.for_model(**hf_config)
         else:
-            model, missing = new_model(getattr(configuration, "vision_config", configuration), name), []
-    except CheckpointError as error:
-        raise CheckpointError(f"the backbone hf/{name} could not be had: {error}") from None
-    if missing:
-        raise CheckpointError(f"{name} lacks weights, such as {missing[0]}")
+            configuration = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        configuration = getattr(configuration, "vision_config", configuration)
+        if weights == "pretrained" and not on_meta:
+            model, report = AutoModel.from_pretrained(
+                name, output_loading_info=True, trust_remote_code=False, dtype=torch.float32
+            )
+            if report["missing_keys"]:
+                raise CheckpointError(f"{name} lacks weights, such as {sorted(report['missing_keys'])[0]}")
+        else:
+            model = AutoModel.from_config(configuration)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:240]
+        raise CheckpointError(f"the backbone hf/{name} could not be had: {reason}") from None
     model = getattr(model, "vision_model", model)
     if "spatial_shapes" in inspect.signature(model.forward).parameters:
         raise FAEError(
