@@ -58,6 +58,11 @@ def test_a_run_records_its_captions_and_its_encoder_and_goes_on_with_no_others(m
     assert identity["captions"] == captions_hash(CAPTIONS)
     assert MMDiT.from_pretrained(out).config.text_encoder.fingerprint == fingerprint
     train(latents, encoder, out, "--resume")
+    elsewhere = [Path(shutil.move(path, tmp_path / f"moved-{path.name}")) for path in (latents, encoder)]
+    train(*elsewhere, out, "--resume")
+    assert record(out)["identity"] == identity
+    for path, moved in zip((latents, encoder), elsewhere, strict=True):
+        shutil.move(moved, path)
 
     shutil.rmtree(latents)
     store(latents, [*CAPTIONS[1:], CAPTIONS[0]])  # the same texts, for other images

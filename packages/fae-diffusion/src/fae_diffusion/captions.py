@@ -63,6 +63,10 @@ class CaptionTask(GeneratorTask):
             raise DataError(f"{len(captions)} captions for {len(store)} samples")
         self.captions, self.cache = captions, cache
 
+    def identity(self) -> dict[str, Any]:
+        text = {"captions": captions_hash(self.captions), "text_encoder": self.cache.fingerprint}
+        return {**super().identity(), **text}
+
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, _ = self.store.read(indices, random=random)
         text = self.cache.read([self.captions[index] for index in indices])
@@ -105,7 +109,6 @@ def train_with_captions(
     if asked.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
     captions = captions_of(store, template)
-    identity = {"captions": captions_hash(captions)}  # before anything is encoded or written
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
         # Where everything is embedded already, the first process alone needs the encoder, to see that.
@@ -120,13 +123,12 @@ def train_with_captions(
                 f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is {model['text_width']}: "
                 f"set it to {text.width}, or leave it out"
             )
-        identity["text_encoder"] = text.fingerprint
         encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
         model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
         generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
-        recorded |= {"identity": identity, "model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
+        recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
         shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
         if shown is not None:
             recorded["preview"] = shown.model_dump(mode="json")
