@@ -87,6 +87,20 @@ def test_a_checkpoint_without_some_weight_is_refused(make_bert) -> None:
         encoder_of(path.parent)
 
 
+def test_a_model_of_two_halves_is_read_with_the_half_that_reads(make_bert, tmp_path: Path) -> None:
+    folder = make_bert("bart")
+    sizes = {"d_model": 16, "max_position_embeddings": 16, "vocab_size": 9}
+    halves = {
+        f"{half}_{what}": n for half in ("encoder", "decoder") for what, n in (("layers", 1), ("attention_heads", 2))
+    }
+    model = transformers.BartModel(transformers.BartConfig(**sizes, **halves)).eval()
+    model.save_pretrained(folder)
+    encoder = encoder_of(folder)
+    ids, mask = encoder._ids(["a dog"]).values()
+    wanted = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(encoder.encode(["a dog"]).tokens[:, :3], wanted[:, :3])
+
+
 @pytest.mark.parametrize("name", ["index.json", "keys.npy", "offsets.npy", "sums.npy", "tokens.bin"])
 def test_any_flipped_bit_and_any_missing_byte_is_found(encoder: TextEncoder, tmp_path: Path, name: str) -> None:
     prompts = ["a photo", "the dog", "a photograph of the dog"]

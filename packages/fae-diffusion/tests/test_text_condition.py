@@ -46,8 +46,10 @@ def test_padding_never_reaches_the_output_or_a_gradient(fields: dict, filling: f
 def test_padding_never_reaches_a_sample_under_guidance(inputs) -> None:
     model, (_, tokens, _) = build(), inputs
     filled = torch.where(MASK[..., None], tokens, torch.tensor(NAN))
-    options = {"random": SlotRandom(0, range(2)), "steps": 2, "guidance": 2.0}
-    assert torch.equal(model.sample((filled, MASK), **options), model.sample((tokens, MASK), **options))
+    for rows in (1, 2):
+        options = {"random": SlotRandom(0, range(rows)), "steps": 2, "guidance": 2.0}
+        given, wanted = ((text[:rows], MASK[:rows]) for text in (filled, tokens))
+        assert torch.equal(model.sample(given, **options), model.sample(wanted, **options))
 
 
 def test_an_additive_mask_hides_what_it_names(inputs) -> None:
@@ -108,6 +110,8 @@ def test_text_that_is_no_embedding_is_refused(inputs) -> None:
     for wrong in (tokens[0], tokens.long(), tokens[..., :5], tokens[:1], torch.zeros(2), "a prompt"):
         with pytest.raises(FAEError):
             model(z, 0.5, wrong)
+    with pytest.raises(FAEError, match="does not fit into 3 places"):
+        TextCondition(tokens).padded(3)
     for wrong in (pooled[0], pooled[:1], pooled[:, :, None]):
         with pytest.raises(FAEError, match="pooled"):
             TextCondition(tokens, pooled=wrong)

@@ -174,7 +174,14 @@ def _model(source: str, config: Any) -> torch.nn.Module:
     needed = [name for name in missing if name.startswith(tower) and not name.startswith(_UNREAD)]
     if needed:
         raise CheckpointError(f"{source} lacks weights of its text encoder, such as {needed[0]}")
-    return loaded.text_model if tower else loaded
+    # Of a model of two halves (BART), the one that reads: the whole would give what its other half writes.
+    return (
+        loaded.text_model
+        if tower
+        else loaded.get_encoder()
+        if config.is_encoder_decoder and loader == "AutoModel"
+        else loaded
+    )
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:

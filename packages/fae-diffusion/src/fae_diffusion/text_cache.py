@@ -216,7 +216,8 @@ class _Part:
 
 
 def _parts_folder(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.parts")
+    whole = folder.absolute()  # "." has no name
+    return whole.with_name(f".{whole.name}.parts")
 
 
 def _is_cache(folder: Path) -> bool:

@@ -67,6 +67,8 @@ class TextCondition:
         extra = length - self.tokens.shape[1]
         if extra == 0:
             return self
+        if extra < 0:
+            raise FAEError(f"text of {self.tokens.shape[1]} tokens does not fit into {length} places")
         return TextCondition(F.pad(self.tokens, (0, 0, 0, extra)), F.pad(self._full_mask(), (0, extra)), self.pooled)
 
     def joined(self, other: TextCondition) -> TextCondition:
