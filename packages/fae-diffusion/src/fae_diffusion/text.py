@@ -17,7 +17,7 @@ import torch
 from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
 from fae_core.integrity import model_checksum
 from fae_core.transformers_models import load_model, read_config
-from fae_diffusion.models.mmdit_config import TextEncoderConfig
+from fae_diffusion.models.mmdit_config import MOST_TOKENS, TextEncoderConfig
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text_tokenizer import (
     INSTALL,
@@ -49,8 +49,8 @@ class TextEncoder:
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 64,
     ) -> None:
-        if max_length < 1:
-            raise FAEError(f"max_length is at least 1, not {max_length}")
+        if not 1 <= max_length <= MOST_TOKENS:
+            raise FAEError(f"max_length is at least 1 and at most {MOST_TOKENS}, not {max_length}")
         if importlib.util.find_spec("transformers") is None:
             raise MissingPackage("a text encoder", INSTALL)
         self.name, self.max_length, self.batch_size = name, max_length, batch_size

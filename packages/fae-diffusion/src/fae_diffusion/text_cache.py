@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import zlib
 from collections.abc import Sequence
@@ -222,7 +223,7 @@ def _parts_folder(folder: Path) -> Path:
 
 def _is_cache(folder: Path) -> bool:
     """Whether a folder is a text cache, which another may replace."""
-    return (folder / "index.json").is_file() and (folder / "tokens.bin").is_file() and (folder / "keys.npy").is_file()
+    return all(os.path.isfile(folder / name) for name in ("index.json", "keys.npy", "tokens.bin"))
 
 
 def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
