@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Sequence
@@ -223,7 +222,10 @@ def _parts_folder(folder: Path) -> Path:
 
 def _is_cache(folder: Path) -> bool:
     """Whether a folder is a text cache, which another may replace."""
-    return all(os.path.isfile(folder / name) for name in ("index.json", "keys.npy", "tokens.bin"))
+    try:
+        return all((folder / name).is_file() for name in ("index.json", "keys.npy", "tokens.bin"))
+    except OSError:  # a name that is too long
+        return False
 
 
 def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
