@@ -269,6 +269,7 @@ def test_causal_rows_do_not_see_the_future() -> None:
         (((1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 3, 5)), {}, "do not fit"),
         (((1, 3, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)), {}, "not a multiple"),
         (((1, 2, 3, 4),) * 3, {"causal": True, "mask": torch.ones(3, 3).bool()}, "not both"),
+        (((1, 2, 3, 4),) * 3, {"mask": torch.ones(3, 3, dtype=torch.long)}, "a mask is boolean"),
     ],
 )
 def test_attention_refuses_what_does_not_fit(shapes, options: dict, complaint: str) -> None:

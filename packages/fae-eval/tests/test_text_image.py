@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -224,3 +226,17 @@ def test_models_without_two_towers_are_refused(siglip, tmp_path):
         Image.new("RGB", (16, 16)).save(pictures / "0.png")
         (tmp_path / "c.jsonl").write_text('{"image": "0.png", "caption": "a"}\n')
         evaluate_retrieval(pictures, tmp_path / "c.jsonl", str(siglip), tokenizer=broken, device="cpu")
+
+
+def test_towers_that_are_no_safetensors_or_lack_weights_are_refused(clip, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(clip, tmp_path / "clip"))
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in state.items() if k != "logit_scale"}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks weights, such as logit_scale"):
+        TwoTowers(str(folder))
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="in safetensors"):
+        TwoTowers(str(folder))

@@ -95,6 +95,26 @@ def test_null_text_is_zeros_and_masked_words_do_not_count(build, spec, latents_f
     )
 
 
+@pytest.mark.parametrize("filling", [7.0, 1e30, float("inf"), float("nan")])
+def test_what_stands_at_masked_words_is_not_read(build, spec, latents_for, filling: float) -> None:
+    flow, z = build(text_dim=5, text_tokens=4, label_dropout=0.1), latents_for(spec, 2)
+    text = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    filled = torch.where(mask[..., None], text, torch.tensor(filling))
+    wanted = flow.log_prob(z, (text, mask))
+    additive = torch.zeros(2, 4).masked_fill(~mask, float("-inf"))
+    for given in (mask, mask.long(), mask.float(), additive):
+        assert torch.equal(flow.log_prob(z, (filled, given)), wanted)
+        assert torch.equal(flow.log_prob(z, [filled, given]), wanted)
+    noise = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(0))
+    options = {"noise": noise, "guidance": 2.0, "denoise": False}
+    assert torch.equal(flow.sample((filled, mask), **options), flow.sample((text, mask), **options))
+    assert len(flow.sample([text, mask], denoise=False)) == 2
+    for wrong in (torch.zeros(2, 4), torch.rand(2, 4), mask.T, mask[:1], mask[..., None], [True] * 4):
+        with pytest.raises(FAEError):
+            flow.log_prob(z, (text, wrong))
+
+
 def test_denoising_one_gaussian_gives_its_posterior_mean(spec) -> None:
     # Clean latents N(0, 1 - s^2) with noise s are N(0, 1), the identity flow; the posterior mean is (1 - s^2) z.
     from fae_flow import STARFlow, STARFlowConfig

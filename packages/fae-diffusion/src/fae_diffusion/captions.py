@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 from fae_core.training.distributed import processes
 from fae_core.training.task import Batch
 from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
-from fae_diffusion.text import TextEncoder
+from fae_diffusion.text import TextEncoder, check_prompts
 from fae_diffusion.text_cache import TextCache
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ def captions_of(store: LatentStore, template: str) -> list[str]:
     return [prompts[label] for label in store.labels]
 
 
+def captions_hash(captions: list[str]) -> str:
+    """What captions are, wherever they came from: SHA-256 of their texts in order."""
+    check_prompts(captions)
+    digest = hashlib.sha256()
+    for caption in captions:
+        data = caption.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
 class CaptionTask(GeneratorTask):
     """A generator's loss on latents and the embeddings of their captions."""
 
@@ -51,6 +62,10 @@ class CaptionTask(GeneratorTask):
         if len(captions) != len(store):
             raise DataError(f"{len(captions)} captions for {len(store)} samples")
         self.captions, self.cache = captions, cache
+
+    def identity(self) -> dict[str, Any]:
+        text = {"captions": captions_hash(self.captions), "text_encoder": self.cache.fingerprint}
+        return {**super().identity(), **text}
 
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, _ = self.store.read(indices, random=random)
@@ -91,6 +106,8 @@ def train_with_captions(
     asked: MMDiTConfig = parse_config(MMDiTConfig, model, "model settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
+    if asked.pooled_width is not None:
+        raise DataError("captions are embedded token by token: leave model.pooled_width out")
     captions = captions_of(store, template)
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
@@ -101,7 +118,13 @@ def train_with_captions(
             TextCache.build(folder, encoder, captions, group=group)
         del encoder
         text = TextCache(folder)
-        model = {**model, "text_width": model.get("text_width", text.width)}
+        if model.get("text_width", text.width) != text.width:
+            raise DataError(
+                f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is {model['text_width']}: "
+                f"set it to {text.width}, or leave it out"
+            )
+        encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
+        model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
         generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}

@@ -236,6 +236,8 @@ def _check_samples(z: Tensor, random: SlotRandom | None) -> None:
 
 
 def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:
+    if isinstance(condition, tuple | list) and all(isinstance(part, Tensor) and part.ndim > 1 for part in condition):
+        condition = condition[0] if condition else condition  # embeddings and their mask
     for given in (condition, noise, random):
         if given is not None:
             return len(given)

@@ -1,6 +1,6 @@
 """Frozen text encoders from transformers: prompts in, embeddings and their mask out.
 
-Any T5 (encoder half only), and any other encoder with a `last_hidden_state`. T5's tokenizer is its sentencepiece model.
+Any T5 (encoder half only), and any other encoder with a `last_hidden_state`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,29 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
-from fae_diffusion.models.mmdit_config import TextEncoderConfig
+from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
+from fae_core.integrity import model_checksum
+from fae_core.transformers_models import load_model, read_config
+from fae_diffusion.models.mmdit_config import MOST_TOKENS, TextEncoderConfig
 from fae_diffusion.models.text_condition import TextCondition
+from fae_diffusion.text_tokenizer import (
+    INSTALL,
+    T5_FAMILY,
+    check_vocabulary,
+    load_tokenizer,
+    token_ids,
+    tokenizer_state,
+)
 
-INSTALL = "'fae-diffusion[text]'"
+# Of a config: where it was stored and by whom, not what is computed.
+_BOOKKEEPING = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+_UNREAD = "pooler."  # weights of BERT's pooled vector, which stand behind the tokens; checkpoints often lack them
 
 
 class TextEncoder:
@@ -37,43 +49,102 @@ class TextEncoder:
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 64,
     ) -> None:
+        if not 1 <= max_length <= MOST_TOKENS:
+            raise FAEError(f"max_length is at least 1 and at most {MOST_TOKENS}, not {max_length}")
+        if importlib.util.find_spec("transformers") is None:
+            raise MissingPackage("a text encoder", INSTALL)
         self.name, self.max_length, self.batch_size = name, max_length, batch_size
         source = _source(name)
-        self.tokenizer = _tokenizer(source)
-        self.model = _model(source).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        config = read_config(source, "tokenizer and text encoder")
+        self.tokenizer = load_tokenizer(source, config.model_type)
+        self.model = _model(source, config).to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device, self.dtype = torch.device(device), dtype
         self.width = int(self.model.config.hidden_size)
-        _check_tokenizer(self.tokenizer, name)
+        check_vocabulary(self.tokenizer, name)
+        longest = _longest(self.model.config, self.tokenizer)
+        if longest is not None and max_length > longest:
+            raise FAEError(f"{name} has positions for {longest} tokens, fewer than max_length {max_length}")
 
     @classmethod
     def from_config(cls, config: TextEncoderConfig, **options: Any) -> TextEncoder:
-        return cls(config.name, max_length=config.max_length, **options)
+        """Raises CheckpointError where the config records another encoder than the one of that name."""
+        encoder = cls(config.name, max_length=config.max_length, **options)
+        if config.fingerprint is not None:
+            encoder.require(config.fingerprint)
+        return encoder
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
         """Embeddings of each prompt, cut or padded to `max_length` tokens. "" is the null prompt."""
-        if isinstance(prompts, str):
-            raise FAEError("encode takes a list of prompts, not one string")
-        parts = [self._encode(list(prompts[i : i + self.batch_size])) for i in range(0, len(prompts), self.batch_size)]
+        check_prompts(prompts)
+        parts = [self._encode(prompts[i : i + self.batch_size]) for i in range(0, len(prompts), self.batch_size)]
+        if not parts:
+            return TextCondition(torch.empty(0, self.max_length, self.width, dtype=self.dtype, device=self.device))
         return TextCondition(torch.cat([p.tokens for p in parts]), torch.cat([p.mask for p in parts]))
 
     def fingerprint(self) -> str:
-        """A hash of the weights, the vocabulary and the settings: equal fingerprints give equal embeddings."""
-        digest = hashlib.sha256(f"{self.max_length} {self.dtype} {type(self.model).__name__}".encode())
-        digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item():.17g}".encode())
+        """A hash of all that decides the embeddings: weights, config, tokenizer, length and dtype. Equal ones, equal embeddings."""
+        facts = {
+            "version": 2,
+            "max_length": self.max_length,
+            "dtype": str(self.dtype),
+            "class": type(self.model).__name__,
+            "config": _without_bookkeeping(self.model.config.to_diff_dict()),
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        for part in tokenizer_state(self.tokenizer):
+            digest.update(hashlib.sha256(part).digest())
+        weights = {name: t for name, t in self.model.state_dict().items() if not name.startswith(_UNREAD)}
+        digest.update(model_checksum(weights, None).encode())
         return digest.hexdigest()[:32]
 
-    def _encode(self, prompts: list[str]) -> TextCondition:
-        batch = self.tokenizer(
-            prompts, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        inputs = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask") if name in batch}
+    def require(self, fingerprint: str) -> None:
+        """Raise CheckpointError unless this is the encoder of that fingerprint."""
+        found = self.fingerprint()
+        if found != fingerprint:
+            raise CheckpointError(
+                f"the text encoder {self.name} ({self.max_length} tokens, {self.dtype}) is not the one that the model was "
+                f"trained on: its fingerprint is {found}, not {fingerprint}"
+            )
+
+    def equal_after_cut(self, prompts: Iterable[str]) -> list[list[str]]:
+        """Groups of different prompts of which the encoder sees the same `max_length` tokens."""
+        distinct = list(dict.fromkeys(prompts))
+        groups: dict[bytes, list[str]] = {}
+        for start in range(0, len(distinct), 1024):
+            part = distinct[start : start + 1024]
+            for prompt, row in zip(part, self._ids(part)["input_ids"].numpy(), strict=True):
+                groups.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), []).append(prompt)
+        return [group for group in groups.values() if len(group) > 1]
+
+    def _ids(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        batch = token_ids(self.tokenizer, prompts, self.max_length, self.name)
+        rows = self.model.get_input_embeddings().num_embeddings
+        if int(batch["input_ids"].max()) >= rows:
+            raise FAEError(f"the tokenizer of {self.name} has more tokens than its model, which knows {rows}")
+        return batch
+
+    def _encode(self, prompts: Sequence[str]) -> TextCondition:
+        inputs = {name: tensor.to(self.device) for name, tensor in self._ids(prompts).items()}
         hidden = self.model(**inputs).last_hidden_state
         # Models without an attention mask (SigLIP) were trained to read the padding too.
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
         return TextCondition(hidden, mask)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise FAEError unless these are texts that can be written as UTF-8, naming the first that is not."""
+    if isinstance(prompts, str):
+        raise FAEError("encode takes a list of prompts, not one string")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise DataError(f"caption {index} is no text but {type(prompt).__name__}")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"caption {index}, {prompt[:60]!a}, has half of a surrogate pair: it is not Unicode"
+            ) from None
 
 
 def _source(name: str) -> str:
@@ -89,50 +160,37 @@ def _source(name: str) -> str:
     return name
 
 
-def _tokenizer(source: str) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise MissingPackage("a text encoder", INSTALL) from None
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except Exception as error:
-        if Path(source, "spiece.model").is_file() and not all(map(_installed, ("sentencepiece", "google.protobuf"))):
-            raise MissingPackage("T5's tokenizer", INSTALL) from None
-        raise _unreadable(source, "tokenizer", error) from None
+def _model(source: str, config: Any) -> torch.nn.Module:
+    import transformers
 
-
-def _model(source: str) -> torch.nn.Module:
-    from transformers import AutoConfig, AutoModel, T5EncoderModel, UMT5EncoderModel
-    from transformers.utils import logging
-
-    encoders = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel}
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source)
-        loaded = encoders.get(config.model_type, AutoModel).from_pretrained(source, use_safetensors=True)
-    except Exception as error:
-        raise _unreadable(source, "text encoder", error) from None
-    finally:
-        logging.enable_progress_bar()
+    loader = (
+        f"{config.model_type.upper().replace('LONG', 'Long')}EncoderModel"
+        if config.model_type in T5_FAMILY
+        else "AutoModel"
+    )
+    loaded, missing = load_model(source, config, getattr(transformers, loader))
     # Of a model of two towers (CLIP, SigLIP), the text's.
-    return getattr(loaded, "text_model", loaded)
+    tower = "text_model" if hasattr(loaded, "text_model") else ""
+    needed = [name for name in missing if name.startswith(tower) and not name.startswith(_UNREAD)]
+    if needed:
+        raise CheckpointError(f"{source} lacks weights of its text encoder, such as {needed[0]}")
+    # Of a model of two halves (BART), the one that reads: the whole would give what its other half writes.
+    return (
+        loaded.text_model
+        if tower
+        else loaded.get_encoder()
+        if config.is_encoder_decoder and loader == "AutoModel"
+        else loaded
+    )
 
 
-def _check_tokenizer(tokenizer: Any, name: str) -> None:
-    """A tokenizer built on the wrong vocabulary file does not fail: it maps every word to <unk>."""
-    words = tokenizer(["a", "photograph", "of", "the", "dog"], add_special_tokens=False)["input_ids"]
-    if all(tokenizer.unk_token_id in ids for ids in words):
-        raise FAEError(f"the tokenizer of {name} knows none of its words; its vocabulary file does not belong to it")
+def _longest(config: Any, tokenizer: Any) -> int | None:
+    """Tokens that a model has positions for; None where they are relative."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None else min(positions, getattr(tokenizer, "model_max_length", positions))
 
 
-def _unreadable(source: str, what: str, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:200]
-    return CheckpointError(f"{source} has no {what} that transformers can read: {reason}")
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+def _without_bookkeeping(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_bookkeeping(v) for k, v in value.items() if k not in _BOOKKEEPING}

@@ -1,7 +1,7 @@
 """Conditions: what callers pass, what blocks take, and the null condition that stands for "none".
 
 Labels are (B,) int64 in [0, classes], where `classes` itself is the null label. Text is (B, L, text_dim) embeddings, or a
-pair with a mask (B, L), True at words: masked embeddings become zero, as in the original. Null text is all zeros.
+pair with a mask (B, L), True at words (see `token_mask`): masked embeddings become zero, as in the original. Null text is zeros.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.random import SlotRandom
+from fae_core.token_mask import token_mask, without_padding
 from fae_flow.config import STARFlowConfig
 
 
@@ -64,7 +65,12 @@ def drop_condition(config: STARFlowConfig, condition: Tensor | None, random: Slo
 
 def condition_rows(condition: Any) -> int:
     """How many samples a condition as passed by a caller stands for."""
-    return len(condition[0] if isinstance(condition, tuple) else condition)
+    return len(condition[0] if _is_pair(condition) else condition)
+
+
+def _is_pair(condition: Any) -> bool:
+    """Whether these are embeddings with their mask, and not a sequence of labels."""
+    return isinstance(condition, tuple | list) and len(condition) == 2 and all(isinstance(c, Tensor) for c in condition)
 
 
 def _labels(config: STARFlowConfig, condition: Any) -> Tensor:
@@ -78,7 +84,11 @@ def _labels(config: STARFlowConfig, condition: Any) -> Tensor:
 
 
 def _text(config: STARFlowConfig, condition: Any) -> Tensor:
-    embeddings, mask = condition if isinstance(condition, tuple) else (condition, None)
+    embeddings, mask = condition if _is_pair(condition) else (condition, None)
+    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
+        raise FAEError(f"expected text embeddings (B, L, {config.text_dim}), with a mask (B, L) or without")
     if embeddings.ndim != 3 or embeddings.shape[-1] != config.text_dim:
         raise FAEError(f"expected text embeddings of shape (B, L, {config.text_dim}), got {tuple(embeddings.shape)}")
-    return embeddings if mask is None else embeddings * mask.unsqueeze(-1).to(embeddings.dtype)
+    if mask is None:
+        return embeddings
+    return without_padding(embeddings, token_mask(mask, embeddings.shape[:2]).to(embeddings.device))

@@ -148,6 +148,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
         raise FAEError(f"attention: {q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
     if causal and mask is not None:
         raise FAEError("attention: pass causal or a mask, not both")
+    if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
+        raise FAEError(f"attention: a mask is boolean, or floats to add to the scores, not {mask.dtype}")
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:

@@ -36,7 +36,17 @@ _FREE_ON_RESUME = {
 }
 
 # Where a run found what it learns from. A continuation may find the same elsewhere.
-_PLACES = {"data", "split", "tokenizer", "features", "autoencoder", "init", "encoder.backbone.weights"}
+_PLACES = {
+    "data",
+    "split",
+    "caption_template",
+    "tokenizer",
+    "features",
+    "autoencoder",
+    "init",
+    "encoder.backbone.weights",
+    "model.text_encoder.name",
+}
 
 
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:

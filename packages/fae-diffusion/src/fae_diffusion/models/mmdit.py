@@ -13,6 +13,7 @@ Shape suffixes: B batch, L text tokens, N image tokens (row-major), D width, H h
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar, Self
 
 import torch
@@ -29,8 +30,9 @@ from fae_diffusion.models.mmdit_config import MMDiTConfig
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.models.transformer import patchify, unpatchify
 
-# A stream of tokens between blocks: tokens, and the branch and its gate that are not yet added to them.
 _USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
+log = logging.getLogger("fae")
+# A stream of tokens between blocks: tokens, and the branch and its gate that are not yet added to them.
 State = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -158,7 +160,7 @@ class MMDiT(FlowMatching, PretrainedModel):
         return load_official_mmdit(cls, state_dict, config, spec, fields)
 
     def forward(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
-        return self._run(z, t, TextCondition.of(condition), project=False)[0]
+        return self._run(z, t, self._text(condition, len(z)), project=False)[0]
 
     def dry_run(self, batch: int) -> Tensor:
         z = self.dry_input(batch, *self.spec.shape)
@@ -169,7 +171,7 @@ class MMDiT(FlowMatching, PretrainedModel):
 
     def with_projections(self, z: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, list[Tensor]]:
         """The velocity, and REPA's projections of the image tokens, each (B, N, dim)."""
-        return self._run(z, t, TextCondition.of(condition), project=True)
+        return self._run(z, t, self._text(condition, len(z)), project=True)
 
     def _run(self, z: Tensor, t: Tensor | float, text: TextCondition, project: bool) -> tuple[Tensor, list[Tensor]]:
         dtype, patch = self.patch_embedding.weight.dtype, self.config.patch_size
@@ -205,9 +207,7 @@ class MMDiT(FlowMatching, PretrainedModel):
         """SiLU of the time embedding plus, where the model has one, the pooled text: (B, D)."""
         t = torch.as_tensor(t, dtype=torch.float32, device=device).expand(batch)
         c_BD = self.time_embedding(t * self.config.time_scale)
-        if text.pooled is not None:
-            if self.pooled_embedding is None:
-                raise FAEError("the text has a pooled vector, but this model takes none")
+        if self.pooled_embedding is not None:
             c_BD = c_BD + self.pooled_embedding(text.pooled.to(dtype))
         return nn.functional.silu(c_BD)
 
@@ -240,11 +240,16 @@ class MMDiT(FlowMatching, PretrainedModel):
     def set_null(self, text: TextCondition) -> None:
         """Keep the embeddings of the null prompt (a batch of one): saved with the model, used for dropout and guidance.
 
-        Raises FAEError where its tokens that count are more than `null_length`.
+        A model that takes a pooled vector has zeros for it here. Raises FAEError where the tokens that count are more than
+        `null_length`, or the text brings another pooled vector.
         """
+        if text.pooled is not None and bool((text.pooled != 0).any()):
+            raise FAEError("the null prompt's pooled vector is zeros: leave it out")
         tokens = text.tokens[0] if text.mask is None else text.tokens[0][text.mask[0]]
         count, room = len(tokens), self.config.null_length
-        if not 0 < count <= room:
+        if count == 0:
+            raise FAEError("the null prompt has no tokens: take an encoder whose tokenizer marks where a text ends")
+        if count > room:
             raise FAEError(f"the null prompt has {count} tokens, there is room for {room}: set null_length")
         self.null_tokens[0].zero_()[:count] = tokens.to(self.null_tokens)
         self.null_mask[0] = torch.arange(room, device=self.null_mask.device) < count
@@ -260,26 +265,34 @@ class MMDiT(FlowMatching, PretrainedModel):
             return self._null(device).expand(batch)
         if isinstance(condition, list | tuple) and all(isinstance(prompt, str) for prompt in condition):
             condition = self._encode(list(condition), device)
-        text = TextCondition.of(condition).to(device)
+        return self._text(condition, batch).to(device)
+
+    def _text(self, condition: Any, batch: int) -> TextCondition:
+        """What this model reads, or FAEError: `batch` texts of its width, with a pooled vector just where it takes one."""
+        text, pooled = TextCondition.of(condition), self.config.pooled_width
         if len(text) != batch or text.tokens.shape[2] != self.config.text_width:
             wanted = f"({batch}, L, {self.config.text_width})"
             raise FAEError(f"expected text embeddings of shape {wanted}, got {tuple(text.tokens.shape)}")
+        if (text.pooled is None) != (pooled is None) or (pooled is not None and text.pooled.shape[1] != pooled):
+            wanted = "without a pooled vector" if pooled is None else f"with a pooled vector (pooled_width {pooled})"
+            got = "none" if text.pooled is None else f"one of {text.pooled.shape[1]}"
+            raise FAEError(f"this model takes text {wanted}, and got {got}: give a TextCondition that fits")
         return text
 
     def _drop_condition(self, condition: TextCondition, dropped: Tensor) -> TextCondition:
         return condition.replaced(dropped, self._null_like(condition))
 
     def _null_like(self, condition: TextCondition) -> TextCondition:
-        null = self._null(condition.tokens.device).expand(len(condition))
-        if condition.pooled is None:
-            return null
-        return TextCondition(null.tokens, null.mask, torch.zeros_like(condition.pooled))
+        return self._null(condition.tokens.device).expand(len(condition))
 
     def _join(self, first: TextCondition, second: TextCondition) -> TextCondition:
         return first.joined(second)
 
     def _null(self, device: torch.device) -> TextCondition:
-        return TextCondition(self.null_tokens, self.null_mask).to(device)
+        """The one null condition: of dropout, of guidance, and of `sample(None)`."""
+        width = self.config.pooled_width
+        pooled = None if width is None else self.null_tokens.new_zeros(1, width)
+        return TextCondition(self.null_tokens, self.null_mask, pooled).to(device)
 
     def _encode(self, prompts: list[str], device: torch.device) -> TextCondition:
         if self.config.text_encoder is None:
@@ -287,6 +300,11 @@ class MMDiT(FlowMatching, PretrainedModel):
         if getattr(self, "_encoder", None) is None:
             from fae_diffusion.text import TextEncoder
 
+            if self.config.text_encoder.fingerprint is None:
+                log.info(
+                    "this model does not say on which text encoder it was trained: %s is taken",
+                    self.config.text_encoder.name,
+                )
             # Outside the modules: frozen, stored elsewhere, not this model's to save.
             object.__setattr__(self, "_encoder", TextEncoder.from_config(self.config.text_encoder, device=device))
         return self._encoder.encode(prompts)

@@ -11,23 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.token_mask import token_mask, without_padding
 
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Text of B prompts. tokens: (B, L, D). mask: (B, L), True where a token counts; None: all do. pooled: (B, P) or None."""
+    """Text of B prompts. tokens: (B, L, D). mask: (B, L), True where a token counts; None: all do. pooled: (B, P) or None.
+
+    A mask may be given as numbers, see `token_mask`. Tokens that do not count are zeros here, whatever they were before.
+    """
 
     tokens: Tensor
     mask: Tensor | None = None
     pooled: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens.ndim != 3:
-            raise FAEError(f"text embeddings have shape (B, L, D), not {tuple(self.tokens.shape)}")
-        if self.mask is not None and (self.mask.shape != self.tokens.shape[:2] or self.mask.dtype != torch.bool):
+        if self.tokens.ndim != 3 or not self.tokens.is_floating_point():
             raise FAEError(
-                f"a text mask is boolean, of shape {tuple(self.tokens.shape[:2])}, not {tuple(self.mask.shape)}"
+                f"text embeddings are floats of shape (B, L, D), not {self.tokens.dtype} of {tuple(self.tokens.shape)}"
             )
+        if self.pooled is not None and (self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens)):
+            raise FAEError(
+                f"pooled text has shape ({len(self.tokens)}, P) beside its tokens, not {tuple(self.pooled.shape)}"
+            )
+        if self.mask is not None:
+            object.__setattr__(self, "mask", token_mask(self.mask, self.tokens.shape[:2]).to(self.tokens.device))
+            object.__setattr__(self, "tokens", without_padding(self.tokens, self.mask))
 
     @classmethod
     def of(cls, value: Any) -> TextCondition:
@@ -37,7 +46,7 @@ class TextCondition:
         if isinstance(value, Tensor):
             return cls(value)
         if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, Tensor) for v in value):
-            return cls(value[0], value[1].bool())
+            return cls(*value)
         raise FAEError(f"expected text embeddings (B, L, D), with a mask or without, not {type(value).__name__}")
 
     def __len__(self) -> int:
@@ -58,6 +67,8 @@ class TextCondition:
         extra = length - self.tokens.shape[1]
         if extra == 0:
             return self
+        if extra < 0:
+            raise FAEError(f"text of {self.tokens.shape[1]} tokens does not fit into {length} places")
         return TextCondition(F.pad(self.tokens, (0, 0, 0, extra)), F.pad(self._full_mask(), (0, extra)), self.pooled)
 
     def joined(self, other: TextCondition) -> TextCondition:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.transformers_models import load_model, load_processor, read_config
 from fae_eval.extractors.base import weights_fingerprint
 
 INSTALL = "'fae-eval[text]'"
@@ -33,17 +34,11 @@ class TwoTowers:
             from transformers import AutoModel, AutoProcessor
         except ImportError:
             raise MissingPackage("a CLIP or SigLIP model", INSTALL) from None
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            model = AutoModel.from_pretrained(name, use_safetensors=True)
-            self.processor = AutoProcessor.from_pretrained(name)
-        except Exception as error:  # transformers raises many types
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{name} has no model and processor that transformers can read: {reason}") from None
-        finally:
-            logging.enable_progress_bar()
+        config = read_config(name, "model and processor")
+        model, missing = load_model(name, config, AutoModel)
+        if missing:
+            raise CheckpointError(f"{name} lacks weights, such as {missing[0]}")
+        self.processor = load_processor(name, AutoProcessor, "model and processor")
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
             raise CheckpointError(f"{name} is a {type(model).__name__}; a CLIP or SigLIP model is needed")
         self.name = name

@@ -1,0 +1,42 @@
+"""Which tokens of a text count: one reading of the masks that callers pass, for every generator that takes text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError
+
+_HIDDEN = -1e4  # an additive mask holds 0 where a token counts and this, or less, where it does not
+
+
+def token_mask(mask: Any, shape: tuple[int, int]) -> Tensor:
+    """A boolean mask of `shape` (B, L), True where a token counts, from the kinds that are in use.
+
+    Booleans; numbers that are all 0 or 1 (a tokenizer's attention_mask); additive masks of 0 and -inf (or -1e4 and less).
+    Numbers that are neither, or that mean opposite things in two of these kinds (0 everywhere as a float), raise FAEError, and
+    so does any other shape: (1, L) and (B, 1, 1, L) too.
+    """
+    if not isinstance(mask, Tensor):
+        raise FAEError(f"a text mask is a tensor, not a {type(mask).__name__}")
+    if tuple(mask.shape) != tuple(shape):
+        raise FAEError(f"a text mask has the shape (B, L) of its text, {tuple(shape)}, not {tuple(mask.shape)}")
+    if mask.dtype == torch.bool or mask.numel() == 0:
+        return mask.bool()
+    if mask.is_complex():
+        raise FAEError(f"a text mask holds booleans, 0 and 1, or 0 and -inf, not {mask.dtype}")
+    zeros = mask == 0
+    if bool((zeros | (mask == 1)).all()):
+        if mask.is_floating_point() and bool(zeros.all()):
+            raise FAEError("a text mask of zeros alone hides every token or, as an additive mask, none; pass booleans")
+        return ~zeros
+    if mask.is_floating_point() and bool((zeros | (mask <= _HIDDEN)).all()):
+        return zeros
+    raise FAEError("a text mask holds booleans, 0 and 1, or 0 and -inf; this one holds other numbers")
+
+
+def without_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """tokens (B, L, D) with zeros where mask (B, L) is False, whatever stands there: NaN and inf too."""
+    return tokens if mask is None else torch.where(mask.unsqueeze(-1), tokens, tokens.new_zeros(()))
