@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,35 @@ def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -
     if classes is not None:
         labels = [classes.label(label, str(path)) if isinstance(label, str) else label for label in labels]
     return check_labels(labels, len(classes.names) if classes else None, str(path))
+
+
+def match_classes(
+    labels: Sequence[int], names: Sequence[str] | None, known: Sequence[str] | None, *, where: str, known_where: str
+) -> list[int]:
+    """`labels` into `names`, as labels into `known`: classes meet by name, never by their place in a list.
+
+    Only classes that have samples need a counterpart. Where neither side has names, numbers are all that there is, and stay.
+    where, known_where: what errors call the two sides. Raises DataError, showing the difference, where a class is not among
+    those known, one name stands for several of them, or only one side has names.
+    """
+    if names is None and known is None or list(names or ()) == list(known or ()):
+        return list(labels)
+    if names is None or known is None:
+        nameless, named = (where, known_where) if names is None else (known_where, where)
+        raise DataError(f"{named} has class names and {nameless} has none: give both the same {CLASSES_FILE}")
+    used = [names[label] for label in sorted(set(labels))]
+    place = {name: number for number, name in enumerate(known)}
+    absent = [name for name in used if name not in place]
+    if absent:
+        listed = ", ".join(map(repr, absent[:3])) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+        shown = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
+        raise DataError(f"{where} has classes that {known_where} has not: {listed}; there are {shown}")
+    for side, listed in ((names, where), (known, known_where)):
+        counts = Counter(side)
+        twice = next((name for name in used if counts[name] > 1), None)
+        if twice is not None:
+            raise DataError(f"{listed} calls several classes {twice!r}, so that names cannot tell them apart")
+    return [place[names[label]] for label in labels]
 
 
 def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int]:

@@ -19,7 +19,8 @@ class FeatureExtractor(ABC):
     """One vector per image, and whatever else a protocol wants.
 
     name: goes into labels and records; dim: D; resize: how images reach the network's size, in words;
-    fingerprint: hash of the weights; official_inception: only then a Frechet distance may be called FID.
+    fingerprint: hash of the weights; settings: in words, what else decides the numbers (the architecture, the normalisation).
+    official_inception: only then a Frechet distance may be called FID.
     A subclass defines `outputs`; for a network of your own that is all there is to write.
     """
 
@@ -27,6 +28,7 @@ class FeatureExtractor(ABC):
     dim: int
     resize: str
     fingerprint: str
+    settings: str = ""
     official_inception: bool = False
 
     @abstractmethod
