@@ -30,6 +30,7 @@ from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, write_atomic
 from fae_core.redact import redact, redact_values
 
+FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
 _PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
 
@@ -128,6 +129,16 @@ def provenance_line(facts: dict[str, Any]) -> str:
         else:
             parts.append(f"{name}={value}")
     return "provenance: " + "; ".join(parts)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from a file can be calculated with: a finite int or float that a float can hold, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def format_cell(value: Any) -> str:
