@@ -16,6 +16,7 @@ from torch import Tensor
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
 from fae_core.images import ImageSource, center_crop, open_images
+from fae_core.images.identity import content_identity
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 
@@ -39,7 +40,10 @@ class Samples(ABC):
     preparation: str = "none: pixels as stored"
     jpeg: int = 0  # images that are stored as JPEG
     skipped: tuple[str, ...] = ()  # images that could not be read in the last pass
-    cache_key: str | None = None  # changes when the content may have; None where that cannot be told cheaply
+
+    def cache_key(self) -> str | None:
+        """A hash of the images and how they are prepared; None where that cannot be told without measuring them."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -108,14 +112,19 @@ class SourceSamples(Samples):
     def __init__(self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int = 4) -> None:
         self.source, self.size, self.origin, self.threads = source, size, origin, threads
         self.labels = list(source.labels) if source.labels is not None else None
-        names = [source.name(i) for i in range(len(source))]
+        names = (source.name(i) for i in range(len(source)))
         self.jpeg = sum(name.lower().endswith((".jpg", ".jpeg")) for name in names)
         if size is not None:
             self.preparation = f"centre crop to {size} (box halving, then bicubic)"
-        self.cache_key = _stat_key(names, size)
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def cache_key(self) -> str | None:
+        try:
+            return hashlib.sha256(f"{content_identity(self.source)} {self.preparation}".encode()).hexdigest()
+        except DataError:  # a file that cannot be read: that is told when its image is wanted
+            return None
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         shape, skipped = None, []
@@ -153,10 +162,12 @@ class ArraySamples(Samples):
             raise DataError("there are no images to measure")
         self.images = as_uint8_nchw(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         self.origin, self.labels = origin, labels
-        self.cache_key = hashlib.sha256(self.images.tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def cache_key(self) -> str:
+        return hashlib.sha256(f"{self.images.shape}".encode() + self.images.tobytes()).hexdigest()
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         for start in batch_starts(len(self), batch_size, share):
@@ -234,15 +245,3 @@ def _until(batches: Iterable[Any], limit: int | None) -> Iterator[np.ndarray]:
             if left <= 0:
                 return
 
-
-def _stat_key(names: list[str], size: Any) -> str:
-    sha = hashlib.sha256(repr(size).encode())
-    known: dict[str, str] = {}
-    for name in names:
-        # Images inside one file are named FILE[i].
-        file = name if not name.endswith("]") else name.rpartition("[")[0]
-        if file not in known:
-            stat = Path(file).stat() if Path(file).is_file() else None
-            known[file] = f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""
-        sha.update(f"{name} {known[file]}\n".encode())
-    return sha.hexdigest()[:16]
