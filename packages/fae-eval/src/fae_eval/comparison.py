@@ -122,8 +122,8 @@ def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ..
         timed = _numbers(record, "step", rows)
         order = sorted(range(len(rows)), key=lambda number: timed[number])
         rows, steps = [rows[number] for number in order], tuple(int(timed[number]) for number in order)
-        if len(set(steps)) != len(steps):
-            raise FAEError(f"{record.title!r} has several rows of one step")
+        if len(set(steps)) != len(steps) or min(steps, default=0) < 0:
+            raise FAEError(f"{record.title!r} has several rows of one step, or steps below 0")
     else:
         named = _measured(record) if row is None else [cells for cells in rows if cells and str(cells[0]) == row]
         if not named:

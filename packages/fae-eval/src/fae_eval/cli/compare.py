@@ -51,7 +51,7 @@ def compare(
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn = comparison_chart(read, title=heading, y_label=chosen)
-        write_atomic(path.with_suffix(".svg"), drawn.encode())
+        write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
         result.figures.append({"path": path.with_suffix(".svg").name, "caption": heading})
     finish(result, path)
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from fae_eval.results import LARGEST
+
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 44
 _COLORS = 6
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _interpolate(value: float, xs: Sequence[float], ys: Sequence[float]) -> floa
 
 
 def _clean(one: Series) -> Series:
-    kept = [i for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)) if abs(x) < _LARGEST and abs(y) < _LARGEST]
+    kept = [i for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)) if abs(x) < LARGEST and abs(y) < LARGEST]
     seconds = [one.seconds[i] for i in kept] if one.seconds is not None else None
     return Series(one.name, [one.x[i] for i in kept], [one.y[i] for i in kept], seconds)
 
