@@ -11,9 +11,7 @@ BY_PLACE = "The head has no class names: class i of the images was taken for its
 _IMAGENET = 1000
 
 
-def labels_for_head(
-    labels: Sequence[int], names: Sequence[str] | None, outputs: int
-) -> tuple[list[int], str | None]:
+def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs: int) -> tuple[list[int], str | None]:
     """`labels` into `names` as outputs of a head, and a note where nothing but their order says so.
 
     A head of 1000 outputs is ImageNet's: images whose classes are called by WordNet ids or ImageNet's names are matched by

@@ -138,9 +138,7 @@ def trained_probe(
         # Before any network runs, so that classes that differ are told at once.
         test_source = spread(open_images(test_images), limit)
         sides = {"where": str(test_images), "known_where": str(images)}
-        test_y = torch.tensor(
-            match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides)
-        )
+        test_y = torch.tensor(match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides))
     train_x = _pooled(model, train_source, batch_size, progress, "training images")
     if test_images is not None:
         test_x = _pooled(model, test_source, batch_size, progress, "test images")
@@ -154,7 +152,9 @@ def trained_probe(
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
     seen = set(train_y.tolist())
     if len(seen) < 2:
-        raise DataError(f"a probe tells classes apart: it needs images of two, and {images} has {len(seen)} to train on")
+        raise DataError(
+            f"a probe tells classes apart: it needs images of two, and {images} has {len(seen)} to train on"
+        )
     unseen = sum(label not in seen for label in test_y.tolist())
     warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
     classes = int(max(train_y.max(), test_y.max())) + 1

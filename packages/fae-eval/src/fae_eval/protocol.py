@@ -28,7 +28,9 @@ def split_warnings(count: int, split_size: int) -> list[str]:
     if count < split_size:
         return [f"{count} samples; the inception score is lower with fewer than {split_size:,}"]
     if last:
-        return [f"the inception score's last part has {last} of {split_size:,} samples, counts like the rest and lowers it"]
+        return [
+            f"the inception score's last part has {last} of {split_size:,} samples, counts like the rest and lowers it"
+        ]
     return []
 
 

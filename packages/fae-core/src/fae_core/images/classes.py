@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import CheckpointError, DataError
+from fae_core.errors import CheckpointError, DataError, FAEError, UnknownName
 from fae_core.files import read_json, read_json_value
 
 CLASSES_FILE = "classes.json"
@@ -101,7 +101,7 @@ def match_classes(
     where, known_where: what errors call the two sides. Raises DataError, showing the difference, where a class is not among
     those known, one name stands for several of them, or only one side has names.
     """
-    if names is None and known is None or list(names or ()) == list(known or ()):
+    if (names is None and known is None) or list(names or ()) == list(known or ()):
         return list(labels)
     if names is None or known is None:
         nameless, named = (where, known_where) if names is None else (known_where, where)
@@ -119,6 +119,54 @@ def match_classes(
         if twice is not None:
             raise DataError(f"{listed} calls several classes {twice!r}, so that names cannot tell them apart")
     return [place[names[label]] for label in labels]
+
+
+def chosen_classes(text: str, names: Sequence[str] | None, count: int) -> list[int]:
+    """Labels of the classes that a person lists, by name or index: "cat,dog", "0,3,7".
+
+    A name may hold commas: the longest stretch that is one is taken. "name:10" and "index:10" say which of the two is meant.
+    names: by label, None where they are not known; count: how many classes there are. Raises FAEError, UnknownName.
+    """
+    known: dict[str, list[int]] = {}
+    for label, name in enumerate(names or ()):
+        known.setdefault(_plain(name), []).append(label)
+    longest = max((name.count(",") + 1 for name in known), default=1)
+    parts, chosen = [part.strip() for part in text.split(",")], []
+    while parts:
+        taken = next((n for n in range(min(longest, len(parts)), 1, -1) if ",".join(parts[:n]) in known), 1)
+        chosen.append(_chosen(",".join(parts[:taken]), known, count))
+        del parts[:taken]
+    return chosen
+
+
+def _chosen(word: str, known: dict[str, list[int]], count: int) -> int:
+    kind, colon, rest = word.partition(":")
+    kind, asked = (kind, rest.strip()) if colon and kind in ("name", "index") else ("", word)
+    named = known.get(asked, []) if kind != "index" else []
+    try:
+        index = None if kind == "name" else int(asked)
+    except ValueError:
+        index = None
+    if len(named) > 1:
+        raise FAEError(f"--labels {asked!r} names several classes: give index:{' or index:'.join(map(str, named))}")
+    if named and index not in (None, named[0]):
+        raise FAEError(
+            f"--labels {asked!r} is an index, and the name of class {named[0]}: give index:{asked} or name:{asked}"
+        )
+    if named:
+        return named[0]
+    if index is None and (known or kind == "name"):
+        raise UnknownName("class", asked, known)
+    if index is None:
+        raise FAEError(f"--labels is 'equal', 'random' or class indices such as 0,3,7, not {asked[:80]!r}")
+    if not 0 <= index < count:
+        raise FAEError(f"--labels must lie between 0 and {count - 1}, the generator's classes")
+    return index
+
+
+def _plain(name: str) -> str:
+    """A name without the spaces around its commas, as a list of words on a command line has it."""
+    return ",".join(part.strip() for part in name.split(","))
 
 
 def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int]:

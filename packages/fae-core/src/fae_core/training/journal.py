@@ -131,7 +131,9 @@ class Journal:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         if enabled and self.path.is_file():
-            kept = [line for line in self.path.read_text("utf-8", "replace").splitlines() if _step_of(line) <= resumed_at]
+            kept = [
+                line for line in self.path.read_text("utf-8", "replace").splitlines() if _step_of(line) <= resumed_at
+            ]
             write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def add(self, terms: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fae_core.errors import DataError
 from fae_core.files import disk_errors
-from fae_core.images.npz import read_member
+from fae_core.images.npz import CLASSES_ARRAY, read_member
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ def write_adm(
     count: int,
     labels: Sequence[int] | None = None,
     statistics: AdmStatistics | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Path:
     """Write an ADM container, streaming: uint8 batches (B, H, W, 3), `count` images in all; whole or not at all.
 
+    classes: the names of the labels, for our own readers.
     Raises DataError where the batches are of another type, of different sizes, or not `count` images.
     """
     path = Path(path)
@@ -81,6 +83,7 @@ def write_adm(
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 _write_images(archive, batches, count)
                 arrays = {"arr_1": None if labels is None else np.asarray(labels, np.int64)}
+                arrays |= {CLASSES_ARRAY: None if classes is None or labels is None else np.asarray(classes, np.str_)}
                 arrays |= vars(statistics) if statistics else {}
                 for name, array in arrays.items():
                     if array is not None:

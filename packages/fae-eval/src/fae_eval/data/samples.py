@@ -15,7 +15,9 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
+from fae_core.hub import checked_names
 from fae_core.images import ImageSource, center_crop, open_images
+from fae_core.images.classes import check_labels
 from fae_core.images.identity import content_identity
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
@@ -33,10 +35,12 @@ def batch_starts(count: int, batch_size: int, share: Share = WHOLE) -> range:
 
 
 class Samples(ABC):
-    """Images in a fixed order. `origin` says where they come from, `labels` (or None) their classes, `preparation` the resize."""
+    """Images in a fixed order. `origin` says where they come from, `labels` (or None) their classes, `classes` (or None) the
+    names of these, `preparation` the resize."""
 
     origin: str
     labels: list[int] | None = None
+    classes: list[str] | None = None
     preparation: str = "none: pixels as stored"
     jpeg: int = 0  # images that are stored as JPEG
     skipped: tuple[str, ...] = ()  # images that could not be read in the last pass
@@ -83,7 +87,7 @@ def open_samples(
         written_by_sample = isinstance(source, (str, Path)) and (Path(source) / "samples.json").is_file()
         images = open_images(Path(source) / "images" if written_by_sample else source)
         if written_by_sample and images.labels is None:
-            images.labels = _sampled_labels(Path(source), len(images))
+            images.labels, images.classes = _sampled_labels(Path(source), len(images))
         origin = str(source) if isinstance(source, (str, Path)) else type(source).__name__
         images = spread(images, limit)
         return SourceSamples(images, size, origin)
@@ -112,6 +116,7 @@ class SourceSamples(Samples):
     def __init__(self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int = 4) -> None:
         self.source, self.size, self.origin, self.threads = source, size, origin, threads
         self.labels = list(source.labels) if source.labels is not None else None
+        self.classes = source.classes
         names = (source.name(i) for i in range(len(source)))
         self.jpeg = sum(name.lower().endswith((".jpg", ".jpeg")) for name in names)
         if size is not None:
@@ -182,6 +187,7 @@ class StoreSamples(Samples):
         self.store, self.decoder, self.origin = store, decoder, origin
         self.indices = spread_indices(len(store), limit)
         self.labels = None if store.labels is None else [int(store.labels[i]) for i in self.indices]
+        self.classes = store.classes
         self.preparation = "decoded from latents"
 
     def __len__(self) -> int:
@@ -222,9 +228,13 @@ class ContentHash:
         return hashlib.sha256(f"{self._count} {self._sum}".encode()).hexdigest()[:16]
 
 
-def _sampled_labels(folder: Path, count: int) -> list[int] | None:
-    labels = read_json(folder / "samples.json").get("labels")
-    return labels if isinstance(labels, list) and len(labels) == count else None
+def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[str] | None]:
+    """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are something else."""
+    record, where = read_json(folder / "samples.json"), str(folder / "samples.json")
+    labels, names = record.get("labels"), checked_names(record.get("class_names"), where)
+    if not isinstance(labels, list) or len(labels) != count:
+        return None, None
+    return check_labels(labels, None, where), list(names) if names else None
 
 
 def _from_store(folder: Path, decoder: Any, limit: int | None) -> Samples:
@@ -244,4 +254,3 @@ def _until(batches: Iterable[Any], limit: int | None) -> Iterator[np.ndarray]:
             left -= len(images)
             if left <= 0:
                 return
-

@@ -103,8 +103,12 @@ def _see(network: Any, model: str, size: tuple[int, int], own: tuple[int, int]) 
         raise FAEError(f"timm/{model} sees images of {own[0]}x{own[1]} only; leave out the @size")
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None) or (1, 1)
     if any(side % step for side, step in zip(size, patch, strict=True)):
-        fitting = " or ".join(str(side) for side in (size[0] // patch[0] * patch[0], -(-size[0] // patch[0]) * patch[0]))
-        raise FAEError(f"timm/{model} cuts images into patches of {patch[0]}: it can see {fitting} pixels, not {size[0]}")
+        fitting = " or ".join(
+            str(side) for side in (size[0] // patch[0] * patch[0], -(-size[0] // patch[0]) * patch[0])
+        )
+        raise FAEError(
+            f"timm/{model} cuts images into patches of {patch[0]}: it can see {fitting} pixels, not {size[0]}"
+        )
     try:
         network.set_input_size(img_size=size)
     except Exception as error:  # sizes that its patches or windows do not divide

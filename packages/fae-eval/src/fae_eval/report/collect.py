@@ -210,4 +210,3 @@ def _add_result(found: Collection, path: Path, quietly: bool = False) -> None:
 def _start(run: Run) -> float:
     config = run.folder / "config.yaml"
     return config.stat().st_mtime if config.is_file() else math.inf
-

@@ -157,7 +157,9 @@ def _sample_caption(grid: SampleGrid) -> str:
 
 def _curves(found: Collection) -> str:
     charts = "".join(run_charts(run) for run in found.runs)
-    unfinished = "".join(f'<p class="warning">{text(f"{run.name}: {run.shortfall}")}</p>' for run in found.runs if run.shortfall)
+    unfinished = "".join(
+        f'<p class="warning">{text(f"{run.name}: {run.shortfall}")}</p>' for run in found.runs if run.shortfall
+    )
     aside = "".join(side_charts(run) for run in found.runs)
     folded = details("learning rates and gradients", f'<div class="plots">{aside}</div>') if aside else ""
     return unfinished + (f'<div class="plots">{charts}</div>{folded}' if charts else "")
