@@ -43,7 +43,13 @@ def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
     arrays = {n: np.asarray(read_member(path, n)) if n in names else None for n in ("mu", "sigma", "mu_s", "sigma_s")}
     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
         mu, sigma = arrays[mean], arrays[covariance]
-        if mu is not None and sigma is not None and (mu.ndim != 1 or sigma.shape != (mu.size, mu.size)):
+        if (mu is None) != (sigma is None):
+            raise DataError(f"{path} has only one of {mean} and {covariance}")
+        if mu is None:
+            continue
+        if any(array.dtype.kind not in "fiu" for array in (mu, sigma)):
+            raise DataError(f"{path}: {mean} and {covariance} must be numbers, they are {mu.dtype} and {sigma.dtype}")
+        if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
             raise DataError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} do not fit together")
     return AdmStatistics(**arrays)
 
