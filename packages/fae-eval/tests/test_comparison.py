@@ -116,3 +116,44 @@ def test_curves_of_runs_share_an_axis(tmp_path: Path) -> None:
     assert len(ends) == 1 and "% of the run" in drawn
     with pytest.raises(UnknownName, match="kl"):
         invoke(["eval", "curves", *runs, "--value", "kl", "--out", str(tmp_path / "d.svg")])
+
+
+def table(*rows: list, columns: tuple[str, ...] = ("", "images", "FD-x")) -> Result:
+    return Result("generation", "Samples", {"columns": list(columns), "rows": list(rows)})
+
+
+def test_rows_meet_by_name_not_by_place() -> None:
+    floor = ["real vs real (floor)", 9, 0.1]
+    # One row beside the floor is what was measured, whatever its name and place.
+    group = read_group("x", [table(["seed 0", 9, 1.0], floor), table(floor, ["seed 1", 9, 3.0])])
+    assert group.last == [1.0, 3.0]
+    records = [table(["a", 9, 1.0], ["b", 9, 5.0]), table(["b", 9, 6.0], ["a", 9, 2.0])]
+    assert read_group("x", records).last == [1.0, 2.0]
+    with pytest.raises(UnknownName, match="row of 'Samples'"):
+        read_group("x", [records[0], table(["c", 9, 1.0], ["d", 9, 1.0])])
+    with pytest.raises(FAEError, match="several rows"):
+        read_group("x", [table(["a", 9, 1.0], ["a", 9, 2.0])])
+    with pytest.raises(FAEError, match="several columns"):
+        read_group("x", [table(["a", 1.0, 2.0], columns=("", "FD-x", "FD-x"))])
+
+
+@pytest.mark.parametrize("cell", [None, True, "1", [1.0], float("nan"), float("inf"), 10**400, 1e308])
+def test_a_cell_that_is_no_number_is_not_averaged(cell: object) -> None:
+    with pytest.raises(FAEError, match=r"no number in every row|no column of numbers"):
+        read_group("x", [table(["a", 9, cell])])
+    with pytest.raises(FAEError, match="no number in every row"):
+        read_group("x", [table(["a", cell, 2.0], columns=("", "step", "FD-x"))])
+
+
+def test_journals_of_any_content_make_a_curve_or_one_line(tmp_path: Path) -> None:
+    good = '{"step": 1, "loss": 2.0}\n{"step": 9, "loss": 1.0}\n'
+    run, out = tmp_path / "run", tmp_path / "c.svg"
+    run.mkdir()
+    for line in ('{"step": "a", "loss": 1}', '{"step": 3, "loss": "x"}', '{"step": 3, "loss": NaN}', "[1]", "7", "[" * 9999,
+                 f'{{"step": 4, "loss": 1{"0" * 400}}}', '{"step": null}', '"step"', "\ud800"):  # fmt: skip
+        (run / "metrics.jsonl").write_bytes((line + "\n" + good).encode(errors="surrogatepass") + b"\xff\xfe\n")
+        invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])
+        assert len(re.search(r'<polyline points="([^"]*)"', out.read_text())[1].split()) == 2
+    (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1}\n{"step": 0, "loss": 2}\n')
+    with pytest.raises(FAEError, match="logged no step"):
+        invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])

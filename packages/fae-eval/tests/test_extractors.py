@@ -119,3 +119,63 @@ def test_unknown_names_are_refused(name):
     pytest.importorskip("timm", reason="timm is not installed")
     with pytest.raises(UnknownName):
         load_extractor(name)
+
+
+# One of each way in which timm's models pool: class token, two tokens, mean, two heads, a classifier that is a convolution,
+# branches, a convolution behind the pooling, attention, no classifier. All are random, so that nothing is fetched.
+WAYS = (
+    ("test_vit", {}),
+    ("deit_tiny_distilled_patch16_224", {"depth": 1}),
+    ("levit_128s", {}),
+    ("test_resnet", {}),
+    ("resnetv2_50", {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_chs": 8}),
+    ("crossvit_tiny_240", {}),
+    ("mobilenetv3_small_050", {}),
+    ("test_vit2", {"global_pool": "map"}),
+    ("test_efficientnet", {"num_classes": 0}),
+    ("test_convnext", {}),
+    ("test_nfnet", {}),
+)
+
+
+@pytest.mark.parametrize(("name", "smaller"), WAYS)
+def test_timm_models_pool_as_timm_does(name, smaller, monkeypatch):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    from fae_eval.extractors.timm_model import TimmExtractor
+
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, **smaller).eval()
+    monkeypatch.setattr("fae_eval.extractors.timm_model._create", lambda *_: network)
+    extractor = TimmExtractor(name)
+    images = np.random.default_rng(0).integers(0, 256, (2, *extractor.size, 3)).astype(np.uint8)
+    outputs = extractor.outputs(images)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
+    x = ((x - extractor.mean.double()) / extractor.std.double()).float()
+    with torch.no_grad():
+        logits, hidden = network(x), network.forward_features(x)
+        pooled = network.forward_head(hidden, pre_logits=True)
+    assert outputs["pool"].shape == (2, extractor.dim)
+    torch.testing.assert_close(outputs["pool"], pooled.flatten(1), rtol=1e-3, atol=1e-4)
+    assert ("logits" in outputs) == (network.num_classes > 0)
+    if "logits" in outputs:
+        torch.testing.assert_close(outputs["logits"], logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_of_fixed_size_is_fitted_to_another_or_refused():
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    from fae_eval.extractors.timm_model import TimmExtractor
+
+    state = timm.create_model("test_vit", pretrained=False).state_dict()
+    fitted = TimmExtractor("test_vit", state, size=(96, 96))
+    theirs = timm.create_model("test_vit", pretrained=True, img_size=96, pretrained_cfg_overlay={"state_dict": state})
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.uint8)
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - fitted.mean) / fitted.std
+    with torch.no_grad():
+        torch.testing.assert_close(fitted.outputs(images)["logits"], theirs.eval()(x), rtol=1e-3, atol=1e-4)
+    with pytest.raises(FAEError, match="it can see 96 or 112 pixels, not 100"):
+        TimmExtractor("test_vit", state, size=(100, 100))
+    crossvit = timm.create_model("crossvit_tiny_240", pretrained=False).state_dict()
+    with pytest.raises(FAEError, match="sees images of 240x240 only"):
+        TimmExtractor("crossvit_tiny_240", crossvit, size=(128, 128))
+    with pytest.raises(FAEError, match="Invalid pretrained tag"):
+        TimmExtractor("test_vit.no_such_weights", state)

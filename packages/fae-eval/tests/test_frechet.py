@@ -124,3 +124,34 @@ def test_a_lapack_that_gives_up_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.linalg, "eigh", gives_up)
     monkeypatch.setattr(torch.linalg, "eigvalsh", gives_up)
     assert [frechet_distance(*gaussian(a), *gaussian(b)) for a, b in pairs] == pytest.approx(expected, rel=1e-9)
+
+
+def test_few_or_constant_features_have_their_distance():
+    """By the closed form: covariances of rank 0 leave the means and traces."""
+    zeros = np.zeros((5, 5))
+    assert frechet_distance(np.ones(5), zeros, np.zeros(5), zeros) == 5
+    assert frechet_distance(np.ones(5), np.eye(5), np.zeros(5), zeros) == pytest.approx(10)
+    assert frechet_distance(np.zeros(5), zeros, np.zeros(5), zeros) == 0
+    one = np.random.default_rng(0).standard_normal((2, 5))
+    assert frechet_distance(*_moments(one), *_moments(one)) == pytest.approx(0, abs=1e-12)
+
+
+def _moments(rows):
+    return rows.mean(0), np.cov(rows, rowvar=False)
+
+
+@pytest.mark.parametrize(
+    ("mu", "sigma", "says"),
+    [
+        (np.zeros(3), np.diag([1.0, 1.0, -1.0]), "negative variances"),
+        (np.full(3, 1e200), np.eye(3), "too large"),
+        (np.zeros(3), np.eye(3) * 1.7e308, "too large|finite"),
+        (np.zeros(0), np.zeros((0, 0)), "fit together"),
+        (np.array(["a", "b", "c"]), np.eye(3), "arrays of numbers"),
+        (np.array([0.0, np.nan, 0.0]), np.eye(3), "not finite"),
+    ],
+)
+def test_statistics_that_are_none_have_no_distance(mu, sigma, says):
+    for pair in ((mu, sigma, np.zeros(3), np.eye(3)), (np.zeros(3), np.eye(3), mu, sigma)):
+        with pytest.raises(FAEError, match=says):
+            frechet_distance(*pair)

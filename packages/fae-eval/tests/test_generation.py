@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
+import os
+import tarfile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fae_core.errors import DataError, FAEError, UnknownName
 from fae_core.testing import shared_folder
@@ -183,3 +188,138 @@ def test_mistakes_get_one_line(extractor, photographs, tmp_path):
     np.savez(tmp_path / "stats.npz", mu=np.zeros(12), sigma=np.eye(12))
     with pytest.raises(FAEError, match="needs images"):
         evaluate(real, tmp_path / "stats.npz", extractor=extractor, size=16)
+
+
+def distance(samples, reference, extractor, cache):
+    result = evaluate(samples, reference, extractor=extractor, metrics=["fid"], cache=cache)
+    return next(iter(result.values.values())), result.provenance["reference"]["cached"]
+
+
+def rewritten(kind, path, images):
+    """The same file, or folder of the same names, with other images in it."""
+    pictures = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    if kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            for i, data in enumerate(pictures):
+                member = tarfile.TarInfo(f"{i:04d}.png")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    elif kind == "npz":
+        np.savez(path, arr_0=images)
+    elif kind == "parquet":
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.table({"image": [{"bytes": data, "path": None} for data in pictures]}), path)
+    else:
+        path.mkdir(exist_ok=True)
+        for i, data in enumerate(pictures):
+            (path / f"{i}.png").write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "npz", "parquet", "folder"])
+@pytest.mark.parametrize("same_times", [False, True])
+def test_a_reference_that_was_rewritten_is_measured_anew(kind, same_times, extractor, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAE_CACHE", str(tmp_path / "known"))
+    random = np.random.default_rng(0)
+    first, second = random.integers(0, 256, (2, 12, 8, 8, 3)).astype(np.uint8)
+    place = tmp_path / ("images" if kind == "folder" else f"images.{kind}")
+    reference = rewritten(kind, place, first)
+    files = [reference] if reference.is_file() else list(reference.iterdir())
+    times = {file: file.stat().st_mtime_ns for file in files}
+    assert distance(first, reference, extractor, tmp_path / "cache") == (pytest.approx(0, abs=1e-12), False)
+    assert distance(first, reference, extractor, tmp_path / "cache")[1] is True
+    rewritten(kind, place, second)
+    for file, time in times.items() if same_times else ():
+        os.utime(file, ns=(time, time))
+    fresh = distance(first, reference, extractor, None)[0]
+    assert fresh > 1e-3
+    assert distance(first, reference, extractor, tmp_path / "cache") == (fresh, False)
+
+
+def test_whatever_decides_the_features_tells_entries_apart(extractor, photographs, tmp_path):
+    """Another class of extractor, architecture, resize, weights or preparation is another entry, and so is an order."""
+    real = photographs("real")
+
+    def entries():
+        return len(list((tmp_path / "cache").glob("*.safetensors")))
+
+    for number, change in enumerate(
+        [{}, {"name": "other"}, {"resize": "thirds"}, {"fingerprint": "f" * 16}, {"settings": "mean 0.5"}], start=1
+    ):
+        for name, value in change.items():
+            setattr(extractor, name, value)
+        distance(real, real, extractor, tmp_path / "cache")
+        assert entries() == number
+    changed = type("Other", (type(extractor),), {})()
+    distance(real, real, changed, tmp_path / "cache")
+    evaluate(real, real, extractor=extractor, metrics=["fid"], cache=tmp_path / "cache", size=8)
+    evaluate(real, real, extractor=extractor, metrics=["fid"], cache=tmp_path / "cache", limit=9)
+    assert entries() == 8
+    flat = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    for images in (flat, flat[::-1], flat.reshape(4, 16, 4, 3)):  # one and the same bytes twice
+        evaluate(flat, images, extractor=extractor, metrics=["fid"], cache=tmp_path / "cache")
+    assert entries() == 11
+
+
+def test_any_damage_of_an_entry_is_found(extractor, photographs, tmp_path):
+    real, made = photographs("real"), photographs("made", seed=1)
+    values = evaluate(made, real, extractor=extractor, metrics=["fid", "pr"], cache=tmp_path / "cache").values
+    entry = next((tmp_path / "cache").glob("*.safetensors"))
+    whole = entry.read_bytes()
+    for place in range(40, len(whole), len(whole) // 40):
+        entry.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = evaluate(made, real, extractor=extractor, metrics=["fid", "pr"], cache=tmp_path / "cache")
+        assert again.values == values
+    for content in (b"", b"x" * 100, whole[:50], whole + b"0"):
+        entry.write_bytes(content)
+        assert (
+            evaluate(made, real, extractor=extractor, metrics=["fid", "pr"], cache=tmp_path / "cache").values == values
+        )
+
+
+def test_processes_may_share_a_cache(extractor, photographs, tmp_path):
+    real = photographs("real")
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        found = pool.starmap(distance, [(real, real, extractor, tmp_path / "cache")] * 4)
+    assert {value for value, _ in found} == {found[0][0]}
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_measured(extractor, photographs, tmp_path):
+    (tmp_path / "file").write_text("")
+    seen = []
+    extractor.outputs = lambda images: seen.append(images)
+    with pytest.raises(FAEError, match="a part of the path is a file"):
+        evaluate(photographs("real"), photographs("real"), extractor=extractor, cache=tmp_path / "file" / "cache")
+    assert not seen
+
+
+def test_wrong_options_are_told_before_anything_is_measured(extractor, photographs):
+    real = photographs("real")
+    extractor.outputs = None
+    for options in ({"k": 0}, {"pr_precision": "fp8"}, {"seed": 2**32}, {"batch_size": 0}, {"kernel_subsets": 0}):
+        with pytest.raises(FAEError):
+            evaluate(real, real, extractor=extractor, **options)
+
+
+def test_small_sets_are_named_in_the_record(extractor, photographs, monkeypatch):
+    real = photographs("real")
+    one = evaluate(real, real, extractor=extractor, metrics=["kid", "is"], kernel_subsets=2)
+    assert one.provenance["kernel"]["subset_size"] == 24
+    assert "fewer than 5,000" in warnings_of(one)
+    monkeypatch.setattr("fae_eval.generation.SPLIT_SIZE", 23)
+    assert "last part has 1 of 23" in warnings_of(evaluate(real, real, extractor=extractor, metrics=["is"]))
+    with pytest.raises(FAEError, match="at least 2 are needed"):
+        evaluate(real, real, extractor=extractor, metrics=["fid"], limit=1)
+
+
+def test_class_names_go_into_a_packed_file(photographs, tmp_path):
+    real = open_samples(photographs("real"))
+    path = write_adm(tmp_path / "a.npz", real.batches(5), len(real), real.labels, classes=real.classes)
+    assert open_samples(path).classes == ["blue", "green", "red"]
+    assert open_samples(path).labels == real.labels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -20,7 +18,33 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 def test_psnr_of_a_constant_error_is_known():
     a = torch.zeros(2, 3, 4, 4)
     assert psnr(a, a + 0.1).tolist() == pytest.approx([20.0, 20.0])
-    assert math.isinf(psnr(a, a)[0])
+    assert psnr(a, a).tolist() == [100.0, 100.0]
+
+
+def test_identical_images_have_the_largest_psnr_and_leave_a_mean_finite():
+    a, b = pair()
+    a[0] = b[0] = 0.0
+    values = psnr(a, b)
+    assert values[0] == 100 and values.isfinite().all()
+    assert psnr(a, (a + 1e-6).clamp(0, 1)).max() == 100  # less than half of a level
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_what_is_no_picture_has_no_quality(metric):
+    a, _ = pair()
+    for wrong in (a * float("nan"), a + float("inf"), a[:0], a[0], a[:, :, :5]):
+        with pytest.raises(FAEError):
+            metric(wrong, a)
+
+
+def test_features_without_numbers_or_variance_have_no_measure():
+    a = torch.ones(2, 3, 4)
+    for measure in (feature_cosine, feature_mse, unexplained_variance):
+        for wrong in (a * float("nan"), a[:0], a[:, :2]):
+            with pytest.raises(FAEError):
+                measure(wrong, a)
+    with pytest.raises(FAEError, match="do not vary"):
+        unexplained_variance(a, a + 1)
 
 
 def test_ssim_and_psnr_agree_with_torchmetrics():

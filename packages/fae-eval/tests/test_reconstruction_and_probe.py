@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
+from PIL import Image
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch, open_images
 from fae_eval import evaluate_reconstruction
+from fae_eval.head_classes import BY_PLACE, labels_for_head
 from fae_eval.metrics import psnr
 from fae_eval.probe import apply_logistic, fit_logistic, trained_probe, zero_shot_probe
 
@@ -66,3 +71,97 @@ def test_images_without_labels_are_refused(fae, photographs):
     flat = photographs("real") / "red"
     with pytest.raises(DataError, match="no labels"):
         zero_shot_probe(fae, flat)
+
+
+def test_test_images_meet_the_training_images_by_name(fae, photographs, tmp_path):
+    """Without a folder of one class, and in another order, each picture is still what it is called."""
+    train, test = photographs("real", count=48), photographs("test", seed=3)
+    whole = trained_probe(fae, train, test_images=test)
+    shutil.rmtree(test / "blue")
+    fewer = trained_probe(fae, train, test_images=test)
+    (test / "classes.json").write_text('["red", "violet", "green"]')
+    turned = trained_probe(fae, train, test_images=test)
+    for result in (whole, fewer, turned):
+        assert [row[3] for row in result.table["rows"]] == [1, 1, 1]
+    (test / "green").rename(test / "grass")
+    (test / "classes.json").unlink()
+    with pytest.raises(DataError, match=r"'grass'; there are 'blue', 'green', 'red'"):
+        trained_probe(fae, train, test_images=test)
+
+
+def test_a_probe_needs_what_it_can_learn_from(fae, photographs):
+    train = photographs("real")
+    for name in ("green", "blue"):
+        shutil.rmtree(train / name)
+    with pytest.raises(DataError, match="images of two"):
+        trained_probe(fae, train)
+    for x in (torch.full((4, 2), float("nan")), torch.zeros(1, 2)):
+        with pytest.raises(FAEError, match="finite features of at least two"):
+            fit_logistic(x, torch.zeros(len(x), dtype=torch.long), 2)
+    alone = photographs("rare", count=12)
+    for path in sorted(alone.glob("red/*.png"))[1:]:
+        path.unlink()
+    result = trained_probe(fae, alone, seed=next(seed for seed in range(99) if _held_out(8, 9, seed)))
+    assert "1 of 2 test images are of classes without a training image" in result.warnings
+
+
+def _held_out(index, count, seed):
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return index in order[: round(count * 0.25)]
+
+
+def test_imagenets_classes_meet_a_head_by_name():
+    timm = pytest.importorskip("timm.data", reason="timm is not installed")
+    wnids = timm.ImageNetInfo().label_names()
+    assert labels_for_head([0, 999], wnids, 1000) == ([0, 999], None)
+    assert labels_for_head([0, 1, 1], [wnids[7], wnids[3]], 1000) == ([7, 3, 3], None)
+    assert labels_for_head([0, 1], ["goldfish", "tench"], 1000) == ([1, 0], None)
+    assert labels_for_head([0, 1], list(reversed(wnids)), 1000) == ([999, 998], None)
+    with pytest.raises(FAEError, match="2 classes and the head 1000"):
+        labels_for_head([0, 1], ["goldfish", "crane"], 1000)  # two outputs are called crane
+    in_order = [f"class {i}" for i in range(1000)]
+    assert labels_for_head([5], in_order, 1000) == ([5], BY_PLACE)
+    in_order[3] = "goldfish"
+    with pytest.raises(DataError, match="class 3 of the images is called 'goldfish', which is output 1"):
+        labels_for_head([3, 5], in_order, 1000)
+
+
+def test_a_head_without_names_is_met_by_place_and_says_so(fae, photographs):
+    assert BY_PLACE in zero_shot_probe(fae, photographs("real")).notes
+    with pytest.raises(DataError, match="label 3"):
+        labels_for_head([0, 3], None, 3)
+    with pytest.raises(FAEError, match="2 classes and the head 3"):
+        labels_for_head([0, 1], ["a", "b"], 3)
+
+
+def test_one_blank_image_leaves_the_mean_finite(fae, photographs):
+    class Exact:
+        spec = fae.spec
+        encode = staticmethod(lambda images: images)
+        decode = staticmethod(lambda z: torch.where(z.amax((1, 2, 3), keepdim=True) > 0, (z + 0.05).clamp(0, 1), z))
+
+    folder = photographs("real")
+    before = evaluate_reconstruction(Exact(), folder, extractor=None).values["PSNR [dB]"]
+    Image.new("RGB", (16, 16)).save(folder / "red" / "blank.png")
+    after = evaluate_reconstruction(Exact(), folder, extractor=None).values["PSNR [dB]"]
+    assert after == pytest.approx((24 * before + 100) / 25)
+
+
+def test_numbers_that_are_none_are_not_painted_black(fae, photographs):
+    class Broken:
+        spec, encode = fae.spec, fae.encode
+        decode = staticmethod(lambda z: torch.full((len(z), 3, 16, 16), float("nan")))
+
+    with pytest.raises(FAEError, match="not finite"):
+        evaluate_reconstruction(Broken(), photographs("real"), extractor=None)
+
+
+def test_features_that_never_vary_have_no_unexplained_variance(fae, photographs, tmp_path):
+    (tmp_path / "grey").mkdir()
+    for i in range(3):
+        Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "grey" / f"{i}.png")
+    constant = type(fae)()
+    constant.encoder = SimpleNamespace(features=lambda images: torch.full((len(images), 16, 6), 0.1))
+    constant.features = lambda z: torch.full((len(z), 16, 6), 0.2)
+    result = evaluate_reconstruction(constant, tmp_path / "grey", extractor=None)
+    assert "unexplained variance" not in result.values and "do not vary" in result.warnings[0]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import itertools
 import json
 import re
 import shutil
+import struct
 import subprocess
+import zlib
 
 import numpy as np
 import pytest
@@ -129,6 +134,168 @@ def test_records_keep_no_secrets(tmp_path):
     assert "host/val.parquet" in written
     assert "password" not in written
     assert "secret" not in written
+
+
+def secret(path):
+    """A picture that nobody asked to send, and the letters by which a page that holds it is known."""
+    picture(path, (1, 2, 3))
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@pytest.mark.parametrize("kind", ["absolute", "above", "around", "link", "folder link", "grid link"])
+def test_a_picture_from_elsewhere_is_never_shown(kind, tmp_path):
+    letters = secret(tmp_path / "private" / "secret.png")
+    results = tmp_path / "run" / "results"
+    results.mkdir(parents=True)
+    name = {"absolute": str(tmp_path / "private" / "secret.png"), "above": "../../private/secret.png"}.get(
+        kind, "a.png"
+    )
+    if kind == "around":  # inside of the folder, by a way that leads out of it
+        name = "../results/b.png"
+        letters = secret(results / "b.png")
+    if kind == "link":
+        (results / "a.png").symlink_to(tmp_path / "private" / "secret.png")
+    if kind == "folder link":
+        (results / "sub").symlink_to(tmp_path / "private")
+        name = "sub/secret.png"
+    if kind == "grid link":
+        (tmp_path / "run" / "s").mkdir()
+        (tmp_path / "run" / "s" / "samples.json").write_text('{"labels": [0]}')
+        (tmp_path / "run" / "s" / "grid.png").symlink_to(tmp_path / "private" / "secret.png")
+        picture(results / "a.png")
+    Result("reconstruction", "R", None, [{"path": name}]).save(results / "r.json")
+    for given in (tmp_path / "run", results, results / "r.json"):
+        if kind == "grid link" and given != tmp_path / "run":
+            continue
+        page = write_report([given], tmp_path / "r.html").read_text()
+        assert letters not in page
+        assert "is not shown: it is outside of" in page
+        assert page.count("data:image") == (kind == "grid link")
+
+
+def test_pictures_that_cost_too_much_or_are_none_are_named(tmp_path):
+    names = ["bomb.png", "half.png", "text.png", "folder.png", "a\x00b.png", "n" * 5000, "none.png", "\ud800.png", ""]
+    raw = io.BytesIO()
+    Image.new("1", (8, 8)).save(raw, "PNG")
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + raw.getvalue()[24:29]
+    whole = raw.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + raw.getvalue()[33:]
+    (tmp_path / "bomb.png").write_bytes(whole)
+    raw = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(raw, "PNG")
+    (tmp_path / "half.png").write_bytes(raw.getvalue()[:900])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    picture(tmp_path / "good.png")
+    figures = [{"path": name, "caption": ["odd", {"<b>": "\ud800"}]} for name in [*names, "good.png"]]
+    (tmp_path / "r.json").write_text(json.dumps({"kind": "reconstruction", "title": "<i>\ud800", "figures": figures}))
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert page.count("data:image/png") == 1
+    assert page.count('class="warning">The picture') == len(names)
+    assert "<b>" not in page and "<i>?" not in page and "&lt;i&gt;?" in page
+
+
+def test_tall_and_heavy_pictures_become_smaller(tmp_path):
+    Image.new("RGB", (20, 30_000), (9, 9, 9)).save(tmp_path / "tall.png")
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "heavy.png")
+    Image.new("RGB", (40, 20)).save(tmp_path / "small.tiff")
+    for name in ("tall.png", "heavy.png", "small.tiff"):
+        Result("reconstruction", name, None, [{"path": name}]).save(tmp_path / f"{name}.json")
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert page.count("data:image/webp") == 3
+    assert 'width="11" height="16200"' in page
+
+
+ODD = [None, True, -1, 10**400, 1e308, "", "\ud800", "<script>", [], [[]], {}, {"a": [1]}, "../x.png"]
+
+
+def places(value, place=()):
+    yield place
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*place, key))
+
+
+def changed(value, place, odd):
+    if not place:
+        return odd
+    value = json.loads(json.dumps(value))
+    inner = value
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = odd
+    return value
+
+
+RECORD = {
+    "kind": "convergence",
+    "title": "T",
+    "table": {"columns": ["", "step", "seconds", "FD-x"], "rows": [["a-1", 1, 1.0, 2.0], ["a-2", 2, 2.0, 1.0]]},
+    "figures": [{"path": "p.png", "caption": "c"}],
+    "notes": ["n"],
+    "warnings": ["w"],
+    "values": {"PSNR [dB]": 1.0},
+    "provenance": {"command": "fae", "device": "cpu", "machine": "m", "versions": {"a": "1"}, "seed": 0},
+}
+SAMPLES = {"job": {"count": 4, "guidance": 1.0, "labels": "equal"}, "labels": [0], "provenance": {"seconds": 1.0}}
+STEPS = {"title": "t", "steps": [{"name": "a", "command": "c", "seconds": 1.0}]}
+JOURNAL = {"step": 2, "seconds": 1.0, "loss": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("results/r.json", RECORD), ("s/samples.json", SAMPLES), ("steps.json", STEPS), ("run/metrics.jsonl", JOURNAL)],
+)
+def test_any_value_at_any_place_is_shown_or_named(name, good, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("training: {steps: 3}\n")
+    picture(tmp_path / "s" / "grid.png")
+    (tmp_path / "s" / "samples.json").write_text(json.dumps(SAMPLES))
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    for place in places(good):
+        for odd in ODD if good is not RECORD else ():
+            file.write_text(json.dumps(changed(good, place, odd)) + "\n" + (good is JOURNAL) * json.dumps(JOURNAL))
+            assert "<script" not in write_report([tmp_path], tmp_path / "r.html").read_text()
+        if good is RECORD:  # all of them side by side
+            kinds = ("convergence", "generation", "reconstruction", "similarity")
+            for number, (odd, kind) in enumerate(itertools.product(ODD, kinds)):
+                record = changed({**good, "kind": kind}, place, odd)
+                file.with_name(f"r{number}.json").write_text(json.dumps(record))
+            assert "<script" not in write_report([tmp_path], tmp_path / "r.html").read_text()
+    for raw in (b"", b"\xff\xfe\x00", b"\xef\xbb\xbf{}", b"[" * 100_000, b"\x00" * 99, b"7", b"{}"):
+        file.write_bytes(raw)
+        write_report([tmp_path], tmp_path / "r.html")
+
+
+def test_runs_and_samples_that_did_not_finish_say_so(tmp_path):
+    run, whole = tmp_path / "stopped", tmp_path / "whole"
+    for folder, steps in ((run, 400), (whole, 60)):
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"training: {{steps: {steps}}}\n")
+        (folder / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "loss": {9 / s}}}\n' for s in range(10, 61, 10)))
+    (run / "checkpoints" / "step-00000062").mkdir(parents=True)
+    samples = tmp_path / "samples"
+    for i in range(3):
+        picture(samples / "images" / f"{i:06d}.png")
+    (samples / "samples.json").write_text('{"job": {"count": 5}}')
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert "stopped: not finished: 62 of 400 steps" in page
+    assert "samples is not finished: 3 of 5 images" in page
+    assert "whole: not finished" not in page
+
+
+def test_a_report_keeps_no_secrets(tmp_path):
+    address = "https://me:password@host/val.parquet?signature=secret"
+    record = {**RECORD, "notes": [address], "provenance": {"command": f"fae eval --data {address}"}}
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert "host/val.parquet" in page and "password" not in page and "signature=secret" not in page
+
+
+def test_records_with_halves_of_characters_are_written_and_printed(tmp_path):
+    result = Result("k", "half \ud800", {"columns": ["\udcff"], "rows": [["\ud800"]]}, notes=["\ud800"])
+    assert result.text().encode()
+    assert Result.load(result.save(tmp_path / "r.json")).title == "half ?"
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

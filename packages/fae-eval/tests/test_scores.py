@@ -85,3 +85,92 @@ def test_retrieval_counts_what_a_full_table_counts():
     by_image = (owner[cosine.argmax(0)] == torch.arange(30)).double().mean().item()
     assert retrieval_recall(images, texts, owner, 1, block=7) == pytest.approx((by_image, by_text))
     assert clip_score(images, images * 3) == pytest.approx(100, rel=1e-5)
+
+
+def test_sets_of_equal_rows_lie_inside_each_other():
+    """A model that always paints one picture: all distances and radii are 0, though rounding would leave some of them above."""
+    row = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)) * 30
+    for tile in (7, 1024):
+        assert precision_recall(row.expand(40, -1), row.expand(30, -1), 3, tile=tile) == (1.0, 1.0)
+        far = precision_recall(row.expand(40, -1), row.expand(30, -1) + 1, 3, tile=tile)
+        assert far == (0.0, 0.0)
+    twice = torch.randn(20, 300, generator=torch.Generator().manual_seed(1)).repeat(2, 1)
+    assert manifold_radii(twice, 1, tile=7).tolist() == [0.0] * 40
+    assert precision_recall(-torch.zeros(5, 2), torch.zeros(5, 2), 1) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("k", [0, -1, 9, 10])
+def test_neighbours_must_be_there(k):
+    with pytest.raises(FAEError, match="more than"):
+        precision_recall(torch.rand(9, 2), torch.rand(12, 2), k)
+
+
+def test_the_parts_of_the_inception_score_are_as_many_as_were_asked_for():
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), 10)
+    parts = [probs[i * 10 // 7 : (i + 1) * 10 // 7] for i in range(7)]
+    one_by_one = [inception_score(part, splits=1) for part in parts]
+    assert inception_score(probs, splits=7) == pytest.approx(np.mean(one_by_one))
+    assert inception_score(probs[:1]) == pytest.approx(1)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_one_number_that_is_none_is_no_score(bad):
+    rows = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
+    broken = rows.clone()
+    broken[7, 2] = bad
+    for metric in (precision_recall, kernel_distance, retrieval_recall, lambda a, b: clip_score(a, b)):
+        for pair in ((rows, broken), (broken, rows)):
+            with pytest.raises(FAEError, match="not finite"):
+                metric(*pair)
+    probs = (rows / rows.sum(1, keepdim=True)).numpy()
+    probs[3, 1] = bad
+    with pytest.raises(FAEError, match="probabilities"):
+        inception_score(probs)
+
+
+def test_what_cannot_be_scored_is_refused():
+    rows = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
+    cases = [
+        (lambda: precision_recall(rows[:, :0], rows[:, :0]), "shape"),
+        (lambda: precision_recall(rows, rows[:, :3]), "dimensions"),
+        (lambda: precision_recall(rows * 1e30, rows * 1e30), "too large"),
+        (lambda: precision_recall(rows[0], rows), "shape"),
+        (lambda: kernel_distance(rows[:1], rows), "too few"),
+        (lambda: kernel_distance(rows[:0], rows), "too few"),
+        (lambda: kernel_distance(rows, rows[:, :3]), "dimensions"),
+        (lambda: kernel_distance(rows, rows, subsets=0), "subset"),
+        (lambda: kernel_distance(rows, rows, seed=2**32), "seed"),
+        (lambda: kernel_distance(rows.double() * 1e200, rows.double() * 1e200), "too large"),
+        (lambda: inception_score(np.zeros((0, 3))), "probabilities"),
+        (lambda: inception_score(np.full((3, 4), 0.5)), "add up to 1"),
+        (lambda: inception_score(np.array([[1.5, -0.5]])), "add up to 1"),
+        (lambda: inception_score(np.full((3, 2), 0.5), splits=4), "cannot be cut"),
+        (lambda: inception_score(np.full((3, 2), 0.5), split_size=0), "at least one row"),
+        (lambda: retrieval_recall(rows, rows[:5]), "which image"),
+        (lambda: retrieval_recall(rows, rows, torch.arange(12) + 1), "describes one of"),
+        (lambda: retrieval_recall(rows, rows, k=0), "at least 1"),
+        (lambda: retrieval_recall(rows, rows[:0], torch.arange(0)), "too few"),
+        (lambda: retrieval_recall(rows * 0, rows), "no direction"),
+        (lambda: clip_score(rows[:0], rows[:0]), "too few"),
+        (lambda: clip_score(rows, rows[:1]), "not pairs"),
+    ]
+    for call, says in cases:
+        with pytest.raises(FAEError, match=says):
+            call()
+
+
+def test_equal_embeddings_find_each_other_by_chance_only():
+    """A collapsed encoder: every image is as near to every text, and k of N are found, not all."""
+    same = torch.ones(10, 4)
+    assert retrieval_recall(same, same, k=3, block=4) == pytest.approx((0.3, 0.3))
+    assert retrieval_recall(same, same, k=10) == pytest.approx((1, 1))
+    # Two texts of each image: the chance that neither is among the first three of twenty.
+    owner = torch.arange(20) % 10
+    expected = 1 - (18 * 17 * 16) / (20 * 19 * 18)
+    assert retrieval_recall(same, torch.ones(20, 4), owner, 3, block=7) == pytest.approx((expected, 0.3))
+    # Two images of a pair cannot be told apart, the others can.
+    images = torch.eye(4)[[0, 0, 1, 2]]
+    assert retrieval_recall(images, images, k=1) == pytest.approx((0.75, 0.75))

@@ -1,13 +1,14 @@
 """Model folders: config.json, model.safetensors, latent_spec.json, README.md; on disk, in a run folder or on the hub.
 
 config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (who wrote it),
-`config` (the constructor's arguments) and `checksum` (of weights and spec, compared at loading). Weights are safetensors; nothing is unpickled.
+`config` (the constructor's arguments) and `checksum` (of weights and spec, compared at loading), and for a generator of known
+classes `class_names` by label. Weights are safetensors; nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -54,6 +55,7 @@ class PretrainedModel(nn.Module):
     model_type: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]]
     needs_spec: ClassVar[bool] = True
+    class_names: tuple[str, ...] | None = None  # of the labels that a generator was trained on; kept in config.json
 
     def __init__(self, config: ModelConfig, spec: LatentSpec | None = None) -> None:
         super().__init__()
@@ -99,6 +101,7 @@ class PretrainedModel(nn.Module):
         if spec is not None and own_spec is not None:
             spec.require(own_spec, context=str(source))
         model = cls(config, own_spec)
+        model.class_names = checked_names(stored.get("class_names"), f"{folder}/{CONFIG_FILE}")
         load_weights(model, folder / WEIGHTS_FILE)
         require_unchanged(folder, model._saved_state(), own_spec)
         return model.to(device=device, dtype=dtype).eval()
@@ -142,7 +145,8 @@ class PretrainedModel(nn.Module):
         state = self._saved_state()
         package = type(self).__module__.split(".")[0]
         checksum = model_checksum(state, self.spec)
-        write_config(folder, self.model_type, self.config.model_dump(mode="json"), package, checksum)
+        fields = self.config.model_dump(mode="json")
+        write_config(folder, self.model_type, fields, package, checksum, self.class_names)
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
         if self.spec is not None:
             self.spec.save(folder)
@@ -153,14 +157,30 @@ class PretrainedModel(nn.Module):
         return self.state_dict()
 
 
-def write_config(folder: Path, model_type: str, config: dict[str, Any], package: str, checksum: str) -> None:
+def write_config(
+    folder: Path,
+    model_type: str,
+    config: dict[str, Any],
+    package: str,
+    checksum: str,
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Write config.json, without secrets in addresses. checksum: the `model_checksum` of what lies beside it."""
     import importlib
 
     version = getattr(importlib.import_module(package), "__version__", None)
     stored = {"model_type": model_type, "package": package, "version": version, "config": redact_values(config)}
     stored["checksum"] = checksum
+    if class_names is not None:
+        stored["class_names"] = list(class_names)
     (folder / CONFIG_FILE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def checked_names(names: Any, where: str) -> tuple[str, ...] | None:
+    """Class names as a file has them. Raises CheckpointError where they are no list of texts."""
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{where}: class_names must be a list of texts")
+    return None if names is None else tuple(names)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

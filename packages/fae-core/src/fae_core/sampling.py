@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, r
 from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.images.captions import json_object, read_lines
+from fae_core.images.classes import chosen_classes
+from fae_core.images.npz import CLASSES_ARRAY
 from fae_core.integrity import model_identity
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
@@ -53,7 +56,8 @@ class SampleJob:
         """
         with processes(device) as group:
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
-            labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
+            names = None if self.prompts else class_names_of(generator)
+            labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
             record = {}
             if group.is_main:  # only now, so that what does not fit leaves no folder behind
                 identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
@@ -63,6 +67,7 @@ class SampleJob:
             started = time.monotonic()
             made = self._write_images(generator, decoder, labels, group)
             group.barrier()
+            record |= {} if names is None else {"class_names": list(names)}
             return self._finish(record, labels, made, time.monotonic() - started, group) if group.is_main else None
 
     def image_path(self, index: int) -> Path:
@@ -133,11 +138,13 @@ class SampleJob:
         return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
 
     def _finish(self, record: dict[str, Any], labels: list[int], made: int, seconds: float, group: Processes) -> str:
+        names = record.get("class_names")
         shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
         grid = np.stack([np.asarray(Image.open(self.image_path(i))) for i in range(shown)])
-        save_grid(torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 255, self.out / "grid.png", self.columns)
+        below = None if names is None else [names[label] for label in labels[:shown]]
+        save_grid(torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 255, self.out / "grid.png", self.columns, below)
         if self.npz:
-            self._write_npz(labels)
+            self._write_npz(labels, names)
         record = {
             **record,
             "labels": labels,
@@ -158,8 +165,8 @@ class SampleJob:
             f"wrote {self.count} images to {self.out}; next: fae eval generation --samples {target} --reference IMAGES"
         )
 
-    def _write_npz(self, labels: list[int]) -> None:
-        """ADM's container, arr_0 (N, H, W, 3) uint8 and arr_1 labels, streamed image by image."""
+    def _write_npz(self, labels: list[int], names: Sequence[str] | None) -> None:
+        """ADM's container, arr_0 (N, H, W, 3) uint8, arr_1 labels and our own classes, streamed image by image."""
         first = np.asarray(Image.open(self.image_path(0)))
         temporary = self.out / ".samples.npz.tmp"
         with disk_errors(self.out), zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -170,6 +177,9 @@ class SampleJob:
                     member.write(np.asarray(Image.open(self.image_path(index))).tobytes())
             with archive.open("arr_1.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64), allow_pickle=False)
+            if names is not None:
+                with archive.open(f"{CLASSES_ARRAY}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asarray(names, dtype=np.str_), allow_pickle=False)
         temporary.replace(self.out / "samples.npz")
 
 
@@ -180,18 +190,14 @@ def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[
     return loaded, painter
 
 
-def draw_labels(labels: str, count: int, classes: int, seed: int = 0) -> list[int]:
-    """One label per sample: "equal" repeats 0..K-1 in order, "random" draws uniformly, a list such as "0,3,7" is repeated."""
+def draw_labels(labels: str, count: int, classes: int, seed: int = 0, names: Sequence[str] | None = None) -> list[int]:
+    """One label per sample: "equal" repeats 0..K-1 in order, "random" draws uniformly, a list is repeated: "0,3,7", or
+    "cat,dog" where the classes have `names` (see `chosen_classes`). Raises FAEError, UnknownName."""
     if labels == "equal":
         return [i % classes for i in range(count)]
     if labels == "random":
         return [derive_seed(seed, "label", i) % classes for i in range(count)]
-    try:
-        wanted = [int(part) for part in labels.split(",")]
-    except ValueError:
-        raise FAEError(f"--labels is 'equal', 'random' or class indices such as 0,3,7, not {labels!r}") from None
-    if min(wanted) < 0 or max(wanted) >= classes:
-        raise FAEError(f"--labels must lie between 0 and {classes - 1}, the generator's classes")
+    wanted = chosen_classes(labels, names, classes)
     return [wanted[i % len(wanted)] for i in range(count)]
 
 
@@ -258,6 +264,12 @@ class _halving_batches:
         torch.cuda.empty_cache()
         self._size = max(1, len(indices) // 2)
         self._pending = indices + self._pending
+
+
+def class_names_of(generator: Generator) -> tuple[str, ...] | None:
+    """The names of all of a generator's classes by label, their numbers where it knows only some; None where it knows none."""
+    names = getattr(generator, "class_names", None)
+    return None if names is None else (*names, *map(str, range(len(names), classes_of(generator))))
 
 
 def classes_of(generator: Generator) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from fae_core._version import __version__ as core_version
 from fae_core.errors import FAEError
 from fae_core.files import write_atomic
-from fae_core.images import ImageSource, load_batch, save_grid, save_image
+from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image, to_uint8
 from fae_core.progress import progress
 from fae_core.redact import redact, redact_values
 from fae_decoders._version import __version__
@@ -43,7 +44,10 @@ class Reconstruction:
         self.name = type(tokenizer).__name__
 
     def run(self, folder: Path, *, pairs: int, files: bool, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write pairs.png, images/ if `files`, and results/reconstruction.json into `folder`; returns the record."""
+        """Write pairs.png, images/ if `files`, and results/ with the record and its own copy of the picture into `folder`.
+
+        Returns the record. Raises FAEError where the tokenizer paints numbers that are not finite.
+        """
         values: dict[str, list[float]] = {}
         shown: list[list[Tensor]] = []
         pairs = min(pairs, len(self.source))
@@ -68,6 +72,7 @@ class Reconstruction:
         record = self._record({name: sum(numbers) / len(numbers) for name, numbers in values.items()}, facts)
         path = folder / "results" / "reconstruction.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "pairs.png", path.parent / "pairs.png")
         write_atomic(path, json.dumps(record, indent=1).encode() + b"\n")
         return record
 
@@ -82,9 +87,11 @@ class Reconstruction:
         else:
             z, measured = self.tokenizer.encode(images), {}
         target, painted = resize(images, self.tokenizer.spec.image_shape), self.tokenizer.decode(z)
-        mse = (painted - target).square().flatten(1).mean(1)
+        if not bool(painted.isfinite().all()):
+            raise FAEError(f"{self.name} paints numbers that are not finite (images {rows.start} to {rows.stop - 1})")
+        painted = to_uint8(painted).float() / 255  # what a picture on disk holds, and what `fae eval` measures
         measured = {
-            "PSNR [dB]": -10 * mse.clamp_min(1e-10).log10(),
+            "PSNR [dB]": psnr(target, painted),
             "L1": (painted - target).abs().flatten(1).mean(1),
             **measured,
         }
@@ -105,7 +112,7 @@ class Reconstruction:
     def _record(self, means: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
         height, width = self.tokenizer.spec.image_shape
         notes = [
-            f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR against 1.0 as the peak, per image.",
+            f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR of each image, peak 1, at most 100 dB.",
         ]
         if "feature MSE" in means:
             notes.append(
@@ -115,7 +122,7 @@ class Reconstruction:
             "kind": "reconstruction",
             "title": f"Images through {self.name}",
             "table": {"columns": ["", self.name], "rows": [[name, value] for name, value in means.items()]},
-            "figures": [{"path": "../pairs.png", "caption": "originals above, reconstructions below"}],
+            "figures": [{"path": "pairs.png", "caption": "originals above, reconstructions below"}],
             "notes": notes,
             "warnings": [],
             "values": means,

@@ -19,7 +19,8 @@ def sample_prompts(folder: Path, count: int) -> list[str]:
     job = record.get("job")
     prompts = job.get("prompts") if isinstance(job, dict) else None
     labels = record.get("labels")
-    if not isinstance(prompts, list) or not prompts or not isinstance(labels, list) or len(labels) != count:
+    whole = isinstance(prompts, list) and prompts and isinstance(labels, list) and len(labels) == count
+    if not whole or any(type(label) is not int or not 0 <= label < len(prompts) for label in labels):
         raise DataError(f"{folder} does not say which prompt each image was drawn for; give --prompts")
     return [str(prompts[label]) for label in labels]
 
@@ -57,6 +58,8 @@ def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], 
 
 
 def _json_lines(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        raise DataError(f"{path} is not a file")
     pairs = []
     for number, line in read_lines(path):
         row = json_object(line, f"{path}:{number}")
@@ -72,5 +75,5 @@ def _coco_captions(path: Path) -> list[tuple[str, str]]:
         names = {int(image["id"]): str(image["file_name"]) for image in stored["images"]}
         ordered = sorted(stored["annotations"], key=lambda entry: int(entry["id"]))
         return [(names[int(entry["image_id"])], " ".join(str(entry["caption"]).split())) for entry in ordered]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not COCO's caption annotations: {type(error).__name__} {error}") from None

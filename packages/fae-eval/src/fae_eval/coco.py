@@ -35,7 +35,7 @@ def choose_captions(annotations: dict[str, Any], count: int = COUNT, seed: int =
             captions.setdefault(int(entry["image_id"]), []).append(
                 (int(entry["id"]), " ".join(str(entry["caption"]).split()))
             )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"these are not COCO's caption annotations: {type(error).__name__} {error}") from None
     described = [number for number in names if captions.get(number)]
     if len(described) < count:
@@ -68,6 +68,9 @@ def write_coco(
 ) -> list[Path]:
     """Write prompts.jsonl (one caption a line, in the order of the samples to draw) and reference.npz into `out`."""
     chosen = choose_captions(read_json(annotations, max_bytes=2**30), count, seed)
+    outside = next((entry["image"] for entry in chosen if Path(entry["image"]).name != entry["image"]), None)
+    if outside is not None:
+        raise DataError(f"the annotations name {outside}, which is no file name in {images}")
     missing = next((entry["image"] for entry in chosen if not (images / entry["image"]).is_file()), None)
     if missing is not None:
         raise DataError(f"{images} lacks {missing}, which the annotations name")
@@ -80,5 +83,7 @@ def write_coco(
 
     reference = write_adm(out / "reference.npz", squares(), count)
     prompts = out / "prompts.jsonl"
-    write_atomic(prompts, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in chosen).encode())
+    write_atomic(
+        prompts, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in chosen).encode(errors="replace")
+    )
     return [prompts, reference]

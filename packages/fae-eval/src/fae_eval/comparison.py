@@ -10,9 +10,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
-from fae_eval.results import Result, provenance
+from fae_eval.results import FLOOR, Result, is_number, provenance
 
 KIND = "comparison"
 CLEAR = 5.0  # differences below so many times the seeds' noise want more seeds, or no claim
@@ -42,10 +43,12 @@ class Group:
 
 def read_group(name: str, records: Sequence[Result], column: str | None = None, row: str | None = None) -> Group:
     """One group from its records. column: whose values (default: the last numeric column of the first record). row: of records
-    without steps, by its first cell (default: the first row). Raises FAEError where records do not fit each other."""
+    without steps, by its first cell (default: the only row beside the floor, or in every record the one that comes first in the first record).
+    Raises FAEError where records do not fit each other."""
     if not records:
         raise FAEError(f"{name} has no records")
     column = column or _default_column(records[0])
+    row = row or _default_row(records)
     found = [_values(record, column, row) for record in records]
     steps = found[0][0]
     if any(other != steps for other, _ in found):
@@ -109,21 +112,50 @@ def _race(groups: Sequence[Group], lower_is_better: bool) -> list[str]:
 
 def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
     table = record.table or {"columns": [], "rows": []}
-    columns = [str(name) for name in table["columns"]]
+    columns, rows = [str(name) for name in table["columns"]], table["rows"]
     if column not in columns:
         raise UnknownName(f"column of {record.title!r}", column, columns)
-    at = columns.index(column)
+    for name in {column, "step"}:
+        if columns.count(name) > 1:
+            raise FAEError(f"{record.title!r} has several columns {name!r}")
     if "step" in columns:
-        rows = sorted(table["rows"], key=lambda cells: cells[columns.index("step")])
-        steps = tuple(int(cells[columns.index("step")]) for cells in rows)
+        timed = _numbers(record, "step", rows)
+        order = sorted(range(len(rows)), key=lambda number: timed[number])
+        rows, steps = [rows[number] for number in order], tuple(int(timed[number]) for number in order)
+        if len(set(steps)) != len(steps) or min(steps, default=0) < 0:
+            raise FAEError(f"{record.title!r} has several rows of one step, or steps below 0")
     else:
-        named = [cells for cells in table["rows"] if row is None or cells[0] == row]
+        named = _measured(record) if row is None else [cells for cells in rows if cells and str(cells[0]) == row]
         if not named:
-            raise UnknownName(f"row of {record.title!r}", str(row), [str(cells[0]) for cells in table["rows"]])
-        rows, steps = named[:1], ()
-    if not rows or not all(isinstance(cells[at], (int, float)) for cells in rows):
+            raise UnknownName(f"row of {record.title!r}", str(row), [str(cells[0]) for cells in rows if cells])
+        if len(named) > 1:
+            raise FAEError(f"{record.title!r} has several rows: {', '.join(str(cells[0]) for cells in named[:5])}")
+        rows, steps = named, ()
+    if not rows:
+        raise FAEError(f"{record.title!r} has no rows")
+    return steps, _numbers(record, column, rows)
+
+
+def _numbers(record: Result, column: str, rows: Sequence[Sequence[Any]]) -> tuple[float, ...]:
+    """The cells of a column. Raises FAEError where one is no finite number."""
+    at = [str(name) for name in record.table["columns"]].index(column)
+    cells = [row[at] for row in rows]
+    if not all(is_number(cell) for cell in cells):
         raise FAEError(f"{record.title!r} has no number in every row of {column!r}")
-    return steps, tuple(float(cells[at]) for cells in rows)
+    return tuple(float(cell) for cell in cells)
+
+
+def _default_row(records: Sequence[Result]) -> str | None:
+    """None where each record has one row beside the floor; else the first record's first, by its name."""
+    if all(len(_measured(record)) < 2 for record in records):
+        return None
+    first = _measured(records[0])
+    return str(first[0][0]) if first else None
+
+
+def _measured(record: Result) -> list[list[Any]]:
+    """The rows of a record's table without that of real against real images."""
+    return [cells for cells in (record.table or {"rows": []})["rows"] if cells and cells[0] != FLOOR]
 
 
 def _default_column(record: Result) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, DataError, FAEError
-from fae_core.files import write_atomic
+from fae_core.files import disk_errors, write_atomic
+from fae_core.images.shards import cache_folder
 from fae_core.training.distributed import ALONE, Processes
 from fae_eval.data.samples import ContentHash, Samples, spread_indices
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.metrics.moments import Moments
 
-CACHE_VARIABLE = "FAE_CACHE"
-_FORMAT = "fae-features-1"
+_FORMAT = "fae-features-2"
 
 
 @dataclass
@@ -127,36 +127,49 @@ def extract_cached(
 ) -> tuple[FeatureSet | None, bool]:
     """As `extract`, but looks into the cache folder first; returns whether it was found there.
 
-    An entry's name is a hash of the extractor's weights and resize and of the images' names, sizes and times of change, so a
-    changed set is measured again. cache: a folder, None for none.
+    An entry's name is a hash of the images' content and preparation, and of all that decides what the extractor makes of them.
+    Damaged entries are made again, whole ones replaced at once: several processes may share the folder. cache: None for none.
+    Raises FAEError, before anything is measured, where the folder cannot be written.
     """
-    if cache is None or samples.cache_key is None:
-        return extract(samples, extractor, batch_size=batch_size, progress=progress, group=group), False
-    path = cache / f"{extractor.fingerprint}-{_short_hash(extractor.resize)}-{samples.cache_key}.safetensors"
-    features = _load_cached(path) if group.is_main else None
+    key = samples.cache_key() if cache is not None and group.is_main else None
+    path = None if key is None else cache / f"{extractor_key(extractor)}-{key}.safetensors"
+    features = _load_cached(path) if path is not None else None
     if group.broadcast(features is not None):
         return features, True
+    if path is not None:
+        require_writable(path.parent)
     features = extract(samples, extractor, batch_size=batch_size, progress=progress, group=group)
-    if features is not None:
+    if path is not None and features is not None and samples.cache_key() == key:  # not changed while they were read
         save_features(features, path)
     return features, False
 
 
+def extractor_key(extractor: FeatureExtractor) -> str:
+    """A hash of what decides an extractor's numbers: its class, network, weights, resize, and the arithmetic of this machine."""
+    kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
+    own = (kind, extractor.name, extractor.dim, extractor.resize, extractor.fingerprint, extractor.settings)
+    device = torch.device(getattr(extractor, "device", None) or "cpu").type
+    arithmetic = (device, torch.get_float32_matmul_precision(), torch.__version__)
+    return hashlib.sha256(repr((*own, *arithmetic)).encode()).hexdigest()[:16]
+
+
+def require_writable(folder: Path) -> None:
+    """Raise FAEError where a cache could not be kept."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 def _load_cached(path: Path) -> FeatureSet | None:
-    if not path.is_file():
-        return None
     try:
         return load_features(path)
-    except CheckpointError:
-        path.unlink()  # damaged or of an older format: measured again
+    except CheckpointError:  # absent, damaged, or of an older format: measured
         return None
 
 
 def default_cache() -> Path:
     """$FAE_CACHE/eval, or fae/eval below the user's cache folder."""
-    root = os.environ.get(CACHE_VARIABLE)
-    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fae"
-    return base / "eval"
+    return cache_folder() / "eval"
 
 
 def save_features(features: FeatureSet, path: Path) -> Path:
@@ -174,8 +187,10 @@ def save_features(features: FeatureSet, path: Path) -> Path:
         moments = getattr(features, name)
         record[name] = moments and moments.metadata()
         tensors |= {f"{name}.{n}": t.cpu().contiguous() for n, t in moments.tensors().items()} if moments else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(tensors, {"format": _FORMAT, "record": json.dumps(record)}))
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record)
+    write_atomic(path, save(tensors, {"format": _FORMAT, "record": text, "digest": _digest(tensors, text)}))
     return path
 
 
@@ -187,6 +202,8 @@ def load_features(path: Path) -> FeatureSet:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if metadata.get("format") != _FORMAT:
             raise CheckpointError(f"{path} is not a {_FORMAT} file")
+        if metadata.get("digest") != _digest(tensors, metadata["record"]):
+            raise CheckpointError(f"{path} is damaged: its content does not match its digest")
         record = json.loads(metadata["record"])
         moments, spatial = (_stored_moments(tensors, record, name, path) for name in ("moments", "spatial"))
         size = (int(record["image_size"][0]), int(record["image_size"][1]))
@@ -203,5 +220,9 @@ def _stored_moments(tensors: dict[str, Tensor], record: dict, name: str, path: P
     return Moments.from_tensors(own, record[name], f"{path} ({name})")
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _digest(tensors: dict[str, Tensor], record: str) -> str:
+    sha = hashlib.sha256(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(tensor.contiguous().numpy().tobytes())
+    return sha.hexdigest()

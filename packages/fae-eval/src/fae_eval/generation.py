@@ -21,7 +21,7 @@ from fae_eval.metrics.inception_score import inception_score
 from fae_eval.metrics.kernel import kernel_distance
 from fae_eval.metrics.precision_recall import precision_recall
 from fae_eval.reference import Reference, gaussian, open_reference
-from fae_eval.results import Result, provenance
+from fae_eval.results import FLOOR, Result, provenance
 
 METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
 _ALIASES = {
@@ -33,7 +33,7 @@ _ALIASES = {
     "kid": "kernel",
 }
 SPLIT_SIZE = 5000
-FLOOR = "real vs real (floor)"
+KERNEL_SUBSET = 1000
 
 
 def evaluate(
@@ -75,6 +75,7 @@ def evaluate(
     """
     with processes(device) as group:
         asked = _Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
+        asked.check(batch_size)
         network = load_extractor(extractor, weights=weights, device=group.device)
         sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
         if not sets:
@@ -115,6 +116,13 @@ class _Asked:
     kernel_subsets: int
     seed: int
 
+    def check(self, batch_size: int) -> None:
+        """Raises FAEError for what would fail only after all images were seen."""
+        if self.pr_precision not in ("fp32", "adm"):
+            raise UnknownName("precision of precision and recall", str(self.pr_precision), ["fp32", "adm"])
+        if min(self.k, self.pr_reference, self.kernel_subsets, batch_size) < 1 or not 0 <= self.seed < 2**32:
+            raise FAEError("k, pr_reference, kernel_subsets and the batch size are at least 1, the seed below 2^32")
+
 
 class _Table:
     """The record as it grows, one row per set of samples."""
@@ -153,8 +161,9 @@ class _Table:
         if "precision_recall" in self.chosen and real.features is not None:
             used = min(asked.pr_reference, real.features.count)
             record["precision_recall"] = {"precision": asked.pr_precision, "k": asked.k, "reference_images": used}
-        if "kernel" in self.chosen:
-            record["kernel"] = {"subsets": asked.kernel_subsets, "subset_size": 1000, "seed": asked.seed}
+        if "kernel" in self.chosen and real.features is not None:
+            size = min(KERNEL_SUBSET, real.features.count, *(row[1] for row in self.rows))
+            record["kernel"] = {"subsets": asked.kernel_subsets, "subset_size": size, "seed": asked.seed}
         notes = [f"FD-{extractor.name} is not FID: compare it only with values of the same extractor."]
         warnings = protocol.purpose_warnings(asked.purpose, real.carries_statistics)
         warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
@@ -239,7 +248,8 @@ def _measure(
             measured["precision"], measured["recall"] = pair
         elif metric == "kernel":
             sides = real.features.pool.numpy(), features.pool.numpy()
-            measured[labels[metric]] = kernel_distance(*sides, subsets=asked.kernel_subsets, seed=asked.seed)[0]
+            how = {"subsets": asked.kernel_subsets, "subset_size": KERNEL_SUBSET, "seed": asked.seed}
+            measured[labels[metric]] = kernel_distance(*sides, **how)[0]
     return measured
 
 
@@ -262,6 +272,7 @@ def _warnings(
         warnings += protocol.count_warnings(features.count, extractor.dim)
     if "inception_score" in chosen and features.probs is not None:
         labels = samples.labels if samples.labels and len(samples.labels) == features.count else None
+        warnings += protocol.split_warnings(features.count, SPLIT_SIZE)
         warnings += protocol.order_warnings(labels, features.probs, SPLIT_SIZE)
     jpeg = samples.jpeg if name != FLOOR else 0
     return warnings + protocol.format_warnings(jpeg, features.count, features.skipped)

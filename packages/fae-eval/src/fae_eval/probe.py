@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images
+from fae_core.images.classes import match_classes
 from fae_eval.data.samples import spread
+from fae_eval.head_classes import labels_for_head
 from fae_eval.linear_head import CLASS_TOKENS, ClassToken, LinearHead, dinov2_batch, dinov2_size
 from fae_eval.results import Result, provenance
 from fae_eval.tokenizers import (
@@ -47,7 +49,8 @@ def zero_shot_probe(
 ) -> Result:
     """Top-1 and top-5 of a classifier trained on the backbone, on its features and on features rebuilt from latents.
 
-    images: labelled, with the classifier's class order (one folder per class and a classes.json that lists all classes).
+    images: labelled. Their classes meet the head's by name where its names are known (see `labels_for_head`); else they must be
+    all of the head's classes in its order (one folder per class and a classes.json).
     head: None is the classifier inside the backbone; a file holds one of DINOv2's linear heads, and images are then prepared as
     DINOv2 does (shorter side 256, centre 224, bicubic). cls: where such a head gets its class token: "original" from the original
     image (the default: with it the paper's 86.17 % is plausible, inferred), "mean" from the patches, so that all passes the latents.
@@ -64,20 +67,18 @@ def zero_shot_probe(
     labels = labels_of(source)
     count = len(source)
     hits: dict[str, Tensor] = {}
+    meant, unnamed = None, None
     size = dinov2_size(model) if linear is not None else None
     for batch, indices in _batches(source, count, batch_size, model, progress, "probing", dinov2=size):
-        truth = torch.tensor([labels[i] for i in indices], device=batch.device)
         token = linear.token_for(cls, model, batch) if linear is not None else None
         spaces = {"original features": image_features(model, batch)}
         if rebuilds_features(model):
             spaces["rebuilt features"] = features_of_latents(model, model.encode(batch))
         for name, features in spaces.items():
             logits = classify(features) if linear is None else linear(own_scale(model, features), token)
-            if source.classes is not None and len(source.classes) != logits.shape[1]:
-                raise FAEError(
-                    f"the images have {len(source.classes)} classes and the head {logits.shape[1]}; a classes.json that lists all "
-                    "of the head's classes says which is which"
-                )
+            if meant is None:
+                meant, unnamed = labels_for_head(labels, source.classes, logits.shape[1])
+            truth = torch.tensor([meant[i] for i in indices], device=logits.device)
             hits[name] = hits.get(name, torch.zeros(2, dtype=torch.long)) + _hits(logits, truth)
     rows = [[name, count, *(found.double() / count).tolist()] for name, found in hits.items()]
     values = {f"{row[0]}: top-1": row[2] for row in rows}
@@ -97,6 +98,7 @@ def zero_shot_probe(
         "A classifier of the backbone, not trained further. Images that it was trained on give no accuracy worth quoting."
     ]
     notes += [f"Class token: {CLASS_TOKENS[cls]}."] if linear is not None else []
+    notes += [unnamed] if unnamed else []
     return Result(
         "probe",
         "Zero-shot probe",
@@ -125,13 +127,21 @@ def trained_probe(
 ) -> Result:
     """Accuracy of logistic regressions on mean tokens: of features, of latents, and of features rebuilt from latents.
 
-    images: labelled. test_images: to test on; without them a random share (fixed by seed) is held out.
+    images: labelled. test_images: to test on, their classes matched by name (`fae_core.images.classes.match_classes`); without
+    them a random share (fixed by seed) is held out. Raises FAEError where classes differ, or features are not finite.
     """
     started = time.monotonic()
     model = load_image_tokenizer(tokenizer, device)
-    train_x, train_y = _pooled(model, images, limit, batch_size, progress, "training images")
+    train_source = spread(open_images(images), limit)
+    train_y = torch.tensor(labels_of(train_source))
     if test_images is not None:
-        test_x, test_y = _pooled(model, test_images, limit, batch_size, progress, "test images")
+        # Before any network runs, so that classes that differ are told at once.
+        test_source = spread(open_images(test_images), limit)
+        sides = {"where": str(test_images), "known_where": str(images)}
+        test_y = torch.tensor(match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides))
+    train_x = _pooled(model, train_source, batch_size, progress, "training images")
+    if test_images is not None:
+        test_x = _pooled(model, test_source, batch_size, progress, "test images")
     else:
         order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
         cut = round(len(order) * test_share)
@@ -140,6 +150,13 @@ def trained_probe(
         test_x = {name: x[order[:cut]] for name, x in train_x.items()}
         train_x = {name: x[order[cut:]] for name, x in train_x.items()}
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
+    seen = set(train_y.tolist())
+    if len(seen) < 2:
+        raise DataError(
+            f"a probe tells classes apart: it needs images of two, and {images} has {len(seen)} to train on"
+        )
+    unseen = sum(label not in seen for label in test_y.tolist())
+    warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
     classes = int(max(train_y.max(), test_y.max())) + 1
     rows = []
     for name, x in train_x.items():
@@ -161,14 +178,20 @@ def trained_probe(
     )
     columns = ["mean token of", "dimensions", "train accuracy", "test accuracy"]
     values = {f"{row[0]}: test accuracy": row[3] for row in rows}
-    return Result("probe", "Trained linear probe", {"columns": columns, "rows": rows}, values=values, provenance=record)
+    table = {"columns": columns, "rows": rows}
+    return Result("probe", "Trained linear probe", table, [], [], warnings, values, record)
 
 
 def fit_logistic(
     x: Tensor, y: Tensor, classes: int, *, weight_decay: float = 1e-3, rounds: int = 100
 ) -> tuple[Tensor, ...]:
-    """Multinomial logistic regression of standardised x (N, D) by L-BFGS: (mean, std, weight (classes, D), bias)."""
+    """Multinomial logistic regression of standardised x (N, D) by L-BFGS: (mean, std, weight (classes, D), bias).
+
+    Raises FAEError for fewer than two rows, and for numbers that are not finite.
+    """
     x = x.double()
+    if len(x) < 2 or not bool(x.isfinite().all()):
+        raise FAEError(f"a probe needs finite features of at least two images, got {tuple(x.shape)}")
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     z = (x - mean) / std
     with torch.enable_grad():
@@ -209,18 +232,17 @@ def labels_of(source: ImageSource) -> list[int]:
     return list(source.labels)
 
 
-def _pooled(model: Any, images: Any, limit: int | None, batch_size: int, progress: Any, what: str) -> Any:
-    chosen = spread(open_images(images), limit)
-    labels = labels_of(chosen)
+def _pooled(model: Any, source: ImageSource, batch_size: int, progress: Any, what: str) -> dict[str, Tensor]:
+    """Mean tokens (N, D) of every space."""
     found: dict[str, list[Tensor]] = {}
-    for batch, _ in _batches(chosen, len(chosen), batch_size, model, progress, what):
+    for batch, _ in _batches(source, len(source), batch_size, model, progress, what):
         z = model.encode(batch)
         spaces = {"features": image_features(model, batch), "latents": latent_tokens(z)}
         if rebuilds_features(model):
             spaces["rebuilt features"] = features_of_latents(model, z)
         for name, tokens in spaces.items():
             found.setdefault(name, []).append(tokens.float().mean(1).cpu())
-    return {name: torch.cat(parts) for name, parts in found.items()}, torch.tensor(labels)
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _batches(
@@ -246,5 +268,7 @@ def _batches(
 
 
 def _hits(logits: Tensor, truth: Tensor) -> Tensor:
+    if not bool(logits.isfinite().all()):
+        raise FAEError("the head's logits are not finite")
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
     return torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()

@@ -22,6 +22,18 @@ def count_warnings(count: int, dim: int) -> list[str]:
     return []
 
 
+def split_warnings(count: int, split_size: int) -> list[str]:
+    """Too few samples in the inception score's only split or in its last one, which counts like the others."""
+    last = count % split_size
+    if count < split_size:
+        return [f"{count} samples; the inception score is lower with fewer than {split_size:,}"]
+    if last:
+        return [
+            f"the inception score's last part has {last} of {split_size:,} samples, counts like the rest and lowers it"
+        ]
+    return []
+
+
 def order_warnings(labels: Sequence[int] | None, probs: Tensor, split_size: int) -> list[str]:
     """Class-ordered samples collapse the inception score, because each split estimates p(y) from its own rows.
 

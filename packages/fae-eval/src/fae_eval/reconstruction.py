@@ -116,7 +116,12 @@ class _Pass:
         moved = at_image_size(model, read)
         originals = moved.cpu()
         z = model.encode(read)
-        rebuilt = to_uint8(model.decode(z)).float() / 255
+        painted = model.decode(z)
+        if not bool(painted.isfinite().all()):
+            raise FAEError(
+                f"the tokenizer paints numbers that are not finite (images {indices.start} to {indices.stop - 1})"
+            )
+        rebuilt = to_uint8(painted).float() / 255
         self.content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
         self._append("PSNR [dB]", psnr(moved, rebuilt))
         if min(moved.shape[-2:]) >= 11:
@@ -148,13 +153,15 @@ class _Pass:
     def values(self) -> tuple[dict[str, float], list[str]]:
         """The numbers by name, and warnings."""
         values = {name: torch.cat(parts).double().mean().item() for name, parts in self.per_image.items()}
-        values |= self.fits.values() if self.fits is not None else {}
+        fits = self.fits.values() if self.fits is not None else {}
+        values |= fits
+        warnings = ["the features do not vary: there is no variance to explain"] if fits and len(fits) < 3 else []
         if self.network is None or len(self.source) < 2:
-            return values, []
+            return values, warnings
         label = metric_labels(self.network, "reconstruction")["frechet"]
         real, made = map(gaussian, self.moments)
         values[label] = frechet_distance(real, mu2=made)
-        return values, protocol.count_warnings(len(self.source), self.network.dim)
+        return values, [*warnings, *protocol.count_warnings(len(self.source), self.network.dim)]
 
     def _append(self, name: str, values: Tensor) -> None:
         self.per_image.setdefault(name, []).append(values.cpu())
@@ -181,12 +188,13 @@ class _FeatureFit:
         cosines, counts, sums, totals = zip(*self.batches, strict=True)
         count, total = sum(counts), torch.stack(totals).sum(0)
         error, squares = torch.stack(sums).sum(0)
-        spread = (squares - total.square().sum() / count).clamp_min(1e-30)
-        return {
+        spread = squares - total.square().sum() / count
+        values = {
             "feature cosine": torch.cat(cosines).double().mean().item(),
             "feature MSE": (error / (count * len(total))).item(),
-            "unexplained variance": (error / spread).item(),
         }
+        # What the subtraction leaves of features that are all alike is rounding.
+        return values | ({"unexplained variance": (error / spread).item()} if spread > 1e-12 * squares else {})
 
 
 def _draw(shown: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, str]:

@@ -30,6 +30,8 @@ from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, write_atomic
 from fae_core.redact import redact, redact_values
 
+LARGEST = 1e100
+FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
 _PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
 
@@ -52,7 +54,7 @@ class Result:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         record = redact_values(_finite(asdict(self)))
-        write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_atomic(path, _whole(json.dumps(record, indent=1, ensure_ascii=False)).encode() + b"\n")
         return path
 
     @classmethod
@@ -89,7 +91,7 @@ class Result:
             lines += ["", *_text_table(self.table)]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return redact("\n".join([*lines, "", provenance_line(self.provenance)]))
+        return _whole(redact("\n".join([*lines, "", provenance_line(self.provenance)])))
 
 
 def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> dict[str, Any]:
@@ -130,6 +132,11 @@ def provenance_line(facts: dict[str, Any]) -> str:
     return "provenance: " + "; ".join(parts)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value from a file can be calculated with: an int or float, no bool, whose squares and sums stay finite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
 def format_cell(value: Any) -> str:
     """A table cell: four significant digits for floats, plain text for the rest, a dash for what is missing."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -142,6 +149,11 @@ def format_cell(value: Any) -> str:
         return "0"
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}" if digits <= 6 else f"{value:.2e}"
+
+
+def _whole(text: str) -> str:
+    """Without halves of characters, as names of files may hold: no terminal and no file takes them."""
+    return text.encode(errors="replace").decode()
 
 
 def _text_table(table: dict[str, list[Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from fae_core.generator import CHECKPOINT_STATE
 from fae_core.redact import redact
 
 _RUN_SETTINGS = "config.yaml"
+_CLASSES = 20  # names that a card lists
 _EARLIER = ("autoencoder", "init")  # settings of a training command that name the runs it starts from
 _DIRECTORIES = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",;)]+/)*")
 
@@ -58,6 +59,10 @@ def write_card(record: dict[str, Any], name: str) -> str:
     for part in PARTS:
         model = record[part]
         lines.append(f"| {part} | {model['type']} | {model['package']} | {model['parameters']:,} |")
+    names = record["generator"].get("class_names") or []
+    if names:
+        shown = ", ".join(names[:_CLASSES]) + (f" and {len(names) - _CLASSES} more" if len(names) > _CLASSES else "")
+        lines += ["", f"Classes, for `--labels`: {' '.join(shown.split())}."]
     made = record["made"]
     lines += ["", f"Latents {record['latents']}, images of {record['images']} pixels. Weights are stored in "]
     lines[-1] += f"{record['dtype']}; packed {made['date']}, torch {made['torch']}."

@@ -113,12 +113,14 @@ def _facts(model: Any, source: str | Path) -> dict[str, Any]:
     named = model.named_parameters()
     count = sum(p.numel() for name, p in named if not name.startswith(("backbone.", "encoder.backbone.")))
     classes = getattr(getattr(model, "config", None), "classes", None)
+    names = getattr(model, "class_names", None)
     package = type(model).__module__.split(".")[0].replace("_", "-")
     facts = {
         "type": model.model_type,
         "package": package,
         "parameters": count,
         **({} if classes is None else {"classes": classes}),
+        **({} if names is None else {"class_names": list(names)}),
     }
     return {**facts, "training": training_history(source)}
 

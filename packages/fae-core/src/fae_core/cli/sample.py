@@ -24,7 +24,10 @@ def sample(
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many images.")] = 64,
     labels: Annotated[
-        str, typer.Option("--labels", help="'equal', 'random', or class indices such as 0,3,7 in turn.")
+        str,
+        typer.Option(
+            "--labels", help="'equal', 'random', or classes in turn: 0,3,7, or cat,dog where they have names."
+        ),
     ] = "equal",
     prompts: Annotated[
         Path | None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import CheckpointError, DataError
+from fae_core.errors import CheckpointError, DataError, FAEError, UnknownName
 from fae_core.files import read_json, read_json_value
 
 CLASSES_FILE = "classes.json"
@@ -104,6 +105,83 @@ def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -
     if classes is not None:
         labels = [classes.label(label, str(path)) if isinstance(label, str) else label for label in labels]
     return check_labels(labels, len(classes.names) if classes else None, str(path))
+
+
+def match_classes(
+    labels: Sequence[int], names: Sequence[str] | None, known: Sequence[str] | None, *, where: str, known_where: str
+) -> list[int]:
+    """`labels` into `names`, as labels into `known`: classes meet by name, never by their place in a list.
+
+    Only classes that have samples need a counterpart. Where neither side has names, numbers are all that there is, and stay.
+    where, known_where: what errors call the two sides. Raises DataError, showing the difference, where a class is not among
+    those known, one name stands for several of them, or only one side has names.
+    """
+    if (names is None and known is None) or list(names or ()) == list(known or ()):
+        return list(labels)
+    if names is None or known is None:
+        nameless, named = (where, known_where) if names is None else (known_where, where)
+        raise DataError(f"{named} has class names and {nameless} has none: give both the same {CLASSES_FILE}")
+    used = [names[label] for label in sorted(set(labels))]
+    place = {name: number for number, name in enumerate(known)}
+    absent = [name for name in used if name not in place]
+    if absent:
+        listed = ", ".join(map(repr, absent[:3])) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+        shown = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
+        raise DataError(f"{where} has classes that {known_where} has not: {listed}; there are {shown}")
+    for side, listed in ((names, where), (known, known_where)):
+        counts = Counter(side)
+        twice = next((name for name in used if counts[name] > 1), None)
+        if twice is not None:
+            raise DataError(f"{listed} calls several classes {twice!r}, so that names cannot tell them apart")
+    return [place[names[label]] for label in labels]
+
+
+def chosen_classes(text: str, names: Sequence[str] | None, count: int) -> list[int]:
+    """Labels of the classes that a person lists, by name or index: "cat,dog", "0,3,7".
+
+    A name may hold commas: the longest stretch that is one is taken. "name:10" and "index:10" say which of the two is meant.
+    names: by label, None where they are not known; count: how many classes there are. Raises FAEError, UnknownName.
+    """
+    known: dict[str, list[int]] = {}
+    for label, name in enumerate(names or ()):
+        known.setdefault(_plain(name), []).append(label)
+    longest = max((name.count(",") + 1 for name in known), default=1)
+    parts, chosen = [part.strip() for part in text.split(",")], []
+    while parts:
+        taken = next((n for n in range(min(longest, len(parts)), 1, -1) if ",".join(parts[:n]) in known), 1)
+        chosen.append(_chosen(",".join(parts[:taken]), known, count))
+        del parts[:taken]
+    return chosen
+
+
+def _chosen(word: str, known: dict[str, list[int]], count: int) -> int:
+    kind, colon, rest = word.partition(":")
+    kind, asked = (kind, rest.strip()) if colon and kind in ("name", "index") else ("", word)
+    named = known.get(asked, []) if kind != "index" else []
+    try:
+        index = None if kind == "name" else int(asked)
+    except ValueError:
+        index = None
+    if len(named) > 1:
+        raise FAEError(f"--labels {asked!r} names several classes: give index:{' or index:'.join(map(str, named))}")
+    if named and index not in (None, named[0]):
+        raise FAEError(
+            f"--labels {asked!r} is an index, and the name of class {named[0]}: give index:{asked} or name:{asked}"
+        )
+    if named:
+        return named[0]
+    if index is None and (known or kind == "name"):
+        raise UnknownName("class", asked, known)
+    if index is None:
+        raise FAEError(f"--labels is 'equal', 'random' or class indices such as 0,3,7, not {asked[:80]!r}")
+    if not 0 <= index < count:
+        raise FAEError(f"--labels must lie between 0 and {count - 1}, the generator's classes")
+    return index
+
+
+def _plain(name: str) -> str:
+    """A name without the spaces around its commas, as a list of words on a command line has it."""
+    return ",".join(part.strip() for part in name.split(","))
 
 
 def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int] | None:

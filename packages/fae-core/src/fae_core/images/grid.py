@@ -17,6 +17,7 @@ from fae_core.images.transform import to_uint8
 
 _GAP = 2  # pixels between tiles
 _PAD = 3  # pixels around text
+_LONGEST = 200  # letters of a label
 
 
 def save_image(image: Tensor, path: str | Path) -> Path:
@@ -66,6 +67,10 @@ def draw_grid(
             )
     height, width = images.shape[-2:]
     font = ImageFont.load_default()
+    labels, row_labels, column_labels = (
+        None if texts is None else [_drawable(font, text) for text in texts]
+        for texts in (labels, row_labels, column_labels)
+    )
     line = _extent(font, ["Ag"])[1] + 2 * _PAD
     left = _extent(font, row_labels)[0] + 2 * _PAD if row_labels else 0
     top = line if column_labels else 0
@@ -99,6 +104,12 @@ def to_pillow(image: Tensor) -> Image.Image:
 def _extent(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, texts: Sequence[str]) -> tuple[int, int]:
     boxes = [font.getbbox(text) for text in texts]
     return int(max(box[2] for box in boxes)), int(max(box[3] for box in boxes))
+
+
+def _drawable(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str) -> str:
+    """On one line, no longer than can be seen, and of letters that the font takes: Pillow's bitmap font knows Latin-1 only."""
+    encoding = "utf-8" if isinstance(font, ImageFont.FreeTypeFont) else "latin-1"
+    return " ".join(text[:_LONGEST].split()).encode(encoding, "replace").decode(encoding)
 
 
 def _fitted(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:

@@ -1,4 +1,4 @@
-"""ADM's sample files: an .npz with arr_0, uint8 (N, H, W, 3), and often arr_1, labels (N,)."""
+"""ADM's sample files: an .npz with arr_0, uint8 (N, H, W, 3), often arr_1, labels (N,), and from us the classes' names."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from fae_core.images.sources import ImageSource
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CLASSES_ARRAY = "classes"  # names by label, (K,) of text: ours, other readers pass it over
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its name and of its extra field
 _MAX_COMPRESSED = 64 * 2**30  # bytes that a compressed array may unpack to
 
@@ -69,10 +70,10 @@ class NpzImages(ImageSource):
             labels = read_header(self.path, "arr_1")
             if labels.shape != images.shape[:1]:
                 raise DataError(f"{path}: arr_1 has shape {labels.shape} for {images.shape[0]} images")
-            listed = read_classes(self.path.parent)
+            names = self._class_names()
             values = read_member(self.path, "arr_1").tolist()
-            self.labels = check_labels(values, len(listed.names) if listed else None, str(path))
-            self.classes = listed.names if listed and self.labels is not None else None
+            self.labels = check_labels(values, len(names) if names else None, str(path))
+            self.classes = names if self.labels is not None else None
         self._images = read_member(self.path, "arr_0")
 
     def __len__(self) -> int:
@@ -85,6 +86,19 @@ class NpzImages(ImageSource):
 
     def name(self, index: int) -> str:
         return f"{self.path}[{index}]"
+
+    def _class_names(self) -> list[str] | None:
+        listed = read_classes(self.path.parent)
+        if f"{CLASSES_ARRAY}.npy" not in _members(self.path):
+            return listed.names if listed else None
+        names = read_member(self.path, CLASSES_ARRAY)
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise DataError(
+                f"{self.path}: {CLASSES_ARRAY} must be a list of class names, not {names.dtype} {names.shape}"
+            )
+        if listed and listed.names != names.tolist():
+            raise DataError(f"{listed.where} and {self.path} name different classes")
+        return names.tolist()
 
     def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield digests.of(self.path)

@@ -35,6 +35,8 @@ class GeneratorTask(Task):
             raise DataError(f"{store.folder} holds no latents")
         self.generator, self.store = generator, store
         self.modules = {"model": generator}
+        if store.classes is not None and getattr(getattr(generator, "config", None), "classes", None) is not None:
+            generator.class_names = tuple(store.classes)  # they go with the model, so that it can be asked by name
         self.phases = [Phase("generator", ("model",), self._loss)]
         self.blocks = getattr(store, "blocks", None)
         self._preview_config, self._preview = preview, None

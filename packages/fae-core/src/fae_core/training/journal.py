@@ -141,7 +141,9 @@ class Journal:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         if enabled and self.path.is_file():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= resumed_at]
+            kept = [
+                line for line in self.path.read_text("utf-8", "replace").splitlines() if _step_of(line) <= resumed_at
+            ]
             write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def add(self, terms: dict[str, Tensor]) -> None:
@@ -165,15 +167,23 @@ class Journal:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a last line that was cut off by a crash is left out."""
+    """The rows of metrics.jsonl; a line that was cut off by a crash is left out, and so is what is no number in the others."""
     path = Path(run) / METRICS_FILE
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if _step_of(line) < float("inf")]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+    return [{name: value for name, value in row.items() if _is_number(value)} for row in rows]
 
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
+    return step if _is_number(step) else float("inf")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value can be calculated with; integers that no float holds cannot."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > 1e300

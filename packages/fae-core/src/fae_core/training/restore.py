@@ -11,7 +11,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from fae_core.errors import CheckpointError, DataError, UnknownName
 from fae_core.files import read_json, read_yaml
-from fae_core.hub import RUN_MODEL_FOLDER, load_state, parse_config
+from fae_core.hub import CONFIG_FILE as MODEL_CONFIG_FILE
+from fae_core.hub import RUN_MODEL_FOLDER, checked_names, load_state, parse_config, read_config
 from fae_core.plugins import load_plugins
 from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
@@ -64,6 +65,7 @@ def generator_in_checkpoint(
     generator_class = known[model_type].load()
     config = parse_config(generator_class.config_class, settings.get("model", {}), f"{run}/{CONFIG_FILE}")
     model = generator_class(config, _spec_of(run, settings))
+    model.class_names = _class_names_of(run, settings)
     stored = read_json(path / STATE_FILE)["tensors"]
     state = model.state_dict()
     kept = {name: f"average/{_NAME}/{name}" for name in state}
@@ -76,6 +78,20 @@ def generator_in_checkpoint(
         dcp.load(loaded, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     load_state(model, {name: loaded[key] for name, key in kept.items()}, str(path))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | None:
+    """Of the run's model, or of the store it trains on; None where neither is there or knows them."""
+    from fae_core.latent_store import LatentStore
+
+    exported = run / RUN_MODEL_FOLDER
+    if (exported / MODEL_CONFIG_FILE).is_file():
+        return checked_names(read_config(exported).get("class_names"), f"{exported}/{MODEL_CONFIG_FILE}")
+    try:
+        names = LatentStore(str(settings.get("data"))).classes
+    except (CheckpointError, DataError):
+        return None
+    return None if names is None else tuple(names)
 
 
 def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:

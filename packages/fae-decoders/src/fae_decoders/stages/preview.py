@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fae_core.images import save_grid
+from fae_core.images import psnr, save_grid
 
 _PREVIEW_IMAGES = 8
 
@@ -22,5 +22,4 @@ def save_preview(target: Tensor, painted: Tensor, folder: Path, step: int) -> di
     painted = painted.float().clamp(0, 1)
     grid = torch.cat([target, painted]).cpu()
     save_grid(grid, folder / f"step-{step:08d}.png", len(target), row_labels=["image", "painted"])
-    mse = (painted - target).square().flatten(1).mean(1)
-    return {"preview_psnr": float((-10 * mse.clamp_min(1e-10).log10()).mean())}
+    return {"preview_psnr": float(psnr(target, painted).mean())}

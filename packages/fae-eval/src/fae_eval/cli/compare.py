@@ -51,7 +51,7 @@ def compare(
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn = comparison_chart(read, title=heading, y_label=chosen)
-        write_atomic(path.with_suffix(".svg"), drawn.encode())
+        write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
         result.figures.append({"path": path.with_suffix(".svg").name, "caption": heading})
     finish(result, path)
 
@@ -62,7 +62,10 @@ def _records(name: str, where: str) -> list[Result]:
     from fae_eval.results import Result
 
     path = Path(where)
-    files = sorted(path.parent.glob(path.name))
+    try:
+        files = sorted(path.parent.glob(path.name))
+    except (ValueError, NotImplementedError, OSError):  # "**" in a name, no name, one that is too long
+        files = []
     if not files:
         raise FAEError(f"{name}: there is no record {where}")
     return [Result.load(file) for file in files]

@@ -106,7 +106,7 @@ def steps_of(samples: list[str]) -> dict[int, str]:
     found: dict[int, str] = {}
     for given in samples:
         step, equals, path = given.partition("=")
-        if not equals or not step.isdigit() or int(step) in found:
+        if not equals or not step.isdecimal() or len(step) > 15 or int(step) in found:
             raise FAEError(f"--samples takes STEP=PATH, each step once, not {given!r}")
         found[int(step)] = path
     return found

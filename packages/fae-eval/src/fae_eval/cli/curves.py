@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,7 @@ def curves(
     drawn = comparison_chart(lines, title=title or value, x_label="% of the run", y_label=value)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, drawn.encode())
+    write_atomic(out, drawn.encode(errors="replace"))
     typer.echo(f"wrote {out}; next: fae eval report for everything that the runs logged")
 
 
@@ -52,9 +53,11 @@ def _line(name: str, folder: str, value: str) -> Group:
     rows = read_metrics(Path(folder))
     if not rows:
         raise FAEError(f"{folder} has logged nothing")
-    found = [row for row in rows if value in row]
+    found = [row for row in rows if math.isfinite(row.get(value, math.inf))]
     if len(found) < 2:
         raise UnknownName(f"value of {folder}", value, sorted({key for row in rows for key in row}))
     kept = [found[round(i * (len(found) - 1) / (min(len(found), 100) - 1))] for i in range(min(len(found), 100))]
-    last = rows[-1]["step"]
+    last = max(row["step"] for row in rows)
+    if last <= 0:
+        raise FAEError(f"{folder} has logged no step")
     return Group(name, tuple(round(100 * row["step"] / last, 2) for row in kept), (tuple(row[value] for row in kept),))

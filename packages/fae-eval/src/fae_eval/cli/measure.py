@@ -245,7 +245,7 @@ def pack(
                 bar.advance(len(batch))
                 yield batch
 
-        write_adm(out, counted(), len(opened), opened.labels)
+        write_adm(out, counted(), len(opened), opened.labels, classes=opened.classes)
     typer.echo(f"wrote {len(opened)} images to {out}; next: fae eval generation --samples {out} --reference IMAGES")
 
 

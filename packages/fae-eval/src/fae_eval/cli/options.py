@@ -27,7 +27,10 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights o
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
 Tokenizer = Annotated[str, typer.Option("--model", help="Run folder, model folder or hub id of a tokenizer (an FAE).")]
 Labels = Annotated[
-    str, typer.Option("--labels", help="With a generator: 'equal', 'random', or class indices such as 0,3,7 in turn.")
+    str,
+    typer.Option(
+        "--labels", help="With a generator: 'equal', 'random', or classes in turn by index (0,3,7) or name (cat,dog)."
+    ),
 ]
 Prompts = Annotated[
     Path | None,

@@ -185,8 +185,8 @@ def queries_of(given: list[str] | None, count: int) -> list[tuple[float, float]]
         pairs = [tuple(float(part) for part in text.split(",")) for text in given]
     except ValueError:
         pairs = [()]
-    if any(len(pair) != 2 for pair in pairs):
-        raise FAEError("--query takes Y,X such as 0.5,0.5")
+    if any(len(pair) != 2 or not all(0 <= part <= 1 for part in pair) for pair in pairs):
+        raise FAEError("--query takes Y,X between 0 and 1, such as 0.5,0.5")
     pairs = pairs * count if len(pairs) == 1 else pairs
     if len(pairs) != count:
         raise FAEError(f"{count} images need one --query or {count}, got {len(pairs)}")

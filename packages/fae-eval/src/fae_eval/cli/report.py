@@ -37,6 +37,8 @@ def report(
     if note and note_file:
         raise FAEError("give --note or --note-file, not both")
     if note_file is not None:
+        if not note_file.is_file():
+            raise FAEError(f"--note-file {note_file} is not a file")
         try:
             note = note_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

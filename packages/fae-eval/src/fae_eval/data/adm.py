@@ -12,7 +12,7 @@ import numpy as np
 
 from fae_core.errors import DataError
 from fae_core.files import disk_errors
-from fae_core.images.npz import read_header, read_member
+from fae_core.images.npz import CLASSES_ARRAY, read_header, read_member
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,13 @@ def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
     arrays = {n: np.asarray(read_member(path, n)) if n in names else None for n in ("mu", "sigma", "mu_s", "sigma_s")}
     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
         mu, sigma = arrays[mean], arrays[covariance]
-        if mu is not None and sigma is not None and (mu.ndim != 1 or sigma.shape != (mu.size, mu.size)):
+        if (mu is None) != (sigma is None):
+            raise DataError(f"{path} has only one of {mean} and {covariance}")
+        if mu is None:
+            continue
+        if any(array.dtype.kind not in "fiu" for array in (mu, sigma)):
+            raise DataError(f"{path}: {mean} and {covariance} must be numbers, they are {mu.dtype} and {sigma.dtype}")
+        if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
             raise DataError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} do not fit together")
     return AdmStatistics(**arrays)
 
@@ -62,9 +68,11 @@ def write_adm(
     count: int,
     labels: Sequence[int] | None = None,
     statistics: AdmStatistics | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Path:
     """Write an ADM container, streaming: uint8 batches (B, H, W, 3), `count` images in all; whole or not at all.
 
+    classes: the names of the labels, for our own readers.
     Raises DataError where the batches are of another type, of different sizes, or not `count` images.
     """
     path = Path(path)
@@ -75,6 +83,7 @@ def write_adm(
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 _write_images(archive, batches, count)
                 arrays = {"arr_1": None if labels is None else np.asarray(labels, np.int64)}
+                arrays |= {CLASSES_ARRAY: None if classes is None or labels is None else np.asarray(classes, np.str_)}
                 arrays |= vars(statistics) if statistics else {}
                 for name, array in arrays.items():
                     if array is not None:

@@ -12,7 +12,7 @@ import torch
 from fae_core.errors import FAEError
 from fae_core.generator import load_generator
 from fae_core.random import SlotRandom
-from fae_core.sampling import classes_of, draw_images, draw_labels
+from fae_core.sampling import class_names_of, classes_of, draw_images, draw_labels
 from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
 from fae_eval.tokenizers import device_of, load_image_tokenizer
 
@@ -59,7 +59,9 @@ class GeneratedSamples(Samples):
         if isinstance(generator, (str, Path)):
             generator = load_generator(generator, device=device_of(self.decoder))
         self.decoder.spec.require(generator.spec, context=self.origin)
-        chosen = draw_labels(self.wanted_labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
+        names = None if self.prompts else class_names_of(generator)
+        choices = len(self.prompts) or classes_of(generator)
+        chosen = draw_labels(self.wanted_labels, self.count, choices, self.seed, names)
         self.labels = None if self.prompts else chosen
         for start in batch_starts(self.count, batch_size, share):
             indices = list(range(start, min(self.count, start + batch_size)))

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
+from fae_core.hub import checked_names
 from fae_core.images import ImageSource, center_crop, open_images
 from fae_core.images.budget import DECODING
+from fae_core.images.classes import check_labels
+from fae_core.images.identity import content_identity
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 
@@ -33,14 +36,19 @@ def batch_starts(count: int, batch_size: int, share: Share = WHOLE) -> range:
 
 
 class Samples(ABC):
-    """Images in a fixed order. `origin` says where they come from, `labels` (or None) their classes, `preparation` the resize."""
+    """Images in a fixed order. `origin` says where they come from, `labels` (or None) their classes, `classes` (or None) the
+    names of these, `preparation` the resize."""
 
     origin: str
     labels: list[int] | None = None
+    classes: list[str] | None = None
     preparation: str = "none: pixels as stored"
     jpeg: int = 0  # images that are stored as JPEG
     skipped: tuple[str, ...] = ()  # images that could not be read in the last pass
-    cache_key: str | None = None  # changes when the content may have; None where that cannot be told cheaply
+
+    def cache_key(self) -> str | None:
+        """A hash of the images and how they are prepared; None where that cannot be told without measuring them."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -80,7 +88,7 @@ def open_samples(
         written_by_sample = isinstance(source, (str, Path)) and (Path(source) / "samples.json").is_file()
         images = open_images(Path(source) / "images" if written_by_sample else source)
         if written_by_sample and images.labels is None:
-            images.labels = _sampled_labels(Path(source), len(images))
+            images.labels, images.classes = _sampled_labels(Path(source), len(images))
         origin = str(source) if isinstance(source, (str, Path)) else type(source).__name__
         images = spread(images, limit)
         return SourceSamples(images, size, origin)
@@ -109,14 +117,20 @@ class SourceSamples(Samples):
     def __init__(self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int = 4) -> None:
         self.source, self.size, self.origin, self.threads = source, size, origin, threads
         self.labels = list(source.labels) if source.labels is not None else None
-        names = [source.name(i) for i in range(len(source))]
+        self.classes = source.classes
+        names = (source.name(i) for i in range(len(source)))
         self.jpeg = sum(name.lower().endswith((".jpg", ".jpeg")) for name in names)
         if size is not None:
             self.preparation = f"centre crop to {size} (box halving, then bicubic)"
-        self.cache_key = _stat_key(names, size)
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def cache_key(self) -> str | None:
+        try:
+            return hashlib.sha256(f"{content_identity(self.source)} {self.preparation}".encode()).hexdigest()
+        except DataError:  # a file that cannot be read: that is told when its image is wanted
+            return None
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         shape, skipped = None, []
@@ -155,10 +169,12 @@ class ArraySamples(Samples):
             raise DataError("there are no images to measure")
         self.images = as_uint8_nchw(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         self.origin, self.labels = origin, labels
-        self.cache_key = hashlib.sha256(self.images.tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def cache_key(self) -> str:
+        return hashlib.sha256(f"{self.images.shape}".encode() + self.images.tobytes()).hexdigest()
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         for start in batch_starts(len(self), batch_size, share):
@@ -173,6 +189,7 @@ class StoreSamples(Samples):
         self.store, self.decoder, self.origin = store, decoder, origin
         self.indices = spread_indices(len(store), limit)
         self.labels = None if store.labels is None else [int(store.labels[i]) for i in self.indices]
+        self.classes = store.classes
         self.preparation = "decoded from latents"
 
     def __len__(self) -> int:
@@ -213,9 +230,13 @@ class ContentHash:
         return hashlib.sha256(f"{self._count} {self._sum}".encode()).hexdigest()[:16]
 
 
-def _sampled_labels(folder: Path, count: int) -> list[int] | None:
-    labels = read_json(folder / "samples.json").get("labels")
-    return labels if isinstance(labels, list) and len(labels) == count else None
+def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[str] | None]:
+    """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are something else."""
+    record, where = read_json(folder / "samples.json"), str(folder / "samples.json")
+    labels, names = record.get("labels"), checked_names(record.get("class_names"), where)
+    if not isinstance(labels, list) or len(labels) != count:
+        return None, None
+    return check_labels(labels, None, where), list(names) if names else None
 
 
 def _from_store(folder: Path, decoder: Any, limit: int | None) -> Samples:
@@ -235,16 +256,3 @@ def _until(batches: Iterable[Any], limit: int | None) -> Iterator[np.ndarray]:
             left -= len(images)
             if left <= 0:
                 return
-
-
-def _stat_key(names: list[str], size: Any) -> str:
-    sha = hashlib.sha256(repr(size).encode())
-    known: dict[str, str] = {}
-    for name in names:
-        # Images inside one file are named FILE[i].
-        file = name if not name.endswith("]") else name.rpartition("[")[0]
-        if file not in known:
-            stat = Path(file).stat() if Path(file).is_file() else None
-            known[file] = f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""
-        sha.update(f"{name} {known[file]}\n".encode())
-    return sha.hexdigest()[:16]

@@ -19,7 +19,8 @@ class FeatureExtractor(ABC):
     """One vector per image, and whatever else a protocol wants.
 
     name: goes into labels and records; dim: D; resize: how images reach the network's size, in words;
-    fingerprint: hash of the weights; official_inception: only then a Frechet distance may be called FID.
+    fingerprint: hash of the weights; settings: in words, what else decides the numbers (the architecture, the normalisation).
+    official_inception: only then a Frechet distance may be called FID.
     A subclass defines `outputs`; for a network of your own that is all there is to write.
     """
 
@@ -27,6 +28,7 @@ class FeatureExtractor(ABC):
     dim: int
     resize: str
     fingerprint: str
+    settings: str = ""
     official_inception: bool = False
 
     @abstractmethod
@@ -40,7 +42,10 @@ class FeatureExtractor(ABC):
 
 def as_uint8_nchw(images: ImageBatch, device: torch.device | str | None = None) -> Tensor:
     """Either layout as uint8 (B, 3, H, W). Raises FAEError where the shape or type is another."""
-    images = torch.as_tensor(images)
+    try:  # torch takes neither views that run backwards nor texts and objects
+        images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FAEError(f"a {type(images).__name__} holds no images: {' '.join(str(error).split())[:100]}") from None
     if images.ndim == 4 and images.dtype == torch.uint8 and images.shape[-1] == 3:
         return images.to(device).permute(0, 3, 1, 2)
     if images.ndim == 4 and images.is_floating_point() and images.shape[1] == 3:

@@ -60,6 +60,6 @@ def _split_size(name: str) -> tuple[str, tuple[int, int] | None]:
     plain, at, size = name.partition("@")
     if not at:
         return plain, None
-    if not size.isdigit() or not 16 <= int(size) <= 4096:
+    if not size.isdecimal() or len(size) > 4 or not 16 <= int(size) <= 4096:
         raise UnknownName("extractor size", size, ["128", "224", "260"])
     return plain, (int(size), int(size))

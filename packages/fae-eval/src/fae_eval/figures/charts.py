@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from fae_eval.results import LARGEST
+
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 44
 _COLORS = 6
@@ -27,7 +29,7 @@ class Series:
 def line_chart(
     series: Sequence[Series], *, title: str, x_label: str = "step", y_label: str = "", log_y: bool | None = None
 ) -> str:
-    """One <svg>; points that are not finite are left out. log_y: None chooses a logarithmic axis for positive values over more
+    """One <svg>; points that are not finite, or beyond 1e100, are left out. log_y: None chooses a logarithmic axis for positive values over more
     than a factor of 30. Returns "" where there is nothing to draw.
     """
     lines = [_clean(one) for one in series]
@@ -152,7 +154,7 @@ def _interpolate(value: float, xs: Sequence[float], ys: Sequence[float]) -> floa
 
 
 def _clean(one: Series) -> Series:
-    kept = [i for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
+    kept = [i for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)) if abs(x) < LARGEST and abs(y) < LARGEST]
     seconds = [one.seconds[i] for i in kept] if one.seconds is not None else None
     return Series(one.name, [one.x[i] for i in kept], [one.y[i] for i in kept], seconds)
 

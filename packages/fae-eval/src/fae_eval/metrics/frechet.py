@@ -22,6 +22,7 @@ from fae_core.errors import FAEError
 from fae_eval.eigen import symmetric_eigen, symmetric_eigenvalues
 
 Array = NDArray[np.float64]
+_ROUNDING = 1e-4  # a negative eigenvalue over the largest; statistics in single precision reach 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ class GaussianFactor:
     @classmethod
     def of(cls, mu: ArrayLike, sigma: ArrayLike) -> GaussianFactor:
         """Validates. Raises FAEError where shapes differ, numbers are not finite or sigma is not symmetric."""
-        mu, sigma = np.atleast_1d(np.asarray(mu, np.float64)), np.atleast_2d(np.asarray(sigma, np.float64))
+        try:
+            mu, sigma = np.atleast_1d(np.asarray(mu, np.float64)), np.atleast_2d(np.asarray(sigma, np.float64))
+        except (TypeError, ValueError):
+            raise FAEError("mean and covariance must be arrays of numbers") from None
         sigma = sigma if sigma.flags.writeable else sigma.copy()  # torch wants memory of its own, not a mapped file
-        if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
+        if mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
             raise FAEError(f"mean {mu.shape} and covariance {sigma.shape} do not fit together")
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             raise FAEError("the statistics hold numbers that are not finite")
@@ -77,7 +81,10 @@ def frechet_distance(
         raise FAEError(f"features of {first.mu.size} and of {second.mu.size} dimensions cannot be compared")
     difference = first.mu - second.mu
     distance = difference @ difference + np.trace(first.sigma) + np.trace(second.sigma)
-    return max(0.0, float(distance - 2 * _trace_of_root(first, second)))
+    distance = float(distance - 2 * _trace_of_root(first, second))
+    if not np.isfinite(distance):
+        raise FAEError("the statistics are too large: their Frechet distance overflows")
+    return max(0.0, distance)
 
 
 def _factor(sigma: Array) -> Array:
@@ -87,6 +94,7 @@ def _factor(sigma: Array) -> Array:
     if not failed and (np.diagonal(lower) ** 2).min() > floor * np.diagonal(sigma).max():
         return lower
     values, vectors = (found.numpy() for found in symmetric_eigen(torch.from_numpy(sigma)))
+    _require_no_negative(values)
     keep = values > floor * max(values[-1], 0.0)
     return vectors[:, keep] * np.sqrt(values[keep])
 
@@ -96,11 +104,18 @@ def _trace_of_root(first: GaussianFactor, second: GaussianFactor) -> float:
     if first.full_rank:
         between = _between(first.factor, second.sigma)
         values = symmetric_eigenvalues(torch.from_numpy(between)).numpy()
+        _require_no_negative(values)
         if values[0] > len(values) * np.finfo(np.float64).eps * values[-1] or second.full_rank:
             return float(np.sqrt(values.clip(min=0)).sum())
     if first.factor.shape[1] == 0 or second.factor.shape[1] == 0:
         return 0.0
     return float(np.linalg.svd(first.factor.T @ second.factor, compute_uv=False).sum())
+
+
+def _require_no_negative(values: Array) -> None:
+    """values: eigenvalues, ascending. Those of a covariance are negative by rounding only."""
+    if values[0] < -_ROUNDING * max(values[-1], 0.0):
+        raise FAEError("the covariance has negative variances: these are not statistics of features")
 
 
 def _between(lower: Array, sigma: Array, blocks: int = 8) -> Array:

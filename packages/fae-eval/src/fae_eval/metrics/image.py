@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fae_core import images
 from fae_core.errors import FAEError, MissingPackage
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, peak 1. Identical images give infinity."""
+    """Peak signal-to-noise ratio in dB, peak 1, at most 100 (see `fae_core.images.psnr`)."""
     _require_unit_range(a, b)
-    return -10 * torch.log10((a.double() - b.double()).square().flatten(1).mean(1))
+    return images.psnr(a, b)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -78,5 +79,7 @@ def _require_unit_range(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.ndim != 4:
         raise FAEError(f"expected two batches (B, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     for x in (a, b):
-        if x.numel() and (x.min() < -1e-6 or x.max() > 1 + 1e-6):
+        if not x.numel():
+            raise FAEError(f"there is no image to measure: {tuple(x.shape)}")
+        if not (x.min() >= -1e-6 and x.max() <= 1 + 1e-6):  # not a number is in no range
             raise FAEError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -12,18 +14,23 @@ def inception_score(probs: ArrayLike, splits: int | None = None, *, split_size: 
     """Mean over splits of exp(E[KL(p(y|x) || p(y))]); 1 .. number of classes, higher is better.
 
     probs: (N, classes), each row a softmax (ADM: over Inception's 1008 logits WITHOUT bias).
-    splits: cut into that many contiguous parts; default: parts of `split_size`, the last one shorter.
+    splits: cut into that many contiguous parts; default: parts of `split_size`, the last one shorter and counted like the rest.
     The rows must be in random order of class: each split estimates p(y) on its own, so class-ordered rows collapse the score.
     """
     probs = np.asarray(probs, np.float64)
-    if probs.ndim != 2 or not len(probs):
+    if probs.ndim != 2 or not probs.size:
         raise FAEError(f"expected probabilities of shape (N, classes), got {probs.shape}")
-    size = split_size if splits is None else -(-len(probs) // splits)
-    if size < 1:
-        raise FAEError(f"{splits or split_size} is not a number of splits")
+    if not (np.isfinite(probs).all() and probs.min() >= 0 and np.abs(probs.sum(1) - 1).max() < 1e-3):
+        raise FAEError("every row of the inception score's input must be probabilities that add up to 1")
+    if splits is not None and not 1 <= splits <= len(probs):
+        raise FAEError(f"{len(probs)} rows cannot be cut into {splits} splits")
+    if split_size < 1:
+        raise FAEError(f"a split has at least one row, not {split_size}")
+    count = -(-len(probs) // split_size) if splits is None else splits
+    edges = [min(i * split_size, len(probs)) if splits is None else i * len(probs) // splits for i in range(count + 1)]
     scores = []
-    for start in range(0, len(probs), size):
-        part = probs[start : start + size]
+    for start, stop in pairwise(edges):
+        part = probs[start:stop]
         tiny = np.finfo(np.float64).tiny
         log_ratio = np.log(np.maximum(part, tiny)) - np.log(np.maximum(part.mean(0), tiny))
         scores.append(np.exp((part * log_ratio).sum(1).mean()))

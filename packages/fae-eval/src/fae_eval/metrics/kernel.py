@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from fae_core.errors import FAEError
+from fae_eval.metrics.checks import finite_rows, same_width
 
 
 def kernel_distance(
@@ -16,19 +18,26 @@ def kernel_distance(
     ref, gen: features (N, d) and (M, d). Subsets are drawn without replacement from numpy's RandomState(seed), generated first,
     as torch-fidelity does, so both give the same number. May be slightly negative: it is unbiased.
     """
-    ref, gen = np.asarray(ref, np.float64), np.asarray(gen, np.float64)
-    if ref.ndim != 2 or gen.ndim != 2 or ref.shape[1] != gen.shape[1]:
-        raise FAEError(f"features of shapes {ref.shape} and {gen.shape} cannot be compared")
+    ref, gen = (
+        finite_rows("features of the kernel distance", torch.as_tensor(np.asarray(side, np.float64)), 2).numpy()
+        for side in (ref, gen)
+    )
+    same_width(ref, gen)
     subset_size = min(subset_size, len(ref), len(gen))
-    if subset_size < 2:
-        raise FAEError("the kernel distance needs at least two samples on both sides")
+    if subset_size < 2 or subsets < 1:
+        raise FAEError(f"the kernel distance needs a subset of two samples, not {subsets} of {subset_size}")
+    if not 0 <= seed < 2**32:
+        raise FAEError(f"the kernel distance's seed lies between 0 and 2^32 - 1, not {seed}")
     draw = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
         a = gen[draw.choice(len(gen), subset_size, replace=False)]
         b = ref[draw.choice(len(ref), subset_size, replace=False)]
         values.append(_squared_mmd(a, b))
-    return float(np.mean(values)), float(np.std(values))
+    mean, deviation = float(np.mean(values)), float(np.std(values))
+    if not np.isfinite(mean):
+        raise FAEError("features are too large for the kernel distance: its third powers overflow")
+    return mean, deviation
 
 
 def _squared_mmd(a: np.ndarray, b: np.ndarray) -> float:

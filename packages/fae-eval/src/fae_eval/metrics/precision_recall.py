@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_eval.metrics.checks import finite_rows, same_width
 
+_LARGEST = 1e19  # whose square is a number in single precision
 Precision = Literal["fp32", "adm"]
 
 
@@ -26,16 +28,16 @@ def precision_recall(
     k: neighbours; the radius is entry k of the sorted row of distances with the point itself at 0, as in ADM.
     precision: "fp32", or "adm" for its fp16 distance blocks (a tile with an overflow is redone in fp32). fp16 rounds
         differently on every device: up to 1 % of the rows may flip.
-    Raises FAEError where a set has k points or fewer, or the dimensions differ.
+    In fp32 equal rows are exactly 0 apart. Raises FAEError where a set has k points or fewer, the dimensions differ, or
+    numbers are not finite or too large.
     """
-    ref, gen = torch.as_tensor(ref).float(), torch.as_tensor(gen).float()
-    if ref.ndim != 2 or gen.ndim != 2 or ref.shape[1] != gen.shape[1]:
-        raise FAEError(f"features of shapes {tuple(ref.shape)} and {tuple(gen.shape)} cannot be compared")
+    ref, gen = _checked(ref), _checked(gen)
+    same_width(ref, gen)
     ref_radii = manifold_radii(ref, k, precision=precision, tile=tile)
     gen_radii = manifold_radii(gen, k, precision=precision, tile=tile)
     gen_inside = torch.zeros(len(gen), dtype=torch.bool, device=gen.device)
     ref_inside = torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
-    for rows, columns, distances in _tiles(ref, gen, precision, tile):
+    for rows, columns, distances in _tiles(ref, gen, precision, tile, twins=_twins(ref, gen, precision)):
         gen_inside[columns] |= (distances - ref_radii[rows, None]).amin(0) <= 0
         ref_inside[rows] |= (distances - gen_radii[None, columns]).amin(1) <= 0
     return gen_inside.double().mean().item(), ref_inside.double().mean().item()
@@ -43,16 +45,42 @@ def precision_recall(
 
 def manifold_radii(features: Tensor, k: int = 3, *, precision: Precision = "fp32", tile: int = 1024) -> Tensor:
     """Squared distance from each row of (N, d) to its k-th nearest neighbour, (N,) fp32; ties and duplicates count."""
+    features = _checked(features)
     count = len(features)
     if k < 1 or count <= k:
         raise FAEError(f"precision and recall with k={k} need more than {max(k, 1)} samples, got {count}")
+    if tile < 1:
+        raise FAEError(f"a tile has at least one row, not {tile}")
     nearest = torch.full((count, k + 1), torch.inf, device=features.device)
-    for rows, columns, distances in _tiles(features, features, precision, tile, upper_half=True):
+    twins = _twins(features, features, precision)
+    for rows, columns, distances in _tiles(features, features, precision, tile, upper_half=True, twins=twins):
         nearest[rows] = _keep_nearest(nearest[rows], distances)
         if columns != rows:
             # Along rows that lie together in memory the search takes a third of the time, copying included.
             nearest[columns] = _keep_nearest(nearest[columns], distances.T.contiguous())
     return nearest[:, k].clone()
+
+
+def _checked(features: Tensor) -> Tensor:
+    features = finite_rows("features of precision and recall", torch.as_tensor(features).float())
+    if not bool((features.abs().amax(1) < _LARGEST / features.shape[1]).all()):
+        raise FAEError("features are too large for precision and recall: their squared distances overflow")
+    return features
+
+
+def _twins(a: Tensor, b: Tensor, precision: Precision) -> tuple[Tensor, Tensor] | None:
+    """A number for each row of a and b, equal where rows are; None where fp16's own rounding is wanted.
+
+    |a|^2 - 2ab + |b|^2 leaves rounding between equal rows, and radii of 0 beside it: which of a constant set's points are
+    inside would be chance.
+    """
+    if precision == "adm":
+        return None
+    factors = torch.randint(-(2**62), 2**62, (a.shape[1],), generator=torch.Generator().manual_seed(0)).to(a.device)
+    # A hash of the bits, in integers: a sum of floats would depend on a row's place. Minus zero is zero.
+    return tuple(
+        torch.cat([((part + 0.0).view(torch.int32).long() * factors).sum(1) for part in x.split(1024)]) for x in (a, b)
+    )
 
 
 def _keep_nearest(best: Tensor, distances: Tensor) -> Tensor:
@@ -63,7 +91,13 @@ def _keep_nearest(best: Tensor, distances: Tensor) -> Tensor:
 
 
 def _tiles(
-    a: Tensor, b: Tensor, precision: Precision, tile: int, *, upper_half: bool = False
+    a: Tensor,
+    b: Tensor,
+    precision: Precision,
+    tile: int,
+    *,
+    upper_half: bool = False,
+    twins: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """(rows, columns, squared distances max(|a|^2 - 2ab + |b|^2, 0) fp32) tile by tile; a tile is valid until the next one.
 
@@ -83,7 +117,10 @@ def _tiles(
             shape = len(squares_a[rows]), len(squares_b[columns])
             out = buffer[: shape[0] * shape[1]].view(shape)
             torch.mm(a[rows], b[columns].T, out=out)
-            yield rows, columns, out.mul_(-2).add_(squares_a[rows, None]).add_(squares_b[columns]).clamp_(min=0)
+            out.mul_(-2).add_(squares_a[rows, None]).add_(squares_b[columns]).clamp_(min=0)
+            if twins is not None:
+                out.masked_fill_(twins[0][rows, None] == twins[1][columns], 0)
+            yield rows, columns, out
 
 
 def _half_distances(a: Tensor, b: Tensor) -> Tensor | None:

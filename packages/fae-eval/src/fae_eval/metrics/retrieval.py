@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_eval.metrics.checks import finite_rows, same_width
 
 
 def retrieval_recall(
@@ -15,30 +16,63 @@ def retrieval_recall(
     """(image to text, text to image) recall at k, in [0, 1].
 
     images: (N, d), texts: (M, d) embeddings of any length. image_of_text: (M,) the image that each text describes; default one
-    text each, in order. Image to text counts as found when any of its texts is among the k nearest. Ties count in its favour.
+    text each, in order. Image to text counts as found when any of its texts is among the k nearest. Equal similarities count as
+    in a random order, on average: embeddings that are all alike find k of N. Raises FAEError where shapes or owners do not fit,
+    and for embeddings that are not finite or have no direction.
     """
     if image_of_text is None:
         if len(images) != len(texts):
             raise FAEError(f"{len(images)} images and {len(texts)} texts: say which image each text describes")
         image_of_text = torch.arange(len(texts))
+    images, texts = _directions("images", images), _directions("texts", texts)
+    same_width(images, texts)
     owner = image_of_text.to(images.device)
-    images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-    text_found, image_best = 0, torch.full((len(images),), -torch.inf, device=images.device)
+    if owner.shape != (len(texts),) or owner.min() < 0 or owner.max() >= len(images) or k < 1:
+        raise FAEError(f"every text describes one of the {len(images)} images, and k is at least 1, not {k}")
     similarity_of_pair = (texts * images[owner]).sum(1)
+    image_best = torch.full((len(images),), -torch.inf, device=images.device)
     image_best.scatter_reduce_(0, owner, similarity_of_pair, "amax")
-    image_beaten_by = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    zeros = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    image_beaten_by, image_tied, image_own = zeros.clone(), zeros.clone(), zeros.clone()
+    text_found = 0.0
     slack = 1e-6  # a pair must not lose to itself by the rounding of two different sums
     for start in range(0, len(texts), block):
         rows = slice(start, start + block)
         table = texts[rows] @ images.T
-        text_found += int(((table > similarity_of_pair[rows, None] + slack).sum(1) < k).sum())
-        image_beaten_by += (table > image_best[None] + slack).sum(0)
+        own = owner[rows, None] == torch.arange(len(images), device=images.device)
+        pair = similarity_of_pair[rows, None]
+        beaten, tied = (table > pair + slack), (table >= pair - slack)
+        others = (tied & ~beaten & ~own).sum(1)
+        text_found += float(_chance((beaten & ~own).sum(1), torch.ones_like(others), others, k).sum())
+        beaten, tied = (table > image_best + slack), (table >= image_best - slack)
+        image_beaten_by += (beaten & ~own).sum(0)
+        image_tied += (tied & ~beaten & ~own).sum(0)
+        image_own += (tied & own).sum(0)
     has_text = image_best.isfinite()
-    image_found = int(((image_beaten_by < k) & has_text).sum())
-    return image_found / max(1, int(has_text.sum())), text_found / len(texts)
+    image_found = float(_chance(image_beaten_by, image_own, image_tied, k)[has_text].sum())
+    return image_found / int(has_text.sum()), text_found / len(texts)
+
+
+def _chance(beaten_by: Tensor, own: Tensor, others: Tensor, k: int) -> Tensor:
+    """That one of `own` is among the first k where `beaten_by` come before, and `own` and `others` in a random order behind."""
+    missed = torch.ones_like(beaten_by, dtype=torch.float64)
+    for drawn in range(min(k, int((own + others).max()))):
+        left = (others - drawn).clamp_min(0) / (own + others - drawn).clamp_min(1)
+        missed = torch.where(drawn < k - beaten_by, missed * left, missed)
+    return 1 - missed
+
+
+def _directions(what: str, embeddings: Tensor) -> Tensor:
+    """Rows of length one."""
+    embeddings = finite_rows(f"embeddings of {what}", embeddings.float())
+    if not bool(embeddings.any(1).all()):
+        raise FAEError(f"an embedding of {what} is all zeros and has no direction")
+    return F.normalize(embeddings, dim=-1)
 
 
 def clip_score(images: Tensor, texts: Tensor) -> float:
-    """100 * mean of max(cosine, 0) over pairs. images, texts: (N, d) embeddings in the same order."""
-    cosine = F.cosine_similarity(images.float(), texts.float(), dim=-1)
-    return 100 * cosine.clamp_min(0).mean().item()
+    """100 * mean of max(cosine, 0) over pairs. images, texts: (N, d) embeddings in the same order. Raises FAEError as above."""
+    images, texts = _directions("images", images), _directions("texts", texts)
+    if images.shape != texts.shape:
+        raise FAEError(f"embeddings of shapes {tuple(images.shape)} and {tuple(texts.shape)} are not pairs")
+    return 100 * (images * texts).sum(1).clamp_min(0).mean().item()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fae_core.errors import CheckpointError, DataError
-from fae_core.files import read_json
-from fae_eval.results import Result
+from fae_core.files import read_json, read_yaml
+from fae_eval.results import Result, is_number
 
 _DEPTH = 3  # folders below a given one that are searched
 _KINDS = (
@@ -23,18 +24,27 @@ _KINDS = (
     "text",
     "probe",
 )  # the order of records; all others behind
+_MOST_CONFIG = 2**20  # bytes of a config.yaml that is shown
 _SKIPPED = {"checkpoints", "model", "images", "train", "held-out", "encoder", "feature_decoder", "pixel_decoder"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: its journal, its resolved configuration, its last preview."""
+    """A training run: its journal, its resolved configuration, its last preview (below its folder), its planned steps."""
 
     name: str
     folder: Path
     rows: list[dict[str, float]]
     config: str
     preview: Path | None
+    planned: int | None = None
+
+    @property
+    def shortfall(self) -> str:
+        """Words for a run that ended, or stands, before its last step; "" for a whole one."""
+        names = [path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*")]
+        done = max([self.steps or 0, *(int(name) for name in names if name.isdecimal() and len(name) < 16)])
+        return "" if self.planned is None or done >= self.planned else f"not finished: {done} of {self.planned} steps"
 
     @property
     def seconds(self) -> float | None:
@@ -51,7 +61,6 @@ class SampleGrid:
 
     name: str
     folder: Path
-    picture: Path
     record: dict[str, Any]
 
 
@@ -84,7 +93,7 @@ def collect(paths: Sequence[str | Path]) -> Collection:
         listed = ", ".join(map(str, paths))
         hint = f" ({found.problems[0]})" if found.problems else ""
         raise DataError(f"there is no run, no samples and no result record in {listed}{hint}")
-    order = [step["name"] for step in found.steps if "name" in step]
+    order = [str(step["name"]) for step in found.steps if "name" in step]
     rank = {name: number for number, name in enumerate(order)}
     found.runs.sort(key=lambda run: (rank.get(run.name, len(rank)), _start(run), run.name))
     found.results.sort(key=lambda pair: _KINDS.index(pair[0].kind) if pair[0].kind in _KINDS else len(_KINDS))
@@ -104,40 +113,77 @@ def _search(found: Collection, folder: Path, root: Path, depth: int) -> None:
         if path.name not in ("samples.json", "steps.json"):
             _add_result(found, path, quietly=True)
     if depth < _DEPTH:
-        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
-            if child.name not in _SKIPPED and not child.name.startswith("."):
-                _search(found, child, root, depth + 1)
+        try:
+            with os.scandir(folder) as entries:
+                children = sorted(entry.name for entry in entries if entry.is_dir())
+        except OSError as error:
+            found.problems.append(f"{folder} cannot be read: {error.strerror}")
+            return
+        for child in children:
+            if child not in _SKIPPED and not child.startswith("."):
+                _search(found, folder / child, root, depth + 1)
 
 
 def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
     rows, damaged = [], 0
-    journal = folder / "metrics.jsonl"
-    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else []:
+    journal, config = folder / "metrics.jsonl", folder / "config.yaml"
+    for line in _text(journal, problems).splitlines():
         try:
             row = json.loads(line)
-            rows.append({k: float(v) for k, v in row.items() if _is_number(v)})
+            rows.append({k: float(v) for k, v in row.items() if is_number(v)})
         except (ValueError, AttributeError, RecursionError):
             damaged += 1
     # The last line of a run that was killed is often cut off: no reason to complain.
     if damaged > 1:
         problems.append(f"{journal}: {damaged} lines are unreadable")
-    config = folder / "config.yaml"
     previews = sorted((folder / "samples").glob("*.png")) if (folder / "samples").is_dir() else []
-    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
-    return Run(name, folder, [row for row in rows if "step" in row], text, previews[-1] if previews else None)
+    preview = Path("samples") / previews[-1].name if previews else None
+    shown = _text(config, problems, _MOST_CONFIG)
+    return Run(name, folder, [row for row in rows if "step" in row], shown, preview, _planned(config))
+
+
+def _planned(config: Path) -> int | None:
+    """The steps that a run was started for, where its settings can be read and say so."""
+    try:
+        steps = mapping(read_yaml(config), "training").get("steps")
+    except CheckpointError:
+        return None
+    return steps if isinstance(steps, int) and is_number(steps) else None
+
+
+def _text(path: Path, problems: list[str], most: int | None = None) -> str:
+    """What a text file says, at most so many bytes of it; "" where there is none. What is no UTF-8 is replaced."""
+    if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as file:
+            return file.read(-1 if most is None else most).decode("utf-8", errors="replace")
+    except OSError as error:
+        problems.append(f"{path} cannot be read: {error.strerror}")
+        return ""
+
+
+def mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """A section of what someone else wrote; {} where it is none."""
+    section = record.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def _add_samples(found: Collection, folder: Path, name: str) -> None:
-    picture = folder / "grid.png"
-    if not picture.is_file():
-        found.problems.append(f"{folder} has no grid.png")
-        return
     try:
         record = read_json(folder / "samples.json")
     except CheckpointError as error:
         found.problems.append(str(error))
         record = {}
-    found.samples.append(SampleGrid(name, folder, picture, record))
+    wanted = mapping(record, "job").get("count")
+    if "labels" not in record and isinstance(wanted, int):
+        made = sum(1 for path in (folder / "images").glob("*.png") if not path.name.startswith("."))
+        if made < wanted:
+            found.problems.append(f"{folder} is not finished: {made} of {wanted} images")
+    if not (folder / "grid.png").is_file():
+        found.problems.append(f"{folder} has no grid.png")
+        return
+    found.samples.append(SampleGrid(name, folder, record))
 
 
 def _add_steps(found: Collection, path: Path) -> None:
@@ -164,7 +210,3 @@ def _add_result(found: Collection, path: Path, quietly: bool = False) -> None:
 def _start(run: Run) -> float:
     config = run.folder / "config.yaml"
     return config.stat().st_mtime if config.is_file() else math.inf
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -6,7 +6,7 @@ import re
 
 from fae_eval.figures.charts import Series, line_chart
 from fae_eval.report.collect import Run
-from fae_eval.results import Result
+from fae_eval.results import Result, is_number
 
 _ASIDE = (
     "learning_rate",
@@ -47,7 +47,7 @@ def convergence_charts(result: Result) -> str:
         return _plots(_timed_charts(result))
     columns, found = result.table["columns"], []
     for row in result.table["rows"]:
-        step = re.search(r"(\d+)\D*$", str(row[0]))
+        step = re.search(r"(\d{1,15})\D*$", str(row[0]) if row else "")
         if step:
             found.append((int(step[1]), row))
     found.sort(key=lambda pair: pair[0])
@@ -65,14 +65,14 @@ def convergence_charts(result: Result) -> str:
 def _timed_charts(result: Result) -> list[str]:
     columns = [str(column) for column in result.table["columns"]]
     at = columns.index("step")
-    rows = sorted((row for row in result.table["rows"] if isinstance(row[at], int)), key=lambda row: row[at])
+    rows = sorted((row for row in result.table["rows"] if is_number(row[at])), key=lambda row: row[at])
     charts = []
     for number, column in enumerate(columns):
         kept = [row for row in rows if isinstance(row[number], float)]
         if column == "seconds" or len(kept) < 2:
             continue
         times = [row[columns.index("seconds")] for row in kept] if "seconds" in columns else [None]
-        seconds = times if all(isinstance(time, (int, float)) for time in times) else None
+        seconds = times if all(is_number(time) for time in times) else None
         series = Series(column, [row[at] for row in kept], [row[number] for row in kept], seconds)
         charts.append(line_chart([series], title=f"{column} over training"))
     return charts

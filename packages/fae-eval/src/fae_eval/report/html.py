@@ -1,4 +1,8 @@
-"""Small pieces of HTML: escaped text, tables, pictures inlined as data."""
+"""Small pieces of HTML: escaped text, tables, pictures inlined as data.
+
+What they are made of was written by others: text is escaped and without secrets, and a picture is shown only where it lies in
+the folder of what names it.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from fae_core.errors import DataError
+from fae_core.images import decode_image
+from fae_core.redact import redact
 from fae_eval.results import format_cell
 
 _NUMERAL = re.compile(r"[-+]?[\d.,]+%?")
 _WIDEST = 1800  # pixels
-_HEAVIEST = 900_000  # bytes of a PNG that is kept as it is
+_HIGHEST = 9 * _WIDEST  # WebP has at most 16,383
+_HEAVIEST = 900_000  # bytes of a picture that is kept as it is
+_MOST_BYTES = 2**28  # of a picture that is read at all
+_KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
 def text(value: Any) -> str:
-    """Escaped for HTML."""
-    return html.escape(str(value))
+    """Escaped for HTML, without secrets in addresses."""
+    return html.escape(redact(str(value)))
 
 
 def section(anchor: str, title: str, body: str, lead: str = "") -> str:
@@ -51,8 +59,19 @@ def code(content: str) -> str:
     return f"<pre><code>{text(content)}</code></pre>"
 
 
-def picture(path: Path, caption: str = "") -> str:
-    """An inlined picture with its caption; a line that says so where it cannot be read."""
+def picture(folder: Path, name: str | Path, caption: str = "") -> str:
+    """An inlined picture with its caption; a line that says so where it cannot be read or lies outside of `folder`.
+
+    A record may come from anyone, and a report is sent to others: no path in it may fetch a file from elsewhere.
+    """
+    path = folder / name
+    try:
+        named_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        inside = named_inside and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name with a zero byte, one that is too long, a circle of links
+        inside = False
+    if not inside:
+        return f'<p class="warning">The picture {text(name)} is not shown: it is outside of {text(folder.name or folder)}.</p>'
     source, size = data_uri(path)
     if source is None:
         return f'<p class="warning">The picture {text(path.name)} cannot be read.</p>'
@@ -65,23 +84,26 @@ def picture(path: Path, caption: str = "") -> str:
 
 
 def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
-    """A picture as a data: address and its size. Heavy ones become WebP, too wide ones smaller; SVG charts stay as they are."""
+    """A picture as a data: address and its size; (None, (0, 0)) where it cannot be read.
+
+    Heavy ones become WebP, too large ones smaller; SVG charts stay as they are.
+    """
     try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None, (0, 0)
         raw = path.read_bytes()
         if path.suffix == ".svg":
             return _svg_uri(raw)
-        with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
-            image.load()
-            kind, size = (image.format or "png").lower(), image.size
-            if size[0] > _WIDEST or len(raw) > _HEAVIEST:
-                smaller = image.convert("RGBA" if image.has_transparency_data else "RGB")
-                smaller.thumbnail((_WIDEST, 10 * _WIDEST))
-                buffer = io.BytesIO()
-                smaller.save(buffer, "WEBP", quality=88, method=4)
-                raw, kind, size = buffer.getvalue(), "webp", smaller.size
-    except (OSError, UnidentifiedImageError, ValueError):
+        image = decode_image(raw, path.name)  # with its limits on what a small file may unpack to
+        kind = next((kind for start, kind in _KINDS.items() if raw.startswith(start)), None)
+        if kind is None or image.width > _WIDEST or image.height > _HIGHEST or len(raw) > _HEAVIEST:
+            image.thumbnail((_WIDEST, _HIGHEST))
+            buffer = io.BytesIO()
+            image.save(buffer, "WEBP", quality=88, method=4)
+            raw, kind = buffer.getvalue(), "webp"
+    except (OSError, ValueError, DataError):
         return None, (0, 0)
-    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}", size
+    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}", image.size
 
 
 def _svg_uri(raw: bytes) -> tuple[str | None, tuple[int, int]]:

@@ -10,14 +10,13 @@ from typing import Any
 
 from fae_core.files import disk_errors, write_atomic
 from fae_eval._version import __version__
-from fae_eval.report.collect import Collection, SampleGrid, collect
+from fae_eval.report.collect import Collection, SampleGrid, collect, mapping
 from fae_eval.report.curves import convergence_charts, run_charts, side_charts
 from fae_eval.report.html import code, details, picture, section, table, text
 from fae_eval.report.paper import REFERENCE, SOURCE
-from fae_eval.results import Result, format_cell, provenance_line
+from fae_eval.results import FLOOR, Result, format_cell, is_number, provenance_line
 
 _VIEWS = ("similarity", "matching", "pca")
-_FLOOR = "floor"
 
 
 def write_report(
@@ -38,7 +37,7 @@ def write_report(
     out = Path(out)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, page.encode())
+    write_atomic(out, page.encode(errors="replace"))  # names of files, and records, may hold half of a character
     return out
 
 
@@ -99,7 +98,7 @@ def _cards(found: Collection) -> str:
             if column is not None:
                 label = result.table["columns"][column]
                 cards += [(f"{label}, {row[0]}", row[column]) for row in result.table["rows"]]
-    total = sum(step.get("seconds", 0) for step in found.steps) or sum(run.seconds or 0 for run in found.runs)
+    total = sum(seconds for _, seconds in _timed_steps(found)) or sum(run.seconds or 0 for run in found.runs)
     if total:
         cards.append(("all stages together" if found.steps else "training in all", _duration(total)))
     seen = dict(cards[:8])
@@ -128,7 +127,7 @@ def _figures(found: Collection, kinds: Sequence[str]) -> str:
         for result, folder in found.results:
             if result.kind != kind or not result.figures:
                 continue
-            shown = "".join(picture(folder / f["path"], str(f.get("caption", ""))) for f in result.figures)
+            shown = "".join(picture(folder, f["path"], str(f.get("caption", ""))) for f in result.figures)
             if kind in _VIEWS and result.table:
                 shown += table(result.table["columns"], result.table["rows"]) + _provenance(result)
             blocks.append(f'<div class="block"><h3>{text(result.title)}</h3>{shown}</div>')
@@ -137,13 +136,13 @@ def _figures(found: Collection, kinds: Sequence[str]) -> str:
 
 def _samples(found: Collection) -> str:
     blocks = [
-        f'<div class="block"><h3>{text(grid.name)}</h3>{picture(grid.picture, _sample_caption(grid))}</div>'
+        f'<div class="block"><h3>{text(grid.name)}</h3>{picture(grid.folder, "grid.png", _sample_caption(grid))}</div>'
         for grid in found.samples
     ]
     own = _figures(found, ("samples",))
     if not blocks and not own:
         blocks = [
-            f'<div class="block"><h3>{text(run.name)}, last preview</h3>{picture(run.preview, f"step {run.steps}")}</div>'
+            f'<div class="block"><h3>{text(run.name)}, last preview</h3>{picture(run.folder, run.preview, f"step {run.steps}")}</div>'
             for run in found.runs
             if run.preview is not None
         ]
@@ -151,18 +150,19 @@ def _samples(found: Collection) -> str:
 
 
 def _sample_caption(grid: SampleGrid) -> str:
-    job, facts = grid.record.get("job", {}), grid.record.get("provenance", {})
+    job, seconds = mapping(grid.record, "job"), mapping(grid.record, "provenance").get("seconds")
     parts = [f"{name} {job[name]}" for name in ("count", "guidance", "seed", "labels") if name in job]
-    if isinstance(facts.get("seconds"), (int, float)):
-        parts.append(f"{facts['seconds']:.1f} s")
-    return ", ".join(parts)
+    return ", ".join([*parts, *([f"{seconds:.1f} s"] if is_number(seconds) else [])])
 
 
 def _curves(found: Collection) -> str:
     charts = "".join(run_charts(run) for run in found.runs)
+    unfinished = "".join(
+        f'<p class="warning">{text(f"{run.name}: {run.shortfall}")}</p>' for run in found.runs if run.shortfall
+    )
     aside = "".join(side_charts(run) for run in found.runs)
     folded = details("learning rates and gradients", f'<div class="plots">{aside}</div>') if aside else ""
-    return f'<div class="plots">{charts}</div>{folded}' if charts else ""
+    return unfinished + (f'<div class="plots">{charts}</div>{folded}' if charts else "")
 
 
 def _tables(found: Collection, paper: bool) -> str:
@@ -172,7 +172,7 @@ def _tables(found: Collection, paper: bool) -> str:
             continue
         block = f"<h3>{text(result.title)}</h3>"
         if result.table:
-            floor = ["floor" if _FLOOR in str(row[0]) else "" for row in result.table["rows"]]
+            floor = ["floor" if row and row[0] == FLOOR else "" for row in result.table["rows"]]
             block += table(result.table["columns"], result.table["rows"], classes=floor)
         block += convergence_charts(result)
         block += "".join(f'<p class="lead">{text(note)}</p>' for note in result.notes)
@@ -194,12 +194,7 @@ def _provenance(result: Result) -> str:
 
 
 def _times(found: Collection) -> str:
-    rows = [
-        (str(s.get("name", s.get("command", ""))), s["seconds"])
-        for s in found.steps
-        if isinstance(s.get("seconds"), (int, float))
-    ]
-    rows = rows or [(run.name, run.seconds) for run in found.runs if run.seconds]
+    rows = _timed_steps(found) or [(run.name, run.seconds) for run in found.runs if run.seconds]
     if not rows:
         return ""
     longest, total = max(seconds for _, seconds in rows), sum(seconds for _, seconds in rows)
@@ -210,6 +205,14 @@ def _times(found: Collection) -> str:
     )
     lines += f'<tr><td>together</td><td class="n">{total:,.1f} s</td><td></td></tr>'
     return f'<div class="scroll"><table><thead><tr><th>stage</th><th>seconds</th><th></th></tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _timed_steps(found: Collection) -> list[tuple[str, float]]:
+    return [
+        (str(step.get("name", step.get("command", ""))), float(step["seconds"]))
+        for step in found.steps
+        if is_number(step.get("seconds"))
+    ]
 
 
 def _settings(found: Collection) -> str:
