@@ -159,7 +159,7 @@ class FAEEncoder(PretrainedModel):
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def dry_run(self, batch: int) -> Tensor:
-        return self.posterior(self.dry_input(batch, 3, *self.read_size)).mean
+        return self.posterior(self.dry_input(batch, 3, *self.read_size).clamp(0, 1)).mean
 
     def posterior(self, images: Tensor) -> Posterior:
         """The distribution over raw latents (before the spec's normalisation)."""
