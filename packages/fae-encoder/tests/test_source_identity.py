@@ -80,7 +80,7 @@ def test_features_are_of_these_pictures_in_this_order_with_these_captions(
     else:
         for file in images.glob("*.png"):
             file.with_suffix(".txt").write_text("a caption")
-    with pytest.raises(FAEError, match="other images, labels or captions"):
+    with pytest.raises(FAEError, match="other labels or captions"):
         FeatureStore(tmp_path / "features", encoder, open_images(images))
 
 

@@ -46,8 +46,8 @@ class FeatureStore:
         identity = identity_by_name if is_identity_by_name(self.store.plan.source) else source_identity
         if self.store.plan.source != identity(source, encoder.read_size, self.precision):
             raise FAEError(
-                f"{folder} was made from other images, labels or captions than the {len(source)} given, or from images of "
-                "another size"
+                f"{folder} was made from other images than the {len(source)} given, in another order or size, or with other labels "
+                "or captions"
             )
         if len(self.store) != len(source):
             raise FAEError(f"{folder} has features of {len(self.store)} images, and {len(source)} are given")

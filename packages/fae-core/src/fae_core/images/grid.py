@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.files import disk_errors, write_atomic
-from fae_core.images.check import require_images, require_range
+from fae_core.images.check import require_range
 from fae_core.images.transform import to_uint8
 
 _GAP = 2  # pixels between tiles
@@ -50,9 +50,9 @@ def draw_grid(
     column_labels: Sequence[str] | None = None,
 ) -> Image.Image:
     """The picture that `save_grid` writes; images out of range raise FAEError."""
-    require_images(images)
-    if not len(images) or columns < 1:
-        raise FAEError(f"a grid needs an image and a column, got {len(images)} and {columns}")
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or columns < 1:
+        raise FAEError(f"a grid needs images (B, 3, H, W) and a column, got {tuple(images.shape)} and {columns}")
+    require_range(images)
     rows = -(-len(images) // columns)
     for kind, given, wanted in (
         ("labels", labels, len(images)),
