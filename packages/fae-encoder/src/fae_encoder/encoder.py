@@ -188,22 +188,26 @@ class FAEEncoder(PretrainedModel):
         return self
 
     def fingerprint(self, backbone_fingerprint: str | None = None) -> str:
-        """Hash of everything that a latent depends on: backbone, layers and sizes, feature norm, adapter.
+        """Hash of everything that a latent depends on: backbone, layers and sizes, preprocessing, feature norm, adapter.
 
         backbone_fingerprint: `backbone.fingerprint()`, if it is known already; a gigabyte takes about a second.
         """
         rest = {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
-        return self._fingerprint_with(rest, backbone_fingerprint)
+        return self._fingerprint_with(rest, self.config.adapter.unseen_in_weights, backbone_fingerprint)
 
     def features_fingerprint(self) -> str:
         """The fingerprint of an encoder with this backbone whose latents are the backbone's own features."""
         return self._fingerprint_with(
-            {f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()}
+            {f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()}, ""
         )
 
-    def _fingerprint_with(self, rest: dict[str, Tensor], backbone_fingerprint: str | None = None) -> str:
+    def _fingerprint_with(self, rest: dict[str, Tensor], adapter: str, backbone_fingerprint: str | None = None) -> str:
         backbone = self.backbone.config
         choices = f"{backbone.image_size} {self.backbone.layers} {self.backbone.final_norm} {self.backbone.grid}"
+        if (
+            backbone.interpolation is not None
+        ):  # encoders saved before it was recorded keep the fingerprint that they had
+            choices = " ".join(filter(None, (choices, self.backbone.preprocessing, adapter)))
         return combine_fingerprints(
             backbone_fingerprint or self.backbone.fingerprint(), choices, fingerprint_state(rest)
         )

@@ -136,6 +136,19 @@ class Backbone(nn.Module):
         """SHA-256 of the network's weights: names, types, shapes and bytes."""
         return fingerprint_state(self.network.state_dict())
 
+    @property
+    def preprocessing(self) -> str:
+        """What is done to images beside resizing them with a cubic filter and what the library itself does; "" for nothing."""
+        config, library = self.config, self.name.partition("/")
+        if config.interpolation is None:  # saved before it was recorded, when fingerprints did not speak of it
+            return ""
+        if library[0] == "timm" and config.interpolation == "bicubic":
+            from fae_encoder.backbones.timm_network import usual_colours
+
+            if (config.mean, config.std) == usual_colours(library[2]):
+                return ""
+        return f"{config.interpolation} {config.mean} {config.std}"
+
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval mode: a frozen encoder must not update its statistics or drop anything."""
         return super().train(False)

@@ -28,6 +28,7 @@ class BackboneConfig(ModelConfig):
         those saved before it was are bicubic.
     revision: commit of the hub repository that "pretrained" weights come from; None = the newest, and the commit that was
         found is recorded. Branches and tags move, so a commit is best.
+    classifier: whether the network has its classifier; False is recorded where its weights came without one.
     hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
     fingerprint: SHA-256 of the weights, set when an encoder is saved.
     """
@@ -43,6 +44,7 @@ class BackboneConfig(ModelConfig):
     std: tuple[float, float, float] | None = None
     interpolation: Interpolation | None = None
     revision: str | None = None
+    classifier: bool = True
     hf_config: dict[str, Any] | None = None
     fingerprint: str = ""
 

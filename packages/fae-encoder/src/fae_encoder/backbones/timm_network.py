@@ -112,27 +112,33 @@ def create_timm_model(name: str, config: BackboneConfig) -> tuple[nn.Module, Bac
         "std": tuple(configuration.std),
         "interpolation": _interpolation(name, config, configuration.interpolation),
     }
-    found = {field: value for field, value in own.items() if getattr(config, field) is None}
-    weights, hub_id = config.weights, configuration.hf_hub_id
-    model = _build(name, weights, config.revision, found.get("image_size", config.image_size), configuration)
-    if weights == "pretrained" and hub_id and config.revision is None and torch.get_default_device().type != "meta":
-        found["revision"] = cached_commit(hub_id)
+    config = config.model_copy(update={k: v for k, v in own.items() if getattr(config, k) is None})
+    model = _build(name, config, configuration)
+    found: dict[str, object] = {"classifier": config.classifier and bool(getattr(model, "num_classes", 1))}
+    on_hub = config.weights == "pretrained" and configuration.hf_hub_id
+    if on_hub and config.revision is None and torch.get_default_device().type != "meta":
+        found["revision"] = cached_commit(configuration.hf_hub_id)
     return model, config.model_copy(update=found)
 
 
-def _interpolation(name: str, config: BackboneConfig, own: str) -> str:
+def usual_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """mean and std of the images that timm feeds a model."""
+    configuration = timm.get_pretrained_cfg(name)
+    return tuple(configuration.mean), tuple(configuration.std)
+
+
+def _interpolation(name: str, config: BackboneConfig, own: str) -> str | None:
     """The filter of a config that names none."""
-    if config.interpolation is not None or config.fingerprint:  # saved before the filter was recorded
-        return "bicubic"
+    if config.interpolation is not None or config.fingerprint:  # a fingerprint: saved before the filter was recorded
+        return config.interpolation
     if own not in get_args(Interpolation):
         raise FAEError(f"{name} was trained on images resized by {own!r}; choose interpolation=bicubic or bilinear")
     return own
 
 
-def _build(
-    name: str, weights: str | None, revision: str | None, size: tuple[int, int], configuration: object
-) -> nn.Module:
-    options: dict[str, object] = {}
+def _build(name: str, config: BackboneConfig, configuration: object) -> nn.Module:
+    weights, revision, size = config.weights, config.revision, config.image_size
+    options: dict[str, object] = {} if config.classifier else {"num_classes": 0}
     if size != tuple(configuration.input_size[1:]) and configuration.fixed_input_size:
         options["img_size"] = size
     if weights == "pretrained":
@@ -154,7 +160,7 @@ def _build(
     # timm names the source of weights in its config; a random model must not look for them.
     on_meta = torch.get_default_device().type == "meta"
     if on_meta:
-        options = {key: value for key, value in options.items() if key == "img_size"}
+        options = {key: value for key, value in options.items() if key in ("img_size", "num_classes")}
     try:
         try:
             return timm.create_model(name, **options)

@@ -135,7 +135,9 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Mod
         else:
             vision = getattr(configuration, "vision_config", configuration)
             model = AutoModel.from_config(vision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+    except FAEError:
+        raise
+    except Exception as error:  # transformers raises many types
         reason = " ".join(str(error).split())[:240]
         hint = ""
         if weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None:
