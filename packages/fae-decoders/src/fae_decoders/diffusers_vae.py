@@ -104,7 +104,8 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         such as a variant; CheckpointError where there is no tokenizer.
         """
         for name, value in options.items():
-            if name not in _WITHOUT_EFFECT and value not in _OFF and (name, value) != ("use_safetensors", True):
+            without_effect = (None, True) if name == "use_safetensors" else (None, False)
+            if name not in _HOW and value not in without_effect:
                 raise FAEError(f"a tokenizer of FAE is loaded without {name} ({value!r}); leave it out")
         if isinstance(device_map, dict) and device_map.keys() == {""}:
             device_map = device_map[""]
@@ -122,8 +123,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         return vae.to(**wanted) if wanted else vae  # diffusers warns of every dtype, also of none
 
 
-_WITHOUT_EFFECT = ("low_cpu_mem_usage", "disable_mmap")  # on what is loaded: only on how
-_OFF = (None, False)
+_HOW = ("low_cpu_mem_usage", "disable_mmap")  # options that change how weights are read, and not which
 
 
 def _halvings(image: tuple[int, int], grid: tuple[int, int]) -> int:
