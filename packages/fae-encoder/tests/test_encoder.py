@@ -274,3 +274,12 @@ def test_weights_without_a_classifier_come_back_from_a_saved_encoder(tmp_path: P
     encoder.save_pretrained(tmp_path / "e")
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e").encode(images), encoder.encode(images))
+
+
+def test_sizes_of_different_aspect_ratios_are_refused() -> None:
+    with pytest.raises(FAEError, match="different aspect ratios"):
+        FAEEncoder.from_preset("fae-tiny", image_size=(64, 32))
+    wide = FAEEncoder.from_preset("fae-tiny", image_size=(64, 128), backbone={"image_size": (64, 128)})
+    assert wide.encode(torch.rand(1, 3, 64, 128)).shape == (1, 8, 4, 8)
+    with pytest.raises(FAEError, match="a revision is of weights='pretrained'"):
+        create_backbone("timm/test_vit", revision="main")

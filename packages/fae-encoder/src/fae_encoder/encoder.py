@@ -22,6 +22,7 @@ from fae_core.spec import LatentSpec
 from fae_encoder import storage
 from fae_encoder.adapters import AdapterConfig, create_adapter
 from fae_encoder.backbones import BackboneConfig, build_backbone
+from fae_encoder.backbones.preprocess import same_aspect
 from fae_encoder.feature_norm import FeatureNorm
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
@@ -59,6 +60,11 @@ class FAEEncoder(PretrainedModel):
         # Keep what the backbone resolved (sizes, mean, std), not what was asked for.
         self.config = config.model_copy(update={"backbone": self.backbone.config})
         own = self._own_spec()
+        if not same_aspect(own.image_shape, self.backbone.image_size):
+            raise FAEError(
+                f"image_size {own.image_shape} and the backbone's {self.backbone.image_size} are of different aspect ratios; set "
+                "backbone.image_size too"
+            )
         if spec is None:
             self.spec = own
         else:

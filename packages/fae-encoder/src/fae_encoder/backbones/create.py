@@ -42,6 +42,8 @@ def create_backbone(
     Raises FAEError (UnknownName, MissingPackage, CheckpointError, ...) in one line where it cannot be built. Under
     torch.device("meta") nothing is downloaded from timm, read or allocated.
     """
+    if revision is not None and weights != "pretrained":
+        raise FAEError(f"a revision is of weights='pretrained', not of {weights!r}")
     config = BackboneConfig(
         name=name,
         weights=None if weights is None else str(weights),

@@ -14,6 +14,12 @@ from fae_core.images.check import require_image_batch, require_range
 Interpolation = Literal["bicubic", "bilinear"]
 
 
+def same_aspect(image: tuple[int, int], seen: tuple[int, int]) -> bool:
+    """Whether images of one (height, width) may be resized to another: half a pixel of rounding is allowed, so that 255x170 may
+    stand for 3:2."""
+    return abs(image[0] * seen[1] - image[1] * seen[0]) <= max(seen) / 2
+
+
 class Preprocess(nn.Module):
     """Antialiased resize to `size` (height, width), then (x - mean) / std per colour.
 
@@ -44,8 +50,7 @@ class Preprocess(nn.Module):
         if check:
             require_range(images)
         height, width = images.shape[-2:]
-        # Half a pixel of rounding is allowed, so that 255x170 may stand for 3:2.
-        if abs(height * self.size[1] - width * self.size[0]) > max(self.size) / 2:
+        if not same_aspect((height, width), self.size):
             raise FAEError(
                 f"images are {height}x{width}, the backbone sees {self.size[0]}x{self.size[1]}: another aspect ratio; "
                 f"crop the images or set the backbone's image_size"
