@@ -285,3 +285,23 @@ def test_patches_that_do_not_divide_the_image_are_refused(tmp_path: Path) -> Non
     with pytest.raises(FAEError, match=r"last 4 rows.*56 and 70"):
         create_backbone(f"hf/{tmp_path}", "pretrained", image_size=60)
     assert create_backbone(f"hf/{tmp_path}", "pretrained", image_size=70).grid == (5, 5)
+
+
+def test_an_encoders_fingerprint_follows_settings_of_the_network_that_no_weight_shows(tmp_path: Path) -> None:
+    from fae_encoder import BackboneConfig, FAEEncoder, FAEEncoderConfig
+
+    with_processor(tmp_path, PLAIN)
+    adapter = {"type": "linear"}
+
+    def fingerprint() -> str:
+        backbone = BackboneConfig(name=f"hf/{tmp_path}", weights="pretrained")
+        torch.manual_seed(0)
+        return FAEEncoder(FAEEncoderConfig(backbone=backbone, channels=4, image_size=32, adapter=adapter)).fingerprint()
+
+    found = [fingerprint(), fingerprint()]
+    assert found[0] == found[1]
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"layer_norm_eps": 1e-3}, {"hidden_act": "relu"}, {"num_attention_heads": 4}):
+        (tmp_path / "config.json").write_text(json.dumps({**stored, **change}))
+        found.append(fingerprint())
+    assert len(set(found)) == 4

@@ -213,7 +213,7 @@ class FAEEncoder(PretrainedModel):
         if (
             backbone.interpolation is not None
         ):  # encoders saved before it was recorded keep the fingerprint that they had
-            choices = " ".join(filter(None, (choices, self.backbone.preprocessing, adapter)))
+            choices = " ".join(filter(None, (choices, self.backbone.unseen_in_weights, adapter)))
         return combine_fingerprints(
             backbone_fingerprint or self.backbone.fingerprint(), choices, fingerprint_state(rest)
         )

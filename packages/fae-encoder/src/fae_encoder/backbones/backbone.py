@@ -20,6 +20,8 @@ from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import fingerprint_state
 
 Grid = tuple[int, int]
+# Settings of transformers' configurations that change features and leave every weight's shape as it is.
+_ARITHMETIC = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_heads", "rope_theta", "window_size")
 
 
 @dataclass(frozen=True)
@@ -137,17 +139,19 @@ class Backbone(nn.Module):
         return fingerprint_state(self.network.state_dict())
 
     @property
-    def preprocessing(self) -> str:
-        """What is done to images beside resizing them with a cubic filter and what the library itself does; "" for nothing."""
-        config, library = self.config, self.name.partition("/")
+    def unseen_in_weights(self) -> str:
+        """Choices that decide features and that no weight shows: what is done to images beside a cubic resize and what timm
+        itself does, and the settings of a network of transformers. "" for none."""
+        config, (library, _, model) = self.config, self.name.partition("/")
         if config.interpolation is None:  # saved before it was recorded, when fingerprints did not speak of it
             return ""
-        if library[0] == "timm" and config.interpolation == "bicubic":
+        if library == "timm" and config.interpolation == "bicubic":
             from fae_encoder.backbones.timm_network import usual_colours
 
-            if (config.mean, config.std) == usual_colours(library[2]):
+            if (config.mean, config.std) == usual_colours(model):
                 return ""
-        return f"{config.interpolation} {config.mean} {config.std}"
+        settings = (f"{key}={config.hf_config[key]}" for key in _ARITHMETIC if key in (config.hf_config or ()))
+        return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval mode: a frozen encoder must not update its statistics or drop anything."""
