@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,30 @@ def test_a_folder_of_another_spec_is_refused(vae_run: Path) -> None:
     vae = ConvVAE.from_pretrained(vae_run)
     with pytest.raises(LatentSpecMismatch, match="mean"):
         ConvVAE.from_pretrained(vae_run, spec=vae.spec.with_statistics([0.0] * 8, [1.0] * 8))
+
+
+@pytest.mark.parametrize("wrong", [lambda x: 2 * x - 1, lambda x: 255 * x, lambda x: x * float("nan"), lambda x: x[0]])
+def test_images_out_of_range_or_shape_are_refused_at_every_door(wrong) -> None:
+    vae = ConvVAE(ConvVAEConfig(**TINY)).eval()
+    for door in (vae.encode, vae.posterior, vae.reconstruct):
+        with pytest.raises(FAEError, match=r"in \[0, 1\]"):
+            door(wrong(torch.rand(2, 3, *vae.spec.image_shape)))
+
+
+def test_the_only_variant_is_taken_and_a_choice_is_asked_for(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is an optional extra")
+    from fae_decoders.autoencoder_kl import load_autoencoder_kl
+
+    torch.manual_seed(0)
+    theirs = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, sample_size=32).half()
+    theirs.save_pretrained(tmp_path, variant="fp16")
+    (fp16,) = tmp_path.glob("*.fp16.safetensors")
+    exact = load_autoencoder_kl(tmp_path).spec.fingerprint
+    assert load_autoencoder_kl(tmp_path, variant="fp16").spec.fingerprint == exact
+    with pytest.raises(CheckpointError, match=r"no diffusion_pytorch_model\.bf16\.safetensors, but .*fp16"):
+        load_autoencoder_kl(tmp_path, variant="bf16")
+    shutil.copy(fp16, tmp_path / "diffusion_pytorch_model.ema.safetensors")
+    with pytest.raises(CheckpointError, match=r"ema.*and.*fp16.*choose a variant"):
+        load_autoencoder_kl(tmp_path)
+    shutil.copy(fp16, tmp_path / "diffusion_pytorch_model.safetensors")
+    assert load_autoencoder_kl(tmp_path).spec.fingerprint == exact

@@ -91,3 +91,49 @@ def test_the_config_says_what_pipelines_ask(finetune_run: Path) -> None:
 def test_a_tokenizer_that_cannot_paint_is_refused(autoencoder_run: Path) -> None:
     with pytest.raises(FAEError, match="does not do both"):
         DiffusersVAE.from_pretrained(autoencoder_run)
+
+
+def test_options_are_honoured_or_refused(tmp_path: Path) -> None:
+    conv_vae().save_pretrained(tmp_path / "root" / "vae")
+    ConvVAE(ConvVAEConfig(image_size=16, channels=8, widths=(8, 16), blocks=1, norm_groups=4)).save_pretrained(
+        tmp_path / "root" / "other"
+    )
+    for subfolder, channels in (("vae", 4), ("other", 8)):
+        vae = DiffusersVAE.from_pretrained(tmp_path / "root", subfolder=subfolder)
+        assert vae.config.latent_channels == channels
+    with pytest.raises(FAEError, match="does not exist"):
+        DiffusersVAE.from_pretrained(tmp_path / "root", subfolder="absent")
+    folder = tmp_path / "root" / "vae"
+    refused = {
+        "variant": "fp16",
+        "cache_dir": "/elsewhere",
+        "local_files_only": True,
+        "force_download": True,
+        "use_safetensors": False,
+        "quantization_config": {"load_in_8bit": True},
+        "latent_channels": 16,
+        "device_map": "balanced",
+    }
+    for name, value in refused.items():
+        with pytest.raises(FAEError, match=name):
+            DiffusersVAE.from_pretrained(folder, **{name: value})
+    passed = {"low_cpu_mem_usage": True, "variant": None, "use_safetensors": True, "device_map": {"": "cpu"}}
+    vae = DiffusersVAE.from_pretrained(folder, torch_dtype=torch.bfloat16, **passed)
+    assert (vae.dtype, vae.device.type) == (torch.bfloat16, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x: 255 * x, r"must lie in \[-1, 1\], got"),
+        (lambda x: 3 * x, r"must lie in \[-1, 1\], got"),
+        (lambda x: x * float("nan"), "got NaN"),
+        (lambda x: x[0], "batch's axis"),
+        (lambda x: x.byte(), "uint8"),
+        (lambda x: x.numpy(), "numpy"),
+    ],
+)
+def test_images_out_of_minus_one_to_one_are_refused(wrong, message: str) -> None:
+    vae = DiffusersVAE(conv_vae())
+    with pytest.raises(FAEError, match=message):
+        vae.encode(wrong(torch.rand(2, 3, 16, 16)))

@@ -166,3 +166,63 @@ def test_lecams_anchors_move_once_a_step_by_its_mean() -> None:
                 judge.begin_step(step)
                 judge.note(part, -part)
     torch.testing.assert_close(one.anchor_fake, two.anchor_fake)
+
+
+WRONG = {
+    "[-1, 1]": lambda x: 2 * x - 1,
+    "[0, 255]": lambda x: 255 * x,
+    "normalised": lambda x: (x - 0.45) / 0.225,
+    "NaN": lambda x: x * math.nan,
+    "uint8": lambda x: (255 * x).byte(),
+    "channels last": lambda x: x.permute(0, 2, 3, 1),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_targets_that_are_no_images_in_the_unit_range_are_refused(wrong: str) -> None:
+    from fae_decoders.losses.perceptual import LogitDistance, StageDistance, WeightedSum, frozen_backbone
+
+    target, painted = WRONG[wrong](uniform(2, 3, 32, 32)), uniform(2, 3, 32, 32, seed=1)
+    backbone = frozen_backbone("timm/resnet18", None, 32, (1, 2))
+    classifier = frozen_backbone("timm/resnet18", None, 32, None)
+    distances = (StageDistance(backbone), LogitDistance(classifier), WeightedSum([(1.0, StageDistance(backbone))]))
+    loss = PixelLoss(PixelLossConfig(perceptual="none", adversarial="patchgan", discriminator_width=8), (32, 32))
+    random = SlotRandom(0, range(2))
+    calls = [lambda d=distance: d(painted, target) for distance in distances] + [
+        lambda: loss.decoder_terms(painted, target, random, torch.nn.Parameter(torch.ones(1))),
+        lambda: loss.discriminator_terms(painted, target, random),
+    ]
+    for call in calls:
+        with pytest.raises(FAEError, match=r"images must (lie|be floats) in"):
+            call()
+
+
+def test_what_is_painted_may_leave_the_range_but_not_the_shape() -> None:
+    from fae_decoders.losses.discriminator import BackboneDiscriminator
+    from fae_decoders.losses.perceptual import LogitDistance, StageDistance, frozen_backbone
+
+    target = uniform(2, 3, 32, 32)
+    painted = (3 * uniform(2, 3, 32, 32, seed=1) - 1).requires_grad_()
+    backbone = frozen_backbone("timm/resnet18", None, 32, (1,))
+    classifier = frozen_backbone("timm/resnet18", None, 32, None)
+    for distance in (StageDistance(backbone), LogitDistance(classifier)):
+        distance(painted, target).backward()
+        assert painted.grad.isfinite().all()
+        with pytest.raises(FAEError, match="differ in shape"):
+            distance(painted[:1], target)
+    assert BackboneDiscriminator(backbone)(painted).isfinite().all()
+    with pytest.raises(FAEError, match="shape"):
+        PatchDiscriminator((32, 32), width=8)(painted[0])
+
+
+def test_lpips_refuses_targets_out_of_range() -> None:
+    pytest.importorskip("lpips", reason="the extra `perceptual` is not installed")
+    from fae_decoders.losses.lpips import LPIPS
+
+    distance = LPIPS.__new__(LPIPS)
+    torch.nn.Module.__init__(distance)
+    distance.net = lambda a, b: (a - b).abs().mean((1, 2, 3))  # the trunk's weights are not here
+    images = uniform(2, 3, 16, 16)
+    assert distance(3 * images, images) > 0
+    with pytest.raises(FAEError, match=r"target images must lie in \[0, 1\]"):
+        distance(images, 2 * images - 1)

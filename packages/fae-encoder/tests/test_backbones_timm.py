@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from pathlib import Path
 
@@ -215,3 +216,182 @@ def test_features_without_the_norms_scale_and_shift_are_the_plain_norms(vit) -> 
         plain.embed(plain(images()), pool="avg")
     with pytest.raises(FAEError, match="no final norm"):
         create_backbone("timm/resnet18", image_size=32, norm_affine=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x: 2 * x - 1, r"must lie in \[0, 1\], got \[-"),
+        (lambda x: 255 * x, r"divide by 255"),
+        (lambda x: (x - 0.45) / 0.225, "encoders normalise by themselves"),
+        (lambda x: x / 0, "got"),
+        (lambda x: x[0], "add the batch's axis"),
+        (lambda x: x.permute(0, 2, 3, 1), "channels come before"),
+        (lambda x: list(x), "got a list of 2"),
+        (lambda x: x.numpy(), "got a numpy.ndarray"),
+        (lambda x: Image.new("RGB", (64, 64)), "got a PIL.Image"),
+        (lambda x: x.to("meta"), "images are on meta, the network is on cpu"),
+    ],
+)
+def test_what_is_no_batch_of_images_in_the_unit_range_is_refused_at_every_door(vit, wrong, message: str) -> None:
+    from fae_encoder import FAEEncoder
+
+    encoder = FAEEncoder.from_preset("fae-tiny")
+    doors = (vit, vit.feature_maps, vit.class_token, encoder.encode, encoder.posterior, encoder.features)
+    for door in doors:
+        with pytest.raises(FAEError, match=message) as caught:
+            door(wrong(images()))
+        assert "\n" not in str(caught.value)
+
+
+def test_images_of_any_floating_type_give_the_features_of_fp32(vit) -> None:
+    exact = (images() * 255).round() / 255
+    for size in (64, 48):
+        pictures = exact[..., :size, :size]
+        torch.testing.assert_close(vit(pictures.double()), vit(pictures))
+        torch.testing.assert_close(vit(pictures.bfloat16()), vit(pictures.bfloat16().float()))
+        torch.testing.assert_close(vit(pictures.half()), vit(pictures.half().float()))
+
+
+def test_preprocessing_compiles_to_one_graph(vit) -> None:
+    compiled = torch.compile(vit.preprocess, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(images()), vit.preprocess(images()))
+
+
+def test_mean_and_std_come_back_from_half_precision_as_they_were() -> None:
+    backbone = create_backbone("timm/resnet18", image_size=32)
+    mean, std = backbone.mean.clone(), backbone.std.clone()
+    for cast in (backbone.bfloat16().float(), backbone.half().float(), backbone.to(torch.bfloat16)):
+        assert torch.equal(cast.mean, mean) and torch.equal(cast.std, std)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("vit_small_patch14_dinov2", 256, "256x256.*last 4 rows.*252 and 266"),
+        ("vit_small_patch14_dinov2", (252, 256), "252x256.*last 4 columns.*252 and 266"),
+        ("vit_tiny_patch16_224", 250, "last 10 rows.*240 and 256"),
+        ("vit_tiny_patch16_224", 10, "cannot take|16"),
+        ("convnext_atto", 226, "last 2 rows.*224 and 228"),
+        ("swin_tiny_patch4_window7_224", 226, "last 2 rows.*224 and 228"),
+        ("inception_v3", 225, "last 4 rows"),
+        ("levit_128s", 98, "cannot take images of 98x98"),
+    ],
+)
+def test_sizes_of_which_the_network_would_not_see_every_pixel_are_refused(name: str, size, message: str) -> None:
+    with torch.device("meta"), pytest.raises(FAEError, match=message) as caught:
+        create_backbone(f"timm/{name}", image_size=size)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("vit_small_patch14_dinov2", 252), ("resnet18", 225), ("convnext_atto", 56), ("inception_v3", 299)],
+)
+def test_sizes_of_which_it_sees_all_are_taken(name: str, size: int) -> None:
+    with torch.device("meta"):
+        assert create_backbone(f"timm/{name}", image_size=size).image_size == (size, size)
+
+
+def test_the_last_row_and_column_of_what_is_taken_count() -> None:
+    torch.manual_seed(0)
+    for name, size in (("vit_tiny_patch16_224", 48), ("convnext_atto", 44), ("mobilenetv3_small_050", 49)):
+        backbone = create_backbone(f"timm/{name}", image_size=size)
+        for parameter in backbone.parameters():  # a fresh network's residual branches begin at zero
+            if parameter.ndim == 1:
+                torch.nn.init.uniform_(parameter, 0.5, 1.0)
+        whole = images(1, size, size)
+        for edge in ((..., slice(-1, None), slice(None)), (..., slice(-1, None))):
+            other = whole.clone()
+            other[edge] = 1 - other[edge]
+            assert not torch.equal(backbone(whole), backbone(other))
+
+
+def test_the_filter_that_resizes_images_is_the_networks_own_or_chosen() -> None:
+    with torch.device("meta"):
+        own = {n: create_backbone(f"timm/{n}").config.interpolation for n in ("resnet18.tv_in1k", "resnet18.a1_in1k")}
+    assert own == {"resnet18.tv_in1k": "bilinear", "resnet18.a1_in1k": "bicubic"}
+    smooth = create_backbone("timm/resnet18", image_size=32, interpolation="bilinear")
+    large = images(1, 96, 96)
+    wanted = torch.nn.functional.interpolate(large, (32, 32), mode="bilinear", antialias=True)
+    torch.testing.assert_close(smooth.preprocess(large) * smooth.std + smooth.mean, wanted)
+
+
+HEADS = {"dino_head.mlp.0.weight": torch.zeros(2, 2), "ibot_head.last_layer.weight": torch.zeros(2, 2)}
+
+
+def prefixed(state: dict, prefix: str) -> dict:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def chunked(state: dict) -> dict:
+    """Block names as DINOv2 writes them for FSDP."""
+    return {
+        n.replace("blocks.", f"blocks.{int(n.split('.')[1]) // 3}.") if n[:7] == "blocks." else n: v
+        for n, v in state.items()
+    }
+
+
+LAYOUTS = {
+    "DINOv2's teacher": lambda s: {"teacher": {**prefixed(s, "backbone."), **HEADS}},
+    "DINO's whole checkpoint": lambda s: {
+        "student": prefixed({n: torch.zeros_like(v) for n, v in s.items()}, "module.backbone."),
+        "teacher": {**prefixed(s, "backbone."), "head.mlp.0.weight": torch.zeros(2, 2)},
+        "epoch": 3,
+        "dino_loss": {"center": torch.zeros(1, 2)},
+        "args": argparse.Namespace(arch="vit_tiny"),
+    },
+    "DINOv2's last state": lambda s: {
+        "model": {
+            **prefixed(chunked(s), "teacher.backbone."),
+            **prefixed({n: torch.zeros_like(v) for n, v in s.items()}, "student.backbone."),
+            **prefixed(HEADS, "teacher."),
+            **prefixed(HEADS, "student."),
+            "dino_loss.center": torch.zeros(1, 2),
+        }
+    },
+    "DINOv3's averaged model": lambda s: {
+        "model": {
+            **prefixed(s, "model_ema.backbone."),
+            **prefixed(s, "student.backbone."),
+            **prefixed(s, "gram_teacher.backbone."),
+        }
+    },
+    "a student alone": lambda s: {"student": {**prefixed(s, "module.backbone."), **prefixed(HEADS, "module.")}},
+    "compiled under FSDP": lambda s: {
+        "model": {n.replace("blocks.", "blocks._fsdp_wrapped_module."): v for n, v in prefixed(s, "_orig_mod.").items()}
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_checkpoints_of_self_distillation_are_read(tmp_path: Path, layout: str, caplog) -> None:
+    torch.manual_seed(0)
+    whole = create_backbone("timm/vit_tiny_patch16_224", image_size=32).network.model
+    state = {n: v for n, v in whole.state_dict().items() if not n.startswith("head.")}
+    torch.save(LAYOUTS[layout](state), tmp_path / "c.pth")
+    loaded = create_backbone("timm/vit_tiny_patch16_224", tmp_path / "c.pth", image_size=32).network.model
+    assert loaded.num_classes == 0
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in state.items())
+    assert ("left out" in caplog.text) == (layout != "compiled under FSDP")
+
+
+def test_a_checkpoint_with_something_unknown_or_something_lacking_is_refused(tmp_path: Path) -> None:
+    state = create_backbone("timm/vit_tiny_patch16_224", image_size=32).network.model.state_dict()
+    cases = {
+        "unknown": (
+            {**prefixed(state, "backbone."), "decoder.weight": torch.zeros(2)},
+            "decoder.weight beside backbone",
+        ),
+        "lacking": ({n: v for n, v in state.items() if not n.startswith("blocks.3.")}, "could not be loaded"),
+        "headless and lacking": (
+            {n: v for n, v in state.items() if not n.startswith(("blocks.3.", "head."))},
+            "could not be loaded",
+        ),
+        "extra": ({**state, "more": torch.zeros(2)}, "could not be loaded"),
+    }
+    for name, (content, message) in cases.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        with pytest.raises(CheckpointError, match=message) as caught:
+            create_backbone("timm/vit_tiny_patch16_224", tmp_path / f"{name}.pth", image_size=32)
+        assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,182 @@ def test_a_saved_encoder_needs_no_other_file(tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "encoder")
     (tmp_path / "model").rename(tmp_path / "gone")
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "encoder").encode(images), encoder.encode(images))
+
+
+PLAIN = {"size": {"height": 32, "width": 32}, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+FOLLOWED = {
+    "not normalised": {**PLAIN, "do_normalize": False},
+    "to [-1, 1] by the factor": {**PLAIN, "rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    "to [0, 2]": {**PLAIN, "rescale_factor": 1 / 127.5},
+    "not rescaled": {**PLAIN, "do_rescale": False, "image_mean": [120.0] * 3, "image_std": [60.0] * 3},
+    "neither": {**PLAIN, "do_rescale": False, "do_normalize": False},
+    "one size": {**PLAIN, "size": 32},
+    "shortest edge": {
+        **PLAIN,
+        "size": {"shortest_edge": 32},
+        "do_center_crop": True,
+        "crop_size": {"height": 32, "width": 32},
+    },
+    "no size": {k: v for k, v in PLAIN.items() if k != "size"} | {"do_resize": False},
+    "no mean": {"size": {"height": 32, "width": 32}},
+    "CLIP": {**PLAIN, "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": 32},
+    "offset": {
+        **PLAIN,
+        "image_processor_type": "EfficientNetImageProcessor",
+        "rescale_factor": 1 / 127.5,
+        "rescale_offset": True,
+        "include_top": False,
+        "image_mean": [0.0] * 3,
+        "image_std": [1.0] * 3,
+    },
+}
+REFUSED = {
+    "flipped": ({**PLAIN, "image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True}, "BGR"),
+    "flipped by its class": (
+        {"image_processor_type": "MobileViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        "BGR",
+    ),
+    "normalised twice": (
+        {**PLAIN, "image_processor_type": "EfficientNetImageProcessor", "include_top": True},
+        "more than",
+    ),
+    "cropped": (
+        {**PLAIN, "size": {"shortest_edge": 36}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+        r"middle 32x32 of 36x36.*image_size \(32\)",
+    ),
+    "crop_pct": ({**PLAIN, "size": {"shortest_edge": 32}, "crop_pct": 0.875}, r"middle 0\.875.*image_size \(32\)"),
+    "cropped alone": ({**PLAIN, "do_resize": False, "do_center_crop": True, "crop_size": 32}, "whatever its size"),
+    "Lanczos": ({**PLAIN, "resample": 1}, "filter 1; pass interpolation"),
+    "nearest": ({**PLAIN, "resample": 0}, "filter 0; pass interpolation"),
+    "grey": ({**PLAIN, "image_mean": [0.5], "image_std": [0.5]}, "three colours|cannot be followed"),
+    "unknown flag": ({**PLAIN, "image_processor_type": "NobodysProcessor", "do_sharpen": True}, "do_sharpen"),
+    "standard deviation 0": ({**PLAIN, "image_std": [0.0] * 3}, "std"),
+}
+
+
+def with_processor(folder: Path, settings: dict) -> torch.nn.Module:
+    model = save(folder, "vit", 32)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "ViTImageProcessor", **settings})
+    )
+    return model
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+@pytest.mark.parametrize("resample", [2, 3])
+def test_pixels_are_those_of_the_image_processor(tmp_path: Path, case: str, resample: int) -> None:
+    with_processor(tmp_path, {"resample": resample, **FOLLOWED[case]})
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    backbone = create_backbone(f"hf/{tmp_path}", "pretrained")
+    assert backbone.image_size == (32, 32)
+    for side in (32, 96) if FOLLOWED[case].get("do_resize", True) else (32,):
+        picture = torch.randint(
+            0, 256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(side)
+        )
+        theirs = processor(images=picture.numpy(), return_tensors="pt")["pixel_values"].float()
+        ours = backbone.preprocess(picture.permute(2, 0, 1)[None].float() / 255)
+        # A resized image is rounded to 8 bits by the processor and not here.
+        rounding = 1e-5 if side == 32 else 1.6 / 255 / float(backbone.std.min())
+        torch.testing.assert_close(ours, theirs, atol=rounding, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_processors_that_are_not_followed_are_refused_with_a_way_out(tmp_path: Path, case: str) -> None:
+    settings, message = REFUSED[case]
+    with_processor(tmp_path, settings)
+    with pytest.raises(FAEError, match=message) as caught:
+        create_backbone(f"hf/{tmp_path}", "pretrained")
+    assert "\n" not in str(caught.value)
+    chosen = {"image_size": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic"}
+    picture = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(
+        create_backbone(f"hf/{tmp_path}", "pretrained", **chosen).preprocess(picture), (picture - 0.5) / 0.25
+    )
+
+
+def test_only_safetensors_are_read_from_a_folder_unless_a_file_is_named(tmp_path: Path) -> None:
+    model = with_processor(tmp_path, PLAIN)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"give its path as the weights") as caught:
+        create_backbone(f"hf/{tmp_path}", "pretrained")
+    assert "\n" not in str(caught.value)
+    named = create_backbone(f"hf/{tmp_path}", tmp_path / "pytorch_model.bin")
+    weight = "layernorm.weight"
+    assert torch.equal(named.network.model.state_dict()[weight], model.state_dict()[weight])
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(print, protocol=2))
+    with pytest.raises(CheckpointError):
+        create_backbone(f"hf/{tmp_path}", tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
+def test_a_stored_configuration_never_makes_transformers_fetch_code(tmp_path: Path, key: str) -> None:
+    from fae_encoder.backbones import BackboneConfig, build_backbone
+
+    with_processor(tmp_path, PLAIN)
+    config = create_backbone(f"hf/{tmp_path}", "pretrained").config
+    assert "kernels-community" not in json.dumps(config.hf_config)
+    foreign = {
+        **config.hf_config,
+        key: "kernels-community/flash-attn",
+        "auto_map": {"AutoModel": "evil/code--model.Model"},
+    }
+    stored = BackboneConfig(**{**config.model_dump(), "weights": "stored", "hf_config": foreign})
+    backbone = build_backbone(stored)
+    assert "/" not in str(backbone.network.model.config._attn_implementation)
+    assert "evil" not in json.dumps(backbone.config.hf_config)
+
+
+@pytest.mark.parametrize(
+    "hf_config",
+    [
+        {},
+        {"model_type": "nothing"},
+        {"model_type": "vit", "hidden_size": "wide"},
+        {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"},
+    ],
+)
+def test_a_damaged_stored_configuration_is_one_line(hf_config: dict) -> None:
+    from fae_encoder.backbones import BackboneConfig, build_backbone
+
+    config = BackboneConfig(
+        name="hf/x", weights="stored", hf_config=hf_config, image_size=32, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    with pytest.raises(FAEError) as caught:
+        build_backbone(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_asks_for_attention_code_from_the_hub_is_refused(tmp_path: Path) -> None:
+    with_processor(tmp_path, PLAIN)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "attn_implementation": "evil/attention"}))
+    with pytest.raises(CheckpointError, match="attention code from the hub"):
+        create_backbone(f"hf/{tmp_path}", "pretrained")
+
+
+def test_patches_that_do_not_divide_the_image_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, "dinov2", 56)
+    with pytest.raises(FAEError, match=r"last 4 rows.*56 and 70"):
+        create_backbone(f"hf/{tmp_path}", "pretrained", image_size=60)
+    assert create_backbone(f"hf/{tmp_path}", "pretrained", image_size=70).grid == (5, 5)
+
+
+def test_an_encoders_fingerprint_follows_settings_of_the_network_that_no_weight_shows(tmp_path: Path) -> None:
+    from fae_encoder import BackboneConfig, FAEEncoder, FAEEncoderConfig
+
+    with_processor(tmp_path, PLAIN)
+    adapter = {"type": "linear"}
+
+    def fingerprint() -> str:
+        backbone = BackboneConfig(name=f"hf/{tmp_path}", weights="pretrained")
+        torch.manual_seed(0)
+        return FAEEncoder(FAEEncoderConfig(backbone=backbone, channels=4, image_size=32, adapter=adapter)).fingerprint()
+
+    found = [fingerprint(), fingerprint()]
+    assert found[0] == found[1]
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"layer_norm_eps": 1e-3}, {"hidden_act": "relu"}, {"num_attention_heads": 4}):
+        (tmp_path / "config.json").write_text(json.dumps({**stored, **change}))
+        found.append(fingerprint())
+    assert len(set(found)) == 4

@@ -14,7 +14,7 @@ from fae_core import LatentSpec, SlotRandom, load_tokenizer
 from fae_core.bundle.rounding import compact_weights
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, UnknownName
 from fae_core.presets import load_preset, preset_files
-from fae_encoder import FAEEncoder, FeatureNorm, Posterior
+from fae_encoder import FAEEncoder, FeatureNorm, Posterior, create_backbone
 
 PRESETS = [name for name in preset_files() if load_preset(name)["model_type"] == "fae-encoder"]
 
@@ -222,3 +222,64 @@ def test_rounding_changes_the_adapter_alone_and_the_fingerprint_with_it(encoder:
     assert weights.stat().st_size < whole - 2 * 70_000  # two bytes for each of the adapter's 70,672 numbers
     loaded = FAEEncoder.from_pretrained(tmp_path / "e")  # compares both fingerprints
     assert loaded.spec == encoder.spec and torch.equal(loaded.encode(images()), encoder.eval().encode(images()))
+
+
+def test_a_fingerprint_follows_choices_that_no_weight_shows() -> None:
+    def made(adapter: dict | None = None, **backbone) -> FAEEncoder:
+        torch.manual_seed(0)
+        return FAEEncoder.from_preset("fae-tiny", backbone=backbone, adapter=adapter or {})
+
+    encoders = {
+        "plain": made(),
+        "mean": made(mean=(0.1, 0.2, 0.3)),
+        "std": made(std=(0.1, 0.2, 0.3)),
+        "filter": made(interpolation="bilinear"),
+        "layers": made(layers=(-2,)),
+        "no final norm": made(final_norm=False),
+        "heads": made({"heads": 2}),
+        "activation": made({"activation": "relu"}),
+        "rope": made({"rope": True}),
+        "input norm": made({"input_norm": "layer"}),
+    }
+    assert len({encoder.fingerprint() for encoder in encoders.values()}) == len(encoders)
+    assert made().fingerprint() == encoders["plain"].fingerprint()
+    features = [encoders[name].features_fingerprint() for name in ("plain", "mean", "std", "filter", "layers")]
+    assert len(set(features)) == len(features)
+
+
+def test_encoders_saved_before_the_filter_was_recorded_keep_their_fingerprint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = FAEEncoder.from_preset("fae-tiny", backbone={"mean": (0.1, 0.2, 0.3)}, adapter={"activation": "relu"})
+    encoder.save_pretrained(tmp_path / "e")
+    stored = json.loads((tmp_path / "e" / "config.json").read_text())
+    for field in ("interpolation", "revision", "classifier"):
+        stored["config"]["backbone"].pop(field)
+    (tmp_path / "e" / "config.json").write_text(json.dumps(stored))
+    loaded = FAEEncoder.from_pretrained(tmp_path / "e", verify=False)
+    assert loaded.backbone.preprocess.interpolation == "bicubic"
+    earlier = loaded.stamp().fingerprint
+    assert earlier != encoder.spec.fingerprint
+    loaded.save_pretrained(tmp_path / "again")
+    assert FAEEncoder.from_pretrained(tmp_path / "again").stamp().fingerprint == earlier
+
+
+def test_weights_without_a_classifier_come_back_from_a_saved_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = create_backbone("timm/test_vit", image_size=64).network.model.state_dict()
+    torch.save(
+        {"teacher": {f"backbone.{n}": v for n, v in whole.items() if not n.startswith("head.")}}, tmp_path / "w.pth"
+    )
+    encoder = FAEEncoder.from_preset("fae-tiny", weights=tmp_path / "w.pth", backbone={"name": "timm/test_vit"})
+    assert not encoder.config.backbone.classifier
+    encoder.save_pretrained(tmp_path / "e")
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e").encode(images), encoder.encode(images))
+
+
+def test_sizes_of_different_aspect_ratios_are_refused() -> None:
+    with pytest.raises(FAEError, match="different aspect ratios"):
+        FAEEncoder.from_preset("fae-tiny", image_size=(64, 32))
+    wide = FAEEncoder.from_preset("fae-tiny", image_size=(64, 128), backbone={"image_size": (64, 128)})
+    assert wide.encode(torch.rand(1, 3, 64, 128)).shape == (1, 8, 4, 8)
+    with pytest.raises(FAEError, match="a revision is of weights='pretrained'"):
+        create_backbone("timm/test_vit", revision="main")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import numpy as np
 import pytest
@@ -179,3 +180,37 @@ def test_a_network_of_fixed_size_is_fitted_to_another_or_refused():
         TimmExtractor("crossvit_tiny_240", crossvit, size=(128, 128))
     with pytest.raises(FAEError, match="Invalid pretrained tag"):
         TimmExtractor("test_vit.no_such_weights", state)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x: 2 * x - 1, r"must lie in \[0, 1\], got \[-"),
+        (lambda x: 255 * x, "divide by 255"),
+        (lambda x: (x - 0.45) / 0.225, r"must lie in \[0, 1\], got \[-"),
+        (lambda x: x * float("nan"), "got NaN"),
+        (lambda x: (2 * x - 1).numpy(), r"must lie in \[0, 1\], got \[-"),
+        (lambda x: (255 * x).byte(), "expected uint8"),
+        (lambda x: (255 * x).long(), "expected uint8"),
+        (lambda x: x[:, :1], "expected uint8"),
+        (lambda x: list(x), "got a list"),
+    ],
+)
+def test_images_of_another_range_or_shape_are_refused_before_any_network(wrong, message):
+    images = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(FAEError, match=message):
+        as_uint8_nchw(wrong(images))
+    read_only = (255 * images).byte().permute(0, 2, 3, 1).numpy()
+    read_only.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert as_uint8_nchw(read_only).shape == (2, 3, 8, 9)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: 2 * x - 1, lambda x: 255 * x, lambda x: x * float("nan")])
+def test_generated_images_of_another_range_are_not_measured(wrong):
+    from fae_eval import evaluate
+
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(FAEError, match=r"must lie in \[0, 1\]"):
+        evaluate(wrong(images), images, extractor="efficientnet-lite2@64", metrics=["frechet"])

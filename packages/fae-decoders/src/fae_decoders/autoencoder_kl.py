@@ -18,26 +18,26 @@ from fae_core.foreign import read_state_dict
 from fae_core.hub import load_state, parse_config
 from fae_decoders.conv_vae import ConvVAE, ConvVAEConfig
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-_HUB_FILES = ["config.json", "diffusion_pytorch_model.safetensors", "vae/config.json", "vae/*_model.safetensors"]
+_STEM, _SUFFIXES = "diffusion_pytorch_model", (".safetensors", ".bin")
 # Settings of AutoencoderKL that a ConvVAE has no choice about.
 _FIXED = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
 
 
-def load_autoencoder_kl(source: str | Path, *, image_size: int | tuple[int, int] | None = None) -> ConvVAE:
+def load_autoencoder_kl(
+    source: str | Path, *, image_size: int | tuple[int, int] | None = None, variant: str | None = None
+) -> ConvVAE:
     """The AutoencoderKL in a folder or hub repository as a ConvVAE in eval mode, with its own scale as statistics.
 
-    image_size: pixels of the images that latents stand for, None = its `sample_size`. The spec's statistics are such that
+    image_size: pixels of the images that latents stand for, None = its `sample_size`. variant: of the weights, as "fp16"; None
+    takes the plain file, or the only variant that there is. The spec's statistics are such that
     normalised latents are those that diffusers' pipelines work with: (z - shift_factor) * scaling_factor, or with
     latents_mean and latents_std where it has them. Raises CheckpointError for another class or structure.
     """
-    folder = _vae_folder(source)
+    folder = _vae_folder(source, variant)
     stored = read_json(folder / "config.json")
     config = read_config(stored, str(folder), image_size)
     vae = ConvVAE(config)
-    path = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if path is None:
-        raise CheckpointError(f"{folder} has no {_WEIGHTS[0]}")
+    path = _weights_file(folder, variant)
     load_state(vae, convert_state(read_state_dict(path, sections=())), str(path))
     vae.with_statistics(*latent_statistics(stored, config.channels, str(folder)))
     vae.stamp()
@@ -146,23 +146,41 @@ def _rename(key: str) -> str:
     return key[1:]
 
 
-def _vae_folder(source: str | Path) -> Path:
+def _weights_file(folder: Path, variant: str | None) -> Path:
+    """The weights to read: safetensors before torch's own format. Raises CheckpointError where there is none, or a choice."""
+    wanted = [f"{_STEM}.{variant}{suffix}" if variant else f"{_STEM}{suffix}" for suffix in _SUFFIXES]
+    for name in wanted:
+        if (folder / name).is_file():
+            return folder / name
+    variants = sorted(path.name for suffix in _SUFFIXES for path in folder.glob(f"{_STEM}.*{suffix}"))
+    if variant is None and len(variants) == 1:
+        return folder / variants[0]
+    others = f", but {' and '.join(variants)}; choose a variant" if variants else ""
+    raise CheckpointError(f"{folder} has no {wanted[0]}{others}")
+
+
+def _vae_folder(source: str | Path, variant: str | None) -> Path:
     folder = Path(source)
     if not folder.is_dir():
-        folder = _from_hub(str(source))
+        # A repository often has every variant; without a choice they are fetched only where there is no plain file.
+        folder = _from_hub(str(source), f"{_STEM}.{variant}.safetensors" if variant else f"{_STEM}.safetensors")
+        if variant is None and not any(folder.glob(f"**/{_STEM}.safetensors")):
+            folder = _from_hub(str(source), f"{_STEM}.*.safetensors")
     for candidate in (folder, folder / "vae"):
         if (candidate / "config.json").is_file():
             return candidate
     raise CheckpointError(f"{source} holds no config.json, neither itself nor in vae/")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise CheckpointError(f"{name} does not exist")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(
+            snapshot_download(name, allow_patterns=["config.json", "vae/config.json", weights, f"vae/{weights}"])
+        )
     except Exception as error:
         reason = first_line(error)
         raise CheckpointError(

@@ -13,8 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fae_core.errors import FAEError, MissingPackage
+from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_core.generator import Tokenizer, load_tokenizer
+from fae_core.hub import locate_folder
+from fae_core.images.check import require_image_batch, require_range
 
 try:
     from diffusers import ConfigMixin, ModelMixin
@@ -57,7 +59,9 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         )
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """The distribution of normalised latents (B, C, h, w) of images in [-1, 1]."""
+        """The distribution of normalised latents (B, C, h, w) of images in [-1, 1]; FAEError for another range or shape."""
+        require_image_batch(x)
+        require_range(x, low=-1.0)
         posterior = self.tokenizer.posterior((x.float() + 1) / 2)
         spec = self.tokenizer.spec
         scale = torch.tensor(spec.std, device=posterior.mean.device).view(-1, 1, 1)
@@ -83,13 +87,43 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, torch_dtype: torch.dtype | None = None, revision: str | None = None, **options: Any
+        cls,
+        source: str | Path,
+        torch_dtype: torch.dtype | None = None,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        device_map: Any = None,
+        **options: Any,
     ) -> Self:
-        """The tokenizer in a model folder, a run folder or on the hub, wrapped. options: what a pipeline's loader passes to
-        diffusers' own models, such as device_map; without a meaning here."""
-        hub = {} if revision is None else {"revision": revision}
-        vae = cls(load_tokenizer(source, **hub))
-        return vae.to(torch_dtype).eval() if torch_dtype is not None else vae.eval()
+        """The tokenizer in a model folder, a run folder or on the hub, wrapped.
+
+        subfolder: of the folder or repository, where the tokenizer lies. device_map: a device, or {"": device}. options: of
+        diffusers' own models, as a pipeline's loader passes them. Raises FAEError for one that would change what is loaded,
+        such as a variant; CheckpointError where there is no tokenizer.
+        """
+        for name, value in options.items():
+            without_effect = (None, True) if name == "use_safetensors" else (None, False)
+            if name not in _HOW and value not in without_effect:
+                raise FAEError(f"a tokenizer of FAE is loaded without {name} ({value!r}); leave it out")
+        if isinstance(device_map, dict) and device_map.keys() == {""}:
+            device_map = device_map[""]
+        if device_map in ("auto", "balanced", "balanced_low_0", "sequential") or isinstance(device_map, dict):
+            raise FAEError(
+                f"a tokenizer lies on one device; give device_map='cuda' or leave it out, not {device_map!r}"
+            )
+        hub = {name: value for name, value in (("revision", revision), ("token", token)) if value is not None}
+        if subfolder:
+            source, hub = locate_folder(source, **hub) / subfolder, {}
+            if not source.is_dir():
+                raise CheckpointError(f"{source} does not exist")
+        vae = cls(load_tokenizer(source, **hub)).eval()
+        wanted = {k: v for k, v in (("device", device_map), ("dtype", torch_dtype)) if v is not None}
+        return vae.to(**wanted) if wanted else vae  # diffusers warns of every dtype, also of none
+
+
+_HOW = ("low_cpu_mem_usage", "disable_mmap")  # options that change how weights are read, and not which
 
 
 def _halvings(image: tuple[int, int], grid: tuple[int, int]) -> int:

@@ -51,6 +51,14 @@ class AdapterConfig(ModelConfig):
     rope: bool = False
     depth: int = Field(default=4, gt=0)
 
+    @property
+    def unseen_in_weights(self) -> str:
+        """Choices other than the defaults that no name or shape of a weight shows; "" for none."""
+        fields = {"attention": ("heads", "activation", "rope"), "transformer": ("heads",)}.get(self.type, ())
+        defaults = type(self)()
+        chosen = {name: getattr(self, name) for name in (*fields, "input_norm")}
+        return " ".join(f"{name}={value}" for name, value in chosen.items() if value != getattr(defaults, name))
+
 
 class AttentionAdapter(nn.Module):
     """The single-attention encoder of figure 7.

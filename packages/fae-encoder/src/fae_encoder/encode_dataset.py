@@ -18,12 +18,19 @@ from fae_core.errors import DataError
 from fae_core.hub import ModelConfig, parse_config
 from fae_core.images import ImageSource, read_tensor
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
-from fae_core.latent_store.format import default_shard_size
+from fae_core.latent_store.format import (
+    INDEX_FILE,
+    PLAN_FILE,
+    PROGRESS_FOLDER,
+    default_shard_size,
+    read_index,
+    read_plan,
+)
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
-from fae_encoder.source_identity import short_name, source_identity
+from fae_encoder.source_identity import identity_by_name, is_identity_by_name, short_name, source_identity
 
 if TYPE_CHECKING:
     from fae_encoder.encoder import FAEEncoder
@@ -93,12 +100,15 @@ def encode_dataset(
 
     features: of the same images, computed before: the images are then not read, and an FAEEncoder's adapter is all that runs.
     Images that cannot be read are left out and named in the store's skipped.txt. barrier: called once by every process
-    after the first has begun the store. An interrupted call goes on with resume=True, whatever `world` was before.
+    after the first has begun the store. An interrupted call goes on with resume=True, whatever `world` was before and wherever
+    the images lie now: they are compared by content.
     Raises DataError where no image can be read, OutputExists, LatentSpecMismatch, one line each.
     """
     config = config or EncodeConfig()
     encoder.stamp()
-    plan = make_plan(encoder, source, config, features)
+    plan = make_plan(encoder, source, config, features, show=rank == 0)
+    if resume:
+        plan = _resumed(Path(out), plan, identity_by_name(source, encoder.read_size, config.precision))
     inputs = _of_images(encoder, source) if features is None else _of_features(encoder, features)
     first = rank == 0
     if first:
@@ -122,8 +132,37 @@ def encode_dataset(
     return writer.finish("spec" if own else "data")
 
 
+def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:
+    """The plan under which a begun store goes on. Raises DataError where it was begun with other images, or by a version that
+    knew images by name alone; a store that such a version finished stays what it is."""
+    finished = (out / INDEX_FILE).is_file()
+    if not finished and not (out / PROGRESS_FOLDER / PLAN_FILE).is_file():
+        return plan
+    older = read_index(out).plan if finished else read_plan(out)
+    if older.source == plan.source:
+        return plan
+    if is_identity_by_name(older.source):
+        read_from = "".join(plan.source.partition(",")[1:])
+        if finished and older.source == by_name + read_from:
+            return plan.model_copy(update={"source": older.source})
+        if not finished:
+            raise DataError(
+                f"{out} was begun by an earlier version, which did not record the images' content, so they cannot be compared; "
+                "--overwrite encodes them anew"
+            )
+    raise DataError(
+        f"{out} was begun with source {older.source!r}, not {plan.source!r}: other images, labels or captions, or another size "
+        "or precision; give the same again, or --overwrite"
+    )
+
+
 def make_plan(
-    encoder: LatentEncoder, source: ImageSource, config: EncodeConfig, features: FeatureStore | None = None
+    encoder: LatentEncoder,
+    source: ImageSource,
+    config: EncodeConfig,
+    features: FeatureStore | None = None,
+    *,
+    show: bool = False,
 ) -> Plan:
     """The store's plan: whatever decides the bytes of its shards. Raises DataError for flips of features, which hold none."""
     if features is not None and config.flips:
@@ -140,7 +179,7 @@ def make_plan(
         "labels": source.labels is not None,
         "captions": source.captions is not None,
         "classes": None if source.classes is None else tuple(source.classes),
-        "source": source_identity(source, encoder.read_size, config.precision) + read_from,
+        "source": source_identity(source, encoder.read_size, config.precision, show=show) + read_from,
         "seed": config.seed if config.posterior == "sample" else 0,
     }
     return parse_config(Plan, fields, "encode")

@@ -22,6 +22,7 @@ from fae_core.spec import LatentSpec
 from fae_encoder import storage
 from fae_encoder.adapters import AdapterConfig, create_adapter
 from fae_encoder.backbones import BackboneConfig, build_backbone
+from fae_encoder.backbones.preprocess import same_aspect
 from fae_encoder.feature_norm import FeatureNorm
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
@@ -59,6 +60,11 @@ class FAEEncoder(PretrainedModel):
         # Keep what the backbone resolved (sizes, mean, std), not what was asked for.
         self.config = config.model_copy(update={"backbone": self.backbone.config})
         own = self._own_spec()
+        if not same_aspect(own.image_shape, self.backbone.image_size):
+            raise FAEError(
+                f"image_size {own.image_shape} and the backbone's {self.backbone.image_size} are of different aspect ratios; set "
+                "backbone.image_size too"
+            )
         if spec is None:
             self.spec = own
         else:
@@ -159,7 +165,7 @@ class FAEEncoder(PretrainedModel):
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def dry_run(self, batch: int) -> Tensor:
-        return self.posterior(self.dry_input(batch, 3, *self.read_size)).mean
+        return self.posterior(self.dry_input(batch, 3, *self.read_size).clamp(0, 1)).mean
 
     def posterior(self, images: Tensor) -> Posterior:
         """The distribution over raw latents (before the spec's normalisation)."""
@@ -188,22 +194,26 @@ class FAEEncoder(PretrainedModel):
         return self
 
     def fingerprint(self, backbone_fingerprint: str | None = None) -> str:
-        """Hash of everything that a latent depends on: backbone, layers and sizes, feature norm, adapter.
+        """Hash of everything that a latent depends on: backbone, layers and sizes, preprocessing, feature norm, adapter.
 
         backbone_fingerprint: `backbone.fingerprint()`, if it is known already; a gigabyte takes about a second.
         """
         rest = {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
-        return self._fingerprint_with(rest, backbone_fingerprint)
+        return self._fingerprint_with(rest, self.config.adapter.unseen_in_weights, backbone_fingerprint)
 
     def features_fingerprint(self) -> str:
         """The fingerprint of an encoder with this backbone whose latents are the backbone's own features."""
         return self._fingerprint_with(
-            {f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()}
+            {f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()}, ""
         )
 
-    def _fingerprint_with(self, rest: dict[str, Tensor], backbone_fingerprint: str | None = None) -> str:
+    def _fingerprint_with(self, rest: dict[str, Tensor], adapter: str, backbone_fingerprint: str | None = None) -> str:
         backbone = self.backbone.config
         choices = f"{backbone.image_size} {self.backbone.layers} {self.backbone.final_norm} {self.backbone.grid}"
+        if (
+            backbone.interpolation is not None
+        ):  # encoders saved before it was recorded keep the fingerprint that they had
+            choices = " ".join(filter(None, (choices, self.backbone.unseen_in_weights, adapter)))
         return combine_fingerprints(
             backbone_fingerprint or self.backbone.fingerprint(), choices, fingerprint_state(rest)
         )

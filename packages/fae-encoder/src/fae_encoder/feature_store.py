@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.latent_store import LatentStore
-from fae_encoder.source_identity import source_identity
+from fae_encoder.source_identity import identity_by_name, is_identity_by_name, source_identity
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -26,8 +26,8 @@ class FeatureStore:
     """The features of every image of `source`, as `encoder.backbone` gives them, before FeatureNorm.
 
     folder: a latent store made from the same images, read at the same size, by an encoder with the same backbone, an identity
-    adapter and no statistics of features. Raises FAEError, naming what differs, where it is not one; DataError where it is
-    damaged or no store.
+    adapter and no statistics of features. Images are compared by content (those of a store that an earlier version wrote by
+    name). Raises FAEError, naming what differs, where it is not one; DataError where it is damaged or no store.
     """
 
     def __init__(self, folder: str | Path, encoder: FAEEncoder, source: ImageSource) -> None:
@@ -42,9 +42,12 @@ class FeatureStore:
                 f"{folder} holds something else than the features of {encoder.backbone.name}: another backbone, other layers or "
                 "sizes, or an encoder whose adapter is not the identity"
             )
-        if self.store.plan.source != source_identity(source, encoder.read_size, self.precision):
+        # Stores of earlier versions knew their images by name alone.
+        identity = identity_by_name if is_identity_by_name(self.store.plan.source) else source_identity
+        if self.store.plan.source != identity(source, encoder.read_size, self.precision):
             raise FAEError(
-                f"{folder} was made from other images than the {len(source)} given, or from images of another size"
+                f"{folder} was made from other images than the {len(source)} given, in another order or size, or with other labels "
+                "or captions"
             )
         if len(self.store) != len(source):
             raise FAEError(f"{folder} has features of {len(self.store)} images, and {len(source)} are given")

@@ -76,7 +76,8 @@ def read_folder(
         if config.backbone.weights == STORED:
             raise CheckpointError(f"{folder} holds its backbone's weights itself; leave `weights` out")
         source_of_weights = None if weights is None else str(weights)
-        backbone = config.backbone.model_copy(update={"weights": source_of_weights})
+        revision = config.backbone.revision if source_of_weights == "pretrained" else None
+        backbone = config.backbone.model_copy(update={"weights": source_of_weights, "revision": revision})
         config = config.model_copy(update={"backbone": backbone})
     return folder, config, LatentSpec.load(folder)
 

@@ -1,6 +1,7 @@
 """Real images in, tensors out, pictures back. Sources decode on demand and name the file when one is unreadable."""
 
 from fae_core.images.batch import load_batch, read_tensor, readable_images
+from fae_core.images.check import require_images, unchecked_images
 from fae_core.images.decode import decode_image, to_rgb
 from fae_core.images.grid import draw_grid, save_grid, save_image, to_pillow
 from fae_core.images.quality import psnr
@@ -23,10 +24,12 @@ __all__ = [
     "read_tensor",
     "readable_images",
     "readable_source",
+    "require_images",
     "save_grid",
     "save_image",
     "to_pillow",
     "to_rgb",
     "to_tensor",
     "to_uint8",
+    "unchecked_images",
 ]

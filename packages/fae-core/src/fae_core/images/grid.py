@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.files import disk_errors, write_atomic
+from fae_core.images.check import require_range
 from fae_core.images.decode import MAX_PIXELS
 from fae_core.images.transform import to_uint8
 
@@ -50,11 +51,12 @@ def draw_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """The picture that `save_grid` writes."""
+    """The picture that `save_grid` writes; images out of range raise FAEError."""
     if images.ndim != 4 or images.shape[1] != 3 or not len(images) or columns < 1:
         raise FAEError(f"a grid needs images (B, 3, H, W) and a column, got {tuple(images.shape)} and {columns}")
     if not column_labels:
         columns = min(columns, len(images))
+    require_range(images)
     rows = -(-len(images) // columns)
     for kind, given, wanted in (
         ("labels", labels, len(images)),
@@ -95,9 +97,10 @@ def draw_grid(
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] as an RGB image."""
+    """(3, H, W) in [0, 1] as an RGB image. Raises FAEError for another shape or range."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise FAEError(f"an image has shape (3, H, W), got {tuple(image.shape)}")
+    require_range(image, what="an image")
     return Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().to(torch.device("cpu")).numpy())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from fae_core.errors import DataError
+from fae_core.images.check import require_images, require_range
 from fae_core.images.decode import MAX_PIXELS
 from fae_core.random import SlotRandom
 
@@ -77,8 +79,9 @@ def crop_resize(image: Image, box: Box, size: int | tuple[int, int]) -> Image:
 def jitter_colors(images: Tensor, amount: float, random: SlotRandom, *, stream: str = "jitter") -> Tensor:
     """Brightness, contrast and saturation of each image times its own factors in [1 - amount, 1 + amount]; clamped to [0, 1].
 
-    images: (B, 3, H, W) in [0, 1]; random: B slots.
+    images: (B, 3, H, W) in [0, 1]; random: B slots. Raises FAEError for images out of range.
     """
+    require_images(images)
     factors = 1 + amount * (2 * random.uniform((3,), stream, images.device) - 1)
     brightness, contrast, saturation = factors.to(images.dtype)[..., None, None, None].unbind(1)
     images = images * brightness
@@ -99,7 +102,8 @@ def to_tensor(image: Image) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [0, 1] as uint8, rounded (truncation would darken by half a level); values outside are clamped."""
+    """Floats in [0, 1] as uint8, rounded (truncation would darken by half a level); values outside are clamped. Raises FAEError for NaN."""
+    require_range(images, -math.inf, math.inf)
     return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 

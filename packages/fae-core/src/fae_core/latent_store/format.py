@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fae_core.errors import DataError, field_reasons
 from fae_core.files import CHECKSUM, read_json, unsealed
-from fae_core.hub import ModelConfig
+from fae_core.hub import ModelConfig, parse_config
 
 FORMAT = "fae-latent-store"
 VERSION = 2  # 1 had no checksums of the spec and of the index itself
@@ -136,6 +136,11 @@ def read_index(folder: Path) -> Index:
         raise DataError(f"{path}: a shard has more samples than its range of the source")
     unsealed(stored, path)
     return index
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a store that was begun and is not finished. Raises CheckpointError where it is damaged."""
+    return parse_config(Plan, read_json(folder / PROGRESS_FOLDER / PLAN_FILE), PLAN_FILE)
 
 
 def pack_texts(texts: list[str]) -> dict[str, Tensor]:

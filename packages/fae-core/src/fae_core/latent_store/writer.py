@@ -21,7 +21,6 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError, OutputExists
 from fae_core.files import disk_errors, is_empty, read_json, sealed, sha256_file, sync_folder, write_atomic
-from fae_core.hub import parse_config
 from fae_core.latent_store.format import (
     DTYPES,
     INDEX_FILE,
@@ -35,6 +34,7 @@ from fae_core.latent_store.format import (
     map_shard,
     pack_texts,
     read_index,
+    read_plan,
     shard_file,
 )
 from fae_core.latent_store.reader import LatentStore
@@ -150,7 +150,7 @@ class LatentStoreWriter:
             self.spec.require(spec, ignore=("mean", "std"), context=str(self.folder))
         elif (self._progress / PLAN_FILE).is_file():
             older, spec = (
-                parse_config(Plan, read_json(self._progress / PLAN_FILE), PLAN_FILE),
+                read_plan(self.folder),
                 LatentSpec.load(self._progress),
             )
             self.spec.require(spec, context=str(self.folder))

@@ -24,6 +24,10 @@ def import_autoencoder_kl(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Pixels a side; default: the model's sample_size.")
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="Of the weights, such as fp16; default: the plain file, or the only one."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Images over which to measure the latents' statistics.")
     ] = None,
@@ -41,7 +45,7 @@ def import_autoencoder_kl(
     from fae_decoders.autoencoder_kl import load_autoencoder_kl
 
     require_new_folder(out, overwrite=overwrite)
-    vae = load_autoencoder_kl(source, image_size=image_size)
+    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant)
     if data is not None:
         from fae_core.images import readable_source
         from fae_decoders.stages.data import DataConfig

@@ -1,6 +1,7 @@
 """Discriminators: a PatchGAN on pixels, and small heads on a frozen backbone's features.
 
-Both take images (B, 3, H, W) in [0, 1] and give one logit per region, higher for "real". Group norms, not batch norms: a
+Both take images (B, 3, H, W) on the scale where real ones lie in [0, 1] (painted and augmented ones leave it, so their values
+are not checked here but where the real ones enter, `PixelLoss`) and give one logit per region, higher for "real". Group norms, not batch norms: a
 sample's logits never depend on its neighbours in the batch, so accumulation and several processes change nothing.
 """
 
@@ -11,6 +12,8 @@ import math
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from fae_core.images.check import require_image_batch
 
 
 class Discriminator(nn.Module):
@@ -80,6 +83,7 @@ class PatchDiscriminator(Discriminator):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 1, h, w)."""
+        require_image_batch(images)
         return self.to_logits(self.body(2 * images - 1))
 
 
@@ -109,5 +113,5 @@ class BackboneDiscriminator(Discriminator):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 1, h, w) on the backbone's grid; gradients reach the images, never the backbone's weights."""
-        features = self.backbone(images)
+        features = self.backbone(images, check=False)
         return self.heads(features.transpose(1, 2).unflatten(2, self.grid))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.images.check import require_range
+from fae_decoders.losses.perceptual import require_pair
 
 Trunk = Literal["vgg", "alex", "squeeze"]
 
@@ -25,10 +27,11 @@ _FILES = {
 
 
 class LPIPS(nn.Module):
-    """forward(painted, target), both (B, 3, H, W) in [0, 1] -> mean over the batch. Frozen; gradients reach `painted`.
+    """forward(painted, target), both (B, 3, H, W), the target in [0, 1] -> mean over the batch. Frozen; gradients reach
+    `painted`, which may leave the range.
 
     weights: torchvision's state dict of the trunk on disk; None downloads it.
-    Raises MissingPackage without the `perceptual` extra, FAEError where the trunk's weights cannot be fetched.
+    forward raises FAEError for targets out of range. Raises MissingPackage without the `perceptual` extra, FAEError where the trunk's weights cannot be fetched.
     """
 
     def __init__(self, trunk: Trunk = "vgg", weights: str | Path | None = None) -> None:
@@ -49,6 +52,8 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, painted: Tensor, target: Tensor) -> Tensor:
+        require_pair(painted, target)
+        require_range(target, what="target images")
         return self.net(2 * painted - 1, 2 * target - 1).mean()
 
     def train(self, mode: bool = True) -> LPIPS:

@@ -1,7 +1,8 @@
 """Perceptual terms: how far apart two images are for a network that knows images.
 
-Every one is a frozen module: forward(painted, target), both (B, 3, H, W) in [0, 1] -> a scalar, mean over the batch, with
-gradients to `painted`. Images are resized only where a network insists on its own size.
+Every one is a frozen module: forward(painted, target), both (B, 3, H, W), the target in [0, 1] -> a scalar, mean over the
+batch, with gradients to `painted`, which may leave [0, 1] as a decoder's output does. Images are resized only where a network
+insists on its own size. Raises FAEError for targets out of range and for two shapes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+from fae_core.images.check import require_image_batch
 
 
 class StageDistance(nn.Module):
@@ -24,9 +26,10 @@ class StageDistance(nn.Module):
         self.backbone = backbone
 
     def forward(self, painted: Tensor, target: Tensor) -> Tensor:
+        require_pair(painted, target)
         with torch.no_grad():
             wanted = self.backbone.feature_maps(target)
-        pairs = zip(self.backbone.feature_maps(painted), wanted, strict=True)
+        pairs = zip(self.backbone.feature_maps(painted, check=False), wanted, strict=True)
         return torch.stack([_unit_distance(a.tokens_BNC, b.tokens_BNC) for a, b in pairs]).mean()
 
 
@@ -38,9 +41,10 @@ class LogitDistance(nn.Module):
         self.backbone = backbone
 
     def forward(self, painted: Tensor, target: Tensor) -> Tensor:
+        require_pair(painted, target)
         with torch.no_grad():
             wanted = self.backbone.head(self.backbone(target)).float()
-        return (self.backbone.head(self.backbone(painted)).float() - wanted).square().mean()
+        return (self.backbone.head(self.backbone(painted, check=False)).float() - wanted).square().mean()
 
 
 class WeightedSum(nn.Module):
@@ -69,6 +73,14 @@ def frozen_backbone(
         return create_backbone(name, weights=weights, image_size=image_size, layers=layers, grid=grid)
     except FAEError as error:
         raise FAEError(f"the loss needs {name} with weights {weights!r}: {error}") from None
+
+
+def require_pair(painted: Tensor, target: Tensor) -> None:
+    """Raise FAEError unless both are batches (B, 3, H, W) of one shape; what is compared broadcasts otherwise."""
+    for images, what in ((painted, "painted images"), (target, "target images")):
+        require_image_batch(images, what)
+    if painted.shape != target.shape:
+        raise FAEError(f"painted images {tuple(painted.shape)} and their targets {tuple(target.shape)} differ in shape")
 
 
 def _unit_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fae_core.hub import ModelConfig
+from fae_core.images.check import require_range, unchecked_images
 from fae_core.random import SlotRandom
 from fae_decoders.losses.adversarial import (
     Adaptive,
@@ -20,7 +21,7 @@ from fae_decoders.losses.adversarial import (
 from fae_decoders.losses.augment import diff_augment
 from fae_decoders.losses.discriminator import BackboneDiscriminator, Discriminator, PatchDiscriminator
 from fae_decoders.losses.lpips import LPIPS, Trunk
-from fae_decoders.losses.perceptual import LogitDistance, StageDistance, WeightedSum, frozen_backbone
+from fae_decoders.losses.perceptual import LogitDistance, StageDistance, WeightedSum, frozen_backbone, require_pair
 
 
 class PixelLossConfig(ModelConfig):
@@ -93,13 +94,16 @@ class PixelLoss:
     ) -> dict[str, Tensor]:
         """ "loss" and its parts for the decoder; "reconstruction" is the loss without the adversarial term.
 
-        painted, target: (B, 3, H, W) in [0, 1], painted with its graph."""
+        painted, target: (B, 3, H, W), painted with its graph. Raises FAEError for targets that leave [0, 1]."""
         config = self.config
+        require_pair(painted, target)
+        require_range(target, what="target images")
         error = painted.float() - target.float()
         terms = {"l1": error.abs().mean(), "l2": error.square().mean()}
         loss = config.l1 * terms["l1"] + config.l2 * terms["l2"]
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(painted, target)
+            with unchecked_images():  # the target was looked at above
+                terms["perceptual"] = self.perceptual(painted, target)
             loss = loss + config.perceptual_weight * terms["perceptual"]
         terms["reconstruction"] = loss
         if self.discriminator is not None and random.step >= config.adversarial_start:
@@ -115,6 +119,8 @@ class PixelLoss:
     def discriminator_terms(self, painted: Tensor, target: Tensor, random: SlotRandom) -> dict[str, Tensor]:
         """ "loss" and its parts for the discriminator. `painted` is taken without its graph."""
         assert isinstance(self.discriminator, Discriminator)
+        require_pair(painted, target)
+        require_range(target, what="target images")
         real = self.discriminator(self._seen(target, random, "real"))
         fake = self.discriminator(self._seen(painted.detach(), random, "fake"))
         hinge = discriminator_hinge(real, fake)

@@ -5,7 +5,6 @@ Shape suffixes: B batch, N tokens (row-major over the grid), D feature width, C 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, first_line
 from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.coverage import every_pixel_used
 from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import fingerprint_state
 
 Grid = tuple[int, int]
+# Settings of transformers' configurations that change features and leave every weight's shape as it is.
+_ARITHMETIC = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_heads", "rope_theta", "window_size")
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,12 @@ class Backbone(nn.Module):
     Prefix tokens (class, registers) are not part of the features.
     """
 
-    def __init__(self, config: BackboneConfig, network: nn.Module, size: Grid, mean: Sequence, std: Sequence) -> None:
+    def __init__(self, config: BackboneConfig, network: nn.Module) -> None:
+        """config: with image_size, mean and std resolved."""
         super().__init__()
         self.config = config
         self.network = network.requires_grad_(False).eval()
-        self.preprocess = Preprocess(size, tuple(mean), tuple(std))
+        self.preprocess = Preprocess(config.image_size, config.mean, config.std, config.interpolation or "bicubic")
         if network.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self._channels_last = network.channels_last
@@ -101,14 +104,14 @@ class Backbone(nn.Module):
     def std(self) -> Tensor:
         return self.preprocess.std
 
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.feature_maps(images)
+    def forward(self, images: Tensor, *, check: bool = True) -> Tensor:
+        maps = self.feature_maps(images, check=check)
         on_grid = [regrid(m, self.grid) for m in maps]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=-1)
 
-    def feature_maps(self, images: Tensor) -> list[FeatureMap]:
-        """The selected layers' outputs, each on its own grid."""
-        x = self.preprocess(images).to(self._dtype)
+    def feature_maps(self, images: Tensor, *, check: bool = True) -> list[FeatureMap]:
+        """The selected layers' outputs, each on its own grid. check: as `Preprocess.forward` has it."""
+        x = self.preprocess(images, check=check).to(self._dtype)
         return self.network(x.contiguous(memory_format=torch.channels_last) if self._channels_last else x)
 
     def head(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
@@ -134,6 +137,21 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 of the network's weights: names, types, shapes and bytes."""
         return fingerprint_state(self.network.state_dict())
+
+    @property
+    def unseen_in_weights(self) -> str:
+        """Choices that decide features and that no weight shows: what is done to images beside a cubic resize and what timm
+        itself does, and the settings of a network of transformers. "" for none."""
+        config, (library, _, model) = self.config, self.name.partition("/")
+        if config.interpolation is None:  # saved before it was recorded, when fingerprints did not speak of it
+            return ""
+        if library == "timm" and config.interpolation == "bicubic":
+            from fae_encoder.backbones.timm_network import usual_colours
+
+            if (config.mean, config.std) == usual_colours(model):
+                return ""
+        settings = (f"{key}={config.hf_config[key]}" for key in _ARITHMETIC if key in (config.hf_config or ()))
+        return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval mode: a frozen encoder must not update its statistics or drop anything."""
@@ -162,12 +180,23 @@ class Backbone(nn.Module):
         return FeatureMap(features_BND, self.grid)
 
     def _probe(self) -> tuple[list[Grid], list[int]]:
-        """Grids and widths of the selected layers, from a pass on the meta device: shapes without numbers or time."""
+        """Grids and widths of the selected layers, from a pass on the meta device: shapes without numbers or time.
+
+        Raises FAEError for sizes that the network cannot take, or of which it would not see all pixels."""
         height, width = self.image_size
         state = {name: value.to("meta") for name, value in self.network.state_dict(keep_vars=True).items()}
         state.update({name: value.to("meta") for name, value in self.network.named_buffers()})
-        with torch.no_grad(), torch.device("meta"):
-            maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),))
+        try:
+            with torch.no_grad(), torch.device("meta"), every_pixel_used(self.network, (height, width)):
+                maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),))
+        except (
+            AssertionError,
+            AttributeError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:  # whatever a library says of a size
+            raise FAEError(f"{self.name} cannot take images of {height}x{width}: {first_line(error)[:200]}") from None
         return [m.grid for m in maps], [m.tokens_BNC.shape[-1] for m in maps]
 
 

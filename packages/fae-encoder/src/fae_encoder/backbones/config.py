@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import field_validator
 
 from fae_core.hub import ModelConfig
+from fae_encoder.backbones.preprocess import Interpolation
 
 
 class BackboneConfig(ModelConfig):
@@ -23,6 +24,11 @@ class BackboneConfig(ModelConfig):
     grid: (height, width) of the features; None = the last selected layer's own. Finer maps are average-pooled, coarser ones
         interpolated.
     mean, std: of the images that the network expects; None = its own.
+    interpolation: filter that resizes images, "bicubic" or "bilinear"; None = its own. Recorded when an encoder is saved;
+        those saved before it was are bicubic.
+    revision: commit of the hub repository that "pretrained" weights come from; None = the newest, and the commit that was
+        found is recorded. Branches and tags move, so a commit is best.
+    classifier: whether the network has its classifier; False is recorded where its weights came without one.
     hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
     fingerprint: SHA-256 of the weights, set when an encoder is saved.
     """
@@ -36,6 +42,9 @@ class BackboneConfig(ModelConfig):
     grid: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    interpolation: Interpolation | None = None
+    revision: str | None = None
+    classifier: bool = True
     hf_config: dict[str, Any] | None = None
     fingerprint: str = ""
 
@@ -44,6 +53,13 @@ class BackboneConfig(ModelConfig):
     def _some_layers(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and (not value or len(set(value)) != len(value)):
             raise ValueError("name at least one layer, each once")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and min(value) <= 0:
+            raise ValueError("must be positive")
         return value
 
     @field_validator("image_size", "grid")

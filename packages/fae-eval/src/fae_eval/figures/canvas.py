@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fae_core.files import disk_errors, write_atomic
-from fae_core.images import to_uint8
+from fae_core.images import to_pillow
 
 CELL = 168  # pixels of a cell's longer side
 GAP = 8
@@ -33,7 +33,7 @@ def colormap(values: Tensor) -> np.ndarray:
 
 def from_tensor(image: Tensor, cell: int = CELL) -> Image.Image:
     """(3, H, W) in [0, 1], scaled so that the longer side has `cell` pixels; small images keep hard pixels."""
-    picture = Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().contiguous().numpy())
+    picture = to_pillow(image)
     return scaled(picture, cell, Image.Resampling.LANCZOS if max(picture.size) > cell else Image.Resampling.BICUBIC)
 
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from fae_core import images
 from fae_core.errors import FAEError, MissingPackage
+from fae_core.images.check import require_image_batch, require_range
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, peak 1, at most 100 (see `fae_core.images.psnr`)."""
-    _require_unit_range(a, b)
+    _require_pair(a, b)
     return images.psnr(a, b)
 
 
@@ -22,7 +23,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Averaged over channels and all pixels of images padded by reflection, as torchmetrics does (scikit-image leaves out the five
     pixels at the border, which differs in the third digit).
     """
-    _require_unit_range(a, b)
+    _require_pair(a, b)
     if min(a.shape[-2:]) < 11:
         raise FAEError(f"SSIM needs images of at least 11 pixels a side, got {tuple(a.shape[-2:])}")
     a, b = (F.pad(x.double(), (5, 5, 5, 5), mode="reflect") for x in (a, b))
@@ -71,15 +72,16 @@ class LPIPS(nn.Module):
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B,) distances. a, b: (B, 3, H, W) in [0, 1]."""
-        _require_unit_range(a, b)
+        _require_pair(a, b)
         return self.model(a.float() * 2 - 1, b.float() * 2 - 1).flatten()
 
 
-def _require_unit_range(a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape or a.ndim != 4:
-        raise FAEError(f"expected two batches (B, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+def _require_pair(a: Tensor, b: Tensor) -> None:
+    """Raise FAEError unless both are images in [0, 1], of one shape and any number of channels."""
     for x in (a, b):
         if not x.numel():
             raise FAEError(f"there is no image to measure: {tuple(x.shape)}")
-        if not (x.min() >= -1e-6 and x.max() <= 1 + 1e-6):  # not a number is in no range
-            raise FAEError(f"images must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]")
+        require_image_batch(x, channels=None)
+        require_range(x)
+    if a.shape != b.shape:
+        raise FAEError(f"expected two batches (B, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")

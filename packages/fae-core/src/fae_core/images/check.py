@@ -1,0 +1,97 @@
+"""The one check of images that every door makes: floats (B, 3, H, W) in [0, 1], and not [-1, 1], [0, 255], normalised or NaN.
+
+Shape and type are always checked. The values are looked at by one pass over the batch; on a GPU the process waits for it (a
+synchronisation, some ten microseconds beside what was queued before). Inside torch.compile, torch.export and the capture of a
+CUDA graph they are not looked at, since no graph can stop there; `unchecked_images()` and FAE_CHECK_IMAGES=0 leave that out
+elsewhere. Then wrong ranges give wrong numbers without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError
+
+TOLERANCE = (
+    1e-3  # what rounding may leave beyond the range; the overshoot of a cubic filter is clamped by whoever resizes
+)
+VARIABLE = "FAE_CHECK_IMAGES"
+_unchecked: ContextVar[bool] = ContextVar("unchecked_images", default=False)
+
+
+@contextmanager
+def unchecked_images() -> Iterator[None]:
+    """No values of images are looked at inside: for images that are known to be right, and vmap, which cannot look."""
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
+def require_image_batch(images: object, what: str = "images", channels: int | None = 3) -> None:
+    """Raise FAEError unless these are floats (B, channels, H, W) with pixels, whatever their values. channels: None = any."""
+    wanted = f"{what} must be floats in [0, 1] of shape (B, {channels or 'C'}, H, W)"
+    if not isinstance(images, Tensor):
+        hint = "; fae_core.images.to_tensor makes one of an RGB picture" if hasattr(images, "convert") else ""
+        raise FAEError(f"{wanted}, got {_named(images)}{hint}")
+    if not images.is_floating_point():
+        hint = "; divide by 255" if images.dtype == torch.uint8 else ""
+        raise FAEError(f"{wanted}, got {images.dtype} {tuple(images.shape)}{hint}")
+    if images.ndim != 4 or images.shape[1] != (channels or images.shape[1]) or not all(images.shape[1:]):
+        raise FAEError(f"{wanted}, got shape {tuple(images.shape)}{_shape_hint(tuple(images.shape))}")
+
+
+def require_range(images: Tensor, low: float = 0.0, high: float = 1.0, what: str = "images") -> None:
+    """Raise FAEError, naming the range that was found, unless every value lies in [low, high]; see the module for when this
+    is left out. images: floats of any shape."""
+    if torch.compiler.is_compiling() or _unchecked.get() or images.is_meta or not images.numel():
+        return
+    if os.environ.get(VARIABLE) == "0" or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    images = images.detach()
+    ends = torch.aminmax(images if images.element_size() > 1 else images.float())
+    least, most = torch.stack(ends).tolist()
+    if not (least >= low - TOLERANCE and most <= high + TOLERANCE):  # NaN is neither
+        found = "NaN" if least != least else f"[{least:.3g}, {most:.3g}]"
+        raise FAEError(f"{what} must lie in [{low:g}, {high:g}], got {found}{_range_hint(least, most, low)}")
+
+
+def require_images(images: object, what: str = "images") -> None:
+    """Raise FAEError unless these are floats (B, 3, H, W) in [0, 1]."""
+    require_image_batch(images, what)
+    require_range(images, what=what)
+
+
+def _named(value: object) -> str:
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return f"a {kind} of {len(value)}"
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__module__.split('.')[0]}.{kind}" + (f" {tuple(shape)}" if shape is not None else "")
+
+
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and shape[0] == 3:
+        return "; add the batch's axis: images[None]"
+    if len(shape) == 4 and shape[3] == 3:
+        return "; the channels come before height and width: images.permute(0, 3, 1, 2)"
+    if len(shape) == 4 and shape[1] in (1, 4):
+        return "; " + ("repeat grey to three channels" if shape[1] == 1 else "take alpha off")
+    return ""
+
+
+def _range_hint(least: float, most: float, low: float) -> str:
+    if low != 0:
+        return ""
+    if least >= 0 and 2 < most <= 255:
+        return "; divide by 255"
+    if -1 - TOLERANCE <= least < 0 and most <= 1 + TOLERANCE:
+        return "; (x + 1) / 2 brings [-1, 1] there"
+    return "; encoders normalise by themselves: give images before any mean and std" if least < 0 else ""
