@@ -16,13 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from fae_core._version import __version__
+from fae_core.documents import parse_json, read_text
 from fae_core.errors import FAEError, OutputExists
-from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_json
 from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.integrity import model_identity
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
+from fae_core.redact import redact, redact_values
 from fae_core.training.distributed import Processes, processes
 
 RECORD = "samples.json"
@@ -81,7 +83,7 @@ class SampleJob:
                     old.unlink()
         with disk_errors(self.out):
             (self.out / "images").mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(record, indent=1).encode())
+        write_json(path, record)
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
@@ -104,7 +106,7 @@ class SampleJob:
         settings = {
             key: value for key, value in asdict(self).items() if key not in ("out", "batch_size", "columns", "npz")
         }
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(redact_values(settings)))  # as the record holds them
 
     def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
         missing = [i for i in range(group.rank, self.count, group.world_size) if not self.image_path(i).is_file()]
@@ -151,7 +153,7 @@ class SampleJob:
                 "uint8": "rounded to the nearest level",
             },
         }
-        write_atomic(self.out / RECORD, json.dumps(record, indent=1).encode())
+        write_json(self.out / RECORD, record)
         target = self.out / "samples.npz" if self.npz else self.out / "images"
         return (
             f"wrote {self.count} images to {self.out}; next: fae eval generation --samples {target} --reference IMAGES"
@@ -213,18 +215,23 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
     Raises FAEError where there are none, or a line of a .jsonl is something else.
     """
+    lines = [line.strip() for line in read_text(path, error=FAEError).splitlines() if line.strip()]
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         prompts = tuple(_caption(line) if path.suffix == ".jsonl" else line for line in lines)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise FAEError(f"cannot read prompts from {path}: {error}") from None
     if not prompts:
         raise FAEError(f"{path} holds no prompts")
+    for number, prompt in enumerate(prompts, 1):
+        if redact(prompt) != prompt:  # samples.json says what each picture was drawn for
+            raise FAEError(
+                f"prompt {number} of {path} holds an address or a password, which samples.json must not; change it"
+            )
     return prompts
 
 
 def _caption(line: str) -> str:
-    row = json.loads(line)
+    row = parse_json(line)
     if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
         raise ValueError('every line must be a JSON object with a "caption"')
     return " ".join(row["caption"].split())

@@ -9,7 +9,6 @@ tokens.bin     (T, width) bfloat16, the tokens that count, one prompt after the 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fae_core.errors import CheckpointError
-from fae_core.files import disk_errors, read_json, staged_folder, write_atomic
+from fae_core.files import disk_errors, read_json, staged_folder, write_atomic, write_json
 from fae_core.progress import progress
 from fae_core.training.distributed import Processes
 from fae_diffusion.models.text_condition import TextCondition
@@ -165,7 +164,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
         np.save(staging / "keys.npy", keys, allow_pickle=False)
         np.save(staging / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
         index = {**facts, "prompts": len(wanted), "tokens": offsets[-1]}
-        (staging / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        write_json(staging / "index.json", index)
     shutil.rmtree(_parts_folder(folder), ignore_errors=True)
 
 

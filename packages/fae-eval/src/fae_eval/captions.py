@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fae_core.documents import parse_json, read_text
 from fae_core.errors import DataError
 from fae_core.files import read_json
 from fae_core.images import ImageSource
@@ -57,10 +57,11 @@ def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], 
 
 
 def _json_lines(path: Path) -> list[tuple[str, str]]:
+    lines = read_text(path, error=DataError).splitlines()
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [parse_json(line) for line in lines if line.strip()]
         return [(Path(str(row.get("image", ""))).name, " ".join(str(row["caption"]).split())) for row in rows]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: expected a JSON object with image and caption per line ({error})") from None
 
 
