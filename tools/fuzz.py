@@ -1,6 +1,7 @@
 """Feed damaged files to every reader of foreign data and count what comes back: a result, one clear line, or a defect.
 
     python tools/fuzz.py --inputs 2000 --out runs/fuzz
+    python tools/fuzz.py --commands --cases 3000 --out runs/fuzz      # the same of whole commands: see fuzz_commands.py
 
 The corpus is one small valid file of each kind. Each input is one of them after a few random edits: bytes changed, runs repeated or
 removed, the end cut off, numbers put at their extremes. Anything but a result or an FAEError of one line is a defect, kept in
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fuzz_commands import fuzz, report
 from PIL import Image
 from safetensors.torch import save
 
@@ -43,11 +45,20 @@ EXTREMES = (b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x00\x00\x00\x80", 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=2000, help="of each kind")
-    parser.add_argument("--seconds", type=float, default=5.0, help="that one input may take")
+    parser.add_argument(
+        "--seconds", type=float, help="that one input may take (5), or that all commands may take (3600)"
+    )
+    parser.add_argument("--commands", action="store_true", help="drive the commands instead of the readers")
+    parser.add_argument("--cases", type=int, default=3000, help="of commands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.commands:
+        tally = fuzz(arguments.out, arguments.seed, arguments.cases, arguments.seconds or 3600.0)
+        print(report(tally))
+        sys.exit(bool(tally.defects))
+    arguments.seconds = arguments.seconds or 5.0
     defects = 0
     print("| reader | inputs | read | refused in one line | defects | slowest |\n|---|---|---|---|---|---|")
     for name, (valid, read) in readers(arguments.out).items():

@@ -347,6 +347,20 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_a_machine(runs: Pa
         make_bundle(runs / "fae", runs / "dit", tmp_path / "out", results=[runs / "dit" / "model" / "config.json"])
 
 
+def test_neither_record_nor_card_has_secrets(runs: Path, tmp_path: Path) -> None:
+    address = "https://me:S3cr@t@host.org/data.tar?sig=S3cret"
+    made = make_bundle(
+        runs / "fae",
+        runs / "dit",
+        tmp_path / "out",
+        description=f"Of {address}",
+        notes=[f"user:S3cr@t@host and hf_{'a1' * 12}"],
+    )
+    written = (made / "bundle.json").read_text() + (made / "README.md").read_text()
+    assert written.count("https://***@host.org/") == 2 and written.count("***@host and hf_***") == 2
+    assert not any(secret in written for secret in ("S3cr", "t@host", "a1a1"))
+
+
 def test_directories_are_taken_out_of_paths_and_of_nothing_else() -> None:
     assert public("--data ours=/data/x/train.parquet[:5] and/or runs/a ../b https://x.org/a/b ~/c") == (
         "--data ours=/data/x/train.parquet[:5] and/or runs/a ../b https://x.org/a/b ~/c".replace("/data/x/", "")

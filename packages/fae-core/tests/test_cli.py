@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import fae_core
 from fae_core.cli.launch import without_processes
 from fae_core.cli.main import main
 from fae_core.cli.settings import merge, parse_override, resolve_settings
 from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.plugins import load_plugins
 from fae_core.recipe import load_recipe, run_recipe
 
 
@@ -174,3 +179,63 @@ def test_out_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and "\n" not in error
     assert "Tried to allocate 2.00 GiB" in error and "--batch-size" in error and "training.accumulation" in error
+
+
+def test_version_names_every_package_that_is_there(capsys: pytest.CaptureFixture) -> None:
+    assert run_cli("--version") == 0
+    assert f"fae-core {fae_core.__version__}" in capsys.readouterr().out.strip().split(", ")
+
+
+def test_help_shows_groups_by_name_and_loads_no_torch() -> None:
+    program = "import sys; from fae_core.cli.main import _run; _run(['--help']); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    listed = {line.split()[1] for line in shown.splitlines() if line.startswith("│ ") and not line.startswith("│  ")}
+    groups = {name.split(".")[0] for name in load_plugins("fae.commands")}
+    assert groups <= listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["crosp"], "unknown command of fae 'crosp'; did you mean crops?"),
+        (["--versoin"], "No such option: --versoin"),
+        (["crops"], "Missing argument"),
+        (["crops", "photographs"], "Missing option '--out'"),
+        (["crops", "photographs", "--out"], "requires an argument"),
+        (["crops", "photographs", "--out", "o", "--count", "x"], "--count"),
+        (["crops", "photographs", "--out", "o", "--count", "0"], "--count"),
+        (["crops", "photographs", "--out", "o", "--count", "9" * 30], "--count"),
+        (["crops", "photographs", "--out", "o", "--size", "1000000000"], "--size"),
+        (["crops", "photographs", "--out", "o", "--seed", str(2**64)], "--seed"),
+        (["crops", "photographs", "--out", "o", "--seed", str(-(2**63) - 1)], "--seed"),
+        (["crops", "photographs", "--out", "o", "--jitter", "nan"], "--jitter"),
+        (["crops", "photographs", "--out", "o", "--center", "inf"], "--center"),
+        (["crops", "photographs", "--out", "o", "more"], "unexpected extra argument"),
+        (["sample", "--model", "x", "--out", "o", "--columns", "1000000000"], "--columns"),
+        (["sample", "--model", "x", "--out", "o", "--count", "1000000000000"], "--count"),
+        (["sample", "--model", "x", "--out", "o", "--batch-size", "2147483648"], "--batch-size"),
+        (["sample", "--model", "x", "--out", "o", "--seed", str(2**64)], "--seed"),
+        (["crops", "caf\udce9", "--out", "o"], "is not UTF-8 text"),
+        (["crops", "a\0b", "--out", "o"], "is not UTF-8 text"),
+        (["crops", "a\x1b[2Jb\u202e", "--out", "o"], "b"),
+    ],
+)
+def test_every_mistake_on_the_command_line_is_one_line_and_status_two(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_cli(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and complaint in err
+    assert err.rstrip("\n").isprintable() and not list(tmp_path.iterdir())
+
+
+def test_a_system_error_about_a_file_is_one_line(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    from fae_core.cli import main as command_line
+
+    def fail(arguments: list[str]) -> None:
+        raise OSError(errno.EFBIG, "File too large", "runs/x")
+
+    monkeypatch.setattr(command_line, "invoke", fail)
+    assert run_cli("crops") == 2
+    assert capsys.readouterr().err == "error: runs/x: file too large\n"

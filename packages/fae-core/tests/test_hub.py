@@ -200,3 +200,12 @@ def test_configs_are_typed_frozen_and_finite() -> None:
         parse_config(ToyConfig, {"depth": 1}, "here")
     with pytest.raises(ValueError, match="frozen"):
         ToyConfig().width = 3
+
+
+def test_a_model_of_sizes_that_torch_cannot_make_is_one_line(tmp_path: Path) -> None:
+    from fae_core.hub import built
+
+    for size in (-1, 2**62, 10**30):
+        with pytest.raises(CheckpointError, match="here: no model of these sizes can be made") as caught:
+            built("here", lambda n=size: torch.nn.Linear(n, n))
+        assert "\n" not in str(caught.value)

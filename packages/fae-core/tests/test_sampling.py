@@ -66,3 +66,16 @@ def test_a_folder_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(FAEError, match="between 0 and 1"):
         run(monkeypatch, Device(), tmp_path / "other", labels="0,7")
     assert not (tmp_path / "other").exists()
+
+
+def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loader in ("load_generator", "load_decoder"):
+        monkeypatch.setattr(f"fae_core.sampling.{loader}", lambda source, device=None: Device())
+    job = SampleJob("https://me:p@55@host.org/model?sig=c0ffee", "user:p@55@host/decoder", tmp_path / "out", count=2)
+    job.run(device="cpu")
+    job.run(resume=True, device="cpu")
+    written = (tmp_path / "out" / "samples.json").read_text()
+    assert "https://***@host.org/model?***" in written and "***@host/decoder" in written
+    assert "55" not in written and "c0ffee" not in written

@@ -203,3 +203,12 @@ def test_arrays_and_numbers_of_other_kinds_become_plain_floats() -> None:
 def test_one_image_size_is_two_equal_ones() -> None:
     assert LatentSpec(1, 1, 1, (64, 64), "x") == LatentSpec(1, 1, 1, 64, "x")
     assert LatentSpec(1, 1, 1, 64, "x").image_shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([float("nan")] * 3, [1.0] * 3), ([0.0] * 3, [0.0] * 3), ([0.0], [1.0]), ("x", None)]
+)
+def test_statistics_that_cannot_normalise_are_one_line(mean, std) -> None:
+    with pytest.raises(FAEError, match="cannot be normalised by these statistics") as caught:
+        LatentSpec(3, 4, 4, 64, "x").with_statistics(mean, std)
+    assert "\n" not in str(caught.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import typing
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _FIELDS = 8  # wrong fields that a message names
+_NAMES = 40  # known ones that a hint lists
 
 
 class FAEError(Exception):
@@ -33,10 +35,24 @@ class UnknownName(FAEError):
     """A name that is not in a closed list; suggests the nearest ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        super().__init__(f"unknown {kind} {name[:60]!r}; {nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: the nearest ones, or all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name[:60], known, n=3, cutoff=0.4)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    more = f" and {len(known) - _NAMES} more" if len(known) > _NAMES else ""
+    return f"known: {', '.join(known[:_NAMES]) or 'none'}{more}"
+
+
+def require_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise UnknownName for the first of the names that is not known."""
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise UnknownName(kind, unknown, known)
 
 
 class DataError(FAEError):
@@ -63,11 +79,44 @@ class OutputExists(FAEError):
         )
 
 
-def field_reasons(errors: Sequence[Mapping[str, Any]], whole: str) -> str:
-    """Pydantic's findings (`ValidationError.errors()`) on one line: each wrong field and why; `whole` names the object itself."""
-    listed = [f"{'.'.join(map(str, error['loc'])) or whole}: {error['msg']}" for error in errors[:_FIELDS]]
+def field_reasons(errors: Sequence[Mapping[str, Any]], owner: type) -> str:
+    """Pydantic's findings (`ValidationError.errors()`) on one line: each wrong field of `owner` and why.
+
+    A name that is not known, at whatever depth, comes with the nearest ones that are.
+    """
+    listed = [
+        f"{'.'.join(map(str, error['loc'])) or 'as a whole'}: {_finding(error, owner)}" for error in errors[:_FIELDS]
+    ]
     more = f"; and {len(errors) - _FIELDS} more" if len(errors) > _FIELDS else ""
     return " ".join("; ".join(text[:200] for text in listed).split()) + more
+
+
+def is_unknown_name(finding: Mapping[str, Any]) -> bool:
+    """Whether one of pydantic's findings is a field that does not exist."""
+    return finding["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _finding(found: Mapping[str, Any], owner: type) -> str:
+    if not is_unknown_name(found):
+        return found["msg"]
+    *path, name = found["loc"]
+    owners = [owner]
+    for part in path:  # numbers and names of a union's members lead to no other class
+        inner = [_fields(one)[part] for one in owners if part in _fields(one)]
+        owners = [one for annotation in inner for one in _classes(annotation)] if inner else owners
+    return f"{found['msg']}; {nearest(str(name), {known for one in owners for known in _fields(one)})}"
+
+
+def _fields(owner: type) -> dict[Any, Any]:
+    found = getattr(owner, "model_fields", None) or getattr(owner, "__pydantic_fields__", {})
+    return {name: field.annotation for name, field in found.items()}
+
+
+def _classes(annotation: Any) -> list[type]:
+    """The classes with fields in an annotation such as `tuple[Inner, ...] | None`."""
+    if _fields(annotation):
+        return [annotation]
+    return [one for part in typing.get_args(annotation) for one in _classes(part)]
 
 
 def _short(value: object) -> str:

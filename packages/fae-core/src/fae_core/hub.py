@@ -7,8 +7,7 @@ classes `class_names` by label. Weights are safetensors; nothing is unpickled.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, field_reasons, first_line
-from fae_core.files import read_json, staged_folder
+from fae_core.errors import CheckpointError, field_reasons, first_line, is_unknown_name
+from fae_core.files import read_json, staged_folder, write_json
 from fae_core.integrity import model_checksum
 from fae_core.presets import load_preset
-from fae_core.redact import redact, redact_values
+from fae_core.redact import redact
 from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 
@@ -42,7 +41,36 @@ def parse_config(config_class: type[ModelConfig], fields: dict[str, Any], where:
     try:
         return config_class.model_validate(fields)
     except ValidationError as error:
-        raise CheckpointError(f"{where}: {field_reasons(error.errors(), 'config')}") from None
+        raise CheckpointError(f"{where}: {field_reasons(error.errors(), config_class)}") from None
+
+
+def require_fields(config_class: type[ModelConfig], fields: dict[str, Any], where: str) -> None:
+    """Raise CheckpointError for names that the class does not know, at any depth, while some values are still to be found out."""
+    try:
+        config_class.model_validate(fields)
+    except ValidationError as error:
+        unknown = [found for found in error.errors() if is_unknown_name(found)]
+        if unknown:
+            raise CheckpointError(f"{where}: {field_reasons(unknown, config_class)}") from None
+
+
+def built(where: str, build: Callable[[], Any]) -> Any:
+    """The model that `build()` makes of a configuration; CheckpointError where torch cannot make one of these sizes."""
+    try:
+        return build()
+    except torch.OutOfMemoryError:  # a GPU's, which has a line of its own
+        raise
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, TypeError) and "Overflow" not in str(error):  # torch's own complaint of a huge number
+            raise
+        raise CheckpointError(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
+
+
+def seeded(seed: int, build: Callable[[], Any]) -> Any:
+    """What `built` makes with initial weights that are fixed by the seed, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return built("model settings", build)
 
 
 class PretrainedModel(nn.Module):
@@ -72,7 +100,7 @@ class PretrainedModel(nn.Module):
         config = parse_config(cls.config_class, {**preset.get("model", {}), **overrides}, f"preset {name}")
         if spec is None and "spec" in preset:
             spec = LatentSpec.from_dict(preset["spec"], f"preset {name}")
-        return cls(config, spec)
+        return built(f"preset {name}", lambda: cls(config, spec))
 
     @classmethod
     def from_pretrained(
@@ -100,7 +128,7 @@ class PretrainedModel(nn.Module):
             raise CheckpointError(f"{folder} has no {SPEC_FILE}")
         if spec is not None and own_spec is not None:
             spec.require(own_spec, context=str(source))
-        model = cls(config, own_spec)
+        model = built(f"{folder}/{CONFIG_FILE}", lambda: cls(config, own_spec))
         model.class_names = checked_names(stored.get("class_names"), f"{folder}/{CONFIG_FILE}")
         load_weights(model, folder / WEIGHTS_FILE)
         require_unchanged(folder, model._saved_state(), own_spec)
@@ -169,11 +197,10 @@ def write_config(
     import importlib
 
     version = getattr(importlib.import_module(package), "__version__", None)
-    stored = {"model_type": model_type, "package": package, "version": version, "config": redact_values(config)}
-    stored["checksum"] = checksum
+    stored = {"model_type": model_type, "package": package, "version": version, "config": config, "checksum": checksum}
     if class_names is not None:
         stored["class_names"] = list(class_names)
-    (folder / CONFIG_FILE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG_FILE, stored)
 
 
 def checked_names(names: Any, where: str) -> tuple[str, ...] | None:

@@ -25,6 +25,18 @@ def is_missing_own_package(module: object) -> bool:
     return module in _OWN_PACKAGES and importlib.util.find_spec(str(module)) is None
 
 
+def own_versions() -> dict[str, str]:
+    """The versions of this repository's packages that are there, without importing them."""
+    versions = {}
+    for package in _OWN_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        source = (Path(spec.origin).parent / "_version.py").read_text(encoding="utf-8")
+        versions[package.replace("_", "-")] = source.partition('"')[2].partition('"')[0]
+    return versions
+
+
 def _source_tree_points(group: str) -> list[EntryPoint]:
     points = []
     for package in _OWN_PACKAGES:

@@ -7,9 +7,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import FAEError, UnknownName
+from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_core.files import read_yaml
 from fae_core.plugins import load_plugins
+
+DESCRIPTION = ("description", "parameters", "paper", "spec")  # what a preset says of itself, rather than of a run
 
 
 @functools.cache
@@ -33,11 +35,21 @@ def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
     kind: the model_type that the caller builds. Raises UnknownName (with the nearest names) for another or no preset.
     """
     files = preset_files()
-    if name not in files:
-        candidates = [n for n in files if kind is None or read_yaml(files[n]).get("model_type") == kind]
-        raise UnknownName("preset", name, candidates)
-    preset = read_yaml(files[name])
-    if kind is not None and preset.get("model_type") != kind:
-        same = [n for n, path in files.items() if read_yaml(path).get("model_type") == kind]
-        raise UnknownName(f"{kind} preset", name, same)
+    preset = read_preset(files[name]) if name in files else {}
+    if name in files and (kind is None or preset["model_type"] == kind):
+        return preset
+    same = [n for n, path in files.items() if kind is None or read_yaml(path).get("model_type") == kind]
+    raise UnknownName(f"{kind} preset" if name in files else "preset", name, same)
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """A preset's content. Raises CheckpointError where it does not name a model_type, or a part of it has another form."""
+    preset = read_yaml(path)
+    if not isinstance(preset.get("model_type"), str):
+        raise CheckpointError(f"{path} must name its model_type")
+    for part in ("model", "training", "spec", "paper"):
+        if not isinstance(preset.get(part, {}), dict):
+            raise CheckpointError(f"{path}: {part} must be a mapping")
+    if not isinstance(preset.get("description", ""), str) or type(preset.get("parameters", 0)) is not int:
+        raise CheckpointError(f"{path}: description is a text, and parameters a whole number")
     return preset

@@ -25,7 +25,6 @@ what has changed. A resumable step that was recorded with another command is ref
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import shlex
 import shutil
@@ -36,14 +35,15 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from fae_core.errors import FAEError, UnknownName
-from fae_core.files import is_empty, read_json, read_yaml, require_new_folder, write_atomic
+from fae_core.errors import FAEError, UnknownName, nearest, require_known
+from fae_core.files import is_empty, read_json, read_yaml, require_new_folder, write_json
 from fae_core.plugins import load_plugins
 from fae_core.recipe_jobs import LOGS_FOLDER, Job, needs, run_jobs
-from fae_core.redact import redact, redact_values
+from fae_core.redact import redact
 
 STEPS_FILE = "steps.json"
 _KEYS = ("title", "description", "variables", "sizes", "steps")
+_STEP_KEYS = ("name", "run", "for", "resumable")
 _MOST_STEPS = 10_000
 
 
@@ -91,9 +91,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
     Raises CheckpointError, FAEError or UnknownName, one line.
     """
     content = read_yaml(path)
-    unknown = content.keys() - set(_KEYS)
-    if unknown:
-        raise UnknownName("key in a recipe", sorted(map(str, unknown))[0], _KEYS)
+    require_known("key in a recipe", content, _KEYS)
     variables = {str(name): str(value) for name, value in _mapping(content, "variables", path).items()}
     sizes = _mapping(content, "sizes", path)
     if size is not None and size not in sizes:
@@ -213,16 +211,21 @@ def announce(text: str) -> None:
 
 
 def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
-    record = {"title": recipe.title, "variables": redact_values(recipe.variables), "steps": done}
-    write_atomic(path, json.dumps(record, indent=1).encode())
+    write_json(path, {"title": recipe.title, "variables": recipe.variables, "steps": done})
 
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
     """The finished steps in steps.json; raises FAEError where it is not a recipe's."""
     done = read_json(path).get("steps")
-    if not isinstance(done, list) or not all(isinstance(entry, dict) and "name" in entry for entry in done):
+    if not isinstance(done, list) or not all(_is_record(entry) for entry in done):
         raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
     return done
+
+
+def _is_record(entry: Any) -> bool:
+    """Whether an entry of steps.json is a finished step's: its name, command and seconds."""
+    kinds = (("name", str), ("command", str | None), ("seconds", int | float))
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds)
 
 
 def _words(step: Step) -> list[str]:
@@ -255,15 +258,18 @@ def _filled(part: str, values: dict[str, str], step: Step) -> str:
 
 def _steps(entry: Any, path: Path) -> list[Step]:
     """The steps that an entry of a recipe stands for."""
-    if not isinstance(entry, dict) or not {"name", "run"} <= entry.keys() <= {"name", "run", "for", "resumable"}:
+    unknown = [key for key in entry if key not in _STEP_KEYS] if isinstance(entry, dict) else []
+    if not isinstance(entry, dict) or unknown or not {"name", "run"} <= entry.keys():
         raise FAEError(
             f"{path}: a step is a mapping with name, run and, where it applies, for: {{NAME: values}} and resumable: true "
-            "(it can go on after an interruption)"
+            f"(it can go on after an interruption){f', not {unknown[0]!r}; {nearest(unknown[0], _STEP_KEYS)}' if unknown else ''}"
         )
     axes = [_axis(str(name), values, path) for name, values in _mapping(entry, "for", path).items()]
     if sum(1 for _ in itertools.islice(itertools.product(*axes), _MOST_STEPS + 1)) > _MOST_STEPS:
         raise FAEError(f"{path}: {entry['name']} stands for more than {_MOST_STEPS} steps")
-    resumable = bool(entry.get("resumable", False))
+    resumable = entry.get("resumable", False)
+    if not isinstance(resumable, bool):
+        raise FAEError(f"{path}: resumable is true or false, not {str(resumable)[:40]!r}")
     found = []
     for combination in itertools.product(*axes):
         values = {name: text for part in combination for name, text in part.items()}

@@ -1,36 +1,102 @@
-"""Keeping secrets out of what is written down: logs, error lines, config.yaml, provenance."""
+"""Keeping secrets out of what is written down and printed: records, logs, error lines, provenance.
+
+`fae_core.files.write_json` is what records go through, `RedactedStream` what a command prints through.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TextIO
 
+_HIDDEN = "***"
+# Where words may start; a search that starts at every letter of a long one would take its square.
+_START = r"(?<![\w.+%~-])"
+# What stands before an @ is a password up to the last one, even where it holds slashes: a colon that no port follows says so.
 _ADDRESS = re.compile(
-    r"(?P<scheme>[a-zA-Z][\w+.-]*://)(?P<user>[^\s/@'\"]+@)?(?P<path>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+    _START + r"(?P<scheme>[a-zA-Z][\w+.-]*://)"
+    r"(?P<user>[^\s/@:'\"]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@|[^\s/?#'\"]*@)?"
+    r"(?P<path>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
 )
-_HUB_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}")
+# user:password@host without a scheme; name@128 is a size, not a host.
+_USER = re.compile(_START + r"(?P<user>[\w.%+~-]+:)(?!//)[^\s/'\"]+@(?=[\w\[])(?!\d+(?![\w.:-]))")
+_SETTING = re.compile(r"(?<![\w.-])(?P<name>[\w.-]{1,80})(?P<sign>=)(?P<value>[^\s&'\"]+|'[^']*'|\"[^\"]*\")")
+_NAMED = re.compile(
+    r"(?i)(?<![a-z0-9])(?P<name>(?:proxy-)?authorization|x-[a-z-]*(?:token|key)|passw(?:or)?d|passphrase|secret[\w-]*|api[_-]?key|"
+    r"access[_-]?key(?:[_-]?id)?)(?P<sign>['\"]?\s*:\s*['\"]?)(?:(?P<kind>bearer|basic|token|digest)\s+)?[^\s'\"]+"
+)
+_BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)(?=[\w.~+/-]*\d)[\w.~+/-]{16,}=*")
+_TOKENS = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?P<prefix>hf_|api_org_|gh[oprsu]_|github_pat_|glpat-|sk-|AIza|xox[abprs]-|AKIA|ASIA)[\w-]{16,}"
+    r"|(?P<web>eyJ)[\w-]{8,}\.[\w-]+\.[\w-]*)"
+)
+# A token of a transformer is none.
+_SECRET_NAME = re.compile(
+    r"(?i)(?:(?<!class[._-])(?<!cls[._-])(?<!(?:pad|eos|bos|unk|sep)[._-])(?<!(?:text|mask|null)[._-])(?<!image[._-])token|secret|passw(?:or)?d|passphrase|pwd|signature|credentials?|cookie|(?:^|[._-])(?:sig|auth|sas)|"
+    r"(?:api|access|secret|session|account|private|encryption)[._-]?key(?:[._-]?id)?|authorization)$"
+)
 
 
 def redact(text: str) -> str:
-    """`text` with the user part and the query of every address, and every Hugging Face token, replaced by ***.
-
-    Signed addresses carry their signature in the query, and passwords stand before the @.
+    """`text` with passwords, tokens, keys and signatures replaced by ***: the user part and the query of every address,
+    `user:password@host` without a scheme, what is given to a name such as token= or Authorization:, and words that look like
+    the tokens of known services.
     """
-    return _HUB_TOKEN.sub(r"\1_***", _ADDRESS.sub(_bare, text))
+    if "://" in text:
+        text = _ADDRESS.sub(_bare, text)
+    if "@" in text:
+        text = _USER.sub(rf"{_HIDDEN}@", text)
+    if "=" in text:
+        text = _SETTING.sub(_without_value, text)
+    if ":" in text:
+        text = _NAMED.sub(lambda found: f"{found['name']}{found['sign']}{_HIDDEN}", text)
+    text = _BEARER.sub(rf"\1\2{_HIDDEN}", text)
+    return _TOKENS.sub(lambda found: f"{found['prefix'] or found['web']}{_HIDDEN}", text)
 
 
 def redact_values(value: Any) -> Any:
-    """The same for every string inside mappings and lists."""
+    """The same for every string inside mappings and lists, and for what stands under the name of a secret."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {key: redact_values(item) for key, item in value.items()}
+        return {_redacted_key(key): _redacted_item(key, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact_values(item) for item in value]
     return value
 
 
+class RedactedStream:
+    """A text stream that writes what `redact` leaves, and characters that its encoding lacks as \\u escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._stream.write(redact(text).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _redacted_key(key: Any) -> Any:
+    return redact(key) if isinstance(key, str) else key
+
+
+def _redacted_item(key: Any, item: Any) -> Any:
+    hide = isinstance(key, str) and isinstance(item, str) and item and _SECRET_NAME.search(key)
+    return _HIDDEN if hide else redact_values(item)
+
+
 def _bare(found: re.Match[str]) -> str:
-    user = "***@" if found["user"] else ""
-    query = f"{found['query'][0]}***" if found["query"] else ""
+    user = f"{_HIDDEN}@" if found["user"] else ""
+    query = f"{found['query'][0]}{_HIDDEN}" if found["query"] else ""
     return f"{found['scheme']}{user}{found['path']}{query}"
+
+
+def _without_value(found: re.Match[str]) -> str:
+    return f"{found['name']}={_HIDDEN}" if _SECRET_NAME.search(found["name"]) else found[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fae_core._version import __version__
 from fae_core.errors import FAEError, OutputExists
-from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
+from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_json
 from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.images.captions import json_object, read_lines
@@ -27,6 +27,7 @@ from fae_core.images.npz import CLASSES_ARRAY
 from fae_core.integrity import model_identity
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
+from fae_core.redact import redact, redact_values
 from fae_core.training.distributed import Processes, processes
 
 RECORD = "samples.json"
@@ -87,7 +88,7 @@ class SampleJob:
                     old.unlink()
         with disk_errors(self.out):
             (self.out / "images").mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(record, indent=1).encode())
+        write_json(path, record)
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
@@ -110,7 +111,7 @@ class SampleJob:
         settings = {
             key: value for key, value in asdict(self).items() if key not in ("out", "batch_size", "columns", "npz")
         }
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(redact_values(settings)))  # as the record holds them
 
     def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
         missing = [i for i in range(group.rank, self.count, group.world_size) if not self.image_path(i).is_file()]
@@ -159,7 +160,7 @@ class SampleJob:
                 "uint8": "rounded to the nearest level",
             },
         }
-        write_atomic(self.out / RECORD, json.dumps(record, indent=1).encode())
+        write_json(self.out / RECORD, record)
         target = self.out / "samples.npz" if self.npz else self.out / "images"
         return (
             f"wrote {self.count} images to {self.out}; next: fae eval generation --samples {target} --reference IMAGES"
@@ -225,6 +226,11 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     )
     if not prompts:
         raise FAEError(f"{path} holds no prompts")
+    for number, prompt in enumerate(prompts, 1):
+        if redact(prompt) != prompt:  # samples.json says what each picture was drawn for
+            raise FAEError(
+                f"prompt {number} of {path} holds an address or a password, which samples.json must not; change it"
+            )
     return prompts
 
 

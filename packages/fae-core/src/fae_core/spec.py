@@ -7,7 +7,6 @@ Whoever makes latents publishes a spec with them; whoever consumes latents keeps
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator, 
 from pydantic.dataclasses import dataclass
 
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, field_reasons
-from fae_core.files import read_json, write_atomic
+from fae_core.files import read_json, write_json
+from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,11 @@ class LatentSpec:
         if not all(0 < side <= 65536 for side in sides):
             raise ValueError("must be between 1 and 65536 pixels")
         return sides[0] if sides[0] == sides[1] else sides
+
+    @field_validator("backbone", "adapter")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        return redact(value)  # here and not on writing, so that a spec equals itself when it is read back
 
     @field_validator("mean", "std", mode="before")
     @classmethod
@@ -119,8 +124,13 @@ class LatentSpec:
         return (z.float() * std + mean).to(z.dtype)
 
     def with_statistics(self, mean: Any, std: Any) -> LatentSpec:
-        """The same space with other per-channel statistics."""
-        return dataclasses.replace(self, mean=mean, std=std)
+        """The same space with other per-channel statistics. Raises FAEError where these are no finite numbers, C of each."""
+        try:
+            return dataclasses.replace(self, mean=mean, std=std)
+        except ValidationError as error:
+            raise FAEError(
+                f"latents cannot be normalised by these statistics: {field_reasons(error.errors(), type(self))}"
+            ) from None
 
     def require(self, other: LatentSpec, *, ignore: Sequence[str] = (), context: str = "") -> None:
         """Raise LatentSpecMismatch naming every field of `other` that differs from what this spec wants."""
@@ -146,13 +156,13 @@ class LatentSpec:
         try:
             return TypeAdapter(cls).validate_python(fields)
         except ValidationError as error:
-            raise CheckpointError(f"{where}: {field_reasons(error.errors(), 'spec')}") from None
+            raise CheckpointError(f"{where}: {field_reasons(error.errors(), cls)}") from None
 
     def save(self, folder: str | Path) -> Path:
         """Write latent_spec.json into `folder` and return its path."""
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(self.to_dict(), indent=1).encode() + b"\n")
+        write_json(path, self.to_dict())
         return path
 
     @classmethod

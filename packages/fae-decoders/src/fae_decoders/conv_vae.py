@@ -8,7 +8,7 @@ It is trained from scratch (stages/vae.py), or holds the weights of an Autoencod
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +23,8 @@ from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
 
+Side = Annotated[int, Field(gt=0, le=65536)]  # as LatentSpec has it
+
 
 class ConvVAEConfig(ModelConfig):
     """image_size: of the images in pixels, one number or (height, width), multiples of the stride. channels: C of the latent.
@@ -30,8 +32,8 @@ class ConvVAEConfig(ModelConfig):
     one fewer than in the decoder. norm_groups: of every GroupNorm. attention: one attention block in the middle. latent_conv:
     1x1 convolutions on both sides of the latent (SD's quant_conv and post_quant_conv; SD3 and Flux have none)."""
 
-    image_size: int | tuple[int, int]
-    channels: int = Field(gt=0)
+    image_size: Side | tuple[Side, Side]
+    channels: int = Field(gt=0, le=65536)
     widths: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1)
     blocks: int = Field(2, gt=0)
     norm_groups: int = Field(32, gt=0)

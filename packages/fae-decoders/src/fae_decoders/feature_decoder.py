@@ -31,7 +31,7 @@ class FeatureDecoderConfig(ModelConfig):
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
     heads: int = Field(gt=0)
-    mlp_hidden: int | None = None
+    mlp_hidden: int | None = Field(None, gt=0)
     final_norm: bool = False
     features: FeatureSpace | None = None
 

@@ -78,7 +78,7 @@ class PixelDecoderConfig(PaintingConfig):
     end (the paper's count is met without it). tail_channels: channels of the map before the convolutional tail, 0 for the
     paper's plain projection."""
 
-    mlp_hidden: int | None = None
+    mlp_hidden: int | None = Field(None, gt=0)
     final_norm: bool = False
     tail_channels: int = Field(default=0, ge=0)
 

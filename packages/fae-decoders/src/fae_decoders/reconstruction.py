@@ -5,7 +5,6 @@ For the metrics that need other networks (rFID, LPIPS) there is `fae eval recons
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import shutil
@@ -20,10 +19,9 @@ from torch import Tensor
 
 from fae_core._version import __version__ as core_version
 from fae_core.errors import FAEError
-from fae_core.files import write_atomic
+from fae_core.files import write_json
 from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image, to_uint8
 from fae_core.progress import progress
-from fae_core.redact import redact, redact_values
 from fae_decoders._version import __version__
 from fae_decoders.fae import FAE
 from fae_decoders.stages.data import resize
@@ -73,7 +71,7 @@ class Reconstruction:
         path = folder / "results" / "reconstruction.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "pairs.png", path.parent / "pairs.png")
-        write_atomic(path, json.dumps(record, indent=1).encode() + b"\n")
+        write_json(path, record)
         return record
 
     @torch.no_grad()
@@ -127,13 +125,13 @@ class Reconstruction:
             "warnings": [],
             "values": means,
             "provenance": {
-                "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+                "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "device": self.device,
                 "machine": f"{platform.system()} {platform.machine()}",
                 "fingerprint": self.tokenizer.spec.fingerprint,
                 "images": len(self.source),
                 "versions": {"fae-core": core_version, "fae-decoders": __version__, "torch": torch.__version__},
-                **redact_values(facts),
+                **facts,
             },
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fae_core.errors import DataError
-from fae_core.hub import parse_config
+from fae_core.hub import parse_config, seeded
 from fae_core.random import SlotRandom
 from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 from fae_core.training.distributed import processes
@@ -102,12 +102,13 @@ def train_with_captions(
     from fae_core.latent_store import LatentStore
 
     config: TrainConfig = parse_config(TrainConfig, training, "training settings")
-    store = LatentStore(latents, verify=config.verify)
     asked: MMDiTConfig = parse_config(MMDiTConfig, model, "model settings")
+    shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
     if asked.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
+    store = LatentStore(latents, verify=config.verify)
     captions = captions_of(store, template)
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
@@ -125,18 +126,12 @@ def train_with_captions(
             )
         encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
         model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
-        generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
+        chosen = parse_config(MMDiTConfig, model, "model settings")
+        generator = seeded(config.seed, lambda: MMDiT(chosen, store.spec))
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
         recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
-        shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
         if shown is not None:
             recorded["preview"] = shown.model_dump(mode="json")
         task = CaptionTask(generator, store, captions, text, shown)
         train(task, config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
-
-
-def _seeded_model(config: MMDiTConfig, store: LatentStore, seed: int) -> MMDiT:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MMDiT(config, store.spec)

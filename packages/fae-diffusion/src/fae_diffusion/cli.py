@@ -18,6 +18,9 @@ from fae_core.cli.options import (
     Processes,
     Resume,
     Set,
+    Steps,
+    TrainBatch,
+    TrainSeed,
 )
 
 Checkpoint = Annotated[Path, typer.Argument(help="The original's .pt or .safetensors file.")]
@@ -54,9 +57,9 @@ def train_diffusion(
     ] = None,
     config: Config = None,
     overrides: Set = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser updates.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples per update.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")] = None,
+    steps: Steps = None,
+    batch_size: TrainBatch = None,
+    seed: TrainSeed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -75,15 +78,15 @@ def train_diffusion(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.cli.settings import resolve_settings
-    from fae_core.cli.training import train_generator
+    from fae_core.cli.training import SECTIONS, train_generator
+    from fae_core.errors import FAEError
     from fae_diffusion import LightningDiT, SiT
 
-    settings = resolve_settings(preset, config, overrides)
+    settings = resolve_settings(preset, config, overrides, sections=SECTIONS)
     if settings.get("model_type") == "mmdit":
-        from fae_core.errors import FAEError
         from fae_diffusion.captions import train_with_captions
 
-        if latents is None:
+        if latents is None or data is not None or tokenizer is not None:
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
         if relaunched(processes):
             return
@@ -99,6 +102,8 @@ def train_diffusion(
             f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES --prompts FILE"
         )
         return
+    if text_cache is not None:
+        raise FAEError("--text-cache is for models of text (mmdit); leave it out")
     train_generator(
         "diffusion",
         "lightningdit-tiny",

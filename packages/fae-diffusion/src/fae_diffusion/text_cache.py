@@ -11,7 +11,6 @@ tokens.bin     (T, width) bfloat16, the tokens that count, one prompt after the 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import zlib
@@ -32,11 +31,11 @@ from fae_core.files import (
     disk_errors,
     read_json,
     require_new_folder,
-    sealed,
     sha256_file,
     staged_folder,
     unsealed,
     write_atomic,
+    write_json,
 )
 from fae_core.progress import progress
 from fae_core.training.distributed import Processes
@@ -267,7 +266,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
             "equal_after_cut": _equal_after_cut(encoder, full),
             "sha256": {name: sha256_file(staging / f"{name}.npy") for name in arrays},
         }
-        (staging / "index.json").write_text(json.dumps(sealed(index), indent=1) + "\n", encoding="utf-8")
+        write_json(staging / "index.json", index, seal=True)
     shutil.rmtree(_parts_folder(folder), ignore_errors=True)
     _tell(index["equal_after_cut"])
 

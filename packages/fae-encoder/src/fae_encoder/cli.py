@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
+from fae_core.limits import MOST_PROCESSES
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -52,7 +53,9 @@ def encode(
     shard_size: Annotated[
         int | None, typer.Option("--shard-size", min=1, help="Samples per file; about 64 MiB by default.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that decode images, per process.")] = 4,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, max=MOST_PROCESSES, help="Threads that decode images, per process.")
+    ] = 4,
     seed: Seed = 0,
     device: Device = None,
     processes: Processes = 1,

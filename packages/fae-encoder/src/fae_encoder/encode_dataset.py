@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fae_core.errors import DataError
@@ -26,6 +27,7 @@ from fae_core.latent_store.format import (
     read_index,
     read_plan,
 )
+from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -70,15 +72,15 @@ class EncodeConfig(ModelConfig):
     threads: that decode images.
     """
 
-    batch_size: int = 32
+    batch_size: int = Field(32, ge=1, le=LARGEST_BATCH)
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     posterior: Literal["distribution", "mean", "sample"] = "distribution"
     flips: bool = False
-    shard_size: int | None = None
+    shard_size: int | None = Field(None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
+    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
     statistics: Literal["auto", "encoder", "data"] = "auto"
-    threads: int = 4
+    threads: int = Field(4, ge=1, le=MOST_PROCESSES)
 
 
 def encode_dataset(

@@ -15,7 +15,6 @@ A record is plain JSON, so that any program can write one without importing this
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import platform
 import shlex
@@ -27,8 +26,8 @@ from typing import Any
 
 from fae_core.cli.launch import arguments_in_force
 from fae_core.errors import CheckpointError
-from fae_core.files import disk_errors, read_json, write_atomic
-from fae_core.redact import redact, redact_values
+from fae_core.files import disk_errors, read_json, write_json
+from fae_core.redact import redact
 
 LARGEST = 1e100
 FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
@@ -53,8 +52,7 @@ class Result:
         path = Path(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        record = redact_values(_finite(asdict(self)))
-        write_atomic(path, _whole(json.dumps(record, indent=1, ensure_ascii=False)).encode() + b"\n")
+        write_json(path, _finite(asdict(self)))
         return path
 
     @classmethod

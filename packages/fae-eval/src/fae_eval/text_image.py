@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fae_core.device import resolve_device
 from fae_core.errors import FAEError
 from fae_core.images import open_images
 from fae_eval.captions import captions_of, prompts_in, sample_prompts
@@ -20,7 +21,6 @@ from fae_eval.extractors.two_towers import TwoTowers
 from fae_eval.metrics import clip_score, retrieval_recall
 from fae_eval.results import Result, provenance
 from fae_eval.tokenizers import (
-    best_device,
     features_of_latents,
     image_embedding,
     image_features,
@@ -57,7 +57,7 @@ def evaluate_clip_score(
         texts = sample_prompts(Path(samples), len(opened))
     else:
         raise FAEError("the CLIP score needs the prompts that the images were drawn for")
-    towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=best_device(device))
+    towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     parts = []
     with progress(len(opened), "embedding images") if progress else nullcontext() as bar:
         for images in opened.batches(batch_size):
@@ -104,7 +104,7 @@ def evaluate_retrieval(
     started = time.monotonic()
     source = spread(open_images(images), limit)
     indices, texts, owner = captions_of(source, Path(captions))
-    towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=best_device(device))
+    towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
     found: dict[str, list[Tensor]] = {}
     with progress(len(indices), "embedding images") if progress else nullcontext() as bar:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fae_core.device import resolve_device
 from fae_core.errors import FAEError
 
 
@@ -85,11 +86,6 @@ def grid_of(tokens: Tensor, height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
-def best_device(device: str | None = None) -> str:
-    """The device asked for; without one cuda where there is one."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def device_of(model: Any) -> torch.device:
     """Where a model's weights are; the CPU where it has none."""
     parameters = getattr(model, "parameters", None)
@@ -105,7 +101,7 @@ def load_image_tokenizer(source: Any, device: str | None = None, *, needs_decode
     if isinstance(source, (str, Path)):
         from fae_core import load_tokenizer
 
-        tokenizer = load_tokenizer(source, device=best_device(device))
+        tokenizer = load_tokenizer(source, device=resolve_device(device))
     else:
         tokenizer = source
     if needs_decode and (not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None):

@@ -18,6 +18,9 @@ from fae_core.cli.options import (
     Processes,
     Resume,
     Set,
+    Steps,
+    TrainBatch,
+    TrainSeed,
 )
 
 
@@ -29,9 +32,9 @@ def train_flow(
     preset: Annotated[str | None, typer.Option("--preset", help="See `fae presets`; default starflow-tiny.")] = None,
     config: Config = None,
     overrides: Set = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser updates.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Samples per update.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")] = None,
+    steps: Steps = None,
+    batch_size: TrainBatch = None,
+    seed: TrainSeed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -83,7 +86,10 @@ def import_starflow(
         Path | None, typer.Option("--spec", help="Latent store, model folder or latent_spec.json to bind it to.")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", min=1, help="Read a model of one-hot labels as one of so many classes.")
+        int | None,
+        typer.Option(
+            "--classes", min=1, max=1_000_000, help="Read a model of one-hot labels as one of so many classes."
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

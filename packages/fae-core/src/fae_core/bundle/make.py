@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,9 @@ from fae_core.bundle.card import public, read_results, training_history, write_c
 from fae_core.bundle.lookup import FORMAT_VERSION, OTHERS, PARTS, RECORD
 from fae_core.bundle.rounding import compact_weights, round_parameters
 from fae_core.errors import FAEError, UnknownName
-from fae_core.files import require_new_folder, sealed, sha256_file, staged_folder
+from fae_core.files import require_new_folder, sha256_file, staged_folder, write_json
 from fae_core.generator import load_decoder, load_generator, load_tokenizer
+from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -57,7 +57,7 @@ def make_bundle(
         model.spec = encoder.spec
     record = {
         "format_version": FORMAT_VERSION,
-        "description": description or f"A {model.model_type} on the latents of {encoder.spec.backbone}.",
+        "description": public(description or f"A {model.model_type} on the latents of {encoder.spec.backbone}."),
         "tokenizer": _facts(encoder, tokenizer),
         "generator": _facts(model, generator),
         **_space(encoder.spec),
@@ -77,9 +77,9 @@ def make_bundle(
             compact_weights(path, _DTYPES[dtype])
         load_generator(staging / "generator", spec=load_tokenizer(staging / "tokenizer").spec)
         load_decoder(staging / "tokenizer")
+        record = redact_values(record)
         (staging / "README.md").write_text(write_card(record, out.name), encoding="utf-8")
-        record |= listed_files(staging)
-        (staging / RECORD).write_text(json.dumps(sealed(record), indent=1) + "\n", encoding="utf-8")
+        write_json(staging / RECORD, {**record, **listed_files(staging)}, seal=True)
     return out
 
 

@@ -7,19 +7,30 @@ from typing import Annotated
 
 import typer
 
+from fae_core.cli.options import Overwrite, Seed
+from fae_core.limits import LARGEST_SIDE, MOST_IMAGES
+
 
 def crops(
     source: Annotated[str, typer.Argument(help='Image folder, .parquet, .npz, or "photographs".')],
-    out: Annotated[Path, typer.Option(help="Folder to write: train/ and held-out/, one subfolder per class.")],
-    count: Annotated[int, typer.Option(help="Training crops in all; classes get equal shares.", min=1)] = 1024,
-    size: Annotated[int, typer.Option(help="Side of a crop in pixels, after resizing.", min=1)] = 128,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: train/ and held-out/, one subfolder per class.")],
+    count: Annotated[
+        int, typer.Option(help="Training crops in all; classes get equal shares.", min=1, max=MOST_IMAGES)
+    ] = 1024,
+    size: Annotated[int, typer.Option(help="Side of a crop in pixels, after resizing.", min=1, max=LARGEST_SIDE)] = 128,
     scale: Annotated[str, typer.Option(help="Side of a crop as a fraction of the short side: low,high.")] = "0.8,1.0",
-    center: Annotated[float, typer.Option(help="Middle part of the free range that offsets come from.")] = 0.6,
-    jitter: Annotated[float, typer.Option(help="Change of brightness, contrast and saturation; 0.05 is 5 %.")] = 0.0,
-    held_out: Annotated[int, typer.Option(help="Crops to keep apart, none of them a training crop.", min=0)] = 0,
+    center: Annotated[
+        float, typer.Option(help="Middle part of the free range that offsets come from.", min=0, max=1)
+    ] = 0.6,
+    jitter: Annotated[
+        float, typer.Option(help="Change of brightness, contrast and saturation; 0.05 is 5 %.", min=0, max=1)
+    ] = 0.0,
+    held_out: Annotated[
+        int, typer.Option(help="Crops to keep apart, none of them a training crop.", min=0, max=MOST_IMAGES)
+    ] = 0,
     class_per_image: Annotated[bool, typer.Option(help="Make every image a class of its own.")] = False,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it exists.")] = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Cut random crops out of a few large images and write them as a labelled image folder.
 

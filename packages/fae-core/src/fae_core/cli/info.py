@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import Device
+from fae_core.limits import LARGEST_BATCH
 
 
 def info(
@@ -18,16 +19,22 @@ def info(
     ],
     gpus: Annotated[
         int | None,
-        typer.Option("--gpus", min=1, help="Also estimate what training takes on so many GPUs (presets only)."),
+        typer.Option(
+            "--gpus", min=1, max=1_000_000, help="Also estimate what training takes on so many GPUs (presets only)."
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Global; default: the preset's own.")
+        int | None, typer.Option("--batch-size", min=1, max=10**9, help="Global; default: the preset's own.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="In an epoch; default: ImageNet.")] = 1_281_167,
-    gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=1, help="Of each GPU, in GB.")] = 80,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, max=10**15, help="In an epoch; default: ImageNet.")
+    ] = 1_281_167,
+    gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=1, max=1e6, help="Of each GPU, in GB.")] = 80,
     tflops: Annotated[
         float | None,
-        typer.Option("--tflops", min=1e-3, help="Peak of a device; default for estimates: H100, dense bf16 (989)."),
+        typer.Option(
+            "--tflops", min=1e-3, max=1e9, help="Peak of a device; default for estimates: H100, dense bf16 (989)."
+        ),
     ] = None,
     utilisation: Annotated[
         float,
@@ -35,20 +42,31 @@ def info(
     ] = 0.4,
     rate: Annotated[
         float | None,
-        typer.Option("--samples-per-second", min=0, help="Measured, of all GPUs together: replaces the assumption."),
+        typer.Option(
+            "--samples-per-second", min=1e-9, max=1e12, help="Measured, of all GPUs together: replaces the assumption."
+        ),
     ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time training steps on this device: replaces the assumption.")
     ] = False,
     measure_batch: Annotated[
         int | None,
-        typer.Option("--measure-batch", min=1, help="Samples a timed step; default: a GPU's share, 1 on a CPU."),
+        typer.Option(
+            "--measure-batch",
+            min=1,
+            max=LARGEST_BATCH,
+            help="Samples a timed step; default: a GPU's share, 1 on a CPU.",
+        ),
     ] = None,
     measure_blocks: Annotated[
         int | None,
-        typer.Option("--measure-blocks", min=1, help="Time so many identical blocks only; default: all that fit."),
+        typer.Option(
+            "--measure-blocks", min=1, max=10_000, help="Time so many identical blocks only; default: all that fit."
+        ),
     ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed steps, after one to warm up.")] = 3,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, max=10_000, help="Timed steps, after one to warm up.")
+    ] = 3,
     device: Device = None,
 ) -> None:
     """Describe a preset or a folder: type, latent space, parameters (counted on the meta device).
@@ -106,11 +124,20 @@ def _describe_bundle(folder: Path) -> dict[str, Any]:
 def _describe_preset(name: str) -> dict[str, Any]:
     import torch
 
+    from fae_core.errors import FAEError, first_line
     from fae_core.presets import load_preset
 
     preset = load_preset(name)
     with torch.device("meta"):
-        model = _builder(name)()
+        try:
+            model = _builder(name)()
+        except FAEError:
+            raise
+        except Exception as error:  # of whatever package the preset belongs to
+            lack = "" if "spec" in preset else "; it has no section `spec`, the latent space to build it for"
+            raise FAEError(
+                f"preset {name} cannot be built: {type(error).__name__}: {first_line(error)}{lack}"
+            ) from error
     facts = {"preset": name, "description": preset.get("description", ""), **_describe_model(model)}
     if "paper" in preset:
         facts["paper"] = f"{preset['paper'].get('printed')} ({preset['paper'].get('where')})"

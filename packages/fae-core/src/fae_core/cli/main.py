@@ -7,10 +7,14 @@ typer annotations, or a typer app; modules that hold them import heavy things in
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -18,11 +22,13 @@ from typer.main import get_command
 
 from fae_core.cli.launch import arguments_in_force
 from fae_core.cli.process import keep_freed_memory, tame_threads
-from fae_core.errors import FAEError, MissingPackage
-from fae_core.plugins import load_plugins
-from fae_core.redact import redact
+from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
+from fae_core.plugins import load_plugins, own_versions
+from fae_core.redact import RedactedStream
 
 HELP = "FAE: turn a frozen vision encoder into a latent space, and generate images in it."
+
+_LONGEST_LINE = 2000  # of an error
 
 # Who provides a command that is not installed.
 _PROVIDERS = {
@@ -41,11 +47,6 @@ _GROUP_HELP = {
     "train": "Train a tokenizer's parts or a generator.",
     "import": "Import a checkpoint of an original implementation.",
 }
-
-
-class _RedactingFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
 
 
 class PluginGroup(TyperGroup):
@@ -71,7 +72,9 @@ class PluginGroup(TyperGroup):
             return _plugin_group(f"{full}.", _GROUP_HELP.get(full, ""))
         if full in _PROVIDERS:
             raise MissingPackage(f"fae {full.replace('.', ' ')}", _PROVIDERS[full])
-        return None
+        if cmd_name.startswith("-"):
+            return None  # an option, which click complains of
+        raise UnknownName(f"command of fae {self.prefix.rstrip('.')}".rstrip(), cmd_name, self.list_commands(ctx))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,12 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def invoke(arguments: Sequence[str]) -> Any:
     """Run one `fae` command inside this process; errors are raised as FAEError."""
+    _require_text(arguments)
     token = arguments_in_force.set(tuple(arguments))
     try:
         return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own complaints about arguments
-            raise FAEError(f"fae {arguments[0] if arguments else ''}: {error.format_message()}") from None
+            if type(error).__name__ == "NoArgsIsHelpError":
+                raise FAEError("no command is given; fae --help lists them") from error
+            command = getattr(getattr(error, "ctx", None), "command_path", "fae")
+            raise FAEError(f"{command}: {error.format_message()} (see {command} --help)") from None
         raise
     finally:
         arguments_in_force.reset(token)
@@ -101,39 +108,63 @@ def providers(words: Sequence[str]) -> str | None:
 
 
 def _run(arguments: list[str]) -> int:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_RedactingFormatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("fae").setLevel(logging.INFO)
-    # Hub clients print bars of their own for every small file.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments_in_force.set(tuple(arguments))
+    with _redacted_output():
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        logging.getLogger("fae").setLevel(logging.INFO)
+        # Hub clients print bars of their own for every small file.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        try:
+            status = invoke(arguments)  # a number where --help or a signal has ended it early
+            return status if isinstance(status, int) else 0
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            return 130
+        except Exception as error:
+            return _explain(error)
+
+
+@contextmanager
+def _redacted_output() -> Iterator[None]:
+    """Everything that is printed meanwhile, by whomever, is free of secrets: results, logs, warnings, tracebacks."""
+    before = sys.stdout, sys.stderr
+    ours = sys.stdout, sys.stderr = RedactedStream(sys.stdout), RedactedStream(sys.stderr)
     try:
-        _application().main(args=arguments, prog_name="fae")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except Exception as error:
-        return _explain(error)
-    return 0
+        yield
+    finally:
+        if (sys.stdout, sys.stderr) == ours:  # click puts others there once nobody reads any more
+            sys.stdout, sys.stderr = before
 
 
 def _explain(error: Exception) -> int:
-    """Print an error that a user can mend as one line; raise any other."""
-    if isinstance(error, FAEError):
-        print(f"error: {redact(str(error))}", file=sys.stderr)  # noqa: T201
-        return getattr(error, "exit_code", 2)
-    if type(error).__name__ == "OutOfMemoryError":
-        line = str(error).splitlines()[0]
-        print(  # noqa: T201
-            f"error: out of memory ({line}); lower --batch-size or raise training.accumulation, "
-            "or use --set training.precision=bf16",
-            file=sys.stderr,
-        )
+    """Print an error that a user can mend as one line, any other with its traceback; returns the status to end with."""
+    if isinstance(error.__cause__, Exception) and type(error.__cause__).__name__ == "NoArgsIsHelpError":
+        error.__cause__.show()
         return 2
-    raise error
+    if isinstance(error, FAEError):
+        line = str(error)
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        line = (
+            f"out of memory ({first_line(error)}); lower --batch-size or raise training.accumulation, "
+            "or use --set training.precision=bf16"
+        )
+    elif isinstance(error, OSError) and error.filename is not None and error.strerror:
+        line = f"{error.filename}: {error.strerror.lower()}"
+    else:
+        traceback.print_exception(error)
+        return 1
+    # A name or a text out of a file could move the cursor or hide a line.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(line.split()))
+    print(f"error: {shown[:_LONGEST_LINE]}", file=sys.stderr)  # noqa: T201
+    return getattr(error, "exit_code", 2)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise FAEError for an argument that could not be written into a record: bytes that are no UTF-8, or a NUL."""
+    for argument in arguments:
+        if "\0" in argument or any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise FAEError(f"the argument {argument[:60]!r} is not UTF-8 text; a file of that name must be renamed")
 
 
 def _application() -> Any:
@@ -147,12 +178,27 @@ def _plugin_group(prefix: str, text: str) -> Any:
     Group.prefix = prefix
     app = typer.Typer(cls=Group, help=text, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-    @app.callback()
     def callback() -> None:
         pass
 
-    callback.__doc__ = text
-    return get_command(app)
+    def with_version(
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Show versions and exit.")
+        ] = False,
+    ) -> None:
+        pass
+
+    app.callback()(callback if prefix else with_version)
+    callback.__doc__ = with_version.__doc__ = text
+    command = get_command(app)
+    command.name = prefix.rstrip(".").rpartition(".")[2] or "fae"
+    return command
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        typer.echo(", ".join(f"{name} {version}" for name, version in own_versions().items()))
+        raise typer.Exit
 
 
 def _as_command(name: str, target: Any) -> Any:
@@ -163,7 +209,23 @@ def _as_command(name: str, target: Any) -> Any:
         app.command(name)(target)
         command = get_command(app)
     command.name = name
+    _refuse_non_finite(command)
     return command
+
+
+def _refuse_non_finite(command: Any) -> None:
+    """No number on the command line may be nan or infinite: neither is within a range nor beyond it."""
+    for inner in getattr(command, "commands", {}).values():
+        _refuse_non_finite(inner)
+    for parameter in command.params:
+        parameter.callback = partial(_finite, parameter.callback)
+
+
+def _finite(then: Any, context: Any, parameter: Any, value: Any) -> Any:
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise FAEError(f"{parameter.opts[0]} must be a finite number, not {number}")
+    return value if then is None else then(context, parameter, value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that one thing has one name everywhere."""
+"""Options that several commands share, so that one thing has one name, one range and one check everywhere."""
 
 from __future__ import annotations
 
@@ -7,13 +7,35 @@ from typing import Annotated
 
 import typer
 
+from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+
+
+def _existing(device: str | None) -> str | None:
+    """The device as given, once it is known to be there; without one nothing is loaded to look for it."""
+    if device is not None:
+        from fae_core.device import resolve_device
+
+        resolve_device(device)
+    return device
+
+
+_SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
+
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted call stopped.")]
-Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; cuda where there is one.")]
-Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes on this machine (torchrun for several).")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples at a time; changes speed, not results.")]
+Seed = Annotated[int, _SEED]
+Device = Annotated[
+    str | None, typer.Option("--device", callback=_existing, help="cpu, cuda or cuda:N; cuda where there is one.")
+]
+Processes = Annotated[
+    int,
+    typer.Option("--processes", min=1, max=MOST_PROCESSES, help="Processes on this machine (torchrun for several)."),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option("--batch-size", min=1, max=LARGEST_BATCH, help="Samples at a time; changes speed, not results."),
+]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with model and training sections.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.steps=500.")
@@ -25,3 +47,11 @@ LiveData = Annotated[
 LiveTokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id.")
 ]
+
+# Of training; each overrides one setting of the section `training`.
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates; as --set training.steps=N.")]
+TrainBatch = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, max=LARGEST_BATCH, help="Samples per update, over all processes."),
+]
+TrainSeed = Annotated[int | None, _SEED]

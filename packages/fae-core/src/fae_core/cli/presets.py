@@ -22,10 +22,9 @@ def presets(
 
     from fae_core.bundle.lookup import bundle_folders, read_bundle
     from fae_core.errors import UnknownName
-    from fae_core.files import read_yaml
-    from fae_core.presets import preset_files
+    from fae_core.presets import preset_files, read_preset
 
-    contents = {name: read_yaml(path) for name, path in preset_files().items()}
+    contents = {name: read_preset(path) for name, path in preset_files().items()}
     contents |= {name: _as_preset(read_bundle(folder)) for name, folder in bundle_folders().items()}
     kinds = {"bundle"} | {content.get("model_type", "") for content in contents.values()}
     if kind is not None and kind not in kinds:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Out, Overwrite, Resume, Set
+from fae_core.limits import MOST_PROCESSES
 
 
 def run(
@@ -20,7 +21,10 @@ def run(
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", min=1, help="Steps at once that do not need each other, each a process; logs/ has their output."
+            "--jobs",
+            min=1,
+            max=MOST_PROCESSES,
+            help="Steps at once that do not need each other, each a process; logs/ has their output.",
         ),
     ] = 1,
     resume: Resume = False,
@@ -32,13 +36,10 @@ def run(
 
     Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
     """
-    from fae_core.cli.settings import merge, parse_override
+    from fae_core.cli.settings import parse_overrides
     from fae_core.recipe import load_recipe, run_recipe
 
-    variables: dict = {}
-    for override in overrides or []:
-        variables = merge(variables, parse_override(override))
-    loaded = load_recipe(recipe, variables, size)
+    loaded = load_recipe(recipe, parse_overrides(overrides), size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)
     typer.echo(
         f"wrote {out}; its steps took {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}"

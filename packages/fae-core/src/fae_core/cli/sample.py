@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
+from fae_core.limits import MOST_COLUMNS, MOST_IMAGES
 
 
 def sample(
@@ -22,7 +23,7 @@ def sample(
     decoder: Annotated[
         str | None, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="How many images.")] = 64,
+    count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="How many images.")] = 64,
     labels: Annotated[
         str,
         typer.Option(
@@ -42,7 +43,9 @@ def sample(
     batch_size: BatchSize = 32,
     overrides: Set = None,
     npz: Annotated[bool, typer.Option("--npz/--no-npz", help="Also write samples.npz in ADM's layout.")] = True,
-    columns: Annotated[int, typer.Option("--columns", min=1, help="Pictures per row of grid.png.")] = 8,
+    columns: Annotated[
+        int, typer.Option("--columns", min=1, max=MOST_COLUMNS, help="Pictures per row of grid.png.")
+    ] = 8,
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -65,12 +68,10 @@ def sample(
         generator = decoder = model
     if relaunched(processes):
         return
-    from fae_core.cli.settings import merge, parse_override
+    from fae_core.cli.settings import parse_overrides
     from fae_core.sampling import SampleJob, read_prompts
 
-    options: dict = {}
-    for override in overrides or []:
-        options = merge(options, parse_override(override))
+    options = parse_overrides(overrides)
     texts = read_prompts(prompts) if prompts is not None else ()
     job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts)
     report = job.run(resume=resume, overwrite=overwrite, device=device)

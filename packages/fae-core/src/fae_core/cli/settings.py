@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, require_known
 from fae_core.files import parse_yaml, read_yaml
-from fae_core.presets import load_preset
+from fae_core.presets import DESCRIPTION, load_preset
 
 _SECTIONS = ("model", "training", "preview")
 _MOST_PARTS = 16  # of a key of --set
 
 
 def resolve_settings(
-    preset: str | None, config: Path | None, overrides: list[str] | None, kind: str | None = None
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    kind: str | None = None,
+    *,
+    sections: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """{"model": ..., "training": ..., ...} merged from the three sources.
 
-    kind: the model_type that the preset must have. Raises UnknownName, CheckpointError or FAEError, one line each.
+    kind: the model_type that the settings must be of. sections: those that the command reads, each a mapping; any other is refused,
+    with the nearest name. None: keys are not known here, but to the reader of what an original's checkpoint was built with.
+    Raises UnknownName, CheckpointError or FAEError, one line each.
     """
+    settings = merge(load_preset(preset, kind) if preset is not None else {}, read_yaml(config) if config else {})
+    if preset is not None or sections is not None:  # a file in a preset's form may describe itself, too
+        settings = {key: value for key, value in settings.items() if key not in DESCRIPTION}
+    settings = merge(settings, parse_overrides(overrides))
+    if sections is not None:
+        require_known("section of the settings", settings, ("model_type", *sections))
+    if settings.get("model_type", kind) != kind and kind is not None:
+        raise FAEError(f"the settings are those of a {str(settings['model_type'])[:40]!r}, not of a {kind}")
+    return require_mappings(settings, sections or _SECTIONS)
+
+
+def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
+    """All of --set as one mapping, later ones over earlier. Raises FAEError as `parse_override` does."""
     settings: dict[str, Any] = {}
-    if preset is not None:
-        described = load_preset(preset, kind)
-        # What describes the preset, rather than the run, stays behind.
-        settings = {key: value for key, value in described.items() if key not in ("description", "parameters", "paper")}
-    if config is not None:
-        settings = merge(settings, read_yaml(config))
     for override in overrides or []:
         settings = merge(settings, parse_override(override))
-    return require_sections(settings, _SECTIONS)
+    return settings
 
 
-def require_sections(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def require_mappings(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     """The settings; raises FAEError where one of the named sections is there and is no mapping."""
     for name in names:
         if not isinstance(settings.get(name, {}), dict):
@@ -58,7 +73,7 @@ def parse_override(text: str) -> dict[str, Any]:
     try:
         parsed = parse_yaml(value)
     except ValueError as error:
-        raise FAEError(f"--set {key}: {value[:60]!r} is not a YAML value ({error})") from None
+        raise FAEError(f"--set {key[:60]}: {value[:60]!r} is not a YAML value ({error})") from None
     for part in reversed(parts):
         parsed = {part: parsed}
     return parsed

@@ -10,7 +10,9 @@ import typer
 from fae_core.cli.launch import relaunched
 from fae_core.cli.settings import resolve_settings
 from fae_core.errors import DataError
-from fae_core.hub import parse_config
+from fae_core.hub import parse_config, require_fields, seeded
+
+SECTIONS = ("model", "training", "preview")  # of the settings of a generator's training
 
 
 def train_generator(
@@ -41,21 +43,22 @@ def train_generator(
     """
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 
-    settings = resolve_settings(preset or (None if config else default_preset), config, overrides)
+    settings = resolve_settings(preset or (None if config else default_preset), config, overrides, sections=SECTIONS)
     model_type = settings.get("model_type", next(iter(generator_classes)))
-    if model_type not in generator_classes:
-        raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {model_type}")
+    if not isinstance(model_type, str) or model_type not in generator_classes:
+        raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {str(model_type)[:60]}")
+    generator_class = generator_classes[model_type]
     training = dict(settings.get("training", {}))
     training.update({k: v for k, v in (("steps", steps), ("batch_size", batch_size), ("seed", seed)) if v is not None})
+    train_config = parse_config(TrainConfig, training, "training settings")
+    preview = parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
+    require_fields(generator_class.config_class, settings.get("model", {}), "model settings")
     if relaunched(processes):
         return
-    train_config = parse_config(TrainConfig, training, "training settings")
     store = _open_latents(latents, data, tokenizer, train_config.verify)
     model = {**_class_count(store), **settings.get("model", {})}
-    generator_class = generator_classes[model_type]
     model_config = parse_config(generator_class.config_class, model, "model settings")
-    generator = _seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
-    preview = parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
+    generator = seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
     recorded = {
         "command": f"fae train {command}",
         "data": str(latents or data),
@@ -92,12 +95,3 @@ def _class_count(store: Any) -> dict[str, int]:
     if store.labels is not None:
         return {"classes": int(max(store.labels)) + 1}
     return {"classes": 1}
-
-
-def _seeded(seed: int, build: Any) -> Any:
-    """A model whose initial weights are fixed by the seed, leaving the global generator as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

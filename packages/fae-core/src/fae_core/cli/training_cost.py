@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fae_core.errors import FAEError
-
 if TYPE_CHECKING:
     from fae_core.throughput import Throughput
 
@@ -94,12 +92,9 @@ def measured_lines(found: Throughput, samples: int, devices: int, tflops: float 
 
 def measure(build: Callable[..., Any], device: str | None, batch: int, **options: Any) -> Throughput:
     """Time the present device. batch: of a GPU where the user names none in `options`; a CPU takes 1."""
-    import torch
-
+    from fae_core.device import resolve_device
     from fae_core.throughput import measure_throughput
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise FAEError("device cuda was asked for, but torch sees no GPU; pass --device cpu")
+    device = resolve_device(device)
     chosen = options.pop("measure_batch") or (batch if device.startswith("cuda") else 1)
     return measure_throughput(build, device=device, batch=chosen, **options)

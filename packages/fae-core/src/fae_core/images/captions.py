@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from fae_core.documents import read_text
 from fae_core.errors import DataError
 from fae_core.images.tell import tell
 
@@ -14,6 +15,7 @@ METADATA_FILE = "metadata.jsonl"
 SIDECAR_SUFFIX = ".txt"
 CAPTION_KEYS = ("caption", "text")
 _MAX_SIDECAR = 2**20
+_MAX_LINES = 2**32
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -21,12 +23,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
     Only line feeds end a line: captions may hold Unicode's other separators. Raises DataError.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # \r\n and \r have become \n
-    except UnicodeDecodeError:
-        raise DataError(f"cannot read {path}: it is not UTF-8 text") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    text = read_text(path, max_bytes=_MAX_LINES, error=DataError)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

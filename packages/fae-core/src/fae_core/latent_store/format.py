@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
 from fae_core.errors import DataError, field_reasons
 from fae_core.files import CHECKSUM, read_json, unsealed
 from fae_core.hub import ModelConfig, parse_config
+from fae_core.limits import LARGEST_SEED, SMALLEST_SEED
+from fae_core.redact import redact
 
 FORMAT = "fae-latent-store"
 VERSION = 2  # 1 had no checksums of the spec and of the index itself
@@ -63,7 +65,12 @@ class Plan(ModelConfig):
     captions: bool = False
     classes: tuple[str, ...] | None = None
     source: str = ""
-    seed: int = 0
+    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
+
+    @field_validator("source")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        return redact(value)  # here and not on writing, so that a plan equals itself when it is read back
 
     @property
     def shards(self) -> int:
@@ -128,7 +135,7 @@ def read_index(folder: Path) -> Index:
         stored = read_json(path, max_bytes=_MAX_INDEX)
         index = Index.model_validate({key: value for key, value in stored.items() if key != CHECKSUM})
     except ValidationError as error:
-        raise DataError(f"{path}: {field_reasons(error.errors(), 'index')}") from None
+        raise DataError(f"{path}: {field_reasons(error.errors(), Index)}") from None
     counts = [count for count, _, _ in index.shards]
     if len(counts) != index.plan.shards or sum(counts) != index.count:
         raise DataError(f"{path}: its counts do not add up")

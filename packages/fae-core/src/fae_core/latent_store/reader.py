@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fae_core.documents import open_regular
 from fae_core.errors import DataError
 from fae_core.files import sha256_file
 from fae_core.latent_store.format import (
@@ -99,7 +100,8 @@ class LatentStore:
         if not self.plan.labels:
             return None
         try:
-            labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
+            with open_regular(self.folder / LABELS_FILE):  # numpy would wait for a pipe
+                labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # numpy has its own for an empty file, a zip, a header that is no Python, ...
             raise DataError(f"{self.folder / LABELS_FILE} is damaged: {' '.join(str(error).split())[:200]}") from None
         if self._verify:

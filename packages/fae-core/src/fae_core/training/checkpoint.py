@@ -8,7 +8,6 @@ number of processes, reloadable at any other number, nothing unpickled.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -23,7 +22,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from fae_core.errors import CheckpointError
-from fae_core.files import disk_errors, read_json, sha256_file, sync_folder, write_atomic
+from fae_core.files import disk_errors, read_json, sha256_file, sync_folder, write_json
 from fae_core.generator import CHECKPOINT_STATE
 from fae_core.training.distributed import Processes
 
@@ -58,7 +57,7 @@ class Checkpoints:
             if self.group.is_main:
                 files = {path.name: sha256_file(path) for path in sorted(staging.glob("*.safetensors"))}
                 record = {**state, "step": step, "tensors": _signature(tensors), "files": files}
-                write_atomic(staging / STATE_FILE, json.dumps(record, indent=1).encode())
+                write_json(staging / STATE_FILE, record)
                 for path in staging.iterdir():
                     _sync_file(path)
                 shutil.rmtree(final, ignore_errors=True)

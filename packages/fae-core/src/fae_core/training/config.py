@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fae_core.hub import ModelConfig
+from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 
 
 class TrainConfig(ModelConfig):
@@ -17,9 +18,11 @@ class TrainConfig(ModelConfig):
     """
 
     steps: int = Field(1000, ge=1, le=10**12)
-    batch_size: int = Field(64, ge=1, le=2**31, description="samples per update, over all processes and micro-batches")
+    batch_size: int = Field(
+        64, ge=1, le=LARGEST_BATCH, description="samples per update, over all processes and micro-batches"
+    )
     accumulation: int = Field(1, ge=1, description="micro-batches per update")
-    seed: int = 0
+    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
 
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
@@ -43,7 +46,10 @@ class TrainConfig(ModelConfig):
         False, description="torch's deterministic algorithms only, an op without one is an error; DDP sums in one order"
     )
     loader_threads: int = Field(
-        1, ge=0, description="threads per process that prepare batches ahead of time; 0 prepares each when it is due"
+        1,
+        ge=0,
+        le=MOST_PROCESSES,
+        description="threads per process that prepare batches ahead of time; 0 prepares each when it is due",
     )
 
     stall_limit: float = Field(600.0, gt=0, description="stop when a batch is not there after so many seconds")

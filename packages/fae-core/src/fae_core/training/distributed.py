@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fae_core.errors import FAEError
+from fae_core.device import resolve_device
 
 # How long processes wait for each other. torch's ten minutes (nccl) are too few where the first writes a large model or
 # measures a preview while the others wait; a process that dies is noticed at once, by torchrun.
@@ -89,11 +89,9 @@ ALONE = Processes(0, 1, "cpu")
 def processes(device: str | None = None) -> Iterator[Processes]:
     """Join the group that torchrun describes in the environment (or be alone), and leave it at the end.
 
-    device: "cpu", "cuda", or None for cuda where there is one. gloo serves the CPU, nccl the GPU.
+    device: as `resolve_device` takes it. gloo serves the CPU, nccl the GPU.
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise FAEError("device cuda was asked for, but torch sees no GPU; pass --device cpu")
+    kind = resolve_device(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Processes(0, 1, kind)

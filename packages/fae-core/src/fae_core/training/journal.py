@@ -12,13 +12,23 @@ import yaml
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import disk_errors, is_empty, read_yaml, remove_leftovers, require_new_folder, write_atomic
+from fae_core.files import (
+    disk_errors,
+    is_empty,
+    read_text,
+    read_yaml,
+    remove_leftovers,
+    require_new_folder,
+    write_atomic,
+)
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 
 CONFIG_FILE = "config.yaml"
 IDENTITY = "identity"  # the section of config.yaml that says by content what a run learns from
 METRICS_FILE = "metrics.jsonl"
+
+_LARGEST_JOURNAL = 2**30
 
 # Settings that may differ between a run and its continuation, because they do not change what is computed.
 _FREE_ON_RESUME = {
@@ -141,9 +151,7 @@ class Journal:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         if enabled and self.path.is_file():
-            kept = [
-                line for line in self.path.read_text("utf-8", "replace").splitlines() if _step_of(line) <= resumed_at
-            ]
+            kept = [line for line, row in _rows(self.path) if row["step"] <= resumed_at]
             write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def add(self, terms: dict[str, Tensor]) -> None:
@@ -167,23 +175,28 @@ class Journal:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a line that was cut off by a crash is left out, and so is what is no number in the others."""
+    """The rows of metrics.jsonl; a last line that was cut off by a crash is left out. Raises CheckpointError for another damage."""
     path = Path(run) / METRICS_FILE
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = [json.loads(line) for line in lines if _step_of(line) < float("inf")]
-    return [{name: value for name, value in row.items() if _is_number(value)} for row in rows]
+    return [row for _, row in _rows(path)] if path.is_file() else []
 
 
-def _step_of(line: str) -> float:
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return float("inf")
-    return step if _is_number(step) else float("inf")
+def _rows(path: Path) -> list[tuple[str, dict[str, float]]]:
+    """Each line and what it says: numbers by name, "step" among them; a loss may be NaN there."""
+    rows, lines = [], read_text(path, max_bytes=_LARGEST_JOURNAL).splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            whole = isinstance(row, dict) and all(_is_number(value) for value in row.values())
+            if not whole or row.get("step", -1) < 0:
+                raise ValueError
+        except (ValueError, RecursionError):
+            if number < len(lines):
+                raise CheckpointError(f"{path} is damaged: line {number} is no row of numbers with a step") from None
+            break
+        rows.append((line, row))
+    return rows
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value can be calculated with; integers that no float holds cannot."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > 1e300
+    """Whether a value can be calculated with: integers that no float holds cannot."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)

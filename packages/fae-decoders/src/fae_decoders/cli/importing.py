@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Device, Out, Overwrite
+from fae_core.limits import LARGEST_SIDE
 
 
 class PixelScale(StrEnum):
@@ -22,7 +23,8 @@ def import_autoencoder_kl(
     source: Annotated[str, typer.Argument(help="diffusers folder (or a pipeline's, with vae/ in it) or hub name.")],
     out: Out,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Pixels a side; default: the model's sample_size.")
+        int | None,
+        typer.Option("--image-size", min=1, max=LARGEST_SIDE, help="Pixels a side; default: the model's sample_size."),
     ] = None,
     variant: Annotated[
         str | None,
@@ -39,8 +41,7 @@ def import_autoencoder_kl(
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
-    import torch
-
+    from fae_core.device import resolve_device
     from fae_core.files import require_new_folder
     from fae_decoders.autoencoder_kl import load_autoencoder_kl
 
@@ -52,7 +53,7 @@ def import_autoencoder_kl(
         from fae_decoders.stages.images import ImageData
         from fae_decoders.stages.vae import measure_statistics
 
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = resolve_device(device)
         images = ImageData(readable_source(data, None), vae.read_size, DataConfig(statistics_images=count))
         measure_statistics(vae.to(device), images, device)
         vae.cpu()

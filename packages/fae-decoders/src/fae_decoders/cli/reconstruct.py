@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite
+from fae_core.limits import MOST_COLUMNS
 from fae_decoders.cli.train_autoencoder import Data, Split
 
 
@@ -18,7 +19,9 @@ def reconstruct(
     out: Out,
     split: Split = None,
     count: Annotated[int, typer.Option("--count", min=1, help="At most so many images, evenly spread.")] = 1000,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs in the side-by-side picture.")] = 16,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=1, max=MOST_COLUMNS, help="Pairs in the side-by-side picture.")
+    ] = 16,
     files: Annotated[
         bool, typer.Option("--files/--no-files", help="Also write every reconstruction to OUT/images.")
     ] = False,
@@ -30,8 +33,7 @@ def reconstruct(
 
     Example: fae reconstruct --model runs/fae --data IMAGES --out runs/reconstruction
     """
-    import torch
-
+    from fae_core.device import resolve_device
     from fae_core.files import staged_folder
     from fae_core.generator import load_tokenizer
     from fae_core.images import readable_source
@@ -40,7 +42,7 @@ def reconstruct(
     source = readable_source(data, split)
     if count < len(source):
         source = source.select([i * len(source) // count for i in range(count)])
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(device)
     tokenizer = load_tokenizer(model, device=device)
     with staged_folder(out, overwrite=overwrite) as staging:
         job = Reconstruction(tokenizer, source, batch_size, device)

@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.cli.settings import merge, parse_override, require_sections, resolve_settings
-from fae_core.errors import FAEError, UnknownName
+from fae_core.cli.settings import merge, parse_overrides, require_mappings, resolve_settings
+from fae_core.errors import FAEError, require_known
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
     from fae_encoder.feature_store import FeatureStore
 
-_COMMON = ("model_type", "model", "spec", "training", "encoder")
+_COMMON = ("model", "training", "encoder")
 
 
 def stage_settings(
@@ -30,24 +30,22 @@ def stage_settings(
     """{"model", "training", "encoder", <stage>} for one stage.
 
     A preset of a model may hold a section for each stage that trains it; its `training` goes over the preset's own. Then come
-    the command's own options, then --set. Raises UnknownName for a section that no stage knows.
+    the command's own options, then --set. Raises UnknownName for a section that no stage knows, and for one of --set that this
+    stage does not read.
     encoder: what the command was told to use; the preset's encoder section is then left out.
     """
-    settings = resolve_settings(preset, config, None, kind)
+    settings = resolve_settings(preset, config, None, kind, sections=(*_COMMON, *stages))
     if encoder is not None:
         settings["encoder"] = {"preset": encoder}
-    section = dict(require_sections(settings, (stage,)).get(stage, {}))
-    require_sections(section, ("training",))
+    section = dict(settings.get(stage, {}))
+    require_mappings(section, ("training",))
     settings["training"] = merge(settings.get("training", {}), section.pop("training", {}))
     settings["training"].update({name: value for name, value in training.items() if value is not None})
     settings[stage] = section
-    for override in overrides or []:
-        settings = merge(settings, parse_override(override))
-    for key in settings:
-        if key not in (*_COMMON, *stages):
-            raise UnknownName("section of the settings", key, (*_COMMON[1:], *stages))
-    sections = ("model", "training", "encoder", stage)
-    return {key: require_sections(settings, sections).get(key, {}) for key in sections}
+    chosen, sections = parse_overrides(overrides), (*_COMMON, stage)
+    require_known("section of the settings", chosen, sections)
+    settings = require_mappings(merge(settings, chosen), sections)
+    return {key: settings.get(key, {}) for key in sections}
 
 
 def is_first_process() -> bool:
@@ -86,15 +84,6 @@ def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource
     from fae_encoder.feature_store import FeatureStore
 
     return None if folder is None else FeatureStore(folder, encoder, source)
-
-
-def seeded(seed: int, build: Any) -> Any:
-    """What `build()` makes with initial weights fixed by the seed, leaving the global generator as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
 
 
 def recorded(config: Any) -> Any:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
+from fae_core.cli.options import (
+    Config,
+    Device,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Set,
+    Steps,
+    TrainBatch,
+    TrainSeed,
+)
 
 Data = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
 Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
@@ -22,12 +33,6 @@ Features = Annotated[
     Path | None,
     typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
 ]
-Steps = Annotated[
-    int | None,
-    typer.Option("--steps", min=1, help="Updates; as --set training.steps=N."),
-]
-Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per update, over all processes.")]
-TrainSeed = Annotated[int | None, typer.Option("--seed", help="Fixes every random choice.")]
 
 
 def train_autoencoder(
@@ -43,7 +48,7 @@ def train_autoencoder(
     config: Config = None,
     overrides: Set = None,
     steps: Steps = None,
-    batch_size: Batch = None,
+    batch_size: TrainBatch = None,
     seed: TrainSeed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -62,14 +67,13 @@ def train_autoencoder(
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
-    from fae_core.hub import parse_config
+    from fae_core.hub import parse_config, require_fields, seeded
     from fae_core.images import readable_source
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import (
         build_encoder,
         known_features,
         recorded,
-        seeded,
         stage_settings,
     )
     from fae_decoders.feature_decoder import FeatureDecoder, FeatureDecoderConfig
@@ -88,6 +92,7 @@ def train_autoencoder(
     )
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
+    require_fields(FeatureDecoderConfig, settings["model"], "model settings")
     source = readable_source(data, split)
     built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
     model = {**settings["model"], "feature_dim": built.backbone.dim}

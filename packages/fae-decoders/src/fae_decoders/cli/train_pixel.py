@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
-from fae_decoders.cli.train_autoencoder import Batch, Data, Encoder, Features, Split, Steps, TrainSeed, Weights
+from fae_core.cli.options import (
+    Config,
+    Device,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Set,
+    Steps,
+    TrainBatch,
+    TrainSeed,
+)
+from fae_decoders.cli.train_autoencoder import Data, Encoder, Features, Split, Weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +61,7 @@ def train_pixel(
     config: Config = None,
     overrides: Set = None,
     steps: Steps = None,
-    batch_size: Batch = None,
+    batch_size: TrainBatch = None,
     seed: TrainSeed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -70,15 +81,22 @@ def train_pixel(
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
+    from fae_core.cli.settings import parse_overrides
     from fae_core.errors import FAEError
-    from fae_core.hub import parse_config
+    from fae_core.hub import parse_config, require_fields, seeded
     from fae_core.images import readable_source
     from fae_core.integrity import model_checksum
     from fae_core.training import TrainConfig, train
-    from fae_decoders.cli.stage import recorded, seeded, stage_settings
+    from fae_decoders.cli.stage import recorded, stage_settings
+    from fae_decoders.pixel_decoder import PixelDecoderConfig
+    from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
 
     if autoencoder is not None and encoder is not None:
         raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
+    if stage is Stage.FINETUNE and (encoder is not None or weights is not None):
+        raise FAEError("--encoder and --weights are for stage noise; stage finetune takes the encoder of --autoencoder")
+    if init is not None and "model" in parse_overrides(overrides):
+        raise FAEError("the pixel decoder is the one of --init, as it is; leave --set model... out")
     settings = stage_settings(
         "pixel-decoder",
         ("noise", "finetune"),
@@ -90,6 +108,9 @@ def train_pixel(
         _folder(autoencoder) or encoder,
     )
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    own = PixelNoiseConfig if stage is Stage.NOISE else PixelFinetuneConfig
+    for section, config_class in (("model", PixelDecoderConfig), (stage.value, own)):
+        require_fields(config_class, settings[section], f"{section} settings")
     source = readable_source(data, split)
 
     def build() -> PixelTask:  # encoder, decoder and discriminator: every fresh weight comes from the seed

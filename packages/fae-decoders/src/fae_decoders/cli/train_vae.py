@@ -6,8 +6,20 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set
-from fae_decoders.cli.train_autoencoder import Batch, Data, Split, Steps, TrainSeed
+from fae_core.cli.options import (
+    Config,
+    Device,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Set,
+    Steps,
+    TrainBatch,
+    TrainSeed,
+)
+from fae_core.limits import LARGEST_SIDE
+from fae_decoders.cli.train_autoencoder import Data, Split
 
 DEFAULT_PRESET = "conv-vae-cifar10"
 
@@ -19,13 +31,14 @@ def train_vae(
         str | None, typer.Option("--preset", help=f"See `fae presets conv-vae`; {DEFAULT_PRESET} by default.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Pixels a side; as --set model.image_size=N.")
+        int | None,
+        typer.Option("--image-size", min=1, max=LARGEST_SIDE, help="Pixels a side; as --set model.image_size=N."),
     ] = None,
     split: Split = None,
     config: Config = None,
     overrides: Set = None,
     steps: Steps = None,
-    batch_size: Batch = None,
+    batch_size: TrainBatch = None,
     seed: TrainSeed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -44,10 +57,10 @@ def train_vae(
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
-    from fae_core.hub import parse_config
+    from fae_core.hub import parse_config, seeded
     from fae_core.images import readable_source
     from fae_core.training import TrainConfig, train
-    from fae_decoders.cli.stage import recorded, seeded, stage_settings
+    from fae_decoders.cli.stage import recorded, stage_settings
     from fae_decoders.conv_vae import ConvVAE, ConvVAEConfig
     from fae_decoders.stages import VAEConfig, VAETask
 

@@ -18,7 +18,7 @@ class Sampling(ModelConfig):
     method: Literal[
         "euler", "midpoint", "heun", "rk4", "dpm++2m", "dopri5", "dopri8", "bosh3", "adaptive_heun", "sde", "sde-heun"
     ] = Field("euler", description="'sde' is Euler-Maruyama")
-    steps: int = Field(50, ge=1, description="intervals of the time grid")
+    steps: int = Field(50, ge=1, le=100_000, description="intervals of the time grid")
     shift: float | None = Field(None, gt=0, description="of the grid; None: the shift of training")
     guidance: Guidance = Guidance()
     diffusion: Diffusion = "sigma"

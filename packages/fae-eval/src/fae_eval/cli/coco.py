@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite, Seed
+from fae_core.limits import LARGEST_SIDE, MOST_IMAGES
 
 
 def coco(
     annotations: Annotated[Path, typer.Option("--annotations", help="captions_val2014.json.")],
     images: Annotated[Path, typer.Option("--images", help="Folder val2014.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for prompts.jsonl and reference.npz.")],
-    count: Annotated[int, typer.Option("--count", min=1, help="Images, one caption each.")] = 30_000,
-    size: Annotated[int, typer.Option("--size", min=8, help="Side of the reference images.")] = 256,
+    count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Images, one caption each.")] = 30_000,
+    size: Annotated[int, typer.Option("--size", min=8, max=LARGEST_SIDE, help="Side of the reference images.")] = 256,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
+from fae_core.limits import MOST_IMAGES
 from fae_eval.cli.measure import Cache, Decoder, Floor, Reference, Size
 from fae_eval.cli.options import (
     Extractor,
@@ -32,7 +33,7 @@ def convergence(
         ),
     ] = None,
     decoder: Decoder = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Samples of each checkpoint.")] = 5_000,
+    count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Samples of each checkpoint.")] = 5_000,
     labels: Labels = "equal",
     prompts: Prompts = None,
     guidance: Guidance = None,

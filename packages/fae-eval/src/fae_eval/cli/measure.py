@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
+from fae_core.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_eval.cli.options import (
     Extractor,
     Guidance,
@@ -36,7 +37,8 @@ Floor = Annotated[
     str | None, typer.Option("--floor", help="More real images, disjoint from the reference: the real-vs-real row.")
 ]
 Size = Annotated[
-    int | None, typer.Option("--size", min=8, help="Centre-crop all images to this side; default: as they are.")
+    int | None,
+    typer.Option("--size", min=8, max=LARGEST_SIDE, help="Centre-crop all images to this side; default: as they are."),
 ]
 Decoder = Annotated[
     str | None, typer.Option("--decoder", help="Tokenizer that decodes a generator's latents or a latent store's.")
@@ -58,7 +60,9 @@ def generation(
     reference: Reference,
     samples: SamplePaths = None,
     generator: Generators = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="With a generator: how many images.")] = 50_000,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=MOST_IMAGES, help="With a generator: how many images.")
+    ] = 50_000,
     labels: Labels = "equal",
     prompts: Prompts = None,
     guidance: Guidance = None,

@@ -9,12 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import Device, Overwrite, Seed
+from fae_core.limits import MOST_COLUMNS
 from fae_eval.cli.options import Images, PictureFile, Tokenizer, finish, result_path
 
 Indices = Annotated[
     str | None, typer.Option("--indices", help="Which images, such as 0,5,9. Default: one of each class.")
 ]
-Count = Annotated[int, typer.Option("--count", min=1, help="How many images, where --indices does not say.")]
+Count = Annotated[
+    int, typer.Option("--count", min=1, max=MOST_COLUMNS, help="How many images, where --indices does not say.")
+]
 
 
 def similarity(
@@ -56,7 +59,7 @@ def matching(
     indices: Annotated[
         str | None, typer.Option("--indices", help="Two images, such as 0,5. Default: two of the first class.")
     ] = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="Lines to draw.")] = 16,
+    most: Annotated[int, typer.Option("--most", min=1, max=10_000, help="Lines to draw.")] = 16,
     seed: Seed = 0,
     device: Device = None,
     overwrite: Overwrite = False,

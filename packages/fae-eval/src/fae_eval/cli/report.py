@@ -31,18 +31,14 @@ def report(
 
     Example: fae eval report runs/demo --note "Eight photographs only: this shows that the parts work together."
     """
+    from fae_core.documents import read_text
     from fae_core.errors import FAEError, OutputExists
     from fae_eval.report import write_report
 
     if note and note_file:
         raise FAEError("give --note or --note-file, not both")
     if note_file is not None:
-        if not note_file.is_file():
-            raise FAEError(f"--note-file {note_file} is not a file")
-        try:
-            note = note_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FAEError(f"--note-file {note_file} cannot be read: {error}") from None
+        note = read_text(note_file, error=FAEError)
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     target = out or folder / "report.html"
     if target.is_dir():
