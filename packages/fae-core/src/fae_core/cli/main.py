@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from fae_core.cli.launch import arguments_in_force
+from fae_core.children import follow_parent
 from fae_core.cli.process import keep_freed_memory, tame_threads
+from fae_core.command import arguments_in_force
 from fae_core.errors import FAEError, MissingPackage
 from fae_core.plugins import load_plugins
 from fae_core.redact import redact
@@ -76,6 +80,7 @@ class PluginGroup(TyperGroup):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong input (one line says what), 130 interrupted, 143 terminated."""
+    follow_parent()
     tame_threads()
     keep_freed_memory()
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
@@ -109,7 +114,11 @@ def _run(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments_in_force.set(tuple(arguments))
     try:
-        _application().main(args=arguments, prog_name="fae")
+        with _orderly_end():
+            _application().main(args=arguments, prog_name="fae")
+    except Terminated:
+        print("terminated", file=sys.stderr)  # noqa: T201
+        return Terminated.status
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
@@ -118,6 +127,32 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         return _explain(error)
     return 0
+
+
+class Terminated(SystemExit):
+    """SIGTERM, where nobody waits for it: folders that are not complete are removed, and locks released, on the way out."""
+
+    status = 128 + signal.SIGTERM
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(self.status)
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Raise Terminated at SIGTERM, where the program that we are in does nothing about it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _explain(error: Exception) -> int:
