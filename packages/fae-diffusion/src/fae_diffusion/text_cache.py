@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fae_core.errors import CheckpointError
-from fae_core.files import disk_errors, read_json, staged_folder, write_atomic
+from fae_core.files import (
+    disk_errors,
+    hold,
+    read_json,
+    remove_folder,
+    require_new_folder,
+    staged_folder,
+    write_atomic,
+)
 from fae_core.progress import progress
 from fae_core.training.distributed import Processes
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text import TextEncoder
+
+_KIND = "text cache"
 
 
 class TextCache:
@@ -98,6 +108,24 @@ class TextCache:
         fingerprint = str(group.broadcast(encoder.fingerprint() if group.is_main else None))
         if group.broadcast(group.is_main and _holds(folder, fingerprint, prompts)):
             return cls(folder)
+        with ExitStack() as held:
+            if group.is_main:
+                require_new_folder(folder, overwrite=True, kind=_KIND)
+                held.enter_context(hold(folder))
+            group.barrier()
+            cls._encode(folder, encoder, fingerprint, prompts, (chunk, part), group)
+        return cls(folder)
+
+    @staticmethod
+    def _encode(
+        folder: Path,
+        encoder: TextEncoder,
+        fingerprint: str,
+        prompts: Sequence[str],
+        sizes: tuple[int, int],
+        group: Processes,
+    ) -> None:
+        chunk, part = sizes
         wanted = sorted({"", *prompts})
         parts = [_Part.of(folder, fingerprint, wanted[i : i + part]) for i in range(0, len(wanted), part)]
         own = parts[group.rank :: group.world_size]
@@ -111,7 +139,6 @@ class TextCache:
             facts = {"fingerprint": fingerprint, "encoder": encoder.name, "width": encoder.width}
             _join(folder, wanted, parts, facts)
         group.barrier()
-        return cls(folder)
 
 
 @dataclass(frozen=True)
@@ -155,7 +182,7 @@ def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
 def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, object]) -> None:
     """Make one cache of all parts, and remove them."""
     offsets = [0]
-    with staged_folder(folder, overwrite=True) as staging:
+    with staged_folder(folder, overwrite=True, kind=_KIND) as staging:
         with (staging / "tokens.bin").open("wb") as file:
             for part in parts:
                 held = load_file(part.path)
@@ -166,7 +193,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
         np.save(staging / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
         index = {**facts, "prompts": len(wanted), "tokens": offsets[-1]}
         (staging / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(_parts_folder(folder), ignore_errors=True)
+    remove_folder(_parts_folder(folder))
 
 
 def _key(prompt: str) -> bytes:
