@@ -24,6 +24,7 @@ _DISK_REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "a part of the path is a file",
     errno.EISDIR: "it is a folder",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "its symbolic links lead round in a circle",
@@ -162,7 +163,7 @@ def require_new_folder(
 
 def _check_name(folder: Path) -> None:
     """Raise OSError where the system would not take the folder's name, or the longest that stands beside it for a while."""
-    with suppress(FileNotFoundError, NotADirectoryError):
+    with suppress(FileNotFoundError):
         os.lstat(folder.with_name(f".{folder.name}{_GONE}") if folder.name not in ("", "..") else folder)
 
 
