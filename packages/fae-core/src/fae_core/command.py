@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import os
 import re
 import shlex
 from pathlib import Path
 
+from fae_core.errors import FAEError
 from fae_core.redact import redact
 
 # What came after `fae` for the command that is running in this context; cli/main.py sets it.
@@ -26,15 +28,15 @@ def inputs_in_force() -> list[Path]:
     return found
 
 
-def output_in_force() -> Path | None:
-    """What follows --out."""
+def require_separate_output() -> None:
+    """Raise FAEError where the command would write its --out over a file that it reads."""
     words = arguments_in_force.get()
-    for place, word in enumerate(words):
-        if word.startswith("--out="):
-            return Path(word.removeprefix("--out="))
-        if word == "--out" and place + 1 < len(words):
-            return Path(words[place + 1])
-    return None
+    outputs = [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    outputs += [after for word, after in itertools.pairwise(words) if word == "--out"]
+    for out in map(_existing, outputs):
+        for given in inputs_in_force() if out is not None and out.is_file() else ():
+            if given.exists() and given.samefile(out):
+                raise FAEError(f"--out {out} is a file that this command reads; give another one")
 
 
 def command_to_go_on() -> str:

@@ -118,7 +118,9 @@ def _part_read(path: Path) -> Path:
 
 
 def _is_own(path: Path, recipe: Path | None) -> bool:
-    """Whether FAE put a file or folder there, as far as its name, its own mark, or the recipe's steps tell."""
+    """Whether FAE put a file or folder there, as far as its name, its own mark, or the recipe's steps tell; or nothing is in it."""
+    if path.is_file() and path.stat().st_size == 0:
+        return True
     if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _OWN):
         return True
     if path.is_symlink():

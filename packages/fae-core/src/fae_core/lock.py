@@ -67,7 +67,11 @@ def _take(folder: Path) -> tuple[Path, int]:
         try:
             _lock(descriptor, folder)
             if _is_same(descriptor, path):
-                _take_over(descriptor, path, folder)
+                try:
+                    _take_over(descriptor, path, folder)
+                except OSError:  # a full disk
+                    path.unlink(missing_ok=True)
+                    raise
                 return path, descriptor
         except BaseException:
             os.close(descriptor)
@@ -81,6 +85,8 @@ def _open(folder: Path) -> tuple[Path, int]:
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         return beside, os.open(beside, flags, 0o666)
+    except FileNotFoundError:  # of file systems that hold no files, such as /proc
+        raise PermissionError(errno.EACCES, "no files can be made there") from None
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not folder.is_dir():
             raise

@@ -136,7 +136,7 @@ def run_recipe(
     Raises FAEError where a resumable step was done with another command, and what a step raises.
     """
     recipe.check_commands()
-    require_new_folder(out, overwrite=overwrite, resume=resume, kind="recipe", resumable=(out / STEPS_FILE).is_file())
+    require_new_folder(out, overwrite=overwrite, resume=resume, kind="recipe", resumable=STEPS_FILE)
     with hold(out):
         return _run_held(recipe, out, resume, overwrite, jobs)
 
@@ -150,7 +150,7 @@ def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: in
         done = _recorded(record_path)
         remove_leftovers(out)
     else:
-        with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=record_path.is_file()) as folder:
+        with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=STEPS_FILE) as folder:
             _record(folder / STEPS_FILE, recipe, done)
     before = {entry["name"]: entry.get("command") for entry in done}
     _refuse_changed(recipe, out, before)

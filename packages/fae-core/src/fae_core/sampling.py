@@ -66,7 +66,7 @@ class SampleJob:
         """
         with processes(device) as group, ExitStack() as held:
             if group.is_main:
-                require_new_folder(self.out, overwrite=overwrite, resume=resume, kind=_KIND, resumable=True)
+                require_new_folder(self.out, overwrite=overwrite, resume=resume, kind=_KIND, resumable=RECORD)
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
             record = {}
@@ -92,7 +92,7 @@ class SampleJob:
             remove_leftovers(self.out)
             write_atomic(path, json.dumps(record, indent=1).encode())
         else:
-            with begun_folder(self.out, overwrite=overwrite, kind=_KIND, resumable=path.is_file()) as folder:
+            with begun_folder(self.out, overwrite=overwrite, kind=_KIND, resumable=RECORD) as folder:
                 write_atomic(folder / RECORD, json.dumps(record, indent=1).encode())
         with disk_errors(self.out):
             (self.out / "images").mkdir(exist_ok=True)

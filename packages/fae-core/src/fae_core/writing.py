@@ -40,10 +40,14 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
     Raises FAEError where the disk refuses.
     """
-    path = Path(path)
+    path = absolute(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(path):
         try:
+            try:
+                temporary.touch()
+            except FileNotFoundError:
+                raise FAEError(f"cannot write {path}: no files can be made in {path.parent}") from None
             yield temporary
             _sync_file(temporary)
             temporary.replace(path)
@@ -106,7 +110,7 @@ def staged_folder(
 
 
 @contextmanager
-def begun_folder(final: str | Path, *, overwrite: bool, kind: str, resumable: bool = False) -> Iterator[Path]:
+def begun_folder(final: str | Path, *, overwrite: bool, kind: str, resumable: bool | str = False) -> Iterator[Path]:
     """Yield a folder for the first files of one that then grows in place, such as a run: a new `final`, or what replaces it.
 
     The caller holds the folder (`hold`). Raises as `require_new_folder` does.
@@ -130,7 +134,7 @@ def require_new_folder(
     folder: str | Path,
     *,
     overwrite: bool,
-    resumable: bool = False,
+    resumable: bool | str = False,
     resume: bool = False,
     kind: str | None = None,
     inputs: Iterable[str | Path] = (),
@@ -138,7 +142,8 @@ def require_new_folder(
     """Raise unless a command may write `folder`: one that is absent or empty (see `is_empty`), or that `overwrite` may replace.
 
     Only what FAE made may be replaced (`folders.require_replaceable`), and only where no part of it is an input. resume: the folder
-    goes on as it is, and its contents are the caller's to check. kind: what it must be to be replaced.
+    goes on as it is, and its contents are the caller's to check. kind: what it must be to be replaced. resumable: whether `--resume`
+    would do, or the file that lies in a folder with which it would.
     Raises OutputExists, or FAEError for a file, a symbolic link, a name that the system does not take, and for foreign folders.
     """
     folder = Path(folder)
@@ -155,16 +160,33 @@ def require_new_folder(
         if resume or is_empty(folder):
             return None
     if not overwrite:
-        raise OutputExists(folder, resumable)
+        raise OutputExists(folder, (folder / resumable).is_file() if isinstance(resumable, str) else resumable)
     from fae_core.folders import require_replaceable
 
     return require_replaceable(folder, kind, inputs)
 
 
+def require_new_file(path: str | Path, *, overwrite: bool) -> None:
+    """Raise unless a command may write the file `path`: OutputExists, or FAEError for a folder, a link, a name of no system."""
+    path = absolute(path)
+    with disk_errors(path):
+        if not os.path.lexists(path):
+            return _check_name(path)
+        if path.is_symlink():
+            raise FAEError(f"{path} is a symbolic link to {path.readlink()}; give the file itself")
+        if path.is_dir():
+            raise FAEError(f"{path} is a folder; give a file to write")
+    if not overwrite:
+        raise OutputExists(path)
+    return None
+
+
 def _check_name(folder: Path) -> None:
-    """Raise OSError where the system would not take the folder's name, or the longest that stands beside it for a while."""
-    with suppress(FileNotFoundError):
-        os.lstat(folder.with_name(f".{folder.name}{_GONE}") if folder.name not in ("", "..") else folder)
+    """Raise OSError where the system would not take a name on the way to a new folder, or the longest that will stand beside it."""
+    there = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
+    for name in (*folder.absolute().relative_to(there).parts, f".{folder.name}{_GONE}"):
+        with suppress(FileNotFoundError):
+            os.lstat(there / name)
 
 
 def is_empty(folder: Path) -> bool:
@@ -194,6 +216,7 @@ def recover_folder(final: Path) -> None:
 
     Only for who holds the folder.
     """
+    final = absolute(final)
     old = final.with_name(f".{final.name}{_OLD}")
     if old.is_dir() and not old.is_symlink():
         if os.path.lexists(final):
@@ -234,12 +257,12 @@ def remove_folder(folder: Path) -> None:
 
 
 def absolute(folder: str | Path) -> Path:
-    """The folder by a path that ends in its name, so that names beside it can be formed. Raises FAEError for the root."""
+    """A file or folder by a path that ends in its name, so that names beside it can be formed. Raises FAEError for the root."""
     folder = Path(folder)
     with disk_errors(folder):
         found = folder if folder.name not in ("", "..") else folder.resolve()
     if not found.name:
-        raise FAEError(f"{folder} is no folder to write to; give a folder in it")
+        raise FAEError(f"{folder} cannot be written itself; give a name in it")
     return found
 
 

@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from fae_core.children import follow_parent
 from fae_core.cli.process import keep_freed_memory, tame_threads
-from fae_core.command import arguments_in_force
+from fae_core.command import arguments_in_force, require_separate_output
 from fae_core.errors import FAEError, MissingPackage
 from fae_core.plugins import load_plugins
 from fae_core.redact import redact
@@ -115,6 +115,7 @@ def _run(arguments: list[str]) -> int:
     arguments_in_force.set(tuple(arguments))
     try:
         with _orderly_end():
+            require_separate_output()
             _application().main(args=arguments, prog_name="fae")
     except Terminated:
         print("terminated", file=sys.stderr)  # noqa: T201

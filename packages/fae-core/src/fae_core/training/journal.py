@@ -70,7 +70,7 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         require_new_folder(run / RUN_MODEL_FOLDER, overwrite=True)  # the export will replace it
         _write_config(path, settings)
         return
-    with begun_folder(run, overwrite=overwrite, kind="run", resumable=path.is_file()) as folder:
+    with begun_folder(run, overwrite=overwrite, kind="run", resumable=CONFIG_FILE) as folder:
         _write_config(folder / CONFIG_FILE, settings)
 
 

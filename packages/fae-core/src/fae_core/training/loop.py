@@ -24,7 +24,7 @@ from fae_core.training.checkpoint import STATE_FILE, Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import Processes, processes
 from fae_core.training.engine import Engine, save_bad_batch
-from fae_core.training.journal import IDENTITY, Journal, open_run
+from fae_core.training.journal import CONFIG_FILE, IDENTITY, Journal, open_run
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
@@ -55,7 +55,7 @@ def train(
     run = Path(run)
     with processes(device) as group, ExitStack() as held:
         if group.is_main:
-            require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=True)
+            require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
             identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
             held.enter_context(hold(run))

@@ -62,7 +62,7 @@ def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     from fae_core.training.journal import CONFIG_FILE
 
     if is_first_process():  # by the time another one looks, the first may have begun the run
-        require_new_folder(out, overwrite=overwrite, resume=resume, kind="run", resumable=(out / CONFIG_FILE).is_file())
+        require_new_folder(out, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
 
 
 def readable_source(data: str, split: str | None) -> ImageSource:
