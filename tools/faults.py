@@ -1,11 +1,13 @@
 """Kill every stage at random moments, resume it, and compare the outcome with an uninterrupted run, bit for bit.
 
-    python tools/faults.py --kills 20 --out runs/faults        # the table of docs/reliability.md; some ten minutes
-    python tools/faults.py --kills 3 --stages flow,encode      # a quick look
+    python tools/faults.py --kills 20 --out runs/faults        # the tables of docs/reliability.md; some half an hour
+    python tools/faults.py --kills 3 --stages "train flow,encode" --no-cases       # a quick look
+    python tools/faults.py --kills 3 --stages none             # only the other faults, of fault_cases.py
 
 Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every second
 kill waits until a checkpoint, a model, a shard or a picture is being written, after a random number of others since the last start;
-the rest come after a random part of the time that the uninterrupted run took. Writes faults.json and faults.md; exits with 1 if any outcome differs.
+the rest come after a random part of the time that the uninterrupted run took. Then come the faults of fault_cases.py: signals, kills at
+each file operation, damage, two writers, no space. Writes faults.json and faults.md; exits with 1 if any outcome differs.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from fault_cases import Case
 
 TRAINING = "--steps 8 --batch-size 4 --device cpu --set training.checkpoint_every=1 --set training.log_every=1"
 # Each stage's command; {d} is the folder with the data and the inputs that earlier stages made, {out} where it writes.
@@ -61,28 +68,36 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="per stage")
-    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated; default: all")
+    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, or none; default: all")
+    parser.add_argument("--cases", action=argparse.BooleanOptionalAction, default=True, help="the other faults, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     arguments = parser.parse_args()
-    unknown = set(arguments.stages.split(",")) - STAGES.keys()
+    stages = [] if arguments.stages == "none" else arguments.stages.split(",")
+    unknown = set(stages) - STAGES.keys()
     if unknown:
         parser.error(f"unknown stages {', '.join(sorted(unknown))}; known: {', '.join(STAGES)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    outcomes = run(arguments.stages.split(","), arguments.kills, arguments.seed, arguments.out / "work")
-    write(outcomes, arguments.out)
-    sys.exit(any(outcome.identical != outcome.runs for outcome in outcomes))
+    folder = (arguments.out / "work").resolve()
+    outcomes, cases = run(stages, arguments.kills, arguments.seed, folder, everything=arguments.cases), []
+    if arguments.cases:
+        from fault_cases import prepare, run_cases
+
+        prepare(folder)
+        cases = run_cases(arguments.kills, folder)
+    write(outcomes, cases, arguments.out)
+    sys.exit(any(o.identical != o.runs for o in outcomes) or any(case.fine != case.trials for case in cases))
 
 
-def run(stages: list[str], kills: int, seed: int, folder: Path) -> list[Outcome]:
-    """Outcomes of some stages. The stages that these need as inputs are run once, uninterrupted."""
+def run(stages: list[str], kills: int, seed: int, folder: Path, everything: bool = False) -> list[Outcome]:
+    """Outcomes of some stages. The stages that these need as inputs, or every one, are run once, uninterrupted."""
     shutil.rmtree(folder, ignore_errors=True)
     make_images(folder / "images")
     preload()
     outcomes = []
     for stage, command in STAGES.items():
         reference = folder / folder_of(stage)
-        if needed(stage, stages):
+        if everything or needed(stage, stages):
             seconds = complete(command, folder, reference)
         if stage in stages:
             outcomes.append(torment(stage, command, kills, seconds, random.Random(f"{seed} {stage}"), folder))
@@ -149,8 +164,8 @@ def complete(command: str, folder: Path, out: Path) -> float:
     return time.monotonic() - begun
 
 
-def start(command: str, folder: Path, out: Path) -> int:
-    """A forked child that runs the `fae` command. Forked, because importing torch would take most of each trial's time."""
+def start(command: str, folder: Path, out: Path, prepare: Callable[[], object] = lambda: None) -> int:
+    """A forked child that runs the `fae` command after `prepare`. Forked, because importing torch would take most of each trial's time."""
     words = [word.format(d=folder, out=out) for word in command.split()]
     child = os.fork()
     if child:
@@ -163,6 +178,7 @@ def start(command: str, folder: Path, out: Path) -> int:
     with (folder / "log.txt").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    prepare()
     try:
         fae([*words, "--resume"])
     except SystemExit as stop:
@@ -188,7 +204,9 @@ def is_writing(out: Path) -> bool:
     """Whether a checkpoint, model, shard or picture is half-written: what is not complete yet has a name that begins with a dot."""
     # os.walk and not rglob: a folder may be renamed or rotated away by the stage while it is being looked into.
     return any(
-        name.startswith(".") and not name.startswith((".config", ".progress", ".samples"))
+        name.startswith(".")
+        and not name.startswith((".config", ".progress", ".samples"))
+        and not name.endswith(".lock")
         for _, folders, files in os.walk(out)
         for name in (*folders, *files)
     )
@@ -247,17 +265,25 @@ def folder_of(stage: str) -> str:
     return stage.replace(" ", "-").replace("(", "").replace(")", "")
 
 
-def write(outcomes: list[Outcome], out: Path) -> None:
-    """faults.json and the same as a table."""
+def write(outcomes: list[Outcome], cases: list[Case], out: Path) -> None:
+    """faults.json and the same as tables."""
     facts = {"date": date.today().isoformat(), "machine": platform.platform(), "command": " ".join(sys.argv)}
-    (out / "faults.json").write_text(json.dumps({**facts, "outcomes": [asdict(o) for o in outcomes]}, indent=1) + "\n")
-    rows = [
-        "| stage | kills | while writing | with saved work to resume | runs ended | bit-identical |",
-        "|---|---|---|---|---|---|",
-    ]
+    record = {**facts, "outcomes": [asdict(o) for o in outcomes], "cases": [asdict(case) for case in cases]}
+    (out / "faults.json").write_text(json.dumps(record, indent=1) + "\n")
+    rows = []
+    if outcomes:
+        rows = [
+            "| stage | kills | while writing | with saved work to resume | runs ended | bit-identical |",
+            "|---|---|---|---|---|---|",
+        ]
     rows += [
         f"| {o.stage} | {o.kills} | {o.while_writing} | {o.resumed} | {o.runs} | {o.identical} |" for o in outcomes
     ]
+    if cases:
+        rows += ["", "| fault | trials | as it should be |", "|---|---|---|"]
+        rows += [
+            f"| {case.fault} | {case.trials} | {case.fine}{f' ({case.note})' if case.note else ''} |" for case in cases
+        ]
     (out / "faults.md").write_text("\n".join(rows) + "\n")
     print("\n".join(rows))
 

@@ -79,6 +79,21 @@ class OutputExists(FAEError):
         )
 
 
+class FolderInUse(FAEError):
+    """An output folder that another process is writing to."""
+
+    def __init__(self, folder: object, holder: str) -> None:
+        super().__init__(f"{folder} is in use by {holder}; wait until it has ended, or give another --out")
+
+
+class Interrupted(FAEError):
+    """Work that a signal asked to stop, and that stopped in order. The command line exits with the signal's own status."""
+
+    def __init__(self, done: str, signal: int, command: str) -> None:
+        super().__init__(f"{done}; go on with: {command}")
+        self.done, self.signal, self.exit_code = done, signal, 128 + signal
+
+
 def field_reasons(errors: Sequence[Mapping[str, Any]], owner: type) -> str:
     """Pydantic's findings (`ValidationError.errors()`) on one line: each wrong field of `owner` and why.
 

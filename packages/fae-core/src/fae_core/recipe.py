@@ -27,7 +27,6 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +34,18 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from fae_core.errors import FAEError, UnknownName, nearest, require_known
-from fae_core.files import is_empty, read_json, read_yaml, require_new_folder, write_json
+from fae_core.command import command_to_go_on
+from fae_core.errors import FAEError, Interrupted, UnknownName, nearest, require_known
+from fae_core.files import (
+    begun_folder,
+    hold,
+    read_json,
+    read_yaml,
+    recover_folder,
+    remove_leftovers,
+    require_new_folder,
+    write_json,
+)
 from fae_core.plugins import load_plugins
 from fae_core.recipe_jobs import LOGS_FOLDER, Job, needs, run_jobs
 from fae_core.redact import redact
@@ -125,18 +134,22 @@ def run_recipe(
     Raises FAEError where a resumable step was done with another command, and what a step raises.
     """
     recipe.check_commands()
+    require_new_folder(out, overwrite=overwrite, resume=resume, kind="recipe", resumable=STEPS_FILE)
+    with hold(out):
+        return _run_held(recipe, out, resume, overwrite, jobs)
+
+
+def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: int) -> list[dict[str, Any]]:
+    """The steps, in a folder that nobody else writes to."""
+    recover_folder(out)
     record_path = out / STEPS_FILE
     done: list[dict[str, Any]] = []
     if resume and record_path.is_file():
         done = _recorded(record_path)
+        remove_leftovers(out)
     else:
-        require_new_folder(out, overwrite=overwrite, resumable=record_path.is_file())
-        if out.is_dir() and not is_empty(out):
-            if not record_path.is_file():
-                raise FAEError(f"{out} was not made by a recipe; --overwrite replaces recipe folders only")
-            shutil.rmtree(out)
-        out.mkdir(parents=True, exist_ok=True)
-        _record(record_path, recipe, done)
+        with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=STEPS_FILE) as folder:
+            _record(folder / STEPS_FILE, recipe, done)
     before = {entry["name"]: entry.get("command") for entry in done}
     _refuse_changed(recipe, out, before)
     due = _due(recipe, out, before)
@@ -184,7 +197,10 @@ def _one_after_the_other(
     for name, command in attempts.items():
         started(name)
         since = time.monotonic()
-        invoke(command)
+        try:
+            invoke(command)
+        except Interrupted as stop:
+            raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
         ended(name, time.monotonic() - since)
 
 

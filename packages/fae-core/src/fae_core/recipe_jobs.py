@@ -5,13 +5,15 @@ from __future__ import annotations
 import fnmatch
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fae_core.errors import FAEError
+from fae_core.children import Children, children
+from fae_core.command import command_to_go_on
+from fae_core.errors import FAEError, Interrupted
+from fae_core.files import disk_errors
 
 LOGS_FOLDER = "logs"
 _POLL_SECONDS = 0.1
@@ -51,17 +53,19 @@ def run_jobs(
     started and ended are called in this process with a job's name, the latter with the seconds a job took. After a failure no job is started, those
     that run are waited for, and FAEError names the job, its status and the end of its output.
     """
-    logs.mkdir(exist_ok=True)
+    with disk_errors(logs):
+        logs.mkdir(exist_ok=True)
     waiting, running = list(jobs), {}
     unfinished = {job.name for job in jobs}
     failed: tuple[Job, int] | None = None
-    try:
-        while running or (waiting and failed is None):
-            if failed is None:
+    with children() as group:
+        # A second signal is passed on as well; at a third one, what still runs is killed.
+        while running or (waiting and failed is None and not group.signal):
+            if failed is None and not group.signal:
                 for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
                     waiting.remove(job)
                     started(job.name)
-                    running[job.name] = (job, _start(job, count, _log(logs, job)), time.monotonic())
+                    running[job.name] = (job, _start(group, job, count, _log(logs, job)), time.monotonic())
             time.sleep(_POLL_SECONDS)
             for job, process, since in list(running.values()):
                 status = process.poll()
@@ -73,28 +77,22 @@ def run_jobs(
                 else:
                     unfinished.remove(job.name)
                     ended(job.name, time.monotonic() - since)
-    finally:  # only an interruption leaves any running
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
+            if group.again > 1:
+                break
+        if group.signal:
+            done = f"stopped with {len(unfinished)} steps to do; what was under way is told in {logs}"
+            raise Interrupted(done, group.signal, command_to_go_on())
     if failed is not None:
         job, status = failed
         log = _log(logs, job)
         raise FAEError(f"step {job.name} ended with status {status}: {_last_line(log)} (all of its output: {log})")
 
 
-def _start(job: Job, count: int, log: Path) -> subprocess.Popen:
+def _start(group: Children, job: Job, count: int, log: Path) -> subprocess.Popen:
     # Each process would take all cores for itself.
     threads = str(max(1, (os.cpu_count() or 1) // count))
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "fae_core.cli.main", *job.command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": threads, **os.environ},
-        )
+    with disk_errors(log), log.open("wb") as output:
+        return group.start(job.command, {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}, output)
 
 
 def _log(logs: Path, job: Job) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +19,19 @@ from PIL import Image
 from torch import Tensor
 
 from fae_core._version import __version__
-from fae_core.errors import FAEError, OutputExists
-from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_json
+from fae_core.errors import FAEError
+from fae_core.files import (
+    begun_folder,
+    disk_errors,
+    hold,
+    read_json,
+    recover_folder,
+    remove_leftovers,
+    require_new_folder,
+    staged_file,
+    write_atomic,
+    write_json,
+)
 from fae_core.generator import Decoder, Generator, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.images.captions import json_object, read_lines
@@ -31,6 +44,8 @@ from fae_core.redact import redact, redact_values
 from fae_core.training.distributed import Processes, processes
 
 RECORD = "samples.json"
+_KIND = "samples"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,9 @@ class SampleJob:
 
         Raises LatentSpecMismatch where generator and decoder differ, FAEError where samples are not finite.
         """
-        with processes(device) as group:
+        with processes(device) as group, ExitStack() as held:
+            if group.is_main:
+                require_new_folder(self.out, overwrite=overwrite, resume=resume, kind=_KIND, resumable=RECORD)
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
             names = None if self.prompts else class_names_of(generator)
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
@@ -63,6 +80,7 @@ class SampleJob:
             if group.is_main:  # only now, so that what does not fit leaves no folder behind
                 identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
                 record = {"job": self._settings(), "identity": identity}
+                held.enter_context(hold(self.out))
                 self._open(record, resume, overwrite)
             group.barrier()
             started = time.monotonic()
@@ -76,19 +94,17 @@ class SampleJob:
 
     def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
         path = self.out / RECORD
+        recover_folder(self.out)
         if resume and path.is_file():
             self._require_same(read_json(path), record)
             remove_leftovers(self.out)
+            write_json(path, record)
         else:
-            require_new_folder(self.out, overwrite=overwrite, resumable=path.is_file())
-            if self.out.is_dir() and not is_empty(self.out):
-                if not path.is_file():
-                    raise OutputExists(f"{self.out} (not made by fae sample)")
-                for old in [*self.out.glob("images/*.png"), *self.out.glob("*.npz"), *self.out.glob("grid.png")]:
-                    old.unlink()
+            with begun_folder(self.out, overwrite=overwrite, kind=_KIND, resumable=RECORD) as folder:
+                write_json(folder / RECORD, record)
         with disk_errors(self.out):
-            (self.out / "images").mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+            (self.out / "images").mkdir(exist_ok=True)
+            remove_leftovers(self.out / "images")
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
@@ -114,7 +130,7 @@ class SampleJob:
         return json.loads(json.dumps(redact_values(settings)))  # as the record holds them
 
     def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
-        missing = [i for i in range(group.rank, self.count, group.world_size) if not self.image_path(i).is_file()]
+        missing = [i for i in range(group.rank, self.count, group.world_size) if not _is_whole(self.image_path(i))]
         with progress(len(missing), "sampling", enabled=group.is_main) as bar:
             for batch in _halving_batches(missing, self.batch_size):
                 indices = batch.indices
@@ -169,8 +185,10 @@ class SampleJob:
     def _write_npz(self, labels: list[int], names: Sequence[str] | None) -> None:
         """ADM's container, arr_0 (N, H, W, 3) uint8, arr_1 labels and our own classes, streamed image by image."""
         first = np.asarray(Image.open(self.image_path(0)))
-        temporary = self.out / ".samples.npz.tmp"
-        with disk_errors(self.out), zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with (
+            staged_file(self.out / "samples.npz") as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        ):
             with archive.open("arr_0.npy", "w", force_zip64=True) as member:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *first.shape)}
                 np.lib.format.write_array_header_2_0(member, header)
@@ -181,7 +199,6 @@ class SampleJob:
             if names is not None:
                 with archive.open(f"{CLASSES_ARRAY}.npy", "w") as member:
                     np.lib.format.write_array(member, np.asarray(names, dtype=np.str_), allow_pickle=False)
-        temporary.replace(self.out / "samples.npz")
 
 
 def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Decoder]:
@@ -284,7 +301,18 @@ def classes_of(generator: Generator) -> int:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
-        temporary.replace(path)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    write_atomic(path, buffer.getvalue())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a picture is there to its last byte, by the checksums of its parts; one that is not is made again."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+        with path.open("rb") as file:  # `verify` does not mind a missing end
+            file.seek(-len(_PNG_END), 2)
+            return file.read() == _PNG_END
+    except (OSError, SyntaxError, ValueError):
+        return False

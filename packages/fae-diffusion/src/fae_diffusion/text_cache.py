@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from fae_core.errors import CheckpointError, FAEError
 from fae_core.files import (
     CHECKSUM,
     disk_errors,
+    hold,
     read_json,
+    remove_folder,
     require_new_folder,
     sha256_file,
     staged_folder,
@@ -43,6 +45,8 @@ from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text import TextEncoder, check_prompts
 
 log = logging.getLogger("fae")
+
+_KIND = "text cache"
 
 
 class TextCache:
@@ -158,8 +162,24 @@ class TextCache:
         fingerprint = str(group.broadcast(encoder.fingerprint() if group.is_main else None))
         if group.broadcast(group.is_main and _holds(folder, fingerprint, prompts)):
             return cls(folder)
-        if not _is_cache(folder):  # before hours of work
-            require_new_folder(folder, overwrite=False)
+        with ExitStack() as held:
+            if group.is_main:
+                require_new_folder(folder, overwrite=True, kind=_KIND)
+                held.enter_context(hold(folder))
+            group.barrier()
+            cls._encode(folder, encoder, fingerprint, prompts, (chunk, part), group)
+        return cls(folder)
+
+    @staticmethod
+    def _encode(
+        folder: Path,
+        encoder: TextEncoder,
+        fingerprint: str,
+        prompts: Sequence[str],
+        sizes: tuple[int, int],
+        group: Processes,
+    ) -> None:
+        chunk, part = sizes
         wanted = sorted({"", *prompts})
         parts = [_Part.of(folder, fingerprint, wanted[i : i + part]) for i in range(0, len(wanted), part)]
         own = parts[group.rank :: group.world_size]
@@ -173,7 +193,6 @@ class TextCache:
             facts = {"fingerprint": fingerprint, "encoder": encoder.name, "width": encoder.width}
             _join(folder, wanted, parts, facts, encoder)
         group.barrier()
-        return cls(folder)
 
 
 @dataclass(frozen=True)
@@ -241,7 +260,7 @@ def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
 def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, Any], encoder: TextEncoder) -> None:
     """Make one cache of all parts, and remove them."""
     lengths, sums = [], []
-    with staged_folder(folder, overwrite=_is_cache(folder)) as staging:
+    with staged_folder(folder, overwrite=True, kind=_KIND) as staging:
         with (staging / "tokens.bin").open("wb") as file:
             for part in parts:
                 held = part.read()
@@ -267,7 +286,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
             "sha256": {name: sha256_file(staging / f"{name}.npy") for name in arrays},
         }
         write_json(staging / "index.json", index, seal=True)
-    shutil.rmtree(_parts_folder(folder), ignore_errors=True)
+    remove_folder(_parts_folder(folder))
     _tell(index["equal_after_cut"])
 
 

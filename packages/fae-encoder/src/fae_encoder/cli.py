@@ -69,7 +69,9 @@ def encode(
     from fae_core.cli.launch import relaunched
     from fae_core.files import require_new_folder
 
-    require_new_folder(out, overwrite=overwrite or resume or _is_later_process(), resumable=True)
+    require_new_folder(
+        out, overwrite=overwrite, resume=resume or _is_later_process(), kind="latent store", resumable=True
+    )
     if relaunched(processes):
         return
     from fae_core.hub import parse_config

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fae_core.errors import DataError
+from fae_core.files import hold, require_new_folder
 from fae_core.hub import ModelConfig, parse_config
 from fae_core.images import ImageSource, read_tensor
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
@@ -107,31 +109,34 @@ def encode_dataset(
     Raises DataError where no image can be read, OutputExists, LatentSpecMismatch, one line each.
     """
     config = config or EncodeConfig()
+    if rank == 0:
+        require_new_folder(out, overwrite=overwrite, resume=resume, kind="latent store", resumable=True)
     encoder.stamp()
     plan = make_plan(encoder, source, config, features, show=rank == 0)
     if resume:
         plan = _resumed(Path(out), plan, identity_by_name(source, encoder.read_size, config.precision))
     inputs = _of_images(encoder, source) if features is None else _of_features(encoder, features)
     first = rank == 0
-    if first:
-        writer = LatentStoreWriter(out, encoder.spec, plan, resume=resume, overwrite=overwrite)
-    if barrier is not None:
-        barrier()
-    if not first:
-        writer = LatentStoreWriter(out, encoder.spec, plan, resume=True)
-    pending = writer.pending(rank, world)
-    total = sum(len(plan.range(shard)) for shard in range(rank, plan.shards, world))
-    done = total - sum(len(plan.range(shard)) for shard in pending)
-    name = "encode" if world == 1 else f"encode (process 1 of {world})"
-    with progress(total, name, done=done, enabled=first) as bar, ThreadPoolExecutor(config.threads) as pool:
-        for number in pending:
-            _encode_shard(inputs, source, writer.shard(number), config, pool, bar)
-    if not first:
-        return None
-    while writer.pending():  # the launcher ends this process if one of the others fails
-        time.sleep(_POLL_SECONDS)
-    own = config.statistics == "encoder" or (config.statistics == "auto" and encoder.spec.is_normalized)
-    return writer.finish("spec" if own else "data")
+    with hold(out) if first else nullcontext():
+        if first:
+            writer = LatentStoreWriter(out, encoder.spec, plan, resume=resume, overwrite=overwrite)
+        if barrier is not None:
+            barrier()
+        if not first:
+            writer = LatentStoreWriter(out, encoder.spec, plan, resume=True)
+        pending = writer.pending(rank, world)
+        total = sum(len(plan.range(shard)) for shard in range(rank, plan.shards, world))
+        done = total - sum(len(plan.range(shard)) for shard in pending)
+        name = "encode" if world == 1 else f"encode (process 1 of {world})"
+        with progress(total, name, done=done, enabled=first) as bar, ThreadPoolExecutor(config.threads) as pool:
+            for number in pending:
+                _encode_shard(inputs, source, writer.shard(number), config, pool, bar)
+        if not first:
+            return None
+        while writer.pending():  # the launcher ends this process if one of the others fails
+            time.sleep(_POLL_SECONDS)
+        own = config.statistics == "encoder" or (config.statistics == "auto" and encoder.spec.is_normalized)
+        return writer.finish("spec" if own else "data")
 
 
 def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:

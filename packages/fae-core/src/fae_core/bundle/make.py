@@ -46,7 +46,8 @@ def make_bundle(
     if dtype not in _DTYPES:
         raise UnknownName("dtype", dtype, _DTYPES)
     out = Path(out)
-    require_new_folder(out, overwrite=overwrite)
+    inputs = (tokenizer, generator, *results)
+    require_new_folder(out, overwrite=overwrite, inputs=inputs)
     measured = [read_results(Path(path)) for path in results]
     encoder, model = _load(tokenizer, generator)
     if dtype != "float32":
@@ -70,7 +71,7 @@ def make_bundle(
         "notes": public(list(notes)),
         "measured": measured,
     }
-    with staged_folder(out, overwrite=overwrite) as staging:
+    with staged_folder(out, overwrite=overwrite, inputs=inputs) as staging:
         for part, saved in zip(PARTS, (encoder, model), strict=True):
             saved.save_pretrained(staging / part)
         for path in sorted(staging.glob("**/*.safetensors")):

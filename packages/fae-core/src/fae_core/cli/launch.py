@@ -1,31 +1,75 @@
-"""--processes N: start this command again under torchrun."""
+"""--processes N: start this command again in N processes on this machine, as torchrun would, and look after them."""
 
 from __future__ import annotations
 
-import contextvars
 import os
-import subprocess
-import sys
+import signal
+import socket
+import time
 
+from fae_core.children import Children, children
+from fae_core.command import LAUNCHED, arguments_in_force
 from fae_core.errors import FAEError
 
-# What came after `fae` for the command that is running in this context; main.py sets it.
-arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
+_POLL_SECONDS = 0.1
+_STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+_GRACE = 30.0  # seconds for the others to end by themselves once one has
 
 
 def relaunched(processes: int) -> bool:
     """Run the current command in `processes` processes and return True; False where this process should do the work itself.
 
-    Raises FAEError where one of the processes fails.
+    SIGTERM and SIGINT are passed on to all, once; at a second one they are killed. Raises FAEError where one of the processes fails,
+    and SystemExit with 128 + the signal where they were asked to stop.
     """
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return False
     command = without_processes(list(arguments_in_force.get()))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    status = subprocess.run([*launcher, "-m", "fae_core.cli.main", *command], check=False).returncode
-    if status:
+    shared = {
+        LAUNCHED: "1",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # each process would take all cores for itself
+    }
+    with children() as group:
+        for rank in range(processes):
+            group.start(command, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        statuses = _wait(group)
+        if group.signal:
+            raise SystemExit(128 + group.signal)
+    failed = [status for status in statuses if status]
+    stopped = {status if status > 0 else 128 - status for status in failed}
+    if stopped and stopped <= _STOPPED:  # one of them was asked to stop, and told the others
+        raise SystemExit(max(stopped))
+    if failed:
         raise FAEError(f"a process of `fae {' '.join(command[:2])}` failed (its message is above)")
     return True
+
+
+def _wait(group: Children) -> list[int | None]:
+    """Statuses of all, once they have ended. After a failure or a signal, who does not end with the others is made to."""
+    until = None
+    while True:
+        statuses = [child.poll() for child in group.running]
+        if None not in statuses:
+            return statuses
+        ended = [status for status in statuses if status is not None]
+        if until is None and (any(ended) or (group.signal and ended)):
+            until = time.monotonic() + _GRACE
+            if not group.signal and not set(ended) & _STOPPED:
+                group.send(signal.SIGTERM)
+        if group.again or (until is not None and time.monotonic() > until):
+            return statuses  # the end of the block kills them
+        time.sleep(_POLL_SECONDS)
+
+
+def _free_port() -> int:
+    """A port for the processes to meet at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def without_processes(arguments: list[str]) -> list[str]:

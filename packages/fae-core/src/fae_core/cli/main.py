@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +22,9 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from fae_core.cli.launch import arguments_in_force
+from fae_core.children import follow_parent
 from fae_core.cli.process import keep_freed_memory, tame_threads
+from fae_core.command import arguments_in_force, require_separate_output
 from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
 from fae_core.plugins import load_plugins, own_versions
 from fae_core.redact import RedactedStream
@@ -79,6 +82,7 @@ class PluginGroup(TyperGroup):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong input (one line says what), 130 interrupted, 143 terminated."""
+    follow_parent()
     tame_threads()
     keep_freed_memory()
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
@@ -89,6 +93,7 @@ def invoke(arguments: Sequence[str]) -> Any:
     _require_text(arguments)
     token = arguments_in_force.set(tuple(arguments))
     try:
+        require_separate_output()
         return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own complaints about arguments
@@ -114,8 +119,12 @@ def _run(arguments: list[str]) -> int:
         # Hub clients print bars of their own for every small file.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
-            status = invoke(arguments)  # a number where --help or a signal has ended it early
+            with _orderly_end():
+                status = invoke(arguments)  # a number where --help or a signal has ended it early
             return status if isinstance(status, int) else 0
+        except Terminated:
+            print("terminated", file=sys.stderr)  # noqa: T201
+            return Terminated.status
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         except KeyboardInterrupt:
@@ -135,6 +144,32 @@ def _redacted_output() -> Iterator[None]:
     finally:
         if (sys.stdout, sys.stderr) == ours:  # click puts others there once nobody reads any more
             sys.stdout, sys.stderr = before
+
+
+class Terminated(SystemExit):
+    """SIGTERM, where nobody waits for it: folders that are not complete are removed, and locks released, on the way out."""
+
+    status = 128 + signal.SIGTERM
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(self.status)
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Raise Terminated at SIGTERM, where the program that we are in does nothing about it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _explain(error: Exception) -> int:

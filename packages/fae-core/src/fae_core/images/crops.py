@@ -61,7 +61,8 @@ def write_crops(
     """
     if count < 1 or held_out < 0 or settings.size < 1 or not 0 <= settings.jitter < 1:
         raise DataError("crops need a count and size of at least 1, held-out of at least 0 and a jitter below 1")
-    with staged_folder(out, overwrite=overwrite) as staging:
+    read = {Path(source.name(index)).parent for index in range(len(source))}
+    with staged_folder(out, overwrite=overwrite, inputs=sorted(read)) as staging:
         source = source.select(readable_images(source, log))
         classes = _class_folders(source, class_per_image)
         order = _round_robin(source.labels if classes and not class_per_image else None, len(source))

@@ -7,6 +7,7 @@ a folder that never holds more than its limit, so that data larger than the disk
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -136,6 +137,8 @@ class ShardFiles:
         return opened
 
     def _copy(self, shard: str, copy: Path) -> IO[bytes]:
+        for leftover in self.folder.glob(f".{glob.escape(copy.name)}.*.tmp"):  # of who was killed while copying it
+            leftover.unlink(missing_ok=True)
         temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
         try:
             with _remote_errors(shard), open_remote(shard) as source, temporary.open("wb") as target:
@@ -150,7 +153,7 @@ class ShardFiles:
     def _make_room(self, needed: int) -> None:
         """Remove the copies that were used longest ago. Whoever has one open keeps reading it: its name goes, not its bytes."""
         copies = []
-        for path in self.folder.glob("*.tar"):
+        for path in filter(_is_copy, self.folder.iterdir()):
             with suppress(FileNotFoundError):  # another thread or process made room meanwhile
                 facts = path.stat()
                 copies.append((facts.st_mtime_ns, facts.st_size, path))
@@ -160,6 +163,11 @@ class ShardFiles:
                 return
             total -= size
             path.unlink(missing_ok=True)
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a file is a copy that was made here, by its name; others may keep shards of their own in the cache's folder."""
+    return re.match(r"[0-9a-f]{16}-.", path.name) is not None and path.suffix != ".lock"
 
 
 def _key(shard: str) -> str:

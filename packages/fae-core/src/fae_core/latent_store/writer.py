@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +18,22 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fae_core.errors import DataError, FAEError, OutputExists
-from fae_core.files import disk_errors, is_empty, read_json, sealed, sha256_file, sync_folder, write_atomic
+from fae_core.errors import DataError, FAEError
+from fae_core.files import (
+    begun_folder,
+    disk_errors,
+    hold,
+    is_empty,
+    read_json,
+    recover_folder,
+    remove_folder,
+    remove_leftovers,
+    require_new_folder,
+    sealed,
+    sha256_file,
+    sync_folder,
+    write_atomic,
+)
 from fae_core.latent_store.format import (
     DTYPES,
     INDEX_FILE,
@@ -41,6 +54,8 @@ from fae_core.latent_store.reader import LatentStore
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.spec import LatentSpec
 
+_KIND = "latent store"
+
 
 class LatentStoreWriter:
     """Writes one store. Cheap to pickle, so that spawned processes can each write their share of `pending`.
@@ -54,16 +69,13 @@ class LatentStoreWriter:
     ) -> None:
         self.folder, self.spec, self.plan = Path(folder), spec, plan
         self._progress = self.folder / PROGRESS_FOLDER
-        if overwrite and not resume:
-            self._remove_old()
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FAEError(f"{self.folder} is a file; give a folder to write to")
-        if self.folder.is_dir() and not is_empty(self.folder):
-            if not resume:
-                raise OutputExists(self.folder, resumable=True)
-            self._require_same()
-        else:
-            self._start()
+        require_new_folder(self.folder, overwrite=overwrite, resume=resume, kind=_KIND, resumable=True)
+        with disk_errors(self.folder):
+            recover_folder(self.folder)
+            if resume and self.folder.is_dir() and not is_empty(self.folder):
+                self._require_same()
+            else:
+                self._start(overwrite)
 
     @property
     def finished(self) -> bool:
@@ -90,8 +102,7 @@ class LatentStoreWriter:
         missing = self.pending()
         if missing:
             raise DataError(f"{self.folder} lacks {len(missing)} of {self.plan.shards} shards; write them first")
-        for leftover in self.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
-            leftover.unlink()
+        remove_leftovers(self.folder)
         notes = [read_json(self._note(shard)) for shard in range(self.plan.shards)]
         count = sum(note["samples"] for note in notes)
         if count == 0:
@@ -116,7 +127,7 @@ class LatentStoreWriter:
         record = json.dumps(sealed(index.model_dump(mode="json")), separators=(",", ":"))
         write_atomic(self.folder / INDEX_FILE, record.encode() + b"\n")
         sync_folder(self.folder)
-        shutil.rmtree(self._progress, ignore_errors=True)
+        remove_folder(self._progress)
         return LatentStore(self.folder)
 
     def skipped(self) -> list[tuple[int, str]]:
@@ -135,12 +146,13 @@ class LatentStoreWriter:
     def _note(self, shard: int) -> Path:
         return self._progress / f"{shard:06d}.json"
 
-    def _start(self) -> None:
-        with disk_errors(self.folder):
-            self._progress.mkdir(parents=True)
-        self.spec.save(self._progress)
-        # The plan comes last: a folder without it was never started.
-        write_atomic(self._progress / PLAN_FILE, self.plan.model_dump_json().encode())
+    def _start(self, overwrite: bool = False) -> None:
+        with begun_folder(self.folder, overwrite=overwrite, kind=_KIND, resumable=True) as folder:
+            progress = folder / PROGRESS_FOLDER
+            progress.mkdir(exist_ok=True)
+            self.spec.save(progress)
+            # The plan comes last: a folder without it was never started.
+            write_atomic(progress / PLAN_FILE, self.plan.model_dump_json().encode())
 
     def _require_same(self) -> None:
         """Raise unless the folder holds this very store, finished or not; tidy up what an interrupted process left."""
@@ -155,8 +167,7 @@ class LatentStoreWriter:
             )
             self.spec.require(spec, context=str(self.folder))
         elif {path.name for path in self.folder.iterdir()} <= {PROGRESS_FOLDER}:
-            shutil.rmtree(self._progress, ignore_errors=True)
-            return self._start()
+            return self._start(overwrite=True)
         else:
             raise FAEError(f"{self.folder} holds no latent store that could be resumed")
         for name in Plan.model_fields:
@@ -166,16 +177,6 @@ class LatentStoreWriter:
                     f"{self.folder} was begun with {name} = {was}, not {now}; repeat its options or --overwrite"
                 )
         return None
-
-    def _remove_old(self) -> None:
-        if not self.folder.is_dir() or not any(self.folder.iterdir()):
-            return
-        if not self.finished and not self._progress.is_dir():
-            raise FAEError(
-                f"{self.folder} is not a latent store, so --overwrite does not delete it; choose another folder"
-            )
-        with disk_errors(self.folder):
-            shutil.rmtree(self.folder)
 
     def _write_labels(self, notes: list[dict[str, Any]]) -> str:
         labels = [
@@ -306,12 +307,13 @@ def write_store(
         captions=captions is not None,
         classes=None if classes is None else tuple(classes),
     )
-    writer = LatentStoreWriter(folder, spec, plan, overwrite=overwrite)
-    for number in range(plan.shards):
-        shard = writer.shard(number)
-        rows = slice(shard.range.start, shard.range.stop)
-        texts = {"labels": labels, "names": names, "captions": captions}
-        part = {name: None if given is None else list(given[rows]) for name, given in texts.items()}
-        shard.add(list(shard.range), {name: values[rows] for name, values in latents.items()}, **part)
-        shard.commit()
-    return writer.finish(statistics)
+    with hold(folder):
+        writer = LatentStoreWriter(folder, spec, plan, overwrite=overwrite)
+        for number in range(plan.shards):
+            shard = writer.shard(number)
+            rows = slice(shard.range.start, shard.range.stop)
+            texts = {"labels": labels, "names": names, "captions": captions}
+            part = {name: None if given is None else list(given[rows]) for name, given in texts.items()}
+            shard.add(list(shard.range), {name: values[rows] for name, values in latents.items()}, **part)
+            shard.commit()
+        return writer.finish(statistics)

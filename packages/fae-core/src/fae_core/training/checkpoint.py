@@ -1,6 +1,6 @@
 """Checkpoints that are whole or absent: sharded safetensors by torch.distributed.checkpoint, staged, hashed, renamed, rotated.
 
-    checkpoints/step-00001000/   *.safetensors (weights, averages, optimiser moments)   state.json (step, counts, hashes)
+    checkpoints/step-00001000/   *.safetensors (weights, averages, optimiser moments)   state.json (step, counts, hashes of the rest and of itself)
 
 torch's default checkpoint writer keeps its index in a pickle, so the safetensors writer is used instead: tensors from any
 number of processes, reloadable at any other number, nothing unpickled.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,17 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from fae_core.errors import CheckpointError
-from fae_core.files import disk_errors, read_json, sha256_file, sync_folder, write_json
+from fae_core.files import (
+    disk_errors,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    replace_folder,
+    sha256_file,
+    sync_folder,
+    unsealed,
+    write_json,
+)
 from fae_core.generator import CHECKPOINT_STATE
 from fae_core.training.distributed import Processes
 
@@ -32,19 +42,24 @@ log = logging.getLogger("fae")
 
 
 class Checkpoints:
-    """The checkpoints of one run. All methods are called by every process."""
+    """The checkpoints of one run. All methods are called by every process.
 
-    def __init__(self, run: Path, group: Processes, keep: int) -> None:
-        self.folder, self.group, self.keep = run / FOLDER, group, keep
+    keep: how many of the newest whole ones stay; keep_at: steps whose checkpoints stay besides.
+    """
+
+    def __init__(self, run: Path, group: Processes, keep: int, keep_at: Sequence[int] = ()) -> None:
+        self.folder, self.group, self.keep, self.keep_at = run / FOLDER, group, keep, frozenset(keep_at)
+        self._whole: set[int] = set()  # steps whose files were written or verified by this process
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint after `step` updates; `state` is JSON. Older ones beyond `keep` go once it is in place."""
         final = self.folder / f"step-{step:08d}"
-        staging = self.folder / f".step-{step:08d}.tmp"
+        staging = self.folder / f".{final.name}.new.tmp"
         with disk_errors(final):
             if self.group.is_main:
-                shutil.rmtree(staging, ignore_errors=True)
-                staging.mkdir(parents=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self.folder)
+                staging.mkdir()
             self.group.barrier()
             try:
                 with quiet():
@@ -57,22 +72,24 @@ class Checkpoints:
             if self.group.is_main:
                 files = {path.name: sha256_file(path) for path in sorted(staging.glob("*.safetensors"))}
                 record = {**state, "step": step, "tensors": _signature(tensors), "files": files}
-                write_json(staging / STATE_FILE, record)
-                for path in staging.iterdir():
-                    _sync_file(path)
-                shutil.rmtree(final, ignore_errors=True)
-                staging.rename(final)
-                sync_folder(self.folder)
-                self._prune()
+                write_json(staging / STATE_FILE, record, seal=True)
+                for path in (*staging.iterdir(), staging):
+                    sync_folder(path)
+                replace_folder(staging, final)
+                self._whole.add(step)
+                self._prune(step)
             self.group.barrier()
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint; a damaged one is named and passed over. The same on every process."""
         chosen = None
-        if self.group.is_main:
-            for path in sorted(self.folder.glob("step-*"), reverse=True):
+        if self.group.is_main and self.folder.is_dir():
+            with disk_errors(self.folder):
+                remove_leftovers(self.folder)
+            for step, path in reversed(numbered(self.folder).items()):
                 problem = damage(path)
                 if problem is None:
+                    self._whole.add(step)
                     chosen = str(path)
                     break
                 log.warning("checkpoint %s is damaged (%s); trying the one before it", path, problem)
@@ -81,7 +98,7 @@ class Checkpoints:
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """Fill `tensors` in place from a checkpoint and return its state. Raises CheckpointError for another model's."""
-        state = read_json(path / STATE_FILE)
+        state = read_state(path)
         if state["tensors"] != _signature(tensors):
             raise CheckpointError(
                 f"{path} belongs to another model: {_first_difference(state['tensors'], _signature(tensors))}"
@@ -90,24 +107,56 @@ class Checkpoints:
             dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
         return state
 
-    def _prune(self) -> None:
-        for path in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(path)
-        for path in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+    def _prune(self, saved: int) -> None:
+        """Remove what is older than the newest `keep` whole checkpoints, and damaged ones; never the one just saved."""
+        whole = 0
+        for step, path in reversed(numbered(self.folder).items()):
+            fine = step in self._whole or whole >= self.keep
+            problem = None if fine else damage(path)
+            if problem is None and whole < self.keep:
+                self._whole.add(step)
+                whole += 1
+            elif step != saved and step not in self.keep_at:
+                if problem is not None:
+                    log.warning("checkpoint %s is damaged (%s) and removed", path, problem)
+                remove_folder(path)
+
+
+def numbered(folder: Path) -> dict[int, Path]:
+    """Step -> folder of each checkpoint in a folder of them, oldest first; whether they are whole is another matter."""
+    found = {}
+    for path in folder.glob("step-*"):
+        digits = path.name.removeprefix("step-")
+        if digits.isdecimal() and digits.isascii() and path.name == f"step-{int(digits):08d}" and path.is_dir():
+            found[int(digits)] = path
+    return dict(sorted(found.items()))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint; raises CheckpointError, one line, where it is absent, damaged or lacks a part."""
+    state = unsealed(read_json(path / STATE_FILE), path / STATE_FILE)
+    for name, kind in (("step", int), ("files", dict), ("tensors", dict)):
+        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
+            raise CheckpointError(f"{path / STATE_FILE} lacks {name}")
+    if path.name != f"step-{state['step']:08d}":
+        raise CheckpointError(f"{path / STATE_FILE} is of step {state['step']}")
+    return state
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        files = read_json(path / STATE_FILE)["files"]
-    except (CheckpointError, KeyError) as error:
-        return f"no usable {STATE_FILE}: {error}"
-    for name, digest in files.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if sha256_file(path / name) != digest:
-            return f"{name} does not match its checksum"
+        files = read_state(path)["files"]
+        unknown = {file.name for file in path.glob("*.safetensors")} - files.keys()
+        if unknown or not files:
+            return f"{min(unknown, default='every file of tensors')} is not among the files that {STATE_FILE} lists"
+        for name, digest in files.items():
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if sha256_file(path / name) != digest:
+                return f"{name} does not match its checksum"
+    except (CheckpointError, OSError) as error:
+        return f"no usable {STATE_FILE}: {error}" if isinstance(error, CheckpointError) else str(error)
     return None
 
 
@@ -125,13 +174,6 @@ def _first_difference(stored: dict[str, list[int]], wanted: dict[str, list[int]]
         if stored.get(name) != wanted.get(name):
             return f"{name} is {stored.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
     return "no difference"
-
-
-def _sync_file(path: Path) -> None:
-    import os
-
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 class quiet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -60,6 +60,9 @@ class TrainConfig(ModelConfig):
 
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    keep_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="steps after which a checkpoint is saved and never removed"
+    )
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(0, ge=0, description="0: no previews")
 

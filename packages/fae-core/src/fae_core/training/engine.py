@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+from fae_core.files import staged_file
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import optimizer_tensors
 from fae_core.training.config import TrainConfig
@@ -164,7 +165,8 @@ def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, Slo
     tensors = {
         f"{i}/{name}": t.contiguous().cpu() for i, (batch, _) in enumerate(micro_batches) for name, t in batch.items()
     }
-    save_file(tensors, path)
+    with staged_file(path) as temporary:
+        save_file(tensors, temporary)
     return path
 
 

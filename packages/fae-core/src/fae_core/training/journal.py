@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import CheckpointError
 from fae_core.files import (
+    begun_folder,
     disk_errors,
-    is_empty,
     read_text,
     read_yaml,
+    recover_folder,
     remove_leftovers,
     require_new_folder,
     write_atomic,
 )
+from fae_core.hub import RUN_MODEL_FOLDER
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 
@@ -34,6 +35,7 @@ _LARGEST_JOURNAL = 2**30
 _FREE_ON_RESUME = {
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_at",
     "log_every",
     "preview",
     "preview_every",
@@ -62,10 +64,12 @@ _PLACES = {
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Create the run folder and its config.yaml, or check that the one to resume was started with the same settings.
 
-    Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings or data differ, LatentSpecMismatch
-    where its latents are of another space.
+    The caller holds the folder. Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings or data
+    differ, LatentSpecMismatch where its latents are of another space.
     """
     path, settings = run / CONFIG_FILE, redact_values(settings)
+    with disk_errors(run):
+        recover_folder(run)
     if resume and path.is_file():
         before = read_yaml(path)
         known = before.get(IDENTITY) or {}  # runs of earlier versions, and tasks without an identity, go by their paths
@@ -76,16 +80,11 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         if changed:
             raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
         remove_leftovers(run)
+        require_new_folder(run / RUN_MODEL_FOLDER, overwrite=True)  # the export will replace it
         _write_config(path, settings)
         return
-    require_new_folder(run, overwrite=overwrite, resumable=path.is_file())
-    with disk_errors(run):
-        if run.is_dir() and any(run.iterdir()):
-            if not path.is_file() and not is_empty(run):
-                raise FAEError(f"{run} is not a run folder; --overwrite replaces run folders only")
-            shutil.rmtree(run)
-        run.mkdir(parents=True, exist_ok=True)
-    _write_config(path, settings)
+    with begun_folder(run, overwrite=overwrite, kind="run", resumable=CONFIG_FILE) as folder:
+        _write_config(folder / CONFIG_FILE, settings)
 
 
 class _Dumper(yaml.SafeDumper):

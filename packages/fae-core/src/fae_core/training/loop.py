@@ -8,34 +8,29 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import staged_folder
+from fae_core.command import command_to_go_on
+from fae_core.errors import CheckpointError, FAEError, Interrupted
+from fae_core.files import hold, require_new_folder, staged_folder
 from fae_core.hub import RUN_MODEL_FOLDER
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_core.training.checkpoint import Checkpoints
+from fae_core.training.checkpoint import STATE_FILE, Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import Processes, processes
 from fae_core.training.engine import Engine, save_bad_batch
-from fae_core.training.journal import IDENTITY, Journal, open_run
+from fae_core.training.journal import CONFIG_FILE, IDENTITY, Journal, open_run
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
 from fae_core.training.task import Batch, Task
 
 log = logging.getLogger("fae")
-
-
-class Interrupted(FAEError):
-    """The run was asked to stop and saved a checkpoint first. The command line exits with SIGTERM's own status."""
-
-    exit_code = 128 + signal.SIGTERM
 
 
 def train(
@@ -58,14 +53,16 @@ def train(
     gradients stay non-finite.
     """
     run = Path(run)
-    with processes(device) as group:
+    with processes(device) as group, ExitStack() as held:
         if group.is_main:
+            require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
             identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
+            held.enter_context(hold(run))
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
         engine = Engine(task, config, group)
-        checkpoints = Checkpoints(run, group, config.keep_checkpoints)
+        checkpoints = Checkpoints(run, group, config.keep_checkpoints, config.keep_at)
         start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
         if start > config.steps:
             raise CheckpointError(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
@@ -92,14 +89,14 @@ def train(
                     bar.note(f"loss {row['loss']:.4g}" if "loss" in row else "")
                 if config.preview_every and (done % config.preview_every == 0 or last):
                     _preview(engine, run, done, clock, journal, group)
-                stopping = group.any(stop.asked)
-                if done % config.checkpoint_every == 0 or last or stopping:
+                stopping = group.any(stop.signal != 0)
+                if done % config.checkpoint_every == 0 or done in config.keep_at or last or stopping:
                     checkpoints.save(
                         done, engine.checkpoint_tensors(), {"seconds": clock.seconds(), **_provenance(config, group)}
                     )
                 bar.advance()
                 if stopping and not last:
-                    raise Interrupted(f"stopped at step {done} after saving a checkpoint; continue with --resume")
+                    _stop(done, signal.SIGINT if group.any(stop.signal == signal.SIGINT) else signal.SIGTERM, group)
         _export(engine, run, group)
     return run
 
@@ -141,6 +138,8 @@ def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
     if path is None:
         return 0, 0.0
     state = checkpoints.load(path, engine.checkpoint_tensors())
+    if not isinstance(state.get("seconds"), int | float):
+        raise CheckpointError(f"{path / STATE_FILE} lacks seconds")
     if engine.group.is_main:
         log.info("resuming from %s", path)
     return int(state["step"]), float(state["seconds"])
@@ -237,23 +236,40 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 class _Stop:
-    asked = False
+    signal = 0
 
 
 @contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Notice SIGTERM (preemption) and let the loop finish its step."""
-    stop = _Stop()
+    """Notice SIGTERM (preemption) and SIGINT (Ctrl-C) and let the loop finish its step; a second signal acts at once."""
+    stop, before = _Stop(), {}
 
-    def ask(*_: object) -> None:
-        stop.asked = True
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, _: object) -> None:
+        stop.signal = number
+        restore()
 
     try:
-        before = signal.signal(signal.SIGTERM, ask)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) not in (
+                signal.SIG_IGN,
+                None,
+            ):  # nohup, and shells that start a job in the background
+                before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread: the host program owns the signals
         yield stop
         return
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
+
+
+def _stop(done: int, number: int, group: Processes) -> None:
+    """End in order, after the checkpoint of step `done`; the first process says how to go on."""
+    if not group.is_main:
+        raise SystemExit(128 + number)
+    raise Interrupted(f"stopped at step {done} after saving a checkpoint", number, command_to_go_on())

@@ -10,13 +10,13 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from fae_core.errors import CheckpointError, DataError, UnknownName
-from fae_core.files import read_json, read_yaml
+from fae_core.files import read_yaml
 from fae_core.hub import CONFIG_FILE as MODEL_CONFIG_FILE
 from fae_core.hub import RUN_MODEL_FOLDER, checked_names, load_state, parse_config, read_config
 from fae_core.plugins import load_plugins
 from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
-from fae_core.training.checkpoint import FOLDER, STATE_FILE, damage, quiet
+from fae_core.training.checkpoint import FOLDER, damage, numbered, quiet, read_state
 from fae_core.training.journal import CONFIG_FILE, IDENTITY, read_metrics
 
 _NAME = "model"  # what GeneratorTask calls its module
@@ -24,7 +24,7 @@ _NAME = "model"  # what GeneratorTask calls its module
 
 def checkpoints_of(run: str | Path) -> dict[int, Path]:
     """Step -> folder of each checkpoint that the run still has, oldest first. Raises CheckpointError where it has none."""
-    found = {int(path.name.removeprefix("step-")): path for path in sorted((Path(run) / FOLDER).glob("step-*"))}
+    found = numbered(Path(run) / FOLDER)
     if not found:
         raise CheckpointError(f"{run} has no checkpoints")
     return found
@@ -66,7 +66,7 @@ def generator_in_checkpoint(
     config = parse_config(generator_class.config_class, settings.get("model", {}), f"{run}/{CONFIG_FILE}")
     model = generator_class(config, _spec_of(run, settings))
     model.class_names = _class_names_of(run, settings)
-    stored = read_json(path / STATE_FILE)["tensors"]
+    stored = read_state(path)["tensors"]
     state = model.state_dict()
     kept = {name: f"average/{_NAME}/{name}" for name in state}
     kept = {name: average if average in stored else f"weights/{_NAME}/{name}" for name, average in kept.items()}

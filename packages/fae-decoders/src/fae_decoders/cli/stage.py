@@ -59,7 +59,7 @@ def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     from fae_core.training.journal import CONFIG_FILE
 
     if is_first_process():  # by the time another one looks, the first may have begun the run
-        require_new_folder(out, overwrite=overwrite or resume, resumable=(out / CONFIG_FILE).is_file())
+        require_new_folder(out, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
 
 
 def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:

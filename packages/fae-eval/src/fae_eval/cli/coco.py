@@ -24,12 +24,12 @@ def coco(
 
     Example: fae eval coco --annotations captions_val2014.json --images val2014 --out coco
     """
-    from fae_core.files import require_new_folder
+    from fae_core.files import hold, require_new_folder
     from fae_core.progress import progress
     from fae_eval.coco import write_coco
 
     require_new_folder(out, overwrite=overwrite)
-    with progress(count, "cropping") as bar:
+    with hold(out), progress(count, "cropping") as bar:
         written = write_coco(annotations, images, out, count=count, size=size, seed=seed, progress=bar.advance)
     typer.echo(
         f"wrote {' and '.join(map(str, written))}; next: fae eval generation --generator RUN --decoder TOKENIZER "

@@ -231,14 +231,14 @@ def pack(
 
     Example: fae eval pack --samples runs/samples --out samples.npz
     """
-    from fae_core.errors import DataError, FAEError, OutputExists
+    from fae_core.errors import DataError, FAEError
+    from fae_core.files import require_new_file
     from fae_core.progress import progress
     from fae_eval.data import open_samples, write_adm
 
     if out.suffix != ".npz":
         raise FAEError(f"--out {out} must end in .npz")
-    if out.exists() and not overwrite:
-        raise OutputExists(out)
+    require_new_file(out, overwrite=overwrite)
     opened = open_samples(samples, size=size, limit=limit)
     with progress(len(opened), "packing") as bar:
 

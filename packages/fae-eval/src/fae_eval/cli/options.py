@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fae_core.errors import FAEError, OutputExists
+from fae_core.errors import FAEError
+from fae_core.files import require_new_file
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -50,11 +52,10 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
     """Where a record goes: `out` itself, or NAME.json in the folder `out`. Raises OutputExists, FAEError for other suffixes."""
     if out is None:
         return None
-    if out.suffix and out.suffix != ".json" and not out.is_dir():
+    if out.suffix and out.suffix != ".json" and not os.path.isdir(out):  # noqa: PTH112, since Path's raises for long names
         raise FAEError(f"--out {out} must be a folder or end in .json")
     path = out if out.suffix == ".json" else out / f"{name}.json"
-    if path.exists() and not overwrite:
-        raise OutputExists(path)
+    require_new_file(path, overwrite=overwrite)
     return path
 
 

@@ -32,7 +32,8 @@ def report(
     Example: fae eval report runs/demo --note "Eight photographs only: this shows that the parts work together."
     """
     from fae_core.documents import read_text
-    from fae_core.errors import FAEError, OutputExists
+    from fae_core.errors import FAEError
+    from fae_core.files import disk_errors, require_new_file
     from fae_eval.report import write_report
 
     if note and note_file:
@@ -41,9 +42,9 @@ def report(
         note = read_text(note_file, error=FAEError)
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     target = out or folder / "report.html"
-    if target.is_dir():
-        target = target / "report.html"
-    if target.exists() and not overwrite and target.name != "report.html":
-        raise OutputExists(target)
+    with disk_errors(target):
+        if target.is_dir() and not target.is_symlink():
+            target = target / "report.html"
+    require_new_file(target, overwrite=overwrite or target.name == "report.html")
     write_report(runs, target, title=title, note=note, paper=paper)
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fae_core.errors import DataError
-from fae_core.files import disk_errors
+from fae_core.files import disk_errors, staged_file
 from fae_core.images.npz import CLASSES_ARRAY, read_header, read_member
 
 
@@ -76,22 +75,20 @@ def write_adm(
     Raises DataError where the batches are of another type, of different sizes, or not `count` images.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                _write_images(archive, batches, count)
-                arrays = {"arr_1": None if labels is None else np.asarray(labels, np.int64)}
-                arrays |= {CLASSES_ARRAY: None if classes is None or labels is None else np.asarray(classes, np.str_)}
-                arrays |= vars(statistics) if statistics else {}
-                for name, array in arrays.items():
-                    if array is not None:
-                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, array, allow_pickle=False)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with (
+        staged_file(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        _write_images(archive, batches, count)
+        arrays = {"arr_1": None if labels is None else np.asarray(labels, np.int64)}
+        arrays |= {CLASSES_ARRAY: None if classes is None or labels is None else np.asarray(classes, np.str_)}
+        arrays |= vars(statistics) if statistics else {}
+        for name, array in arrays.items():
+            if array is not None:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
     return path
 
 

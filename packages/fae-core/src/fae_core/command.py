@@ -1,0 +1,59 @@
+"""The `fae` command that is running: what it was given to read, and how it would be typed to go on."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import os
+import re
+import shlex
+from pathlib import Path
+
+from fae_core.errors import FAEError
+from fae_core.redact import redact
+
+# What came after `fae` for the command that is running in this context; cli/main.py sets it.
+arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
+LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
+
+
+def inputs_in_force() -> list[Path]:
+    """Files and folders that the command names and that are there, other than what follows --out."""
+    found, previous = [], ""
+    for word in arguments_in_force.get():
+        option, equals, value = word.partition("=")
+        if previous != "--out" and not (option == "--out" and equals):
+            found += [path for part in {word, value} if part and (path := _existing(part)) is not None]
+        previous = word
+    return found
+
+
+def require_separate_output() -> None:
+    """Raise FAEError where the command would write its --out over a file that it reads."""
+    words = arguments_in_force.get()
+    outputs = [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    outputs += [after for word, after in itertools.pairwise(words) if word == "--out"]
+    for out in map(_existing, outputs):
+        for given in inputs_in_force() if out is not None and out.is_file() else ():
+            if given.exists() and given.samefile(out):
+                raise FAEError(f"--out {out} is a file that this command reads; give another one")
+
+
+def command_to_go_on() -> str:
+    """The command that continues this one, as it would be typed, without secrets; from Python, the argument to give."""
+    words = [word for word in arguments_in_force.get() if word not in ("--overwrite", "--resume")]
+    if not words:
+        return "resume=True"
+    if LAUNCHED in os.environ:
+        words += ["--processes", os.environ["WORLD_SIZE"]]
+    return redact(shlex.join(["fae", *words, "--resume"]))
+
+
+def _existing(word: str) -> Path | None:
+    """The path that a word is, or the folder that a pattern (`train-{00..09}.tar`, `*.json`) looks into."""
+    if any(sign in word for sign in "{*?["):
+        word = re.split(r"[{*?\[]", word)[0].rpartition("/")[0] or "."
+    try:
+        return Path(word) if os.path.lexists(word) else None
+    except ValueError:
+        return None

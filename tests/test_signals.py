@@ -1,0 +1,137 @@
+"""SIGTERM and Ctrl-C: a checkpoint is saved, every process ends, the status says so, and one line says how to go on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fae_core import LatentSpec
+from fae_core.latent_store import write_store
+from fae_core.training.checkpoint import damage, numbered
+
+pytestmark = pytest.mark.slow
+SPEC = LatentSpec(channels=4, height=4, width=4, image_size=32, backbone="none")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENDLESS = "--steps 100000 --batch-size 4 --device cpu --set training.log_every=1 --set training.checkpoint_every=100000"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    latents = torch.randn(8, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    write_store(tmp_path / "store", SPEC, latents, labels=[0, 1] * 4)
+    return tmp_path / "store"
+
+
+def training(store: Path, out: Path) -> list[str]:
+    return f"train diffusion --latents {store} --preset lightningdit-tiny {ENDLESS} --out {out}".split()
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "fae_core.cli.main", *words]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.is_file():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def ended(process: subprocess.Popen) -> str:
+    """What it told on its standard error; none of its children may be left, since they would keep the pipe open."""
+    _, told = process.communicate(timeout=120)
+    return told
+
+
+def survivors(text: str) -> list[str]:
+    """Processes whose command line holds a text."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line and entry.parent.name != str(os.getpid()):
+            found.append(line)
+    return found
+
+
+def assert_stopped(run: Path, told: str) -> None:
+    """The run has one whole checkpoint, of the step that was told, and nothing half-written."""
+    (step, path), *others = numbered(run / "checkpoints").items()
+    assert not others and damage(path) is None
+    assert f"stopped at step {step} after saving a checkpoint; go on with: fae " in told
+    assert [entry.name for entry in run.rglob(".*")] == []
+    assert not run.with_name(f".{run.name}.lock").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_saves_a_checkpoint_and_leaves_no_process(
+    number: int, status: int, processes: int, store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start([*training(store, run), "--processes", str(processes)])
+    wait_for(run / "metrics.jsonl", process)
+    process.send_signal(number)
+    told = ended(process)
+    assert process.returncode == status, told
+    assert_stopped(run, told)
+    assert survivors(str(run)) == []
+    line = re.search("go on with: fae (.*)", told)[1]
+    assert ("--processes 2" in line) == (processes == 2) and "--resume" in line
+
+
+def test_a_second_ctrl_c_stops_at_once(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start([*training(store, run), "--processes", "2"])
+    wait_for(run / "metrics.jsonl", process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # so that they are two
+    ended(process)
+    assert process.returncode == 130 and survivors(str(run)) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children that their parent is gone")
+def test_workers_end_when_the_command_that_started_them_is_killed(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start([*training(store, run), "--processes", "2"])
+    wait_for(run / "metrics.jsonl", process)
+    process.kill()
+    told = ended(process)  # the pipe closes when the last of them has ended
+    assert process.returncode == -signal.SIGKILL and survivors(str(run)) == []
+    assert_stopped(run, told)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_recipe_passes_the_signal_on_and_can_be_continued(
+    number: int, status: int, jobs: int, store: Path, tmp_path: Path
+) -> None:
+    steps = "".join(
+        f'  - {{name: {name}, run: "{shlex.join(training(store, Path("{out}") / name))}", resumable: true}}\n'
+        for name in "ab"
+    )
+    (tmp_path / "recipe.yaml").write_text(f"steps:\n{steps}")
+    out = tmp_path / "out"
+    process = start(["run", str(tmp_path / "recipe.yaml"), "--out", str(out), "--jobs", str(jobs)])
+    for name in "ab"[:jobs]:
+        wait_for(out / name / "metrics.jsonl", process)
+    process.send_signal(number)
+    told = ended(process)
+    assert process.returncode == status, told
+    assert f"go on with: fae run {tmp_path}/recipe.yaml --out {out} --jobs {jobs} --resume" in told
+    for name in "ab"[:jobs]:
+        (path,) = numbered(out / name / "checkpoints").values()
+        assert damage(path) is None
+    assert survivors(str(out)) == []
