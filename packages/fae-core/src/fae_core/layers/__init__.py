@@ -2,6 +2,7 @@
 
 from fae_core.layers.attention import SelfAttention
 from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, sincos_position_table
+from fae_core.layers.fp32_buffers import Fp32Buffers
 from fae_core.layers.mlp import MLP, SwiGLU, swiglu_hidden
 from fae_core.layers.norm import RMSNorm
 from fae_core.layers.rope import AxialRope, axial_angles
@@ -9,6 +10,7 @@ from fae_core.layers.rope import AxialRope, axial_angles
 __all__ = [
     "MLP",
     "AxialRope",
+    "Fp32Buffers",
     "LabelEmbedding",
     "RMSNorm",
     "SelfAttention",

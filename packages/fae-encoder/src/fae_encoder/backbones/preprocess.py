@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.layers import Fp32Buffers
 
 
-class Preprocess(nn.Module):
+class Preprocess(Fp32Buffers):
     """Antialiased bicubic resize to `size` (height, width), then (x - mean) / std per colour.
 
     forward: (B, 3, H, W) in [0, 1] of any size with the same aspect ratio -> (B, 3, *size). Values that the cubic overshoots
@@ -19,9 +20,12 @@ class Preprocess(nn.Module):
 
     def __init__(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.size = size
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.size, self.statistics = size, {"mean": mean, "std": std}
+        # Normalised in fp32 whatever dtype the network is cast to: the means have no exact half-precision value.
+        self.register_tables(persistent=False)
+
+    def tables(self) -> dict[str, Tensor]:
+        return {n: torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for n, v in self.statistics.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -39,9 +43,3 @@ class Preprocess(nn.Module):
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True, align_corners=False)
             images = images.clamp(0.0, 1.0)
         return (images - self.mean) / self.std
-
-    def _apply(self, function, recurse: bool = True) -> Preprocess:
-        # Normalised in fp32 whatever dtype the network is cast to: the means have no exact half-precision value.
-        super()._apply(function, recurse)
-        self.mean, self.std = self.mean.float(), self.std.float()
-        return self
