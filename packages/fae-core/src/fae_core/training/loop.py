@@ -22,7 +22,7 @@ from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import Processes, processes
-from fae_core.training.engine import Engine, save_bad_batch
+from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
 from fae_core.training.journal import IDENTITY, Journal, open_run
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
@@ -59,7 +59,9 @@ def train(
     """
     run = Path(run)
     with processes(device) as group:
+        check_trainable(task, config, group)
         if group.is_main:
+            warn_of_a_young_average(task, config)
             identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
             open_run(run, recorded, resume=resume, overwrite=overwrite)
