@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from fae_core._version import __version__
+from fae_core.draw import check_options, draw_latents
 from fae_core.errors import FAEError, OutputExists
 from fae_core.files import disk_errors, is_empty, read_json, remove_leftovers, require_new_folder, write_atomic
-from fae_core.generator import Decoder, Generator, load_decoder, load_generator
+from fae_core.generator import Decoder, Generator, generator_class, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.images.captions import json_object, read_lines
 from fae_core.integrity import model_identity
@@ -52,7 +53,11 @@ class SampleJob:
         Raises LatentSpecMismatch where generator and decoder differ, FAEError where samples are not finite.
         """
         with processes(device) as group:
+            known = generator_class(self.generator)
+            if known is not None:  # asked before the weights are read
+                check_options(known, self._sample_options())
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
+            check_options(generator, self._sample_options())
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed)
             record = {}
             if group.is_main:  # only now, so that what does not fit leaves no folder behind
@@ -198,14 +203,9 @@ def draw_labels(labels: str, count: int, classes: int, seed: int = 0) -> list[in
 def draw_images(
     generator: Generator, decoder: Decoder, condition: Any, random: SlotRandom, options: dict[str, Any]
 ) -> np.ndarray:
-    """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError where latents are not finite."""
+    """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError as `draw_latents` does."""
     with torch.inference_mode():
-        z = generator.sample(condition, random=random, **options)
-        finite = torch.isfinite(z).flatten(1).all(1).tolist()
-        bad = [slot for slot, fine in zip(random.slots, finite, strict=True) if not fine]
-        if bad:
-            raise FAEError(f"{len(bad)} of {len(z)} latents are not finite (sample {bad[0]} first); lower --guidance")
-        images: Tensor = decoder.decode(z)
+        images: Tensor = decoder.decode(draw_latents(generator, condition, random, options))
     return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -1,7 +1,7 @@
 """Transformer layers that more than one package builds its models from."""
 
 from fae_core.layers.attention import SelfAttention
-from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, sincos_position_table
+from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, class_labels, sincos_position_table
 from fae_core.layers.fp32_buffers import Fp32Buffers
 from fae_core.layers.mlp import MLP, SwiGLU, swiglu_hidden
 from fae_core.layers.norm import RMSNorm
@@ -17,6 +17,7 @@ __all__ = [
     "SwiGLU",
     "TimestepEmbedding",
     "axial_angles",
+    "class_labels",
     "sincos_position_table",
     "swiglu_hidden",
 ]

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.hub import ModelConfig
+from fae_core.hub import ModelConfig, parse_config
 from fae_diffusion.guidance import Guidance
 from fae_diffusion.samplers.sde import Diffusion, LastStep
 from fae_diffusion.transport import Transport
@@ -98,9 +98,6 @@ class LightningDiTConfig(TransformerConfig):
 
 
 def sampling_with(defaults: Sampling, options: dict[str, Any]) -> Sampling:
-    """`defaults` with the options that are not None. Raises CheckpointError, one line, for an unknown or bad one."""
-    from fae_core.hub import parse_config
-
-    chosen = {name: value for name, value in options.items() if value is not None}
+    """`defaults` with the options, of which None is a value like any other. Raises CheckpointError, one line, for a bad one."""
     fields = {name: getattr(defaults, name) for name in Sampling.model_fields}
-    return parse_config(Sampling, {**fields, **chosen}, "sampling options")
+    return parse_config(Sampling, {**fields, **options}, "sampling options")

@@ -285,6 +285,9 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
             raise FAEError(f"this model takes text {wanted}, and got {got}: give a TextCondition that fits")
         return text
 
+    def _check_data(self, condition: Any, batch: int) -> None:
+        """An empty caption is a caption."""
+
     def _drop_condition(self, condition: TextCondition, dropped: Tensor) -> TextCondition:
         return condition.replaced(dropped, self._null_like(condition))
 
