@@ -77,7 +77,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]]
     ),
     "rae decoder": (
         lambda: RAEDecoder(
-            RAEDecoderConfig(feature_dim=24, width=32, depth=1, heads=2, mlp_hidden=48, grid=(3, 4), image_size=(48, 64))
+            RAEDecoderConfig(
+                feature_dim=24, width=32, depth=1, heads=2, mlp_hidden=48, grid=(3, 4), image_size=(48, 64)
+            )
         ),
         lambda m: m(randn(1, 12, 24)),
     ),

@@ -54,7 +54,9 @@ def require_known(options: Iterable[str], known: Iterable[str], generator: Any) 
     for name in options:
         if name not in known:
             kind = generator if isinstance(generator, type) else type(generator)
-            raise CheckpointError(f"unknown sampling option {name!r}; {kind.__name__} takes {', '.join(known) or 'none'}")
+            raise CheckpointError(
+                f"unknown sampling option {name!r}; {kind.__name__} takes {', '.join(known) or 'none'}"
+            )
 
 
 def check_samples(z: Tensor, random: SlotRandom | None = None) -> Tensor:
@@ -84,7 +86,9 @@ def _parameters(generator: Any) -> tuple[dict[str, Any], bool]:
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception:  # names that only a type checker imports
         hints = {}
-    return {p.name: hints.get(p.name, _kind_of(p.default)) for p in named}, any(p.kind == p.VAR_KEYWORD for p in parameters)
+    return {p.name: hints.get(p.name, _kind_of(p.default)) for p in named}, any(
+        p.kind == p.VAR_KEYWORD for p in parameters
+    )
 
 
 def _kind_of(default: Any) -> Any:

@@ -23,6 +23,7 @@ from fae_core.generator import Decoder, Generator, generator_class, load_decoder
 from fae_core.images import save_grid, to_uint8
 from fae_core.images.captions import json_object, read_lines
 from fae_core.integrity import model_identity
+from fae_core.limits import BATCH, SEED
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
 from fae_core.training.distributed import Processes, processes
@@ -46,6 +47,13 @@ class SampleJob:
     columns: int = 8
     npz: bool = True
     prompts: tuple[str, ...] = ()  # for a generator of text; `labels` then chooses among them
+
+    def __post_init__(self) -> None:
+        limits = {"count": (1, 10**7), "batch_size": (1, BATCH), "columns": (1, 2**10), "seed": (-(2**63), SEED)}
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                option = f"--{name.replace('_', '-')}"
+                raise FAEError(f"{option} must lie between {least} and {most}, it is {str(getattr(self, name))[:40]}")
 
     def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
         """Write everything and return a line that says what, on the first process; None on the others.

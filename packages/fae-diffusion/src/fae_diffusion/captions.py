@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fae_core.cost import require_room
+from fae_core.draw import check_options
 from fae_core.errors import DataError
 from fae_core.hub import parse_config
 from fae_core.random import SlotRandom
@@ -108,6 +110,9 @@ def train_with_captions(
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
     if asked.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
+    shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
+    if shown is not None:
+        check_options(MMDiT, shown.options)
     captions = captions_of(store, template)
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
     with processes(device) as group:
@@ -125,11 +130,12 @@ def train_with_captions(
             )
         encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
         model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
-        generator = _seeded_model(parse_config(MMDiTConfig, model, "model settings"), store, config.seed)
+        resolved = parse_config(MMDiTConfig, model, "model settings")
+        require_room(lambda: MMDiT(resolved, store.spec), "model settings")
+        generator = _seeded_model(resolved, store, config.seed)
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
         recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
-        shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
         if shown is not None:
             recorded["preview"] = shown.model_dump(mode="json")
         task = CaptionTask(generator, store, captions, text, shown)

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -116,7 +116,9 @@ class FlowMatching:
             velocity = self._guided(condition, settings, weak)
             grid = self._grid(settings) if times is None else _descending(times)
             z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)
-        return check_samples(z, random).clone()  # out of inference mode, so that callers may differentiate what they do next
+        return check_samples(
+            z, random
+        ).clone()  # out of inference mode, so that callers may differentiate what they do next
 
     def _guided(self, condition: Any, settings: Sampling, weak: FlowMatching | None) -> GuidedVelocity:
         guidance, null = settings.guidance, None

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from einops import rearrange
-from pydantic import AfterValidator, Field
+from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
 from fae_core.draw import check_samples
@@ -169,7 +169,7 @@ class STARFlow(PretrainedModel):
         random: SlotRandom | None = None,
         denoise: bool | None = None,
         guide_top_only: bool = False,
-        jacobi: Annotated[Jacobi | Mapping[str, Any] | None, AfterValidator(Jacobi.parse)] = None,
+        jacobi: Annotated[Jacobi | Mapping[str, Any] | None, PlainValidator(Jacobi.parse)] = None,
         cuda_graph: bool = False,
     ) -> Tensor:
         """Latents (B, C, h, w), one per condition.
@@ -186,7 +186,11 @@ class STARFlow(PretrainedModel):
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
         z = FlowSampler(self, cuda_graph=cuda_graph).sample(prepared, noise, **options)
-        return check_samples(self.denoise(z, prepared), random) if (self.config.denoise if denoise is None else denoise) else z
+        return (
+            check_samples(self.denoise(z, prepared), random)
+            if (self.config.denoise if denoise is None else denoise)
+            else z
+        )
 
     def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:
         """Tweedie's estimate of the clean latents behind `z`: z + noise_std^2 * d log p(z) / dz; one backward pass."""

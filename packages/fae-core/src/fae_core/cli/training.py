@@ -39,6 +39,7 @@ def train_generator(
     images that are encoded as they are needed. The number of classes follows the labels unless it is set.
     Raises FAEError's subclasses, one line each.
     """
+    from fae_core.cost import require_room
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 
     settings = resolve_settings(preset or (None if config else default_preset), config, overrides)
@@ -54,6 +55,7 @@ def train_generator(
     model = {**_class_count(store), **settings.get("model", {})}
     generator_class = generator_classes[model_type]
     model_config = parse_config(generator_class.config_class, model, "model settings")
+    require_room(lambda: generator_class(model_config, store.spec), "model settings")
     generator = _seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
     preview = parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
     recorded = {

@@ -36,7 +36,9 @@ class Fp32Buffers(nn.Module):
             moved = module._buffers[name]
             if moved.dtype != buffer.dtype:
                 module._buffers[name] = buffer.to(moved.device)
-        if any(module is self and buffer.is_meta and not self._buffers[name].is_meta for module, name, buffer in before):
+        if any(
+            module is self and buffer.is_meta and not self._buffers[name].is_meta for module, name, buffer in before
+        ):
             with torch.device("cpu"), torch.no_grad():
                 for name, table in self.tables().items():
                     self._buffers[name].copy_(table)

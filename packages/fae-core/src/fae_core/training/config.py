@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fae_core.hub import ModelConfig
+from fae_core.limits import BATCH, SEED
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[Beta, Beta]  # of AdamW
 
 
 class TrainConfig(ModelConfig):
@@ -17,20 +21,20 @@ class TrainConfig(ModelConfig):
     """
 
     steps: int = Field(1000, ge=1, le=10**12)
-    batch_size: int = Field(64, ge=1, le=2**31, description="samples per update, over all processes and micro-batches")
+    batch_size: int = Field(64, ge=1, le=BATCH, description="samples per update, over all processes and micro-batches")
     accumulation: int = Field(1, ge=1, description="micro-batches per update")
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), le=SEED)
 
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, le=1e3)
     schedule: Literal["constant", "cosine"] = "constant"
     schedule_steps: int | None = Field(
-        None, ge=1, description="length of the schedule, where it is not that of the run: a longer run stays at its end"
+        None, ge=1, le=10**12, description="length of the schedule, where it is not that of the run: a longer run stays at its end"
     )
-    warmup_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
-    hold_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
+    warmup_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
+    hold_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
     final_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
+    betas: Betas = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, le=1e3)
     clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(0.9999, ge=0, lt=1)
     ema_warmup: bool = Field(False, description="start with the shorter average (1 + step) / (10 + step)")

@@ -15,6 +15,7 @@ from fae_core.errors import MissingPackage, UnknownName
 from fae_core.generator import Generator, load_decoder
 from fae_core.hub import ModelConfig
 from fae_core.images import save_grid, to_uint8
+from fae_core.limits import SEED
 from fae_core.plugins import load_plugins
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -34,9 +35,9 @@ class PreviewConfig(ModelConfig):
     """
 
     decoder: str
-    count: int = Field(64, ge=1)
-    columns: int = Field(8, ge=1)
-    seed: int = 0
+    count: int = Field(64, ge=1, le=2**16)
+    columns: int = Field(8, ge=1, le=2**10)
+    seed: int = Field(0, ge=-(2**63), le=SEED)
     options: dict[str, Any] = Field(default_factory=dict)
     reference: str | None = None
     measured: int = Field(1000, ge=2)

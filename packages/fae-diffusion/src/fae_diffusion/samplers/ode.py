@@ -52,7 +52,10 @@ def integrate(
 
 def check_times(times: Tensor | Sequence[float]) -> list[float]:
     """The grid as Python numbers. Raises FAEError unless it has two or more strictly monotone, finite times."""
-    grid = [float(t) for t in (times.tolist() if isinstance(times, Tensor) else times)]
+    try:
+        grid = [float(t) for t in (times.tolist() if isinstance(times, Tensor) else times)]
+    except (TypeError, ValueError, OverflowError):
+        grid = []
     steps = [b - a for a, b in itertools.pairwise(grid)]
     if not steps or not all(math.isfinite(s) for s in steps) or not (max(steps) < 0 or min(steps) > 0):
         raise FAEError("times must be two or more, finite, and all descending or all ascending")

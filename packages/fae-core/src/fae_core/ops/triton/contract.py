@@ -27,7 +27,9 @@ def anywhere(*tensors: Tensor | None) -> str | None:
     if device.type == "cuda" and (triton.capability(device.index) or 80) < 80:
         return "the kernels need compute capability 8.0 (Ampere) or newer"
     if forward_mode() or _functional_gradient():
-        return "the kernels know autograd and vmap, not torch.func's jvp and grad; take the backend 'reference' for them"
+        return (
+            "the kernels know autograd and vmap, not torch.func's jvp and grad; take the backend 'reference' for them"
+        )
     for tensor in given:
         if tensor.device != device:
             return f"the tensors are on {device} and {tensor.device}"
