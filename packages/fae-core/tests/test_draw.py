@@ -131,10 +131,16 @@ def test_lost_samples_are_counted_and_the_first_is_named() -> None:
     check_samples(z[:0])
 
 
+class Painter(nn.Module):
+    spec = SPEC
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+
 def _job(monkeypatch: pytest.MonkeyPatch, generator: Any, out: Path, **settings: Any) -> None:
-    decoder = SimpleNamespace(spec=SPEC, decode=lambda z: z.sigmoid())
     monkeypatch.setattr("fae_core.sampling.load_generator", lambda source, device=None: generator)
-    monkeypatch.setattr("fae_core.sampling.load_decoder", lambda source, device=None: decoder)
+    monkeypatch.setattr("fae_core.sampling.load_decoder", lambda source, device=None: Painter())
     SampleJob("generator", "decoder", out, count=2, **settings).run(device="cpu")
 
 
