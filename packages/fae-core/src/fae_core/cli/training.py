@@ -52,7 +52,8 @@ def train_generator(
         return
     train_config = parse_config(TrainConfig, training, "training settings")
     store = _open_latents(latents, data, tokenizer, train_config.verify)
-    model = {**_class_count(store), **settings.get("model", {})}
+    model = settings.get("model", {})
+    model = model if "classes" in model else {**_class_count(store), **model}
     generator_class = generator_classes[model_type]
     model_config = parse_config(generator_class.config_class, model, "model settings")
     require_room(lambda: generator_class(model_config, store.spec), "model settings")
@@ -88,10 +89,14 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
 
 
 def _class_count(store: Any) -> dict[str, int]:
-    """The `classes` of a model for this store."""
+    """The `classes` of a model for this store. Raises DataError where labels without names do not begin at 0."""
     if store.classes is not None:
         return {"classes": len(store.classes)}
     if store.labels is not None:
+        if min(store.labels) > 0:
+            raise DataError(
+                f"the smallest label is {min(store.labels)}: number classes from 0, or say how many there are with --set model.classes=N"
+            )
         return {"classes": int(max(store.labels)) + 1}
     return {"classes": 1}
 
