@@ -95,6 +95,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]]
         lambda: create_backbone("timm/vit_tiny_patch16_224", weights=None, image_size=32),
         lambda m: m(randn(1, 3, 32, 32).sigmoid()),
     ),
+    "backbone that rotates": (
+        lambda: create_backbone("timm/eva02_tiny_patch14_224", weights=None, image_size=56),
+        lambda m: m(randn(1, 3, 56, 56).sigmoid()),
+    ),
     "feature norm": (_norm, lambda m: m(randn(2, 3, 5))),
     "discriminator": (_discriminator, lambda m: m(randn(1, 3, 32, 32).sigmoid())),
 }

@@ -43,3 +43,27 @@ class Fp32Buffers(nn.Module):
                 for name, table in self.tables().items():
                     self._buffers[name].copy_(table)
         return self
+
+
+class RememberedBuffers(nn.Module):
+    """A module around foreign networks, which want their buffers in the weights' dtype: those that no file keeps (tables of
+    rotations) are cast with the weights, and are again what they were when the weights come back to that dtype."""
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> RememberedBuffers:
+        exact: dict[str, Tensor] = self.__dict__.setdefault("_exact_buffers", {})
+        tables = {
+            f"{path}.{name}": (module, name)
+            for path, module in self.named_modules()
+            for name in module._non_persistent_buffers_set
+            if module._buffers[name] is not None and module._buffers[name].is_floating_point()
+        }
+        for key, (module, name) in tables.items():
+            buffer = module._buffers[name]
+            if buffer.element_size() >= 4 and not buffer.is_meta:
+                exact[key] = buffer
+        super()._apply(function, recurse)
+        for key, (module, name) in tables.items():
+            known, now = exact.get(key), module._buffers[name]
+            if known is not None and now.dtype == known.dtype and not now.is_meta:
+                module._buffers[name] = known.to(now.device)
+        return self

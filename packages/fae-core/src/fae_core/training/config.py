@@ -28,7 +28,10 @@ class TrainConfig(ModelConfig):
     learning_rate: float = Field(1e-4, gt=0, le=1e3)
     schedule: Literal["constant", "cosine"] = "constant"
     schedule_steps: int | None = Field(
-        None, ge=1, le=10**12, description="length of the schedule, where it is not that of the run: a longer run stays at its end"
+        None,
+        ge=1,
+        le=10**12,
+        description="length of the schedule, where it is not that of the run: a longer run stays at its end",
     )
     warmup_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
     hold_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")

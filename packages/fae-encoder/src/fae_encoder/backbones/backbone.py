@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fae_core.errors import FAEError
+from fae_core.layers import RememberedBuffers
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import fingerprint_state
@@ -47,7 +48,7 @@ class Network(Protocol):
     def class_token(self, x: Tensor) -> Tensor: ...
 
 
-class Backbone(nn.Module):
+class Backbone(RememberedBuffers):
     """A frozen encoder. Its parameters never require gradients and it stays in eval mode; gradients do flow to the images.
 
     forward(images (B, 3, H, W) in [0, 1]) -> (B, N, D), N = grid[0] * grid[1], D = the selected layers' widths together.
