@@ -119,6 +119,9 @@ QKV, TABLES = torch.zeros(1, 4, 3, 2, 64), (torch.zeros(4, 32), torch.zeros(4, 3
         (lambda: ops.rms_norm(torch.zeros(2, 8), torch.zeros(8).double(), backend="triton"), "float64"),
         (lambda: ops.adaln(torch.zeros(2, 8), torch.zeros(2, 8), backend="triton"), r"shape \(B, N, D\)"),
         (lambda: ops.adaln(torch.zeros(2, 3, 8), torch.zeros(1, 8), backend="triton"), r"shape \(B, D\)"),
+        (lambda: ops.adaln(torch.zeros(2, 3, 8), torch.zeros(2, 8), weight=torch.ones(1), backend="triton"), "the weight has"),
+        (lambda: ops.qk_norm_rope(QKV, k_weight=torch.ones(32), backend="triton"), "the weight has"),
+        (lambda: ops.self_attention(QKV, q_weight=torch.ones(1, 64), backend="triton"), "the weight has"),
         (lambda: ops.qk_norm_rope(torch.zeros(1, 4, 3, 2, 258), backend="triton"), "larger than 256"),
         (lambda: ops.qk_norm_rope(torch.zeros(1, 4, 3, 2, 9), backend="triton"), "pairs"),
         (lambda: ops.qk_norm_rope(QKV, *(t[None].expand(2, 4, 32) for t in TABLES), backend="triton"), "neither"),
@@ -132,3 +135,142 @@ QKV, TABLES = torch.zeros(1, 4, 3, 2, 64), (torch.zeros(4, 32), torch.zeros(4, 3
 def test_calls_beyond_the_contract_say_what_is_wrong(call, complaint: str) -> None:
     with pytest.raises(FAEError, match=f"'triton' was asked for but cannot run: .*{complaint}"):
         call()
+
+
+def test_tables_that_do_not_reach_all_keys_and_half_a_pair_of_tables_are_refused() -> None:
+    q, k = torch.zeros(1, 2, 4, 64), torch.zeros(1, 2, 9, 64)
+    for backend in ("triton", "reference", None):
+        with pytest.raises(FAEError, match="do not fit x: 9 tokens"):
+            ops.rope_attention(q, k, k, *TABLES, backend=backend)
+        for half in ((TABLES[0], None), (None, TABLES[1])):
+            with pytest.raises(FAEError, match="in pairs"):
+                ops.self_attention(QKV, *half, backend=backend)
+
+
+def _layouts(value: Tensor) -> dict[str, Tensor]:
+    """The same numbers in memory with gaps, beginning somewhere, with the first and last axes swapped; and one number for all."""
+    spread = torch.full((*value.shape, 2), float("nan"))
+    spread[..., 0] = value
+    shifted = torch.full((value.numel() + 3,), float("nan"))
+    shifted[3:] = value.flatten()
+    rows = torch.full((*value.shape[:-1], value.shape[-1] + 4), float("nan"))
+    rows[..., :-4] = value
+    return {
+        "stride 2": spread[..., 0],
+        "offset": shifted[3:].view(value.shape),
+        "gaps between rows": rows[..., :-4],
+        "transposed": value.transpose(0, -1).contiguous().transpose(0, -1),
+        "expanded": value.flatten()[0].expand(value.shape),
+    }
+
+
+def _operands() -> dict[str, tuple[dict[str, Tensor], object]]:
+    """Each op's operands by name, and the op as a function of them and a backend, with one output to differentiate."""
+    x, rows, weight = randn(2, 5, 64), randn(2, 64, seed=1), 1 + 0.3 * randn(64, seed=2)
+    heads, qkv, angles = randn(2, 2, 5, 64), randn(2, 5, 3, 2, 64), randn(5, 32, seed=3)
+    tables = {"cos": angles.cos(), "sin": angles.sin()}
+    weights = {"q_weight": weight, "k_weight": weight.flip(0)}
+
+    def adaln(t, backend):
+        residual, out = ops.adaln(t["x"], t["scale"], t["shift"], **_pick(t, "update gate weight"), backend=backend)
+        return residual + 2 * out
+
+    def packed(t, backend):
+        q, k, v = ops.qk_norm_rope(t["qkv"], t["cos"], t["sin"], **_pick(t, "q_weight k_weight"), backend=backend)
+        return q + 2 * k + 3 * v
+
+    return {
+        "rms_norm": ({"x": x, "weight": weight}, lambda t, b: ops.rms_norm(*t.values(), backend=b)),
+        "adaln": (
+            {"x": x, "update": x.flip(0), "scale": rows, "shift": rows + 1, "gate": rows - 1, "weight": weight},
+            adaln,
+        ),
+        "apply_rope": ({"x": heads, **tables}, lambda t, b: ops.apply_rope(*t.values(), backend=b)),
+        "apply_rope half": ({"x": heads, **tables}, lambda t, b: ops.apply_rope(*t.values(), "half", backend=b)),
+        "qk_norm_rope": ({"qkv": qkv, **tables, **weights}, packed),
+        "attention": (
+            {"q": heads, "k": heads.flip(0), "v": heads.flip(1)},
+            lambda t, b: ops.attention(*t.values(), backend=b),
+        ),
+        "rope_attention": (
+            {"q": heads, "k": heads.flip(0), "v": heads.flip(1), **tables},
+            lambda t, b: ops.rope_attention(*t.values(), backend=b),
+        ),
+        "self_attention": (
+            {"qkv": qkv, **tables, **weights},
+            lambda t, b: ops.self_attention(
+                t["qkv"], t["cos"], t["sin"], **_pick(t, "q_weight k_weight"), layout="half", backend=b
+            ),
+        ),
+    }
+
+
+def _pick(tensors: dict[str, Tensor], names: str) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in names.split()}
+
+
+@pytest.mark.parametrize("op", _operands())
+def test_every_operand_may_lie_in_memory_as_it_likes(op: str) -> None:
+    """Weights, tables, activations and gradients with strides, offsets and repeated numbers: the reference's values and gradients."""
+    operands, call = _operands()[op]
+
+    def run(tensors: dict[str, Tensor], ahead: Tensor | None, backend: str) -> list[Tensor]:
+        leaves = {name: t if name in ("cos", "sin") else t.detach().requires_grad_() for name, t in tensors.items()}
+        out = call(leaves, backend)
+        wanted = [t for t in leaves.values() if t.requires_grad]
+        return [out.detach(), *torch.autograd.grad(out, wanted, torch.ones_like(out) if ahead is None else ahead)]
+
+    ahead = randn(*call(operands, "reference").shape, seed=7)
+    for layout, odd in _layouts(ahead).items():
+        for tensors, gradient in (({name: _layouts(t)[layout] for name, t in operands.items()}, None), (operands, odd)):
+            results = (run(tensors, gradient, backend) for backend in ("triton", "reference"))
+            for got, want in zip(*results, strict=True):
+                # Equal keys have gradients of 0 but for rounding.
+                assert (got - want).norm() <= 1e-5 * want.norm() + 1e-3, (layout, gradient is None)
+
+
+@pytest.mark.parametrize("op", _operands())
+def test_a_kernel_is_refused_where_torchs_transforms_would_make_its_derivative_0(op: str) -> None:
+    operands, call = _operands()[op]
+    first, *rest = operands
+    x, fixed = operands[first], {name: operands[name] for name in rest}
+
+    def function(value: Tensor, backend: str) -> Tensor:
+        return call({first: value, **fixed}, backend)
+
+    def twice(backend: str) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(leaf, backend).pow(3).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(gradient.pow(2).sum(), leaf)[0]
+
+    derivatives = {
+        "jvp": lambda b: torch.func.jvp(lambda v: function(v, b), (x,), (torch.ones_like(x),))[1],
+        "grad": lambda b: torch.func.grad(lambda v: function(v, b).square().sum())(x),
+        "vjp": lambda b: torch.func.vjp(lambda v: function(v, b), x)[1](torch.ones_like(function(x, b)))[0],
+        "jvp of grad": lambda b: torch.func.jvp(
+            torch.func.grad(lambda v: function(v, b).square().sum()), (x,), (torch.ones_like(x),)
+        )[1],
+        "second": twice,
+    }
+    for name, derivative in derivatives.items():
+        want = derivative("reference")
+        assert want.abs().max() > 0, name
+        try:
+            got = derivative("triton")
+        except FAEError as error:
+            assert "\n" not in str(error)
+            assert "reference" in str(error)
+        else:
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+        if name != "second":  # torch's own attention has no second derivative on the CPU
+            torch.testing.assert_close(derivative("auto"), want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("op", _operands())
+def test_vmap_goes_through_the_kernels(op: str) -> None:
+    operands, call = _operands()[op]
+    first = next(iter(operands))
+    many = torch.stack([operands[first], 2 * operands[first].flip(0)], dim=1)
+    got = torch.vmap(lambda v: call(operands | {first: v}, "triton"), in_dims=1)(many)
+    want = torch.stack([call(operands | {first: v}, "reference") for v in many.unbind(1)])
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)

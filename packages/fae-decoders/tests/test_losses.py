@@ -168,6 +168,14 @@ def test_lecams_anchors_move_once_a_step_by_its_mean() -> None:
     torch.testing.assert_close(one.anchor_fake, two.anchor_fake)
 
 
+def test_logits_that_are_not_finite_leave_no_trace_in_lecams_anchors() -> None:
+    judge = PatchDiscriminator((16, 16), width=8)
+    for step, real in enumerate((1.0, float("nan"), 1.0, 1.0)):
+        judge.begin_step(step)
+        judge.note(torch.full((2,), real), torch.zeros(2))
+    assert float(judge.anchor_real) == pytest.approx(1 - 0.999**2, abs=1e-6)
+
+
 WRONG = {
     "[-1, 1]": lambda x: 2 * x - 1,
     "[0, 255]": lambda x: 255 * x,

@@ -42,6 +42,16 @@ def test_training_writes_a_model_that_has_learned_its_classes(latents: Path, tmp
     assert distances.argmin(1).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("sets", ["", "--set model.classes=3"])
+def test_classes_that_are_numbered_from_1_are_refused_before_a_folder_is_made(tmp_path: Path, sets: str) -> None:
+    z, labels = toy_latents(SPEC, 12)
+    write_store(tmp_path / "latents", SPEC, z, labels=(labels + 1).tolist())
+    command = f"train diffusion --latents {tmp_path}/latents --out {tmp_path}/run --preset lightningdit-tiny --device cpu {sets}"
+    with pytest.raises(DataError, match="number classes from 0"):
+        invoke(command.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_preset_of_another_kind_is_refused(latents: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="trains lightningdit, sit"):
         invoke(

@@ -7,6 +7,7 @@ counts exactly; time needs the share of a GPU's peak that training reaches, whic
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from fae_core.errors import CheckpointError
 from fae_core.hub import PretrainedModel
 
 _GIGABYTE = 1e9
@@ -163,3 +165,15 @@ def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[floa
     weights = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     size = sum(size for storage, (_, size) in kept.items() if storage not in weights)
     return float(size), float(forward.get_total_flops()), float(backward.get_total_flops())
+
+
+def require_room(build: Callable[[], nn.Module], what: str) -> None:
+    """Raise CheckpointError where the fp32 weights alone of what `build` makes are more than this machine's whole memory."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build().parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if FP32 * count > memory:
+        raise CheckpointError(
+            f"{what} make {count:,} parameters, {FP32 * count / _GIGABYTE:,.0f} GB in fp32; this machine has "
+            f"{memory / _GIGABYTE:,.0f} GB of memory: lower width or depth"
+        )

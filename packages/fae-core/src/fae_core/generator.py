@@ -37,7 +37,10 @@ class Generator(Protocol):
     def sample(
         self, condition: Any, *, noise: Tensor | None = None, random: SlotRandom | None = None, **options: Any
     ) -> Tensor:
-        """Latents (B, C, h, w), one per condition. `noise` is the starting point; without it `random` draws one."""
+        """Latents (B, C, h, w), one per condition. `noise` is the starting point; without it `random` draws one.
+
+        options: named and annotated parameters, or fields of the class attribute `sample_config`; see `fae_core.draw`.
+        """
         ...
 
 
@@ -81,6 +84,17 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
     if spec is not None:
         spec.require(generator.spec, context=f"generator {source}")
     return generator
+
+
+def generator_class(source: str | Path) -> Any | None:
+    """The class of the generator in a local folder or installed bundle, without its weights; None where only loading will tell."""
+    from fae_core.bundle.lookup import bundle_folders
+
+    folder = Path(source)
+    try:
+        return _find("generator", source, {})[1] if folder.is_dir() or str(source) in bundle_folders() else None
+    except FAEError:  # `load_generator` says what is wrong
+        return None
 
 
 def load_tokenizer(source: str | Path, **options: Any) -> Tokenizer:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fae_core.errors import CheckpointError, field_reasons, first_line, is_unknown_name
 from fae_core.files import read_json, staged_folder, write_json
 from fae_core.integrity import model_checksum
+from fae_core.limits import beyond
 from fae_core.presets import load_preset
 from fae_core.redact import redact
 from fae_core.spec import FILE_NAME as SPEC_FILE
@@ -31,9 +32,16 @@ RUN_MODEL_FOLDER = "model"  # where a run folder keeps its exported model
 
 
 class ModelConfig(BaseModel):
-    """Base of every model's configuration: frozen, typed, unknown keys refused."""
+    """Base of every model's configuration: frozen, typed, unknown keys and absurd numbers (see `limits`) refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        problem = beyond(dict(self))
+        if problem is not None:
+            raise ValueError(problem)
+        return self
 
 
 def parse_config(config_class: type[ModelConfig], fields: dict[str, Any], where: str) -> Any:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fae_core._version import __version__
+from fae_core.draw import check_options, draw_latents
 from fae_core.errors import FAEError
 from fae_core.files import (
     begun_folder,
@@ -32,12 +33,13 @@ from fae_core.files import (
     write_atomic,
     write_json,
 )
-from fae_core.generator import Decoder, Generator, load_decoder, load_generator
+from fae_core.generator import Decoder, Generator, generator_class, load_decoder, load_generator
 from fae_core.images import save_grid, to_uint8
 from fae_core.images.captions import json_object, read_lines
 from fae_core.images.classes import chosen_classes
 from fae_core.images.npz import CLASSES_ARRAY
 from fae_core.integrity import model_identity
+from fae_core.limits import LARGEST_BATCH, LARGEST_SEED
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
 from fae_core.redact import redact, redact_values
@@ -65,6 +67,18 @@ class SampleJob:
     npz: bool = True
     prompts: tuple[str, ...] = ()  # for a generator of text; `labels` then chooses among them
 
+    def __post_init__(self) -> None:
+        limits = {
+            "count": (1, 10**7),
+            "batch_size": (1, LARGEST_BATCH),
+            "columns": (1, 2**10),
+            "seed": (-(2**63), LARGEST_SEED),
+        }
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                option = f"--{name.replace('_', '-')}"
+                raise FAEError(f"{option} must lie between {least} and {most}, it is {str(getattr(self, name))[:40]}")
+
     def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
         """Write everything and return a line that says what, on the first process; None on the others.
 
@@ -73,7 +87,11 @@ class SampleJob:
         with processes(device) as group, ExitStack() as held:
             if group.is_main:
                 require_new_folder(self.out, overwrite=overwrite, resume=resume, kind=_KIND, resumable=RECORD)
+            known = generator_class(self.generator)
+            if known is not None:  # asked before the weights are read
+                check_options(known, self._sample_options())
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
+            check_options(generator, self._sample_options())
             names = None if self.prompts else class_names_of(generator)
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
             record = {}
@@ -222,14 +240,9 @@ def draw_labels(labels: str, count: int, classes: int, seed: int = 0, names: Seq
 def draw_images(
     generator: Generator, decoder: Decoder, condition: Any, random: SlotRandom, options: dict[str, Any]
 ) -> np.ndarray:
-    """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError where latents are not finite."""
+    """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError as `draw_latents` does."""
     with torch.inference_mode():
-        z = generator.sample(condition, random=random, **options)
-        finite = torch.isfinite(z).flatten(1).all(1).tolist()
-        bad = [slot for slot, fine in zip(random.slots, finite, strict=True) if not fine]
-        if bad:
-            raise FAEError(f"{len(bad)} of {len(z)} latents are not finite (sample {bad[0]} first); lower --guidance")
-        images: Tensor = decoder.decode(z)
+        images: Tensor = decoder.decode(draw_latents(generator, condition, random, options))
     return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core.hub import PretrainedModel
-from fae_core.layers import MLP, SelfAttention, sincos_position_table
+from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_table
 from fae_core.spec import LatentSpec
 from fae_decoders.block import initialize, run_blocks
 from fae_decoders.pixel_decoder import PaintingConfig
@@ -48,7 +48,7 @@ class RAEBlock(nn.Module):
         return x_BNC + self.mlp(self.norm2(x_BNC))
 
 
-class RAEDecoder(PretrainedModel):
+class RAEDecoder(Fp32Buffers, PretrainedModel):
     """forward(features (B, N, D)) -> images (B, 3, H, W), roughly in [0, 1] and not clamped: PixelDecoder's door.
 
     Raises FAEError for features of another shape.
@@ -62,14 +62,16 @@ class RAEDecoder(PretrainedModel):
         super().__init__(config, spec)
         self.proj_in = nn.Linear(config.feature_dim, config.width)
         self.class_token = nn.Parameter(torch.zeros(config.width))
-        # Row 0 is the class token's.
-        table = sincos_position_table(*config.grid, config.width)
-        self.register_buffer("position", torch.cat([torch.zeros(1, config.width), table]))
+        self.register_tables(persistent=True)
         self.blocks = nn.ModuleList(RAEBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.proj_out = nn.Linear(config.width, 3 * config.patch[0] * config.patch[1])
         self.gradient_checkpointing = False
         self.apply(initialize)
+
+    def tables(self) -> dict[str, Tensor]:
+        table = sincos_position_table(*self.config.grid, self.config.width)
+        return {"position": torch.cat([torch.zeros(1, self.config.width), table])}  # row 0 is the class token's
 
     def dry_run(self, batch: int) -> Tensor:
         return self(self.dry_input(batch, len(self.position) - 1, self.config.feature_dim))
@@ -82,7 +84,7 @@ class RAEDecoder(PretrainedModel):
     def forward(self, features: Tensor) -> Tensor:
         self.config.check(features)
         x_BNC = self.proj_in(features.to(self.class_token.dtype))
-        x_BNC = torch.cat([self.class_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1) + self.position
+        x_BNC = torch.cat([self.class_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1) + self.position.to(x_BNC.dtype)
         x_BNC = run_blocks(self.blocks, x_BNC, None, self.gradient_checkpointing and self.training)
         painted = self.proj_out(self.norm(x_BNC))[:, 1:]
         (h, w), (ph, pw) = self.config.grid, self.config.patch

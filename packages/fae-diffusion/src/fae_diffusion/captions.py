@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fae_core.cost import require_room
+from fae_core.draw import check_options
 from fae_core.errors import DataError
 from fae_core.hub import parse_config, seeded
 from fae_core.random import SlotRandom
@@ -108,6 +110,8 @@ def train_with_captions(
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
     if asked.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
+    if shown is not None:
+        check_options(MMDiT, shown.options)
     store = LatentStore(latents, verify=config.verify)
     captions = captions_of(store, template)
     folder = cache or Path(f"{str(latents).rstrip('/')}.text")
@@ -127,6 +131,7 @@ def train_with_captions(
         encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
         model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
         chosen = parse_config(MMDiTConfig, model, "model settings")
+        require_room(lambda: MMDiT(chosen, store.spec), "model settings")
         generator = seeded(config.seed, lambda: MMDiT(chosen, store.spec))
         generator.set_null(text.read([""]))
         recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}

@@ -6,23 +6,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
+from fae_core.draw import check_samples, require_known
 from fae_core.errors import FAEError
 from fae_core.generator import load_generator
+from fae_core.hub import ModelConfig
+from fae_core.layers import class_labels
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
 from fae_diffusion.models.config import Sampling, sampling_with
-from fae_diffusion.samplers import ADAPTIVE, integrate, integrate_sde, sde_grid, time_grid
+from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
 from fae_diffusion.transport import Transport
 
-EXPLODED = 100.0  # root mean square at which a sample counts as lost; normalised latents have 1
 NOISE_LEVELS = 4  # the loss is logged apart for so many equally likely ranges of training times
+
+
+def _descending(times: Tensor | Sequence[float] | None) -> Tensor | Sequence[float] | None:
+    """The times themselves. Raises FAEError unless they descend within [0, 1]."""
+    grid = [1.0, 0.0] if times is None else check_times(times)
+    if not 1 >= grid[0] > grid[-1] >= 0:
+        raise FAEError(f"sampling times descend within [0, 1], where 1 is noise, not from {grid[0]:g} to {grid[-1]:g}")
+    return times
 
 
 class FlowMatching:
@@ -30,6 +42,7 @@ class FlowMatching:
 
     spec: LatentSpec
     config: Any
+    sample_config: ClassVar[type[ModelConfig]] = Sampling  # the options of `sample`
 
     @property
     def transport(self) -> Transport:
@@ -46,6 +59,8 @@ class FlowMatching:
         drawn = _Draws(random, len(z), z.device)
         uniform = drawn.uniform("time")
         noise = drawn.normal(z.shape[1:], "noise").to(z.dtype)
+        if condition is not None:
+            self._check_data(condition, len(z))
         condition = self._check_condition(condition, len(z), z.device)
         if self.training and self.condition_dropout > 0:
             condition = self._drop_condition(condition, drawn.uniform("condition_dropout") < self.condition_dropout)
@@ -71,20 +86,23 @@ class FlowMatching:
         *,
         noise: Tensor | None = None,
         random: SlotRandom | None = None,
-        times: Tensor | None = None,
+        times: Annotated[Tensor | Sequence[float] | None, AfterValidator(_descending)] = None,
         weak: FlowMatching | str | Path | None = None,
         **options: Any,
     ) -> Tensor:
         """Normalised latents (B, C, h, w), one per condition; None is "no condition", as many as `noise` or `random` has rows.
 
         noise: the state at t = 1. random: draws it, and the noise of an SDE; a sample depends on its own slot alone.
-        times: an explicit grid, instead of `steps` and `shift`. weak: a worse model or its folder, for autoguidance instead of
+        times: an explicit grid from at most 1 down to at least 0, instead of `steps` and `shift`. weak: a worse model or its folder, for autoguidance instead of
         the null condition. options: any field of `models.config.Sampling`; `guidance` may be a number.
         Raises FAEError where samples come out non-finite or exploded, naming how many and which is the first.
         """
+        require_known(options, ["times", "weak", *Sampling.model_fields], self)
         settings = sampling_with(self.config.sampling, options)
         device = next(self.parameters()).device
         batch = _batch_size(condition, noise, random)
+        if isinstance(condition, Tensor) and not condition.is_floating_point():
+            condition = condition.cpu()  # labels, few enough to be looked at
         condition = self._check_condition(condition, batch, device)
         if noise is None:
             noise = _Draws(random, batch, device).normal(self.spec.shape, "noise")
@@ -96,10 +114,11 @@ class FlowMatching:
         # One context around all steps, so that the weights are cast once.
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
-            grid = self._grid(settings) if times is None else times
+            grid = self._grid(settings) if times is None else _descending(times)
             z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)
-        _check_samples(z, random)
-        return z.clone()  # out of inference mode, so that callers may differentiate what they do next
+        return check_samples(
+            z, random
+        ).clone()  # out of inference mode, so that callers may differentiate what they do next
 
     def _guided(self, condition: Any, settings: Sampling, weak: FlowMatching | None) -> GuidedVelocity:
         guidance, null = settings.guidance, None
@@ -136,9 +155,9 @@ class FlowMatching:
         shift = self.transport.shift if settings.shift is None else settings.shift
         end, start = self.transport.range
         if settings.stochastic and settings.last_step is not None:
-            return sde_grid(
-                settings.steps, last_step_size=settings.last_step_size - end, shift=shift, start=start, end=end
-            )
+            # Where the times end above 0, so much of the last step is there already.
+            size = max(0.0, settings.last_step_size - end)
+            return sde_grid(settings.steps, last_step_size=size, shift=shift, start=start, end=end)
         return time_grid(settings.steps, shift=shift, start=start, end=end)
 
     def _integrate(
@@ -176,13 +195,11 @@ class FlowMatching:
     def _check_condition(self, condition: Any, batch: int, device: torch.device) -> Tensor:
         if condition is None:
             return torch.full((batch,), self.null_label, device=device)
-        labels = torch.as_tensor(condition)
-        if labels.shape != (batch,) or labels.is_floating_point():
-            raise FAEError(f"expected {batch} integer class labels, got {labels.dtype} of shape {tuple(labels.shape)}")
-        rows = self.label_embedding.table.num_embeddings
-        if labels.device.type == "cpu" and batch and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
-            raise FAEError(f"class labels must lie in 0..{self.config.classes - 1}, got {labels.min()}..{labels.max()}")
-        return labels.to(device, torch.long)
+        return class_labels(condition, batch, self.config.classes, null=self.config.class_dropout > 0).to(device)
+
+    def _check_data(self, condition: Any, batch: int) -> None:
+        """Raise FAEError for data that hold the null condition: the model alone decides which samples lose theirs."""
+        class_labels(condition, batch, self.config.classes)
 
     def _drop_condition(self, condition: Tensor, dropped: Tensor) -> Tensor:
         return torch.where(dropped, self.null_label, condition)
@@ -220,19 +237,6 @@ class _Draws:
         if self.random is not None:
             return self.random.uniform((), stream, self.device)
         return torch.rand(self.batch, device=self.device)
-
-
-def _check_samples(z: Tensor, random: SlotRandom | None) -> None:
-    """Raise FAEError, one line, where samples are not finite or far from any latent."""
-    size = z.flatten(1).square().mean(1).sqrt()
-    for lost, what in ((~torch.isfinite(z).flatten(1).all(1), "are not finite"), (size > EXPLODED, "exploded")):
-        if lost.any():
-            first = int(lost.nonzero()[0])
-            name = first if random is None else random.slots[first]
-            raise FAEError(
-                f"{int(lost.sum())} of {len(z)} samples {what} (sample {name} first, root mean square {size[first]:.3g}); "
-                "lower the guidance scale, or take more steps or fp32"
-            )
 
 
 def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:

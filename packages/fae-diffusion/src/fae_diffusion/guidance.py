@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -21,6 +21,7 @@ from fae_core.hub import ModelConfig
 # A grid's times carry rounding, so that bounds hold within this much.
 _TOLERANCE = 1e-6
 
+Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 Model = Callable[[Tensor, Tensor, Any], Tensor]
 
 
@@ -37,9 +38,9 @@ class Guidance(ModelConfig):
     channels: guide only the first so many; SiT's and LightningDiT's own code guide 3.
     """
 
-    scale: float = 1.0
+    scale: Scale = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
-    parts: tuple[tuple[float, float, float], ...] = ()
+    parts: tuple[tuple[float, float, Scale], ...] = ()
     channels: int | None = Field(None, ge=1)
 
     @model_validator(mode="before")

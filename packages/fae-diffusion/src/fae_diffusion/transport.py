@@ -136,10 +136,14 @@ class Transport(ModelConfig):
     path: PathName = "linear"
     prediction: Prediction = "velocity"
     time: Literal["uniform", "logit_normal"] = "uniform"
-    time_mean: float = Field(0.0, description="of the logit-normal; LightningDiT's shifted_mu with the other sign")
-    time_std: float = Field(1.0, gt=0)
-    shift: float = Field(1.0, gt=0, description="of training times, in SD3's direction: above 1 is more noise")
-    cosine: float = Field(0.0, ge=0, description="weight of LightningDiT's velocity-direction term")
+    time_mean: float = Field(
+        0.0, ge=-100, le=100, description="of the logit-normal; LightningDiT's shifted_mu with the other sign"
+    )
+    time_std: float = Field(1.0, ge=1e-3, le=100)
+    shift: float = Field(
+        1.0, ge=1e-3, le=1e3, description="of training times, in SD3's direction: above 1 is more noise"
+    )
+    cosine: float = Field(0.0, ge=0, le=1e3, description="weight of LightningDiT's velocity-direction term")
     weighting: Literal["none", "velocity"] = Field(
         "none", description="noise and data prediction: 'velocity' measures their error as a velocity, as SiT can"
     )

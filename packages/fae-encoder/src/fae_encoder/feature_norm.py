@@ -6,24 +6,28 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.layers import Fp32Buffers
 
 
-class FeatureNorm(nn.Module):
+class FeatureNorm(Fp32Buffers):
     """(x - mean) / std per channel on (..., D), with fixed statistics; 0 and 1 until `set_statistics` or `measure`.
 
     The paper's backbones end in a LayerNorm and keep the identity. Convolutional features have channels of very different
-    scale, so that a plain L2 loss would see only some of them: they are standardised.
+    scale, so that a plain L2 loss would see only some of them: they are standardised. Statistics stay in fp32: a std rounded to bf16
+    would move every feature.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
         self.is_identity = True  # then `forward` returns its input itself, without a copy
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
+        self.register_tables(persistent=True)
+
+    def tables(self) -> dict[str, Tensor]:
+        return {"mean": torch.zeros(self.dim), "std": torch.ones(self.dim)}
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.is_identity else ((x.float() - self.mean) / self.std).to(x.dtype)
@@ -71,9 +75,3 @@ class FeatureNorm(nn.Module):
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
         self._note_identity()
-
-    def _apply(self, function: Any, recurse: bool = True) -> FeatureNorm:
-        # Statistics stay in fp32: a std rounded to bf16 would move every feature.
-        super()._apply(function, recurse)
-        self.mean, self.std = self.mean.float(), self.std.float()
-        return self

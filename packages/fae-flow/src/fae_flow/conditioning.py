@@ -1,7 +1,8 @@
 """Conditions: what callers pass, what blocks take, and the null condition that stands for "none".
 
-Labels are (B,) int64 in [0, classes], where `classes` itself is the null label. Text is (B, L, text_dim) embeddings, or a
-pair with a mask (B, L), True at words (see `token_mask`): masked embeddings become zero, as in the original. Null text is zeros.
+Labels are (B,) int64 in [0, classes], where `classes` itself is the null label: no label of data, see `check_data`. Text is
+(B, L, text_dim) embeddings, or a pair with a mask (B, L), True at words (see `token_mask`): masked embeddings become zero, as in
+the original. Null text is zeros.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.layers import class_labels
 from fae_core.random import SlotRandom
 from fae_core.token_mask import token_mask, without_padding
 from fae_flow.config import STARFlowConfig
@@ -27,10 +29,19 @@ def prepare_condition(config: STARFlowConfig, condition: Any, batch: int, device
         return None
     if condition is None:
         return null_condition(config, batch, device)
-    prepared = _labels(config, condition) if config.classes is not None else _text(config, condition)
+    if config.classes is not None:
+        # Without dropout the null row is there, but untrained.
+        return class_labels(condition, batch, config.classes, null=config.label_dropout > 0).to(device)
+    prepared = _text(config, condition)
     if len(prepared) != batch:
         raise FAEError(f"{len(prepared)} conditions do not fit {batch} latents")
     return prepared.to(device)
+
+
+def check_data(config: STARFlowConfig, condition: Any, batch: int) -> None:
+    """Raise FAEError for training labels that are no classes, the null label among them: it is for `drop_condition` to set."""
+    if config.classes is not None and condition is not None:
+        class_labels(condition, batch, config.classes)
 
 
 def null_condition(
@@ -71,16 +82,6 @@ def condition_rows(condition: Any) -> int:
 def _is_pair(condition: Any) -> bool:
     """Whether these are embeddings with their mask, and not a sequence of labels."""
     return isinstance(condition, tuple | list) and len(condition) == 2 and all(isinstance(c, Tensor) for c in condition)
-
-
-def _labels(config: STARFlowConfig, condition: Any) -> Tensor:
-    labels = torch.as_tensor(condition)
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise FAEError(f"expected class labels of shape (B,), got {labels.dtype} of shape {tuple(labels.shape)}")
-    # Looking at labels on an accelerator would wait for it; there the table's own check speaks.
-    if labels.device.type == "cpu" and labels.numel() and not 0 <= labels.min() <= labels.max() <= config.classes:
-        raise FAEError(f"class labels must lie in 0..{config.classes - 1}, got {labels.min()}..{labels.max()}")
-    return labels.long()
 
 
 def _text(config: STARFlowConfig, condition: Any) -> Tensor:

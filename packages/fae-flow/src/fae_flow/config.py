@@ -34,7 +34,7 @@ class STARFlowConfig(ModelConfig):
     """
 
     width: int = Field(256, gt=0)
-    layers: tuple[int, ...] = Field((2, 2, 6), min_length=1)
+    layers: tuple[int, ...] = Field((2, 2, 6), min_length=1, max_length=64)
     top_width: int | None = Field(None, gt=0)
     head_dim: int = Field(64, gt=0)
     heads: int | None = Field(None, gt=0)
@@ -52,15 +52,15 @@ class STARFlowConfig(ModelConfig):
     rope_length: float | None = Field(None, gt=0)
     sos: bool = True
     scale: Literal["exp", "softplus"] = "exp"
-    soft_clip: float = Field(0.0, ge=0)
+    soft_clip: float = Field(0.0, ge=0, le=1e3)
     order: Literal["R2L", "L2R"] = "R2L"
     classes: int | None = Field(None, gt=0)
     text_dim: int | None = Field(None, gt=0)
     text_tokens: int = Field(0, ge=0)
     condition_top_only: bool = False
     label_dropout: float = Field(0.1, ge=0, le=1)
-    noise_std: float = Field(0.3, ge=0)
-    regularization: float = Field(0.0, ge=0)
+    noise_std: float = Field(0.3, ge=0, le=100)
+    regularization: float = Field(0.0, ge=0, le=1e3)
     denoise: bool = True
     gradient_checkpointing: bool = False
 

@@ -7,6 +7,7 @@ the batch does, so a result does not depend on the batch. A stretch that has not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,9 @@ class Jacobi:
     per_sample: bool = True
 
     def __post_init__(self) -> None:
-        if self.stretch < 1 or self.tolerance < 0 or (self.max_passes is not None and self.max_passes < 1):
-            raise FAEError("jacobi needs stretch >= 1, tolerance >= 0 and max_passes >= 1")
+        counts = [n for n in (self.stretch, self.max_passes) if n is not None]
+        if not all(isinstance(n, int) and n >= 1 for n in counts) or not 0 <= self.tolerance < math.inf:
+            raise FAEError("jacobi needs whole numbers stretch >= 1 and max_passes >= 1, and a finite tolerance >= 0")
 
     @classmethod
     def parse(cls, value: Jacobi | Mapping[str, Any] | None) -> Jacobi | None:

@@ -6,6 +6,7 @@ or a model. Guidance doubles the batch only inside blocks where it acts.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fae_core.draw import check_samples
 from fae_core.errors import FAEError
 from fae_flow.conditioning import null_condition, prepare_condition
 from fae_flow.cuda_graph import decode_graph
@@ -57,8 +59,8 @@ class FlowSampler:
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
 
     def sample(self, condition: Any, noise: Tensor, **options: Any) -> Tensor:
-        """Noise (B, C, h, w) to latents of the same shape; options as of `trace`. No denoising."""
-        return self.trace(condition, noise, **options)[-1]
+        """Noise (B, C, h, w) to latents of the same shape; options as of `trace`. No denoising. Raises FAEError for lost samples."""
+        return check_samples(self.trace(condition, noise, **options)[-1])
 
     def trace(
         self,
@@ -71,8 +73,8 @@ class FlowSampler:
         jacobi: Jacobi | Mapping[str, Any] | None = None,
     ) -> list[Tensor]:
         """The noise and what each block made of it, from the top block to the latents, (B, C, h, w) fp32 each."""
-        if guidance < 0:
-            raise FAEError(f"guidance must be at least 0 (1 = off), not {guidance}")
+        if not 0 <= guidance < math.inf:
+            raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {guidance}")
         jacobi = Jacobi.parse(jacobi)
         if jacobi is not None and self.static:
             raise FAEError("jacobi decodes stretches of changing size; leave compile and cuda_graph off")

@@ -17,24 +17,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from einops import rearrange
+from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
+from fae_core.draw import check_samples
 from fae_core.errors import FAEError
 from fae_core.hub import PretrainedModel
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
-from fae_flow.conditioning import condition_rows, drop_condition, prepare_condition
+from fae_flow.conditioning import check_data, condition_rows, drop_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
+from fae_flow.jacobi import Jacobi
 from fae_flow.layers import Rope
 from fae_flow.positions import rope_tables
-
-if TYPE_CHECKING:
-    from fae_flow.jacobi import Jacobi
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -143,6 +143,7 @@ class STARFlow(PretrainedModel):
         Streams: "noise", and in training mode "label_dropout". Raises FAEError unless z has the spec's shape.
         """
         self.spec.check(z)
+        check_data(self.config, condition, len(z))
         prepared = prepare_condition(self.config, condition, len(z), z.device)
         if self.training:
             prepared = drop_condition(self.config, prepared, random)
@@ -163,12 +164,12 @@ class STARFlow(PretrainedModel):
         condition: Any = None,
         *,
         noise: Tensor | None = None,
-        guidance: float = 1.0,
+        guidance: Annotated[float, Field(ge=0, le=1e6)] = 1.0,
         uncond: Any = None,
         random: SlotRandom | None = None,
         denoise: bool | None = None,
         guide_top_only: bool = False,
-        jacobi: Jacobi | Mapping[str, Any] | None = None,
+        jacobi: Annotated[Jacobi | Mapping[str, Any] | None, PlainValidator(Jacobi.parse)] = None,
         cuda_graph: bool = False,
     ) -> Tensor:
         """Latents (B, C, h, w), one per condition.
@@ -185,7 +186,11 @@ class STARFlow(PretrainedModel):
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
         z = FlowSampler(self, cuda_graph=cuda_graph).sample(prepared, noise, **options)
-        return self.denoise(z, prepared) if (self.config.denoise if denoise is None else denoise) else z
+        return (
+            check_samples(self.denoise(z, prepared), random)
+            if (self.config.denoise if denoise is None else denoise)
+            else z
+        )
 
     def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:
         """Tweedie's estimate of the clean latents behind `z`: z + noise_std^2 * d log p(z) / dz; one backward pass."""
@@ -207,6 +212,8 @@ class STARFlow(PretrainedModel):
             shape = self.spec.shape
             noise = torch.randn(count, *shape) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)
+        if isinstance(condition, Tensor) and not condition.is_floating_point():
+            condition = condition.cpu()  # labels, few enough to be looked at
         return noise.to(device), prepare_condition(self.config, condition, len(noise), device)
 
     def check_grid(self, z: Tensor) -> None:

@@ -41,6 +41,7 @@ def train_generator(
     images that are encoded as they are needed. The number of classes follows the labels unless it is set.
     Raises FAEError's subclasses, one line each.
     """
+    from fae_core.cost import require_room
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 
     settings = resolve_settings(preset or (None if config else default_preset), config, overrides, sections=SECTIONS)
@@ -56,8 +57,10 @@ def train_generator(
     if relaunched(processes):
         return
     store = _open_latents(latents, data, tokenizer, train_config.verify)
-    model = {**_class_count(store), **settings.get("model", {})}
+    model = settings.get("model", {})
+    model = model if "classes" in model else {**_class_count(store), **model}
     model_config = parse_config(generator_class.config_class, model, "model settings")
+    require_room(lambda: generator_class(model_config, store.spec), "model settings")
     generator = seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
     recorded = {
         "command": f"fae train {command}",
@@ -89,9 +92,13 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
 
 
 def _class_count(store: Any) -> dict[str, int]:
-    """The `classes` of a model for this store."""
+    """The `classes` of a model for this store. Raises DataError where labels without names do not begin at 0."""
     if store.classes is not None:
         return {"classes": len(store.classes)}
     if store.labels is not None:
+        if min(store.labels) > 0:
+            raise DataError(
+                f"the smallest label is {min(store.labels)}: number classes from 0, or say how many there are with --set model.classes=N"
+            )
         return {"classes": int(max(store.labels)) + 1}
     return {"classes": 1}

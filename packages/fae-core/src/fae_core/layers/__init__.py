@@ -1,7 +1,8 @@
 """Transformer layers that more than one package builds its models from."""
 
 from fae_core.layers.attention import SelfAttention
-from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, sincos_position_table
+from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, class_labels, sincos_position_table
+from fae_core.layers.fp32_buffers import Fp32Buffers, RememberedBuffers
 from fae_core.layers.mlp import MLP, SwiGLU, swiglu_hidden
 from fae_core.layers.norm import RMSNorm
 from fae_core.layers.rope import AxialRope, axial_angles
@@ -9,12 +10,15 @@ from fae_core.layers.rope import AxialRope, axial_angles
 __all__ = [
     "MLP",
     "AxialRope",
+    "Fp32Buffers",
     "LabelEmbedding",
     "RMSNorm",
+    "RememberedBuffers",
     "SelfAttention",
     "SwiGLU",
     "TimestepEmbedding",
     "axial_angles",
+    "class_labels",
     "sincos_position_table",
     "swiglu_hidden",
 ]

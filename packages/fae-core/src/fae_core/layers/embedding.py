@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fae_core.errors import FAEError
 
 
 class TimestepEmbedding(nn.Module):
@@ -38,6 +41,28 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         return self.table(labels)
+
+
+def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -> Tensor:
+    """Labels (B,) int64, each in 0 .. classes - 1. null: `classes` itself, which stands for "no class", is one too.
+
+    Raises FAEError. Labels on a GPU are not waited for: one that is out of range stops the device.
+    """
+    labels = torch.as_tensor(labels)
+    if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+        raise FAEError(
+            f"expected {batch} integer class labels of shape ({batch},), got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if len(labels) != batch:
+        raise FAEError(f"{len(labels)} conditions do not fit {batch} latents: expected {batch} integer class labels")
+    rows = classes + int(null)
+    if labels.device.type == "cuda":
+        torch._assert_async(((labels >= 0) & (labels < rows)).all())
+    elif not labels.is_meta and batch and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
+        raise FAEError(
+            f"class labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; no class at all is None"
+        )
+    return labels.long()
 
 
 def sincos_position_table(height: int, width: int, dim: int) -> Tensor:

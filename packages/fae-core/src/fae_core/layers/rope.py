@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from fae_core.layers.fp32_buffers import Fp32Buffers
 
 
 def axial_angles(height: int, width: int, head_dim: int, theta: float = 10000.0) -> Tensor:
@@ -21,20 +23,17 @@ def axial_angles(height: int, width: int, head_dim: int, theta: float = 10000.0)
     return torch.cat([rows[:, None].expand(grid), columns[None].expand(grid)], dim=-1).reshape(height * width, -1)
 
 
-class AxialRope(nn.Module):
-    """Cosine and sine tables (N, head_dim / 2) of a fixed grid, moved with the model and never saved."""
+class AxialRope(Fp32Buffers):
+    """Cosine and sine tables (N, head_dim / 2) of a fixed grid, fp32 whatever the weights are, moved with the model and never saved."""
 
     def __init__(self, height: int, width: int, head_dim: int, theta: float = 10000.0) -> None:
         super().__init__()
-        angles = axial_angles(height, width, head_dim, theta)
-        self.register_buffer("cos", angles.cos().float(), persistent=False)
-        self.register_buffer("sin", angles.sin().float(), persistent=False)
+        self.grid = (height, width, head_dim, theta)
+        self.register_tables(persistent=False)
+
+    def tables(self) -> dict[str, Tensor]:
+        angles = axial_angles(*self.grid)
+        return {"cos": angles.cos().float(), "sin": angles.sin().float()}
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return self.cos, self.sin
-
-    def _apply(self, function, recurse: bool = True) -> AxialRope:
-        # The rotation is computed in fp32 whatever dtype the weights are cast to.
-        super()._apply(function, recurse)
-        self.cos, self.sin = self.cos.float(), self.sin.float()
-        return self

@@ -57,8 +57,9 @@ def rope_attention(
     """`attention` on queries and keys rotated by the tables (see `fae_core.ops.rotary`)."""
     _check(q, k, v, mask, causal)
     if not nothing_to_choose(q, backend):
-        check_tables(q.shape[-1], q.shape[2], cos, sin, layout)
-        obstacle = contract.heads(q, (cos, sin), k)
+        for x in (q, k):
+            check_tables(x.shape[-1], x.shape[2], cos, sin, layout)
+        obstacle = contract.heads(q, (cos, sin))
         options = {"mask": mask, "causal": causal, "requested": backend}
         if choose_attention("rope_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
             return _fused(q, k, v, cos, sin, layout, scale)
@@ -84,8 +85,7 @@ def self_attention(
     if not nothing_to_choose(qkv, backend):
         q, k, v = split_packed(qkv)
         _check(q, k, v, mask, causal)
-        if cos is not None:
-            check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
+        check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
         obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
         options = {"mask": mask, "causal": causal, "requested": backend}
         if choose_attention("self_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
@@ -127,6 +127,8 @@ def _attend(
         return reference.attention(q, k, v, mask, causal, scale)
     if backend == "xformers":
         return _xformers(q, k, v, mask, causal, scale)
+    if backend == "sdpa" and contract.forward_mode():
+        backend = "sdpa-math"  # the only one with a forward-mode derivative
     if backend in SDPA_KERNELS:
         with sdpa_kernel(SDPA_KERNELS[backend]):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)

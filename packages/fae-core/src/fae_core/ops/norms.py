@@ -78,7 +78,7 @@ def _torch_rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 def _few_passes(x: Tensor) -> bool:
     """Where nothing is differentiated, fused or rounded between the steps, two passes over memory do for four."""
-    eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or contract.forward_mode())
     return eager and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 

@@ -69,8 +69,7 @@ def qk_norm_rope(
 
     Returns q, k, v as (B, H, N, D). backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
     """
-    if cos is not None:
-        check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
+    check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
     plain = nothing_to_choose(qkv, backend)
     if not plain:
         obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
@@ -96,10 +95,14 @@ def qk_norm_rope(
     return q, k, v
 
 
-def check_tables(head_dim: int, tokens: int, cos: Tensor, sin: Tensor, layout: str) -> None:
-    """Raise FAEError where the tables or the layout's name do not fit."""
+def check_tables(head_dim: int, tokens: int, cos: Tensor | None, sin: Tensor | None, layout: str) -> None:
+    """Raise FAEError where the tables, of which there are two or none, or the layout's name do not fit."""
     if layout not in ("interleaved", "half"):
         raise FAEError(f"rope layout is 'interleaved' or 'half', not {layout!r}")
+    if cos is None and sin is None:
+        return
+    if cos is None or sin is None:
+        raise FAEError("rope tables come in pairs: cosines and sines")
     if cos.shape[-2:] != (tokens, head_dim // 2) or sin.shape != cos.shape:
         raise FAEError(
             f"rope tables of shape {tuple(cos.shape)} do not fit x: {tokens} tokens, head dimension {head_dim}"

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from fae_core.hub import ModelConfig
 from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[Beta, Beta]  # of AdamW
+
 
 class TrainConfig(ModelConfig):
     """How to train; what to train is a Task. Steps count optimiser updates, `batch_size` is global.
@@ -24,16 +27,19 @@ class TrainConfig(ModelConfig):
     accumulation: int = Field(1, ge=1, description="micro-batches per update")
     seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
 
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, le=1e3)
     schedule: Literal["constant", "cosine"] = "constant"
     schedule_steps: int | None = Field(
-        None, ge=1, description="length of the schedule, where it is not that of the run: a longer run stays at its end"
+        None,
+        ge=1,
+        le=10**12,
+        description="length of the schedule, where it is not that of the run: a longer run stays at its end",
     )
-    warmup_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
-    hold_steps: float = Field(0, ge=0, description="a number of steps, or below 1 a fraction of them")
+    warmup_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
+    hold_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
     final_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
+    betas: Betas = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, le=1e3)
     clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(0.9999, ge=0, lt=1)
     ema_warmup: bool = Field(False, description="start with the shorter average (1 + step) / (10 + step)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from contextlib import ExitStack, nullcontext
+import logging
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,16 +16,18 @@ from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import optimizer_tensors
 from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import PhaseModule, Processes, full, gathered, replicate, shard
-from fae_core.training.ema import WeightAverage
+from fae_core.training.ema import WeightAverage, share_of_start
 from fae_core.training.schedule import learning_rate_factor
 from fae_core.training.task import Batch, Phase, Task
+
+log = logging.getLogger("fae")
 
 
 class Engine:
     """Performs updates of a task's phases on this process's share of each batch."""
 
     def __init__(self, task: Task, config: TrainConfig, group: Processes) -> None:
-        _check_division(config, group)
+        check_trainable(task, config, group)
         self.task, self.config, self.group = task, config, group
         task.to(group.device)
         for module in task.modules.values():
@@ -47,17 +50,28 @@ class Engine:
                     block.compile()
 
     def update(self, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor] | None:
-        """One update of every phase that has started. Returns scalars, or None where a gradient was not finite."""
+        """One update of every phase that has started, each with the weights from before the step. Returns scalars.
+
+        Where any phase's gradient is not finite, nothing changes, in no module, and the answer is None.
+        """
+        buffers = [(b, b.clone()) for module in self.task.modules.values() for b in module.buffers()]
         terms: dict[str, Tensor] = {}
-        for phase in self._phases:
-            if step < phase.spec.start_step:
-                continue
+        norms: list[Tensor] = []
+        due = [phase for phase in self._phases if step >= phase.spec.start_step]
+        for phase in due:
             self._thaw(phase.spec.modules)
-            phase_terms = phase.update(step, micro_batches)
-            if phase_terms is None:
-                return None
+            phase_terms = phase.accumulate(micro_batches)
+            norms.append(phase_terms["gradient_norm"])
             prefix = f"{phase.spec.name}/" if len(self._phases) > 1 else ""
             terms.update({f"{prefix}{name}": value for name, value in phase_terms.items()})
+        # A non-finite gradient on one process is one on all of them after the reduction, so all of them skip together.
+        finite = all(torch.isfinite(torch.stack(norms)).tolist()) if norms else True
+        for phase in due:
+            phase.finish(step if finite else None)
+        if not finite:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            return None
         for average in self.averages.values():
             average.update(step)
         return terms
@@ -109,7 +123,7 @@ class _RunningPhase:
     def __init__(self, phase: Phase, engine: Engine) -> None:
         config, group = engine.config, engine.group
         self.spec, self.config, self.group = phase, config, group
-        modules = {name: engine.task.modules[name] for name in phase.modules}
+        modules = self.modules = {name: engine.task.modules[name] for name in phase.modules}
         named = [
             (f"{m}/{key}", p)
             for m, module in modules.items()
@@ -131,26 +145,33 @@ class _RunningPhase:
             replicate(wrapped, group, deterministic=engine.config.deterministic) if engine.replicated else wrapped
         )
 
-    def update(self, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor] | None:
-        for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = self.peak * learning_rate_factor(self.config, step)
+    def accumulate(self, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor]:
+        """Leave the clipped mean gradient with the parameters; returns the loss's terms and the "gradient_norm" before clipping."""
         totals: dict[str, Tensor] = {}
         for index, (batch, random) in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            wait = nullcontext() if last or not hasattr(self.module, "no_sync") else self.module.no_sync()
-            with wait:
+            with self._reducing(last=index == len(micro_batches) - 1):
                 with self._autocast():
                     terms = self.module(batch, random)
                 (terms["loss"] / len(micro_batches)).backward()
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(micro_batches)
         norm = full(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf")))
-        # A non-finite gradient on one process is one on all of them after the reduction, so all of them skip together.
-        finite = bool(torch.isfinite(norm))
-        if finite:
+        return {**totals, "gradient_norm": norm}
+
+    def finish(self, step: int | None) -> None:
+        """Move the parameters as the update `step` (0-based), or not at all, and forget the gradient."""
+        if step is not None:
+            for parameter_group in self.optimizer.param_groups:
+                parameter_group["lr"] = self.peak * learning_rate_factor(self.config, step)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {**totals, "gradient_norm": norm} if finite else None
+
+    def _reducing(self, last: bool) -> AbstractContextManager[object]:
+        """Around a micro-batch: processes exchange gradients after the last one only, under DDP and FSDP2 alike."""
+        for part in self.modules.values():
+            if hasattr(part, "set_requires_gradient_sync"):
+                part.set_requires_gradient_sync(last)
+        return nullcontext() if last or not hasattr(self.module, "no_sync") else self.module.no_sync()
 
     def _autocast(self):
         kind = self.group.device.split(":")[0]
@@ -170,10 +191,35 @@ def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, Slo
     return path
 
 
-def _check_division(config: TrainConfig, group: Processes) -> None:
+def check_trainable(task: Task, config: TrainConfig, group: Processes) -> None:
+    """Raise FAEError where the batch cannot be divided, or weights are of half precision, in which small updates are lost."""
     parts = group.world_size * config.accumulation
     if config.batch_size % parts:
         raise FAEError(
             f"batch_size {config.batch_size} cannot be divided among {group.world_size} processes with accumulation "
             f"{config.accumulation}; make it a multiple of {parts}"
+        )
+    for name, module in task.modules.items():
+        for key, parameter in module.named_parameters():
+            if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+                kind = str(parameter.dtype).removeprefix("torch.")
+                raise FAEError(
+                    f"{name} has weights in {kind} ({key}), which lose small updates: train fp32 weights (module.float()); "
+                    "training.precision=bf16 computes in bfloat16 and keeps them"
+                )
+
+
+def warn_of_a_young_average(task: Task, config: TrainConfig) -> None:
+    """Log where the average will end up nearer to the initial weights than to the trained ones."""
+    if not task.ema_modules or config.ema_decay is None:
+        return
+    share = share_of_start(config.ema_decay, config.ema_warmup, config.steps)
+    if share > 0.5:
+        log.warning(
+            "the averaged weights, which are exported, will still be %.0f %% the initial ones after %d steps at ema_decay %g; "
+            "set training.ema_decay to %.3g, or training.ema_warmup to true",
+            100 * share,
+            config.steps,
+            config.ema_decay,
+            max(0.0, 1 - 10 / config.steps),
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from fae_core.draw import check_options
 from fae_core.errors import DataError
 from fae_core.generator import Generator
 from fae_core.random import SlotRandom
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 class GeneratorTask(Task):
     """The generator's own loss on normalised latents and labels. preview: what to draw and measure while it trains.
 
-    Raises LatentSpecMismatch unless the latents are what the generator was built for.
+    Raises LatentSpecMismatch unless the latents are what the generator was built for, DataError where labels are not classes of
+    its, CheckpointError for preview options that it does not have.
     """
 
     ema_modules = ("model",)
@@ -33,6 +36,9 @@ class GeneratorTask(Task):
         generator.spec.require(store.spec, context=f"latent store {store.folder}")
         if len(store) == 0:
             raise DataError(f"{store.folder} holds no latents")
+        check_labels(generator, store)
+        if preview is not None:
+            check_options(generator, preview.options)
         self.generator, self.store = generator, store
         self.modules = {"model": generator}
         if store.classes is not None and getattr(getattr(generator, "config", None), "classes", None) is not None:
@@ -76,3 +82,17 @@ class GeneratorTask(Task):
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
         return self.generator.loss(batch["z"], batch["labels"], random=random)
+
+
+def check_labels(generator: Generator, store: LatentStore | LiveLatents) -> None:
+    """Raise DataError where a label of the data is no class of the generator, 0 .. classes - 1; looked at once, before training."""
+    classes = getattr(getattr(generator, "config", None), "classes", None)
+    if classes is None or store.labels is None:
+        return
+    labels = np.asarray(store.labels)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise DataError(
+            f"{store.folder} has the label {labels[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this model's classes are "
+            f"0..{classes - 1}: number classes from 0, or set model.classes"
+        )

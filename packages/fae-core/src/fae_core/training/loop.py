@@ -23,7 +23,7 @@ from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import STATE_FILE, Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.distributed import Processes, processes
-from fae_core.training.engine import Engine, save_bad_batch
+from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
 from fae_core.training.journal import CONFIG_FILE, IDENTITY, Journal, open_run
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
@@ -54,8 +54,10 @@ def train(
     """
     run = Path(run)
     with processes(device) as group, ExitStack() as held:
+        check_trainable(task, config, group)
         if group.is_main:
             require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
+            warn_of_a_young_average(task, config)
             identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
             held.enter_context(hold(run))

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.draw import draw_latents
 from fae_core.errors import MissingPackage, UnknownName
 from fae_core.generator import Generator, load_decoder
 from fae_core.hub import ModelConfig
@@ -72,7 +73,7 @@ class GeneratorPreview:
         for start in range(0, count, _BATCH):
             indices = range(start, min(count, start + _BATCH))
             random = SlotRandom(self.config.seed, indices)
-            z = generator.sample(conditions(indices), random=random, **self.config.options)
+            z = draw_latents(generator, conditions(indices), random, self.config.options)
             yield to_uint8(self.decoder.decode(z.to(self.device))).cpu()
 
     def _load_metric(self) -> Callable[[Iterator[np.ndarray]], dict[str, float]]:

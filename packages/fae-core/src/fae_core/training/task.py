@@ -17,7 +17,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser and its loss. A step runs every phase in order; a GAN has two.
+    """One optimiser and its loss. A step computes every phase's gradient, in order, and then moves all; a GAN has two.
 
     modules: names in `Task.modules` that this phase updates; all others are frozen meanwhile.
     loss: (batch, random) -> scalars, means over the batch's samples; "loss" is minimised, all are logged as `name/term`

@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fae_core.images.check import require_image_batch
+from fae_core.layers import Fp32Buffers
 
 
-class Discriminator(nn.Module):
+class Discriminator(Fp32Buffers):
     """What both kinds share: running means of the logits of real and painted images, for LeCam's anchors (Tseng et al., 2021).
 
     They move once per step, by the mean over its micro-batches and processes, when the next step begins: every micro-batch of
@@ -27,21 +28,23 @@ class Discriminator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("anchor_real", torch.zeros(()))
-        self.register_buffer("anchor_fake", torch.zeros(()))
+        self.register_tables(persistent=True)
+
+    def tables(self) -> dict[str, Tensor]:
         # Of the step under way: sums of both means, the number of micro-batches, and which step it is.
-        self.register_buffer("noted", torch.zeros(3))
-        self.register_buffer("noted_step", torch.full((), -1.0))
+        step = {"noted": torch.zeros(3), "noted_step": torch.full((), -1.0)}
+        return {"anchor_real": torch.zeros(()), "anchor_fake": torch.zeros(()), **step}
 
     @torch.no_grad()
     def begin_step(self, step: int) -> None:
         """Move the running means by what was noted in an earlier step; nothing within the same one."""
         earlier = self.noted_step != step
-        due = earlier & (self.noted[2] > 0)
         means = self.noted[:2] / self.noted[2].clamp_min(1)
+        # A step whose logits were not finite was skipped, and leaves no trace here either.
+        due = earlier & (self.noted[2] > 0) & means.isfinite().all()
         for anchor, mean in zip((self.anchor_real, self.anchor_fake), means, strict=True):
             anchor.copy_(torch.where(due, anchor.lerp(mean, 1 - self.anchor_decay), anchor))
-        self.noted.mul_(~earlier)
+        self.noted.copy_(torch.where(earlier, 0.0, self.noted))
         self.noted_step.fill_(step)
 
     @torch.no_grad()

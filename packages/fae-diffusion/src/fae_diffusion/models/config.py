@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.hub import ModelConfig
+from fae_core.hub import ModelConfig, parse_config
 from fae_diffusion.guidance import Guidance
 from fae_diffusion.samplers.sde import Diffusion, LastStep
 from fae_diffusion.transport import Transport
@@ -19,14 +19,14 @@ class Sampling(ModelConfig):
         "euler", "midpoint", "heun", "rk4", "dpm++2m", "dopri5", "dopri8", "bosh3", "adaptive_heun", "sde", "sde-heun"
     ] = Field("euler", description="'sde' is Euler-Maruyama")
     steps: int = Field(50, ge=1, le=100_000, description="intervals of the time grid")
-    shift: float | None = Field(None, gt=0, description="of the grid; None: the shift of training")
+    shift: float | None = Field(None, ge=1e-3, le=1e3, description="of the grid; None: the shift of training")
     guidance: Guidance = Guidance()
     diffusion: Diffusion = "sigma"
-    diffusion_norm: float = Field(1.0, ge=0)
+    diffusion_norm: float = Field(1.0, ge=0, le=1e3)
     last_step: LastStep | None = "mean"
     last_step_size: float = Field(0.04, ge=0, lt=1)
-    atol: float = Field(1e-6, gt=0)
-    rtol: float = Field(1e-3, gt=0)
+    atol: float = Field(1e-6, ge=1e-15, le=1e3)
+    rtol: float = Field(1e-3, ge=1e-15, le=1e3)
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32",
         description="of the network; bf16 is autocast, the state is integrated in fp32; 'auto': bf16 on a GPU, fp32 elsewhere",
@@ -98,9 +98,6 @@ class LightningDiTConfig(TransformerConfig):
 
 
 def sampling_with(defaults: Sampling, options: dict[str, Any]) -> Sampling:
-    """`defaults` with the options that are not None. Raises CheckpointError, one line, for an unknown or bad one."""
-    from fae_core.hub import parse_config
-
-    chosen = {name: value for name, value in options.items() if value is not None}
+    """`defaults` with the options, of which None is a value like any other. Raises CheckpointError, one line, for a bad one."""
     fields = {name: getattr(defaults, name) for name in Sampling.model_fields}
-    return parse_config(Sampling, {**fields, **chosen}, "sampling options")
+    return parse_config(Sampling, {**fields, **options}, "sampling options")

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from fae_core import ops
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.hub import ModelConfig, PretrainedModel
-from fae_core.layers import MLP, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
+from fae_core.layers import MLP, Fp32Buffers, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
 from fae_core.spec import LatentSpec
 from fae_diffusion.generator import FlowMatching
 from fae_diffusion.models.mmdit_config import MMDiTConfig
@@ -106,7 +106,7 @@ class JointBlock(nn.Module):
         return self.text.leave(text_x, out_BMD[:, : text_x.shape[1]], text_later), after
 
 
-class MMDiT(FlowMatching, PretrainedModel):
+class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
     """m(z (B, C, h, w), t, text) -> velocity, t = 1 is noise. h and w may be any that the position table covers.
 
     text: a TextCondition, embeddings (B, L, text_width), a pair (embeddings, mask), or, where the config names a text encoder,
@@ -125,11 +125,7 @@ class MMDiT(FlowMatching, PretrainedModel):
         if spec.height % patch or spec.width % patch:
             raise CheckpointError(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
         self.position_side = config.position_size or max(spec.height, spec.width) // patch
-        table = sincos_position_table(self.position_side, self.position_side, width)
-        self.register_buffer("positions", table.view(self.position_side, self.position_side, width))
-        # Until `set_null`: one token of zeros.
-        self.register_buffer("null_tokens", torch.zeros(1, config.null_length, config.text_width))
-        self.register_buffer("null_mask", torch.arange(config.null_length)[None] == 0)
+        self.register_tables(persistent=True)
 
         self.patch_embedding = nn.Linear(spec.channels * patch**2, width)
         self.time_embedding = TimestepEmbedding(width)
@@ -147,6 +143,15 @@ class MMDiT(FlowMatching, PretrainedModel):
             False
         )
         self.reset_parameters()
+
+    def tables(self) -> dict[str, Tensor]:
+        config, side = self.config, self.position_side
+        return {
+            "positions": sincos_position_table(side, side, config.width).view(side, side, config.width),
+            # Until `set_null`: one token of zeros.
+            "null_tokens": torch.zeros(1, config.null_length, config.text_width),
+            "null_mask": torch.arange(config.null_length)[None] == 0,
+        }
 
     @classmethod
     def from_official(cls, state_dict: Any, config: Any, *, spec: LatentSpec | None = None, **fields: Any) -> Self:
@@ -199,7 +204,8 @@ class MMDiT(FlowMatching, PretrainedModel):
         if max(grid) > side:
             raise FAEError(f"a grid of {grid[0]}x{grid[1]} patches exceeds the position table of {side}x{side}")
         top, left = (side - grid[0]) // 2, (side - grid[1]) // 2
-        return self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)
+        table = self.positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)
+        return table.to(self.patch_embedding.weight.dtype)
 
     def _condition(
         self, t: Tensor | float, text: TextCondition, batch: int, dtype: torch.dtype, device: torch.device
@@ -278,6 +284,9 @@ class MMDiT(FlowMatching, PretrainedModel):
             got = "none" if text.pooled is None else f"one of {text.pooled.shape[1]}"
             raise FAEError(f"this model takes text {wanted}, and got {got}: give a TextCondition that fits")
         return text
+
+    def _check_data(self, condition: Any, batch: int) -> None:
+        """An empty caption is a caption."""
 
     def _drop_condition(self, condition: TextCondition, dropped: Tensor) -> TextCondition:
         return condition.replaced(dropped, self._null_like(condition))

@@ -1,7 +1,7 @@
 """Samplers: explicit time grids, ODE methods and SDE methods. They know a velocity, not a model."""
 
 from fae_diffusion.samplers.grids import sde_grid, time_grid
-from fae_diffusion.samplers.ode import ADAPTIVE, METHODS, integrate
+from fae_diffusion.samplers.ode import ADAPTIVE, METHODS, check_times, integrate
 from fae_diffusion.samplers.sde import DIFFUSIONS, LAST_STEPS, diffusion_coefficient, integrate_sde
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "DIFFUSIONS",
     "LAST_STEPS",
     "METHODS",
+    "check_times",
     "diffusion_coefficient",
     "integrate",
     "integrate_sde",

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fae_core.errors import FAEError, MissingPackage, UnknownName
+from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
 from fae_diffusion.transport import PathName, path
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
+_MOST_STEPS = 100_000  # of an adaptive method
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 
 
@@ -51,7 +52,10 @@ def integrate(
 
 def check_times(times: Tensor | Sequence[float]) -> list[float]:
     """The grid as Python numbers. Raises FAEError unless it has two or more strictly monotone, finite times."""
-    grid = [float(t) for t in (times.tolist() if isinstance(times, Tensor) else times)]
+    try:
+        grid = [float(t) for t in (times.tolist() if isinstance(times, Tensor) else times)]
+    except (TypeError, ValueError, OverflowError):
+        grid = []
     steps = [b - a for a, b in itertools.pairwise(grid)]
     if not steps or not all(math.isfinite(s) for s in steps) or not (max(steps) < 0 or min(steps) > 0):
         raise FAEError("times must be two or more, finite, and all descending or all ascending")
@@ -141,4 +145,13 @@ def _adaptive(velocity: Velocity, z: Tensor, times: Tensor | Sequence[float], me
     except ImportError:
         raise MissingPackage(f"the ODE method {method}", "'fae-diffusion[ode]'") from None
     grid = torch.as_tensor(times, dtype=torch.float32, device=z.device)
-    return odeint(lambda t, x: evaluate(velocity, x, float(t)), z, grid, method=method, atol=atol, rtol=rtol)[-1]
+    options = {"max_num_steps": _MOST_STEPS}
+    try:
+        return odeint(
+            lambda t, x: evaluate(velocity, x, float(t)), z, grid, method=method, atol=atol, rtol=rtol, options=options
+        )[-1]
+    except AssertionError as error:  # torchdiffeq's word for a step that shrank to nothing, or too many of them
+        raise FAEError(
+            f"{method} found no step small enough for atol {atol:g} and rtol {rtol:g} ({first_line(error)}): the velocity is not "
+            "finite or too steep; lower the guidance scale, raise the tolerances, or take a method of fixed steps"
+        ) from None

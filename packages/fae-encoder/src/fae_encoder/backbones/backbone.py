@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fae_core.errors import FAEError, first_line
+from fae_core.layers import RememberedBuffers
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.coverage import every_pixel_used
 from fae_encoder.backbones.preprocess import Preprocess
@@ -49,7 +50,7 @@ class Network(Protocol):
     def class_token(self, x: Tensor) -> Tensor: ...
 
 
-class Backbone(nn.Module):
+class Backbone(RememberedBuffers):
     """A frozen encoder. Its parameters never require gradients and it stays in eval mode; gradients do flow to the images.
 
     forward(images (B, 3, H, W) in [0, 1]) -> (B, N, D), N = grid[0] * grid[1], D = the selected layers' widths together.

@@ -6,10 +6,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.images.check import require_image_batch, require_range
+from fae_core.layers import Fp32Buffers
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -20,7 +21,7 @@ def same_aspect(image: tuple[int, int], seen: tuple[int, int]) -> bool:
     return abs(image[0] * seen[1] - image[1] * seen[0]) <= max(seen) / 2
 
 
-class Preprocess(nn.Module):
+class Preprocess(Fp32Buffers):
     """Antialiased resize to `size` (height, width), then (x - mean) / std per colour.
 
     forward: (B, 3, H, W) in [0, 1] of any size with the same aspect ratio and any floating type -> (B, 3, *size), fp32. Values
@@ -38,9 +39,12 @@ class Preprocess(nn.Module):
         interpolation: Interpolation = "bicubic",
     ) -> None:
         super().__init__()
-        self.size, self.interpolation = size, interpolation
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.size, self.interpolation, self.statistics = size, interpolation, {"mean": mean, "std": std}
+        # Normalised in fp32 whatever dtype the network is cast to: the means have no exact half-precision value.
+        self.register_tables(persistent=False)
+
+    def tables(self) -> dict[str, Tensor]:
+        return {n: torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for n, v in self.statistics.items()}
 
     def forward(self, images: Tensor, *, check: bool = True) -> Tensor:
         """check: look at the range; off for images that a decoder paints, which may leave it a little."""
@@ -60,12 +64,3 @@ class Preprocess(nn.Module):
             images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
             images = images.clamp(0.0, 1.0)
         return (images - self.mean) / self.std
-
-    def _apply(self, function, recurse: bool = True) -> Preprocess:
-        # Normalised in fp32 whatever dtype the network is cast to: the means have no exact half-precision value.
-        kept = {"mean": self.mean, "std": self.std}
-        super()._apply(function, recurse)
-        for name, buffer in kept.items():
-            moved = getattr(self, name)
-            setattr(self, name, moved if moved.dtype == buffer.dtype else buffer.to(moved.device))
-        return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fae_core.ops.library.device import runs_kernels
+from fae_core.ops.library.device import once_differentiable, runs_kernels
 
 
 @torch.library.custom_op("fae::adaln", mutates_args=())
@@ -120,6 +120,7 @@ def _gradient(ctx, dresidual: Tensor | None, dout: Tensor | None) -> tuple[Tenso
 
 
 adaln.register_autograd(_gradient, setup_context=_setup)
+once_differentiable(adaln_backward)
 
 
 def _unit(x: Tensor, layer: bool, eps: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fae_core.ops import reference
-from fae_core.ops.library.device import runs_kernels
+from fae_core.ops.library.device import once_differentiable, runs_kernels
 
 
 @torch.library.custom_op("fae::qk_norm_rope", mutates_args=())
@@ -97,6 +97,7 @@ def _gradient(ctx, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, .
 
 
 qk_norm_rope.register_autograd(_gradient, setup_context=_setup)
+once_differentiable(qk_norm_rope_backward)
 
 
 @torch.library.custom_op("fae::apply_rope", mutates_args=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fae_core.ops.library.device import runs_kernels
+from fae_core.ops.library.device import once_differentiable, runs_kernels
 
 
 @torch.library.custom_op("fae::rms_norm", mutates_args=())
@@ -58,6 +58,7 @@ def _gradient(ctx, dy: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
 
 
 rms_norm.register_autograd(_gradient, setup_context=_setup)
+once_differentiable(rms_norm_backward)
 
 
 def _dtype(x: Tensor, weight: Tensor | None) -> torch.dtype:

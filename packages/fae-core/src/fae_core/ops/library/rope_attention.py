@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fae_core.ops.library.device import runs_kernels
+from fae_core.ops.library.device import once_differentiable, runs_kernels
 from fae_core.ops.library.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 _LOG2_E = 1.4426950408889634
@@ -122,7 +122,9 @@ def _gradient_packed(ctx, dout: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 
 rope_attention.register_autograd(_gradient, setup_context=_setup)
+once_differentiable(rope_attention_backward)
 self_attention.register_autograd(_gradient_packed, setup_context=_setup_packed)
+once_differentiable(self_attention_backward)
 
 
 def _forward(q, k, v, cos, sin, q_weight, k_weight, interleaved, scale, eps) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fae_core.ops import triton
 from fae_core.ops.triton import configs
@@ -12,7 +13,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def anywhere(*tensors: Tensor | None) -> str | None:
-    """What holds for every kernel: triton is there, the device runs it, one device, dtypes with at most 32 bits."""
+    """What holds for every kernel: triton is there, the device runs it, one device, dtypes with at most 32 bits, no tangents."""
     given = [t for t in tensors if t is not None]
     device = given[0].device
     if triton.MISSING:
@@ -25,6 +26,10 @@ def anywhere(*tensors: Tensor | None) -> str | None:
         return "the kernels have not been tried on AMD devices"
     if device.type == "cuda" and (triton.capability(device.index) or 80) < 80:
         return "the kernels need compute capability 8.0 (Ampere) or newer"
+    if forward_mode() or _functional_gradient():
+        return (
+            "the kernels know autograd and vmap, not torch.func's jvp and grad; take the backend 'reference' for them"
+        )
     for tensor in given:
         if tensor.device != device:
             return f"the tensors are on {device} and {tensor.device}"
@@ -35,13 +40,26 @@ def anywhere(*tensors: Tensor | None) -> str | None:
     return None
 
 
-def row_norm(x: Tensor, *others: Tensor | None) -> str | None:
-    """RMSNorm and adaLN: rows of at most MAX_WIDTH."""
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is under way: torch's operators of our kernels would give a tangent of 0."""
+    return forward_ad._current_level >= 0
+
+
+def _functional_gradient() -> bool:
+    """Whether torch.func's grad or vjp is under way, which refuse operators like ours."""
+    if torch.compiler.is_compiling():
+        return False
+    layers = torch._C._functorch.get_interpreter_stack() or ()
+    return any(layer.key() == torch._C._functorch.TransformType.Grad for layer in layers)
+
+
+def row_norm(x: Tensor, weight: Tensor | None = None, *others: Tensor | None) -> str | None:
+    """RMSNorm and adaLN: rows of at most MAX_WIDTH, a weight of their length."""
     if x.shape[-1] > configs.MAX_WIDTH:
         return f"rows of {x.shape[-1]} are longer than {configs.MAX_WIDTH}"
     if x.shape[-1] == 0:
         return "the rows are empty"
-    return anywhere(x, *others)
+    return _weights(x, weight) or anywhere(x, weight, *others)
 
 
 def adaln(x: Tensor, update: Tensor | None, rows: tuple[Tensor | None, ...], weight: Tensor | None) -> str | None:
@@ -53,7 +71,7 @@ def adaln(x: Tensor, update: Tensor | None, rows: tuple[Tensor | None, ...], wei
     for row in rows:
         if row is not None and row.shape != (x.shape[0], x.shape[2]):
             return f"gate, scale and shift have the shape (B, D), not {tuple(row.shape)}"
-    return row_norm(x, update, *rows, weight)
+    return row_norm(x, weight, update, *rows)
 
 
 def heads(x: Tensor, tables: tuple[Tensor | None, Tensor | None], *weights: Tensor | None) -> str | None:
@@ -71,7 +89,7 @@ def heads(x: Tensor, tables: tuple[Tensor | None, Tensor | None], *weights: Tens
             return "the tables have no gradient in the kernels"
         if table.device != x.device:
             return f"the tables are on {table.device}, the tensors on {x.device}"
-    return anywhere(x, *weights)
+    return _weights(x, *weights) or anywhere(x, *weights)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> str | None:
@@ -89,6 +107,12 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, cau
     if not q.dtype == k.dtype == v.dtype:
         return f"the fused kernel takes one dtype, not {_name(q.dtype)}, {_name(k.dtype)}, {_name(v.dtype)}"
     return None
+
+
+def _weights(x: Tensor, *weights: Tensor | None) -> str | None:
+    """A kernel reads as many numbers of a weight as x has channels; `launch` sees to it that they lie side by side."""
+    shapes = [tuple(w.shape) for w in weights if w is not None and w.shape != x.shape[-1:]]
+    return f"the weight has the shape ({x.shape[-1]},), not {shapes[0]}" if shapes else None
 
 
 def _name(dtype: torch.dtype) -> str:

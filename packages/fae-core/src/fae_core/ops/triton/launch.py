@@ -73,7 +73,11 @@ def launch(
     constants: dict[str, int | bool | str],
     config: Config,
 ) -> None:
-    """Start `kernel` on the device of its tensors; nothing where the grid is empty."""
+    """Start `kernel` on the device of its tensors; nothing where the grid is empty.
+
+    Vectors, which are weights, are copied where they have gaps: kernels take strides of everything else, or contiguous memory.
+    """
+    arguments = {n: a.contiguous() if isinstance(a, Tensor) and a.ndim == 1 else a for n, a in arguments.items()}
     record = _recording.get()
     if record is not None:
         record.launches.append(Launch(kernel, grid, arguments, constants, config))
