@@ -68,6 +68,7 @@ def test_a_folder_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "other").exists()
 
 
+<<<<<<< HEAD
 def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,3 +80,61 @@ def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
     written = (tmp_path / "out" / "samples.json").read_text()
     assert "https://***@host.org/model?***" in written and "***@host/decoder" in written
     assert "55" not in written and "c0ffee" not in written
+=======
+class Painter(torch.nn.Module):
+    """A generator and a decoder in one, whose pictures depend on the seed alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.config = SPEC, SimpleNamespace(classes=2)
+
+    def sample(self, condition: torch.Tensor, *, random: SlotRandom) -> torch.Tensor:
+        return random.normal(SPEC.shape, "noise")
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z.sigmoid()
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SampleJob:
+    for loader in ("load_generator", "load_decoder"):
+        monkeypatch.setattr(f"fae_core.sampling.{loader}", lambda source, device=None: Painter())
+    job = SampleJob("generator", "decoder", tmp_path / "out", count=5)
+    job.run(device="cpu")
+    return job
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "no end", "a text", "another format"])
+def test_a_damaged_picture_is_made_again(damage: str, job: SampleJob) -> None:
+    path = job.image_path(2)
+    whole = path.read_bytes()
+    (job.out / "samples.npz").unlink()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    path.write_bytes(
+        {
+            "empty": b"",
+            "cut": whole[: len(whole) // 2],
+            "flipped": bytes(flipped),
+            "no end": whole[:-12],
+            "a text": b"not a picture",
+            "another format": b"GIF89a" + whole[6:],
+        }[damage]
+    )
+    (job.out / "images" / ".000003.png.tmp").write_bytes(b"half")  # of a writer that was killed, in earlier versions
+    job.run(resume=True, device="cpu")
+    assert path.read_bytes() == whole and (job.out / "samples.npz").is_file()
+    assert [entry.name for entry in job.out.rglob(".*")] == []
+
+
+def test_only_samples_are_replaced_and_never_what_else_lies_there(job: SampleJob) -> None:
+    (job.out / "other.npz").write_bytes(b"mine")
+    with pytest.raises(FAEError, match=r"also holds other\.npz"):
+        job.run(overwrite=True, device="cpu")
+    (job.out / "other.npz").rename(job.out.parent / "other.npz")
+    job.run(overwrite=True, device="cpu")
+    assert sorted(path.name for path in job.out.iterdir()) == ["grid.png", "images", "samples.json", "samples.npz"]
+>>>>>>> folders

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from fae_core.cli.main import invoke
-from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
+from fae_core.errors import CheckpointError, DataError, FAEError, FolderInUse, MissingPackage
+from fae_core.files import hold
 from fae_core.images import to_uint8
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.random import SlotRandom
@@ -132,6 +134,26 @@ def test_the_cache_is_filled_once_per_encoder(encoder: TextEncoder, t5: Path, tm
     assert (tmp_path / "cache" / "index.json").stat().st_mtime_ns == written
     other = TextCache.build(tmp_path / "cache", TextEncoder(str(t5), max_length=3, dtype=torch.float32), CORPUS[:2])
     assert other.longest == 3
+
+
+def test_a_folder_that_is_no_cache_is_never_replaced_by_one(encoder: TextEncoder, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"picture")
+    with pytest.raises(FAEError, match="is not a text cache"):
+        TextCache.build(photos, encoder, CORPUS[:2])
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "a.png"]
+    cache = TextCache.build(tmp_path / "cache", encoder, CORPUS[:2])
+    (cache.folder / "notes.txt").write_text("mine")
+    with pytest.raises(FAEError, match=r"also holds notes\.txt"):
+        TextCache.build(tmp_path / "cache", encoder, CORPUS[:4])
+    with hold(tmp_path / "other"), pytest.raises(FolderInUse):
+        in_another_thread(lambda: TextCache.build(tmp_path / "other", encoder, CORPUS[:2]))
+
+
+def in_another_thread(work) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
 
 
 def test_the_cache_goes_on_where_it_was_interrupted(encoder: TextEncoder, tmp_path: Path, monkeypatch) -> None:

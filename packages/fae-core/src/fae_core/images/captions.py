@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from fae_core.documents import read_text
+from fae_core.documents import parse_json, read_text
 from fae_core.errors import DataError
 from fae_core.images.tell import tell
 
@@ -31,10 +30,9 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 def json_object(line: str, where: str) -> dict[str, Any]:
     """The JSON object in a line. Raises DataError where it is something else, or holds halves of characters."""
     try:
-        entry = json.loads(line)
-        json.dumps(entry, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
-        raise DataError(f"{where} is not a JSON object of whole characters") from None
+        entry = parse_json(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not a JSON object of whole characters: {error}") from None
     if not isinstance(entry, dict):
         raise DataError(f"{where} is not a JSON object")
     return entry
