@@ -68,7 +68,6 @@ def test_a_folder_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "other").exists()
 
 
-<<<<<<< HEAD
 def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +79,8 @@ def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
     written = (tmp_path / "out" / "samples.json").read_text()
     assert "https://***@host.org/model?***" in written and "***@host/decoder" in written
     assert "55" not in written and "c0ffee" not in written
-=======
+
+
 class Painter(torch.nn.Module):
     """A generator and a decoder in one, whose pictures depend on the seed alone."""
 
@@ -137,4 +137,3 @@ def test_only_samples_are_replaced_and_never_what_else_lies_there(job: SampleJob
     (job.out / "other.npz").rename(job.out.parent / "other.npz")
     job.run(overwrite=True, device="cpu")
     assert sorted(path.name for path in job.out.iterdir()) == ["grid.png", "images", "samples.json", "samples.npz"]
->>>>>>> folders

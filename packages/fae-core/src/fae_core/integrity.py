@@ -14,8 +14,6 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from fae_core.errors import FAEError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,13 +33,13 @@ def model_checksum(state: Mapping[str, Tensor], spec: LatentSpec | None) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: Any) -> str:
+def model_identity(model: Any) -> str | None:
     """A hash of all that a loaded model's output depends on: its configuration, weights and latent space.
 
-    Raises FAEError for a model that is no torch module, of which that cannot be told.
+    None for a model that is no torch module, of which that cannot be told.
     """
     if not isinstance(model, nn.Module):
-        raise FAEError(f"a {type(model).__name__} is no torch module, and what it is cannot be told by its content")
+        return None
     config = getattr(model, "config", None)
     settings = config.model_dump_json() if isinstance(config, BaseModel) else ""
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))

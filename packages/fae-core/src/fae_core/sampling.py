@@ -126,15 +126,12 @@ class SampleJob:
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
-        then, identity = before.get("job"), before.get("identity")
-        free = (
-            set() if identity is None else {"generator", "decoder"}
-        )  # earlier versions knew them by their paths alone
-        if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - free):
+        then, identity = before.get("job"), before.get("identity") or {}
+        # Earlier versions, and models that are no torch modules, are known by their paths alone.
+        known = {name for name, content in now["identity"].items() if content and identity.get(name)}
+        if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - known):
             raise FAEError(f"{self.out} was started with other settings; use a new --out")
-        changed = [
-            name for name in now["identity"] if identity is not None and identity.get(name) != now["identity"][name]
-        ]
+        changed = sorted(name for name in known if identity[name] != now["identity"][name])
         if changed:
             raise FAEError(
                 f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of this one; "

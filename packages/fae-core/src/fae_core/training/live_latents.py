@@ -40,7 +40,7 @@ class LiveLatents:
     @property
     def identity(self) -> str:
         """Of the images and, where its spec has no fingerprint, of the tokenizer's weights."""
-        weights = "" if self.spec.fingerprint else model_identity(self.tokenizer)
+        weights = "" if self.spec.fingerprint else model_identity(self.tokenizer) or ""
         return content_identity(self.source, show=True) + weights
 
     def to(self, device: torch.device | str) -> None:
