@@ -149,11 +149,15 @@ def test_journals_of_any_content_make_a_curve_or_one_line(tmp_path: Path) -> Non
     good = '{"step": 1, "loss": 2.0}\n{"step": 9, "loss": 1.0}\n'
     run, out = tmp_path / "run", tmp_path / "c.svg"
     run.mkdir()
-    for line in ('{"step": "a", "loss": 1}', '{"step": 3, "loss": "x"}', '{"step": 3, "loss": NaN}', "[1]", "7", "[" * 9999,
-                 f'{{"step": 4, "loss": 1{"0" * 400}}}', '{"step": null}', '"step"', "\ud800"):  # fmt: skip
-        (run / "metrics.jsonl").write_bytes((line + "\n" + good).encode(errors="surrogatepass") + b"\xff\xfe\n")
-        invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])
-        assert len(re.search(r'<polyline points="([^"]*)"', out.read_text())[1].split()) == 2
+    (run / "metrics.jsonl").write_text('{"step": 0, "loss": NaN}\n' + good + '{"step": 12, "lo')  # cut off by a crash
+    invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])
+    assert len(re.search(r'<polyline points="([^"]*)"', out.read_text())[1].split()) == 2
+    for line in ('{"step": "a", "loss": 1}', '{"step": 3, "loss": "x"}', "[1]", "7", "[" * 9999, '{"step": null}', '"step"',
+                 f'{{"step": 4, "loss": 1{"0" * 400}}}', "\ud800"):  # fmt: skip
+        (run / "metrics.jsonl").write_bytes((line + "\n" + good).encode(errors="surrogatepass"))
+        with pytest.raises(FAEError) as told:
+            invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])
+        assert "\n" not in str(told.value)
     (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1}\n{"step": 0, "loss": 2}\n')
     with pytest.raises(FAEError, match="logged no step"):
         invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])

@@ -83,7 +83,7 @@ def test_annotations_name_no_file_elsewhere(tmp_path):
 def test_samples_with_labels_of_other_types_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "0.png")
-    for record in ({"labels": ["a"]}, {"labels": [-1]}, {"labels": [0], "class_names": "cat"}, {"labels": [0.5]}):
+    for record in ({"labels": ["a"]}, {"labels": [-2]}, {"labels": [0], "class_names": "cat"}, {"labels": [0.5]}):
         (tmp_path / "samples.json").write_text(json.dumps(record))
         refused(open_samples, tmp_path)
 
