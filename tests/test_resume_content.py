@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -123,6 +124,21 @@ def test_more_steps_are_allowed_where_the_earlier_ones_would_have_been_the_same(
     train(latents, tmp_path / "cosine", "--steps", "3", *cosine, "--set", "training.schedule_steps=2", "--resume")
 
 
+def test_resume_alone_takes_the_runs_own_settings(tmp_path: Path) -> None:
+    latents, out = begun(tmp_path)
+    invoke(["train", "diffusion", "--out", str(out), "--resume"])
+    assert load_generator(out).config.width == 32
+    plain = ["--set", "training.schedule=constant", "--set", "training.warmup_steps=1", "--set", "training.steps=2"]
+    train(latents, tmp_path / "two", *plain)
+    (tmp_path / "two").rename(tmp_path / "moved")
+    for more in ([], ["--steps", "3"], ["--set", "training.steps=4"], []):
+        invoke(["train", "diffusion", f"--out={tmp_path / 'moved'}", "--resume", *more])
+    rows = (tmp_path / "moved" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [2, 3, 4]
+    with pytest.raises(CheckpointError, match=r"model\.width: 32 then, 16 now"):
+        invoke(["train", "diffusion", "--out", str(out), "--resume", "--set", "model.width=16"])
+
+
 def images(path: Path, seed: int) -> Path:
     path.mkdir()
     random = np.random.default_rng(seed)
@@ -139,6 +155,7 @@ def test_a_training_stage_is_not_resumed_on_other_pictures_of_the_same_names_and
         invoke(f"train vae --data {folder} --out {out} --steps 2 --batch-size 2 --device cpu --resume {small}".split())
 
     stage(data)
+    invoke(["train", "vae", "--out", str(out), "--resume"])
     stage(shutil.copytree(data, tmp_path / "copy"))
     times = {path: path.stat().st_mtime for path in data.iterdir()}
     shutil.rmtree(data)

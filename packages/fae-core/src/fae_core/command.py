@@ -7,13 +7,20 @@ import itertools
 import os
 import re
 import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from fae_core.documents import read_yaml
 from fae_core.errors import FAEError
 from fae_core.redact import redact
 
 # What came after `fae` for the command that is running in this context; cli/main.py sets it.
 arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
+RUN_CONFIG = "config.yaml"  # of a run folder
+ARGUMENTS = "arguments"  # where it records the words of the command
+_OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
 
 
@@ -47,6 +54,36 @@ def command_to_go_on() -> str:
     if LAUNCHED in os.environ:
         words += ["--processes", os.environ["WORLD_SIZE"]]
     return redact(shlex.join(["fae", *words, "--resume"]))
+
+
+def recorded_arguments() -> list[str]:
+    """What a run records of the command that trains it, so that `--resume` alone can go on: less what belongs to one call."""
+    kept, skip = [], False
+    for word in arguments_in_force.get():
+        name = word.partition("=")[0]
+        if skip or name in _OF_ONE_CALL:
+            skip = not skip and name == word and name not in ("--resume", "--overwrite")
+            continue
+        kept.append(redact(word))
+    return kept
+
+
+def resumed_arguments(words: Sequence[str]) -> list[str]:
+    """The words of a command; of `fae train ... --resume`, those that its run recorded and then its own, which win."""
+    words = list(words)
+    if words[:1] != ["train"] or "--resume" not in words:
+        return words
+    given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
+    given |= {name: value for name, _, value in (word.partition("=") for word in words) if value}
+    before: Any = []
+    with suppress(FAEError):
+        before = read_yaml(Path(given.get("--out", "")) / RUN_CONFIG).get(ARGUMENTS)
+    if not isinstance(before, list) or not all(isinstance(word, str) for word in before) or before[:2] != words[:2]:
+        return words
+    length = (
+        ["--set", f"training.steps={given['--steps']}"] if "--steps" in given else []
+    )  # over an earlier --set of it
+    return [*before, *words[2:], *length]
 
 
 def _existing(word: str) -> Path | None:

@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from fae_core.children import follow_parent
 from fae_core.cli.process import keep_freed_memory, tame_threads
-from fae_core.command import arguments_in_force, require_separate_output
+from fae_core.command import arguments_in_force, require_separate_output, resumed_arguments
 from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
 from fae_core.plugins import load_plugins, own_versions
 from fae_core.redact import RedactedStream
@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def invoke(arguments: Sequence[str]) -> Any:
     """Run one `fae` command inside this process; errors are raised as FAEError."""
     _require_text(arguments)
+    arguments = resumed_arguments(arguments)
     token = arguments_in_force.set(tuple(arguments))
     try:
         require_separate_output()

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from fae_core.command import ARGUMENTS, RUN_CONFIG
 from fae_core.errors import CheckpointError
 from fae_core.files import (
     begun_folder,
@@ -25,7 +26,7 @@ from fae_core.hub import RUN_MODEL_FOLDER
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE = RUN_CONFIG
 IDENTITY = "identity"  # the section of config.yaml that says by content what a run learns from
 METRICS_FILE = "metrics.jsonl"
 
@@ -33,6 +34,7 @@ _LARGEST_JOURNAL = 2**30
 
 # Settings that may differ between a run and its continuation, because they do not change what is computed.
 _FREE_ON_RESUME = {
+    ARGUMENTS,
     "checkpoint_every",
     "keep_checkpoints",
     "keep_at",

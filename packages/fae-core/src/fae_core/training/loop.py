@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fae_core.command import command_to_go_on
+from fae_core.command import ARGUMENTS, command_to_go_on, recorded_arguments
 from fae_core.errors import CheckpointError, FAEError, Interrupted
 from fae_core.files import hold, require_new_folder, staged_folder
 from fae_core.hub import RUN_MODEL_FOLDER
@@ -60,6 +60,7 @@ def train(
             warn_of_a_young_average(task, config)
             identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
+            recorded |= {ARGUMENTS: words} if (words := recorded_arguments()) else {}
             held.enter_context(hold(run))
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
