@@ -272,12 +272,15 @@ def test_a_damaged_stored_configuration_is_one_line(hf_config: dict) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_asks_for_attention_code_from_the_hub_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_asks_for_attention_code_from_the_hub_never_has_it_fetched(tmp_path: Path) -> None:
     with_processor(tmp_path, PLAIN)
+    plain = create_backbone(f"hf/{tmp_path}", "pretrained")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "attn_implementation": "evil/attention"}))
-    with pytest.raises(CheckpointError, match="attention code from the hub"):
-        create_backbone(f"hf/{tmp_path}", "pretrained")
+    backbone = create_backbone(f"hf/{tmp_path}", "pretrained")
+    assert "/" not in str(backbone.network.model.config._attn_implementation)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(backbone(images), plain(images))
 
 
 def test_patches_that_do_not_divide_the_image_are_refused(tmp_path: Path) -> None:

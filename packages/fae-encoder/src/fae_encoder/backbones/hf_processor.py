@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import CheckpointError
+from fae_core.transformers_models import load_processor
 from fae_encoder.backbones.config import BackboneConfig
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -52,10 +53,8 @@ def _load(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, An
         return {}, {}, None
     try:
         with torch.device("cpu"):
-            processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (
-        Exception
-    ):  # a type that this version does not know, or a missing package: what the file says is what there is
+            processor = load_processor(name, AutoImageProcessor, "image processor", revision=revision)
+    except CheckpointError:  # a type that this version does not know: what the file says is what there is
         return stored, stored, None
     return stored, {**stored, **processor.to_dict()}, processor
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.transformers_models import load_model, make_config, new_model, read_config
 from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.hf_processor import processing
@@ -111,38 +112,30 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Mod
     """A vision tower with its weights, and the config with the tower's own, the size and colours of its image processor, and the
     commit of its weights."""
     try:
-        from transformers import AutoConfig, AutoModel
+        import transformers  # noqa: F401
     except ImportError:
         raise MissingPackage(f"the backbone hf/{name}", "fae-encoder[transformers]") from None
     on_meta = torch.get_default_device().type == "meta"
     weights, found = config.weights, {}
-    safe = {"trust_remote_code": False, "revision": config.revision}
     try:
-        if config.hf_config is not None:
-            configuration = AutoConfig.for_model(**_own_settings(config.hf_config))
+        if config.hf_config is None:
+            configuration = read_config(name, revision=config.revision)
         else:
-            configuration = AutoConfig.from_pretrained(name, **safe)
-        _require_own_code(configuration, name)
+            configuration = make_config(_own_settings(config.hf_config), name)
+        _require_no_wrapper(configuration, name)
         if weights == "pretrained" and not on_meta:
-            # Safetensors only: a pickle is read where `weights` names it, and then without running what is in it.
-            model, report = AutoModel.from_pretrained(
-                name, output_loading_info=True, use_safetensors=True, dtype=torch.float32, **safe
-            )
-            if report["missing_keys"]:
-                raise CheckpointError(f"{name} lacks weights, such as {sorted(report['missing_keys'])[0]}")
+            options = {"dtype": torch.float32, "revision": config.revision}
+            model, missing = load_model(name, configuration, **options)
+            if missing:
+                raise CheckpointError(f"{name} lacks weights, such as {missing[0]}")
             if config.revision is None and not Path(name).is_dir():
                 found["revision"] = cached_commit(name)
         else:
-            vision = getattr(configuration, "vision_config", configuration)
-            model = AutoModel.from_config(vision, trust_remote_code=False)
-    except FAEError:
-        raise
-    except Exception as error:  # transformers raises many types
-        reason = " ".join(str(error).split())[:240]
-        hint = ""
-        if weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None:
-            hint = "; to read a .bin file, which is never unpickled, give its path as the weights"
-        raise CheckpointError(f"the backbone hf/{name} could not be had: {reason}{hint}") from None
+            model = new_model(getattr(configuration, "vision_config", configuration), name)
+    except CheckpointError as error:
+        pickled = weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None
+        hint = "; to read a .bin file, which is never unpickled, give its path as the weights" if pickled else ""
+        raise CheckpointError(f"the backbone hf/{name} could not be had: {error}{hint}") from None
     model = getattr(model, "vision_model", model)
     if "spatial_shapes" in inspect.signature(model.forward).parameters:
         raise FAEError(
@@ -158,25 +151,22 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Mod
     return model, config.model_copy(update=found)
 
 
-# Settings that could make transformers fetch code: kernels for attention, and a repository's own classes.
-_FETCHING = re.compile(r"_*(attn|experts)_implementation(_internal)?|auto_map|_?name_or_path")
+# What a stored configuration has no use for: where it came from, and where code for it would be.
+_ELSEWHERE = re.compile(r"_*(attn|experts)_implementation(_internal)?|auto_map|_?name_or_path")
 
 
 def _own_settings(settings: Any) -> Any:
-    """A configuration without what could make transformers look elsewhere, at every depth."""
+    """A configuration without what speaks of other places, at every depth."""
     if isinstance(settings, dict):
-        return {key: _own_settings(value) for key, value in settings.items() if not _FETCHING.fullmatch(str(key))}
+        return {key: _own_settings(value) for key, value in settings.items() if not _ELSEWHERE.fullmatch(str(key))}
     return settings
 
 
-def _require_own_code(configuration: Any, name: str) -> None:
-    """Raise CheckpointError for configurations that would load kernels or another model from the hub."""
+def _require_no_wrapper(configuration: Any, name: str) -> None:
+    """Raise CheckpointError for a configuration by which transformers would have timm fetch another model from the hub."""
     for part in (configuration, *(getattr(configuration, sub, None) for sub in configuration.sub_configs)):
-        kernel = getattr(part, "_attn_implementation", None)
-        if isinstance(kernel, str) and "/" in kernel:
-            raise CheckpointError(f"hf/{name} asks for attention code from the hub ({kernel}), which is never run")
         if str(getattr(part, "model_type", "")).startswith("timm_"):
-            raise CheckpointError(f"hf/{name} wraps a model of timm; name it directly, timm/<model>")
+            raise CheckpointError(f"{name} wraps a model of timm; name it directly, timm/<model>")
 
 
 def _trained_size(configuration: Any) -> tuple[int, int] | None:
