@@ -80,10 +80,20 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         before = read_yaml(Path(given.get("--out", "")) / RUN_CONFIG).get(ARGUMENTS)
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before) or before[:2] != words[:2]:
         return words
-    length = (
-        ["--set", f"training.steps={given['--steps']}"] if "--steps" in given else []
-    )  # over an earlier --set of it
-    return [*before, *words[2:], *length]
+    return _steps_as_setting([*before, *words[2:]])
+
+
+def _steps_as_setting(words: list[str]) -> list[str]:
+    """The words with every --steps N as --set training.steps=N, so that of several the last one wins."""
+    changed: list[str] = []
+    for word in words:
+        if changed and changed[-1] == "--steps":
+            changed[-1:] = ["--set", f"training.steps={word}"]
+        elif word.startswith("--steps="):
+            changed += ["--set", f"training.steps={word.removeprefix('--steps=')}"]
+        else:
+            changed.append(word)
+    return changed
 
 
 def _existing(word: str) -> Path | None:
