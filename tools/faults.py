@@ -1,12 +1,12 @@
 """Kill every stage at random moments, resume it, and compare the outcome with an uninterrupted run, bit for bit.
 
-    python tools/faults.py --kills 20 --out runs/faults        # the tables of docs/reliability.md; some half an hour
-    python tools/faults.py --kills 3 --stages "train flow,encode" --no-cases       # a quick look
-    python tools/faults.py --kills 3 --stages none             # only the other faults, of fault_cases.py
+    python tools/faults.py --kills 20 --cases --out runs/faults     # the tables of docs/reliability.md; some half an hour
+    python tools/faults.py --kills 3 --stages "train flow,encode"   # a quick look
+    python tools/faults.py --kills 3 --stages none --cases          # only the other faults, of fault_cases.py
 
 Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every second
 kill waits until a checkpoint, a model, a shard or a picture is being written, after a random number of others since the last start;
-the rest come after a random part of the time that the uninterrupted run took. Then come the faults of fault_cases.py: signals, kills at
+the rest come after a random part of the time that the uninterrupted run took. With --cases come the faults of fault_cases.py: signals, kills at
 each file operation, damage, two writers, no space. Writes faults.json and faults.md; exits with 1 if any outcome differs.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="per stage")
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, or none; default: all")
-    parser.add_argument("--cases", action=argparse.BooleanOptionalAction, default=True, help="the other faults, too")
+    parser.add_argument("--cases", action="store_true", help="the other faults, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     arguments = parser.parse_args()

@@ -22,8 +22,8 @@ _ATTRIBUTE, _MARK_FILE = "user.fae", ".fae"
 _MOST_BYTES = 2**28  # of a mark; the index of a large store is long
 
 # Entries that FAE itself puts at the top of a folder. What else lies there is somebody's.
-_OWN = (
-    *(
+_OWN = frozenset(
+    [
         "config.yaml",
         "metrics.jsonl",
         "checkpoints",
@@ -32,8 +32,6 @@ _OWN = (
         "results",
         "report.html",
         "bad-batch-*.safetensors",
-    ),
-    *(
         "config.json",
         "model.safetensors",
         "latent_spec.json",
@@ -41,10 +39,16 @@ _OWN = (
         "encoder",
         "feature_decoder",
         "pixel_decoder",
-    ),
-    *("bundle.json", "tokenizer", "generator", "steps.json", "logs"),
-    *("index.json", "shard-*.safetensors", "labels.npy", "skipped.txt", ".progress"),
-    *(
+        "bundle.json",
+        "tokenizer",
+        "generator",
+        "steps.json",
+        "logs",
+        "index.json",
+        "shard-*.safetensors",
+        "labels.npy",
+        "skipped.txt",
+        ".progress",
         "keys.npy",
         "offsets.npy",
         "sums.npy",
@@ -54,9 +58,18 @@ _OWN = (
         "images",
         "grid.png",
         "pairs.png",
-    ),
-    *("train", "held-out", "prompts.jsonl", "reference.npz"),
-    *(_MARK_FILE, ".*.tmp", ".*.lock", ".lock", ".*.old", ".DS_Store", "Thumbs.db"),
+        "train",
+        "held-out",
+        "prompts.jsonl",
+        "reference.npz",
+        ".fae",
+        ".*.tmp",
+        ".*.lock",
+        ".lock",
+        ".*.old",
+        ".DS_Store",
+        "Thumbs.db",
+    ]
 )
 
 _REFUSALS = {
