@@ -20,8 +20,8 @@ READERS = [read_json, read_yaml, read_text]
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty"])
-def test_devices_are_refused_unread(reader, device: str) -> None:
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty", "/proc/self/mem"])
+def test_devices_and_unreadable_files_are_refused(reader, device: str) -> None:
     with pytest.raises(CheckpointError, match=r"not a regular file|cannot read"):
         reader(device)
 

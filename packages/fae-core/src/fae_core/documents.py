@@ -96,6 +96,8 @@ def read_text(path: str | Path, *, max_bytes: int = MOST_BYTES, error: type[FAEE
             return file.read(max_bytes).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise error(f"{path} is not UTF-8 text") from None
+        except OSError as reason:  # a damaged disk, or a file of /proc that lets nobody read it
+            raise error(f"cannot read {path}: {reason.strerror}") from None
 
 
 @contextmanager
