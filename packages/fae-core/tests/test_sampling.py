@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,3 +138,12 @@ def test_only_samples_are_replaced_and_never_what_else_lies_there(job: SampleJob
     (job.out / "other.npz").rename(job.out.parent / "other.npz")
     job.run(overwrite=True, device="cpu")
     assert sorted(path.name for path in job.out.iterdir()) == ["grid.png", "images", "samples.json", "samples.npz"]
+
+
+def test_a_pipe_in_a_picture_s_place_is_made_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run(monkeypatch, Device(), tmp_path / "out")
+    (tmp_path / "out" / "images" / "000003.png").unlink()
+    os.mkfifo(tmp_path / "out" / "images" / "000003.png")
+    SampleJob("generator", "decoder", tmp_path / "out", count=11).run(resume=True, device="cpu")
+    pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "images").iterdir())]
+    assert (np.stack(pictures) == before).all()

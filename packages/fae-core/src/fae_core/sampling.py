@@ -318,6 +318,8 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
 
 def _is_whole(path: Path) -> bool:
     """Whether a picture is there to its last byte, by the checksums of its parts; one that is not is made again."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.verify()
