@@ -180,6 +180,8 @@ def _with_option(
             value = chance.choice(NUMBERS) if number and chance.random() < 0.7 else _value(chance, world)
             value = value.replace("2147483648", "2") if name == "--steps" else value  # which takes long, rightly
             arguments.append(f"{name}={value}")
+    if any(argument.startswith(f"--out={world}") for argument in arguments):  # the inputs are to last
+        arguments = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
     return [*words.split(), *arguments]
 
 
