@@ -180,8 +180,6 @@ def _with_option(
             value = chance.choice(NUMBERS) if number and chance.random() < 0.7 else _value(chance, world)
             value = value.replace("2147483648", "2") if name == "--steps" else value  # which takes long, rightly
             arguments.append(f"{name}={value}")
-    if any(argument.startswith(f"--out={world}") for argument in arguments):  # the inputs are to last
-        arguments = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
     return [*words.split(), *arguments]
 
 
@@ -229,6 +227,9 @@ def fuzz(folder: Path, seed: int, most_cases: int, most_seconds: float) -> Tally
         found = run([*words.split(), *filled(BASES[words], world, world / name)])
         if found.kind != "succeeded":
             raise SystemExit(f"the inputs cannot be made: fae {words}: {found.why}")
+    pristine, listed = folder / "pristine", _listing(world)
+    shutil.rmtree(pristine, ignore_errors=True)
+    _copied(world, pristine)
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, before[1]))
     scratch = folder / "scratch"
@@ -244,6 +245,9 @@ def fuzz(folder: Path, seed: int, most_cases: int, most_seconds: float) -> Tally
             present = {path.name for path in scratch.iterdir()}
             found = run(arguments)
             restore()
+            if _listing(world) != listed:  # a command was told to write there
+                shutil.rmtree(world)
+                _copied(pristine, world)
             left = {path.name for path in scratch.iterdir()} - present
             if found.kind == "refused" and any(_is_left(scratch / name) for name in left):
                 found = Outcome("defect", f"left {sorted(left)[:3]} behind after {found.why}", found.seconds)
@@ -257,6 +261,16 @@ def fuzz(folder: Path, seed: int, most_cases: int, most_seconds: float) -> Tally
         resource.setrlimit(resource.RLIMIT_AS, before)
         os.chdir(here)
     return tally
+
+
+def _listing(world: Path) -> dict[Path, int]:
+    """Every file of the inputs, and its size."""
+    return {path: path.lstat().st_size for path in world.rglob("*") if not path.is_dir()}
+
+
+def _copied(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
+    os.mkfifo(target / "pipe")
 
 
 def _is_left(out: Path) -> bool:

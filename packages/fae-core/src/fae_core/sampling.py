@@ -127,6 +127,8 @@ class SampleJob:
     def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
         then, identity = before.get("job"), before.get("identity") or {}
+        if not isinstance(identity, dict):
+            raise FAEError(f"{self.out / RECORD} is damaged: identity must be a mapping; use a new --out")
         # Earlier versions, and models that are no torch modules, are known by their paths alone.
         known = {name for name, content in now["identity"].items() if content and identity.get(name)}
         if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - known):
