@@ -35,9 +35,21 @@ def training(store: Path, out: Path) -> list[str]:
     return f"train diffusion --latents {store} --preset lightningdit-tiny {ENDLESS} --out {out}".split()
 
 
+def heed_interrupts() -> None:
+    """In a child: SIGINT ends it, even where the shell started the tests in the background and has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(words: list[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "fae_core.cli.main", *words]
-    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:

@@ -192,7 +192,12 @@ def _wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _process(words: list[str], prepare: Callable[[], object] | None = None) -> subprocess.Popen:
+def heed_interrupts() -> None:
+    """In a child: SIGINT ends it, even where the shell started us in the background and has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _process(words: list[str], prepare: Callable[[], object] = heed_interrupts) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "fae_core.cli.main", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
