@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.slow
 SPEC = LatentSpec(channels=4, height=4, width=4, image_size=32, backbone="none")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ENDLESS = "--steps 100000 --batch-size 4 --device cpu --set training.log_every=1 --set training.checkpoint_every=100000"
+
+
+STARTED: list[subprocess.Popen] = []
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def heed_interrupts() -> None:
 
 def start(words: list[str]) -> subprocess.Popen:
     command = [sys.executable, "-m", "fae_core.cli.main", *words]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
@@ -50,6 +54,16 @@ def start(words: list[str]) -> subprocess.Popen:
         start_new_session=True,
         preexec_fn=heed_interrupts,
     )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> Iterator[None]:
+    """A test that fails leaves no training behind that never ends."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:

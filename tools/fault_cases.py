@@ -64,7 +64,11 @@ def _stopped(number: int, expected: int, words: str, count: int) -> Callable:
         runs = [out] if count == 1 else [out / name for name in "ab"]
         _until(lambda: all((run / "metrics.jsonl").is_file() for run in runs), process)
         process.send_signal(number)
-        told = process.communicate(timeout=300)[1]  # its children hold the pipe open as long as they live
+        try:
+            told = process.communicate(timeout=120)[1]  # its children hold the pipe open as long as they live
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError("it did not end") from None
         assert process.returncode == expected, f"status {process.returncode}: {told[-300:]}"
         assert "go on with: fae " in told, told[-300:]
         for run in runs:

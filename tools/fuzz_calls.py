@@ -58,7 +58,7 @@ RESUMED: dict[str, tuple[str, str]] = {
 }
 VALUES = (
     "", " ", "-1", "0", "1", "2.5", "nan", "inf", "-inf", "1e999", "9" * 25, "9" * 5000, "-9223372036854775809", "abc", "é☃\u202e", "a" * 5000,
-    "x/" * 3000, "../nowhere", "/nowhere/at/all", "/dev/null", "/dev/zero", "/proc/self/mem", "/", "~", "{w}/pipe", "{w}/photos", "{w}/photos/a/0.png",
+    "x/" * 3000, "{w}/../nowhere", "{w}/nowhere/at/all", "/dev/null", "/dev/zero", "/proc/self/mem", "{w}", "{w}/~", "{w}/pipe", "{w}/photos", "{w}/photos/a/0.png",
     "{w}/latin1.txt", "{w}/empty", "{w}/deep.json", "{w}/loop", "{w}/dangling", "{w}/vae", "{w}/latents", "{w}/diffusion", "{w}/recipe.yaml",
     "\udce9", "a\0b", "a\nb", "[1,2]", "{a: 1}", "null", "true", "a=b", "=", "a.b=[", "x=" + "[" * 500, "1,2", "0.5,0.5", "9,8", "1,x", "timm/", "hf/nothing", "timm/nothing",
     "https://user:secret@127.0.0.1:1/x.tar?sig=secret", "mps", "gpu", "cuda", "cuda:99", "cuda:-1", "XL/2", "Z/0", "random", "pretrained", "float64", "fp16",
