@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fae_core.digests import FileDigests
 from fae_core.documents import parse_json, parse_yaml, read_json, read_json_value, read_text, read_yaml
 from fae_core.errors import CheckpointError, DataError
 from fae_core.files import sha256_file
+from fae_core.images import open_images
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.spec import LatentSpec
 
@@ -154,3 +156,19 @@ def test_an_integer_of_5000_digits_is_refused_in_both(tmp_path: Path) -> None:
         (tmp_path / "a").write_text(json.dumps({"a": 0}).replace("0", "1" * 5000))
         with pytest.raises(CheckpointError, match="digits"):
             reader(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tar", "a.npz", "a.parquet", "a.txt"])
+def test_images_are_not_waited_for_in_a_pipe(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="not a regular file"):
+        open_images(tmp_path / name)
+    with FileDigests(tmp_path / "cache", str) as digests, pytest.raises(DataError, match="not a regular file"):
+        digests.of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.png"])
+def test_nor_in_a_folder_with_a_pipe_in_it(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError):
+        open_images(tmp_path).read(0)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from fae_core.documents import open_regular
 from fae_core.errors import DataError
 
 _THREADS = 4
@@ -70,7 +71,7 @@ class FileDigests:
         if "://" in file:
             return self._remote(file)
         try:
-            with Path(file).open("rb") as opened:
+            with open_regular(file, DataError) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest()
         except OSError as error:
             raise DataError(f"cannot read {file}: {error.strerror}") from None

@@ -100,6 +100,12 @@ def read_text(path: str | Path, *, max_bytes: int = MOST_BYTES, error: type[FAEE
             raise error(f"cannot read {path}: {reason.strerror}") from None
 
 
+def require_regular(path: str | Path, error: type[FAEError] = CheckpointError) -> None:
+    """Raise `error` for what is there and no regular file, before somebody else's reader waits for a pipe."""
+    with open_regular(path, error):
+        pass
+
+
 @contextmanager
 def open_regular(path: str | Path, error: type[FAEError] = CheckpointError) -> Iterator[BinaryIO]:
     """A regular file, open for reading. Raises `error` for a folder, a pipe, a device, and where the system does not read it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.digests import FileDigests
+from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.images.budget import check_unpacked
 from fae_core.images.classes import check_labels, class_list, read_classes
@@ -129,6 +130,8 @@ class ParquetImages(ImageSource):
     def _open(self, file: str | Path) -> Iterator[Any]:
         """The opened file; whatever arrow says about a damaged one becomes a DataError."""
         try:
+            if not is_remote(str(file)):
+                require_regular(file, DataError)
             with self._parquet.ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file) as opened:
                 yield opened
         except FAEError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files import disk_errors
 
@@ -101,6 +102,7 @@ class ShardFiles:
         An open file and not a path: another process may make room at any moment, which takes a copy's name but not its bytes.
         """
         if not is_remote(shard):
+            require_regular(shard, DataError)
             try:
                 return Path(shard).open("rb")
             except FileNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fae_core.digests import FileDigests
+from fae_core.documents import require_regular
 from fae_core.errors import DataError, MissingPackage
 from fae_core.images.captions import Picked
 from fae_core.images.decode import SUFFIXES, decode_image, printable
@@ -127,6 +128,7 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
         )
     if path.is_dir():
         return _open_folder(path, split)
+    require_regular(path, DataError)
     if split is not None:
         raise DataError(f"{path} is one file and has no split {split!r}")
     if path.suffix == ".parquet":
