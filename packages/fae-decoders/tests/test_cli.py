@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_fae import Gradients
 
 from fae_core.cli.main import invoke
-from fae_core.errors import FAEError, OutputExists, UnknownName
+from fae_core.errors import CheckpointError, FAEError, OutputExists, UnknownName
 from fae_decoders import FAE, PixelDecoder
 from fae_decoders.cli.stage import stage_settings
 
@@ -64,6 +64,36 @@ def test_three_stages_and_a_reconstruction(data: Path, tmp_path: Path, caplog) -
     assert 0 < record["values"]["PSNR [dB]"] < 60
     assert (run["reconstruction"] / "results" / record["figures"][0]["path"]).is_file()
     assert len(list((run["reconstruction"] / "images").glob("*.png"))) == 6
+
+
+def test_a_pixel_stage_is_not_resumed_on_other_parts_under_the_same_paths(data: Path, tmp_path: Path) -> None:
+    """--autoencoder and --init are known by their weights: moved ones go on, changed ones are refused."""
+    tiny = f"--data {data} --steps 2 --device cpu --set training.checkpoint_every=1 --set training.ema_decay=null"
+    parts = {name: tmp_path / name for name in ("autoencoder", "noise", "fae")}
+    encoder = "--preset feature-decoder-tiny --set encoder.channels=4"
+    invoke(f"train autoencoder {tiny} {encoder} --out {parts['autoencoder']}".split())
+    pixel = f"train pixel {tiny} --preset pixel-decoder-tiny"
+    invoke(f"{pixel} --autoencoder {parts['autoencoder']} --out {parts['noise']}".split())
+
+    def finetune(autoencoder: Path, init: Path) -> None:
+        words = f"--stage finetune --autoencoder {autoencoder} --init {init} --out {parts['fae']} --resume"
+        invoke(f"{pixel} {words}".split())
+
+    finetune(parts["autoencoder"], parts["noise"])
+    finetune(
+        shutil.copytree(parts["autoencoder"], tmp_path / "moved"), shutil.copytree(parts["noise"], tmp_path / "other")
+    )
+    decoder = PixelDecoder.from_pretrained(parts["noise"])
+    fae = FAE.from_pretrained(parts["autoencoder"])
+    with torch.no_grad():
+        next(decoder.parameters()).add_(1e-3)
+        next(fae.feature_decoder.parameters()).add_(1e-3)
+    decoder.save_pretrained(tmp_path / "other" / "model", overwrite=True)
+    with pytest.raises(CheckpointError, match="other init"):
+        finetune(parts["autoencoder"], tmp_path / "other")
+    fae.save_pretrained(tmp_path / "moved" / "model", overwrite=True)
+    with pytest.raises(CheckpointError, match="other feature decoder"):
+        finetune(tmp_path / "moved", parts["noise"])
 
 
 def test_reconstruction_numbers_do_not_depend_on_the_batch(finetune_run: Path, tmp_path: Path) -> None:
