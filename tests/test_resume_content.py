@@ -135,8 +135,20 @@ def test_resume_alone_takes_the_runs_own_settings(tmp_path: Path) -> None:
         invoke(["train", "diffusion", f"--out={tmp_path / 'moved'}", "--resume", *more])
     rows = (tmp_path / "moved" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [2, 3, 4]
+    recorded = yaml.safe_load((tmp_path / "moved" / "config.yaml").read_text())["arguments"]
+    assert recorded.count("--latents") == 1 and recorded.count("--set") == len(
+        {word for word in recorded if "=" in word}
+    )
     with pytest.raises(CheckpointError, match=r"model\.width: 32 then, 16 now"):
         invoke(["train", "diffusion", "--out", str(out), "--resume", "--set", "model.width=16"])
+
+
+def test_a_recipes_step_takes_nothing_from_the_run_that_it_continues(tmp_path: Path) -> None:
+    latents, out = begun(tmp_path)
+    words = ["train", "diffusion", "--latents", str(latents), "--out", str(out), "--resume"]
+    with pytest.raises(CheckpointError, match="was started with other settings"):
+        invoke(words, complete=True)  # the preset's own width, which the run has not
+    invoke(words)
 
 
 def images(path: Path, seed: int) -> Path:

@@ -375,3 +375,13 @@ def test_a_file_beyond_the_limit_of_its_size_is_one_line(tmp_path: Path) -> None
     ).stdout
     assert told.count("\n") == 1 and "larger than the system allows" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_named_like_a_word_of_a_recipe_is_not_the_recipes(tmp_path: Path) -> None:
+    step = {"name": "a", "command": "fae encode --data photos --out out/latents", "seconds": 1}
+    record = {"title": "t", "variables": {"data": "photos"}, "steps": [step]}
+    folder = make(tmp_path / "out", {"steps.json": record, "latents/x": "ours", "data/mine.txt": "mine"})
+    with pytest.raises(FAEError, match="also holds data"):
+        require_new_folder(folder, overwrite=True, kind="recipe")
+    shutil.rmtree(folder / "data")
+    require_new_folder(folder, overwrite=True, kind="recipe")

@@ -139,10 +139,13 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 def test_values_under_the_name_of_a_secret_go() -> None:
     assert redact_values(
-        {"api_key": "abc", "hub": {"token": "abc", "tokens": 5, "tokenizer": "x", "cls_token": "y"}}
+        {
+            "api_key": "abc",
+            "hub": {"token": "abc", "tokens": 5, "tokenizer": "x", "cls_token": "y", "pool_token": "cls"},
+        }
     ) == {
         "api_key": "***",
-        "hub": {"token": "***", "tokens": 5, "tokenizer": "x", "cls_token": "y"},
+        "hub": {"token": "***", "tokens": 5, "tokenizer": "x", "cls_token": "y", "pool_token": "cls"},
     }
 
 

@@ -155,3 +155,9 @@ def test_statistics_that_are_none_have_no_distance(mu, sigma, says):
     for pair in ((mu, sigma, np.zeros(3), np.eye(3)), (np.zeros(3), np.eye(3), mu, sigma)):
         with pytest.raises(FAEError, match=says):
             frechet_distance(*pair)
+
+
+def test_features_that_are_all_alike_are_at_distance_0_from_themselves() -> None:
+    rows = np.repeat(3.3 * np.linspace(0.1, 7.3, 8)[None], 50, 0)
+    mu, sigma = rows.mean(0), np.cov(rows.T) + np.diag([7e-14, -7e-14] * 4)  # as rounding leaves it
+    assert frechet_distance(mu, sigma, mu, sigma) == pytest.approx(0, abs=1e-9)

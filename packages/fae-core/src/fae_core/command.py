@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,35 @@ from fae_core.redact import redact
 arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
 RUN_CONFIG = "config.yaml"  # of a run folder
 ARGUMENTS = "arguments"  # where it records the words of the command
+COMPLETE = "FAE_COMPLETE_COMMAND"  # in the environment of a recipe's steps: nothing is added to their commands
+_GROUPS = ("train", "import", "eval", "presets")
+_PLACES = (
+    *("--latents", "--data", "--tokenizer", "--features", "--autoencoder", "--init", "--encoder", "--weights"),
+    *("--config", "--text-cache"),
+)
+_NO_INPUT = (
+    "--out",
+    "--preset",
+    "--labels",
+    "--device",
+    "--size",
+    "--seed",
+    "--steps",
+    "--batch-size",
+    "--count",
+    "--stage",
+)
 _OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
 
 
 def inputs_in_force() -> list[Path]:
     """Files and folders that the command names and that are there, other than what follows --out."""
+    words = arguments_in_force.get()
     found, previous = [], ""
-    for word in arguments_in_force.get():
+    for word in words[2 if words[:1] and words[0] in _GROUPS else 1 :]:
         option, equals, value = word.partition("=")
-        if previous != "--out" and not (option == "--out" and equals):
+        if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
             found += [path for part in {word, value} if part and (path := _existing(part)) is not None]
         previous = word
     return found
@@ -58,42 +77,61 @@ def command_to_go_on() -> str:
 
 def recorded_arguments() -> list[str]:
     """What a run records of the command that trains it, so that `--resume` alone can go on: less what belongs to one call."""
-    kept, skip = [], False
-    for word in arguments_in_force.get():
-        name = word.partition("=")[0]
-        if skip or name in _OF_ONE_CALL:
-            skip = not skip and name == word and name not in ("--resume", "--overwrite")
+    words = arguments_in_force.get()
+    kept = list(words[:2])
+    for option, value in _options(words[2:]):
+        if option in _OF_ONE_CALL:
             continue
-        kept.append(redact(word))
+        place = _existing(value) if value is not None and option in _PLACES else None
+        kept += (
+            [redact(option)] if value is None else [option, redact(value) if place is None else str(place.absolute())]
+        )
     return kept
 
 
 def resumed_arguments(words: Sequence[str]) -> list[str]:
-    """The words of a command; of `fae train ... --resume`, those that its run recorded and then its own, which win."""
-    words = list(words)
-    if words[:1] != ["train"] or "--resume" not in words:
+    """The words of a command; of `fae train ... --resume`, those that its run recorded and then its own, which win.
+
+    A command that names a preset or a configuration is complete, and so is a step of a recipe. Raises FAEError where the record
+    lacks a secret that was not given again.
+    """
+    words, given = list(words), dict(_options(words[2:]))
+    alone = words[:1] == ["train"] and "--resume" in given and not given.keys() & {"--preset", "--config"}
+    if not alone or COMPLETE in os.environ or LAUNCHED in os.environ:
         return words
-    given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
-    given |= {name: value for name, _, value in (word.partition("=") for word in words) if value}
     before: Any = []
     with suppress(FAEError):
-        before = read_yaml(Path(given.get("--out", "")) / RUN_CONFIG).get(ARGUMENTS)
+        before = read_yaml(Path(given.get("--out") or "") / RUN_CONFIG).get(ARGUMENTS)
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before) or before[:2] != words[:2]:
         return words
-    return _steps_as_setting([*before, *words[2:]])
+    merged: dict[tuple[str, str], str | None] = {}
+    for option, value in [*_options(before[2:]), *_options(words[2:])]:
+        if option == "--steps":  # of several ways to say it the last one wins
+            option, value = "--set", f"training.steps={value}"
+        key = (option, (value or "").partition("=")[0] if option == "--set" else "")
+        merged.pop(key, None)
+        merged[key] = value
+    hidden = next((option for (option, _), value in merged.items() if value and "***" in value), None)
+    if hidden is not None:
+        raise FAEError(f"give {hidden} again: the run recorded it without its secrets")
+    return [
+        *words[:2],
+        *(word for (option, _), value in merged.items() for word in (option, value) if word is not None),
+    ]
 
 
-def _steps_as_setting(words: list[str]) -> list[str]:
-    """The words with every --steps N as --set training.steps=N, so that of several the last one wins."""
-    changed: list[str] = []
-    for word in words:
-        if changed and changed[-1] == "--steps":
-            changed[-1:] = ["--set", f"training.steps={word}"]
-        elif word.startswith("--steps="):
-            changed += ["--set", f"training.steps={word.removeprefix('--steps=')}"]
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each option with its value; None for one that has none."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        option, equals, value = word.partition("=")
+        if word.startswith("--") and equals:
+            yield option, value
+        elif word.startswith("--") and rest and not rest[0].startswith("--"):
+            yield word, rest.pop(0)
         else:
-            changed.append(word)
-    return changed
+            yield word, None
 
 
 def _existing(word: str) -> Path | None:

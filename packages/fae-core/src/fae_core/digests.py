@@ -43,8 +43,6 @@ class FileDigests:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
         if self._known is not None:
-            with suppress(sqlite3.Error):
-                self._known.commit()
             self._known.close()
 
     def of(self, file: str | Path) -> str:
@@ -61,11 +59,13 @@ class FileDigests:
                 None if found else self._pool.submit(self._digest, file)
                 for file, found in zip(chunk, known, strict=True)
             ]
+            fresh = []
             for file, version, found, future in zip(chunk, versions, known, pending, strict=True):
                 if found is None:
                     found = future.result()
-                    self._remember(file, version, found)
+                    fresh.append((file, version, found))
                 yield found
+            self._remember(fresh)
 
     def _digest(self, file: str) -> str:
         if "://" in file:
@@ -80,7 +80,7 @@ class FileDigests:
         """The table of what is known; None where the cache folder cannot be written, and everything is read."""
         with suppress(OSError, sqlite3.Error):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            opened = sqlite3.connect(self._path, timeout=30)
+            opened = sqlite3.connect(self._path, timeout=2)
             opened.execute("create table if not exists digests (path text primary key, version text, sha256 text)")
             return opened
         return None
@@ -96,13 +96,17 @@ class FileDigests:
             return stored[1] if stored and stored[0] == version[0] else None
         return None
 
-    def _remember(self, file: str, version: tuple[str, bool] | None, digest: str) -> None:
-        if self._known is None or version is None or not version[1]:
+    def _remember(self, fresh: Sequence[tuple[str, tuple[str, bool] | None, str]]) -> None:
+        """Keep the digests of files that have settled and were not written while they were read, in one short transaction."""
+        if self._known is None:
             return
-        with suppress(sqlite3.Error, UnicodeEncodeError, OSError):
-            if file_version(file)[0] == version[0]:  # not written while it was read
-                row = (str(Path(file).absolute()), version[0], digest)
-                self._known.execute("insert or replace into digests values (?, ?, ?)", row)
+        rows = []
+        for file, version, digest in fresh:
+            with suppress(OSError, UnicodeEncodeError):
+                if version is not None and version[1] and file_version(file)[0] == version[0]:
+                    rows.append((str(Path(file).absolute()), version[0], digest))
+        with suppress(sqlite3.Error, UnicodeEncodeError), self._known:
+            self._known.executemany("insert or replace into digests values (?, ?, ?)", rows)
 
 
 def _version(file: str) -> tuple[str, bool]:

@@ -104,7 +104,9 @@ def _valid(name: str, value: Any, annotation: Any) -> Any:
         # In a tuple, because pydantic takes a configuration for no class that can have its own.
         return TypeAdapter(tuple[annotation], config=config).validate_python((value,))[0]
     except ValidationError as error:
-        raise CheckpointError(f"sampling option {name}: {field_reasons(_within(error), name)}") from None
+        raise CheckpointError(
+            f"sampling option {name}: {field_reasons(_within(error), annotation if isinstance(annotation, type) else object)}"
+        ) from None
     except PydanticUserError:  # an annotation beyond pydantic
         return value
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fae_core.documents import open_regular, parse_yaml, read_json, read_json_value, read_text, read_yaml
-from fae_core.errors import CheckpointError
+from fae_core.errors import CheckpointError, FAEError
 from fae_core.lock import hold
 from fae_core.redact import redact_values
 from fae_core.writing import (
@@ -57,13 +58,19 @@ __all__ = [
 CHECKSUM = "checksum"
 
 
-def write_json(path: str | Path, record: Any, *, seal: bool = False) -> None:
+def write_json(path: str | Path, record: Any, *, seal: bool = False, verbatim: Sequence[str] = ()) -> None:
     """Write a record as JSON, whole or not at all, without secrets (`redact_values`) and halves of characters.
 
-    seal: with a checksum of what it says (see `sealed`). Raises as `write_atomic` does.
+    seal: with a checksum of what it says (see `sealed`). verbatim: keys whose values are no place for secrets, and stay as they
+    are. Raises FAEError where a number is not finite, since nobody would read it again, and as `write_atomic` does.
     """
-    record = json.loads(json.dumps(redact_values(record), ensure_ascii=False).encode(errors="replace"))
-    text = json.dumps(sealed(record) if seal else record, indent=1, ensure_ascii=False)
+    public = redact_values(record)
+    public.update({key: record[key] for key in verbatim if key in record})
+    try:
+        public = json.loads(json.dumps(public, ensure_ascii=False, allow_nan=False).encode(errors="replace"))
+    except ValueError as error:
+        raise FAEError(f"cannot write {path}: {error}") from None
+    text = json.dumps(sealed(public) if seal else public, indent=1, ensure_ascii=False)
     write_atomic(path, text.encode() + b"\n")
 
 

@@ -8,8 +8,10 @@ has no attributes.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -150,7 +152,18 @@ def _is_own(path: Path, recipe: Path | None) -> bool:
         return False
     if path.is_dir() and is_ours(path):
         return True
-    return recipe is not None and path.name in (recipe / "steps.json").read_text(encoding="utf-8", errors="replace")
+    return recipe is not None and path.name in _written_by(recipe)
+
+
+def _written_by(recipe: Path) -> set[str]:
+    """Names in a recipe's folder that its finished steps wrote to."""
+    commands = [
+        str(entry.get("command")) for entry in read_json(recipe / "steps.json")["steps"] if isinstance(entry, dict)
+    ]
+    words = [word for command in commands for word in shlex.split(command)]
+    outs = [after for before, after in itertools.pairwise(words) if before == "--out"]
+    outs += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    return {part for out in outs for part in Path(out).parts}
 
 
 def _marked(folder: Path) -> tuple[str | None, set[str]]:

@@ -208,7 +208,7 @@ def write_config(
     stored = {"model_type": model_type, "package": package, "version": version, "config": config, "checksum": checksum}
     if class_names is not None:
         stored["class_names"] = list(class_names)
-    write_json(folder / CONFIG_FILE, stored)
+    write_json(folder / CONFIG_FILE, stored, verbatim=("class_names",))
 
 
 def checked_names(names: Any, where: str) -> tuple[str, ...] | None:

@@ -41,6 +41,14 @@ def model_identity(model: Any) -> str | None:
     if not isinstance(model, nn.Module):
         return None
     config = getattr(model, "config", None)
-    settings = config.model_dump_json() if isinstance(config, BaseModel) else ""
+    # What a later version adds with a default changes nothing; where weights were found is no part of what they are.
+    dumped = config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, BaseModel) else {}
+    settings = json.dumps(_without_places(dumped), sort_keys=True)
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
     return hashlib.sha256(f"{type(model).__name__} {settings} {weights}".encode()).hexdigest()
+
+
+def _without_places(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _without_places(value) for key, value in settings.items() if key not in ("name", "weights")}

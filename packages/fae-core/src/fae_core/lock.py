@@ -90,6 +90,8 @@ def _open(folder: Path) -> tuple[Path, int]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not folder.is_dir():
             raise
+        if beside.exists():  # a second lock inside would keep nobody out
+            raise FolderInUse(folder, f"another user, whose lock {beside} may not be written") from None
     inside = folder / ".lock"
     return inside, os.open(inside, flags, 0o666)
 

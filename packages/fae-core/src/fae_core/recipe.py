@@ -198,7 +198,7 @@ def _one_after_the_other(
         started(name)
         since = time.monotonic()
         try:
-            invoke(command)
+            invoke(command, complete=True)
         except Interrupted as stop:
             raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
         ended(name, time.monotonic() - since)

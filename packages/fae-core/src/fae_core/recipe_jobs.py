@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fae_core.children import Children, children
-from fae_core.command import command_to_go_on
+from fae_core.command import COMPLETE, command_to_go_on
 from fae_core.errors import FAEError, Interrupted
 from fae_core.files import disk_errors
 
@@ -92,7 +92,8 @@ def _start(group: Children, job: Job, count: int, log: Path) -> subprocess.Popen
     # Each process would take all cores for itself.
     threads = str(max(1, (os.cpu_count() or 1) // count))
     with disk_errors(log), log.open("wb") as output:
-        return group.start(job.command, {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}, output)
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), COMPLETE: "1"}
+        return group.start(job.command, environment, output)
 
 
 def _log(logs: Path, job: Job) -> Path:

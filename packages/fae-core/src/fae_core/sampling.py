@@ -39,7 +39,7 @@ from fae_core.images.captions import json_object, read_lines
 from fae_core.images.classes import chosen_classes
 from fae_core.images.npz import CLASSES_ARRAY
 from fae_core.integrity import model_identity
-from fae_core.limits import LARGEST_BATCH, LARGEST_SEED
+from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
 from fae_core.progress import progress
 from fae_core.random import SlotRandom, derive_seed
 from fae_core.redact import redact, redact_values
@@ -69,10 +69,10 @@ class SampleJob:
 
     def __post_init__(self) -> None:
         limits = {
-            "count": (1, 10**7),
+            "count": (1, MOST_IMAGES),
             "batch_size": (1, LARGEST_BATCH),
-            "columns": (1, 2**10),
-            "seed": (-(2**63), LARGEST_SEED),
+            "columns": (1, MOST_COLUMNS),
+            "seed": (SMALLEST_SEED, LARGEST_SEED),
         }
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:

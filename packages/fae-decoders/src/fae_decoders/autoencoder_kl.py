@@ -153,8 +153,9 @@ def _weights_file(folder: Path, variant: str | None) -> Path:
         if (folder / name).is_file():
             return folder / name
     variants = sorted(path.name for suffix in _SUFFIXES for path in folder.glob(f"{_STEM}.*{suffix}"))
-    if variant is None and len(variants) == 1:
-        return folder / variants[0]
+    names = {Path(name).stem.removeprefix(f"{_STEM}.") for name in variants}
+    if variant is None and len(names) == 1:
+        return _weights_file(folder, names.pop())
     others = f", but {' and '.join(variants)}; choose a variant" if variants else ""
     raise CheckpointError(f"{folder} has no {wanted[0]}{others}")
 

@@ -123,7 +123,8 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         return vae.to(**wanted) if wanted else vae  # diffusers warns of every dtype, also of none
 
 
-_HOW = ("low_cpu_mem_usage", "disable_mmap")  # options that change how weights are read, and not which
+# Options that change how weights are fetched and read, and not which.
+_HOW = ("low_cpu_mem_usage", "disable_mmap", "local_files_only", "cache_dir", "force_download", "proxies")
 
 
 def _halvings(image: tuple[int, int], grid: tuple[int, int]) -> int:

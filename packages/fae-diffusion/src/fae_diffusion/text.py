@@ -29,7 +29,11 @@ from fae_diffusion.text_tokenizer import (
 )
 
 # Of a config: where it was stored and by whom, not what is computed.
-_BOOKKEEPING = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+# Of a configuration: what no embedding depends on, and what versions of transformers write differently.
+_BOOKKEEPING = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "is_decoder"),
+    *("initializer_range", "initializer_factor", "classifier_dropout", "problem_type", "id2label", "label2id"),
+)
 _UNREAD = "pooler."  # weights of BERT's pooled vector, which stand behind the tokens; checkpoints often lack them
 
 

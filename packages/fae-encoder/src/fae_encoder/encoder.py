@@ -60,7 +60,8 @@ class FAEEncoder(PretrainedModel):
         # Keep what the backbone resolved (sizes, mean, std), not what was asked for.
         self.config = config.model_copy(update={"backbone": self.backbone.config})
         own = self._own_spec()
-        if not same_aspect(own.image_shape, self.backbone.image_size):
+        fresh = not config.backbone.fingerprint  # of a saved encoder latents exist, whatever it was built with
+        if fresh and not same_aspect(own.image_shape, self.backbone.image_size):
             raise FAEError(
                 f"image_size {own.image_shape} and the backbone's {self.backbone.image_size} are of different aspect ratios; set "
                 "backbone.image_size too"
@@ -113,7 +114,8 @@ class FAEEncoder(PretrainedModel):
         """The encoder in a model folder, a run folder, a whole FAE's folder (its encoder/), or on the hub. In eval mode.
 
         weights: of the backbone, where they are not inside the folder and should come from elsewhere than it says.
-        verify: compare the fingerprints of backbone and adapter with those recorded; raises CheckpointError where they differ.
+        verify: compare the fingerprints of backbone and adapter, and the checksum of weights and spec, with those recorded; raises
+            CheckpointError where they differ.
         """
         folder, config, own_spec = storage.read_folder(cls, source, weights, revision=revision, token=token)
         if spec is not None:

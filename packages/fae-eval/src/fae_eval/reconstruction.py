@@ -17,7 +17,7 @@ from fae_core.training.distributed import Processes, processes
 from fae_eval import protocol
 from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
-from fae_eval.extractors.base import UINT8_RULE, as_uint8_nchw
+from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.generation import metric_labels
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
 from fae_eval.reference import gaussian
@@ -121,7 +121,7 @@ class _Pass:
             raise FAEError(
                 f"the tokenizer paints numbers that are not finite (images {indices.start} to {indices.stop - 1})"
             )
-        rebuilt = as_uint8_nchw(painted).float() / 255
+        rebuilt = to_uint8(painted).float() / 255  # decoders may overshoot; `fae sample` clamps, too
         self.content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
         self._append("PSNR [dB]", psnr(moved, rebuilt))
         if min(moved.shape[-2:]) >= 11:

@@ -185,7 +185,7 @@ class STARFlow(PretrainedModel):
 
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
-        z = FlowSampler(self, cuda_graph=cuda_graph).sample(prepared, noise, **options)
+        z = check_samples(FlowSampler(self, cuda_graph=cuda_graph).trace(prepared, noise, **options)[-1], random)
         return (
             check_samples(self.denoise(z, prepared), random)
             if (self.config.denoise if denoise is None else denoise)

@@ -88,10 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def invoke(arguments: Sequence[str]) -> Any:
-    """Run one `fae` command inside this process; errors are raised as FAEError."""
+def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
+    """Run one `fae` command inside this process; errors are raised as FAEError.
+
+    complete: add nothing to a `train ... --resume` of what its run recorded, as a step of a recipe wants it.
+    """
     _require_text(arguments)
-    arguments = resumed_arguments(arguments)
+    arguments = arguments if complete else resumed_arguments(arguments)
     token = arguments_in_force.set(tuple(arguments))
     try:
         require_separate_output()

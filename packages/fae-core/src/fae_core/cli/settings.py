@@ -28,7 +28,10 @@ def resolve_settings(
     with the nearest name. None: keys are not known here, but to the reader of what an original's checkpoint was built with.
     Raises UnknownName, CheckpointError or FAEError, one line each.
     """
-    settings = merge(load_preset(preset, kind) if preset is not None else {}, read_yaml(config) if config else {})
+    given = read_yaml(config) if config else {}
+    if "command" in given and sections is not None:  # a run's own config.yaml: what it records besides is no setting
+        given = {key: value for key, value in given.items() if key in ("model_type", *sections)}
+    settings = merge(load_preset(preset, kind) if preset is not None else {}, given)
     if preset is not None or sections is not None:  # a file in a preset's form may describe itself, too
         settings = {key: value for key, value in settings.items() if key not in DESCRIPTION}
     settings = merge(settings, parse_overrides(overrides))

@@ -75,11 +75,9 @@ class Sidecars(Sequence[str]):
             return Sidecars(self._paths[index])
         path = self._paths[index]
         try:
-            if path.stat().st_size > _MAX_SIDECAR:
-                raise DataError(f"{path} is no caption: it has more than 1 MiB")
-            return " ".join(path.read_text(encoding="utf-8-sig").split())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the caption {path}: {error}") from None
+            return " ".join(read_text(path, max_bytes=_MAX_SIDECAR, error=DataError).split())
+        except DataError as error:
+            raise DataError(f"cannot read the caption: {error}") from None
 
 
 def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) -> Sequence[str] | None:

@@ -98,6 +98,8 @@ class LatentStoreWriter:
         Raises DataError where shards are missing or no sample could be written.
         """
         if self.finished:
+            if self._progress.is_dir():  # a kill came between the last file and this
+                remove_folder(self._progress)
             return LatentStore(self.folder)
         missing = self.pending()
         if missing:

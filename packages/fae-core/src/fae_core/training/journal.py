@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ IDENTITY = "identity"  # the section of config.yaml that says by content what a 
 METRICS_FILE = "metrics.jsonl"
 
 _LARGEST_JOURNAL = 2**30
+log = logging.getLogger("fae")
 
 # Settings that may differ between a run and its continuation, because they do not change what is computed.
 _FREE_ON_RESUME = {
@@ -62,6 +64,8 @@ _PLACES = {
     "model.text_encoder.name",
 }
 
+_HF_CONFIG = "encoder.backbone.hf_config."  # earlier versions recorded its bookkeeping, too
+
 
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Create the run folder and its config.yaml, or check that the one to resume was started with the same settings.
@@ -81,6 +85,8 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         changed = _differences(before, settings, free)
         if changed:
             raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
+        _require_same_filter(run, before, settings)
+        _tell_new_length(before.get("training", {}), settings.get("training", {}))
         remove_leftovers(run)
         require_new_folder(run / RUN_MODEL_FOLDER, overwrite=True)  # the export will replace it
         _write_config(path, settings)
@@ -102,11 +108,29 @@ def _write_config(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _free_length(training: dict[str, Any]) -> set[str]:
-    """The number of steps, where earlier steps would have been the same in a run of another length."""
+    """The number of steps, where earlier steps would have been the same in a run of another length, or its schedule's is named."""
     if training.get("schedule_steps") is not None:
         return {"training.steps", "training.schedule_steps"}
     in_parts = any(0 < training.get(name, 0) < 1 for name in ("warmup_steps", "hold_steps"))
     return {"training.steps"} if training.get("schedule") == "constant" and not in_parts else set()
+
+
+def _require_same_filter(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Earlier versions resized bicubically whatever a backbone was trained with, and did not record it."""
+    then, backbone = ((side.get("encoder") or {}).get("backbone") for side in (before, now))
+    if not isinstance(then, dict) or not isinstance(backbone, dict) or "interpolation" in then:
+        return
+    if backbone.get("interpolation") not in (None, "bicubic"):
+        raise CheckpointError(
+            f"{run} was started when images were resized bicubically; resume it with --set encoder.backbone.interpolation=bicubic"
+        )
+
+
+def _tell_new_length(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say so where the length of the schedule is another from here on: no uninterrupted run would have the same rates."""
+    then, length = (side.get("schedule_steps") or side.get("steps") for side in (before, now))
+    if now.get("schedule_steps") is not None and then != length:
+        log.warning("the learning rate's schedule is %s steps long from here on; before it was %s", length, then)
 
 
 def _remedy(changed: list[str]) -> str:
@@ -134,7 +158,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], pr
     changed = []
     for key in sorted(before.keys() - {IDENTITY}):
         old, new = before[key], json.loads(json.dumps(now.get(key)))
-        if key in free or f"{prefix}{key}" in free:
+        if key in free or f"{prefix}{key}" in free or (prefix == _HF_CONFIG and key not in now):
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _differences(old, new, free, f"{prefix}{key}.")

@@ -57,11 +57,11 @@ def train(
         check_trainable(task, config, group)
         if group.is_main:
             require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
+            held.enter_context(hold(run))
             warn_of_a_young_average(task, config)
             identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
             recorded |= {ARGUMENTS: words} if (words := recorded_arguments()) else {}
-            held.enter_context(hold(run))
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
         engine = Engine(task, config, group)

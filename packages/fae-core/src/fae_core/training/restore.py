@@ -87,11 +87,14 @@ def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | No
     exported = run / RUN_MODEL_FOLDER
     if (exported / MODEL_CONFIG_FILE).is_file():
         return checked_names(read_config(exported).get("class_names"), f"{exported}/{MODEL_CONFIG_FILE}")
+    recorded = settings.get(IDENTITY)
     try:
-        names = LatentStore(str(settings.get("data"))).classes
+        store = LatentStore(str(settings.get("data")))
     except (CheckpointError, DataError):
         return None
-    return None if names is None else tuple(names)
+    if isinstance(recorded, dict) and recorded.get("latents", store.identity) != store.identity:
+        return None  # another store lies there now
+    return None if store.classes is None else tuple(store.classes)
 
 
 def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:

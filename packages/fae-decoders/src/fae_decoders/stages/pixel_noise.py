@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core.hub import ModelConfig
+from fae_core.integrity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.feature_space import FeatureSpace
 from fae_decoders.load_decoder import AnyPixelDecoder
@@ -54,6 +55,9 @@ class PixelNoiseTask(PixelTask):
         super().__init__(encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing, features)
         self.config = config
         self.noise_std = config.sigma
+
+    def identity(self) -> dict[str, str]:
+        return {**super().identity(), "feature_norm": model_checksum(self.encoder.feature_norm.state_dict(), None)}
 
     def prepare(self) -> None:
         if not (self.config.relative or self.data.wants_norm or self.data.fits):

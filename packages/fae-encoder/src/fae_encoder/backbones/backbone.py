@@ -5,6 +5,7 @@ Shape suffixes: B batch, N tokens (row-major over the grid), D feature width, C 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -188,7 +189,7 @@ class Backbone(RememberedBuffers):
         state = {name: value.to("meta") for name, value in self.network.state_dict(keep_vars=True).items()}
         state.update({name: value.to("meta") for name, value in self.network.named_buffers()})
         try:
-            with torch.no_grad(), torch.device("meta"), every_pixel_used(self.network, (height, width)):
+            with torch.no_grad(), torch.device("meta"), self._size_checked((height, width)):
                 maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),))
         except (
             AssertionError,
@@ -199,6 +200,10 @@ class Backbone(RememberedBuffers):
         ) as error:  # whatever a library says of a size
             raise FAEError(f"{self.name} cannot take images of {height}x{width}: {first_line(error)[:200]}") from None
         return [m.grid for m in maps], [m.tokens_BNC.shape[-1] for m in maps]
+
+    def _size_checked(self, size: Grid) -> AbstractContextManager[None]:
+        """Refuses sizes of which the network would not see every pixel; of an encoder that was saved with one, latents exist."""
+        return nullcontext() if self.config.fingerprint else every_pixel_used(self.network, size)
 
 
 def regrid(features: FeatureMap, grid: Grid) -> Tensor:

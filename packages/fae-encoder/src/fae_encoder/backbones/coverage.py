@@ -24,7 +24,7 @@ def every_pixel_used(network: nn.Module, size: tuple[int, int]) -> Iterator[None
     reach = [0, 0]
 
     def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if given[0].ndim != 4:
+        if not given or given[0].ndim != 4:
             return
         for side in range(2):
             left_over, padding, stride = _last_window(layer, given[0].shape[2 + side], side)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
 from fae_core.hub import checked_names
-from fae_core.images import ImageSource, center_crop, open_images
+from fae_core.images import ImageSource, center_crop, open_images, to_uint8
 from fae_core.images.budget import DECODING
 from fae_core.images.classes import check_labels
 from fae_core.images.identity import content_identity
@@ -200,7 +200,8 @@ class StoreSamples(Samples):
         for start in batch_starts(len(self), batch_size, share):
             z, _ = self.store.read(self.indices[start : start + batch_size])
             z = z.to(device_of(self.decoder))
-            yield as_uint8_nchw(self.decoder.decode(z)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            painted = to_uint8(self.decoder.decode(z))  # clamped, as `fae sample` does: decoders may overshoot
+            yield painted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 class ContentHash:

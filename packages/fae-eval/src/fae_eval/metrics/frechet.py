@@ -38,7 +38,7 @@ class GaussianFactor:
     @cached_property
     def factor(self) -> Array:
         """(d, rank), sigma = factor @ factor.T; lower triangular where the rank is full."""
-        return _factor(self.sigma)
+        return _factor(self.sigma, (1e-7 * min(float(np.abs(self.mu).max()), 1e100)) ** 2)
 
     @property
     def full_rank(self) -> bool:
@@ -87,12 +87,14 @@ def frechet_distance(
     return max(0.0, distance)
 
 
-def _factor(sigma: Array) -> Array:
-    """sigma = R R'. Cholesky where the smallest pivot says that the rank is full, else eigh without the noise."""
+def _factor(sigma: Array, noise: float) -> Array:
+    """sigma = R R'. noise: what rounding may leave of a variance that is 0. Cholesky where the smallest pivot says that the rank is full, else eigh without the noise."""
     floor = sigma.shape[0] * np.finfo(np.float64).eps
     lower, failed = (tensor.numpy() for tensor in torch.linalg.cholesky_ex(torch.from_numpy(sigma)))
     if not failed and (np.diagonal(lower) ** 2).min() > floor * np.diagonal(sigma).max():
         return lower
+    if np.abs(sigma).max() <= noise:  # what rounding leaves of features that are all alike
+        return np.zeros((len(sigma), 0))
     values, vectors = (found.numpy() for found in symmetric_eigen(torch.from_numpy(sigma)))
     _require_no_negative(values)
     keep = values > floor * max(values[-1], 0.0)

@@ -127,11 +127,19 @@ def _figures(found: Collection, kinds: Sequence[str]) -> str:
         for result, folder in found.results:
             if result.kind != kind or not result.figures:
                 continue
-            shown = "".join(picture(folder, f["path"], str(f.get("caption", ""))) for f in result.figures)
+            shown = "".join(_figure(folder, f) for f in result.figures)
             if kind in _VIEWS and result.table:
                 shown += table(result.table["columns"], result.table["rows"]) + _provenance(result)
             blocks.append(f'<div class="block"><h3>{text(result.title)}</h3>{shown}</div>')
     return f'<div class="pictures">{"".join(blocks)}</div>' if blocks else ""
+
+
+def _figure(folder: Path, figure: dict[str, Any]) -> str:
+    """A picture beside its record; records of earlier versions name pairs.png one folder above."""
+    path = figure["path"]
+    if folder.name == "results" and path == "../pairs.png":
+        folder, path = folder.parent, "pairs.png"
+    return picture(folder, path, str(figure.get("caption", "")))
 
 
 def _samples(found: Collection) -> str:
