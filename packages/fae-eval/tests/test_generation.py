@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -281,13 +283,21 @@ def test_any_damage_of_an_entry_is_found(extractor, photographs, tmp_path):
         )
 
 
-def test_processes_may_share_a_cache(extractor, photographs, tmp_path):
-    real = photographs("real")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        found = pool.starmap(distance, [(real, real, extractor, tmp_path / "cache")] * 4)
-    assert {value for value, _ in found} == {found[0][0]}
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+def test_processes_may_share_a_cache(photographs, tmp_path):
+    real, cache = photographs("real"), tmp_path / "cache"
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import PixelExtractor
+from fae_eval import evaluate
+for _ in range(2):
+    print(evaluate({str(real)!r}, {str(real)!r}, extractor=PixelExtractor(), metrics=["fid"], cache={str(cache)!r}).values)
+"""
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = [line for process in processes for line in process.communicate(timeout=120)[0].splitlines()]
+    assert len(found) == 4 and len(set(found)) == 1
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_anything_is_measured(extractor, photographs, tmp_path):
