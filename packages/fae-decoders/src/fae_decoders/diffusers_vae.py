@@ -123,8 +123,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         return vae.to(**wanted) if wanted else vae  # diffusers warns of every dtype, also of none
 
 
-# Options that change how weights are fetched and read, and not which.
-_HOW = ("low_cpu_mem_usage", "disable_mmap", "local_files_only", "cache_dir", "force_download", "proxies")
+_HOW = ("low_cpu_mem_usage", "disable_mmap")  # options that change how weights are read, and not which
 
 
 def _halvings(image: tuple[int, int], grid: tuple[int, int]) -> int:
