@@ -208,9 +208,9 @@ def test_images_of_another_range_or_shape_are_refused_before_any_network(wrong, 
 
 
 @pytest.mark.parametrize("wrong", [lambda x: 2 * x - 1, lambda x: 255 * x, lambda x: x * float("nan")])
-def test_generated_images_of_another_range_are_not_measured(wrong):
+def test_generated_images_of_another_range_are_not_measured(wrong, extractor):
     from fae_eval import evaluate
 
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with pytest.raises(FAEError, match=r"must lie in \[0, 1\]"):
-        evaluate(wrong(images), images, extractor="efficientnet-lite2@64", metrics=["frechet"])
+        evaluate(wrong(images), images, extractor=extractor, metrics=["frechet"])
