@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
 import os
 import re
 import shlex
@@ -56,10 +55,7 @@ def inputs_in_force() -> list[Path]:
 
 def require_separate_output() -> None:
     """Raise FAEError where the command would write its --out over a file that it reads."""
-    words = arguments_in_force.get()
-    outputs = [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
-    outputs += [after for word, after in itertools.pairwise(words) if word == "--out"]
-    for out in map(_existing, outputs):
+    for out in map(_existing, outputs_of(arguments_in_force.get())):
         for given in inputs_in_force() if out is not None and out.is_file() else ():
             if given.exists() and given.samefile(out):
                 raise FAEError(f"--out {out} is a file that this command reads; give another one")
@@ -118,6 +114,11 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         *words[:2],
         *(word for (option, _), value in merged.items() for word in (option, value) if word is not None),
     ]
+
+
+def outputs_of(words: Sequence[str]) -> list[str]:
+    """What a command's words give to --out."""
+    return [value for option, value in _options(words) if option == "--out" and value is not None]
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -8,7 +8,6 @@ has no attributes.
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import json
 import os
 import shlex
@@ -157,13 +156,12 @@ def _is_own(path: Path, recipe: Path | None) -> bool:
 
 def _written_by(recipe: Path) -> set[str]:
     """Names in a recipe's folder that its finished steps wrote to."""
+    from fae_core.command import outputs_of
+
     commands = [
         str(entry.get("command")) for entry in read_json(recipe / "steps.json")["steps"] if isinstance(entry, dict)
     ]
-    words = [word for command in commands for word in shlex.split(command)]
-    outs = [after for before, after in itertools.pairwise(words) if before == "--out"]
-    outs += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
-    return {part for out in outs for part in Path(out).parts}
+    return {part for command in commands for out in outputs_of(shlex.split(command)) for part in Path(out).parts}
 
 
 def _marked(folder: Path) -> tuple[str | None, set[str]]:

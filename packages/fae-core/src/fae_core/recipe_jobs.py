@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fae_core.children import Children, children
-from fae_core.command import COMPLETE, command_to_go_on
+from fae_core.command import COMPLETE, command_to_go_on, outputs_of
 from fae_core.errors import FAEError, Interrupted
 from fae_core.files import disk_errors
 
@@ -106,9 +106,7 @@ def _last_line(log: Path) -> str:
 
 
 def _written(command: list[str]) -> str | None:
-    if "--out" in command[:-1]:
-        return command[command.index("--out") + 1]
-    return next((word.removeprefix("--out=") for word in command if word.startswith("--out=")), None)
+    return next(iter(outputs_of(command)), None)
 
 
 def _overlap(word: str, path: str) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from fae_core.digests import file_version
 from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files import disk_errors
@@ -124,9 +125,7 @@ class ShardFiles:
     def identity(self, shard: str) -> str:
         """Text that changes when the shard does: where it lies and its version, asked for once. Raises OSError, DataError."""
         if not is_remote(shard):
-            facts = Path(shard).stat()
-            times = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
-            return f"{Path(shard).resolve()} {facts.st_size} {times} {facts.st_ino}"
+            return f"{Path(shard).resolve()} {file_version(shard)[0]}"
         if shard not in self._versions:
             self._versions[shard] = remote_version(shard)
         return f"{shard} {self._versions[shard]}"
