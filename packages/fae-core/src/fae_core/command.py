@@ -41,6 +41,11 @@ _OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for all: the only one, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def inputs_in_force() -> list[Path]:
     """Files and folders that the command names and that are there, other than what follows --out."""
     words = arguments_in_force.get()

@@ -67,10 +67,11 @@ def encode(
     Example: fae encode --data IMAGES --out runs/latents --model runs/tokenizer
     """
     from fae_core.cli.launch import relaunched
+    from fae_core.command import is_first_process
     from fae_core.files import require_new_folder
 
     require_new_folder(
-        out, overwrite=overwrite, resume=resume or _is_later_process(), kind="latent store", resumable=True
+        out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
     if relaunched(processes):
         return
@@ -179,10 +180,3 @@ def _report(store: LatentStore, normalized: bool) -> None:
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
     typer.echo(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
     typer.echo(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")
-
-
-def _is_later_process() -> bool:
-    """Under torchrun the first process may have begun the folder before the others look."""
-    import os
-
-    return os.environ.get("RANK", "0") != "0"

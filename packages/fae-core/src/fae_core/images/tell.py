@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
+
+from fae_core.command import is_first_process
 
 log = logging.getLogger("fae")
 
 
 def tell(line: str) -> None:
     """Log a warning, unless this is another process of torchrun than the first."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         log.warning("%s", line)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.cli.settings import merge, parse_overrides, require_mappings, resolve_settings
+from fae_core.command import is_first_process
 from fae_core.errors import FAEError, require_known
 
 if TYPE_CHECKING:
@@ -46,11 +46,6 @@ def stage_settings(
     require_known("section of the settings", chosen, sections)
     settings = require_mappings(merge(settings, chosen), sections)
     return {key: settings.get(key, {}) for key in sections}
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks to the user: the only one, or torchrun's first."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -62,7 +62,8 @@ def train_autoencoder(
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
     from fae_core.cli.launch import relaunched
-    from fae_decoders.cli.stage import check_run_folder, is_first_process
+    from fae_core.command import is_first_process
+    from fae_decoders.cli.stage import check_run_folder
 
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):

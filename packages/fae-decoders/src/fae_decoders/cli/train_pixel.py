@@ -76,7 +76,8 @@ def train_pixel(
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out runs/fae
     """
     from fae_core.cli.launch import relaunched
-    from fae_decoders.cli.stage import check_run_folder, is_first_process
+    from fae_core.command import is_first_process
+    from fae_decoders.cli.stage import check_run_folder
 
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):

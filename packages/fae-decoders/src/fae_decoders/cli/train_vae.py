@@ -52,7 +52,8 @@ def train_vae(
     Example: fae train vae --data IMAGES --preset conv-vae-cifar10 --out runs/vae
     """
     from fae_core.cli.launch import relaunched
-    from fae_decoders.cli.stage import check_run_folder, is_first_process
+    from fae_core.command import is_first_process
+    from fae_decoders.cli.stage import check_run_folder
 
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
