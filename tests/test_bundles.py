@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fae_core import LatentStore, load_decoder, load_generator, load_tokenizer
-from fae_core.bundle.lookup import bundle_folders
 from fae_core.bundle.make import folder_bytes
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, LatentSpecMismatch
+from fae_core.models.bundles import bundle_folders
 from fae_core.plugins import load_plugins
 from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpace, FeatureSpaceMismatch, PixelDecoder
 from fae_diffusion import LightningDiT

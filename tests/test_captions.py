@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fae_core import LatentStore
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_diffusion.captions import captions_of
 
 

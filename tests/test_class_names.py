@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from fae_core import load_generator, load_tokenizer
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_core.images import open_images
 from fae_core.latent_store import write_store
-from fae_core.sampling import class_names_of
+from fae_core.sampling.draw import class_names_of
 from fae_decoders import ConvVAE, ConvVAEConfig
 from fae_eval.data import GeneratedSamples, open_samples
 

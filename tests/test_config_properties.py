@@ -13,9 +13,10 @@ from any_fields import check_fields
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError, MissingPackage
-from fae_core.hub import ModelConfig, PretrainedModel, parse_config
-from fae_core.presets import load_preset, preset_files
+from fae_core.models.presets import load_preset, preset_files
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 
 PACKAGES = ("fae_core", "fae_encoder", "fae_decoders", "fae_diffusion", "fae_flow", "fae_eval")
@@ -49,12 +50,12 @@ def descendants(base: type) -> Iterator[type]:
 
 
 import_everything()
-CONFIGS = sorted(set(descendants(ModelConfig)), key=lambda found: (found.__module__, found.__qualname__))
+CONFIGS = sorted(set(descendants(Config)), key=lambda found: (found.__module__, found.__qualname__))
 MODELS = {model.model_type: model for model in descendants(PretrainedModel) if "model_type" in vars(model)}
 
 
 @pytest.mark.parametrize("config_class", CONFIGS, ids=lambda found: f"{found.__module__}.{found.__name__}")
-def test_any_fields_are_a_finite_config_or_one_line(config_class: type[ModelConfig]) -> None:
+def test_any_fields_are_a_finite_config_or_one_line(config_class: type[Config]) -> None:
     fields = st.sampled_from([*config_class.model_fields, "no_field"])
 
     @PROPERTY

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from fae_core.files import read_yaml
-from fae_core.presets import preset_files
+from fae_core.models.presets import preset_files
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "parameters.md"
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fae_core.cli.main import invoke
-from fae_core.recipe import load_recipe
+from fae_core.commands.groups import invoke
+from fae_core.recipes.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # In an order in which each finds the results that it compares with.

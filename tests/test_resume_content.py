@@ -14,11 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
-from fae_core.bundle.lookup import bundle_folders
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
-from fae_core.generator import load_decoder, load_generator
 from fae_core.latent_store import write_store
+from fae_core.models.bundles import bundle_folders
+from fae_core.models.load import load_decoder, load_generator
 from fae_core.spec import LatentSpec
 
 SPEC = LatentSpec(4, 2, 2, 32, "timm/one", fingerprint="aaaa")

@@ -143,7 +143,7 @@ def written(folder: Path) -> Path:
 def test_a_preset_s_own_file_is_a_config(tmp_path: Path, capsys) -> None:
     """What describes a preset (description, parameters, paper, spec) is no setting, and no mistake either."""
     from fae_core.cli.settings import resolve_settings
-    from fae_core.presets import load_preset, preset_files
+    from fae_core.models.presets import load_preset, preset_files
 
     for name in ("lightningdit-tiny", "pixel-decoder-tiny", "conv-vae-tiny", "starflow-tiny", "feature-decoder-tiny"):
         kind = load_preset(name)["model_type"]

@@ -17,7 +17,7 @@ import torch
 
 from fae_core import LatentSpec
 from fae_core.latent_store import write_store
-from fae_core.training.checkpoint import damage, numbered
+from fae_core.models.checkpoints import damage, numbered
 
 pytestmark = pytest.mark.slow
 SPEC = LatentSpec(channels=4, height=4, width=4, image_size=32, backbone="none")

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from fae_core import LatentSpec, LatentSpecMismatch, LatentStore, load_generator, load_tokenizer
-from fae_core.cli.main import invoke, main
+from fae_core.cli.main import main
+from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError
 from fae_core.images import load_batch, open_images
 from fae_core.random import SlotRandom

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError
 
 KINDS = (

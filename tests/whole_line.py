@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 
 
 def main() -> None:

@@ -32,9 +32,10 @@ from torch import Tensor
 from fae_core import ops
 from fae_core.errors import FAEError, first_line
 from fae_core.files import write_atomic
+from fae_core.models.presets import load_preset
 from fae_core.ops import triton as kernels
-from fae_core.ops.triton import accuracy, wins
-from fae_core.presets import load_preset
+from fae_core.ops.triton import wins
+from fae_core.testing import kernel_accuracy as accuracy
 
 Outputs = tuple[Tensor, ...]
 BATCHES = (32, 128, 512)

@@ -4,7 +4,7 @@
     python tools/check_kernels.py --arch sm_90 --dtype bf16 --markdown
 
 Exits with 1 where a kernel would not launch (shared memory, registers), spills beyond what is allowed, or has lost its wgmma
-instructions on sm_90. The kernels' accuracy: python -m fae_core.ops.triton.accuracy.
+instructions on sm_90. The kernels' accuracy: python -m fae_core.testing.kernel_accuracy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
         reason = kernels.MISSING or "TRITON_INTERPRET=1 turns the compiler off"
         print(f"error: nothing can be compiled here: {reason}", file=sys.stderr)
         return 2
-    from fae_core.ops.triton.resources import SHAPES, compile_launch, launches
+    from fae_core.testing.kernel_resources import SHAPES, compile_launch, launches
 
     if arguments.markdown:
         print(

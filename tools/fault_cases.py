@@ -105,7 +105,7 @@ def _damaged(number: int, out: Path, folder: Path, chance: random.Random, _: int
         if kind == "delete":
             victim.unlink()
     complete(command, folder, out)
-    from fae_core.training.checkpoint import damage, numbered
+    from fae_core.models.checkpoints import damage, numbered
 
     assert digest(out / "model") == digest(folder / "train-flow" / "model"), "another model"
     left = numbered(out / "checkpoints")
@@ -220,7 +220,7 @@ def _until(there: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def _whole(run: Path) -> bool:
-    from fae_core.training.checkpoint import damage, numbered
+    from fae_core.models.checkpoints import damage, numbered
 
     found = numbered(run / "checkpoints")
     return bool(found) and all(damage(path) is None for path in found.values())

@@ -29,13 +29,13 @@ from safetensors.torch import save
 
 from fae_core.errors import FAEError
 from fae_core.files import read_json, read_yaml
-from fae_core.foreign import read_state_dict
-from fae_core.hub import load_weights
 from fae_core.images import decode_image
 from fae_core.images.npz import NpzImages
 from fae_core.images.parquet import ParquetImages
 from fae_core.images.tar import scan
 from fae_core.latent_store import LatentStore, write_store
+from fae_core.models.folder import load_weights
+from fae_core.models.foreign import read_state_dict
 from fae_core.spec import LatentSpec
 
 IMAGES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "PPM": "ppm"}

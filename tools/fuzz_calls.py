@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fae_core.cli.main import _application
+from fae_core.commands.groups import _application
 
 BRIEF = "--set training.checkpoint_every=2 --set training.log_every=1 --device cpu"
 TRAIN = f"--steps 2 --batch-size 2 {BRIEF}"

@@ -13,7 +13,7 @@ from typing import Any
 from release_check import count_parameters
 
 from fae_core.files import read_yaml
-from fae_core.presets import preset_files
+from fae_core.models.presets import preset_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "parameters.md"

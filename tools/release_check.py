@@ -130,8 +130,8 @@ def presets() -> Iterator[str]:
     Frozen backbones are not counted: they are another project's weights.
     """
     from fae_core.files import read_yaml
+    from fae_core.models.presets import preset_files
     from fae_core.plugins import load_plugins
-    from fae_core.presets import preset_files
 
     classes = load_plugins("fae.models")
     for name, path in preset_files().items():
@@ -155,8 +155,8 @@ def count_parameters(preset: str) -> int:
     """Parameters of a preset's model, built on the meta device; a frozen backbone is not counted."""
     import torch
 
+    from fae_core.models.presets import load_preset
     from fae_core.plugins import load_plugins
-    from fae_core.presets import load_preset
 
     with torch.device("meta"):
         model = _build(load_plugins("fae.models")[load_preset(preset)["model_type"]].load(), preset)
@@ -179,7 +179,7 @@ def _build(model_class: Any, preset: str) -> Any:
 def bundles() -> Iterator[str]:
     """Folders src/MODULE/bundles/NAME: registered, committed, of allowed kinds and size, undamaged, of one latent space."""
     from fae_core.bundle.check import check_bundle
-    from fae_core.bundle.lookup import bundle_folders
+    from fae_core.models.bundles import bundle_folders
 
     tracked = set(_tracked_files())
     for package in packages():

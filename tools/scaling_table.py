@@ -1,5 +1,5 @@
-"""The tables of docs/scaling.md: what each preset of the paper takes on so many GPUs, counted by fae_core.cost, and how fast the
-present device trains it, timed by fae_core.throughput.
+"""The tables of docs/scaling.md: what each preset of the paper takes on so many GPUs, counted by fae_core.cost.counted, and how fast the
+present device trains it, timed by fae_core.cost.measured.
 
 python tools/scaling_table.py --gpus 8
 OMP_NUM_THREADS=1 python tools/scaling_table.py --measure --blocks 6
@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from device_time import now
 
-from fae_core.cost import estimate, measure_cost
+from fae_core.cost.counted import estimate, measure_cost
+from fae_core.cost.measured import device_name, measure_throughput
+from fae_core.models.presets import load_preset
 from fae_core.plugins import load_plugins
-from fae_core.presets import load_preset
-from fae_core.throughput import device_name, measure_throughput
 
 PRESETS = (
     "fae-dinov2-g-32",

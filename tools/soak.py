@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from fae_core.generator import Generator
 from fae_core.latent_store import LatentStore, write_store
+from fae_core.protocols import Generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.training import TrainConfig, train

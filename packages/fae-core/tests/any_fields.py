@@ -6,8 +6,8 @@ import json
 import math
 from typing import Any
 
+from fae_core.config import Config, parse_config
 from fae_core.errors import CheckpointError
-from fae_core.hub import ModelConfig, parse_config
 
 
 def finite(value: Any) -> bool:
@@ -16,7 +16,7 @@ def finite(value: Any) -> bool:
     return all(map(finite, value)) if isinstance(value, list) else not isinstance(value, float) or math.isfinite(value)
 
 
-def check_fields(config_class: type[ModelConfig], fields: dict[str, Any]) -> None:
+def check_fields(config_class: type[Config], fields: dict[str, Any]) -> None:
     """Any fields are a finite config that survives storing, with all that was given, or one line of complaint."""
     try:
         config = parse_config(config_class, fields, "here")

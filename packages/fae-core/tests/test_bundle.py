@@ -17,22 +17,24 @@ from safetensors.torch import load_file, save_file
 from fae_core import LatentSpec, load_decoder, load_generator, load_tokenizer
 from fae_core.bundle.card import public, training_history
 from fae_core.bundle.check import MEGABYTES, check_bundle
-from fae_core.bundle.lookup import bundle_folders, bundle_part, find_bundle, read_bundle
 from fae_core.bundle.make import make_bundle
-from fae_core.bundle.rounding import compact_weights, round_parameters
 from fae_core.cli.info import describe
-from fae_core.cli.main import invoke, main
+from fae_core.cli.main import main
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, MissingPackage, OutputExists, UnknownName
+from fae_core.models.bundles import bundle_folders, bundle_part, read_bundle
+from fae_core.models.rounding import compact_weights, round_parameters
+from fae_core.models.sources import find_bundle
 from fae_core.plugins import load_plugins
 
 SPEC = LatentSpec(3, 2, 2, 2, "toys", fingerprint="of the unrounded")
 TOYS = """
 import dataclasses
 import torch
-from fae_core.bundle.rounding import round_parameters
-from fae_core.hub import ModelConfig, PretrainedModel
+from fae_core.models.rounding import round_parameters
+from fae_core.models.pretrained import Config, PretrainedModel
 
-class Config(ModelConfig):
+class Config(Config):
     classes: int | None = None
 
 class Toy(PretrainedModel):

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for toy_training, whatever fol
 from toy_training import ToyTask
 
 from fae_core.errors import CheckpointError, FAEError
+from fae_core.models.checkpoints import checkpoints_of, damage, numbered
+from fae_core.processes import Processes
 from fae_core.training import TrainConfig, train
-from fae_core.training.checkpoint import Checkpoints, damage, numbered
-from fae_core.training.distributed import Processes
-from fae_core.training.restore import checkpoints_of
+from fae_core.training.checkpoint import Checkpoints
 
 ALONE = Processes(0, 1, "cpu")
 SMALL = {"steps": 8, "batch_size": 4, "checkpoint_every": 1, "keep_checkpoints": 2, "log_every": 1, "ema_decay": None}

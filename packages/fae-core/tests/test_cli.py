@@ -17,7 +17,7 @@ from fae_core.cli.main import main
 from fae_core.cli.settings import merge, parse_override, resolve_settings
 from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_core.plugins import load_plugins
-from fae_core.recipe import load_recipe, run_recipe
+from fae_core.recipes.recipe import load_recipe, run_recipe
 
 
 def run_cli(*arguments: str) -> int:
@@ -79,7 +79,7 @@ def test_wrong_input_is_one_line_and_status_two(capsys: pytest.CaptureFixture, t
 
 
 def test_unknown_preset_suggests_the_nearest(capsys: pytest.CaptureFixture) -> None:
-    from fae_core.presets import preset_files
+    from fae_core.models.presets import preset_files
 
     if not preset_files():
         pytest.skip("no package with presets is installed beside fae-core")

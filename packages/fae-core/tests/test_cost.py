@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fae_core.cost import Cost, estimate, measure_cost, with_measured_rate
-from fae_core.hub import ModelConfig, PretrainedModel
+from fae_core.config import Config
+from fae_core.cost.counted import Cost, estimate, measure_cost, with_measured_rate
+from fae_core.models.pretrained import PretrainedModel
 
 WIDTH, TOKENS, DEPTH = 16, 5, 3
 
 
-class Config(ModelConfig):
+class Config(Config):
     gradient_checkpointing: bool = False
 
 

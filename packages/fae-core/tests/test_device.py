@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from fae_core.cli.main import _application, main
-from fae_core.device import resolve_device
+from fae_core.cli.main import main
+from fae_core.commands.groups import _application
 from fae_core.errors import FAEError
-from fae_core.training.distributed import processes
+from fae_core.processes import processes, resolve_device
 
 WRONG = [
     "mps",

@@ -20,9 +20,9 @@ from fae_core import LatentSpec
 from fae_core.errors import FAEError
 from fae_core.files import staged_folder, write_atomic
 from fae_core.latent_store import LatentStoreWriter, Plan
+from fae_core.processes import Processes
 from fae_core.training import TrainConfig, train
 from fae_core.training.checkpoint import Checkpoints
-from fae_core.training.distributed import Processes
 
 SETTINGS = TrainConfig(steps=8, batch_size=4, learning_rate=1e-3, checkpoint_every=2, keep_checkpoints=8, log_every=1)
 

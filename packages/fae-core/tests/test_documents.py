@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fae_core.digests import FileDigests
 from fae_core.documents import parse_json, parse_yaml, read_json, read_json_value, read_text, read_yaml
 from fae_core.errors import CheckpointError, DataError
 from fae_core.files import sha256_file
+from fae_core.files.digests import FileDigests
 from fae_core.images import open_images
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.spec import LatentSpec

@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core import LatentSpec
-from fae_core.draw import check_options, check_samples, draw_latents
+from fae_core.config import Config, parse_config
 from fae_core.errors import CheckpointError, DataError, FAEError
-from fae_core.hub import ModelConfig, parse_config
+from fae_core.models.draw import check_options, check_samples, draw_latents
 from fae_core.random import SlotRandom
-from fae_core.sampling import SampleJob
+from fae_core.sampling.job import SampleJob
 from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
 
 SPEC = LatentSpec(3, 4, 4, 4, "toy/backbone", fingerprint="toy")
@@ -58,7 +58,7 @@ class Trusting(ThirdParty):
 
 
 class Declaring(Trusting):
-    class sample_config(ModelConfig):
+    class sample_config(Config):
         steps: int = Field(5, ge=1, le=100)
         cool: bool = False
 
@@ -139,8 +139,8 @@ class Painter(nn.Module):
 
 
 def _job(monkeypatch: pytest.MonkeyPatch, generator: Any, out: Path, **settings: Any) -> None:
-    monkeypatch.setattr("fae_core.sampling.load_generator", lambda source, device=None: generator)
-    monkeypatch.setattr("fae_core.sampling.load_decoder", lambda source, device=None: Painter())
+    monkeypatch.setattr("fae_core.sampling.job.load_generator", lambda source, device=None: generator)
+    monkeypatch.setattr("fae_core.sampling.job.load_decoder", lambda source, device=None: Painter())
     SampleJob("generator", "decoder", out, count=2, **settings).run(device="cpu")
 
 
@@ -157,7 +157,7 @@ def test_sampling_with_a_wrong_option_leaves_no_folder(tmp_path: Path, monkeypat
 
 
 def test_options_are_looked_at_before_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fae_core.sampling.generator_class", lambda source: ThirdParty)
+    monkeypatch.setattr("fae_core.sampling.job.generator_class", lambda source: ThirdParty)
     with pytest.raises(CheckpointError, match="unknown sampling option"):
         SampleJob(str(tmp_path / "absent"), "absent", tmp_path / "out", count=2, options={"steps": 3}).run(device="cpu")
 
@@ -253,7 +253,7 @@ def test_seeds_of_64_bits_are_seeds() -> None:
 
 
 def test_a_model_larger_than_the_machine_is_refused_without_being_built() -> None:
-    from fae_core.cost import require_room
+    from fae_core.cost.counted import require_room
 
     require_room(lambda: nn.Linear(8, 8), "model settings")
     with pytest.raises(CheckpointError, match=r"model settings make 1,099,512,\d+,\d+ parameters"):

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from fae_core import LatentSpec
-from fae_core.command import arguments_in_force, command_to_go_on
+from fae_core.commands.running import arguments_in_force, command_to_go_on
 from fae_core.errors import FAEError, FolderInUse
 from fae_core.files import (
     begun_folder,
@@ -303,7 +303,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_another_host_is_taken_over_when_it_gives_no_sign_of_life(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("fae_core.lock._PATIENCE", 1.0)
+    monkeypatch.setattr("fae_core.files.lock._PATIENCE", 1.0)
     lock = tmp_path / ".out.lock"
     lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "command": "fae train", "since": "now"}))
     alive = subprocess.Popen(["sh", "-c", f"while :; do touch {lock}; sleep 0.1; done"])
@@ -322,7 +322,7 @@ def test_a_lock_of_another_host_is_taken_over_when_it_gives_no_sign_of_life(tmp_
     "content", ["", "{", "[]", '{"pid": "x"}', '{"host": 3}', "\udcff" * 3, '{"pid": 99999999999999999999}']
 )
 def test_a_damaged_lock_file_of_a_dead_process_is_no_obstacle(content: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("fae_core.lock._PATIENCE", 0.1)
+    monkeypatch.setattr("fae_core.files.lock._PATIENCE", 0.1)
     (tmp_path / ".out.lock").write_bytes(content.encode(errors="surrogateescape"))
     with hold(tmp_path / "out"):
         pass

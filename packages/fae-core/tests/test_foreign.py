@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from fae_core.errors import CheckpointError
-from fae_core.foreign import read_checkpoint, read_state_dict
+from fae_core.models.foreign import read_checkpoint, read_state_dict
 
 ONE, TWO = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
 

@@ -12,20 +12,23 @@ import torch
 from torch import nn
 
 from fae_core import LatentSpec
+from fae_core.config import Config, parse_config
 from fae_core.errors import CheckpointError, LatentSpecMismatch, OutputExists
-from fae_core.hub import ModelConfig, PretrainedModel, load_state, parse_config, resolve_model_folder
+from fae_core.models.folder import load_state
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.models.sources import resolve_model_folder
 
 SPEC = LatentSpec(4, 2, 2, 32, "toy", mean=(0.1, 0.2, 0.3, 0.4), std=(1.0, 2.0, 3.0, 4.0))
 
 
-class ToyConfig(ModelConfig):
+class ToyConfig(Config):
     width: int = 8
     rate: float = 0.5
 
 
 class Toy(PretrainedModel):
     model_type: ClassVar[str] = "toy"
-    config_class: ClassVar[type[ModelConfig]] = ToyConfig
+    config_class: ClassVar[type[Config]] = ToyConfig
 
     def __init__(self, config: ToyConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
@@ -203,7 +206,7 @@ def test_configs_are_typed_frozen_and_finite() -> None:
 
 
 def test_a_model_of_sizes_that_torch_cannot_make_is_one_line(tmp_path: Path) -> None:
-    from fae_core.hub import built
+    from fae_core.models.build import built
 
     for size in (-1, 2**62, 10**30):
         with pytest.raises(CheckpointError, match="here: no model of these sizes can be made") as caught:

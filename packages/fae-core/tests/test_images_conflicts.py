@@ -16,7 +16,7 @@ from PIL import Image
 from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.images.captions import read_lines
-from fae_core.sampling import read_prompts
+from fae_core.sampling.prompts import read_prompts
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs fae-core[data]")
 IMAGE = {"_type": "Image"}

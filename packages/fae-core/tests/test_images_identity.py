@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fae_core.digests import FileDigests
 from fae_core.errors import DataError
+from fae_core.files.digests import FileDigests
 from fae_core.images import ImageSource, open_images
 from fae_core.images.identity import content_identity
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from fae_core.cli.main import main
+from fae_core.models.presets import preset_files
 from fae_core.plugins import load_plugins
-from fae_core.presets import preset_files
 
 PACKAGE = """
 import torch
-from fae_core.hub import ModelConfig, PretrainedModel
+from fae_core.models.pretrained import Config, PretrainedModel
 
-class Config(ModelConfig):
+class Config(Config):
     width: int = 4
 
 class Line(PretrainedModel):

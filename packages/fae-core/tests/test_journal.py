@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from fae_core.errors import CheckpointError
-from fae_core.training.journal import METRICS_FILE, Journal, read_metrics
+from fae_core.folders import RUN_METRICS
+from fae_core.training.journal import Journal, read_metrics
 
 WHOLE = b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n'
 
 
 def test_only_a_last_line_may_be_cut_off(tmp_path: Path) -> None:
-    (tmp_path / METRICS_FILE).write_bytes(WHOLE + b'{"step": 3, "lo')
+    (tmp_path / RUN_METRICS).write_bytes(WHOLE + b'{"step": 3, "lo')
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
-    (tmp_path / METRICS_FILE).write_bytes(WHOLE + b"\0" * 512)  # as a power cut leaves it
+    (tmp_path / RUN_METRICS).write_bytes(WHOLE + b"\0" * 512)  # as a power cut leaves it
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
@@ -36,7 +37,7 @@ def test_only_a_last_line_may_be_cut_off(tmp_path: Path) -> None:
     ],
 )
 def test_other_damage_is_one_line_and_the_file_stays_as_it_is(data: bytes, complaint: str, tmp_path: Path) -> None:
-    path = tmp_path / METRICS_FILE
+    path = tmp_path / RUN_METRICS
     path.write_bytes(data)
     for read in (lambda: read_metrics(tmp_path), lambda: Journal(tmp_path, True, resumed_at=1)):
         with pytest.raises(CheckpointError, match=complaint) as caught:
@@ -46,6 +47,6 @@ def test_other_damage_is_one_line_and_the_file_stays_as_it_is(data: bytes, compl
 
 
 def test_what_came_after_the_step_that_is_resumed_goes(tmp_path: Path) -> None:
-    (tmp_path / METRICS_FILE).write_bytes(WHOLE + b'{"step": 3, "lo')
+    (tmp_path / RUN_METRICS).write_bytes(WHOLE + b'{"step": 3, "lo')
     Journal(tmp_path, True, resumed_at=1)
-    assert (tmp_path / METRICS_FILE).read_bytes() == WHOLE.splitlines(keepends=True)[0]
+    assert (tmp_path / RUN_METRICS).read_bytes() == WHOLE.splitlines(keepends=True)[0]

@@ -36,7 +36,7 @@ def operands(op: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -
 @pytest.mark.slow
 @needs_triton
 def test_the_interpreted_kernels_keep_the_accuracy_contract() -> None:
-    process = interpreted("-m", "fae_core.ops.triton.accuracy", "--json", "--count", "1", "--seed", "1")
+    process = interpreted("-m", "fae_core.testing.kernel_accuracy", "--json", "--count", "1", "--seed", "1")
     rows = [json.loads(line) for line in process.stdout.splitlines()]
     assert process.returncode == 0, process.stderr + "\n".join(str(row) for row in rows if not row["kept"])
     assert {row["op"] for row in rows} == set(OPS)
@@ -67,7 +67,7 @@ def test_kernels_compile_within_the_limits(
 ) -> None:
     """`tools/check_kernels.py` does this for every shape, architecture and dtype."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from fae_core.ops.triton.resources import SHAPES, compile_launch, launches
+    from fae_core.testing.kernel_resources import SHAPES, compile_launch, launches
 
     shape = next(s for s in SHAPES if s.model == model)
     found = [compile_launch(launch, arch) for launch in launches(shape, arch, dtype)]
@@ -183,6 +183,6 @@ except Exception as error:
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_kernels_keep_the_accuracy_contract_on_this_gpu() -> None:
-    from fae_core.ops.triton.accuracy import check
+    from fae_core.testing.kernel_accuracy import check
 
     assert [str(row) for row in check(count=3) if not (row.kept and row.repeatable)] == []

@@ -11,16 +11,16 @@ import torch
 
 from fae_core import LatentSpec, load_generator
 from fae_core.errors import FAEError, UnknownName
+from fae_core.models.presets import load_preset, preset_files
 from fae_core.plugins import load_plugins
-from fae_core.presets import load_preset, preset_files
 
 MODEL = """
 import torch
-from fae_core.hub import ModelConfig, PretrainedModel
+from fae_core.models.pretrained import Config, PretrainedModel
 
 __version__ = "1.0"
 
-class Config(ModelConfig):
+class Config(Config):
     gain: float = 1.0
 
 class Model(PretrainedModel):

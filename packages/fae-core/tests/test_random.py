@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fae_core import SlotRandom, counter_random
+from fae_core import SlotRandom
+from fae_core.random import counter as counter_random
 from fae_core.random import derive_seed
 
 METHODS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fae_core.errors import FAEError, UnknownName
-from fae_core.recipe import load_recipe
+from fae_core.recipes.recipe import load_recipe
 
 TEXT = """
 title: Sweep

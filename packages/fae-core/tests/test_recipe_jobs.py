@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fae_core.errors import FAEError
-from fae_core.recipe import load_recipe, run_recipe
-from fae_core.recipe_jobs import needs
+from fae_core.recipes.jobs import needs
+from fae_core.recipes.recipe import load_recipe, run_recipe
 
 
 def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from fae_core.cli.main import main
+from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.files import read_json, read_yaml, write_json
-from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.latent_store import Plan
-from fae_core.recipe import load_recipe, run_recipe
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.recipes.recipe import load_recipe, run_recipe
 from fae_core.redact import redact, redact_values
-from fae_core.sampling import read_prompts
+from fae_core.sampling.prompts import read_prompts
 from fae_core.spec import LatentSpec
 from fae_core.training.journal import open_run
 
@@ -69,10 +70,10 @@ class Noted(PretrainedModel):
 
     model_type = "noted"
 
-    class config_class(ModelConfig):
+    class config_class(Config):
         source: str
 
-    def __init__(self, config: ModelConfig, spec: LatentSpec | None = None) -> None:
+    def __init__(self, config: Config, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
         self.weight = torch.nn.Parameter(torch.zeros(1))
 

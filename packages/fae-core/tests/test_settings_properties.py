@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fae_core.cli.settings import merge, parse_override, resolve_settings
+from fae_core.config import Config, parse_config
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.files import parse_yaml, read_json, read_yaml
-from fae_core.hub import ModelConfig, parse_config
 from fae_core.latent_store import Plan
-from fae_core.recipe import Step, load_recipe, run_recipe
+from fae_core.recipes.recipe import Step, load_recipe, run_recipe
 from fae_core.training import PreviewConfig, TrainConfig
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -107,7 +107,7 @@ def test_numbers_of_any_length_are_numbers_or_one_line(digits: int, tmp_path: Pa
             assert digits > 4000 and "\n" not in str(error) and len(str(error)) < 400
 
 
-class Everything(ModelConfig):
+class Everything(Config):
     """A field of every kind that configs have."""
 
     number: int = 1
@@ -121,7 +121,7 @@ class Everything(ModelConfig):
 
 
 @pytest.mark.parametrize("config_class", [Everything, TrainConfig, PreviewConfig, Plan])
-def test_any_fields_are_a_finite_config_or_one_line(config_class: type[ModelConfig]) -> None:
+def test_any_fields_are_a_finite_config_or_one_line(config_class: type[Config]) -> None:
     fields = st.sampled_from([*config_class.model_fields, "no_field", "a\nb"])
 
     @PROPERTY

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fae_core.cli.training_cost import Assumptions, measured_lines, training_lines
+from fae_core.config import Config
+from fae_core.cost.measured import Throughput, longest_run, measure_throughput, shorten
+from fae_core.cost.table import Assumptions, measured_lines, training_lines
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig, PretrainedModel
-from fae_core.throughput import Throughput, longest_run, measure_throughput, shorten
+from fae_core.models.pretrained import PretrainedModel
 
 WIDTH, TOKENS, DEPTH = 16, 5, 4
 PRODUCT = 2 * TOKENS * WIDTH * WIDTH  # FLOPs of a layer's product
 
 
-class Config(ModelConfig):
+class Config(Config):
     pass
 
 

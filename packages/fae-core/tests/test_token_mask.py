@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fae_core.errors import FAEError
-from fae_core.token_mask import token_mask, without_padding
+from fae_core.layers.token_mask import token_mask, without_padding
 
 WANTED = torch.tensor([[True, True, False], [True, False, False]])
 INF = float("inf")

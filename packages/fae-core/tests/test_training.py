@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from toy_training import ToyTask
 
 from fae_core.errors import CheckpointError, FAEError, OutputExists
+from fae_core.processes import Processes
 from fae_core.training import TrainConfig, train
 from fae_core.training.checkpoint import Checkpoints
-from fae_core.training.distributed import Processes
 from fae_core.training.journal import read_metrics
 from fae_core.training.schedule import learning_rate_factor
 

@@ -14,9 +14,9 @@ from torch import nn
 from toy_training import ToyTask
 
 from fae_core.errors import FAEError
+from fae_core.processes import ALONE
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, TrainConfig, train
-from fae_core.training.distributed import ALONE
 from fae_core.training.ema import WeightAverage, decay_at, share_of_start
 from fae_core.training.engine import Engine
 from fae_core.training.task import Task
@@ -162,7 +162,7 @@ sys.path.insert(0, {tests!r})
 from toy_training import ToyTask
 from fae_core.random import SlotRandom
 from fae_core.training import TrainConfig
-from fae_core.training.distributed import processes
+from fae_core.training.parallel import processes
 from fae_core.training.engine import Engine
 
 torch.set_num_threads(1)

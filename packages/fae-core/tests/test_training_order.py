@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fae_core.training.order import SampleOrder, permute
+from fae_core.random.permutation import permute
+from fae_core.training.order import SampleOrder
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 7, 64, 100, 1000, 4097])

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fae_core.errors import CheckpointError
-from fae_core.transformers_models import load_model, load_processor, make_config, new_model, read_config
+from fae_core.models.transformers_models import load_model, load_processor, make_config, new_model, read_config
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_fae import Gradients
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError, OutputExists, UnknownName
 from fae_decoders import FAE, PixelDecoder
 from fae_decoders.cli.stage import stage_settings

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_fae import Gradients
 
 from fae_core import LatentSpecMismatch, LatentStore, load_tokenizer
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.images import load_batch
 from fae_core.random import SlotRandom

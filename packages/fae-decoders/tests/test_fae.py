@@ -11,8 +11,9 @@ import torch
 from tiny_fae import Gradients, make_encoder
 
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
-from fae_core.generator import Tokenizer, load_decoder, load_tokenizer
 from fae_core.images import load_batch
+from fae_core.models.load import load_decoder, load_tokenizer
+from fae_core.protocols import Tokenizer
 from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpaceMismatch, PixelDecoder
 from fae_encoder import FAEEncoder
 

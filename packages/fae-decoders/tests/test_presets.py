@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fae_core.presets import load_preset, preset_files
+from fae_core.models.presets import load_preset, preset_files
 from fae_decoders import ConvVAE, FeatureDecoder, PixelDecoder
 
 MODELS = {"conv-vae": ConvVAE, "feature-decoder": FeatureDecoder, "pixel-decoder": PixelDecoder}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_fae import PAINT, TRAINING, Gradients
 from torch import Tensor
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.training import train
 from fae_decoders import FAE, RAEDecoder, load_pixel_decoder

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, DataError, FAEError
 from fae_core.latent_store import write_store
 from fae_core.random import SlotRandom

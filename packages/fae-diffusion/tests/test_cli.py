@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import DataError
-from fae_core.generator import load_generator
 from fae_core.latent_store import write_store
+from fae_core.models.load import load_generator
 from fae_core.spec import LatentSpec
 from fae_core.testing import toy_latents
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from fae_core.config import parse_config
 from fae_core.errors import FAEError
-from fae_core.hub import parse_config
 from fae_diffusion import Guidance, integrate, time_grid
 from fae_diffusion.guidance import GuidedVelocity
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError, OutputExists
 from fae_core.layers import TimestepEmbedding
 from fae_core.spec import LatentSpec

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fae_core.hub import parse_config
-from fae_core.presets import load_preset, preset_files
+from fae_core.config import parse_config
+from fae_core.models.presets import load_preset, preset_files
 from fae_core.spec import LatentSpec
 from fae_core.training import TrainConfig
 from fae_diffusion import LightningDiT, MMDiT, SiT

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fae_core.draw import check_options
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import parse_config
+from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion import LightningDiT, LightningDiTConfig, MMDiT, MMDiTConfig, SiT, SiTConfig, Transport

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, DataError, FAEError, FolderInUse, MissingPackage
 from fae_core.files import hold
 from fae_core.images import to_uint8
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.random import SlotRandom
-from fae_core.sampling import SampleJob, draw_labels, read_prompts
+from fae_core.sampling.draw import draw_labels
+from fae_core.sampling.job import SampleJob
+from fae_core.sampling.prompts import read_prompts
 from fae_core.spec import LatentSpec
 from fae_core.training import PreviewConfig
 from fae_diffusion import MMDiT, MMDiTConfig, TextCondition
@@ -181,7 +183,7 @@ TWO_PROCESSES = """
 import json, sys
 from pathlib import Path
 import torch
-from fae_core.training.distributed import processes
+from fae_core.training.parallel import processes
 from fae_diffusion.text import TextEncoder
 from fae_diffusion.text_cache import TextCache
 

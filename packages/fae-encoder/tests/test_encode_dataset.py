@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fae_core import LatentStore, SlotRandom
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import DataError, LatentSpecMismatch, OutputExists
 from fae_core.images import load_batch, open_images
 from fae_encoder import FAEEncoder

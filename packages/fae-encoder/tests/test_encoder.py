@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fae_core import LatentSpec, SlotRandom, load_tokenizer
-from fae_core.bundle.rounding import compact_weights
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, UnknownName
-from fae_core.presets import load_preset, preset_files
+from fae_core.models.presets import load_preset, preset_files
+from fae_core.models.rounding import compact_weights
 from fae_encoder import FAEEncoder, FeatureNorm, Posterior, create_backbone
 
 PRESETS = [name for name in preset_files() if load_preset(name)["model_type"] == "fae-encoder"]

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 from conftest import PixelExtractor, TinyFAE
 
-from fae_core.training.distributed import processes
+from fae_core.processes import processes
 from fae_eval import evaluate, evaluate_reconstruction
 from fae_eval.data import GeneratedSamples
 

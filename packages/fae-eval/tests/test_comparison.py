@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, UnknownName
 from fae_eval import Result, write_report
 from fae_eval.comparison import Group, compare, pooled_deviation, read_group

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError
 from fae_core.images import open_images
 from fae_eval.captions import captions_of, sample_prompts

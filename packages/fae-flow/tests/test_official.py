@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.foreign import read_state_dict
+from fae_core.models.foreign import read_state_dict
 from fae_core.testing import shared_folder
 from fae_flow import FlowSampler, Jacobi, STARFlow
 from fae_flow.checkpoint import constructor_arguments
@@ -211,8 +211,8 @@ def test_the_released_yaml_is_understood() -> None:
 def test_import_command_writes_a_model_that_loads(tmp_path) -> None:
     import yaml
 
-    from fae_core.cli.main import invoke
-    from fae_core.generator import load_generator
+    from fae_core.commands.groups import invoke
+    from fae_core.models.load import load_generator
 
     state = _official_state()
     torch.save({"model": state}, tmp_path / "official.pth")

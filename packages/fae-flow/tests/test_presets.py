@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fae_core.errors import CheckpointError
-from fae_core.presets import load_preset
+from fae_core.models.presets import load_preset
 from fae_core.training import TrainConfig
 from fae_flow import STARFlow, STARFlowConfig
 

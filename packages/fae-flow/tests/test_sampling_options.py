@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from fae_core.draw import check_options
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import parse_config
+from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_flow import FlowSampler, STARFlow, STARFlowConfig
 from fae_flow.jacobi import Jacobi

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fae_core import LatentSpec, SlotRandom
-from fae_core.cli.main import invoke
+from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError
-from fae_core.generator import load_generator
 from fae_core.latent_store import write_store
+from fae_core.models.load import load_generator
 from fae_core.testing import toy_latents
 
 TINY = ["--preset", "starflow-tiny", "--set", "model.width=32", "--batch-size", "8"]

@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from fae_core import ops as ops
     from fae_core.errors import FAEError as FAEError
     from fae_core.errors import LatentSpecMismatch as LatentSpecMismatch
-    from fae_core.generator import Decoder as Decoder
-    from fae_core.generator import Generator as Generator
-    from fae_core.generator import Tokenizer as Tokenizer
-    from fae_core.generator import load_decoder as load_decoder
-    from fae_core.generator import load_generator as load_generator
-    from fae_core.generator import load_tokenizer as load_tokenizer
     from fae_core.latent_store import LatentStore as LatentStore
+    from fae_core.models.load import load_decoder as load_decoder
+    from fae_core.models.load import load_generator as load_generator
+    from fae_core.models.load import load_tokenizer as load_tokenizer
+    from fae_core.protocols import Decoder as Decoder
+    from fae_core.protocols import Generator as Generator
+    from fae_core.protocols import Tokenizer as Tokenizer
     from fae_core.random import SlotRandom as SlotRandom
     from fae_core.spec import LatentSpec as LatentSpec
 
 _HOMES = {
     "FAEError": "fae_core.errors",
     "LatentSpecMismatch": "fae_core.errors",
-    "Decoder": "fae_core.generator",
-    "Generator": "fae_core.generator",
-    "Tokenizer": "fae_core.generator",
-    "load_decoder": "fae_core.generator",
-    "load_generator": "fae_core.generator",
-    "load_tokenizer": "fae_core.generator",
+    "Decoder": "fae_core.models.load",
+    "Generator": "fae_core.models.load",
+    "Tokenizer": "fae_core.models.load",
+    "load_decoder": "fae_core.models.load",
+    "load_generator": "fae_core.models.load",
+    "load_tokenizer": "fae_core.models.load",
     "LatentSpec": "fae_core.spec",
     "LatentStore": "fae_core.latent_store",
     "SlotRandom": "fae_core.random",

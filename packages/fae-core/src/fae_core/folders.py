@@ -1,228 +1,93 @@
-"""Which folders on disk are FAE's own, told by what lies in them, and what may stand in their place.
+"""Every name on disk: what stands in a model, a run, a bundle, a latent store, a folder of samples, an experiment.
 
-Each kind of folder that FAE writes has a file of its own format; that is its mark. Every folder that is written in one go also
-carries the names of what was put there, as an extended attribute, or in a file `.fae` where there is no other mark and the file system
-has no attributes.
+docs/architecture.md shows the same as trees. Nothing else in the packages spells these names; files/ownership.py tells from them
+which folders are FAE's own.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import os
-import shlex
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+README = "README.md"  # the card of a model or a bundle
 
-from fae_core.errors import CheckpointError, FAEError
-from fae_core.files import read_json, read_json_value, read_yaml
+# A model
+MODEL_CONFIG = "config.json"
+MODEL_WEIGHTS = "model.safetensors"
+LATENT_SPEC = "latent_spec.json"
+ENCODER = "encoder"  # an FAE holds three models
+FEATURE_DECODER = "feature_decoder"
+PIXEL_DECODER = "pixel_decoder"
 
-_ATTRIBUTE, _MARK_FILE = "user.fae", ".fae"
-_MOST_BYTES = 2**28  # of a mark; the index of a large store is long
+# A training run
+RUN_CONFIG = "config.yaml"
+RUN_IDENTITY = "identity"  # the section of it that says by content what the run learns from
+RUN_ARGUMENTS = "arguments"  # the words of the command that trains it
+RUN_METRICS = "metrics.jsonl"
+RUN_CHECKPOINTS = "checkpoints"
+RUN_MODEL = "model"
+RUN_SAMPLES = "samples"
+CHECKPOINT_STATE = "state.json"
 
-# Entries that FAE itself puts at the top of a folder. What else lies there is somebody's.
-_OWN = frozenset(
-    [
-        "config.yaml",
-        "metrics.jsonl",
-        "checkpoints",
-        "model",
-        "samples",
-        "results",
-        "report.html",
-        "bad-batch-*.safetensors",
-        "config.json",
-        "model.safetensors",
-        "latent_spec.json",
-        "README.md",
-        "encoder",
-        "feature_decoder",
-        "pixel_decoder",
-        "bundle.json",
-        "tokenizer",
-        "generator",
-        "steps.json",
-        "logs",
-        "index.json",
-        "shard-*.safetensors",
-        "labels.npy",
-        "skipped.txt",
-        ".progress",
-        "keys.npy",
-        "offsets.npy",
-        "sums.npy",
-        "tokens.bin",
-        "samples.json",
-        "samples.npz",
-        "images",
-        "grid.png",
-        "pairs.png",
-        "train",
-        "held-out",
-        "prompts.jsonl",
-        "reference.npz",
-        ".fae",
-        ".*.tmp",
-        ".*.lock",
-        ".lock",
-        ".*.old",
-        ".DS_Store",
-        "Thumbs.db",
-    ]
-)
+# A bundle
+BUNDLE_RECORD = "bundle.json"
+TOKENIZER, GENERATOR = BUNDLE_PARTS = ("tokenizer", "generator")
 
-_REFUSALS = {
-    "run": "is not a run folder",
-    "recipe": "was not made by a recipe",
-    "samples": "was not made by fae sample",
-    "latent store": "is not a latent store",
-    "text cache": "is not a text cache",
-}
+# A latent store
+STORE_INDEX = "index.json"
+STORE_LABELS = "labels.npy"
+STORE_SKIPPED = "skipped.txt"
+STORE_PROGRESS = ".progress"
+STORE_PLAN = "plan.json"  # in .progress, while it is being written
+
+# A cache of text embeddings
+CACHE_INDEX = "index.json"
+CACHE_KEYS = "keys.npy"
+CACHE_OFFSETS = "offsets.npy"
+CACHE_SUMS = "sums.npy"
+CACHE_TOKENS = "tokens.bin"
+
+# Samples, reconstructions and measurements
+SAMPLES_RECORD = "samples.json"
+SAMPLES_NPZ = "samples.npz"
+IMAGES = "images"
+GRID = "grid.png"
+PAIRS = "pairs.png"
+RESULTS = "results"
+REPORT = "report.html"
+
+# An experiment that `fae run` made
+RECIPE_STEPS = "steps.json"
+RECIPE_LOGS = "logs"
+
+# Beside other people's images
+IMAGE_CLASSES = "classes.json"
+IMAGE_LABELS = "labels.json"
+IMAGE_METADATA = "metadata.jsonl"
+TRAIN, HELD_OUT = "train", "held-out"  # of `fae crops`
+PROMPTS = "prompts.jsonl"  # of `fae eval coco`
+REFERENCE = "reference.npz"
 
 
-def is_ours(folder: str | Path) -> bool:
-    """Whether a folder carries a mark of FAE's."""
-    return kind_of(folder) is not None
+def checkpoint(step: int) -> str:
+    """The folder, in a run's checkpoints, of the one after `step` updates."""
+    return f"step-{step:08d}"
 
 
-def kind_of(folder: str | Path) -> str | None:
-    """What FAE made a folder as: "run", "model", "latent store", ...; "output" where only its mark says so; None if foreign."""
-    folder = Path(folder)
-    for kind, (name, fits) in _MARKS.items():
-        with suppress(CheckpointError, OSError):
-            if (folder / name).is_file() and fits(folder / name):
-                return kind
-    return _marked(folder)[0] or _earlier(folder)
+def checkpoint_step(name: str) -> int | None:
+    """The step of a checkpoint's folder; None for any other name."""
+    digits = name.removeprefix("step-")
+    is_number = name != digits and digits.isdecimal() and digits.isascii()
+    return int(digits) if is_number and checkpoint(int(digits)) == name else None
 
 
-def mark(folder: Path, kind: str | None = None) -> None:
-    """Record in a folder what it is and what FAE has put there so far."""
-    text = json.dumps({"kind": kind or "output", "names": sorted(path.name for path in folder.iterdir())})
-    try:
-        os.setxattr(folder, _ATTRIBUTE, text.encode())
-    except (OSError, AttributeError):  # none on this file system, or too long for it
-        if not is_ours(folder):
-            (folder / _MARK_FILE).write_text(text + "\n", encoding="utf-8")
+def preview_image(step: int) -> str:
+    """The picture, in a run's samples, that was drawn after `step` updates."""
+    return f"step-{step:08d}.png"
 
 
-def require_replaceable(folder: Path, kind: str | None = None, inputs: Iterable[str | Path] = ()) -> None:
-    """Raise FAEError unless everything in a folder is FAE's own and no part of it is read by the command that is to replace it.
-
-    kind: what it must be. inputs: files and folders that are read, beside those that the running command names.
-    """
-    from fae_core.command import inputs_in_force
-
-    found = kind_of(folder)
-    if found is None or (kind is not None and found != kind):
-        raise FAEError(
-            f"{folder} {_REFUSALS.get(kind, 'was not made by FAE')}; --overwrite replaces "
-            f"{f'{kind} folders' if kind else 'what FAE made'} only: give another folder, or move this one away yourself"
-        )
-    own = _marked(folder)[1]
-    for path in sorted(folder.iterdir()):
-        if path.name not in own and not _is_own(path, folder if found == "recipe" else None):
-            raise FAEError(
-                f"{folder} also holds {path.name}, which FAE did not put there; move it elsewhere before --overwrite"
-            )
-    place = folder.resolve()
-    for given in [*inputs_in_force(), *map(Path, inputs)]:
-        read = _part_read(given.resolve())
-        relation = "is" if read == place else "holds" if place in read.parents else "is a part of"
-        if os.path.lexists(read) and (relation != "is a part of" or read in place.parents):
-            raise FAEError(
-                f"{folder} cannot be replaced: it {relation} {given}, which this command reads; use another --out"
-            )
+def store_shard(shard: int) -> str:
+    """A latent store's file of that number."""
+    return f"shard-{shard:06d}.safetensors"
 
 
-def _part_read(path: Path) -> Path:
-    """What is read of an input: of a run, its model and checkpoints, so that other folders in it may be replaced."""
-    return path / "model" if (path / "model").is_dir() and kind_of(path) == "run" else path
-
-
-def _is_own(path: Path, recipe: Path | None) -> bool:
-    """Whether FAE put a file or folder there, as far as its name, its own mark, or the recipe's steps tell; or nothing is in it."""
-    if path.is_file() and path.stat().st_size == 0:
-        return True
-    if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _OWN):
-        return True
-    if path.is_symlink():
-        return False
-    if path.is_dir() and is_ours(path):
-        return True
-    return recipe is not None and path.name in _written_by(recipe)
-
-
-def _written_by(recipe: Path) -> set[str]:
-    """Names in a recipe's folder that its finished steps wrote to."""
-    from fae_core.command import outputs_of
-
-    commands = [
-        str(entry.get("command")) for entry in read_json(recipe / "steps.json")["steps"] if isinstance(entry, dict)
-    ]
-    return {part for command in commands for out in outputs_of(shlex.split(command)) for part in Path(out).parts}
-
-
-def _marked(folder: Path) -> tuple[str | None, set[str]]:
-    """The kind and the names in a folder's mark; None and nothing where it has none."""
-    text = ""
-    with suppress(OSError, AttributeError):
-        text = os.getxattr(folder, _ATTRIBUTE).decode(errors="replace")
-    if not text:
-        with suppress(OSError):
-            text = (folder / _MARK_FILE).read_text(encoding="utf-8", errors="replace")
-    with suppress(ValueError, TypeError, RecursionError, KeyError):
-        found = json.loads(text)
-        return str(found["kind"]), set(map(str, found["names"]))
-    return None, set()
-
-
-def _earlier(folder: Path) -> str | None:
-    """Kinds that had no mark of their own before this version."""
-    with suppress(CheckpointError, OSError):
-        if folder.name == "model" and kind_of(folder.parent) == "run":
-            return "model"
-        everything = {path.name for path in folder.iterdir()}
-        if (folder / ".progress" / "plan.json").is_file() or everything == {".progress"}:
-            return "latent store"
-        names = {name for name in everything if not name.startswith(".")}
-        if {"pairs.png", "results"} <= names <= {"pairs.png", "results", "images"}:
-            record = folder / "results" / "reconstruction.json"
-            return "output" if record.is_file() and read_json(record).get("kind") == "reconstruction" else None
-        if names == {"prompts.jsonl", "reference.npz"}:
-            return "output"
-        if names and names <= {"train", "held-out"} and (folder / "train" / "classes.json").is_file():
-            entries = read_json_value(folder / "train" / "classes.json")
-            return "output" if all({"index", "wnid", "name"} == entry.keys() for entry in entries) else None
-    return None
-
-
-def _mapping(*keys: str) -> Callable[[Path], bool]:
-    return lambda path: set(keys) <= read_json(path, max_bytes=_MOST_BYTES).keys()
-
-
-def _is_run(path: Path) -> bool:
-    training = read_yaml(path).get("training")
-    return isinstance(training, dict) and {"steps", "batch_size", "checkpoint_every"} <= training.keys()
-
-
-def _is_samples(path: Path) -> bool:
-    job: Any = read_json(path, max_bytes=_MOST_BYTES).get("job")
-    return isinstance(job, dict) and {"generator", "decoder", "seed"} <= job.keys()
-
-
-def _is_store(path: Path) -> bool:
-    return read_json(path, max_bytes=_MOST_BYTES).get("format") == "fae-latent-store"
-
-
-# The file that marks each kind, and whether it is of our format: names such as config.json are others' too.
-_MARKS: dict[str, tuple[str, Callable[[Path], bool]]] = {
-    "recipe": ("steps.json", _mapping("title", "steps")),
-    "run": ("config.yaml", _is_run),
-    "bundle": ("bundle.json", _mapping("format_version", "tokenizer", "generator")),
-    "model": ("config.json", _mapping("model_type", "package", "config")),
-    "samples": ("samples.json", _is_samples),
-    "latent store": ("index.json", _is_store),
-    "text cache": ("index.json", _mapping("fingerprint", "width", "prompts", "tokens")),
-}
+def image(index: int) -> str:
+    """The file, in a folder of images, of sample `index`."""
+    return f"{index:06d}.png"

@@ -16,13 +16,13 @@ from pydantic.dataclasses import dataclass
 
 from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, field_reasons
 from fae_core.files import read_json, write_json
+from fae_core.folders import LATENT_SPEC
 from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
-FILE_NAME = "latent_spec.json"
 _MAX_BYTES = 16 * 2**20
 _FP32_MAX, _FP32_TINY = 3.4e38, 1.2e-38
 
@@ -160,7 +160,7 @@ class LatentSpec:
 
     def save(self, folder: str | Path) -> Path:
         """Write latent_spec.json into `folder` and return its path."""
-        path = Path(folder) / FILE_NAME
+        path = Path(folder) / LATENT_SPEC
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.to_dict())
         return path
@@ -169,7 +169,7 @@ class LatentSpec:
     def load(cls, folder: str | Path) -> LatentSpec:
         """Read latent_spec.json from `folder` (or the file itself)."""
         path = Path(folder)
-        path = path / FILE_NAME if path.is_dir() else path
+        path = path / LATENT_SPEC if path.is_dir() else path
         return cls.from_dict(read_json(path, max_bytes=_MAX_BYTES), where=str(path))
 
     def _statistics_for(self, z: Tensor) -> tuple[Tensor, Tensor]:

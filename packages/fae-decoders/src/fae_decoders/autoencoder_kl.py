@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, first_line
 from fae_core.files import read_json
-from fae_core.foreign import read_state_dict
-from fae_core.hub import load_state, parse_config
+from fae_core.models.folder import load_state
+from fae_core.models.foreign import read_state_dict
 from fae_decoders.conv_vae import ConvVAE, ConvVAEConfig
 
 _STEM, _SUFFIXES = "diffusion_pytorch_model", (".safetensors", ".bin")

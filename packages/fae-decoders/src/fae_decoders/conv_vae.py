@@ -14,8 +14,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fae_core.bundle.rounding import round_parameters
-from fae_core.hub import ModelConfig, PretrainedModel
+from fae_core.config import Config
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.models.rounding import round_parameters
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_decoders.conv_net import ConvDecoder, ConvEncoder
@@ -26,7 +27,7 @@ from fae_encoder.posterior import LOGVAR_RANGE, Posterior
 Side = Annotated[int, Field(gt=0, le=65536)]  # as LatentSpec has it
 
 
-class ConvVAEConfig(ModelConfig):
+class ConvVAEConfig(Config):
     """image_size: of the images in pixels, one number or (height, width), multiples of the stride. channels: C of the latent.
     widths: channels of each level, finest first; the stride is 2^(levels - 1). blocks: residual blocks per level of the encoder,
     one fewer than in the decoder. norm_groups: of every GroupNorm. attention: one attention block in the middle. latent_conv:
@@ -67,7 +68,7 @@ class ConvVAE(PretrainedModel):
     """
 
     model_type: ClassVar[str] = "conv-vae"
-    config_class: ClassVar[type[ModelConfig]] = ConvVAEConfig
+    config_class: ClassVar[type[Config]] = ConvVAEConfig
 
     def __init__(self, config: ConvVAEConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
-from fae_core.generator import Tokenizer, load_tokenizer
-from fae_core.hub import locate_folder
 from fae_core.images.check import require_image_batch, require_range
+from fae_core.models.load import load_tokenizer
+from fae_core.models.sources import locate_folder
+from fae_core.protocols import Tokenizer
 
 try:
     from diffusers import ConfigMixin, ModelMixin

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from fae_core.bundle.rounding import round_parameters
 from fae_core.errors import FAEError
-from fae_core.hub import PretrainedModel, model_card, resolve_model_folder, write_config
-from fae_core.integrity import model_checksum
+from fae_core.folders import ENCODER, FEATURE_DECODER, PIXEL_DECODER, README
+from fae_core.models.card import model_card
+from fae_core.models.folder import write_config
+from fae_core.models.identity import model_checksum
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.models.rounding import round_parameters
+from fae_core.models.sources import resolve_model_folder
 from fae_core.spec import LatentSpec
 from fae_decoders.fae_decoder import (
     NO_PIXEL_DECODER,
@@ -146,11 +150,11 @@ class FAE(nn.Module):
         own_spec = stored_spec(folder)
         if spec is not None:
             spec.require(own_spec, context=str(source))
-        encoder = FAEEncoder.from_pretrained(folder / "encoder")
+        encoder = FAEEncoder.from_pretrained(folder / ENCODER)
         own_spec.require(encoder.spec, context=f"{folder} and its encoder")
         has_features = "feature_decoder" in parts
-        feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder") if has_features else None
-        pixel_decoder = load_pixel_decoder(folder / "pixel_decoder") if "pixel_decoder" in parts else None
+        feature_decoder = FeatureDecoder.from_pretrained(folder / FEATURE_DECODER) if has_features else None
+        pixel_decoder = load_pixel_decoder(folder / PIXEL_DECODER) if "pixel_decoder" in parts else None
         fae = cls(encoder, feature_decoder, pixel_decoder)
         return fae.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
@@ -169,4 +173,4 @@ class FAE(nn.Module):
             getattr(self, name).save_pretrained(folder / name)
         write_config(folder, self.model_type, {"parts": parts}, "fae_decoders", model_checksum({}, self.spec))
         self.spec.save(folder)
-        (folder / "README.md").write_text(model_card(self, card), encoding="utf-8")
+        (folder / README).write_text(model_card(self, card), encoding="utf-8")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import read_config, require_unchanged, resolve_model_folder
-from fae_core.spec import FILE_NAME as SPEC_FILE
+from fae_core.folders import FEATURE_DECODER, LATENT_SPEC, PIXEL_DECODER
+from fae_core.models.folder import read_config, require_unchanged
+from fae_core.models.sources import resolve_model_folder
 from fae_core.spec import LatentSpec
 from fae_decoders.feature_decoder import FeatureDecoder
 from fae_decoders.load_decoder import AnyPixelDecoder, load_pixel_decoder
@@ -84,8 +85,8 @@ class FAEDecoder(nn.Module):
             spec.require(own_spec, context=str(source))
         feature_decoder = None
         if "feature_decoder" in parts:
-            feature_decoder = FeatureDecoder.from_pretrained(folder / "feature_decoder", spec=own_spec)
-        decoder = cls(own_spec, feature_decoder, load_pixel_decoder(folder / "pixel_decoder"))
+            feature_decoder = FeatureDecoder.from_pretrained(folder / FEATURE_DECODER, spec=own_spec)
+        decoder = cls(own_spec, feature_decoder, load_pixel_decoder(folder / PIXEL_DECODER))
         return decoder.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 
@@ -122,8 +123,8 @@ def stored_parts(folder: Path, model_type: str) -> list[str]:
     parts = stored.get("config", {}).get("parts")
     if not isinstance(parts, list) or not {"encoder"} < set(parts) <= set(PARTS):
         raise CheckpointError(f"{folder}/config.json does not say which parts the FAE has")
-    if not (folder / SPEC_FILE).is_file():
-        raise CheckpointError(f"{folder} has no {SPEC_FILE}")
+    if not (folder / LATENT_SPEC).is_file():
+        raise CheckpointError(f"{folder} has no {LATENT_SPEC}")
     return parts
 
 

@@ -14,15 +14,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.layers import AxialRope, swiglu_hidden
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.block import DecoderBlock, initialize, make_norm, run_blocks
 from fae_decoders.feature_space import FeatureSpace
 
 
-class FeatureDecoderConfig(ModelConfig):
+class FeatureDecoderConfig(Config):
     """feature_dim: D of the features. width, depth, heads: of the transformer. mlp_hidden: SwiGLU's hidden width, by default
     2/3 * 4 * width rounded up to a multiple of 8. final_norm: an RMSNorm at the end (the paper's count is met without it).
     features: the space that it was trained to reconstruct, None before training."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
@@ -27,7 +27,7 @@ class FeatureSpaceMismatch(FAEError):
         super().__init__(f"feature spaces differ{f' ({context})' if context else ''}: {listed}")
 
 
-class FeatureSpace(ModelConfig):
+class FeatureSpace(Config):
     """Features of one frozen backbone after one normalisation.
 
     backbone: as `create_backbone` names it. dim: D. grid: (h, w) with N = h * w, row-major.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fae_core.errors import CheckpointError
-from fae_core.hub import read_config, resolve_model_folder
+from fae_core.models.folder import read_config
+from fae_core.models.sources import resolve_model_folder
 from fae_decoders.pixel_decoder import PixelDecoder
 from fae_decoders.rae_decoder import RAEDecoder
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError
-from fae_core.hub import load_state, parse_config
+from fae_core.models.folder import load_state
 from fae_decoders.rae_decoder import RAEDecoder, RAEDecoderConfig
 
 # Attention heads of the released decoders (ViT-B, -L and -XL) by width: the weights do not show them.

@@ -19,15 +19,16 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.layers import swiglu_hidden
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.block import DecoderBlock, initialize, make_norm, run_blocks
 from fae_decoders.feature_space import FeatureSpace
 
 
-class PaintingConfig(ModelConfig):
+class PaintingConfig(Config):
     """What every kind of pixel decoder has. feature_dim, grid: of the features. image_size: of the images in pixels, one number
     or (height, width); a multiple of the grid, each token paints image_size / grid pixels. width, depth, heads: of the
     transformer. features: the space that it was trained on, None before training. noise_sigma: the standard deviation of the

@@ -16,8 +16,8 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.hub import PretrainedModel
 from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_table
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.block import initialize, run_blocks
 from fae_decoders.pixel_decoder import PaintingConfig

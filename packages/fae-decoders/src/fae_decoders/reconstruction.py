@@ -20,6 +20,7 @@ from torch import Tensor
 from fae_core._version import __version__ as core_version
 from fae_core.errors import FAEError
 from fae_core.files import write_json
+from fae_core.folders import IMAGES, PAIRS, RESULTS
 from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image, to_uint8
 from fae_core.progress import progress
 from fae_decoders._version import __version__
@@ -59,18 +60,18 @@ class Reconstruction:
                 shown += [pair for i, *pair in zip(rows, target, painted, strict=True) if i in wanted]
                 if files:
                     for index, image in zip(rows, painted, strict=True):
-                        save_image(image, folder / "images" / f"{index:06d}.png")
+                        save_image(image, folder / IMAGES / f"{index:06d}.png")
                 bar.advance(len(rows))
         save_grid(
             torch.stack([image for pair in zip(*shown, strict=True) for image in pair]),
-            folder / "pairs.png",
+            folder / PAIRS,
             len(shown),
             row_labels=["image", self.name],
         )
         record = self._record({name: sum(numbers) / len(numbers) for name, numbers in values.items()}, facts)
-        path = folder / "results" / "reconstruction.json"
+        path = folder / RESULTS / "reconstruction.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "pairs.png", path.parent / "pairs.png")
+        shutil.copyfile(folder / PAIRS, path.parent / PAIRS)
         write_json(path, record)
         return record
 
@@ -120,7 +121,7 @@ class Reconstruction:
             "kind": "reconstruction",
             "title": f"Images through {self.name}",
             "table": {"columns": ["", self.name], "rows": [[name, value] for name, value in means.items()]},
-            "figures": [{"path": "pairs.png", "caption": "originals above, reconstructions below"}],
+            "figures": [{"path": PAIRS, "caption": "originals above, reconstructions below"}],
             "notes": notes,
             "warnings": [],
             "values": means,

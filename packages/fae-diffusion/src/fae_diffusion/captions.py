@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fae_core.cost import require_room
-from fae_core.draw import check_options
+from fae_core.config import parse_config
+from fae_core.cost.counted import require_room
 from fae_core.errors import DataError
-from fae_core.hub import parse_config, seeded
+from fae_core.models.build import seeded
+from fae_core.models.draw import check_options
+from fae_core.processes import processes
 from fae_core.random import SlotRandom
 from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
-from fae_core.training.distributed import processes
 from fae_core.training.task import Batch
 from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
 from fae_diffusion.text import TextEncoder, check_prompts

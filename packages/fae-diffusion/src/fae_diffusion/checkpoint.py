@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.foreign import SECTIONS, read_state_dict
+from fae_core.models.foreign import SECTIONS, read_state_dict
 
 
 def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, Tensor]:

@@ -14,11 +14,11 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
-from fae_core.draw import check_samples, require_known
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.generator import load_generator
-from fae_core.hub import ModelConfig
 from fae_core.layers import class_labels
+from fae_core.models.draw import check_samples, require_known
+from fae_core.models.load import load_generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
@@ -42,7 +42,7 @@ class FlowMatching:
 
     spec: LatentSpec
     config: Any
-    sample_config: ClassVar[type[ModelConfig]] = Sampling  # the options of `sample`
+    sample_config: ClassVar[type[Config]] = Sampling  # the options of `sample`
 
     @property
     def transport(self) -> Transport:

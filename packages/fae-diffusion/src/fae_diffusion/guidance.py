@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 
 # A grid's times carry rounding, so that bounds hold within this much.
 _TOLERANCE = 1e-6
@@ -25,7 +25,7 @@ Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 Model = Callable[[Tensor, Tensor, Any], Tensor]
 
 
-class Guidance(ModelConfig):
+class Guidance(Config):
     """One scale on an interval of times, or several parts of their own scale. In YAML, the paper's three parts:
 
         guidance: {parts: [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]}

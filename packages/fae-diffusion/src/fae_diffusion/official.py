@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, FAEError, UnknownName
-from fae_core.hub import load_state, parse_config
+from fae_core.models.folder import load_state
 from fae_core.spec import LatentSpec
 
 # The original's constructor arguments: name, its default, our field.

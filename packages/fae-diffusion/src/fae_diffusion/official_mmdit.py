@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, UnknownName
-from fae_core.hub import load_state, parse_config
+from fae_core.models.folder import load_state
 from fae_core.spec import LatentSpec
 from fae_diffusion.official import WRAPPERS
 

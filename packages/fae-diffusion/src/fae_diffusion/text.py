@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
-from fae_core.integrity import model_checksum
-from fae_core.transformers_models import load_model, read_config
+from fae_core.models.identity import model_checksum
+from fae_core.models.transformers_models import load_model, read_config
 from fae_diffusion.models.mmdit_config import MOST_TOKENS, TextEncoderConfig
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text_tokenizer import (

@@ -39,8 +39,9 @@ from fae_core.files import (
     write_atomic,
     write_json,
 )
+from fae_core.folders import CACHE_INDEX, CACHE_KEYS, CACHE_TOKENS
+from fae_core.processes import Processes
 from fae_core.progress import progress
-from fae_core.training.distributed import Processes
 from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.text import TextEncoder, check_prompts
 
@@ -58,7 +59,7 @@ class TextCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        path = self.folder / "index.json"
+        path = self.folder / CACHE_INDEX
         stored = read_json(path)
         index = unsealed(stored, path)
         try:
@@ -69,8 +70,8 @@ class TextCache:
             keys, self._offsets = (self._array(index, name) for name in ("keys", "offsets"))
             self._sums = self._array(index, "sums") if "sha256" in index else None
             count, total = int(index["prompts"]), int(index["tokens"])
-            self._tokens = np.memmap(self.folder / "tokens.bin", dtype=np.uint16, mode="r", shape=(total, self.width))
-            size = (self.folder / "tokens.bin").stat().st_size
+            self._tokens = np.memmap(self.folder / CACHE_TOKENS, dtype=np.uint16, mode="r", shape=(total, self.width))
+            size = (self.folder / CACHE_TOKENS).stat().st_size
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, EOFError, OSError) as error:
             raise CheckpointError(
                 f"{self.folder} is not a whole text cache: {' '.join(str(error).split())[:200]}; remove it to make it anew"
@@ -241,7 +242,7 @@ def _parts_folder(folder: Path) -> Path:
 def _is_cache(folder: Path) -> bool:
     """Whether a folder is a text cache, which another may replace."""
     try:
-        return all((folder / name).is_file() for name in ("index.json", "keys.npy", "tokens.bin"))
+        return all((folder / name).is_file() for name in (CACHE_INDEX, CACHE_KEYS, CACHE_TOKENS))
     except OSError:  # a name that is too long
         return False
 
@@ -261,7 +262,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
     """Make one cache of all parts, and remove them."""
     lengths, sums = [], []
     with staged_folder(folder, overwrite=True, kind=_KIND) as staging:
-        with (staging / "tokens.bin").open("wb") as file:
+        with (staging / CACHE_TOKENS).open("wb") as file:
             for part in parts:
                 held = part.read()
                 if held is None:
@@ -285,7 +286,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
             "equal_after_cut": _equal_after_cut(encoder, full),
             "sha256": {name: sha256_file(staging / f"{name}.npy") for name in arrays},
         }
-        write_json(staging / "index.json", index, seal=True)
+        write_json(staging / CACHE_INDEX, index, seal=True)
     remove_folder(_parts_folder(folder))
     _tell(index["equal_after_cut"])
 

@@ -17,7 +17,7 @@ import torch
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_core.files import read_json
-from fae_core.transformers_models import load_processor, reading
+from fae_core.models.transformers_models import load_processor, reading
 
 INSTALL = "'fae-diffusion[text]'"
 T5_FAMILY = ("t5", "mt5", "umt5", "longt5")

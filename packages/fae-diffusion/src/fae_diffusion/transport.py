@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 
 Prediction = Literal["velocity", "noise", "data"]
 PathName = Literal["linear", "gvp", "vp"]
@@ -130,7 +130,7 @@ def vp_beta(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
 _PATHS = {"linear": _linear, "gvp": _gvp, "vp": _vp}
 
 
-class Transport(ModelConfig):
+class Transport(Config):
     """What the network predicts, along which path, and at which times it is trained."""
 
     path: PathName = "linear"

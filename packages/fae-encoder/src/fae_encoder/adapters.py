@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core import ops
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig
 from fae_core.layers import RMSNorm, SelfAttention, SwiGLU, axial_angles, swiglu_hidden
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
@@ -26,7 +26,7 @@ _HEAD_DIMS = (256, 128, 64, 32, 16, 8, 4)
 _IDENTITY_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
 
 
-class AdapterConfig(ModelConfig):
+class AdapterConfig(Config):
     """Which adapter, and the choices that the paper leaves open.
 
     type: "attention" (the paper's), "linear", "transformer", "identity".

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
-from fae_core.limits import MOST_PROCESSES
+from fae_core.config.limits import MOST_PROCESSES
+from fae_core.folders import STORE_SKIPPED
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -67,7 +68,7 @@ def encode(
     Example: fae encode --data IMAGES --out runs/latents --model runs/tokenizer
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.command import is_first_process
+    from fae_core.commands.running import is_first_process
     from fae_core.files import require_new_folder
 
     require_new_folder(
@@ -75,9 +76,9 @@ def encode(
     )
     if relaunched(processes):
         return
-    from fae_core.hub import parse_config
+    from fae_core.config import parse_config
     from fae_core.images import open_images
-    from fae_core.training.distributed import processes as process_group
+    from fae_core.processes import processes as process_group
     from fae_encoder.encode_dataset import EncodeConfig, encode_dataset
 
     settings = {
@@ -123,10 +124,11 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
     Raises FAEError for a tokenizer that gives no posterior, and for --weights where there is no backbone."""
     import torch
 
-    from fae_core.bundle.lookup import bundle_folders
     from fae_core.errors import FAEError
-    from fae_core.generator import load_tokenizer
-    from fae_core.hub import read_config, resolve_model_folder
+    from fae_core.models.bundles import bundle_folders
+    from fae_core.models.folder import read_config
+    from fae_core.models.load import load_tokenizer
+    from fae_core.models.sources import resolve_model_folder
     from fae_encoder.encode_dataset import LatentEncoder
     from fae_encoder.encoder import FAEEncoder
     from fae_encoder.storage import WHOLE_FAE
@@ -165,15 +167,14 @@ def _is_fresh(encoder: LatentEncoder) -> bool:
 
 
 def _report(store: LatentStore, normalized: bool) -> None:
-    from fae_core.latent_store.format import SKIPPED_FILE
 
     skipped = store.plan.total - len(store)
     if skipped:
-        with (store.folder / SKIPPED_FILE).open(encoding="utf-8") as file:
+        with (store.folder / STORE_SKIPPED).open(encoding="utf-8") as file:
             first = file.readline().partition("\t")[2].strip()
         typer.echo(
             f"{skipped} of {store.plan.total} images could not be read and were skipped; the first: {first} "
-            f"(all are in {store.folder / SKIPPED_FILE})",
+            f"(all are in {store.folder / STORE_SKIPPED})",
             err=True,
         )
     shape = "x".join(map(str, store.spec.shape))

@@ -16,20 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.config import Config, parse_config
+from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 from fae_core.errors import DataError
 from fae_core.files import hold, require_new_folder
-from fae_core.hub import ModelConfig, parse_config
+from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
 from fae_core.images import ImageSource, read_tensor
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
-from fae_core.latent_store.format import (
-    INDEX_FILE,
-    PLAN_FILE,
-    PROGRESS_FOLDER,
-    default_shard_size,
-    read_index,
-    read_plan,
-)
-from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.latent_store.format import default_shard_size, read_index, read_plan
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -63,7 +57,7 @@ class LatentEncoder(Protocol):
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
 
-class EncodeConfig(ModelConfig):
+class EncodeConfig(Config):
     """How a data set is encoded.
 
     batch_size: images read and handed to the device at a time, in multiples of 32; the same latents whatever it is.
@@ -142,8 +136,8 @@ def encode_dataset(
 def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:
     """The plan under which a begun store goes on. Raises DataError where it was begun with other images, or by a version that
     knew images by name alone; a store that such a version finished stays what it is."""
-    finished = (out / INDEX_FILE).is_file()
-    if not finished and not (out / PROGRESS_FOLDER / PLAN_FILE).is_file():
+    finished = (out / STORE_INDEX).is_file()
+    if not finished and not (out / STORE_PROGRESS / STORE_PLAN).is_file():
         return plan
     older = read_index(out).plan if finished else read_plan(out)
     if older.source == plan.source:

@@ -13,10 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fae_core.bundle.rounding import round_parameters
+from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig, PretrainedModel, parse_config
-from fae_core.presets import load_preset
+from fae_core.models.presets import load_preset
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.models.rounding import round_parameters
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder import storage
@@ -28,7 +29,7 @@ from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
 
 
-class FAEEncoderConfig(ModelConfig):
+class FAEEncoderConfig(Config):
     """backbone and adapter; channels: C of the latent; image_size: pixels of the images that latents stand for.
 
     image_size and backbone.image_size are separate: the paper encodes 256-pixel images through a 224-pixel backbone.
@@ -50,7 +51,7 @@ class FAEEncoder(PretrainedModel):
     """
 
     model_type: ClassVar[str] = "fae-encoder"
-    config_class: ClassVar[type[ModelConfig]] = FAEEncoderConfig
+    config_class: ClassVar[type[Config]] = FAEEncoderConfig
 
     def __init__(self, config: FAEEncoderConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)

@@ -10,16 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_state,
-    parse_config,
-    read_config,
-    require_unchanged,
-    resolve_model_folder,
-)
+from fae_core.folders import ENCODER, MODEL_CONFIG, MODEL_WEIGHTS
+from fae_core.models.folder import load_state, read_config, require_unchanged
+from fae_core.models.sources import resolve_model_folder
 from fae_core.spec import LatentSpec
 
 if TYPE_CHECKING:
@@ -29,7 +24,6 @@ STORED = "stored"
 FETCHABLE = ("pretrained", "pip")
 _BACKBONE = "backbone."
 WHOLE_FAE = "fae"  # model_type of encoder and decoders together
-ENCODER_FOLDER = "encoder"
 
 
 def prepare(encoder: FAEEncoder, include_backbone: Literal["auto"] | bool) -> None:
@@ -67,11 +61,11 @@ def read_folder(
     folder = resolve_model_folder(source, part="tokenizer", **hub)
     stored = read_config(folder)
     if stored.get("model_type") == WHOLE_FAE:
-        folder = folder / ENCODER_FOLDER
+        folder = folder / ENCODER
         stored = read_config(folder)
     if stored.get("model_type") != cls.model_type:
         raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not {cls.model_type!r}")
-    config = parse_config(cls.config_class, stored.get("config", {}), f"{folder}/{CONFIG_FILE}")
+    config = parse_config(cls.config_class, stored.get("config", {}), f"{folder}/{MODEL_CONFIG}")
     if weights != "default":
         if config.backbone.weights == STORED:
             raise CheckpointError(f"{folder} holds its backbone's weights itself; leave `weights` out")
@@ -84,7 +78,7 @@ def read_folder(
 
 def load_into(encoder: FAEEncoder, folder: Path) -> None:
     """Load model.safetensors, every key accounted for; the backbone's only where they are stored."""
-    path = folder / WEIGHTS_FILE
+    path = folder / MODEL_WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
@@ -93,7 +87,7 @@ def load_into(encoder: FAEEncoder, folder: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if encoder.config.backbone.weights != STORED:
         if any(name.startswith(_BACKBONE) for name in state):
-            raise CheckpointError(f"{path} holds backbone weights that its {CONFIG_FILE} does not speak of")
+            raise CheckpointError(f"{path} holds backbone weights that its {MODEL_CONFIG} does not speak of")
         state.update({n: t for n, t in encoder.state_dict().items() if n.startswith(_BACKBONE)})
     load_state(encoder, state, str(path))
 

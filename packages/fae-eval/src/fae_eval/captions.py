@@ -8,14 +8,15 @@ from typing import Any
 
 from fae_core.errors import DataError
 from fae_core.files import read_json
+from fae_core.folders import SAMPLES_RECORD
 from fae_core.images import ImageSource
 from fae_core.images.captions import json_object, read_lines
-from fae_core.sampling import RECORD, read_prompts
+from fae_core.sampling.prompts import read_prompts
 
 
 def sample_prompts(folder: Path, count: int) -> list[str]:
     """The prompt of each image in a folder that `fae sample --prompts` wrote. Raises DataError where it was not one."""
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    record = read_json(folder / SAMPLES_RECORD) if (folder / SAMPLES_RECORD).is_file() else {}
     job = record.get("job")
     prompts = job.get("prompts") if isinstance(job, dict) else None
     labels = record.get("labels")

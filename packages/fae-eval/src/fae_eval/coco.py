@@ -16,6 +16,7 @@ from PIL import Image
 
 from fae_core.errors import DataError
 from fae_core.files import read_json, write_atomic
+from fae_core.folders import PROMPTS, REFERENCE
 from fae_core.images import decode_image
 from fae_core.random import derive_seed
 from fae_eval.data.adm import write_adm
@@ -81,8 +82,8 @@ def write_coco(
             if progress is not None:
                 progress(1)
 
-    reference = write_adm(out / "reference.npz", squares(), count)
-    prompts = out / "prompts.jsonl"
+    reference = write_adm(out / REFERENCE, squares(), count)
+    prompts = out / PROMPTS
     write_atomic(
         prompts, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in chosen).encode(errors="replace")
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.errors import FAEError
-from fae_core.training.restore import checkpoints_of, seconds_at
+from fae_core.models.checkpoints import checkpoints_of
+from fae_core.training.restore import seconds_at
 from fae_eval.data import GeneratedSamples
 from fae_eval.generation import evaluate
 from fae_eval.results import Result

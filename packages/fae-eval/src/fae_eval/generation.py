@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fae_core.errors import FAEError, UnknownName
-from fae_core.training.distributed import Processes, processes
+from fae_core.processes import Processes, processes
 from fae_eval import protocol
 from fae_eval.data.samples import Samples, batch_starts, open_samples
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor

@@ -15,9 +15,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.foreign import read_state_dict
 from fae_core.images import ImageSource, to_tensor
 from fae_core.images.transform import part_of_resized
+from fae_core.models.foreign import read_state_dict
 from fae_eval.tokenizers import class_token, encoder_of
 
 ClassToken = Literal["original", "mean"]

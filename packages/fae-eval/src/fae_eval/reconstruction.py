@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images, to_uint8
-from fae_core.training.distributed import Processes, processes
+from fae_core.processes import Processes, processes
 from fae_eval import protocol
 from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor

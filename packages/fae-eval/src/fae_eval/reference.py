@@ -9,7 +9,7 @@ from typing import Any
 
 from fae_core.errors import FAEError
 from fae_core.files import sha256_file
-from fae_core.training.distributed import ALONE, Processes
+from fae_core.processes import ALONE, Processes
 from fae_eval.data.adm import image_size, members, read_adm_statistics
 from fae_eval.data.samples import Samples, open_samples
 from fae_eval.extractors.base import FeatureExtractor

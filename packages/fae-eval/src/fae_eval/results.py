@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fae_core.command import arguments_in_force
+from fae_core.commands.running import arguments_in_force
 from fae_core.errors import CheckpointError
 from fae_core.files import disk_errors, read_json, write_json
 from fae_core.redact import redact

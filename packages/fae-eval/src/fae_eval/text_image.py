@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fae_core.device import resolve_device
 from fae_core.errors import FAEError
 from fae_core.images import open_images
+from fae_core.processes import resolve_device
 from fae_eval.captions import captions_of, prompts_in, sample_prompts
 from fae_eval.data.samples import open_samples, spread
 from fae_eval.extractors.two_towers import TwoTowers

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fae_core.device import resolve_device
 from fae_core.errors import FAEError
+from fae_core.processes import resolve_device
 
 
 def encoder_of(tokenizer: Any) -> Any:

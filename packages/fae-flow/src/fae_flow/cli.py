@@ -99,7 +99,7 @@ def import_starflow(
     """
     from fae_core.cli.settings import resolve_settings
     from fae_core.files import require_new_folder
-    from fae_core.foreign import read_state_dict
+    from fae_core.models.foreign import read_state_dict
     from fae_core.spec import LatentSpec
     from fae_flow import STARFlow
     from fae_flow.checkpoint import constructor_arguments

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
+from fae_core.layers.token_mask import token_mask, without_padding
 from fae_core.random import SlotRandom
-from fae_core.token_mask import token_mask, without_padding
 from fae_flow.config import STARFlowConfig
 
 

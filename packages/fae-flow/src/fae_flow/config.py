@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 
 # Rotations that the original keeps for the text axis as soon as a model can see text.
 TEXT_FREQUENCIES = 8
 
 
-class STARFlowConfig(ModelConfig):
+class STARFlowConfig(Config):
     """Fields of a STARFlow; the latents' shape comes from the LatentSpec.
 
     layers: transformer layers of each block in the direction of density, so the last number is the deep top block; a

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import load_state, parse_config
+from fae_core.models.folder import load_state
 from fae_core.spec import LatentSpec
 from fae_flow.config import STARFlowConfig
 

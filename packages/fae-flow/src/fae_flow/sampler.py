@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fae_core.draw import check_samples
 from fae_core.errors import FAEError
+from fae_core.models.draw import check_samples
 from fae_flow.conditioning import null_condition, prepare_condition
 from fae_flow.cuda_graph import decode_graph
 from fae_flow.decoder import BlockDecoder, SamplingBlock

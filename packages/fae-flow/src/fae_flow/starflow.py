@@ -24,9 +24,9 @@ from einops import rearrange
 from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
-from fae_core.draw import check_samples
 from fae_core.errors import FAEError
-from fae_core.hub import PretrainedModel
+from fae_core.models.draw import check_samples
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock

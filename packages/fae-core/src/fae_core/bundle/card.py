@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fae_core.bundle.lookup import PARTS
 from fae_core.errors import CheckpointError
 from fae_core.files import read_json, read_yaml
-from fae_core.generator import CHECKPOINT_STATE
+from fae_core.folders import BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CONFIG
 from fae_core.redact import redact
 
-_RUN_SETTINGS = "config.yaml"
 _CLASSES = 20  # names that a card lists
 _EARLIER = ("autoencoder", "init")  # settings of a training command that name the runs it starts from
 _DIRECTORIES = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",;)]+/)*")
@@ -56,7 +54,7 @@ def write_card(record: dict[str, Any], name: str) -> str:
     lines = ["---", "library_name: fae", "tags:", "- fae", "- bundle", f"- {record['generator']['type']}", "---", ""]
     lines += [f"# {name}", "", record["description"], "", f"    fae sample --model {name} --out SAMPLES", ""]
     lines += ["| part | type | package | parameters |", "|---|---|---|---|"]
-    for part in PARTS:
+    for part in BUNDLE_PARTS:
         model = record[part]
         lines.append(f"| {part} | {model['type']} | {model['package']} | {model['parameters']:,} |")
     names = record["generator"].get("class_names") or []
@@ -66,7 +64,7 @@ def write_card(record: dict[str, Any], name: str) -> str:
     made = record["made"]
     lines += ["", f"Latents {record['latents']}, images of {record['images']} pixels. Weights are stored in "]
     lines[-1] += f"{record['dtype']}; packed {made['date']}, torch {made['torch']}."
-    for part in PARTS:
+    for part in BUNDLE_PARTS:
         for step in record[part]["training"]:
             facts = ", ".join(f"{key} {value}" for key, value in step.items() if key != "command")
             lines += ["", f"`{step.get('command')}`: {facts}."]
@@ -79,10 +77,10 @@ def write_card(record: dict[str, Any], name: str) -> str:
 def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
     is_checkpoint = (source / CHECKPOINT_STATE).is_file()  # RUN/checkpoints/step-...
     places = (source.parent.parent,) if is_checkpoint else (source, source.parent)
-    run = next((folder for folder in places if (folder / _RUN_SETTINGS).is_file()), None)
+    run = next((folder for folder in places if (folder / RUN_CONFIG).is_file()), None)
     if run is None or run in found:
         return
-    settings = read_yaml(run / _RUN_SETTINGS)
+    settings = read_yaml(run / RUN_CONFIG)
     for key in _EARLIER:
         if isinstance(settings.get(key), str):
             _collect(Path(settings[key]), found)

@@ -6,9 +6,10 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from fae_core.bundle.lookup import OTHERS, PARTS, RECORD, bundle_part, read_bundle
 from fae_core.errors import FAEError
 from fae_core.files import sha256_file
+from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, README
+from fae_core.models.bundles import OTHERS, bundle_part, read_bundle
 from fae_core.spec import LatentSpec
 
 MEGABYTES = 32  # of one bundle, so that a wheel stays quick to fetch
@@ -24,9 +25,9 @@ def check_bundle(folder: Path) -> Iterator[str]:
     for path in files:
         if path.suffix not in SUFFIXES:
             yield f"bundle {folder.name}: {path.relative_to(folder)} is none of {', '.join(SUFFIXES)}"
-    if not (folder / "README.md").is_file():
+    if not (folder / README).is_file():
         yield f"bundle {folder.name}: README.md is missing"
-    for check in (_require_one_space, *(functools.partial(bundle_part, part=part) for part in PARTS)):
+    for check in (_require_one_space, *(functools.partial(bundle_part, part=part) for part in BUNDLE_PARTS)):
         try:
             check(folder)
         except FAEError as error:
@@ -41,12 +42,12 @@ def check_bundle(folder: Path) -> Iterator[str]:
         if name in listed:
             if sha256_file(path) != listed[name]:
                 yield f"bundle {folder.name}: {name} is not the file that its record lists"
-        elif name != RECORD and (
+        elif name != BUNDLE_RECORD and (
             OTHERS in record or path.suffix == ".safetensors"
         ):  # earlier versions listed weights alone
             yield f"bundle {folder.name}: {name} is not in its record"
 
 
 def _require_one_space(folder: Path) -> None:
-    tokenizer, generator = (LatentSpec.load(folder / part) for part in PARTS)
+    tokenizer, generator = (LatentSpec.load(folder / part) for part in BUNDLE_PARTS)
     tokenizer.require(generator, context="tokenizer and generator")

@@ -11,11 +11,12 @@ import torch
 
 from fae_core._version import __version__
 from fae_core.bundle.card import public, read_results, training_history, write_card
-from fae_core.bundle.lookup import FORMAT_VERSION, OTHERS, PARTS, RECORD
-from fae_core.bundle.rounding import compact_weights, round_parameters
 from fae_core.errors import FAEError, UnknownName
 from fae_core.files import require_new_folder, sha256_file, staged_folder, write_json
-from fae_core.generator import load_decoder, load_generator, load_tokenizer
+from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, GENERATOR, README, TOKENIZER
+from fae_core.models.bundles import FORMAT_VERSION, OTHERS
+from fae_core.models.load import load_decoder, load_generator, load_tokenizer
+from fae_core.models.rounding import compact_weights, round_parameters
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 
@@ -72,21 +73,21 @@ def make_bundle(
         "measured": measured,
     }
     with staged_folder(out, overwrite=overwrite, inputs=inputs) as staging:
-        for part, saved in zip(PARTS, (encoder, model), strict=True):
+        for part, saved in zip(BUNDLE_PARTS, (encoder, model), strict=True):
             saved.save_pretrained(staging / part)
         for path in sorted(staging.glob("**/*.safetensors")):
             compact_weights(path, _DTYPES[dtype])
-        load_generator(staging / "generator", spec=load_tokenizer(staging / "tokenizer").spec)
-        load_decoder(staging / "tokenizer")
+        load_generator(staging / GENERATOR, spec=load_tokenizer(staging / TOKENIZER).spec)
+        load_decoder(staging / TOKENIZER)
         record = redact_values(record)
-        (staging / "README.md").write_text(write_card(record, out.name), encoding="utf-8")
-        write_json(staging / RECORD, {**record, **listed_files(staging)}, seal=True)
+        (staging / README).write_text(write_card(record, out.name), encoding="utf-8")
+        write_json(staging / BUNDLE_RECORD, {**record, **listed_files(staging)}, seal=True)
     return out
 
 
 def listed_files(folder: Path) -> dict[str, dict[str, str]]:
     """What the record says of the files in a bundle's folder: the weights, and all others but itself."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / BUNDLE_RECORD)
     found = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
     weights = {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
     return {"files": weights, OTHERS: {name: digest for name, digest in found.items() if name not in weights}}

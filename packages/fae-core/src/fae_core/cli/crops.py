@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite, Seed
-from fae_core.limits import LARGEST_SIDE, MOST_IMAGES
+from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
+from fae_core.folders import HELD_OUT, TRAIN
 
 
 def crops(
@@ -36,8 +37,8 @@ def crops(
 
     Example: fae crops photographs --out runs/crops --count 1024 --held-out 256 --size 128 --jitter 0.05
     """
-    from fae_core.images.crops import HELD_OUT, TRAIN, CropSettings, write_crops
-    from fae_core.images.sources import open_images
+    from fae_core.images.crops import CropSettings, write_crops
+    from fae_core.images.open import open_images
     from fae_core.progress import progress
 
     settings = CropSettings(size=size, scale=_pair(scale), center=center, jitter=jitter, seed=seed)

@@ -23,7 +23,7 @@ def demo(
 
     Example: fae demo --data my-photos --out runs/my-photos
     """
-    from fae_core.recipe import load_recipe, run_recipe
+    from fae_core.recipes.recipe import load_recipe, run_recipe
 
     packaged = Path(__file__).parents[1] / "recipes" / "demo.yaml"
     record = run_recipe(load_recipe(packaged, {"data": data}), out, resume=resume, overwrite=overwrite)

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import Device
-from fae_core.limits import LARGEST_BATCH
+from fae_core.config.limits import LARGEST_BATCH
+from fae_core.folders import BUNDLE_PARTS, LATENT_SPEC, README, STORE_INDEX
 
 
 def info(
@@ -77,9 +78,9 @@ def info(
         typer.echo(f"{name:<22}{value}")
     if gpus is None and not measure:
         return
-    from fae_core.cli import training_cost
+    from fae_core.cost.counted import table as training_cost
     from fae_core.errors import FAEError
-    from fae_core.presets import load_preset
+    from fae_core.models.presets import load_preset
 
     if measure and rate:
         raise FAEError("--measure and --samples-per-second both give the speed; choose one")
@@ -98,7 +99,7 @@ def info(
 
 def describe(target: str) -> dict[str, Any]:
     """The facts that `fae info` prints, by name. Raises FAEError's subclasses for what does not exist."""
-    from fae_core.bundle.lookup import bundle_folders, is_bundle
+    from fae_core.models.bundles import bundle_folders, is_bundle
 
     folder = Path(target)
     if not folder.is_dir() and target in bundle_folders():
@@ -111,13 +112,15 @@ def describe(target: str) -> dict[str, Any]:
 
 
 def _describe_bundle(folder: Path) -> dict[str, Any]:
-    from fae_core.bundle.lookup import PARTS, bundle_part, read_bundle
+    from fae_core.models.bundles import bundle_part, read_bundle
     from fae_core.spec import LatentSpec
 
     record = read_bundle(folder)
-    parts = {part: f"{record[part].get('type')}, {record[part].get('parameters', 0):,} parameters" for part in PARTS}
+    parts = {
+        part: f"{record[part].get('type')}, {record[part].get('parameters', 0):,} parameters" for part in BUNDLE_PARTS
+    }
     spec = LatentSpec.load(bundle_part(folder, "tokenizer"))
-    weights = {"weights in": record.get("dtype"), "card": folder / "README.md"}
+    weights = {"weights in": record.get("dtype"), "card": folder / README}
     return {"bundle": folder, "description": record.get("description"), **parts, **weights, **_describe_spec(spec)}
 
 
@@ -125,7 +128,7 @@ def _describe_preset(name: str) -> dict[str, Any]:
     import torch
 
     from fae_core.errors import FAEError, first_line
-    from fae_core.presets import load_preset
+    from fae_core.models.presets import load_preset
 
     preset = load_preset(name)
     with torch.device("meta"):
@@ -147,8 +150,8 @@ def _describe_preset(name: str) -> dict[str, Any]:
 def _builder(preset: str) -> Callable[..., Any]:
     """What makes the model of a preset, given fields of its config that are to differ."""
     from fae_core.errors import UnknownName
+    from fae_core.models.presets import load_preset
     from fae_core.plugins import load_plugins
-    from fae_core.presets import load_preset
 
     model_type = load_preset(preset).get("model_type")
     models = load_plugins("fae.models")
@@ -158,11 +161,12 @@ def _builder(preset: str) -> Callable[..., Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
-    from fae_core.hub import read_config, resolve_model_folder
     from fae_core.latent_store import LatentStore
-    from fae_core.spec import FILE_NAME, LatentSpec
+    from fae_core.models.folder import read_config
+    from fae_core.models.sources import resolve_model_folder
+    from fae_core.spec import LatentSpec
 
-    if (folder / "index.json").is_file():
+    if (folder / STORE_INDEX).is_file():
         store = LatentStore(folder)
         return {"latent store": folder, "samples": len(store), **_describe_spec(store.spec)}
     model_folder = resolve_model_folder(folder)
@@ -172,7 +176,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
         "type": stored.get("model_type"),
         "written by": f"{stored.get('package')} {stored.get('version')}",
     }
-    if (model_folder / FILE_NAME).is_file():
+    if (model_folder / LATENT_SPEC).is_file():
         facts.update(_describe_spec(LatentSpec.load(model_folder)))
     return facts
 

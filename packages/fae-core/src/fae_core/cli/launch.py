@@ -7,8 +7,8 @@ import signal
 import socket
 import time
 
-from fae_core.children import Children, children
-from fae_core.command import LAUNCHED, arguments_in_force
+from fae_core.commands.children import Children, children
+from fae_core.commands.running import LAUNCHED, arguments_in_force
 from fae_core.errors import FAEError
 
 _POLL_SECONDS = 0.1

@@ -1,13 +1,8 @@
-"""`fae`: one command whose subcommands come from the installed packages.
-
-An entry point named "encode" is `fae encode`, one named "train.flow" is `fae train flow`. Each is a plain function with
-typer annotations, or a typer app; modules that hold them import heavy things inside the functions, so help stays quick.
-"""
+"""The `fae` program: what it prints, how it ends, and with which status."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -15,69 +10,14 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
-
-from fae_core.children import follow_parent
 from fae_core.cli.process import keep_freed_memory, tame_threads
-from fae_core.command import arguments_in_force, require_separate_output, resumed_arguments
-from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
-from fae_core.plugins import load_plugins, own_versions
+from fae_core.commands.children import follow_parent
+from fae_core.commands.groups import invoke
+from fae_core.errors import FAEError, first_line
 from fae_core.redact import RedactedStream
 
-HELP = "FAE: turn a frozen vision encoder into a latent space, and generate images in it."
-
 _LONGEST_LINE = 2000  # of an error
-
-# Who provides a command that is not installed.
-_PROVIDERS = {
-    "encode": "fae-encoder",
-    "train": "fae-decoders (autoencoder, pixel, vae), fae-diffusion (diffusion), fae-flow (flow)",
-    "train.autoencoder": "fae-decoders",
-    "train.pixel": "fae-decoders",
-    "train.vae": "fae-decoders",
-    "train.diffusion": "fae-diffusion",
-    "train.flow": "fae-flow",
-    "reconstruct": "fae-decoders",
-    "import": "fae-diffusion (sit, lightningdit, mmdit), fae-flow (starflow), fae-decoders (autoencoder-kl, rae)",
-    "eval": "fae-eval",
-}
-_GROUP_HELP = {
-    "train": "Train a tokenizer's parts or a generator.",
-    "import": "Import a checkpoint of an original implementation.",
-}
-
-
-class PluginGroup(TyperGroup):
-    """A group whose commands are entry points below a prefix, loaded when they are named."""
-
-    prefix = ""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(
-            {
-                name[len(self.prefix) :].split(".")[0]
-                for name in load_plugins("fae.commands")
-                if name.startswith(self.prefix)
-            }
-        )
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        full = self.prefix + cmd_name
-        points = load_plugins("fae.commands")
-        if full in points:
-            return _as_command(cmd_name, points[full].load())
-        if any(name.startswith(f"{full}.") for name in points):
-            return _plugin_group(f"{full}.", _GROUP_HELP.get(full, ""))
-        if full in _PROVIDERS:
-            raise MissingPackage(f"fae {full.replace('.', ' ')}", _PROVIDERS[full])
-        if cmd_name.startswith("-"):
-            return None  # an option, which click complains of
-        raise UnknownName(f"command of fae {self.prefix.rstrip('.')}".rstrip(), cmd_name, self.list_commands(ctx))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,34 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tame_threads()
     keep_freed_memory()
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
-    """Run one `fae` command inside this process; errors are raised as FAEError.
-
-    complete: add nothing to a `train ... --resume` of what its run recorded, as a step of a recipe wants it.
-    """
-    _require_text(arguments)
-    arguments = arguments if complete else resumed_arguments(arguments)
-    token = arguments_in_force.set(tuple(arguments))
-    try:
-        require_separate_output()
-        return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
-    except Exception as error:
-        if hasattr(error, "format_message"):  # click's own complaints about arguments
-            if type(error).__name__ == "NoArgsIsHelpError":
-                raise FAEError("no command is given; fae --help lists them") from error
-            command = getattr(getattr(error, "ctx", None), "command_path", "fae")
-            raise FAEError(f"{command}: {error.format_message()} (see {command} --help)") from None
-        raise
-    finally:
-        arguments_in_force.reset(token)
-
-
-def providers(words: Sequence[str]) -> str | None:
-    """The package that provides the command whose words these are, as far as this version knows."""
-    full = ".".join(words[:2])
-    return _PROVIDERS.get(full) or (_PROVIDERS.get(words[0]) if words[0] not in _GROUP_HELP else None)
 
 
 def _run(arguments: list[str]) -> int:
@@ -197,74 +109,6 @@ def _explain(error: Exception) -> int:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(line.split()))
     print(f"error: {shown[:_LONGEST_LINE]}", file=sys.stderr)  # noqa: T201
     return getattr(error, "exit_code", 2)
-
-
-def _require_text(arguments: Sequence[str]) -> None:
-    """Raise FAEError for an argument that could not be written into a record: bytes that are no UTF-8, or a NUL."""
-    for argument in arguments:
-        if "\0" in argument or any("\ud800" <= letter <= "\udfff" for letter in argument):
-            raise FAEError(f"the argument {argument[:60]!r} is not UTF-8 text; a file of that name must be renamed")
-
-
-def _application() -> Any:
-    return _plugin_group("", HELP)
-
-
-def _plugin_group(prefix: str, text: str) -> Any:
-    class Group(PluginGroup):
-        pass
-
-    Group.prefix = prefix
-    app = typer.Typer(cls=Group, help=text, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-
-    def callback() -> None:
-        pass
-
-    def with_version(
-        version: Annotated[
-            bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Show versions and exit.")
-        ] = False,
-    ) -> None:
-        pass
-
-    app.callback()(callback if prefix else with_version)
-    callback.__doc__ = with_version.__doc__ = text
-    command = get_command(app)
-    command.name = prefix.rstrip(".").rpartition(".")[2] or "fae"
-    return command
-
-
-def _print_versions(wanted: bool) -> None:
-    if wanted:
-        typer.echo(", ".join(f"{name} {version}" for name, version in own_versions().items()))
-        raise typer.Exit
-
-
-def _as_command(name: str, target: Any) -> Any:
-    if isinstance(target, typer.Typer):
-        command = get_command(target)
-    else:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(name)(target)
-        command = get_command(app)
-    command.name = name
-    _refuse_non_finite(command)
-    return command
-
-
-def _refuse_non_finite(command: Any) -> None:
-    """No number on the command line may be nan or infinite: neither is within a range nor beyond it."""
-    for inner in getattr(command, "commands", {}).values():
-        _refuse_non_finite(inner)
-    for parameter in command.params:
-        parameter.callback = partial(_finite, parameter.callback)
-
-
-def _finite(then: Any, context: Any, parameter: Any, value: Any) -> Any:
-    for number in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(number, float) and not math.isfinite(number):
-            raise FAEError(f"{parameter.opts[0]} must be a finite number, not {number}")
-    return value if then is None else then(context, parameter, value)
 
 
 if __name__ == "__main__":

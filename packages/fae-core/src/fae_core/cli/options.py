@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 
 
 def _existing(device: str | None) -> str | None:
     """The device as given, once it is known to be there; without one nothing is loaded to look for it."""
     if device is not None:
-        from fae_core.device import resolve_device
+        from fae_core.processes import resolve_device
 
         resolve_device(device)
     return device

@@ -20,9 +20,9 @@ def presets(
     from rich.console import Console
     from rich.table import Table
 
-    from fae_core.bundle.lookup import bundle_folders, read_bundle
     from fae_core.errors import UnknownName
-    from fae_core.presets import preset_files, read_preset
+    from fae_core.models.bundles import bundle_folders, read_bundle
+    from fae_core.models.presets import preset_files, read_preset
 
     contents = {name: read_preset(path) for name, path in preset_files().items()}
     contents |= {name: _as_preset(read_bundle(folder)) for name, folder in bundle_folders().items()}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Out, Overwrite, Resume, Set
-from fae_core.limits import MOST_PROCESSES
+from fae_core.config.limits import MOST_PROCESSES
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
     """
     from fae_core.cli.settings import parse_overrides
-    from fae_core.recipe import load_recipe, run_recipe
+    from fae_core.recipes.recipe import load_recipe, run_recipe
 
     loaded = load_recipe(recipe, parse_overrides(overrides), size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
-from fae_core.limits import MOST_COLUMNS, MOST_IMAGES
+from fae_core.config.limits import MOST_COLUMNS, MOST_IMAGES
 
 
 def sample(
@@ -57,9 +57,9 @@ def sample(
 
     Example: fae sample --generator runs/dit --decoder runs/tokenizer --out runs/samples --count 64 --guidance 1.5
     """
-    from fae_core.bundle.lookup import find_bundle
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
+    from fae_core.models.sources import find_bundle
 
     if (generator is None) != (decoder is None) or (model is None) == (generator is None):
         raise FAEError("give either --model BUNDLE, or --generator and --decoder")
@@ -69,7 +69,8 @@ def sample(
     if relaunched(processes):
         return
     from fae_core.cli.settings import parse_overrides
-    from fae_core.sampling import SampleJob, read_prompts
+    from fae_core.sampling.job import SampleJob
+    from fae_core.sampling.prompts import read_prompts
 
     options = parse_overrides(overrides)
     texts = read_prompts(prompts) if prompts is not None else ()

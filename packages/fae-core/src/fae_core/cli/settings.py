@@ -8,7 +8,7 @@ from typing import Any
 
 from fae_core.errors import FAEError, require_known
 from fae_core.files import parse_yaml, read_yaml
-from fae_core.presets import DESCRIPTION, load_preset
+from fae_core.models.presets import DESCRIPTION, load_preset
 
 _SECTIONS = ("model", "training", "preview")
 _MOST_PARTS = 16  # of a key of --set

@@ -9,8 +9,9 @@ import typer
 
 from fae_core.cli.launch import relaunched
 from fae_core.cli.settings import resolve_settings
+from fae_core.config import parse_config, require_fields
 from fae_core.errors import DataError
-from fae_core.hub import parse_config, require_fields, seeded
+from fae_core.models.build import seeded
 
 SECTIONS = ("model", "training", "preview")  # of the settings of a generator's training
 
@@ -41,7 +42,7 @@ def train_generator(
     images that are encoded as they are needed. The number of classes follows the labels unless it is set.
     Raises FAEError's subclasses, one line each.
     """
-    from fae_core.cost import require_room
+    from fae_core.cost.counted import require_room
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
 
     settings = resolve_settings(preset or (None if config else default_preset), config, overrides, sections=SECTIONS)
@@ -83,8 +84,8 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
 
         return LatentStore(latents, verify=verify)
     if latents is None and data is not None and tokenizer is not None:
-        from fae_core.generator import load_tokenizer
         from fae_core.images import readable_source
+        from fae_core.models.load import load_tokenizer
         from fae_core.training.live_latents import LiveLatents
 
         return LiveLatents(readable_source(data), load_tokenizer(tokenizer))

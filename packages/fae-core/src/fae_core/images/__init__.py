@@ -4,8 +4,9 @@ from fae_core.images.batch import load_batch, read_tensor, readable_images
 from fae_core.images.check import require_images, unchecked_images
 from fae_core.images.decode import decode_image, to_rgb
 from fae_core.images.grid import draw_grid, save_grid, save_image, to_pillow
+from fae_core.images.open import open_images
 from fae_core.images.quality import psnr
-from fae_core.images.sources import ImageSource, open_images
+from fae_core.images.source import ImageSource
 from fae_core.images.tolerant import TolerantImages, readable_source
 from fae_core.images.transform import center_crop, crop_boxes, crop_resize, jitter_colors, to_tensor, to_uint8
 

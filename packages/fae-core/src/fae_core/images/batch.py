@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
-from fae_core.images.sources import ImageSource
+from fae_core.images.source import ImageSource
 from fae_core.images.transform import center_crop, to_tensor
 
 _NAMED = 5  # unreadable images that a message names

@@ -8,9 +8,9 @@ from typing import Any, overload
 
 from fae_core.documents import parse_json, read_text
 from fae_core.errors import DataError
+from fae_core.folders import IMAGE_METADATA
 from fae_core.images.tell import tell
 
-METADATA_FILE = "metadata.jsonl"
 SIDECAR_SUFFIX = ".txt"
 CAPTION_KEYS = ("caption", "text")
 _MAX_SIDECAR = 2**20
@@ -87,13 +87,13 @@ def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) ->
     for each image. Else NAME.txt beside NAME.jpg, all of them in `texts` (paths within `folder`). Raises DataError where one
     image has a caption and another has none; an empty caption is one.
     """
-    listed = _read_metadata(folder / METADATA_FILE)
+    listed = _read_metadata(folder / IMAGE_METADATA)
     if listed is not None:
-        _require_all([name for name in files if name not in listed], folder / METADATA_FILE)
+        _require_all([name for name in files if name not in listed], folder / IMAGE_METADATA)
         strangers = listed.keys() - set(files)
         if strangers:
             described = f"{len(strangers)} files that are not among the images, such as {min(strangers)}"
-            tell(f"{folder / METADATA_FILE} describes {described}")
+            tell(f"{folder / IMAGE_METADATA} describes {described}")
         return [listed[name] for name in files]
     beside = [str(Path(name).with_suffix(SIDECAR_SUFFIX).as_posix()) for name in files]
     missing = [name for name, text in zip(files, beside, strict=True) if text not in texts]

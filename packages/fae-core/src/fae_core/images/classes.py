@@ -10,9 +10,8 @@ from typing import Any
 
 from fae_core.errors import CheckpointError, DataError, FAEError, UnknownName
 from fae_core.files import read_json, read_json_value
+from fae_core.folders import IMAGE_CLASSES, IMAGE_LABELS
 
-CLASSES_FILE = "classes.json"
-LABELS_FILE = "labels.json"
 NO_LABEL = -1
 _MOST_CLASSES = 2**31
 
@@ -34,7 +33,7 @@ class ClassList:
 
 def read_classes(folder: Path) -> ClassList | None:
     """The classes.json of `folder`, or None: a list of names, or of {"index", "wnid", "name"}. Raises DataError."""
-    path = folder / CLASSES_FILE
+    path = folder / IMAGE_CLASSES
     if not path.is_file():
         return None
     try:
@@ -88,7 +87,7 @@ def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -
 
     Raises DataError where files and labels do not match, or a label is outside the classes.
     """
-    path = folder / LABELS_FILE
+    path = folder / IMAGE_LABELS
     if not path.is_file():
         return None
     try:
@@ -120,7 +119,7 @@ def match_classes(
         return list(labels)
     if names is None or known is None:
         nameless, named = (where, known_where) if names is None else (known_where, where)
-        raise DataError(f"{named} has class names and {nameless} has none: give both the same {CLASSES_FILE}")
+        raise DataError(f"{named} has class names and {nameless} has none: give both the same {IMAGE_CLASSES}")
     used = [names[label] for label in sorted(set(labels))]
     place = {name: number for number, name in enumerate(known)}
     absent = [name for name in used if name not in place]

@@ -15,14 +15,13 @@ from PIL.Image import Image
 
 from fae_core.errors import DataError
 from fae_core.files import staged_folder
+from fae_core.folders import HELD_OUT, IMAGE_CLASSES, TRAIN
 from fae_core.images.batch import readable_images
-from fae_core.images.classes import CLASSES_FILE
 from fae_core.images.grid import to_pillow
-from fae_core.images.sources import ImageSource
+from fae_core.images.source import ImageSource
 from fae_core.images.transform import Box, crop_boxes, crop_resize, jitter_colors, to_tensor
 from fae_core.random import SlotRandom
 
-TRAIN, HELD_OUT = "train", "held-out"
 _MOST_UNNAMED = 100_000  # classes without names, each of which gets a folder
 _TRIES = 100  # draws of a held-out crop before giving up on finding one that training does not have
 
@@ -165,4 +164,4 @@ def _make_folders(folder: Path, classes: list[tuple[str, str]]) -> None:
         (folder / name).mkdir()
     if classes:
         entries = [{"index": i, "wnid": name, "name": title} for i, (name, title) in enumerate(classes)]
-        (folder / CLASSES_FILE).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        (folder / IMAGE_CLASSES).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fae_core.digests import FileDigests
 from fae_core.errors import DataError
+from fae_core.files.digests import FileDigests
+from fae_core.folders import IMAGE_CLASSES
 from fae_core.images.captions import SIDECAR_SUFFIX, read_captions
-from fae_core.images.classes import CLASSES_FILE, class_list, read_classes, read_labels
+from fae_core.images.classes import class_list, read_classes, read_labels
 from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, decode_image, printable
-from fae_core.images.sources import ImageSource
+from fae_core.images.source import ImageSource
 from fae_core.images.splits import are_splits
 from fae_core.images.tell import tell
 
@@ -46,7 +47,7 @@ class FolderImages(ImageSource):
             if are_splits(list(inside)) and listed is None:
                 raise DataError(
                     f"{self.folder} holds the splits {', '.join(inside)}, which are no classes; choose one, as in "
-                    f"{self.folder / next(iter(inside))}, or list them in {CLASSES_FILE}"
+                    f"{self.folder / next(iter(inside))}, or list them in {IMAGE_CLASSES}"
                 )
             classes = listed or class_list(list(inside), str(self.folder))
             numbers = {name: classes.label(name, str(self.folder)) for name in inside}

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fae_core.digests import FileDigests
-from fae_core.errors import DataError
+from fae_core.files.digests import FileDigests
 from fae_core.images.shards import cache_folder, remote_version
 from fae_core.progress import progress
 
 if TYPE_CHECKING:
-    from fae_core.images.sources import ImageSource
+    from fae_core.images.source import ImageSource
 
 
 def content_identity(source: ImageSource, *, show: bool = False) -> str:
@@ -41,12 +40,3 @@ def content_identity(source: ImageSource, *, show: bool = False) -> str:
         digest.update(b"labels" + np.asarray(source.labels, dtype=np.int64).tobytes())
     digest.update(json.dumps(source.classes).encode())
     return digest.hexdigest()
-
-
-def pixels_digest(source: ImageSource, index: int) -> str:
-    """Of one image as it is decoded, for sources that do not say which file holds it."""
-    try:
-        image = source.read(index)
-    except DataError:
-        return "unreadable"
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

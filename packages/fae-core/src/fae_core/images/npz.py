@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
-from fae_core.digests import FileDigests
 from fae_core.errors import DataError
 from fae_core.files import disk_errors
+from fae_core.files.digests import FileDigests
 from fae_core.images.budget import DECODING, UNPACKED_IN_MEMORY, check_unpacked
 from fae_core.images.classes import check_labels, read_classes
 from fae_core.images.decode import check_size
 from fae_core.images.shards import cache_folder
-from fae_core.images.sources import ImageSource
+from fae_core.images.source import ImageSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,15 +12,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.digests import FileDigests
 from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
+from fae_core.files.digests import FileDigests
 from fae_core.images.budget import check_unpacked
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.columns import Columns, choose_columns
 from fae_core.images.decode import decode_image
 from fae_core.images.shards import is_remote, open_remote
-from fae_core.images.sources import ImageSource
+from fae_core.images.source import ImageSource
 from fae_core.images.tell import tell
 from fae_core.redact import redact
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from fae_core.digests import file_version
 from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files import disk_errors
+from fae_core.files.digests import file_version
 
 CACHE_VARIABLE = "FAE_CACHE"
 LIMIT_VARIABLE = "FAE_SHARD_CACHE_GB"

@@ -17,12 +17,12 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from fae_core.digests import FileDigests
 from fae_core.errors import DataError
+from fae_core.files.digests import FileDigests
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
 from fae_core.images.shards import ShardFiles, cache_folder, is_remote
-from fae_core.images.sources import ImageSource
+from fae_core.images.source import ImageSource
 from fae_core.images.tar_index import INDEX_VERSION, ShardIndex, read_index, scan, write_index
 from fae_core.images.tell import tell
 from fae_core.progress import progress

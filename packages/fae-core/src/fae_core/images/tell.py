@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fae_core.command import is_first_process
+from fae_core.commands.running import is_first_process
 
 log = logging.getLogger("fae")
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.digests import FileDigests
 from fae_core.errors import DataError
+from fae_core.files.digests import FileDigests
 from fae_core.images.batch import readable_images
-from fae_core.images.sources import ImageSource, open_images
+from fae_core.images.open import open_images
+from fae_core.images.source import ImageSource
 from fae_core.images.tell import tell
 
 if TYPE_CHECKING:

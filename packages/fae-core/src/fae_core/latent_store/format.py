@@ -19,19 +19,15 @@ import torch
 from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
+from fae_core.config import Config, parse_config
+from fae_core.config.limits import LARGEST_SEED, SMALLEST_SEED
 from fae_core.errors import DataError, field_reasons
 from fae_core.files import CHECKSUM, read_json, unsealed
-from fae_core.hub import ModelConfig, parse_config
-from fae_core.limits import LARGEST_SEED, SMALLEST_SEED
+from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
 from fae_core.redact import redact
 
 FORMAT = "fae-latent-store"
 VERSION = 2  # 1 had no checksums of the spec and of the index itself
-INDEX_FILE = "index.json"
-LABELS_FILE = "labels.npy"
-SKIPPED_FILE = "skipped.txt"
-PROGRESS_FOLDER = ".progress"
-PLAN_FILE = "plan.json"
 
 Posterior = Literal["distribution", "mean", "sample"]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -47,7 +43,7 @@ _MOST_SAMPLES = 2**48
 TEXTS = ("name", "caption")
 
 
-class Plan(ModelConfig):
+class Plan(Config):
     """What a store will hold; fixed before the first sample, and compared when an interrupted store is resumed.
 
     total: samples of the source, unreadable ones included. shard_size: source samples per shard. dtype: of the latents.
@@ -86,7 +82,7 @@ class Plan(ModelConfig):
         return tuple(f"{kind}{side}" for side in (("", "_flip") if self.flips else ("",)) for kind in kinds)
 
 
-class Index(ModelConfig):
+class Index(Config):
     """index.json. shards: (samples, bytes, SHA-256) of each, in order; an empty shard has no file and is (0, 0, "").
 
     mean, std: per-channel statistics of the raw latents, whichever the spec normalises with. spec_sha256: of latent_spec.json.
@@ -114,10 +110,6 @@ class Sample:
     source: int
 
 
-def shard_file(shard: int) -> str:
-    return f"shard-{shard:06d}.safetensors"
-
-
 def default_shard_size(values: int, dtype: str) -> int:
     """Samples per shard so that one stays near 64 MiB: what an interruption can cost, and what a writer holds in memory."""
     bytes_per_sample = values * DTYPES[dtype].itemsize
@@ -126,11 +118,11 @@ def default_shard_size(values: int, dtype: str) -> int:
 
 def read_index(folder: Path) -> Index:
     """index.json; raises DataError, one line, where it is absent, unfinished or not a store's."""
-    path = folder / INDEX_FILE
+    path = folder / STORE_INDEX
     if not path.is_file():
-        if (folder / PROGRESS_FOLDER).is_dir():
+        if (folder / STORE_PROGRESS).is_dir():
             raise DataError(f"{folder} is not finished: run the command that wrote it again with --resume")
-        raise DataError(f"{folder} is not a latent store ({INDEX_FILE} is missing)")
+        raise DataError(f"{folder} is not a latent store ({STORE_INDEX} is missing)")
     try:
         stored = read_json(path, max_bytes=_MAX_INDEX)
         index = Index.model_validate({key: value for key, value in stored.items() if key != CHECKSUM})
@@ -147,7 +139,7 @@ def read_index(folder: Path) -> Index:
 
 def read_plan(folder: Path) -> Plan:
     """The plan of a store that was begun and is not finished. Raises CheckpointError where it is damaged."""
-    return parse_config(Plan, read_json(folder / PROGRESS_FOLDER / PLAN_FILE), PLAN_FILE)
+    return parse_config(Plan, read_json(folder / STORE_PROGRESS / STORE_PLAN), STORE_PLAN)
 
 
 def pack_texts(texts: list[str]) -> dict[str, Tensor]:

@@ -19,18 +19,9 @@ from torch import Tensor
 from fae_core.documents import open_regular
 from fae_core.errors import DataError
 from fae_core.files import sha256_file
-from fae_core.latent_store.format import (
-    LABELS_FILE,
-    LATENT_TYPES,
-    NUMPY_TYPES,
-    TEXTS,
-    Sample,
-    map_shard,
-    read_index,
-    shard_file,
-)
+from fae_core.folders import LATENT_SPEC, STORE_LABELS, store_shard
+from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, TEXTS, Sample, map_shard, read_index
 from fae_core.random import SlotRandom
-from fae_core.spec import FILE_NAME as SPEC_FILE
 from fae_core.spec import LatentSpec
 
 _MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
@@ -55,9 +46,9 @@ class LatentStore:
         self.index = read_index(self.folder)
         self.plan = self.index.plan
         self.spec = LatentSpec.load(self.folder)
-        if verify and self.index.spec_sha256 not in ("", sha256_file(self.folder / SPEC_FILE)):
+        if verify and self.index.spec_sha256 not in ("", sha256_file(self.folder / LATENT_SPEC)):
             raise DataError(
-                f"{self.folder / SPEC_FILE} is not what the store was written with: damaged, or changed by hand"
+                f"{self.folder / LATENT_SPEC} is not what the store was written with: damaged, or changed by hand"
             )
         if spec is not None:
             spec.require(self.spec, context=f"latent store {folder}")
@@ -100,14 +91,14 @@ class LatentStore:
         if not self.plan.labels:
             return None
         try:
-            with open_regular(self.folder / LABELS_FILE):  # numpy would wait for a pipe
-                labels = np.load(self.folder / LABELS_FILE, mmap_mode="r", allow_pickle=False)
+            with open_regular(self.folder / STORE_LABELS):  # numpy would wait for a pipe
+                labels = np.load(self.folder / STORE_LABELS, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # numpy has its own for an empty file, a zip, a header that is no Python, ...
-            raise DataError(f"{self.folder / LABELS_FILE} is damaged: {' '.join(str(error).split())[:200]}") from None
+            raise DataError(f"{self.folder / STORE_LABELS} is damaged: {' '.join(str(error).split())[:200]}") from None
         if self._verify:
             self._verify_labels()
         if not isinstance(labels, np.ndarray) or labels.shape != (len(self),) or labels.dtype != np.int64:
-            raise DataError(f"{self.folder / LABELS_FILE} does not hold one label for each of {len(self)} samples")
+            raise DataError(f"{self.folder / STORE_LABELS} does not hold one label for each of {len(self)} samples")
         return labels
 
     @property
@@ -170,7 +161,7 @@ class LatentStore:
         Together the processes see every sample once; the last batch may be smaller.
         """
         from fae_core.random import derive_seed
-        from fae_core.training.order import permute
+        from fae_core.random.permutation import permute
 
         for start in range(rank * batch_size, len(self), world * batch_size):
             places = np.arange(start, min(start + batch_size, len(self)))
@@ -185,24 +176,24 @@ class LatentStore:
             self._verify_labels()
 
     def _verify_labels(self) -> None:
-        if not (self.folder / LABELS_FILE).is_file():
-            raise DataError(f"{self.folder / LABELS_FILE} is missing")
-        if sha256_file(self.folder / LABELS_FILE) != self.index.labels_sha256:
-            raise DataError(f"{self.folder / LABELS_FILE} is damaged: its checksum is not the index's")
+        if not (self.folder / STORE_LABELS).is_file():
+            raise DataError(f"{self.folder / STORE_LABELS} is missing")
+        if sha256_file(self.folder / STORE_LABELS) != self.index.labels_sha256:
+            raise DataError(f"{self.folder / STORE_LABELS} is damaged: its checksum is not the index's")
 
     def _verify_shards(self, shards: Iterable[int]) -> None:
         """Compare shards with their checksums, in threads. Raises DataError naming the first that is damaged."""
         with ThreadPoolExecutor(_VERIFY_THREADS) as pool:
             for shard, damaged in zip(shards, pool.map(self._is_damaged, shards), strict=True):
                 if damaged:
-                    raise DataError(f"{self.folder / shard_file(shard)} is damaged: its checksum is not the index's")
+                    raise DataError(f"{self.folder / store_shard(shard)} is damaged: its checksum is not the index's")
 
     def _is_damaged(self, shard: int) -> bool:
         count, _, digest = self.index.shards[shard]
         if count == 0:
             return False
         self._shard(shard)
-        return sha256_file(self.folder / shard_file(shard)) != digest
+        return sha256_file(self.folder / store_shard(shard)) != digest
 
     def _verify_touched(self, shards: np.ndarray) -> None:
         """Verify those of some shards that nobody has read before."""
@@ -244,7 +235,7 @@ class LatentStore:
 
     def _open(self, shard: int) -> dict[str, np.ndarray]:
         count, size, _ = self.index.shards[shard]
-        path = self.folder / shard_file(shard)
+        path = self.folder / store_shard(shard)
         tensors = map_shard(path, size)
         kind = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
         for name in (*self.plan.latents(), "source", *(["label"] if self.plan.labels else [])):

@@ -34,13 +34,9 @@ from fae_core.files import (
     sync_folder,
     write_atomic,
 )
+from fae_core.folders import STORE_INDEX, STORE_LABELS, STORE_PLAN, STORE_PROGRESS, STORE_SKIPPED, store_shard
 from fae_core.latent_store.format import (
     DTYPES,
-    INDEX_FILE,
-    LABELS_FILE,
-    PLAN_FILE,
-    PROGRESS_FOLDER,
-    SKIPPED_FILE,
     Index,
     Plan,
     default_shard_size,
@@ -48,7 +44,6 @@ from fae_core.latent_store.format import (
     pack_texts,
     read_index,
     read_plan,
-    shard_file,
 )
 from fae_core.latent_store.reader import LatentStore
 from fae_core.latent_store.statistics import ChannelSums
@@ -68,7 +63,7 @@ class LatentStoreWriter:
         self, folder: str | Path, spec: LatentSpec, plan: Plan, *, resume: bool = False, overwrite: bool = False
     ) -> None:
         self.folder, self.spec, self.plan = Path(folder), spec, plan
-        self._progress = self.folder / PROGRESS_FOLDER
+        self._progress = self.folder / STORE_PROGRESS
         require_new_folder(self.folder, overwrite=overwrite, resume=resume, kind=_KIND, resumable=True)
         with disk_errors(self.folder):
             recover_folder(self.folder)
@@ -79,7 +74,7 @@ class LatentStoreWriter:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / INDEX_FILE).is_file()
+        return (self.folder / STORE_INDEX).is_file()
 
     def pending(self, rank: int = 0, world: int = 1) -> list[int]:
         """Shards that process `rank` of `world` has yet to write."""
@@ -115,7 +110,7 @@ class LatentStoreWriter:
         mean, std = sums.mean_std()
         skipped = [f"{place}\t{reason}\n" for note in notes for place, reason in note["skipped"]]
         if skipped:
-            write_atomic(self.folder / SKIPPED_FILE, "".join(skipped).encode())
+            write_atomic(self.folder / STORE_SKIPPED, "".join(skipped).encode())
         spec = self.spec.with_statistics(mean, std) if statistics == "data" else self.spec
         index = Index(
             plan=self.plan,
@@ -127,7 +122,7 @@ class LatentStoreWriter:
             std=std,
         )
         record = json.dumps(sealed(index.model_dump(mode="json")), separators=(",", ":"))
-        write_atomic(self.folder / INDEX_FILE, record.encode() + b"\n")
+        write_atomic(self.folder / STORE_INDEX, record.encode() + b"\n")
         sync_folder(self.folder)
         remove_folder(self._progress)
         return LatentStore(self.folder)
@@ -135,7 +130,7 @@ class LatentStoreWriter:
     def skipped(self) -> list[tuple[int, str]]:
         """(place in the source, reason) of the samples that were left out so far."""
         if self.finished:
-            path = self.folder / SKIPPED_FILE
+            path = self.folder / STORE_SKIPPED
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
             return [(int(place), reason) for place, _, reason in (line.partition("\t") for line in lines)]
         notes = [read_json(self._note(s)) for s in range(self.plan.shards) if self._note(s).is_file()]
@@ -150,11 +145,11 @@ class LatentStoreWriter:
 
     def _start(self, overwrite: bool = False) -> None:
         with begun_folder(self.folder, overwrite=overwrite, kind=_KIND, resumable=True) as folder:
-            progress = folder / PROGRESS_FOLDER
+            progress = folder / STORE_PROGRESS
             progress.mkdir(exist_ok=True)
             self.spec.save(progress)
             # The plan comes last: a folder without it was never started.
-            write_atomic(progress / PLAN_FILE, self.plan.model_dump_json().encode())
+            write_atomic(progress / STORE_PLAN, self.plan.model_dump_json().encode())
 
     def _require_same(self) -> None:
         """Raise unless the folder holds this very store, finished or not; tidy up what an interrupted process left."""
@@ -162,13 +157,13 @@ class LatentStoreWriter:
             older, spec = read_index(self.folder).plan, LatentSpec.load(self.folder)
             # A finished store's statistics may be those of the data.
             self.spec.require(spec, ignore=("mean", "std"), context=str(self.folder))
-        elif (self._progress / PLAN_FILE).is_file():
+        elif (self._progress / STORE_PLAN).is_file():
             older, spec = (
                 read_plan(self.folder),
                 LatentSpec.load(self._progress),
             )
             self.spec.require(spec, context=str(self.folder))
-        elif {path.name for path in self.folder.iterdir()} <= {PROGRESS_FOLDER}:
+        elif {path.name for path in self.folder.iterdir()} <= {STORE_PROGRESS}:
             return self._start(overwrite=True)
         else:
             raise FAEError(f"{self.folder} holds no latent store that could be resumed")
@@ -182,13 +177,13 @@ class LatentStoreWriter:
 
     def _write_labels(self, notes: list[dict[str, Any]]) -> str:
         labels = [
-            map_shard(self.folder / shard_file(shard), note["bytes"])["label"]
+            map_shard(self.folder / store_shard(shard), note["bytes"])["label"]
             for shard, note in enumerate(notes)
             if note["samples"]
         ]
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(labels), allow_pickle=False)
-        write_atomic(self.folder / LABELS_FILE, buffer.getvalue())
+        write_atomic(self.folder / STORE_LABELS, buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
@@ -263,7 +258,7 @@ class ShardWriter:
                     sums = sums + ChannelSums.of(tensors[f"mean{side}"], tensors.get(f"std{side}"))
             data = save(tensors)
             size, digest = len(data), hashlib.sha256(data).hexdigest()
-            write_atomic(self.writer.folder / shard_file(self.number), data)
+            write_atomic(self.writer.folder / store_shard(self.number), data)
             sync_folder(self.writer.folder)
         facts = {"samples": len(self._source), "bytes": size, "sha256": digest, "sums": sums.to_dict()}
         self.writer.note(self.number, {**facts, "skipped": sorted(self._skipped)})

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from fae_core.errors import FAEError
-from fae_core.ops import library, reference
+from fae_core.ops import operators as library
+from fae_core.ops import reference
 from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, nothing_to_choose, requested_backend, split_packed
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
 from fae_core.ops.triton import contract

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.ops import library, reference
+from fae_core.ops import operators as library
+from fae_core.ops import reference
 from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend
 from fae_core.ops.triton import contract
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,21 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
+from fae_core import folders
 from fae_core.errors import CheckpointError
 from fae_core.files import (
     disk_errors,
-    read_json,
     remove_folder,
     remove_leftovers,
     replace_folder,
     sha256_file,
     sync_folder,
-    unsealed,
     write_json,
 )
-from fae_core.generator import CHECKPOINT_STATE
-from fae_core.training.distributed import Processes
+from fae_core.folders import CHECKPOINT_STATE, RUN_CHECKPOINTS
+from fae_core.models.checkpoints import damage, numbered, quiet, read_state
+from fae_core.processes import Processes
 
-FOLDER = "checkpoints"
-STATE_FILE = CHECKPOINT_STATE
 log = logging.getLogger("fae")
 
 
@@ -48,12 +45,12 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, group: Processes, keep: int, keep_at: Sequence[int] = ()) -> None:
-        self.folder, self.group, self.keep, self.keep_at = run / FOLDER, group, keep, frozenset(keep_at)
+        self.folder, self.group, self.keep, self.keep_at = run / RUN_CHECKPOINTS, group, keep, frozenset(keep_at)
         self._whole: set[int] = set()  # steps whose files were written or verified by this process
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint after `step` updates; `state` is JSON. Older ones beyond `keep` go once it is in place."""
-        final = self.folder / f"step-{step:08d}"
+        final = self.folder / folders.checkpoint(step)
         staging = self.folder / f".{final.name}.new.tmp"
         with disk_errors(final):
             if self.group.is_main:
@@ -72,7 +69,7 @@ class Checkpoints:
             if self.group.is_main:
                 files = {path.name: sha256_file(path) for path in sorted(staging.glob("*.safetensors"))}
                 record = {**state, "step": step, "tensors": _signature(tensors), "files": files}
-                write_json(staging / STATE_FILE, record, seal=True)
+                write_json(staging / CHECKPOINT_STATE, record, seal=True)
                 for path in (*staging.iterdir(), staging):
                     sync_folder(path)
                 replace_folder(staging, final)
@@ -122,44 +119,6 @@ class Checkpoints:
                 remove_folder(path)
 
 
-def numbered(folder: Path) -> dict[int, Path]:
-    """Step -> folder of each checkpoint in a folder of them, oldest first; whether they are whole is another matter."""
-    found = {}
-    for path in folder.glob("step-*"):
-        digits = path.name.removeprefix("step-")
-        if digits.isdecimal() and digits.isascii() and path.name == f"step-{int(digits):08d}" and path.is_dir():
-            found[int(digits)] = path
-    return dict(sorted(found.items()))
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint; raises CheckpointError, one line, where it is absent, damaged or lacks a part."""
-    state = unsealed(read_json(path / STATE_FILE), path / STATE_FILE)
-    for name, kind in (("step", int), ("files", dict), ("tensors", dict)):
-        if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
-            raise CheckpointError(f"{path / STATE_FILE} lacks {name}")
-    if path.name != f"step-{state['step']:08d}":
-        raise CheckpointError(f"{path / STATE_FILE} is of step {state['step']}")
-    return state
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    try:
-        files = read_state(path)["files"]
-        unknown = {file.name for file in path.glob("*.safetensors")} - files.keys()
-        if unknown or not files:
-            return f"{min(unknown, default='every file of tensors')} is not among the files that {STATE_FILE} lists"
-        for name, digest in files.items():
-            if not (path / name).is_file():
-                return f"{name} is missing"
-            if sha256_file(path / name) != digest:
-                return f"{name} does not match its checksum"
-    except (CheckpointError, OSError) as error:
-        return f"no usable {STATE_FILE}: {error}" if isinstance(error, CheckpointError) else str(error)
-    return None
-
-
 def _cause(error: CheckpointException) -> BaseException:
     """The system's own error behind torch's, which otherwise hides a full disk."""
     return next((cause for cause, _ in error.failures.values() if isinstance(cause, OSError)), error)
@@ -174,18 +133,6 @@ def _first_difference(stored: dict[str, list[int]], wanted: dict[str, list[int]]
         if stored.get(name) != wanted.get(name):
             return f"{name} is {stored.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
     return "no difference"
-
-
-class quiet:
-    """Silence torch's remarks about running without a process group and about its safetensors reader."""
-
-    def __enter__(self) -> None:
-        self._catch = warnings.catch_warnings()
-        self._catch.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: object) -> None:
-        self._catch.__exit__(*error)
 
 
 def optimizer_tensors(optimizer: torch.optim.AdamW, names: dict[Tensor, str]) -> Iterator[tuple[str, Tensor]]:

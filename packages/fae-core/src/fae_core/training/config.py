@@ -6,14 +6,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.hub import ModelConfig
-from fae_core.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.config import Config
+from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Beta, Beta]  # of AdamW
 
 
-class TrainConfig(ModelConfig):
+class TrainConfig(Config):
     """How to train; what to train is a Task. Steps count optimiser updates, `batch_size` is global.
 
     Learning rate: linear warm-up, then flat for `hold_steps` (cosine only), then the schedule down to

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from fae_core.errors import FAEError
 from fae_core.files import staged_file
+from fae_core.processes import Processes
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import optimizer_tensors
 from fae_core.training.config import TrainConfig
-from fae_core.training.distributed import PhaseModule, Processes, full, gathered, replicate, shard
 from fae_core.training.ema import WeightAverage, share_of_start
+from fae_core.training.parallel import PhaseModule, full, gathered, replicate, shard
 from fae_core.training.schedule import learning_rate_factor
 from fae_core.training.task import Batch, Phase, Task
 

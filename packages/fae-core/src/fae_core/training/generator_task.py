@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fae_core.draw import check_options
 from fae_core.errors import DataError
-from fae_core.generator import Generator
+from fae_core.models.draw import check_options
+from fae_core.protocols import Generator
 from fae_core.random import SlotRandom
 from fae_core.training.preview import GeneratorPreview, PreviewConfig
 from fae_core.training.task import Batch, Phase, Task

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from fae_core.command import ARGUMENTS, RUN_CONFIG
 from fae_core.errors import CheckpointError
 from fae_core.files import (
     begun_folder,
@@ -23,20 +22,16 @@ from fae_core.files import (
     require_new_folder,
     write_atomic,
 )
-from fae_core.hub import RUN_MODEL_FOLDER
+from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_METRICS, RUN_MODEL
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
-
-CONFIG_FILE = RUN_CONFIG
-IDENTITY = "identity"  # the section of config.yaml that says by content what a run learns from
-METRICS_FILE = "metrics.jsonl"
 
 _LARGEST_JOURNAL = 2**30
 log = logging.getLogger("fae")
 
 # Settings that may differ between a run and its continuation, because they do not change what is computed.
 _FREE_ON_RESUME = {
-    ARGUMENTS,
+    RUN_ARGUMENTS,
     "checkpoint_every",
     "keep_checkpoints",
     "keep_at",
@@ -73,14 +68,16 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
     The caller holds the folder. Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings or data
     differ, LatentSpecMismatch where its latents are of another space.
     """
-    path, settings = run / CONFIG_FILE, redact_values(settings)
+    path, settings = run / RUN_CONFIG, redact_values(settings)
     with disk_errors(run):
         recover_folder(run)
     if resume and path.is_file():
         before = read_yaml(path)
-        known = before.get(IDENTITY) or {}  # runs of earlier versions, and tasks without an identity, go by their paths
+        known = (
+            before.get(RUN_IDENTITY) or {}
+        )  # runs of earlier versions, and tasks without an identity, go by their paths
         if known:
-            _require_same_identity(run, known, settings.get(IDENTITY, {}))
+            _require_same_identity(run, known, settings.get(RUN_IDENTITY, {}))
         free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
         changed = _differences(before, settings, free)
         if changed:
@@ -88,11 +85,11 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         _require_same_filter(run, before, settings)
         _tell_new_length(before.get("training", {}), settings.get("training", {}))
         remove_leftovers(run)
-        require_new_folder(run / RUN_MODEL_FOLDER, overwrite=True)  # the export will replace it
+        require_new_folder(run / RUN_MODEL, overwrite=True)  # the export will replace it
         _write_config(path, settings)
         return
-    with begun_folder(run, overwrite=overwrite, kind="run", resumable=CONFIG_FILE) as folder:
-        _write_config(folder / CONFIG_FILE, settings)
+    with begun_folder(run, overwrite=overwrite, kind="run", resumable=RUN_CONFIG) as folder:
+        _write_config(folder / RUN_CONFIG, settings)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -142,7 +139,7 @@ def _remedy(changed: list[str]) -> str:
 def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     spaces = [side["latent_spec"] for side in (before, now) if "latent_spec" in side]
     if len(spaces) == 2:
-        then, given = (LatentSpec.from_dict(fields, f"{run}/{CONFIG_FILE}") for fields in spaces)
+        then, given = (LatentSpec.from_dict(fields, f"{run}/{RUN_CONFIG}") for fields in spaces)
         then.require(given, context=f"{run} was started on the first and is given the second")
     for name in sorted((before.keys() | now.keys()) - {"latent_spec"}):
         then, given = (str(side.get(name, "none"))[:12] for side in (before, now))
@@ -156,7 +153,7 @@ def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any
 def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], prefix: str = "") -> list[str]:
     """Settings that differ. One that an earlier version did not have yet is not compared."""
     changed = []
-    for key in sorted(before.keys() - {IDENTITY}):
+    for key in sorted(before.keys() - {RUN_IDENTITY}):
         old, new = before[key], json.loads(json.dumps(now.get(key)))
         if key in free or f"{prefix}{key}" in free or (prefix == _HF_CONFIG and key not in now):
             continue
@@ -171,7 +168,7 @@ class Journal:
     """Collects a window's scalars without waiting for the device, and appends their means to metrics.jsonl."""
 
     def __init__(self, run: Path, enabled: bool, resumed_at: int = 0) -> None:
-        self.path = run / METRICS_FILE
+        self.path = run / RUN_METRICS
         self.enabled = enabled
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -201,7 +198,7 @@ class Journal:
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of metrics.jsonl; a last line that was cut off by a crash is left out. Raises CheckpointError for another damage."""
-    path = Path(run) / METRICS_FILE
+    path = Path(run) / RUN_METRICS
     return [row for _, row in _rows(path)] if path.is_file() else []
 
 

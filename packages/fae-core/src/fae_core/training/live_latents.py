@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import DataError
-from fae_core.generator import Tokenizer
 from fae_core.images import ImageSource, load_batch
 from fae_core.images.identity import content_identity
-from fae_core.integrity import model_identity
+from fae_core.models.identity import model_identity
+from fae_core.protocols import Tokenizer
 from fae_core.random import SlotRandom
 
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from fae_core.command import ARGUMENTS, command_to_go_on, recorded_arguments
+from fae_core.commands.running import command_to_go_on, recorded_arguments
 from fae_core.errors import CheckpointError, FAEError, Interrupted
 from fae_core.files import hold, require_new_folder, staged_folder
-from fae_core.hub import RUN_MODEL_FOLDER
+from fae_core.folders import CHECKPOINT_STATE, RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES
+from fae_core.processes import Processes, processes
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_core.training.checkpoint import STATE_FILE, Checkpoints
+from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.config import TrainConfig
-from fae_core.training.distributed import Processes, processes
 from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
-from fae_core.training.journal import CONFIG_FILE, IDENTITY, Journal, open_run
+from fae_core.training.journal import Journal, open_run
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
@@ -56,12 +56,12 @@ def train(
     with processes(device) as group, ExitStack() as held:
         check_trainable(task, config, group)
         if group.is_main:
-            require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
+            require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=RUN_CONFIG)
             held.enter_context(hold(run))
             warn_of_a_young_average(task, config)
-            identity = {**(settings or {}).get(IDENTITY, {}), **task.identity()}
-            recorded = {**(settings or {}), IDENTITY: identity, "training": config.model_dump(mode="json")}
-            recorded |= {ARGUMENTS: words} if (words := recorded_arguments()) else {}
+            identity = {**(settings or {}).get(RUN_IDENTITY, {}), **task.identity()}
+            recorded = {**(settings or {}), RUN_IDENTITY: identity, "training": config.model_dump(mode="json")}
+            recorded |= {RUN_ARGUMENTS: words} if (words := recorded_arguments()) else {}
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
         engine = Engine(task, config, group)
@@ -142,7 +142,7 @@ def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
         return 0, 0.0
     state = checkpoints.load(path, engine.checkpoint_tensors())
     if not isinstance(state.get("seconds"), int | float):
-        raise CheckpointError(f"{path / STATE_FILE} lacks seconds")
+        raise CheckpointError(f"{path / CHECKPOINT_STATE} lacks seconds")
     if engine.group.is_main:
         log.info("resuming from %s", path)
     return int(state["step"]), float(state["seconds"])
@@ -175,7 +175,7 @@ def _preview(engine: Engine, run: Path, done: int, clock: _Clock, journal: Journ
     modules, stack = engine.final_modules()
     with stack:
         if group.is_main:
-            folder = run / "samples"
+            folder = run / RUN_SAMPLES
             folder.mkdir(exist_ok=True)
             with torch.no_grad():
                 numbers = engine.task.preview(folder, done, modules)
@@ -188,7 +188,7 @@ def _export(engine: Engine, run: Path, group: Processes) -> None:
     modules, stack = engine.final_modules()
     with stack:
         if group.is_main:
-            with staged_folder(run / RUN_MODEL_FOLDER, overwrite=True) as staging, torch.no_grad():
+            with staged_folder(run / RUN_MODEL, overwrite=True) as staging, torch.no_grad():
                 target = staging / "export"
                 engine.task.export(target, modules)
                 _lift(target)

@@ -10,13 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fae_core.draw import draw_latents
+from fae_core import folders
+from fae_core.config import Config
+from fae_core.config.limits import LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
 from fae_core.errors import MissingPackage, UnknownName
-from fae_core.generator import Generator, load_decoder
-from fae_core.hub import ModelConfig
 from fae_core.images import save_grid, to_uint8
-from fae_core.limits import LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
+from fae_core.models.draw import draw_latents
+from fae_core.models.load import load_decoder
 from fae_core.plugins import load_plugins
+from fae_core.protocols import Generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-class PreviewConfig(ModelConfig):
+class PreviewConfig(Config):
     """The section `preview` of a generator's settings; `training.preview_every` says when.
 
     decoder: tokenizer that paints the latents. count, columns: of the grid. seed: of the samples, the same at every step.
@@ -62,7 +64,7 @@ class GeneratorPreview:
     ) -> dict[str, float]:
         """Write step-NNNNNNNN.png into `folder`; returns the distance, if one is measured."""
         images = torch.cat(list(self._images(generator, conditions, self.config.count)))
-        save_grid(images.float() / 255, folder / f"step-{step:08d}.png", self.config.columns)
+        save_grid(images.float() / 255, folder / folders.preview_image(step), self.config.columns)
         if self._metric is None:
             return {}
         painted = self._images(generator, conditions, self.config.measured)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Device, Out, Overwrite
-from fae_core.limits import LARGEST_SIDE
+from fae_core.config.limits import LARGEST_SIDE
 
 
 class PixelScale(StrEnum):
@@ -41,8 +41,8 @@ def import_autoencoder_kl(
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
-    from fae_core.device import resolve_device
     from fae_core.files import require_new_folder
+    from fae_core.processes import resolve_device
     from fae_decoders.autoencoder_kl import load_autoencoder_kl
 
     require_new_folder(out, overwrite=overwrite)
@@ -89,7 +89,7 @@ def import_rae(
     Example: fae import rae model.pt --out models/rae-dinov2-b
     """
     from fae_core.files import read_json, require_new_folder
-    from fae_core.foreign import SECTIONS, read_state_dict
+    from fae_core.models.foreign import SECTIONS, read_state_dict
     from fae_decoders.official_rae import decoder_from_official
 
     require_new_folder(out, overwrite=overwrite)

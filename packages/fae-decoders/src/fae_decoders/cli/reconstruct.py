@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite
-from fae_core.limits import MOST_COLUMNS
+from fae_core.config.limits import MOST_COLUMNS
 from fae_decoders.cli.train_autoencoder import Data, Split
 
 
@@ -33,10 +33,10 @@ def reconstruct(
 
     Example: fae reconstruct --model runs/fae --data IMAGES --out runs/reconstruction
     """
-    from fae_core.device import resolve_device
     from fae_core.files import staged_folder
-    from fae_core.generator import load_tokenizer
     from fae_core.images import readable_source
+    from fae_core.models.load import load_tokenizer
+    from fae_core.processes import resolve_device
     from fae_decoders.reconstruction import Reconstruction
 
     source = readable_source(data, split)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.cli.settings import merge, parse_overrides, require_mappings, resolve_settings
-from fae_core.command import is_first_process
+from fae_core.commands.running import is_first_process
 from fae_core.errors import FAEError, require_known
+from fae_core.folders import RUN_CONFIG
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -51,10 +52,9 @@ def stage_settings(
 def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise OutputExists for a folder in use before the data are read and the encoder is built, which can take a while."""
     from fae_core.files import require_new_folder
-    from fae_core.training.journal import CONFIG_FILE
 
     if is_first_process():  # by the time another one looks, the first may have begun the run
-        require_new_folder(out, overwrite=overwrite, resume=resume, kind="run", resumable=CONFIG_FILE)
+        require_new_folder(out, overwrite=overwrite, resume=resume, kind="run", resumable=RUN_CONFIG)
 
 
 def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:

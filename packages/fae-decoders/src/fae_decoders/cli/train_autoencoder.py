@@ -62,14 +62,15 @@ def train_autoencoder(
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.command import is_first_process
+    from fae_core.commands.running import is_first_process
     from fae_decoders.cli.stage import check_run_folder
 
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
-    from fae_core.hub import parse_config, require_fields, seeded
+    from fae_core.config import parse_config, require_fields
     from fae_core.images import readable_source
+    from fae_core.models.build import seeded
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import (
         build_encoder,

@@ -76,17 +76,18 @@ def train_pixel(
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out runs/fae
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.command import is_first_process
+    from fae_core.commands.running import is_first_process
     from fae_decoders.cli.stage import check_run_folder
 
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
     from fae_core.cli.settings import parse_overrides
+    from fae_core.config import parse_config, require_fields
     from fae_core.errors import FAEError
-    from fae_core.hub import parse_config, require_fields, seeded
     from fae_core.images import readable_source
-    from fae_core.integrity import model_checksum
+    from fae_core.models.build import seeded
+    from fae_core.models.identity import model_checksum
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import recorded, stage_settings
     from fae_decoders.pixel_decoder import PixelDecoderConfig
@@ -158,7 +159,7 @@ def _noise_task(
     weights: str | None,
     features: Path | None,
 ) -> PixelTask:
-    from fae_core.hub import parse_config
+    from fae_core.config import parse_config
     from fae_decoders.cli.stage import build_encoder, known_features
     from fae_decoders.load_decoder import load_pixel_decoder
     from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
@@ -181,8 +182,8 @@ def _finetune_task(
     init: str | None,
     features: Path | None,
 ) -> PixelTask:
+    from fae_core.config import parse_config
     from fae_core.errors import FAEError
-    from fae_core.hub import parse_config
     from fae_decoders.cli.stage import known_features
     from fae_decoders.fae import FAE
     from fae_decoders.load_decoder import load_pixel_decoder
@@ -198,6 +199,6 @@ def _finetune_task(
 
 def _folder(autoencoder: str | None) -> str | None:
     """The model folder of a run, which is what an encoder is read from. Raises CheckpointError where there is none."""
-    from fae_core.hub import resolve_model_folder
+    from fae_core.models.sources import resolve_model_folder
 
     return None if autoencoder is None else str(resolve_model_folder(autoencoder, part="tokenizer"))

@@ -18,7 +18,7 @@ from fae_core.cli.options import (
     TrainBatch,
     TrainSeed,
 )
-from fae_core.limits import LARGEST_SIDE
+from fae_core.config.limits import LARGEST_SIDE
 from fae_decoders.cli.train_autoencoder import Data, Split
 
 DEFAULT_PRESET = "conv-vae-cifar10"
@@ -52,14 +52,15 @@ def train_vae(
     Example: fae train vae --data IMAGES --preset conv-vae-cifar10 --out runs/vae
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.command import is_first_process
+    from fae_core.commands.running import is_first_process
     from fae_decoders.cli.stage import check_run_folder
 
     check_run_folder(out, resume=resume, overwrite=overwrite)
     if relaunched(processes):
         return
-    from fae_core.hub import parse_config, seeded
+    from fae_core.config import parse_config
     from fae_core.images import readable_source
+    from fae_core.models.build import seeded
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import recorded, stage_settings
     from fae_decoders.conv_vae import ConvVAE, ConvVAEConfig

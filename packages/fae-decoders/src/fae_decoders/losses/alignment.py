@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 from fae_decoders.losses.adversarial import adaptive_weight
 from fae_decoders.losses.perceptual import frozen_backbone
 
 
-class AlignmentConfig(ModelConfig):
+class AlignmentConfig(Config):
     """backbone, weights, image_size, layers: as `create_backbone` takes them; features are put on the latents' grid.
     weight: w_hyper, 0.1 in the paper (its released model began with 0.5). cosine_margin, distance_margin: m1 and m2.
     adaptive: w_adaptive, which looks at one micro-batch; off, it is 1."""

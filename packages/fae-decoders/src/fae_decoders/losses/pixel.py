@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 from fae_core.images.check import require_range, unchecked_images
 from fae_core.random import SlotRandom
 from fae_core.training.config import Betas
@@ -25,7 +25,7 @@ from fae_decoders.losses.lpips import LPIPS, Trunk
 from fae_decoders.losses.perceptual import LogitDistance, StageDistance, WeightedSum, frozen_backbone, require_pair
 
 
-class PixelLossConfig(ModelConfig):
+class PixelLossConfig(Config):
     """Weights and choices; the paper names the three terms and leaves every number open. Images are compared in [0, 1].
 
     l1, l2: weights of the mean absolute and mean squared error.

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.training import Phase, Task
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fae_encoder.feature_store import FeatureStore
 
 
-class AutoencoderConfig(ModelConfig):
+class AutoencoderConfig(Config):
     """beta: weight of the KL term, both terms being means over elements. cosine: weight of 1 - cosine similarity per token.
     layer_weights: relative weight of each of the backbone's layers in the feature loss, where it concatenates several.
     gradient_checkpointing: recompute the decoder's blocks in the backward pass.

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.images.identity import content_identity
 from fae_core.progress import progress
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fae_encoder.feature_store import FeatureStore
 
 
-class DataConfig(ModelConfig):
+class DataConfig(Config):
     """flip: mirror half of the images. cache_gb: memory per process for features and targets (flip excludes keeping them).
     statistics_images: how many images, evenly spread over the data, measure statistics. read_batch: images at a time in passes
     over the data. read_threads: that decode them."""

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.hub import ModelConfig
-from fae_core.integrity import model_checksum
+from fae_core.config import Config
+from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.fae import FAE
 from fae_decoders.feature_space import FeatureSpace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fae_encoder.feature_store import FeatureStore
 
 
-class PixelFinetuneConfig(ModelConfig):
+class PixelFinetuneConfig(Config):
     """latent: reconstruct from a "sample" of the posterior (the decoder also sees the spread that a generator will produce) or
     from its "mean" (what `FAE.reconstruct` does). latent_noise: standard deviation of Gaussian noise on normalised latents, for
     a decoder of samples that carry noise, as a normalizing flow's do before they are denoised."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.hub import ModelConfig
-from fae_core.integrity import model_checksum
+from fae_core.config import Config
+from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.feature_space import FeatureSpace
 from fae_decoders.load_decoder import AnyPixelDecoder
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fae_encoder.feature_store import FeatureStore
 
 
-class PixelNoiseConfig(ModelConfig):
+class PixelNoiseConfig(Config):
     """sigma: standard deviation of the noise; relative: as a fraction of the features' root mean square."""
 
     sigma: float = Field(0.4, ge=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fae_core import folders
 from fae_core.images import psnr, save_grid
 
 _PREVIEW_IMAGES = 8
@@ -21,5 +22,5 @@ def save_preview(target: Tensor, painted: Tensor, folder: Path, step: int) -> di
     """Write targets above what is painted, (B, 3, H, W) each, and return the PSNR of these few images."""
     painted = painted.float().clamp(0, 1)
     grid = torch.cat([target, painted]).cpu()
-    save_grid(grid, folder / f"step-{step:08d}.png", len(target), row_labels=["image", "painted"])
+    save_grid(grid, folder / folders.preview_image(step), len(target), row_labels=["image", "painted"])
     return {"preview_psnr": float(psnr(target, painted).mean())}

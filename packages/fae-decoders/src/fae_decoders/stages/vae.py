@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.hub import ModelConfig
 from fae_core.images.identity import content_identity
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fae_core.images import ImageSource
 
 
-class VAEConfig(ModelConfig):
+class VAEConfig(Config):
     """beta: weight of the KL term, all terms being means over elements. SD's and VA-VAE's 1e-6 weighs sums over one image and is
     beta = 1e-6 * C h w / (3 H W) here. alignment: VA-VAE's term, None for a plain VAE. gradient_checkpointing: recompute the
     levels in the backward pass."""

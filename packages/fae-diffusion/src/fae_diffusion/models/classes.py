@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 from fae_core.spec import LatentSpec
 from fae_diffusion.generator import FlowMatching
 from fae_diffusion.models.config import LightningDiTConfig, SiTConfig
@@ -42,11 +42,11 @@ class SiT(_ClassConditional):
     """SiT (Ma et al., 2024). m(z, t, labels) -> velocity, t = 1 is noise; see transport."""
 
     model_type: ClassVar[str] = "sit"
-    config_class: ClassVar[type[ModelConfig]] = SiTConfig
+    config_class: ClassVar[type[Config]] = SiTConfig
 
 
 class LightningDiT(_ClassConditional):
     """LightningDiT (Yao et al., 2025). m(z, t, labels) -> velocity, t = 1 is noise; see transport."""
 
     model_type: ClassVar[str] = "lightningdit"
-    config_class: ClassVar[type[ModelConfig]] = LightningDiTConfig
+    config_class: ClassVar[type[Config]] = LightningDiTConfig

@@ -6,13 +6,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.hub import ModelConfig, parse_config
+from fae_core.config import Config, parse_config
 from fae_diffusion.guidance import Guidance
 from fae_diffusion.samplers.sde import Diffusion, LastStep
 from fae_diffusion.transport import Transport
 
 
-class Sampling(ModelConfig):
+class Sampling(Config):
     """How `sample` walks from noise to data. Every field can be overridden in the call."""
 
     method: Literal[
@@ -38,7 +38,7 @@ class Sampling(ModelConfig):
         return self.method.startswith("sde")
 
 
-class TransformerConfig(ModelConfig):
+class TransformerConfig(Config):
     """A class-conditional diffusion transformer. The defaults are SiT's; `LightningDiTConfig` turns its options on."""
 
     patch_size: int = Field(1, ge=1)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
+from fae_core.config import Config
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import ModelConfig, PretrainedModel
 from fae_core.layers import MLP, Fp32Buffers, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.generator import FlowMatching
 from fae_diffusion.models.mmdit_config import MMDiTConfig
@@ -114,7 +115,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
     """
 
     model_type: ClassVar[str] = "mmdit"
-    config_class: ClassVar[type[ModelConfig]] = MMDiTConfig
+    config_class: ClassVar[type[Config]] = MMDiTConfig
     config: MMDiTConfig
 
     def __init__(self, config: MMDiTConfig, spec: LatentSpec | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 from fae_core.layers import swiglu_hidden
 from fae_diffusion.models.config import Sampling
 from fae_diffusion.transport import Transport
@@ -14,7 +14,7 @@ from fae_diffusion.transport import Transport
 MOST_TOKENS = 2**14  # per prompt; more would be a mistake, and cost memory for each
 
 
-class TextEncoderConfig(ModelConfig):
+class TextEncoderConfig(Config):
     """The frozen text encoder whose embeddings the model reads."""
 
     name: str = Field(description="hub repository, or folder, of any T5 or other transformers encoder")
@@ -24,7 +24,7 @@ class TextEncoderConfig(ModelConfig):
     )
 
 
-class MMDiTConfig(ModelConfig):
+class MMDiTConfig(Config):
     """A text-conditional transformer with joint attention (SD3). The defaults are the paper's choices, at a small size."""
 
     patch_size: int = Field(1, ge=1)

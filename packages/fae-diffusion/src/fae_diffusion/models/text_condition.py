@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.token_mask import token_mask, without_padding
+from fae_core.layers.token_mask import token_mask, without_padding
 
 
 @dataclass(frozen=True)

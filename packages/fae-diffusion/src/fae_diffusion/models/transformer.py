@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
 from fae_core.errors import CheckpointError, FAEError
-from fae_core.hub import PretrainedModel
 from fae_core.layers import (
     MLP,
     AxialRope,
@@ -29,6 +28,7 @@ from fae_core.layers import (
     TimestepEmbedding,
     sincos_position_table,
 )
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.models.config import TransformerConfig
 

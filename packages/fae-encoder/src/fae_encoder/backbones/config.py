@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import field_validator
 
-from fae_core.hub import ModelConfig
+from fae_core.config import Config
 from fae_encoder.backbones.preprocess import Interpolation
 
 
-class BackboneConfig(ModelConfig):
+class BackboneConfig(Config):
     """A frozen network and how features are taken from it.
 
     name: "timm/<model>" or "hf/<repository or folder>".

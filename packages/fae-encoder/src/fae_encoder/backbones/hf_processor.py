@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import CheckpointError
-from fae_core.transformers_models import load_processor
+from fae_core.models.transformers_models import load_processor
 from fae_encoder.backbones.config import BackboneConfig
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
-from fae_core.transformers_models import load_model, make_config, new_model, read_config
+from fae_core.models.transformers_models import load_model, make_config, new_model, read_config
 from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.hf_processor import processing
@@ -193,7 +193,7 @@ def _keep(outputs: dict[int, Tensor], index: int) -> Any:
 
 
 def _load_file(model: nn.Module, path: str) -> None:
-    from fae_core.hub import load_state
+    from fae_core.models.folder import load_state
 
     state = read_state_dict(Path(path))
     prefixes = (f"{model.base_model_prefix}.", "vision_model.", "model.vision_model.")

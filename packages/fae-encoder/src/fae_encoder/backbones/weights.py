@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fae_core import foreign
 from fae_core.errors import CheckpointError
+from fae_core.models import foreign
 
 log = logging.getLogger("fae")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite, Seed
-from fae_core.limits import LARGEST_SIDE, MOST_IMAGES
+from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 
 
 def coco(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
-from fae_core.limits import MOST_IMAGES
+from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Cache, Decoder, Floor, Reference, Size
 from fae_eval.cli.options import (
     Extractor,
@@ -66,8 +66,8 @@ def convergence(
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
     from fae_core.progress import progress
-    from fae_core.sampling import read_prompts
-    from fae_core.training import distributed
+    from fae_core.sampling.prompts import read_prompts
+    from fae_core.training import parallel as distributed
     from fae_eval.convergence import checkpoint_samples, evaluate_convergence
     from fae_eval.features import default_cache
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
-from fae_core.limits import LARGEST_SIDE, MOST_IMAGES
+from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_eval.cli.options import (
     Extractor,
     Guidance,
@@ -100,7 +100,7 @@ def generation(
     Example: fae eval generation --samples runs/demo/samples-flow --reference runs/demo/data/train
     --floor runs/demo/data/held-out --out runs/demo/results
     """
-    from fae_core.sampling import read_prompts
+    from fae_core.sampling.prompts import read_prompts
 
     texts = read_prompts(prompts) if prompts is not None else ()
     drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed}
@@ -196,7 +196,7 @@ def reconstruction(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.progress import progress
-    from fae_core.training import distributed
+    from fae_core.training import parallel as distributed
     from fae_eval.reconstruction import evaluate_reconstruction
 
     path = result_path(out, "reconstruction", overwrite)
@@ -269,7 +269,7 @@ def _measure(
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
     from fae_core.progress import progress
-    from fae_core.training import distributed
+    from fae_core.training import parallel as distributed
     from fae_eval.data import GeneratedSamples
     from fae_eval.features import default_cache
     from fae_eval.generation import evaluate

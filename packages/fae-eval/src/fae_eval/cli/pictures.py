@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import Device, Overwrite, Seed
-from fae_core.limits import MOST_COLUMNS
+from fae_core.config.limits import MOST_COLUMNS
 from fae_eval.cli.options import Images, PictureFile, Tokenizer, finish, result_path
 
 Indices = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
+from fae_core.folders import REPORT
 
 
 def report(
@@ -41,10 +42,10 @@ def report(
     if note_file is not None:
         note = read_text(note_file, error=FAEError)
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
-    target = out or folder / "report.html"
+    target = out or folder / REPORT
     with disk_errors(target):
         if target.is_dir() and not target.is_symlink():
-            target = target / "report.html"
-    require_new_file(target, overwrite=overwrite or target.name == "report.html")
+            target = target / REPORT
+    require_new_file(target, overwrite=overwrite or target.name == REPORT)
     write_report(runs, target, title=title, note=note, paper=paper)
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from fae_core.errors import FAEError
-from fae_core.generator import load_generator
+from fae_core.models.load import load_generator
 from fae_core.random import SlotRandom
-from fae_core.sampling import class_names_of, classes_of, draw_images, draw_labels
+from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels
 from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
 from fae_eval.tokenizers import device_of, load_image_tokenizer
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
-from fae_core.hub import checked_names
+from fae_core.folders import IMAGES, LATENT_SPEC, SAMPLES_RECORD
 from fae_core.images import ImageSource, center_crop, open_images, to_uint8
 from fae_core.images.budget import DECODING
 from fae_core.images.classes import check_labels
 from fae_core.images.identity import content_identity
+from fae_core.models.folder import checked_names
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 
@@ -82,11 +83,11 @@ def open_samples(
     """
     if isinstance(source, Samples):
         return source
-    if isinstance(source, (str, Path)) and (Path(source) / "latent_spec.json").is_file():
+    if isinstance(source, (str, Path)) and (Path(source) / LATENT_SPEC).is_file():
         return _from_store(Path(source), decoder, limit)
     if isinstance(source, (str, Path, ImageSource)):
-        written_by_sample = isinstance(source, (str, Path)) and (Path(source) / "samples.json").is_file()
-        images = open_images(Path(source) / "images" if written_by_sample else source)
+        written_by_sample = isinstance(source, (str, Path)) and (Path(source) / SAMPLES_RECORD).is_file()
+        images = open_images(Path(source) / IMAGES if written_by_sample else source)
         if written_by_sample and images.labels is None:
             images.labels, images.classes = _sampled_labels(Path(source), len(images))
         origin = str(source) if isinstance(source, (str, Path)) else type(source).__name__
@@ -233,7 +234,7 @@ class ContentHash:
 
 def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[str] | None]:
     """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are something else."""
-    record, where = read_json(folder / "samples.json"), str(folder / "samples.json")
+    record, where = read_json(folder / SAMPLES_RECORD), str(folder / SAMPLES_RECORD)
     labels, names = record.get("labels"), checked_names(record.get("class_names"), where)
     if not isinstance(labels, list) or len(labels) != count:
         return None, None

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError, MissingPackage, UnknownName
-from fae_core.foreign import read_state_dict as read_weights
-from fae_core.hub import load_state
+from fae_core.models.folder import load_state
+from fae_core.models.foreign import read_state_dict as read_weights
 from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw, weights_fingerprint
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
-from fae_core.transformers_models import load_model, load_processor, read_config
+from fae_core.models.transformers_models import load_model, load_processor, read_config
 from fae_eval.extractors.base import weights_fingerprint
 
 INSTALL = "'fae-eval[text]'"

@@ -12,6 +12,16 @@ from typing import Any
 
 from fae_core.errors import CheckpointError, DataError
 from fae_core.files import read_json, read_yaml
+from fae_core.folders import (
+    GRID,
+    IMAGES,
+    RECIPE_STEPS,
+    RUN_CHECKPOINTS,
+    RUN_CONFIG,
+    RUN_METRICS,
+    RUN_SAMPLES,
+    SAMPLES_RECORD,
+)
 from fae_eval.results import Result, is_number
 
 _DEPTH = 3  # folders below a given one that are searched
@@ -42,7 +52,7 @@ class Run:
     @property
     def shortfall(self) -> str:
         """Words for a run that ended, or stands, before its last step; "" for a whole one."""
-        names = [path.name.removeprefix("step-") for path in (self.folder / "checkpoints").glob("step-*")]
+        names = [path.name.removeprefix("step-") for path in (self.folder / RUN_CHECKPOINTS).glob("step-*")]
         done = max([self.steps or 0, *(int(name) for name in names if name.isdecimal() and len(name) < 16)])
         return "" if self.planned is None or done >= self.planned else f"not finished: {done} of {self.planned} steps"
 
@@ -103,14 +113,14 @@ def collect(paths: Sequence[str | Path]) -> Collection:
 
 def _search(found: Collection, folder: Path, root: Path, depth: int) -> None:
     name = str(folder.relative_to(root)) if folder != root else folder.resolve().name
-    if (folder / "metrics.jsonl").is_file() or (folder / "config.yaml").is_file():
+    if (folder / RUN_METRICS).is_file() or (folder / RUN_CONFIG).is_file():
         found.runs.append(_read_run(folder, name, found.problems))
-    elif (folder / "samples.json").is_file():
+    elif (folder / SAMPLES_RECORD).is_file():
         _add_samples(found, folder, name)
-    if (folder / "steps.json").is_file():
-        _add_steps(found, folder / "steps.json")
+    if (folder / RECIPE_STEPS).is_file():
+        _add_steps(found, folder / RECIPE_STEPS)
     for path in sorted(folder.glob("[!.]*.json")):
-        if path.name not in ("samples.json", "steps.json"):
+        if path.name not in (SAMPLES_RECORD, RECIPE_STEPS):
             _add_result(found, path, quietly=True)
     if depth < _DEPTH:
         try:
@@ -126,7 +136,7 @@ def _search(found: Collection, folder: Path, root: Path, depth: int) -> None:
 
 def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
     rows, damaged = [], 0
-    journal, config = folder / "metrics.jsonl", folder / "config.yaml"
+    journal, config = folder / RUN_METRICS, folder / RUN_CONFIG
     for line in _text(journal, problems).splitlines():
         try:
             row = json.loads(line)
@@ -136,7 +146,7 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
     # The last line of a run that was killed is often cut off: no reason to complain.
     if damaged > 1:
         problems.append(f"{journal}: {damaged} lines are unreadable")
-    previews = sorted((folder / "samples").glob("*.png")) if (folder / "samples").is_dir() else []
+    previews = sorted((folder / RUN_SAMPLES).glob("*.png")) if (folder / RUN_SAMPLES).is_dir() else []
     preview = Path("samples") / previews[-1].name if previews else None
     shown = _text(config, problems, _MOST_CONFIG)
     return Run(name, folder, [row for row in rows if "step" in row], shown, preview, _planned(config))
@@ -171,16 +181,16 @@ def mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _add_samples(found: Collection, folder: Path, name: str) -> None:
     try:
-        record = read_json(folder / "samples.json")
+        record = read_json(folder / SAMPLES_RECORD)
     except CheckpointError as error:
         found.problems.append(str(error))
         record = {}
     wanted = mapping(record, "job").get("count")
     if "labels" not in record and isinstance(wanted, int):
-        made = sum(1 for path in (folder / "images").glob("*.png") if not path.name.startswith("."))
+        made = sum(1 for path in (folder / IMAGES).glob("*.png") if not path.name.startswith("."))
         if made < wanted:
             found.problems.append(f"{folder} is not finished: {made} of {wanted} images")
-    if not (folder / "grid.png").is_file():
+    if not (folder / GRID).is_file():
         found.problems.append(f"{folder} has no grid.png")
         return
     found.samples.append(SampleGrid(name, folder, record))
@@ -208,5 +218,5 @@ def _add_result(found: Collection, path: Path, quietly: bool = False) -> None:
 
 
 def _start(run: Run) -> float:
-    config = run.folder / "config.yaml"
+    config = run.folder / RUN_CONFIG
     return config.stat().st_mtime if config.is_file() else math.inf

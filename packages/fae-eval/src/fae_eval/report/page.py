@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.files import disk_errors, write_atomic
+from fae_core.folders import GRID, PAIRS
 from fae_eval._version import __version__
 from fae_eval.report.collect import Collection, SampleGrid, collect, mapping
 from fae_eval.report.curves import convergence_charts, run_charts, side_charts
@@ -138,13 +139,13 @@ def _figure(folder: Path, figure: dict[str, Any]) -> str:
     """A picture beside its record; records of earlier versions name pairs.png one folder above."""
     path = figure["path"]
     if folder.name == "results" and path == "../pairs.png":
-        folder, path = folder.parent, "pairs.png"
+        folder, path = folder.parent, PAIRS
     return picture(folder, path, str(figure.get("caption", "")))
 
 
 def _samples(found: Collection) -> str:
     blocks = [
-        f'<div class="block"><h3>{text(grid.name)}</h3>{picture(grid.folder, "grid.png", _sample_caption(grid))}</div>'
+        f'<div class="block"><h3>{text(grid.name)}</h3>{picture(grid.folder, GRID, _sample_caption(grid))}</div>'
         for grid in found.samples
     ]
     own = _figures(found, ("samples",))

@@ -1,0 +1,149 @@
+"""The `fae` command that is running: what it was given to read, and how it would be typed to go on."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fae_core.documents import read_yaml
+from fae_core.errors import FAEError
+from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
+from fae_core.redact import redact
+
+# What came after `fae` for the command that is running in this context; cli/main.py sets it.
+arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
+COMPLETE = "FAE_COMPLETE_COMMAND"  # in the environment of a recipe's steps: nothing is added to their commands
+_GROUPS = ("train", "import", "eval", "presets")
+_PLACES = (
+    *("--latents", "--data", "--tokenizer", "--features", "--autoencoder", "--init", "--encoder", "--weights"),
+    *("--config", "--text-cache"),
+)
+_NO_INPUT = (
+    "--out",
+    "--preset",
+    "--labels",
+    "--device",
+    "--size",
+    "--seed",
+    "--steps",
+    "--batch-size",
+    "--count",
+    "--stage",
+)
+_OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
+LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all: the only one, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def inputs_in_force() -> list[Path]:
+    """Files and folders that the command names and that are there, other than what follows --out."""
+    words = arguments_in_force.get()
+    found, previous = [], ""
+    for word in words[2 if words[:1] and words[0] in _GROUPS else 1 :]:
+        option, equals, value = word.partition("=")
+        if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
+            found += [path for part in {word, value} if part and (path := _existing(part)) is not None]
+        previous = word
+    return found
+
+
+def require_separate_output() -> None:
+    """Raise FAEError where the command would write its --out over a file that it reads."""
+    for out in map(_existing, outputs_of(arguments_in_force.get())):
+        for given in inputs_in_force() if out is not None and out.is_file() else ():
+            if given.exists() and given.samefile(out):
+                raise FAEError(f"--out {out} is a file that this command reads; give another one")
+
+
+def command_to_go_on() -> str:
+    """The command that continues this one, as it would be typed, without secrets; from Python, the argument to give."""
+    words = [word for word in arguments_in_force.get() if word not in ("--overwrite", "--resume")]
+    if not words:
+        return "resume=True"
+    if LAUNCHED in os.environ:
+        words += ["--processes", os.environ["WORLD_SIZE"]]
+    return redact(shlex.join(["fae", *words, "--resume"]))
+
+
+def recorded_arguments() -> list[str]:
+    """What a run records of the command that trains it, so that `--resume` alone can go on: less what belongs to one call."""
+    words = arguments_in_force.get()
+    kept = list(words[:2])
+    for option, value in _options(words[2:]):
+        if option in _OF_ONE_CALL:
+            continue
+        place = _existing(value) if value is not None and option in _PLACES else None
+        kept += (
+            [redact(option)] if value is None else [option, redact(value) if place is None else str(place.absolute())]
+        )
+    return kept
+
+
+def resumed_arguments(words: Sequence[str]) -> list[str]:
+    """The words of a command; of `fae train ... --resume`, those that its run recorded and then its own, which win.
+
+    A command that names a preset or a configuration is complete, and so is a step of a recipe. Raises FAEError where the record
+    lacks a secret that was not given again.
+    """
+    words, given = list(words), dict(_options(words[2:]))
+    alone = words[:1] == ["train"] and "--resume" in given and not given.keys() & {"--preset", "--config"}
+    if not alone or COMPLETE in os.environ or LAUNCHED in os.environ:
+        return words
+    before: Any = []
+    with suppress(FAEError):
+        before = read_yaml(Path(given.get("--out") or "") / RUN_CONFIG).get(RUN_ARGUMENTS)
+    if not isinstance(before, list) or not all(isinstance(word, str) for word in before) or before[:2] != words[:2]:
+        return words
+    merged: dict[tuple[str, str], str | None] = {}
+    for option, value in [*_options(before[2:]), *_options(words[2:])]:
+        if option == "--steps":  # of several ways to say it the last one wins
+            option, value = "--set", f"training.steps={value}"
+        key = (option, (value or "").partition("=")[0] if option == "--set" else "")
+        merged.pop(key, None)
+        merged[key] = value
+    hidden = next((option for (option, _), value in merged.items() if value and "***" in value), None)
+    if hidden is not None:
+        raise FAEError(f"give {hidden} again: the run recorded it without its secrets")
+    return [
+        *words[:2],
+        *(word for (option, _), value in merged.items() for word in (option, value) if word is not None),
+    ]
+
+
+def outputs_of(words: Sequence[str]) -> list[str]:
+    """What a command's words give to --out."""
+    return [value for option, value in _options(words) if option == "--out" and value is not None]
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each option with its value; None for one that has none."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        option, equals, value = word.partition("=")
+        if word.startswith("--") and equals:
+            yield option, value
+        elif word.startswith("--") and rest and not rest[0].startswith("--"):
+            yield word, rest.pop(0)
+        else:
+            yield word, None
+
+
+def _existing(word: str) -> Path | None:
+    """The path that a word is, or the folder that a pattern (`train-{00..09}.tar`, `*.json`) looks into."""
+    if any(sign in word for sign in "{*?["):
+        word = re.split(r"[{*?\[]", word)[0].rpartition("/")[0] or "."
+    try:
+        return Path(word) if os.path.lexists(word) else None
+    except ValueError:
+        return None

@@ -1,0 +1,41 @@
+"""What every configuration is: frozen, typed, and refused in one line where a name or a number is wrong."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from fae_core.config.limits import beyond
+from fae_core.errors import CheckpointError, field_reasons, is_unknown_name
+
+
+class Config(BaseModel):
+    """Base of every model's configuration: frozen, typed, unknown keys and absurd numbers (see `limits`) refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        problem = beyond(dict(self))
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+
+def parse_config(config_class: type[Config], fields: dict[str, Any], where: str) -> Any:
+    """A validated config; raises CheckpointError, one line, naming each wrong field."""
+    try:
+        return config_class.model_validate(fields)
+    except ValidationError as error:
+        raise CheckpointError(f"{where}: {field_reasons(error.errors(), config_class)}") from None
+
+
+def require_fields(config_class: type[Config], fields: dict[str, Any], where: str) -> None:
+    """Raise CheckpointError for names that the class does not know, at any depth, while some values are still to be found out."""
+    try:
+        config_class.model_validate(fields)
+    except ValidationError as error:
+        unknown = [found for found in error.errors() if is_unknown_name(found)]
+        if unknown:
+            raise CheckpointError(f"{where}: {field_reasons(unknown, config_class)}") from None

@@ -1,0 +1,179 @@
+"""What a model costs to train, counted rather than timed: a pass on the meta device gives its FLOPs and what autograd keeps.
+
+Nothing is computed and no memory is taken, so a model of any size is measured in seconds on any machine. Memory follows from the
+counts exactly; time needs the share of a GPU's peak that training reaches, which the caller assumes, or which
+`fae_core.cost.measured` measures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from fae_core.errors import CheckpointError
+from fae_core.models.pretrained import PretrainedModel
+
+_GIGABYTE = 1e9
+FP32, BF16 = 4, 2
+_SWITCH = "gradient_checkpointing"  # of a config, or of a model
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counted for one model; FLOPs and bytes are per sample, activations in bf16.
+
+    activations: what autograd keeps for the backward pass. checkpointed: the same where each block is computed again in the
+    backward pass instead; None for a model that cannot do so.
+    """
+
+    parameters: int
+    trainable: int
+    forward_flops: float
+    backward_flops: float
+    activations: float
+    checkpointed: float | None
+
+    def work(self, gradient_checkpointing: bool = False) -> float:
+        """FLOPs of training on one sample; gradient checkpointing costs one more forward pass."""
+        return self.forward_flops * (2 if gradient_checkpointing else 1) + self.backward_flops
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A training set-up and what it takes on each GPU, in GB, and in hours of all GPUs together.
+
+    state: weights in fp32 and bf16, gradients, AdamW's two moments and the average; whole under DDP, shared out under FSDP.
+    activations: of this GPU's share of the batch. largest_batch: samples per GPU that fit beside the state; 0: none.
+    """
+
+    parallel: Literal["ddp", "fsdp"]
+    gradient_checkpointing: bool
+    batch_per_gpu: int
+    state: float
+    activations: float
+    largest_batch: int
+    gpu_hours_per_epoch: float
+
+    @property
+    def total(self) -> float:
+        return self.state + self.activations
+
+
+def measure_cost(build: Callable[..., PretrainedModel]) -> Cost:
+    """The Cost of the model that `build(**config_fields)` makes; it is built on the meta device, in training mode."""
+    plain, forward, backward, model = _trace(build, checkpointing=False)
+    checkpointed = _trace(build, checkpointing=True)[0] if _can_checkpoint(model) else None
+    return Cost(
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        forward,
+        backward,
+        plain,
+        checkpointed,
+    )
+
+
+def estimate(
+    cost: Cost,
+    *,
+    gpus: int,
+    batch_size: int,
+    samples: int,
+    parallel: Literal["ddp", "fsdp"] = "ddp",
+    gradient_checkpointing: bool = False,
+    gpu_memory: float = 80.0,
+    flops_per_second: float = 4e14,
+) -> Estimate:
+    """What training a model of this cost takes. batch_size: global. samples: of an epoch. gpu_memory: in GB.
+
+    flops_per_second: that a GPU reaches in training.
+    """
+    activations = cost.checkpointed if gradient_checkpointing and cost.checkpointed is not None else cost.activations
+    # Under autocast the weights exist in fp32 and, cast once a step, in bf16.
+    held = cost.trainable * (5 * FP32 + BF16) + (cost.parameters - cost.trainable) * FP32
+    state = held / (gpus if parallel == "fsdp" else 1) / _GIGABYTE
+    share = -(-batch_size // gpus)
+    return Estimate(
+        parallel,
+        gradient_checkpointing,
+        share,
+        state,
+        share * activations / _GIGABYTE,
+        max(0, int((gpu_memory - state) * _GIGABYTE / activations)) if activations else 0,
+        samples * cost.work(gradient_checkpointing) / flops_per_second / 3600,
+    )
+
+
+def with_measured_rate(estimated: Estimate, samples: int, gpus: int, samples_per_second: float) -> Estimate:
+    """The estimate with its hours from a measured rate, in samples per second of all GPUs together."""
+    return replace(estimated, gpu_hours_per_epoch=samples / samples_per_second / 3600 * gpus)
+
+
+def recomputes(model: PretrainedModel) -> bool:
+    """Whether the model is set to compute its blocks again in the backward pass."""
+    return bool(getattr(model.config, _SWITCH, False) or getattr(model, _SWITCH, False))
+
+
+def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[float, float, float, PretrainedModel]:
+    """Bytes kept for backward, forward and backward FLOPs, each of one sample more, and the model in bf16."""
+    with torch.device("meta"):
+        model = build().to(torch.bfloat16)
+        if hasattr(model.config, _SWITCH):
+            model = build(**{_SWITCH: checkpointing}).to(torch.bfloat16)
+        elif hasattr(model, _SWITCH):
+            setattr(model, _SWITCH, checkpointing)
+    model.train()
+    first, second = _pass(model, 1, checkpointing), _pass(model, 2, checkpointing)
+    return *(b - a for a, b in zip(first, second, strict=True)), model
+
+
+def _can_checkpoint(model: PretrainedModel) -> bool:
+    return hasattr(model, _SWITCH) or hasattr(model.config, _SWITCH)
+
+
+def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[float, float, float]:
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = (tensor, storage.nbytes())  # the tensor too, so that no storage's address is used again
+        return tensor
+
+    def keep_inputs(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for tensor in tree_leaves(inputs):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                keep(tensor)
+
+    # torch.utils.checkpoint holds a block's inputs itself, those inside tuples where no hook on saved tensors sees them.
+    blocks = getattr(model, "blocks", ()) if checkpointing else ()
+    hooks = [block.register_forward_pre_hook(keep_inputs) for block in blocks]
+    with torch.device("meta"), torch.enable_grad():
+        with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            out = model.dry_run(batch)
+        for hook in hooks:
+            hook.remove()
+        with FlopCounterMode(display=False) as backward:
+            if out.requires_grad:
+                out.float().sum().backward()
+    weights = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+    size = sum(size for storage, (_, size) in kept.items() if storage not in weights)
+    return float(size), float(forward.get_total_flops()), float(backward.get_total_flops())
+
+
+def require_room(build: Callable[[], nn.Module], what: str) -> None:
+    """Raise CheckpointError where the fp32 weights alone of what `build` makes are more than this machine's whole memory."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in build().parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if FP32 * count > memory:
+        raise CheckpointError(
+            f"{what} make {count:,} parameters, {FP32 * count / _GIGABYTE:,.0f} GB in fp32; this machine has "
+            f"{memory / _GIGABYTE:,.0f} GB of memory: lower width or depth"
+        )

@@ -1,0 +1,184 @@
+"""One writer per output folder: a lock beside the folder, which names its holder and does not outlive it.
+
+The lock is the system's own (flock) on `.NAME.lock` beside the folder, or on `.lock` inside where the parent cannot be written
+to. The kernel releases it when its process ends, however that ends, and whoever comes next takes over the file. Network file systems
+share flock between hosts, but not all of them, and after a crash not at once. So a holder also gives its lock file a sign of life every
+few seconds, and a file that names another host is watched for one before it is taken over.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fae_core.commands.running import arguments_in_force
+from fae_core.errors import FolderInUse
+from fae_core.files.disk import disk_errors
+from fae_core.redact import redact
+
+_SIGN_OF_LIFE = 10.0  # seconds between two
+_PATIENCE = 30.0  # seconds without one, after which a holder on another host counts as dead
+_UNSHARED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) -> how many times
+
+
+@contextmanager
+def hold(folder: str | Path) -> Iterator[None]:
+    """Be the only writer of `folder` for the block. A thread may hold a folder again that it holds already.
+
+    Raises FolderInUse, naming process and host, where another process or thread holds it.
+    """
+    folder = Path(os.path.realpath(folder))
+    key = (os.getpid(), threading.get_ident(), str(folder))
+    if key in _held:
+        _held[key] += 1
+        try:
+            yield
+        finally:
+            _held[key] -= 1
+        return
+    with disk_errors(folder):
+        path, descriptor = _take(folder)
+    _held[key] = 1
+    ended = threading.Event()
+    threading.Thread(target=_live, args=(path, ended), daemon=True, name="fae-lock").start()
+    try:
+        yield
+    finally:
+        del _held[key]
+        ended.set()
+        with suppress(OSError):  # removed before it is released, so that nobody locks a file that is about to go
+            path.unlink()
+        os.close(descriptor)
+
+
+def _take(folder: Path) -> tuple[Path, int]:
+    while True:
+        path, descriptor = _open(folder)
+        try:
+            _lock(descriptor, folder)
+            if _is_same(descriptor, path):
+                try:
+                    _take_over(descriptor, path, folder)
+                except OSError:  # a full disk
+                    path.unlink(missing_ok=True)
+                    raise
+                return path, descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever held it removed the file meanwhile
+
+
+def _open(folder: Path) -> tuple[Path, int]:
+    beside = folder.with_name(f".{folder.name}.lock") if folder.name else folder / ".lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        return beside, os.open(beside, flags, 0o666)
+    except FileNotFoundError:  # of file systems that hold no files, such as /proc
+        raise PermissionError(errno.EACCES, "no files can be made there") from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not folder.is_dir():
+            raise
+        if beside.exists():  # a second lock inside would keep nobody out
+            raise FolderInUse(folder, f"another user, whose lock {beside} may not be written") from None
+    inside = folder / ".lock"
+    return inside, os.open(inside, flags, 0o666)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Take the system's lock; where the file system has none, what the file says must do. Raises FolderInUse."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderInUse(folder, _describe(_read(descriptor))) from None
+    except OSError as error:
+        if error.errno not in _UNSHARED:
+            raise
+        holder = _read(descriptor)
+        if holder.get("host") == socket.gethostname() and _is_alive(holder.get("pid")):
+            raise FolderInUse(folder, _describe(holder)) from None
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _take_over(descriptor: int, path: Path, folder: Path) -> None:
+    """Write our name into the lock; before that, wait for a sign of life from a holder on another host."""
+    holder = _read(descriptor)
+    if holder.get("host") not in (None, socket.gethostname()):
+        before, until = os.fstat(descriptor).st_mtime_ns, time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            time.sleep(0.5)
+            if path.stat().st_mtime_ns != before:
+                raise FolderInUse(folder, _describe(holder))
+    facts = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": _command(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(facts).encode(), 0)
+
+
+def _live(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(_SIGN_OF_LIFE):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    """What a lock file says about its holder; nothing where it cannot be read, such as while it is being written."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(os.pread(descriptor, 2**16, 0))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    command = " ".join(str(holder.get("command", "")).split())[:120]
+    since = " ".join(str(holder.get("since", "")).split())[:40]
+    return f"process {holder.get('pid')} on {str(holder.get('host'))[:80]} (`{command}`, since {since})"
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    words = arguments_in_force.get()
+    return redact(shlex.join(["fae", *words] if words else [Path(sys.argv[0]).name or "python", *sys.argv[1:]]))[:2000]
+
+
+def _is_alive(pid: object) -> bool:
+    if not isinstance(pid, int) or pid < 1:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

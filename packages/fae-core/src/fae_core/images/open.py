@@ -1,0 +1,140 @@
+"""Opening whatever holds images: folders, parquet files, WebDataset shards, ADM's .npz files, the built-in photographs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fae_core.documents import require_regular
+from fae_core.errors import DataError
+from fae_core.images.decode import SUFFIXES, printable
+from fae_core.images.shards import expand, is_remote
+from fae_core.images.splits import files_of_split
+from fae_core.images.tell import tell
+
+if TYPE_CHECKING:
+    pass
+from fae_core.images.photographs import Photographs
+from fae_core.images.source import ImageSource
+
+_PATTERN = re.compile(r"\{\d{1,18}\.\.\d{1,18}\}")
+_SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]")  # start, stop and step as in Python
+
+
+def open_images(source: str | Path | ImageSource, split: str | None = None) -> ImageSource:
+    """The images of `source`:
+
+    - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
+      class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with "file_name" and
+      "caption" or "text", or NAME.txt beside every image.
+    - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of strings
+      "caption" or "text" gives captions. split: the start of the files' names, or a word in them.
+    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files.
+    - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
+      "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
+    - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
+    - one image file.
+    - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
+    - any of these with a slice behind it, as in "train.parquet[:45000]", "photos[-100:]" or "photos[::4]".
+
+    What a folder or shard holds beside its images is passed over; what looks like an image or a caption and is left out is
+    counted, and one is named in the log. Raises DataError where there is nothing to read, where files of several splits or
+    kinds lie together, or labels do not match, MissingPackage where an extra is missing.
+    """
+    if isinstance(source, ImageSource):
+        return source
+    if not isinstance(source, (str, Path)) or not str(source):
+        what = "an empty name" if isinstance(source, str) else f"a {type(source).__name__}"
+        raise DataError(f"images are opened from a path, an address or an ImageSource, not from {what}")
+    sliced = _SLICE.fullmatch(str(source))
+    if sliced and not _exists(Path(source)):
+        whole = open_images(sliced[1], split)
+        bounds = (None if part is None else int(part) for part in sliced.group(2, 3, 4))
+        chosen = range(len(whole))[slice(*bounds)]
+        if not chosen:
+            raise DataError(f"{source} selects none of {len(whole)} images")
+        return whole.select(chosen)
+    if str(source) == "photographs":
+        return Photographs()
+    if is_remote(str(source)) or _PATTERN.search(str(source)):
+        return _open_pattern(str(source))
+    path = Path(source).expanduser()
+    if not _exists(path):
+        raise DataError(
+            f'{printable(path)} does not exist; give an image folder, a .parquet or .npz file, or "photographs"'
+        )
+    if path.is_dir():
+        return _open_folder(path, split)
+    require_regular(path, DataError)
+    if split is not None:
+        raise DataError(f"{path} is one file and has no split {split!r}")
+    if path.suffix == ".parquet":
+        from fae_core.images.parquet import ParquetImages
+
+        return ParquetImages([path])
+    if path.suffix == ".tar":
+        from fae_core.images.tar import TarImages
+
+        return TarImages([path])
+    if path.suffix == ".npz":
+        from fae_core.images.npz import NpzImages
+
+        return NpzImages(path)
+    if path.suffix.lower() in SUFFIXES:
+        from fae_core.images.folder import ImageFile
+
+        return ImageFile(path)
+    raise DataError(f"{path} is neither a folder nor a .parquet, .tar, .npz or image file")
+
+
+def _open_pattern(pattern: str) -> ImageSource:
+    files = expand(pattern)
+    if pattern.endswith(".tar"):
+        from fae_core.images.tar import TarImages
+
+        return TarImages(files)
+    if pattern.endswith(".parquet"):
+        from fae_core.images.parquet import ParquetImages
+
+        return ParquetImages(files)
+    raise DataError(f"{pattern}: patterns and remote addresses name .tar or .parquet files")
+
+
+def _open_folder(path: Path, split: str | None) -> ImageSource:
+    kinds = {suffix: _visible(path, f"*{suffix}") for suffix in (".parquet", ".tar")}
+    if all(kinds.values()):
+        several = " and ".join(f"{len(files)} {suffix} files ({files[0].name})" for suffix, files in kinds.items())
+        raise DataError(
+            f"{path} holds {several}; name one kind by a pattern such as {path}/{{0000..0099}}.tar, or move one"
+        )
+    if any(kinds.values()) and (loose := [file for file in _visible(path, "*") if file.suffix.lower() in SUFFIXES]):
+        tell(
+            f"{path} is read for its shards; {len(loose)} image files beside them are left out, such as {loose[0].name}"
+        )
+    if kinds[".parquet"]:
+        from fae_core.images.parquet import ParquetImages
+
+        return ParquetImages(files_of_split(kinds[".parquet"], split))
+    if kinds[".tar"]:
+        from fae_core.images.tar import TarImages
+
+        return TarImages(files_of_split(kinds[".tar"], split))
+    if split is not None:
+        if not (path / split).is_dir():
+            raise DataError(f"{path} has no split {split!r}")
+        return _open_folder(path / split, None)
+    from fae_core.images.folder import FolderImages
+
+    return FolderImages(path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        return False
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))

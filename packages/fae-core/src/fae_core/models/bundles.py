@@ -1,0 +1,86 @@
+"""Which bundles there are, and their parts, checked by the SHA-256 of every file.
+
+A package that carries bundles registers its module under the entry-point group "fae.bundles"; each folder `bundles/NAME` in it
+is one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.files import read_json, sha256_file, unsealed
+from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD
+from fae_core.plugins import load_plugins
+
+OTHERS = "others"  # the record's files beside "files", which are the weights
+FORMAT_VERSION = 1
+
+
+@functools.cache
+def bundle_folders() -> dict[str, Path]:
+    """Every bundle of the installed packages: name -> folder. Raises FAEError where two packages claim one name."""
+    folders: dict[str, Path] = {}
+    for package in sorted({point.value for point in load_plugins("fae.bundles").values()}):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for record in sorted((Path(spec.origin).parent / "bundles").glob(f"*/{BUNDLE_RECORD}")):
+            name = record.parent.name
+            if name in folders:
+                raise FAEError(f"two bundles are named {name}: {folders[name]} and {record.parent}")
+            folders[name] = record.parent
+    return folders
+
+
+def is_bundle(folder: Path) -> bool:
+    return (folder / BUNDLE_RECORD).is_file()
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """bundle.json; raises CheckpointError where it is missing, malformed or of another format."""
+    path = folder / BUNDLE_RECORD
+    record = read_json(path)
+    if record.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {record.get('format_version')!r}; this version reads {FORMAT_VERSION}"
+        )
+    files, others, parts = record.get("files"), record.get(OTHERS, {}), [record.get(part) for part in BUNDLE_PARTS]
+    if not isinstance(files, dict) or not isinstance(others, dict) or not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(f"{path} does not say what the bundle holds")
+    inside = all(isinstance(digest, str) and _inside(name) for name, digest in (files | others).items())
+    if not inside or not all(name.endswith(".safetensors") for name in files):
+        raise CheckpointError(f"{path} names files that are not in the bundle")
+    return record
+
+
+def bundle_part(folder: Path, part: str) -> Path:
+    """The folder of the tokenizer or the generator. Raises CheckpointError where its weights are missing or any file of it has
+    changed; a file that the record does not know is not read by anything."""
+    record = read_bundle(folder)
+    weights = _of_part(record["files"], part)
+    if not weights:
+        raise CheckpointError(f"{folder / BUNDLE_RECORD} lists no weights of a {part}")
+    unsealed(record, folder / BUNDLE_RECORD)
+    for name in weights:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing from the bundle")
+    for name, digest in (
+        weights | _of_part(record.get(OTHERS, {}), part)
+    ).items():  # earlier versions listed weights alone
+        if (folder / name).is_file() and sha256_file(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is damaged: it is not the file that the bundle was made with")
+    return folder / part
+
+
+def _of_part(files: dict[str, str], part: str) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if name.startswith(f"{part}/")}
+
+
+def _inside(name: str) -> bool:
+    """Whether a name is that of a file in the bundle."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name

@@ -1,0 +1,89 @@
+"""What stands in a model folder: config.json, model.safetensors and the latent spec, read, written and compared.
+
+config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (who wrote it),
+`config` (the constructor's arguments) and `checksum` (of weights and spec, compared at loading), and for a generator of known
+classes `class_names` by label. Weights are safetensors; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fae_core.errors import CheckpointError
+from fae_core.files import read_json, write_json
+from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS
+from fae_core.models.identity import model_checksum
+from fae_core.spec import LatentSpec
+
+
+def write_config(
+    folder: Path,
+    model_type: str,
+    config: dict[str, Any],
+    package: str,
+    checksum: str,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Write config.json, without secrets in addresses. checksum: the `model_checksum` of what lies beside it."""
+    import importlib
+
+    version = getattr(importlib.import_module(package), "__version__", None)
+    stored = {"model_type": model_type, "package": package, "version": version, "config": config, "checksum": checksum}
+    if class_names is not None:
+        stored["class_names"] = list(class_names)
+    write_json(folder / MODEL_CONFIG, stored, verbatim=("class_names",))
+
+
+def checked_names(names: Any, where: str) -> tuple[str, ...] | None:
+    """Class names as a file has them. Raises CheckpointError where they are no list of texts."""
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{where}: class_names must be a list of texts")
+    return None if names is None else tuple(names)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as a dict; raises CheckpointError where it is missing or malformed."""
+    return read_json(folder / MODEL_CONFIG)
+
+
+def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpec | None) -> None:
+    """Raise CheckpointError unless loaded weights and spec are those that the folder was saved with. Folders of earlier versions
+    have no checksum to compare with."""
+    wanted = read_config(folder).get("checksum")
+    if wanted is not None and wanted != model_checksum(state, spec):
+        raise CheckpointError(
+            f"{folder} is damaged, or was changed by hand: {MODEL_WEIGHTS} or {LATENT_SPEC} is not what was saved"
+        )
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into `module`, every key accounted for. Raises CheckpointError otherwise."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    load_state(module, state, str(path))
+
+
+def load_state(module: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    """`load_state_dict` with a one-line CheckpointError that names the first keys that do not fit."""
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    problems = [
+        f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+        for label, keys in (("lacks", missing), ("has unknown", extra), ("has another shape for", sorted(shapes)))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{where} is of another model: {'; '.join(problems)}")
+    module.load_state_dict(state)

@@ -1,0 +1,142 @@
+"""fae::adaln. The norm's statistics are computed again in the backward pass, from the residual that it reads anyway."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fae_core.ops.operators.device import once_differentiable, runs_kernels
+
+
+@torch.library.custom_op("fae::adaln", mutates_args=())
+def adaln(
+    x: Tensor,
+    update: Tensor | None,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    layer: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """(residual, out), contiguous; residual is empty where there is no update. layer: LayerNorm instead of RMSNorm."""
+    residual_dtype, out_dtype = _dtypes(x, update, gate, scale, shift, weight)
+    if runs_kernels(x):
+        from fae_core.ops.triton import adaln as kernels
+
+        residual, out = kernels.forward(x, update, gate, scale, shift, weight, layer, eps, residual_dtype, out_dtype)
+        return x.new_empty(0) if residual is None else residual, out
+    wide = x.float()
+    if update is not None:
+        wide = wide + (update.float() if gate is None else gate.float()[:, None] * update.float())
+    residual = wide.to(residual_dtype)
+    out = _unit(residual.float(), layer, eps)[0]
+    if weight is not None:
+        out = out * weight.float()
+    out = out * (1 + scale.float()[:, None])
+    if shift is not None:
+        out = out + shift.float()[:, None]
+    return x.new_empty(0) if update is None else residual.contiguous(), out.to(out_dtype).contiguous()
+
+
+@adaln.register_fake
+def _(x, update, gate, scale, shift, weight, layer, eps) -> tuple[Tensor, Tensor]:
+    residual_dtype, out_dtype = _dtypes(x, update, gate, scale, shift, weight)
+    residual = x.new_empty(0) if update is None else x.new_empty(x.shape, dtype=residual_dtype)
+    return residual, x.new_empty(x.shape, dtype=out_dtype)
+
+
+@torch.library.custom_op("fae::adaln_backward", mutates_args=())
+def adaln_backward(
+    dout: Tensor,
+    dresidual: Tensor | None,
+    residual: Tensor,
+    update: Tensor | None,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    layer: bool,
+    eps: float,
+    x_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x (in x_dtype), update, gate, scale, shift, weight; empty where the input was None."""
+    if runs_kernels(dout):
+        from fae_core.ops.triton import adaln as kernels
+
+        got = kernels.backward(dout, dresidual, residual, update, gate, scale, shift, weight, layer, eps, x_dtype)
+        found = (got.x, got.update, got.gate, got.scale, got.shift, got.weight)
+    else:
+        found = _backward(dout, dresidual, residual, update, gate, scale, weight, layer, eps)
+    inputs = (update, gate, scale, shift, weight)
+    others = (
+        dout.new_empty(0) if t is None else d.to(t.dtype).contiguous() for t, d in zip(inputs, found[1:], strict=True)
+    )
+    return found[0].to(x_dtype).contiguous(), *others
+
+
+def _backward(dout, dresidual, residual, update, gate, scale, weight, layer, eps) -> tuple[Tensor | None, ...]:
+    unit, rstd = _unit(residual.float(), layer, eps)
+    wide = dout.float()
+    dunit = (wide * unit).sum(1)
+    dx = wide * (1 + scale.float()[:, None])
+    if weight is not None:
+        dx = dx * weight.float()
+    mean = dx.mean(-1, keepdim=True) if layer else 0.0
+    dx = (dx - mean - unit * (dx * unit).mean(-1, keepdim=True)) * rstd
+    if dresidual is not None:
+        dx = dx + dresidual.float()
+    return (
+        dx,
+        dx.clone() if gate is None else dx * gate.float()[:, None],
+        None if gate is None else (dx * update.float()).sum(1),
+        dunit if weight is None else dunit * weight.float(),
+        wide.sum(1),
+        None if weight is None else (dunit * (1 + scale.float())).sum(0),
+    )
+
+
+@adaln_backward.register_fake
+def _(dout, dresidual, residual, update, gate, scale, shift, weight, layer, eps, x_dtype):
+    others = (dout.new_empty(0) if t is None else t.new_empty(t.shape) for t in (update, gate, scale, shift, weight))
+    return residual.new_empty(residual.shape, dtype=x_dtype), *others
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, update, gate, scale, shift, weight, ctx.layer, ctx.eps = inputs
+    ctx.x_dtype = x.dtype
+    ctx.save_for_backward(x if update is None else output[0], update, gate, scale, shift, weight)
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx, dresidual: Tensor | None, dout: Tensor | None) -> tuple[Tensor | None, ...]:
+    residual, update, gate, scale, shift, weight = ctx.saved_tensors
+    if dout is None:
+        dout = torch.zeros_like(residual)
+    dresidual = None if update is None else dresidual
+    inputs = (update, gate, scale, shift, weight)
+    dx, *others = adaln_backward(dout, dresidual, residual, *inputs, ctx.layer, ctx.eps, ctx.x_dtype)
+    return dx, *(None if t is None else d for t, d in zip(inputs, others, strict=True)), None, None
+
+
+adaln.register_autograd(_gradient, setup_context=_setup)
+once_differentiable(adaln_backward)
+
+
+def _unit(x: Tensor, layer: bool, eps: float) -> tuple[Tensor, Tensor]:
+    """x normed, and the factor 1 / deviation."""
+    if layer:
+        x = x - x.mean(-1, keepdim=True)
+    rstd = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return x * rstd, rstd
+
+
+def _dtypes(x: Tensor, update, gate, scale: Tensor, shift, weight) -> tuple[torch.dtype, torch.dtype]:
+    """Of the residual and of the output: what torch's promotion gives the written-out computation."""
+    residual = x.dtype
+    for other in (update, gate) if update is not None else ():
+        residual = residual if other is None else torch.promote_types(residual, other.dtype)
+    out = residual
+    for other in (weight, scale, shift):
+        out = out if other is None else torch.promote_types(out, other.dtype)
+    return residual, out

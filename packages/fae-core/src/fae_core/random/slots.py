@@ -1,0 +1,89 @@
+"""Random numbers that belong to samples, not to processes.
+
+A draw is a pure function of (seed, step, slot, stream), where the slot is a sample's place in the global batch (training)
+or its index among the samples (generation). So a result does not depend on the batch size, on the number of processes, on
+gradient accumulation, or on whether a run was interrupted. Numbers are drawn on the CPU, so that they do not depend on the device
+either; training on a GPU gives that up for speed (`on_device`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fae_core.random import counter as counter_random
+
+
+class SlotRandom:
+    """Draws for a batch of slots. Each named stream is independent, so the order of calls does not matter.
+
+    slots: (B,) integers; every method returns B rows. Drawing twice from one stream gives the same numbers: name each use.
+    on_device: draw what is wanted on a GPU there, by another generator: other numbers than on the CPU, and a few small kernels
+        instead of a loop over the slots. What is wanted on the CPU, or on no named device, stays as it is.
+    """
+
+    def __init__(self, seed: int, slots: Sequence[int] | Tensor, step: int = 0, *, on_device: bool = False) -> None:
+        self.seed = int(seed)
+        self.step = int(step)
+        self.slots = [int(s) for s in slots]
+        self.on_device = on_device
+        self._slots_there: dict[torch.device, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def normal(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
+        """Standard normal numbers, (B, *shape), fp32."""
+        return self._draw(torch.randn, counter_random.normal, shape, stream, device)
+
+    def uniform(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
+        """Numbers in [0, 1), (B, *shape), fp32."""
+        return self._draw(torch.rand, counter_random.uniform, shape, stream, device)
+
+    def integers(
+        self, high: int, shape: Sequence[int], stream: str, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Integers in [0, high), (B, *shape), int64."""
+        here, there = partial(torch.randint, high), partial(counter_random.integers, high=high)
+        return self._draw(here, there, shape, stream, device)
+
+    def select(self, rows: slice | Sequence[int]) -> SlotRandom:
+        """The same draws for some of the rows."""
+        slots = self.slots[rows] if isinstance(rows, slice) else [self.slots[r] for r in rows]
+        return SlotRandom(self.seed, slots, self.step, on_device=self.on_device)
+
+    def _draw(
+        self,
+        here: Callable[..., Tensor],
+        there: Callable[[int, Tensor, int], Tensor],
+        shape: Sequence[int],
+        stream: str,
+        device: torch.device | str | None,
+    ) -> Tensor:
+        """Slot by slot on the CPU by `here`, a function of a size and a generator, or all at once on a GPU by `there`."""
+        if self.on_device and device is not None and torch.device(device).type != "cpu":
+            key = derive_seed(self.seed, self.step, stream)
+            return there(key, self._slots_on(torch.device(device)), math.prod(shape)).view(len(self), *shape)
+        generator = torch.Generator()
+        rows = []
+        for slot in self.slots:
+            generator.manual_seed(derive_seed(self.seed, self.step, slot, stream))
+            rows.append(here(tuple(shape), generator=generator))
+        drawn = torch.stack(rows) if rows else here((0, *shape), generator=generator)
+        return drawn if device is None else drawn.to(device)
+
+    def _slots_on(self, device: torch.device) -> Tensor:
+        if device not in self._slots_there:
+            self._slots_there[device] = torch.tensor(self.slots, dtype=torch.int64).to(device, non_blocking=True)
+        return self._slots_there[device]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from any mixture of numbers and names, the same on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & (2**63 - 1)

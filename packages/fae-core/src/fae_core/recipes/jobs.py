@@ -1,0 +1,115 @@
+"""Several steps of a recipe at once, each a process of its own: `fae run RECIPE --jobs N`."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fae_core.commands.children import Children, children
+from fae_core.commands.running import COMPLETE, command_to_go_on, outputs_of
+from fae_core.errors import FAEError, Interrupted
+from fae_core.files import disk_errors
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step that is due: `command` are the arguments after `fae`, `needs` the names of steps that must have ended before."""
+
+    name: str
+    command: list[str]
+    needs: frozenset[str]
+
+
+def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
+    """For each step's command, in the recipe's order, the earlier steps whose results it reads.
+
+    A step reads another's results where one of its words names the folder or file that the other writes (its --out), one
+    above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all before it.
+    """
+    found: dict[str, frozenset[str]] = {}
+    written: list[tuple[str, str]] = []
+    for name, command in commands.items():
+        words = {part for word in command for part in {word, word.rpartition("=")[2]}}
+        found[name] = frozenset(other for other, path in written if any(_overlap(word, path) for word in words))
+        out = _written(command)
+        if out is not None:
+            written.append((name, out))
+    return found
+
+
+def run_jobs(
+    jobs: Sequence[Job], count: int, logs: Path, started: Callable[[str], None], ended: Callable[[str, float], None]
+) -> None:
+    """Run all, at most `count` at a time, each as soon as what it needs has ended; output goes to logs/NAME.log.
+
+    started and ended are called in this process with a job's name, the latter with the seconds a job took. After a failure no job is started, those
+    that run are waited for, and FAEError names the job, its status and the end of its output.
+    """
+    with disk_errors(logs):
+        logs.mkdir(exist_ok=True)
+    waiting, running = list(jobs), {}
+    unfinished = {job.name for job in jobs}
+    failed: tuple[Job, int] | None = None
+    with children() as group:
+        # A second signal is passed on as well; at a third one, what still runs is killed.
+        while running or (waiting and failed is None and not group.signal):
+            if failed is None and not group.signal:
+                for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
+                    waiting.remove(job)
+                    started(job.name)
+                    running[job.name] = (job, _start(group, job, count, _log(logs, job)), time.monotonic())
+            time.sleep(_POLL_SECONDS)
+            for job, process, since in list(running.values()):
+                status = process.poll()
+                if status is None:
+                    continue
+                del running[job.name]
+                if status:
+                    failed = failed or (job, status)
+                else:
+                    unfinished.remove(job.name)
+                    ended(job.name, time.monotonic() - since)
+            if group.again > 1:
+                break
+        if group.signal:
+            done = f"stopped with {len(unfinished)} steps to do; what was under way is told in {logs}"
+            raise Interrupted(done, group.signal, command_to_go_on())
+    if failed is not None:
+        job, status = failed
+        log = _log(logs, job)
+        raise FAEError(f"step {job.name} ended with status {status}: {_last_line(log)} (all of its output: {log})")
+
+
+def _start(group: Children, job: Job, count: int, log: Path) -> subprocess.Popen:
+    # Each process would take all cores for itself.
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    with disk_errors(log), log.open("wb") as output:
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), COMPLETE: "1"}
+        return group.start(job.command, environment, output)
+
+
+def _log(logs: Path, job: Job) -> Path:
+    return logs / f"{job.name.replace('/', '-')}.log"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _written(command: list[str]) -> str | None:
+    return next(iter(outputs_of(command)), None)
+
+
+def _overlap(word: str, path: str) -> bool:
+    """Whether a word names a path, one above or below it, or a pattern that fits one of these."""
+    named, other = Path(word).parts, Path(path).parts
+    shared = min(len(named), len(other))
+    return shared > 0 and all(fnmatch.fnmatchcase(b, a) for a, b in zip(named[:shared], other[:shared], strict=True))

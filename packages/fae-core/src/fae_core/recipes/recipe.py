@@ -1,0 +1,314 @@
+"""Recipes: a YAML list of `fae` commands that together are one experiment.
+
+    title: ...
+    variables: {data: photographs}
+    steps:
+      - {name: crops, run: "crops {data} --out {out}/data"}
+      - {name: diffusion, run: "train diffusion --latents {out}/latents --out {out}/diffusion", resumable: true}
+
+`{out}` is the folder of the whole experiment. A step with `for` stands for one step per combination, the last name turning
+fastest; a value may bring options of its own, which `{NAME_options}` stands for:
+
+      - name: "{rung}-{seed}"
+        for: {rung: {sit: --set model.rope=false, lightningdit: ""}, seed: [0, 1, 2]}
+        run: "train diffusion --latents {out}/latents --out {out}/{rung}-{seed} --seed {seed} {rung_options}"
+
+`sizes` names sets of variables, so that one recipe serves a test, a CPU and a GPU (`fae run RECIPE --size gpu`):
+
+    sizes: {smoke: {steps: 2}, gpu: {steps: 50000, preset: lightningdit-cifar10}}
+
+Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not recorded
+there, those recorded with another command, and after any that ran the later ones that are not resumable, since they may read
+what has changed. A resumable step that was recorded with another command is refused: its result stays.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from fae_core.commands.running import command_to_go_on
+from fae_core.errors import FAEError, Interrupted, UnknownName, nearest, require_known
+from fae_core.files import (
+    begun_folder,
+    hold,
+    read_json,
+    read_yaml,
+    recover_folder,
+    remove_leftovers,
+    require_new_folder,
+    write_json,
+)
+from fae_core.folders import RECIPE_LOGS, RECIPE_STEPS
+from fae_core.plugins import load_plugins
+from fae_core.recipes.jobs import Job, needs, run_jobs
+from fae_core.redact import redact
+
+_KEYS = ("title", "description", "variables", "sizes", "steps")
+_STEP_KEYS = ("name", "run", "for", "resumable")
+_MOST_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command. `resumable`: a second attempt is made with --resume, any other with --overwrite."""
+
+    name: str
+    run: str
+    resumable: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe with its variables filled in on demand."""
+
+    title: str
+    variables: dict[str, str]
+    steps: tuple[Step, ...]
+
+    def command(self, step: Step, out: Path) -> list[str]:
+        """The arguments after `fae`. Values with blanks stay one argument."""
+        values = {**self.variables, "out": str(out)}
+        return [_filled(part, values, step) for part in _words(step)]
+
+    def check_commands(self) -> None:
+        """Raise FAEError, naming the packages to install, if a step's command is not there."""
+        from fae_core.commands.groups import providers
+
+        missing = {}
+        for step in self.steps:
+            words = _words(step)
+            if not {words[0], ".".join(words[:2])} & load_plugins("fae.commands").keys():
+                missing[" ".join(words[:2])] = providers(words)
+        if missing:
+            wanted = sorted({package for package in missing.values() if package})
+            raise FAEError(
+                f"this recipe needs commands that are not installed ({', '.join(missing)}): pip install {' '.join(wanted)}"
+            )
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str | None = None) -> Recipe:
+    """Read a recipe; `size` names one of its sets of variables, and `overrides` replace single ones.
+
+    Raises CheckpointError, FAEError or UnknownName, one line.
+    """
+    content = read_yaml(path)
+    require_known("key in a recipe", content, _KEYS)
+    variables = {str(name): str(value) for name, value in _mapping(content, "variables", path).items()}
+    sizes = _mapping(content, "sizes", path)
+    if size is not None and size not in sizes:
+        raise UnknownName("size of the recipe", size, map(str, sizes))
+    for changes in (_mapping(sizes, size, path) if size is not None else {}, overrides or {}):
+        for name, value in changes.items():
+            if name not in variables:
+                raise UnknownName("variable of the recipe", str(name), variables)
+            variables[name] = str(value)
+    entries = content.get("steps") or []
+    if not isinstance(entries, list):
+        raise FAEError(f"{path}: steps must be a list")
+    steps = tuple(step for entry in entries for step in _steps(entry, path))
+    if not steps:
+        raise FAEError(f"{path} has no steps")
+    names = [step.name for step in steps]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FAEError(
+            f"{path} has two steps named {twice!r}, which --resume could not tell apart; a step with `for` needs each of "
+            "its names in {} in its own"
+        )
+    return Recipe(str(content.get("title", path.stem)), variables, steps)
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, jobs: int = 1
+) -> list[dict[str, Any]]:
+    """Run the steps that are not done yet and return the record of all: one after the other in this process, or `jobs` at once.
+
+    Raises FAEError where a resumable step was done with another command, and what a step raises.
+    """
+    recipe.check_commands()
+    require_new_folder(out, overwrite=overwrite, resume=resume, kind="recipe", resumable=RECIPE_STEPS)
+    with hold(out):
+        return _run_held(recipe, out, resume, overwrite, jobs)
+
+
+def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: int) -> list[dict[str, Any]]:
+    """The steps, in a folder that nobody else writes to."""
+    recover_folder(out)
+    record_path = out / RECIPE_STEPS
+    done: list[dict[str, Any]] = []
+    if resume and record_path.is_file():
+        done = _recorded(record_path)
+        remove_leftovers(out)
+    else:
+        with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=RECIPE_STEPS) as folder:
+            _record(folder / RECIPE_STEPS, recipe, done)
+    before = {entry["name"]: entry.get("command") for entry in done}
+    _refuse_changed(recipe, out, before)
+    due = _due(recipe, out, before)
+    commands = {step.name: recipe.command(step, out) for step in recipe.steps}
+    places = {name: place for place, name in enumerate(commands, 1)}
+
+    def started(name: str) -> None:
+        announce(f"[{places[name]}/{len(places)}] {_as_recorded(commands[name])}")
+
+    def ended(name: str, seconds: float) -> None:
+        done[:] = [entry for entry in done if entry["name"] != name]
+        done.append({"name": name, "command": _as_recorded(commands[name]), "seconds": round(seconds, 1)})
+        _record(record_path, recipe, done)
+
+    attempts = {step.name: [*commands[step.name], *(_again(step) if resume else [])] for step in due}
+    if jobs == 1:
+        _one_after_the_other(attempts, started, ended)
+    else:
+        wanted = needs(commands)
+        due_jobs = [Job(name, command, wanted[name]) for name, command in attempts.items()]
+        run_jobs(due_jobs, jobs, out / RECIPE_LOGS, started, ended)
+    return done
+
+
+def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]:
+    """The steps to run, given the commands of those that were finished before."""
+    due: list[Step] = []
+    for step in recipe.steps:
+        finished = before.get(step.name) == _as_recorded(recipe.command(step, out))
+        if not finished or (due and not step.resumable):
+            due.append(step)
+    return due
+
+
+def _again(step: Step) -> list[str]:
+    """What a second attempt at a step is asked for."""
+    return ["--resume" if step.resumable else "--overwrite"]
+
+
+def _one_after_the_other(
+    attempts: dict[str, list[str]], started: Callable[[str], None], ended: Callable[[str, float], None]
+) -> None:
+    from fae_core.commands.groups import invoke
+
+    for name, command in attempts.items():
+        started(name)
+        since = time.monotonic()
+        try:
+            invoke(command, complete=True)
+        except Interrupted as stop:
+            raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
+        ended(name, time.monotonic() - since)
+
+
+def _as_recorded(arguments: list[str]) -> str:
+    return f"fae {redact(shlex.join(arguments))}"
+
+
+def _refuse_changed(recipe: Recipe, out: Path, before: dict[str, str | None]) -> None:
+    """Raise FAEError for a finished step whose result would not be what the recipe now says, and is too dear to make again unasked."""
+    for step in recipe.steps:
+        was, now = before.get(step.name), _as_recorded(recipe.command(step, out))
+        if step.resumable and was is not None and was != now:
+            raise FAEError(
+                f"{out} has step {step.name} from `{was}`, not from `{now}`; give another --out, or remove the step from "
+                f"{RECIPE_STEPS} and its folder"
+            )
+
+
+def announce(text: str) -> None:
+    """A line for the person who watches."""
+    import sys
+
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
+    write_json(path, {"title": recipe.title, "variables": recipe.variables, "steps": done})
+
+
+def _recorded(path: Path) -> list[dict[str, Any]]:
+    """The finished steps in steps.json; raises FAEError where it is not a recipe's."""
+    done = read_json(path).get("steps")
+    if not isinstance(done, list) or not all(_is_record(entry) for entry in done):
+        raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
+    return done
+
+
+def _is_record(entry: Any) -> bool:
+    """Whether an entry of steps.json is a finished step's: its name, command and seconds."""
+    kinds = (("name", str), ("command", str | None), ("seconds", int | float))
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds)
+
+
+def _words(step: Step) -> list[str]:
+    """A step's command, cut as a shell would; raises FAEError where quotes do not close or nothing is left."""
+    try:
+        words = shlex.split(step.run)
+    except ValueError as error:
+        raise FAEError(f"step {step.name}: {str(error).lower()} in {step.run[:60]!r}") from None
+    if not words:
+        raise FAEError(f"step {step.name} has no command")
+    return words
+
+
+def _filled(part: str, values: dict[str, str], step: Step) -> str:
+    """A word with `{name}` replaced; raises FAEError for any other name, and for formats, which can ask for gigabytes."""
+    try:
+        fields = list(Formatter().parse(part))
+    except ValueError as error:
+        raise FAEError(f"step {step.name}: {error} in {part[:60]!r}; {{{{ and }}}} stand for braces") from None
+    filled = []
+    for text, name, form, conversion in fields:
+        filled.append(text)
+        if name is None:
+            continue
+        if name not in values or form or conversion:
+            raise FAEError(f"step {step.name}: {name!r} is not a variable of the recipe")
+        filled.append(values[name])
+    return "".join(filled)
+
+
+def _steps(entry: Any, path: Path) -> list[Step]:
+    """The steps that an entry of a recipe stands for."""
+    unknown = [key for key in entry if key not in _STEP_KEYS] if isinstance(entry, dict) else []
+    if not isinstance(entry, dict) or unknown or not {"name", "run"} <= entry.keys():
+        raise FAEError(
+            f"{path}: a step is a mapping with name, run and, where it applies, for: {{NAME: values}} and resumable: true "
+            f"(it can go on after an interruption){f', not {unknown[0]!r}; {nearest(unknown[0], _STEP_KEYS)}' if unknown else ''}"
+        )
+    axes = [_axis(str(name), values, path) for name, values in _mapping(entry, "for", path).items()]
+    if sum(1 for _ in itertools.islice(itertools.product(*axes), _MOST_STEPS + 1)) > _MOST_STEPS:
+        raise FAEError(f"{path}: {entry['name']} stands for more than {_MOST_STEPS} steps")
+    resumable = entry.get("resumable", False)
+    if not isinstance(resumable, bool):
+        raise FAEError(f"{path}: resumable is true or false, not {str(resumable)[:40]!r}")
+    found = []
+    for combination in itertools.product(*axes):
+        values = {name: text for part in combination for name, text in part.items()}
+        found.append(Step(_expanded(str(entry["name"]), values), _expanded(str(entry["run"]), values), resumable))
+    return found
+
+
+def _axis(name: str, values: Any, path: Path) -> list[dict[str, str]]:
+    """One name of a `for`: what {name} and {name_options} stand for, value by value."""
+    if isinstance(values, list):
+        values = dict.fromkeys(values, "") if all(isinstance(v, (str, int, float)) for v in values) else None
+    if not isinstance(values, dict) or not values:
+        raise FAEError(f"{path}: for: {name} is a list of values, or a mapping from values to options")
+    return [{name: str(value), f"{name}_options": str(options or "")} for value, options in values.items()]
+
+
+def _expanded(text: str, values: dict[str, str]) -> str:
+    """The text with {name} replaced where `values` has it; other braces stay for the recipe's variables."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
+
+
+def _mapping(content: dict, key: Any, path: Path) -> dict:
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise FAEError(f"{path}: {key} must be a mapping")
+    return found

@@ -1,0 +1,238 @@
+"""SampleJob: which images to make, and the folder that holds them; many processes, resumable."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fae_core._version import __version__
+from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
+from fae_core.errors import FAEError
+from fae_core.files import (
+    begun_folder,
+    disk_errors,
+    hold,
+    read_json,
+    recover_folder,
+    remove_leftovers,
+    require_new_folder,
+    staged_file,
+    write_atomic,
+    write_json,
+)
+from fae_core.folders import GRID, IMAGES, SAMPLES_NPZ, SAMPLES_RECORD
+from fae_core.images import save_grid
+from fae_core.images.halving import HalvingBatches
+from fae_core.images.npz import CLASSES_ARRAY
+from fae_core.models.draw import check_options
+from fae_core.models.identity import model_identity
+from fae_core.models.load import generator_class
+from fae_core.processes import Processes, processes
+from fae_core.progress import progress
+from fae_core.protocols import Decoder, Generator
+from fae_core.random import SlotRandom
+from fae_core.redact import redact_values
+from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
+
+_KIND = "samples"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """Which images to make. Image i depends on (generator, decoder, seed, i, labels, options) and on nothing else."""
+
+    generator: str
+    decoder: str
+    out: Path
+    count: int
+    labels: str = "equal"
+    guidance: float | None = None  # None: the generator's own default
+    seed: int = 0
+    batch_size: int = 32
+    options: dict[str, Any] = field(default_factory=dict)
+    columns: int = 8
+    npz: bool = True
+    prompts: tuple[str, ...] = ()  # for a generator of text; `labels` then chooses among them
+
+    def __post_init__(self) -> None:
+        limits = {
+            "count": (1, MOST_IMAGES),
+            "batch_size": (1, LARGEST_BATCH),
+            "columns": (1, MOST_COLUMNS),
+            "seed": (SMALLEST_SEED, LARGEST_SEED),
+        }
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                option = f"--{name.replace('_', '-')}"
+                raise FAEError(f"{option} must lie between {least} and {most}, it is {str(getattr(self, name))[:40]}")
+
+    def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
+        """Write everything and return a line that says what, on the first process; None on the others.
+
+        Raises LatentSpecMismatch where generator and decoder differ, FAEError where samples are not finite.
+        """
+        with processes(device) as group, ExitStack() as held:
+            if group.is_main:
+                require_new_folder(self.out, overwrite=overwrite, resume=resume, kind=_KIND, resumable=SAMPLES_RECORD)
+            known = generator_class(self.generator)
+            if known is not None:  # asked before the weights are read
+                check_options(known, self._sample_options())
+            generator, decoder = load_pair(self.generator, self.decoder, group.device)
+            check_options(generator, self._sample_options())
+            names = None if self.prompts else class_names_of(generator)
+            labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
+            record = {}
+            if group.is_main:  # only now, so that what does not fit leaves no folder behind
+                identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
+                record = {"job": self._settings(), "identity": identity}
+                held.enter_context(hold(self.out))
+                self._open(record, resume, overwrite)
+            group.barrier()
+            started = time.monotonic()
+            made = self._write_images(generator, decoder, labels, group)
+            group.barrier()
+            record |= {} if names is None else {"class_names": list(names)}
+            return self._finish(record, labels, made, time.monotonic() - started, group) if group.is_main else None
+
+    def image_path(self, index: int) -> Path:
+        return self.out / IMAGES / f"{index:06d}.png"
+
+    def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        path = self.out / SAMPLES_RECORD
+        recover_folder(self.out)
+        if resume and path.is_file():
+            self._require_same(read_json(path), record)
+            remove_leftovers(self.out)
+            write_json(path, record)
+        else:
+            with begun_folder(self.out, overwrite=overwrite, kind=_KIND, resumable=SAMPLES_RECORD) as folder:
+                write_json(folder / SAMPLES_RECORD, record)
+        with disk_errors(self.out):
+            (self.out / IMAGES).mkdir(exist_ok=True)
+            remove_leftovers(self.out / IMAGES)
+
+    def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
+        then, identity = before.get("job"), before.get("identity") or {}
+        if not isinstance(identity, dict):
+            raise FAEError(f"{self.out / SAMPLES_RECORD} is damaged: identity must be a mapping; use a new --out")
+        # Earlier versions, and models that are no torch modules, are known by their paths alone.
+        known = {name for name, content in now["identity"].items() if content and identity.get(name)}
+        if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - known):
+            raise FAEError(f"{self.out} was started with other settings; use a new --out")
+        changed = sorted(name for name in known if identity[name] != now["identity"][name])
+        if changed:
+            raise FAEError(
+                f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of this one; "
+                "use a new --out"
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {
+            key: value for key, value in asdict(self).items() if key not in ("out", "batch_size", "columns", "npz")
+        }
+        return json.loads(json.dumps(redact_values(settings)))  # as the record holds them
+
+    def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
+        missing = [i for i in range(group.rank, self.count, group.world_size) if not _is_whole(self.image_path(i))]
+        with progress(len(missing), "sampling", enabled=group.is_main) as bar:
+            for batch in HalvingBatches(missing, self.batch_size):
+                indices = batch.indices
+                try:
+                    images = self._make(generator, decoder, indices, labels, group.device)
+                except torch.OutOfMemoryError:
+                    batch.halve()
+                    continue
+                for index, image in zip(indices, images, strict=True):
+                    _write_png(self.image_path(index), image)
+                bar.advance(len(indices))
+        return len(missing)
+
+    def _make(
+        self, generator: Generator, decoder: Decoder, indices: list[int], labels: list[int], device: str
+    ) -> np.ndarray:
+        chosen = [labels[i] for i in indices]
+        condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
+        return draw_images(generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options())
+
+    def _sample_options(self) -> dict[str, Any]:
+        return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
+
+    def _finish(self, record: dict[str, Any], labels: list[int], made: int, seconds: float, group: Processes) -> str:
+        names = record.get("class_names")
+        shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
+        grid = np.stack([np.asarray(Image.open(self.image_path(i))) for i in range(shown)])
+        below = None if names is None else [names[label] for label in labels[:shown]]
+        save_grid(torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 255, self.out / GRID, self.columns, below)
+        if self.npz:
+            self._write_npz(labels, names)
+        record = {
+            **record,
+            "labels": labels,
+            "provenance": {
+                "seconds": round(seconds, 3),
+                "made_now": made,
+                "processes": group.world_size,
+                "device": group.device.split(":")[0],
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "torch": torch.__version__,
+                "fae_core": __version__,
+                "uint8": "rounded to the nearest level",
+            },
+        }
+        write_json(self.out / SAMPLES_RECORD, record)
+        target = self.out / SAMPLES_NPZ if self.npz else self.out / IMAGES
+        return (
+            f"wrote {self.count} images to {self.out}; next: fae eval generation --samples {target} --reference IMAGES"
+        )
+
+    def _write_npz(self, labels: list[int], names: Sequence[str] | None) -> None:
+        """ADM's container, arr_0 (N, H, W, 3) uint8, arr_1 labels and our own classes, streamed image by image."""
+        first = np.asarray(Image.open(self.image_path(0)))
+        with (
+            staged_file(self.out / SAMPLES_NPZ) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        ):
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *first.shape)}
+                np.lib.format.write_array_header_2_0(member, header)
+                for index in range(self.count):
+                    member.write(np.asarray(Image.open(self.image_path(index))).tobytes())
+            with archive.open("arr_1.npy", "w") as member:
+                np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64), allow_pickle=False)
+            if names is not None:
+                with archive.open(f"{CLASSES_ARRAY}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asarray(names, dtype=np.str_), allow_pickle=False)
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    write_atomic(path, buffer.getvalue())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a picture is there to its last byte, by the checksums of its parts; one that is not is made again."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()
+        with path.open("rb") as file:  # `verify` does not mind a missing end
+            file.seek(-len(_PNG_END), 2)
+            return file.read() == _PNG_END
+    except (OSError, SyntaxError, ValueError):
+        return False

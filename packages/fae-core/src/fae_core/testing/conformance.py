@@ -1,0 +1,143 @@
+"""The conformance suite of generators: subclass it in a package's tests and implement `make`.
+
+class TestMyModel(GeneratorConformance):
+    def make(self, spec):
+        return MyModel(MyConfig(classes=3), spec)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from fae_core.errors import LatentSpecMismatch
+from fae_core.models.load import load_generator
+from fae_core.protocols import Generator
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+
+
+def toy_latents(spec: LatentSpec, count: int, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Normalised latents with one smooth pattern per class plus a little noise, and their labels: easy to learn."""
+    random = torch.Generator().manual_seed(seed)
+    patterns = torch.randn(classes, *spec.shape, generator=random)
+    labels = torch.arange(count) % classes
+    return patterns[labels] + 0.1 * torch.randn(count, *spec.shape, generator=random), labels
+
+
+class GeneratorConformance:
+    """Claims that every generator of the house meets. Override the class attributes where a model needs it."""
+
+    classes = 3
+    steps = 60  # optimiser steps for `test_loss_falls`
+    learning_rate = 3e-3
+    sample_options: ClassVar[dict[str, object]] = {}  # passed to every `sample`
+
+    def make(self, spec: LatentSpec) -> Generator:
+        """A small model for `spec` with `classes` classes, seeded by the caller."""
+        raise TypeError("subclasses of GeneratorConformance implement make(spec)")
+
+    @pytest.fixture(params=[(8, 4, 4), (5, 2, 6)], ids=["square", "wide"])
+    def spec(self, request: pytest.FixtureRequest) -> LatentSpec:
+        channels, height, width = request.param
+        return LatentSpec(channels, height, width, (height * 16, width * 16), "toy/backbone", fingerprint="toy")
+
+    @pytest.fixture
+    def generator(self, spec: LatentSpec) -> Generator:
+        torch.manual_seed(0)
+        return self.make(spec)
+
+    def test_is_a_generator(self, generator: Generator, spec: LatentSpec) -> None:
+        assert isinstance(generator, Generator)
+        assert generator.spec == spec
+
+    def test_the_loss_stays_on_its_device(self, generator: Generator, spec: LatentSpec) -> None:
+        """On meta tensors, which do not mix with what is left on the CPU along the way; a GPU's would not either."""
+        z, labels = toy_latents(spec, 4, self.classes)
+        random = SlotRandom(0, range(4), on_device=True)
+        terms = generator.to("meta").train().loss(z.to("meta"), labels.to("meta"), random=random)
+        assert {name: term.device.type for name, term in terms.items()} == dict.fromkeys(terms, "meta")
+
+    def test_loss_falls(self, generator: Generator, spec: LatentSpec) -> None:
+        z, labels = toy_latents(spec, 12, self.classes)
+        optimizer = torch.optim.AdamW([p for p in generator.parameters() if p.requires_grad], lr=self.learning_rate)
+        generator.train()
+        history = []
+        for step in range(self.steps):
+            terms = generator.loss(z, labels, random=SlotRandom(0, range(12), step=step))
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            history.append(terms["loss"].item())
+        assert sum(history[-10:]) < sum(history[:10]) - 0.5, f"loss went from {history[0]:.3f} to {history[-1]:.3f}"
+
+    def test_loss_is_a_mean_over_samples(self, generator: Generator, spec: LatentSpec) -> None:
+        generator.train()
+        z, labels = toy_latents(spec, 6, self.classes)
+        random = SlotRandom(3, range(6))
+        whole = generator.loss(z, labels, random=random)["loss"]
+        halves = [generator.loss(z[s], labels[s], random=random.select(s))["loss"] for s in (slice(0, 3), slice(3, 6))]
+        torch.testing.assert_close(whole, (halves[0] + halves[1]) / 2, atol=1e-5, rtol=1e-5)
+
+    def test_sampling_is_deterministic_and_batch_size_does_not_matter(
+        self, generator: Generator, spec: LatentSpec
+    ) -> None:
+        _perturb(generator)
+        labels = torch.tensor([0, 1, 2, 0])
+        whole = generator.sample(labels, random=SlotRandom(5, range(4)), **self.sample_options)
+        again = generator.sample(labels, random=SlotRandom(5, range(4)), **self.sample_options)
+        parts = [generator.sample(labels[[i]], random=SlotRandom(5, [i]), **self.sample_options) for i in range(4)]
+        assert whole.shape == (4, *spec.shape)
+        assert torch.equal(whole, again)
+        torch.testing.assert_close(whole, torch.cat(parts), atol=1e-4, rtol=1e-4)
+
+    def test_noise_decides_the_sample(self, generator: Generator, spec: LatentSpec) -> None:
+        _perturb(generator)
+        labels = torch.zeros(2, dtype=torch.long)
+        noise = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1))
+        first = generator.sample(labels, noise=noise, random=SlotRandom(0, range(2)), **self.sample_options)
+        assert not torch.allclose(first[0], first[1])
+
+    def test_conditions_differ(self, generator: Generator, spec: LatentSpec) -> None:
+        _perturb(generator)
+        noise = (
+            torch.randn(1, *spec.shape, generator=torch.Generator().manual_seed(1)).expand(2, -1, -1, -1).contiguous()
+        )
+        pair = generator.sample(torch.tensor([0, 1]), noise=noise, random=SlotRandom(0, [0, 0]), **self.sample_options)
+        assert not torch.allclose(pair[0], pair[1])
+
+    def test_save_and_load_agree(self, generator: Generator, spec: LatentSpec, tmp_path) -> None:
+        _perturb(generator)
+        generator.eval()
+        generator.save_pretrained(tmp_path / "model")
+        loaded = load_generator(tmp_path / "model", spec=spec)
+        z, labels = toy_latents(spec, 4, self.classes)
+        random = SlotRandom(0, range(4))
+        assert torch.equal(
+            generator.loss(z, labels, random=random)["loss"], loaded.loss(z, labels, random=random)["loss"]
+        )
+
+    def test_refuses_a_foreign_spec(self, generator: Generator, spec: LatentSpec, tmp_path) -> None:
+        generator.save_pretrained(tmp_path / "model")
+        foreign = spec.with_statistics([1.0] * spec.channels, [2.0] * spec.channels)
+        with pytest.raises(LatentSpecMismatch, match="mean"):
+            load_generator(tmp_path / "model", spec=foreign)
+
+    def test_refuses_latents_of_another_shape(self, generator: Generator, spec: LatentSpec) -> None:
+        from fae_core.errors import FAEError
+
+        wrong = torch.zeros(2, spec.channels + 1, spec.height, spec.width)
+        with pytest.raises(FAEError, match="expected latents of shape"):
+            generator.loss(wrong, torch.zeros(2, dtype=torch.long), random=SlotRandom(0, range(2)))
+
+
+def _perturb(generator: Generator) -> None:
+    """Move every weight a little: fresh models start with zeros that hide the condition."""
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
+    generator.eval()
