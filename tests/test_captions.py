@@ -9,7 +9,7 @@ from PIL import Image
 
 from fae_core import LatentStore
 from fae_core.commands.groups import invoke
-from fae_diffusion.captions import captions_of
+from fae_diffusion.text.training import captions_of
 
 
 def test_captions_of_a_folder_reach_the_text_conditional_training(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from fae_core import LatentSpec
 from fae_core.layers import AxialRope
 from fae_decoders import ConvVAE, FeatureDecoder, PixelDecoder
-from fae_decoders.conv_vae import ConvVAEConfig
+from fae_decoders.baselines.conv_vae import ConvVAEConfig
+from fae_decoders.fae.rae_decoder import RAEDecoder, RAEDecoderConfig
 from fae_decoders.losses.discriminator import PatchDiscriminator
-from fae_decoders.rae_decoder import RAEDecoder, RAEDecoderConfig
 from fae_diffusion import LightningDiT, MMDiT, MMDiTConfig, SiT, TextCondition
 from fae_encoder import AdapterConfig, create_adapter, create_backbone
 from fae_encoder.feature_norm import FeatureNorm

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fae_core import LatentSpec
 from fae_flow import FlowSampler, Jacobi, STARFlow, STARFlowConfig
-from fae_flow.guidance import guide
+from fae_flow.sampling.guidance import guide
 
 SIDE, CHANNELS, CLASSES = 8, 16, 10
 Call = Callable[[float], Tensor]

@@ -19,7 +19,7 @@ from fae_core.random import SlotRandom
 from fae_core.training import TrainConfig, train
 from fae_core.training.journal import read_metrics
 from fae_decoders import ConvVAE, ConvVAEConfig, FeatureDecoder
-from fae_decoders.autoencoder_kl import convert_state
+from fae_decoders.imports.autoencoder_kl import convert_state
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.losses.alignment import Alignment, AlignmentConfig, marginal_cosine, marginal_distance
 from fae_decoders.stages import VAEConfig, VAETask
@@ -295,7 +295,7 @@ def test_images_out_of_range_or_shape_are_refused_at_every_door(wrong) -> None:
 
 def test_the_only_variant_is_taken_and_a_choice_is_asked_for(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is an optional extra")
-    from fae_decoders.autoencoder_kl import load_autoencoder_kl
+    from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
 
     torch.manual_seed(0)
     theirs = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, sample_size=32).half()

@@ -13,11 +13,11 @@ from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch
 from fae_core.training import train
 from fae_decoders import FAE, FeatureDecoder, PixelDecoder
-from fae_decoders.assemble import assemble, assemble_direct
+from fae_decoders.fae.assemble import assemble, assemble_direct
 from fae_decoders.stages import AutoencoderConfig, AutoencoderTask, DataConfig, PixelNoiseConfig, PixelNoiseTask
 from fae_encoder import FAEEncoder
-from fae_encoder.encode_dataset import EncodeConfig, encode_dataset
-from fae_encoder.feature_store import FeatureStore
+from fae_encoder.store.encode_dataset import EncodeConfig, encode_dataset
+from fae_encoder.store.feature_store import FeatureStore
 
 COUNT = 10
 DIRECT = {"adapter": {"type": "identity"}, "channels": 64}

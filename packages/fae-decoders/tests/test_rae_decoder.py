@@ -15,7 +15,7 @@ from fae_core.commands.groups import invoke
 from fae_core.errors import CheckpointError, FAEError
 from fae_core.training import train
 from fae_decoders import FAE, RAEDecoder, load_pixel_decoder
-from fae_decoders.official_rae import decoder_from_official
+from fae_decoders.imports.official_rae import decoder_from_official
 from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
 
 WIDTH, HIDDEN, DEPTH, HEADS, DIM, SIDE, PATCH = 24, 40, 2, 3, 64, 4, 16

@@ -17,7 +17,7 @@ from fae_core.latent_store import write_store
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion import MMDiT
-from fae_diffusion.captions import captions_hash
+from fae_diffusion.text.training import captions_hash
 
 pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
 

@@ -14,8 +14,8 @@ from fae_core.errors import CheckpointError, FAEError, OutputExists
 from fae_core.layers import TimestepEmbedding
 from fae_core.spec import LatentSpec
 from fae_diffusion import LightningDiT, SiT
-from fae_diffusion.checkpoint import read_checkpoint
-from fae_diffusion.official import architecture, reverse_time
+from fae_diffusion.official.checkpoint import read_checkpoint
+from fae_diffusion.official.transformer import architecture, reverse_time
 
 ARGUMENTS = {"input_size": 4, "in_channels": 3, "hidden_size": 32, "depth": 1, "num_heads": 2, "num_classes": 5}
 

@@ -23,9 +23,9 @@ from fae_core.sampling.prompts import read_prompts
 from fae_core.spec import LatentSpec
 from fae_core.training import PreviewConfig
 from fae_diffusion import MMDiT, MMDiTConfig, TextCondition
-from fae_diffusion.captions import CaptionTask, captions_of
-from fae_diffusion.text import TextEncoder
-from fae_diffusion.text_cache import TextCache
+from fae_diffusion.text.cache import TextCache
+from fae_diffusion.text.encoder import TextEncoder
+from fae_diffusion.text.training import CaptionTask, captions_of
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
 sentencepiece = pytest.importorskip("sentencepiece", reason="the extra fae-diffusion[text] is not installed")
@@ -184,8 +184,8 @@ import json, sys
 from pathlib import Path
 import torch
 from fae_core.training.parallel import processes
-from fae_diffusion.text import TextEncoder
-from fae_diffusion.text_cache import TextCache
+from fae_diffusion.text.encoder import TextEncoder
+from fae_diffusion.text.cache import TextCache
 
 with processes("cpu") as group:
     encoder, asked = TextEncoder(sys.argv[1], max_length=24, dtype=torch.float32), []

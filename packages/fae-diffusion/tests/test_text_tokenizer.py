@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fae_core.errors import CheckpointError, FAEError
-from fae_diffusion.text import TextEncoder
+from fae_diffusion.text.encoder import TextEncoder
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
 sentencepiece = pytest.importorskip("sentencepiece", reason="the extra fae-diffusion[text] is not installed")

@@ -18,7 +18,7 @@ from fae_core.commands.groups import invoke
 from fae_core.errors import DataError, LatentSpecMismatch, OutputExists
 from fae_core.images import load_batch, open_images
 from fae_encoder import FAEEncoder
-from fae_encoder.encode_dataset import EncodeConfig, encode_dataset
+from fae_encoder.store.encode_dataset import EncodeConfig, encode_dataset
 
 BAD = 9  # place of the unreadable image
 

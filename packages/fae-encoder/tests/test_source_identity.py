@@ -15,9 +15,9 @@ from fae_core.commands.groups import invoke
 from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch, open_images
 from fae_encoder import FAEEncoder
-from fae_encoder.encode_dataset import EncodeConfig, encode_dataset
-from fae_encoder.feature_store import FeatureStore
-from fae_encoder.source_identity import identity_by_name
+from fae_encoder.store.encode_dataset import EncodeConfig, encode_dataset
+from fae_encoder.store.feature_store import FeatureStore
+from fae_encoder.store.source_identity import identity_by_name
 
 SIZE = {"image_size": 32, "backbone": {"image_size": 32}}
 
@@ -109,7 +109,7 @@ def test_resume_with_other_pictures_under_the_same_names_is_refused(encoder, tmp
 def interrupted(encoder: FAEEncoder, images: Path, out: Path, *, finished: bool = False) -> None:
     """A store of the images, unfinished unless `finished`: begun, and then nothing."""
     from fae_core.latent_store import LatentStoreWriter
-    from fae_encoder.encode_dataset import make_plan
+    from fae_encoder.store.encode_dataset import make_plan
 
     config = EncodeConfig(shard_size=2)
     if finished:

@@ -33,8 +33,8 @@ COMMANDS = (
 def run(monkeypatch, extractor, fae, tmp_path):
     """Runs a command with the tiny extractor and tokenizer in place of loaded ones; mistakes are raised as they are."""
     monkeypatch.setenv("FAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fae_eval.generation.load_extractor", lambda *_, **__: extractor)
-    monkeypatch.setattr("fae_eval.reconstruction.load_extractor", lambda *_, **__: extractor)
+    monkeypatch.setattr("fae_eval.studies.generation.load_extractor", lambda *_, **__: extractor)
+    monkeypatch.setattr("fae_eval.studies.reconstruction.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_core.load_tokenizer", lambda *_, **__: fae, raising=False)
 
     def invoke(*arguments: object) -> str:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fae_core.errors import DataError
-from fae_eval.coco import centre_square, choose_captions, write_coco
+from fae_eval.data.coco import centre_square, choose_captions, write_coco
 
 
 def annotations(images: int = 6) -> dict:

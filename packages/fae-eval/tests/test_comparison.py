@@ -12,7 +12,7 @@ import pytest
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, UnknownName
 from fae_eval import Result, write_report
-from fae_eval.comparison import Group, compare, pooled_deviation, read_group
+from fae_eval.studies.comparison import Group, compare, pooled_deviation, read_group
 
 
 def curve(*values: float, steps: tuple[int, ...] = (100, 200)) -> Result:

@@ -11,8 +11,8 @@ from fae_core.errors import FAEError
 from fae_core.training.restore import seconds_at
 from fae_eval import write_report
 from fae_eval.cli.convergence import steps_of
-from fae_eval.convergence import evaluate_convergence
-from fae_eval.generation import FLOOR
+from fae_eval.studies.convergence import evaluate_convergence
+from fae_eval.studies.generation import FLOOR
 
 
 @pytest.fixture

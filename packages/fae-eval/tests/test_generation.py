@@ -19,7 +19,7 @@ from fae_core.errors import DataError, FAEError, UnknownName
 from fae_core.testing import shared_folder
 from fae_eval import Result, evaluate
 from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, write_adm
-from fae_eval.generation import FLOOR
+from fae_eval.studies.generation import FLOOR
 
 
 def test_equal_sets_have_distance_zero_and_others_do_not(extractor, photographs):
@@ -98,7 +98,7 @@ def test_broken_protocols_are_named(extractor, photographs, monkeypatch):
     warned = warnings_of(evaluate(made, real, extractor=extractor, metrics=["fid"]))
     for sentence in ("leave the covariance singular", "stored as JPEG", "16x16"):
         assert sentence in warned
-    monkeypatch.setattr("fae_eval.generation.SPLIT_SIZE", 8)
+    monkeypatch.setattr("fae_eval.studies.generation.SPLIT_SIZE", 8)
     assert "ordered by class" in warnings_of(evaluate(real, real, extractor=extractor, metrics=["is"]))
     # Without labels the classifier's own answers tell.
     images = np.zeros((40, 8, 8, 3), np.uint8)
@@ -322,7 +322,7 @@ def test_small_sets_are_named_in_the_record(extractor, photographs, monkeypatch)
     one = evaluate(real, real, extractor=extractor, metrics=["kid", "is"], kernel_subsets=2)
     assert one.provenance["kernel"]["subset_size"] == 24
     assert "fewer than 5,000" in warnings_of(one)
-    monkeypatch.setattr("fae_eval.generation.SPLIT_SIZE", 23)
+    monkeypatch.setattr("fae_eval.studies.generation.SPLIT_SIZE", 23)
     assert "last part has 1 of 23" in warnings_of(evaluate(real, real, extractor=extractor, metrics=["is"]))
     with pytest.raises(FAEError, match="at least 2 are needed"):
         evaluate(real, real, extractor=extractor, metrics=["fid"], limit=1)

@@ -12,11 +12,11 @@ from PIL import Image
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError
 from fae_core.images import open_images
-from fae_eval.captions import captions_of, sample_prompts
 from fae_eval.cli.convergence import steps_of
 from fae_eval.cli.pictures import queries_of
-from fae_eval.coco import choose_captions, write_coco
 from fae_eval.data import read_adm_statistics
+from fae_eval.data.captions import captions_of, sample_prompts
+from fae_eval.data.coco import choose_captions, write_coco
 from fae_eval.data.samples import open_samples
 from fae_eval.extractors import load_extractor
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from fae_core import LatentSpec
 from fae_core.errors import CheckpointError, FAEError
-from fae_eval.linear_head import CLASS_TOKENS, LinearHead, dinov2_crop
-from fae_eval.probe import zero_shot_probe
+from fae_eval.studies.linear_head import CLASS_TOKENS, LinearHead, dinov2_crop
+from fae_eval.studies.probe import zero_shot_probe
 
 
 class WithClassToken:

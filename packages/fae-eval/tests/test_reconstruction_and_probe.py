@@ -12,9 +12,9 @@ from PIL import Image
 from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch, open_images
 from fae_eval import evaluate_reconstruction
-from fae_eval.head_classes import BY_PLACE, labels_for_head
 from fae_eval.metrics import psnr
-from fae_eval.probe import apply_logistic, fit_logistic, trained_probe, zero_shot_probe
+from fae_eval.studies.head_classes import BY_PLACE, labels_for_head
+from fae_eval.studies.probe import apply_logistic, fit_logistic, trained_probe, zero_shot_probe
 
 
 def test_reconstruction_is_measured_after_rounding_to_uint8(fae, photographs, extractor, tmp_path):

@@ -17,9 +17,9 @@ from fae_core.errors import CheckpointError, DataError, FAEError
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-eval[text] is not installed")
 
-from fae_eval.captions import captions_of  # noqa: E402
+from fae_eval.data.captions import captions_of  # noqa: E402
 from fae_eval.extractors.two_towers import TwoTowers  # noqa: E402
-from fae_eval.text_image import evaluate_clip_score, evaluate_retrieval  # noqa: E402
+from fae_eval.studies.text_image import evaluate_clip_score, evaluate_retrieval  # noqa: E402
 
 WORDS = ["a", "red", "green", "blue", "dark", "square", "photo", "of", "A", "Red"]
 TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -11,8 +11,8 @@ from fae_core.errors import CheckpointError, FAEError
 from fae_core.models.foreign import read_state_dict
 from fae_core.testing import shared_folder
 from fae_flow import FlowSampler, Jacobi, STARFlow
-from fae_flow.checkpoint import constructor_arguments
-from fae_flow.official import _rename
+from fae_flow.official.checkpoint import constructor_arguments
+from fae_flow.official.weights import _rename
 
 ONE_PASS, SAMPLER = 5e-5, 2e-4
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fae_core.errors import FAEError
 from fae_flow import FlowSampler, Jacobi, STARFlow
 from fae_flow.block import FlowBlock
-from fae_flow.guidance import guide
+from fae_flow.sampling.guidance import guide
 
 
 def naive_sample(
@@ -96,7 +96,7 @@ def test_jacobi_without_tolerance_is_exact(flow, spec, condition_for, latents_fo
 
 
 def test_jacobi_with_a_tolerance_saves_passes_and_stays_near(build, spec, latents_for, monkeypatch) -> None:
-    from fae_flow import decoder
+    from fae_flow.sampling import decoding as decoder
 
     passes = []
     step = decoder.BlockDecoder.step
@@ -149,7 +149,7 @@ def test_sampling_leaves_the_model_as_it_was(build, spec, latents_for) -> None:
 
 
 def test_guidance_doubles_the_batch_only_where_it_acts(build, spec, latents_for, monkeypatch) -> None:
-    from fae_flow import sampler as sampler_module
+    from fae_flow.sampling import sampler as sampler_module
 
     rows = []
     original = sampler_module.BlockDecoder

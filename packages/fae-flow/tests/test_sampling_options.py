@@ -12,7 +12,7 @@ from fae_core.errors import CheckpointError, FAEError
 from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_flow import FlowSampler, STARFlow, STARFlowConfig
-from fae_flow.jacobi import Jacobi
+from fae_flow.sampling.jacobi import Jacobi
 
 BAD = [
     {"gidance": 2.0},

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fae_core.errors import FAEError
-from fae_flow.cache import BlockCache
-from fae_flow.linear import PackedLinear, PlainLinear, choose_linear
+from fae_flow.sampling.cache import BlockCache
+from fae_flow.sampling.linear import PackedLinear, PlainLinear, choose_linear
 
 
 @pytest.mark.parametrize("gelu", [None, "none", "tanh"])

@@ -11,35 +11,35 @@ from typing import TYPE_CHECKING, Any
 from fae_decoders._version import __version__
 
 if TYPE_CHECKING:
-    from fae_decoders.conv_vae import ConvVAE as ConvVAE
-    from fae_decoders.conv_vae import ConvVAEConfig as ConvVAEConfig
+    from fae_decoders.baselines.conv_vae import ConvVAE as ConvVAE
+    from fae_decoders.baselines.conv_vae import ConvVAEConfig as ConvVAEConfig
     from fae_decoders.diffusers_vae import DiffusersVAE as DiffusersVAE
-    from fae_decoders.fae import FAE as FAE
-    from fae_decoders.fae_decoder import FAEDecoder as FAEDecoder
-    from fae_decoders.feature_decoder import FeatureDecoder as FeatureDecoder
-    from fae_decoders.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
-    from fae_decoders.feature_space import FeatureSpace as FeatureSpace
-    from fae_decoders.feature_space import FeatureSpaceMismatch as FeatureSpaceMismatch
-    from fae_decoders.load_decoder import load_pixel_decoder as load_pixel_decoder
-    from fae_decoders.pixel_decoder import PixelDecoder as PixelDecoder
-    from fae_decoders.pixel_decoder import PixelDecoderConfig as PixelDecoderConfig
-    from fae_decoders.rae_decoder import RAEDecoder as RAEDecoder
-    from fae_decoders.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
+    from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder as load_pixel_decoder
+    from fae_decoders.fae.fae import FAE as FAE
+    from fae_decoders.fae.fae_decoder import FAEDecoder as FAEDecoder
+    from fae_decoders.fae.feature_decoder import FeatureDecoder as FeatureDecoder
+    from fae_decoders.fae.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
+    from fae_decoders.fae.feature_space import FeatureSpace as FeatureSpace
+    from fae_decoders.fae.feature_space import FeatureSpaceMismatch as FeatureSpaceMismatch
+    from fae_decoders.fae.pixel_decoder import PixelDecoder as PixelDecoder
+    from fae_decoders.fae.pixel_decoder import PixelDecoderConfig as PixelDecoderConfig
+    from fae_decoders.fae.rae_decoder import RAEDecoder as RAEDecoder
+    from fae_decoders.fae.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
 
 _HOMES = {
-    "ConvVAE": "fae_decoders.conv_vae",
-    "ConvVAEConfig": "fae_decoders.conv_vae",
-    "FAE": "fae_decoders.fae",
-    "FAEDecoder": "fae_decoders.fae_decoder",
-    "FeatureDecoder": "fae_decoders.feature_decoder",
-    "FeatureDecoderConfig": "fae_decoders.feature_decoder",
-    "FeatureSpace": "fae_decoders.feature_space",
-    "FeatureSpaceMismatch": "fae_decoders.feature_space",
-    "PixelDecoder": "fae_decoders.pixel_decoder",
-    "PixelDecoderConfig": "fae_decoders.pixel_decoder",
-    "RAEDecoder": "fae_decoders.rae_decoder",
-    "RAEDecoderConfig": "fae_decoders.rae_decoder",
-    "load_pixel_decoder": "fae_decoders.load_decoder",
+    "ConvVAE": "fae_decoders.baselines.conv_vae",
+    "ConvVAEConfig": "fae_decoders.baselines.conv_vae",
+    "FAE": "fae_decoders.fae.fae",
+    "FAEDecoder": "fae_decoders.fae.fae_decoder",
+    "FeatureDecoder": "fae_decoders.fae.feature_decoder",
+    "FeatureDecoderConfig": "fae_decoders.fae.feature_decoder",
+    "FeatureSpace": "fae_decoders.fae.feature_space",
+    "FeatureSpaceMismatch": "fae_decoders.fae.feature_space",
+    "PixelDecoder": "fae_decoders.fae.pixel_decoder",
+    "PixelDecoderConfig": "fae_decoders.fae.pixel_decoder",
+    "RAEDecoder": "fae_decoders.fae.rae_decoder",
+    "RAEDecoderConfig": "fae_decoders.fae.rae_decoder",
+    "load_pixel_decoder": "fae_decoders.fae.any_pixel_decoder",
 }
 
 # Needs an extra, so it is not part of `__all__`.

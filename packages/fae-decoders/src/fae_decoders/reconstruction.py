@@ -24,7 +24,7 @@ from fae_core.folders import IMAGES, PAIRS, RESULTS
 from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image, to_uint8
 from fae_core.progress import progress
 from fae_decoders._version import __version__
-from fae_decoders.fae import FAE
+from fae_decoders.fae.fae import FAE
 from fae_decoders.stages.data import resize
 
 

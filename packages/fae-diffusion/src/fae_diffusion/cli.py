@@ -84,7 +84,7 @@ def train_diffusion(
 
     settings = resolve_settings(preset, config, overrides, sections=SECTIONS)
     if settings.get("model_type") == "mmdit":
-        from fae_diffusion.captions import train_with_captions
+        from fae_diffusion.text.training import train_with_captions
 
         if latents is None or data is not None or tokenizer is not None:
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
@@ -177,7 +177,7 @@ def import_mmdit(
     from fae_core.files import require_new_folder
     from fae_core.spec import LatentSpec
     from fae_diffusion import MMDiT
-    from fae_diffusion.checkpoint import read_checkpoint
+    from fae_diffusion.official.checkpoint import read_checkpoint
 
     require_new_folder(out, overwrite=overwrite)
     arguments = resolve_settings(None, config, overrides)
@@ -203,8 +203,8 @@ def _import(
     from fae_core.files import require_new_folder
     from fae_core.spec import LatentSpec
     from fae_diffusion import LightningDiT, SiT
-    from fae_diffusion.checkpoint import read_checkpoint, read_statistics
-    from fae_diffusion.official import RELEASED, architecture, derived_spec, official_arguments
+    from fae_diffusion.official.checkpoint import read_checkpoint, read_statistics
+    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, official_arguments
 
     require_new_folder(out, overwrite=overwrite)
     settings = resolve_settings(None, config, overrides)

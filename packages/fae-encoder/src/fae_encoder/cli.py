@@ -14,8 +14,8 @@ from fae_core.folders import STORE_SKIPPED
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_core.latent_store import LatentStore
-    from fae_encoder.encode_dataset import LatentEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.encode_dataset import LatentEncoder
+    from fae_encoder.store.feature_store import FeatureStore
 
 
 def encode(
@@ -79,7 +79,7 @@ def encode(
     from fae_core.config import parse_config
     from fae_core.images import open_images
     from fae_core.processes import processes as process_group
-    from fae_encoder.encode_dataset import EncodeConfig, encode_dataset
+    from fae_encoder.store.encode_dataset import EncodeConfig, encode_dataset
 
     settings = {
         "batch_size": batch_size,
@@ -129,9 +129,8 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
     from fae_core.models.sources import resolve_model_folder
-    from fae_encoder.encode_dataset import LatentEncoder
-    from fae_encoder.encoder import FAEEncoder
-    from fae_encoder.storage import WHOLE_FAE
+    from fae_encoder.encoder import WHOLE_FAE, FAEEncoder
+    from fae_encoder.store.encode_dataset import LatentEncoder
 
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
     if not Path(model).exists() and "/" not in model and model not in bundle_folders():
@@ -153,7 +152,7 @@ def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> Feat
     """What --features names. Raises FAEError where it does not fit the encoder or the images."""
     from fae_core.errors import FAEError
     from fae_encoder.encoder import FAEEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
     if not isinstance(encoder, FAEEncoder):
         raise FAEError(f"a {type(encoder).__name__} has no backbone whose features could be read; leave --features out")

@@ -14,19 +14,26 @@ from pydantic import Field
 from torch import Tensor
 
 from fae_core.config import Config, parse_config
-from fae_core.errors import FAEError
+from fae_core.errors import CheckpointError, FAEError
+from fae_core.folders import ENCODER, LATENT_SPEC, MODEL_WEIGHTS
+from fae_core.models.folder import load_weights, read_config, require_unchanged
 from fae_core.models.presets import load_preset
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
+from fae_core.models.sources import resolve_model_folder
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
-from fae_encoder import storage
 from fae_encoder.adapters import AdapterConfig, create_adapter
 from fae_encoder.backbones import BackboneConfig, build_backbone
 from fae_encoder.backbones.preprocess import same_aspect
 from fae_encoder.feature_norm import FeatureNorm
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
+
+STORED = "stored"  # the backbone's weights are in the encoder's own folder
+_FETCHABLE = ("pretrained", "pip")
+_BACKBONE = "backbone."
+WHOLE_FAE = "fae"  # model_type of encoder and decoders together
 
 
 class FAEEncoderConfig(Config):
@@ -118,13 +125,19 @@ class FAEEncoder(PretrainedModel):
         verify: compare the fingerprints of backbone and adapter, and the checksum of weights and spec, with those recorded; raises
             CheckpointError where they differ.
         """
-        folder, config, own_spec = storage.read_folder(cls, source, weights, revision=revision, token=token)
-        if spec is not None:
+        folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
+        if read_config(folder).get("model_type") == WHOLE_FAE:
+            folder = folder / ENCODER
+        config, own_spec = cls._read(folder)
+        if spec is not None and own_spec is not None:
             spec.require(own_spec, context=str(source))
+        if weights != "default":
+            config = _with_weights(config, None if weights is None else str(weights), folder)
         encoder = cls(config, own_spec)
-        storage.load_into(encoder, folder)
+        stored = config.backbone.weights == STORED
+        load_weights(encoder, folder / MODEL_WEIGHTS, elsewhere=None if stored else _BACKBONE)
         if verify:
-            storage.verify(encoder, folder)
+            encoder._verify(folder)
         return encoder.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(
@@ -140,7 +153,7 @@ class FAEEncoder(PretrainedModel):
         include_backbone: store the backbone's weights inside. "auto" does, unless they are "pretrained" or "pip", which
         every machine can fetch again and `from_pretrained` checks by their fingerprint.
         """
-        storage.prepare(self, include_backbone)
+        self._prepare(include_backbone)
         return super().save_pretrained(folder, overwrite=overwrite, card=card)
 
     @property
@@ -244,4 +257,49 @@ class FAEEncoder(PretrainedModel):
         )
 
     def _saved_state(self) -> dict[str, Tensor]:
-        return storage.state_to_save(self)
+        state = self.state_dict()
+        if self.config.backbone.weights == STORED:
+            return state
+        return {name: tensor for name, tensor in state.items() if not name.startswith(_BACKBONE)}
+
+    def _prepare(self, include_backbone: Literal["auto"] | bool) -> None:
+        """Settle where the backbone's weights will be found again, and write fingerprints into config and spec."""
+        backbone = self.backbone.config
+        if include_backbone == "auto":
+            local = backbone.name.startswith("hf/") and Path(backbone.name.removeprefix("hf/")).is_dir()
+            include_backbone = backbone.weights not in _FETCHABLE or local
+        if include_backbone:
+            source = STORED
+        else:
+            # A path is of no use on another machine: then whoever loads passes `weights`.
+            source = backbone.weights if backbone.weights in _FETCHABLE else None
+        if not include_backbone and next(self.backbone.parameters()).dtype != torch.float32:
+            raise FAEError(
+                "the backbone was cast; cast the encoder back to float32 to save it without the backbone's weights"
+            )
+        fingerprint = self.backbone.fingerprint()
+        stored = backbone.model_copy(update={"weights": source, "fingerprint": fingerprint})
+        self.config = self.config.model_copy(update={"backbone": stored})
+        self.stamp(fingerprint)
+
+    def _verify(self, folder: Path) -> None:
+        """Raise CheckpointError unless backbone, adapter and spec are those that the folder was saved with."""
+        wanted, source = self.config.backbone.fingerprint, self.config.backbone.weights
+        found = self.backbone.fingerprint()
+        if wanted and wanted != found:
+            raise CheckpointError(
+                f"the backbone's weights (from {source or 'nowhere: pass weights=PATH'}) are not those that {folder} was "
+                f"made with"
+            )
+        if self.spec.fingerprint and self.spec.fingerprint != self.fingerprint(found):
+            raise CheckpointError(f"the weights in {folder} do not match the fingerprint in its {LATENT_SPEC}")
+        require_unchanged(folder, self._saved_state(), self.spec)
+
+
+def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:
+    """A saved encoder's config with its backbone's weights from elsewhere. Raises CheckpointError where they are inside."""
+    if config.backbone.weights == STORED:
+        raise CheckpointError(f"{folder} holds its backbone's weights itself; leave `weights` out")
+    revision = config.backbone.revision if weights == "pretrained" else None
+    backbone = config.backbone.model_copy(update={"weights": weights, "revision": revision})
+    return config.model_copy(update={"backbone": backbone})

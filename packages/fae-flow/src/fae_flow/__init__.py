@@ -9,17 +9,17 @@ from fae_flow._version import __version__
 
 if TYPE_CHECKING:
     from fae_flow.config import STARFlowConfig as STARFlowConfig
-    from fae_flow.jacobi import Jacobi as Jacobi
-    from fae_flow.sampler import FlowSampler as FlowSampler
+    from fae_flow.sampling.jacobi import Jacobi as Jacobi
+    from fae_flow.sampling.sampler import FlowSampler as FlowSampler
     from fae_flow.starflow import FlowOutput as FlowOutput
     from fae_flow.starflow import FlowTrace as FlowTrace
     from fae_flow.starflow import STARFlow as STARFlow
 
 _HOMES = {
     "FlowOutput": "fae_flow.starflow",
-    "FlowSampler": "fae_flow.sampler",
+    "FlowSampler": "fae_flow.sampling.sampler",
     "FlowTrace": "fae_flow.starflow",
-    "Jacobi": "fae_flow.jacobi",
+    "Jacobi": "fae_flow.sampling.jacobi",
     "STARFlow": "fae_flow.starflow",
     "STARFlowConfig": "fae_flow.config",
 }

@@ -102,7 +102,7 @@ def import_starflow(
     from fae_core.models.foreign import read_state_dict
     from fae_core.spec import LatentSpec
     from fae_flow import STARFlow
-    from fae_flow.checkpoint import constructor_arguments
+    from fae_flow.official.checkpoint import constructor_arguments
 
     require_new_folder(out, overwrite=overwrite)
     settings = resolve_settings(None, config, overrides)

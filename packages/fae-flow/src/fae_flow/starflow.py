@@ -32,9 +32,9 @@ from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
 from fae_flow.conditioning import check_data, condition_rows, drop_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
-from fae_flow.jacobi import Jacobi
 from fae_flow.layers import Rope
 from fae_flow.positions import rope_tables
+from fae_flow.sampling.jacobi import Jacobi
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -87,7 +87,7 @@ class STARFlow(PretrainedModel):
         (off here unless asked for), classes (reads one-hot "text" as class labels). Raises CheckpointError where keys or
         arguments do not fit, FAEError for video options.
         """
-        from fae_flow.official import load_official
+        from fae_flow.official.weights import load_official
 
         return load_official(cls, state_dict, config, spec, fields)
 
@@ -181,7 +181,7 @@ class STARFlow(PretrainedModel):
         stretches of tokens in parallel instead of one by one. cuda_graph: replay one captured step per token, on a GPU.
         A FlowSampler kept over several calls saves their setup.
         """
-        from fae_flow.sampler import FlowSampler
+        from fae_flow.sampling.sampler import FlowSampler
 
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}

@@ -63,14 +63,21 @@ def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpe
         )
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file into `module`, every key accounted for. Raises CheckpointError otherwise."""
+def load_weights(module: nn.Module, path: Path, *, elsewhere: str | None = None) -> None:
+    """Load a safetensors file into `module`, every key accounted for. Raises CheckpointError otherwise.
+
+    elsewhere: the start of the names of weights that are not in the file, because the module has them already.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    if elsewhere is not None:
+        if any(name.startswith(elsewhere) for name in state):
+            raise CheckpointError(f"{path} holds {elsewhere}* weights that its {MODEL_CONFIG} does not speak of")
+        state.update({name: tensor for name, tensor in module.state_dict().items() if name.startswith(elsewhere)})
     load_state(module, state, str(path))
 
 

@@ -68,20 +68,26 @@ class PretrainedModel(nn.Module):
         Raises CheckpointError where files are missing, damaged, or of another model.
         """
         folder = resolve_model_folder(source, revision=revision, token=token)
+        config, own_spec = cls._read(folder)
+        if spec is not None and own_spec is not None:
+            spec.require(own_spec, context=str(source))
+        model = built(f"{folder}/{MODEL_CONFIG}", lambda: cls(config, own_spec))
+        model.class_names = checked_names(read_config(folder).get("class_names"), f"{folder}/{MODEL_CONFIG}")
+        load_weights(model, folder / MODEL_WEIGHTS)
+        require_unchanged(folder, model._saved_state(), own_spec)
+        return model.to(device=device, dtype=dtype).eval()
+
+    @classmethod
+    def _read(cls, folder: Path) -> tuple[Any, LatentSpec | None]:
+        """The configuration and the latent spec of a model of this class in `folder`. Raises CheckpointError."""
         stored = read_config(folder)
         if stored.get("model_type") != cls.model_type:
             raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not {cls.model_type!r}")
         config = parse_config(cls.config_class, stored.get("config", {}), f"{folder}/{MODEL_CONFIG}")
-        own_spec = LatentSpec.load(folder) if (folder / LATENT_SPEC).is_file() else None
-        if own_spec is None and cls.needs_spec:
+        spec = LatentSpec.load(folder) if (folder / LATENT_SPEC).is_file() else None
+        if spec is None and cls.needs_spec:
             raise CheckpointError(f"{folder} has no {LATENT_SPEC}")
-        if spec is not None and own_spec is not None:
-            spec.require(own_spec, context=str(source))
-        model = built(f"{folder}/{MODEL_CONFIG}", lambda: cls(config, own_spec))
-        model.class_names = checked_names(stored.get("class_names"), f"{folder}/{MODEL_CONFIG}")
-        load_weights(model, folder / MODEL_WEIGHTS)
-        require_unchanged(folder, model._saved_state(), own_spec)
-        return model.to(device=device, dtype=dtype).eval()
+        return config, spec
 
     def dry_run(self, batch: int) -> Tensor:
         """A forward pass of `batch` samples of the model's own shapes, on its device; `fae info` counts and times what it takes."""

@@ -37,8 +37,8 @@ def assemble(
     """
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
-    from fae_decoders.assemble import assemble as with_autoencoder
-    from fae_decoders.assemble import assemble_direct
+    from fae_decoders.fae.assemble import assemble as with_autoencoder
+    from fae_decoders.fae.assemble import assemble_direct
 
     if (autoencoder is None) == (encoder is None):
         raise FAEError("give either --autoencoder (a run of stage Ia) or --encoder (a preset with an identity adapter)")
@@ -49,7 +49,7 @@ def assemble(
         fae = with_autoencoder(autoencoder, pixel)
     else:
         from fae_decoders.cli.stage import build_encoder
-        from fae_decoders.load_decoder import load_pixel_decoder
+        from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
 
         size = load_pixel_decoder(pixel).config.image_shape
         built = build_encoder({"preset": encoder, "image_size": size}, weights)

@@ -43,7 +43,7 @@ def import_autoencoder_kl(
     """
     from fae_core.files import require_new_folder
     from fae_core.processes import resolve_device
-    from fae_decoders.autoencoder_kl import load_autoencoder_kl
+    from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
 
     require_new_folder(out, overwrite=overwrite)
     vae = load_autoencoder_kl(source, image_size=image_size, variant=variant)
@@ -90,7 +90,7 @@ def import_rae(
     """
     from fae_core.files import read_json, require_new_folder
     from fae_core.models.foreign import SECTIONS, read_state_dict
-    from fae_decoders.official_rae import decoder_from_official
+    from fae_decoders.imports.official_rae import decoder_from_official
 
     require_new_folder(out, overwrite=overwrite)
     state = read_state_dict(checkpoint, section=section, sections=("ema", *SECTIONS))

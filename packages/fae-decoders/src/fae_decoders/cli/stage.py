@@ -13,7 +13,7 @@ from fae_core.folders import RUN_CONFIG
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
 _COMMON = ("model", "training", "encoder")
 
@@ -76,7 +76,7 @@ def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
 
 def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource) -> FeatureStore | None:
     """What --features names. Raises FAEError where it does not fit the encoder or the images."""
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
     return None if folder is None else FeatureStore(folder, encoder, source)
 

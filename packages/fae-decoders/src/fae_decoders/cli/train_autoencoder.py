@@ -78,7 +78,7 @@ def train_autoencoder(
         recorded,
         stage_settings,
     )
-    from fae_decoders.feature_decoder import FeatureDecoder, FeatureDecoderConfig
+    from fae_decoders.fae.feature_decoder import FeatureDecoder, FeatureDecoderConfig
     from fae_decoders.stages import AutoencoderConfig, AutoencoderTask
     from fae_decoders.stages.autoencoder import training_spec
 

@@ -90,7 +90,7 @@ def train_pixel(
     from fae_core.models.identity import model_checksum
     from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import recorded, stage_settings
-    from fae_decoders.pixel_decoder import PixelDecoderConfig
+    from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
     from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
 
     if autoencoder is not None and encoder is not None:
@@ -161,8 +161,8 @@ def _noise_task(
 ) -> PixelTask:
     from fae_core.config import parse_config
     from fae_decoders.cli.stage import build_encoder, known_features
-    from fae_decoders.load_decoder import load_pixel_decoder
-    from fae_decoders.pixel_decoder import PixelDecoder, PixelDecoderConfig
+    from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
+    from fae_decoders.fae.pixel_decoder import PixelDecoder, PixelDecoderConfig
     from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
 
     stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
@@ -185,8 +185,8 @@ def _finetune_task(
     from fae_core.config import parse_config
     from fae_core.errors import FAEError
     from fae_decoders.cli.stage import known_features
-    from fae_decoders.fae import FAE
-    from fae_decoders.load_decoder import load_pixel_decoder
+    from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
+    from fae_decoders.fae.fae import FAE
     from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
 
     if autoencoder is None or init is None:

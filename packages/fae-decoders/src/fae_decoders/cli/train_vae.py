@@ -62,8 +62,8 @@ def train_vae(
     from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.training import TrainConfig, train
+    from fae_decoders.baselines.conv_vae import ConvVAE, ConvVAEConfig
     from fae_decoders.cli.stage import recorded, stage_settings
-    from fae_decoders.conv_vae import ConvVAE, ConvVAEConfig
     from fae_decoders.stages import VAEConfig, VAETask
 
     settings = stage_settings(

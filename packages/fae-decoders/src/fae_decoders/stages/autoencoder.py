@@ -17,9 +17,9 @@ from fae_core.errors import FAEError
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.training import Phase, Task
-from fae_decoders.fae import FAE
-from fae_decoders.feature_decoder import FeatureDecoder
-from fae_decoders.feature_space import FeatureSpace
+from fae_decoders.fae.fae import FAE
+from fae_decoders.fae.feature_decoder import FeatureDecoder
+from fae_decoders.fae.feature_space import FeatureSpace
 from fae_decoders.losses.vae import (
     channel_weights,
     cosine_loss,
@@ -32,7 +32,7 @@ from fae_decoders.stages.statistics import ChannelStatistics
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
 
 class AutoencoderConfig(Config):

@@ -2,7 +2,7 @@
 
 Images are read at the encoder's `read_size`, as `fae encode` reads them. Without augmentation both features and
 target images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
-step, on the training device. A store of features that was made before (fae_encoder/feature_store.py) replaces the backbone.
+step, on the training device. A store of features that was made before (fae_encoder/store/feature_store.py) replaces the backbone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
 
 class DataConfig(Config):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from fae_core.config import Config
 from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
-from fae_decoders.feature_space import FeatureSpace
-from fae_decoders.load_decoder import AnyPixelDecoder
+from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
+from fae_decoders.fae.feature_space import FeatureSpace
 from fae_decoders.losses.pixel import PixelLossConfig
 from fae_decoders.stages.data import DataConfig
 from fae_decoders.stages.pixel_task import PixelTask
@@ -28,7 +28,7 @@ from fae_decoders.stages.pixel_task import PixelTask
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
 
 class PixelNoiseConfig(Config):

@@ -13,7 +13,7 @@ from fae_core.errors import FAEError
 from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
-from fae_decoders.load_decoder import AnyPixelDecoder
+from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
 from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
 from fae_decoders.stages.adversary import Adversary
 from fae_decoders.stages.data import DataConfig, StageData
@@ -22,7 +22,7 @@ from fae_decoders.stages.preview import preview_rows, save_preview
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
-    from fae_encoder.feature_store import FeatureStore
+    from fae_encoder.store.feature_store import FeatureStore
 
 
 class PixelTask(Task):

@@ -14,7 +14,7 @@ from fae_core.errors import FAEError
 from fae_core.images.identity import content_identity
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
-from fae_decoders.conv_vae import ConvVAE
+from fae_decoders.baselines.conv_vae import ConvVAE
 from fae_decoders.losses.alignment import Alignment, AlignmentConfig
 from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
 from fae_decoders.stages.adversary import Adversary

@@ -1,10 +1,11 @@
 """The networks and their configurations."""
 
-from fae_diffusion.models.classes import LightningDiT, SiT
 from fae_diffusion.models.config import LightningDiTConfig, Sampling, SiTConfig, TransformerConfig
 from fae_diffusion.models.mmdit import MMDiT
-from fae_diffusion.models.mmdit_config import MMDiTConfig, TextEncoderConfig
-from fae_diffusion.models.text_condition import TextCondition
+from fae_diffusion.models.mmdit_config import MMDiTConfig
+from fae_diffusion.models.sit import LightningDiT, SiT
+from fae_diffusion.text.condition import TextCondition
+from fae_diffusion.text.config import TextEncoderConfig
 
 __all__ = [
     "LightningDiT",

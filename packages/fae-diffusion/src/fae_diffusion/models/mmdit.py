@@ -26,10 +26,10 @@ from fae_core.errors import CheckpointError, FAEError
 from fae_core.layers import MLP, Fp32Buffers, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
-from fae_diffusion.generator import FlowMatching
+from fae_diffusion.flow_matching import FlowMatching
 from fae_diffusion.models.mmdit_config import MMDiTConfig
-from fae_diffusion.models.text_condition import TextCondition
 from fae_diffusion.models.transformer import patchify, unpatchify
+from fae_diffusion.text.condition import TextCondition
 
 _USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
 log = logging.getLogger("fae")
@@ -161,7 +161,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
         config: constructor arguments of REPA's MMDiT. Widths that it hard-codes are read off the weights, so that SD3's own
         checkpoints fit too (with time_scale=1000). Raises CheckpointError where names or shapes do not fit.
         """
-        from fae_diffusion.official_mmdit import load_official_mmdit
+        from fae_diffusion.official.mmdit import load_official_mmdit
 
         return load_official_mmdit(cls, state_dict, config, spec, fields)
 
@@ -308,7 +308,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
         if self.config.text_encoder is None:
             raise FAEError("this model's config names no text encoder: pass text embeddings")
         if getattr(self, "_encoder", None) is None:
-            from fae_diffusion.text import TextEncoder
+            from fae_diffusion.text.encoder import TextEncoder
 
             if self.config.text_encoder.fingerprint is None:
                 log.info(

@@ -9,19 +9,8 @@ from pydantic import Field, model_validator
 from fae_core.config import Config
 from fae_core.layers import swiglu_hidden
 from fae_diffusion.models.config import Sampling
+from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.transport import Transport
-
-MOST_TOKENS = 2**14  # per prompt; more would be a mistake, and cost memory for each
-
-
-class TextEncoderConfig(Config):
-    """The frozen text encoder whose embeddings the model reads."""
-
-    name: str = Field(description="hub repository, or folder, of any T5 or other transformers encoder")
-    max_length: int = Field(128, ge=1, le=MOST_TOKENS, description="tokens per prompt; longer prompts are cut")
-    fingerprint: str | None = Field(
-        None, description="of the encoder trained on (TextEncoder.fingerprint), kept by training"
-    )
 
 
 class MMDiTConfig(Config):

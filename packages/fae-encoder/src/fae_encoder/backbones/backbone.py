@@ -6,8 +6,6 @@ Shape suffixes: B batch, N tokens (row-major over the grid), D feature width, C 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,37 +16,12 @@ from fae_core.errors import FAEError, first_line
 from fae_core.layers import RememberedBuffers
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.coverage import every_pixel_used
-from fae_encoder.backbones.preprocess import Preprocess
+from fae_encoder.backbones.network import FeatureMap, Grid
+from fae_encoder.backbones.preprocess import Preprocess, usual_colours
 from fae_encoder.fingerprint import fingerprint_state
 
-Grid = tuple[int, int]
 # Settings of transformers' configurations that change features and leave every weight's shape as it is.
 _ARITHMETIC = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_heads", "rope_theta", "window_size")
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """The output of one layer: tokens (B, h*w, C) and their grid (h, w)."""
-
-    tokens_BNC: Tensor
-    grid: Grid
-
-
-class Network(Protocol):
-    """What a library's model looks like from here."""
-
-    layers: tuple[int, ...]  # selected, from 0
-    final_norm: bool  # whether a final norm is applied to what comes out
-    norm: nn.Module | None  # that final norm
-    channels_last: bool  # whether convolutions dominate, which run several times faster in that layout on a CPU
-
-    def forward(self, x: Tensor) -> list[FeatureMap]: ...
-
-    def head(self, features: FeatureMap, pool: str | None) -> Tensor: ...
-
-    def embed(self, features: FeatureMap, pool: str | None) -> Tensor: ...
-
-    def class_token(self, x: Tensor) -> Tensor: ...
 
 
 class Backbone(RememberedBuffers):
@@ -147,11 +120,9 @@ class Backbone(RememberedBuffers):
         config, (library, _, model) = self.config, self.name.partition("/")
         if config.interpolation is None:  # saved before it was recorded, when fingerprints did not speak of it
             return ""
-        if library == "timm" and config.interpolation == "bicubic":
-            from fae_encoder.backbones.timm_network import usual_colours
-
-            if (config.mean, config.std) == usual_colours(model):
-                return ""
+        is_usual = library == "timm" and config.interpolation == "bicubic"
+        if is_usual and (config.mean, config.std) == usual_colours(model):
+            return ""
         settings = (f"{key}={config.hf_config[key]}" for key in _ARITHMETIC if key in (config.hf_config or ()))
         return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 

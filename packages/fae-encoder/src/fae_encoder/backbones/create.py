@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from fae_core.errors import FAEError
-from fae_encoder.backbones.backbone import Backbone, Network
+from fae_encoder.backbones.backbone import Backbone
 from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.network import Network
 from fae_encoder.backbones.preprocess import Interpolation
 
 Size = int | tuple[int, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
-from fae_encoder.backbones.backbone import FeatureMap
+from fae_encoder.backbones.network import FeatureMap
 
 
 def timm_logits(model: nn.Module, features: FeatureMap, layer: int, normed: bool, pool: str | None) -> Tensor:

@@ -64,3 +64,11 @@ class Preprocess(Fp32Buffers):
             images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
             images = images.clamp(0.0, 1.0)
         return (images - self.mean) / self.std
+
+
+def usual_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """mean and std of the images that timm feeds a model."""
+    import timm
+
+    configuration = timm.get_pretrained_cfg(name)
+    return tuple(configuration.mean), tuple(configuration.std)

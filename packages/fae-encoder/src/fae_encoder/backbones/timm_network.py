@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, UnknownName
 from fae_encoder.backbones import efficientnet_lite, heads
-from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.network import FeatureMap
 from fae_encoder.backbones.preprocess import Interpolation
 from fae_encoder.backbones.weights import cached_commit, read_state_dict
 
@@ -119,12 +119,6 @@ def create_timm_model(name: str, config: BackboneConfig) -> tuple[nn.Module, Bac
     if on_hub and config.revision is None and torch.get_default_device().type != "meta":
         found["revision"] = cached_commit(configuration.hf_hub_id)
     return model, config.model_copy(update=found)
-
-
-def usual_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """mean and std of the images that timm feeds a model."""
-    configuration = timm.get_pretrained_cfg(name)
-    return tuple(configuration.mean), tuple(configuration.std)
 
 
 def _interpolation(name: str, config: BackboneConfig, own: str) -> str | None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fae_core.errors import CheckpointError, FAEError, MissingPackage
 from fae_core.models.transformers_models import load_model, make_config, new_model, read_config
-from fae_encoder.backbones.backbone import FeatureMap
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.hf_processor import processing
+from fae_encoder.backbones.network import FeatureMap
 from fae_encoder.backbones.timm_network import select_layers
 from fae_encoder.backbones.weights import cached_commit, read_state_dict
 

@@ -26,7 +26,7 @@ def coco(
     """
     from fae_core.files import hold, require_new_folder
     from fae_core.progress import progress
-    from fae_eval.coco import write_coco
+    from fae_eval.data.coco import write_coco
 
     require_new_folder(out, overwrite=overwrite)
     with hold(out), progress(count, "cropping") as bar:

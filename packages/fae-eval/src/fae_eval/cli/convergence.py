@@ -68,8 +68,8 @@ def convergence(
     from fae_core.progress import progress
     from fae_core.sampling.prompts import read_prompts
     from fae_core.training import parallel as distributed
-    from fae_eval.convergence import checkpoint_samples, evaluate_convergence
     from fae_eval.features import default_cache
+    from fae_eval.studies.convergence import checkpoint_samples, evaluate_convergence
 
     path = result_path(out, "convergence", overwrite)
     if not samples and (generator is None or decoder is None):

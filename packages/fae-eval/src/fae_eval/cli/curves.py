@@ -12,7 +12,7 @@ from fae_core.cli.options import Overwrite
 from fae_eval.cli.options import Title, names_and_paths
 
 if TYPE_CHECKING:
-    from fae_eval.comparison import Group
+    from fae_eval.studies.comparison import Group
 
 
 def curves(
@@ -47,7 +47,7 @@ def _line(name: str, folder: str, value: str) -> Group:
     """A run as a curve of at most a hundred points. Raises FAEError, UnknownName."""
     from fae_core.errors import FAEError, UnknownName
     from fae_core.training.journal import read_metrics
-    from fae_eval.comparison import Group
+    from fae_eval.studies.comparison import Group
 
     rows = read_metrics(Path(folder))
     if not rows:

@@ -197,7 +197,7 @@ def reconstruction(
     from fae_core.cli.launch import relaunched
     from fae_core.progress import progress
     from fae_core.training import parallel as distributed
-    from fae_eval.reconstruction import evaluate_reconstruction
+    from fae_eval.studies.reconstruction import evaluate_reconstruction
 
     path = result_path(out, "reconstruction", overwrite)
     if relaunched(processes):
@@ -272,7 +272,7 @@ def _measure(
     from fae_core.training import parallel as distributed
     from fae_eval.data import GeneratedSamples
     from fae_eval.features import default_cache
-    from fae_eval.generation import evaluate
+    from fae_eval.studies.generation import evaluate
     from fae_eval.tokenizers import load_image_tokenizer
 
     path = result_path(out, name, overwrite)

@@ -48,7 +48,7 @@ def probe(
     Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val --head dinov2_vitg14_reg4_linear_head.pth
     """
     from fae_core.progress import progress
-    from fae_eval.probe import trained_probe, zero_shot_probe
+    from fae_eval.studies.probe import trained_probe, zero_shot_probe
 
     path = result_path(out, "probe-trained" if train else "probe", overwrite)
     options = {"limit": limit, "batch_size": batch_size, "device": device, "progress": progress}

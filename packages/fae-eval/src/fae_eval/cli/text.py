@@ -36,7 +36,7 @@ def clip_score(
     Example: fae eval clip-score --samples runs/samples --text-model openai/clip-vit-large-patch14
     """
     from fae_core.progress import progress
-    from fae_eval.text_image import evaluate_clip_score
+    from fae_eval.studies.text_image import evaluate_clip_score
 
     path = result_path(out, "clip-score", overwrite)
     heading = {} if title is None else {"title": title}
@@ -66,7 +66,7 @@ def retrieval(
     Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
     """
     from fae_core.progress import progress
-    from fae_eval.text_image import evaluate_retrieval
+    from fae_eval.studies.text_image import evaluate_retrieval
 
     path = result_path(out, "retrieval", overwrite)
     heading = {} if title is None else {"title": title}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from fae_eval.comparison import Group
 from fae_eval.figures.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, padded
+from fae_eval.studies.comparison import Group
 
 _COLORS = ("#2a6fdb", "#d1495b", "#2e933c", "#a05195", "#e59500", "#5c6b73")
 _STYLE = (

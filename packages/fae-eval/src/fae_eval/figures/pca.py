@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fae_eval.eigen import symmetric_eigen
 from fae_eval.figures.canvas import compose, from_grid, from_tensor, normalise
 from fae_eval.figures.similarity import token_spaces
+from fae_eval.metrics.eigen import symmetric_eigen
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fae_core.errors import FAEError
-from fae_eval.eigen import symmetric_eigen, symmetric_eigenvalues
+from fae_eval.metrics.eigen import symmetric_eigen, symmetric_eigenvalues
 
 Array = NDArray[np.float64]
 _ROUNDING = 1e-4  # a negative eigenvalue over the largest; statistics in single precision reach 1e-6

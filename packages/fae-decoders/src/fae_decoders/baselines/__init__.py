@@ -1,0 +1,1 @@
+"""What FAE is compared with: a convolutional variational autoencoder."""

@@ -1,0 +1,161 @@
+"""ConvVAE: a convolutional KL autoencoder as a tokenizer, the baseline that FAE is compared with.
+
+images (B, 3, H, W) in [0, 1] -> posterior N(mean, std) (B, C, h, w) -> z, normalised by the spec -> images
+
+The same door as an FAE (`encode`, `posterior`, `decode`, `spec`, folders), so every generator and every command takes either.
+It is trained from scratch (stages/vae.py), or holds the weights of an AutoencoderKL (autoencoder_kl.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from fae_core.config import Config
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.models.rounding import round_parameters
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from fae_decoders.baselines.conv_net import ConvDecoder, ConvEncoder
+from fae_encoder.backbones.preprocess import Preprocess
+from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
+from fae_encoder.posterior import LOGVAR_RANGE, Posterior
+
+Side = Annotated[int, Field(gt=0, le=65536)]  # as LatentSpec has it
+
+
+class ConvVAEConfig(Config):
+    """image_size: of the images in pixels, one number or (height, width), multiples of the stride. channels: C of the latent.
+    widths: channels of each level, finest first; the stride is 2^(levels - 1). blocks: residual blocks per level of the encoder,
+    one fewer than in the decoder. norm_groups: of every GroupNorm. attention: one attention block in the middle. latent_conv:
+    1x1 convolutions on both sides of the latent (SD's quant_conv and post_quant_conv; SD3 and Flux have none)."""
+
+    image_size: Side | tuple[Side, Side]
+    channels: int = Field(gt=0, le=65536)
+    widths: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1)
+    blocks: int = Field(2, gt=0)
+    norm_groups: int = Field(32, gt=0)
+    attention: bool = True
+    latent_conv: bool = True
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent position, in each direction."""
+        return 2 ** (len(self.widths) - 1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConvVAEConfig:
+        if any(side < 1 or side % self.stride for side in self.image_shape):
+            raise ValueError(f"images of {self.image_shape} pixels are not a multiple of the stride {self.stride}")
+        if any(width < 1 or width % self.norm_groups for width in self.widths):
+            raise ValueError(f"widths {self.widths} are not multiples of norm_groups {self.norm_groups}")
+        return self
+
+
+class ConvVAE(PretrainedModel):
+    """Images to latents and back. Images are (B, 3, H, W) in [0, 1], latents (B, C, h, w) normalised by `spec`.
+
+    spec: its mean and std are 0 and 1 until `with_statistics`; its fingerprint is that of the encoder, set by `stamp`.
+    Results do not depend on the batch size beyond rounding.
+    """
+
+    model_type: ClassVar[str] = "conv-vae"
+    config_class: ClassVar[type[Config]] = ConvVAEConfig
+
+    def __init__(self, config: ConvVAEConfig, spec: LatentSpec | None = None) -> None:
+        super().__init__(config, spec)
+        (height, width), stride = config.image_shape, config.stride
+        own = LatentSpec(config.channels, height // stride, width // stride, config.image_size, self.model_type)
+        if spec is None:
+            self.spec = own
+        else:
+            own.require(spec, ignore=("mean", "std", "fingerprint"), context="the autoencoder's configuration")
+        self.preprocess = Preprocess(config.image_shape, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        parts = (
+            config.widths,
+            config.channels,
+            config.blocks,
+            config.norm_groups,
+            config.attention,
+            config.latent_conv,
+        )
+        self.encoder = ConvEncoder(*parts)
+        self.decoder = ConvDecoder(*parts)
+
+    def dry_run(self, batch: int) -> Tensor:
+        mean, _ = self.encoder(self.dry_input(batch, 3, *self.config.image_shape))
+        return self.decoder(mean)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The levels of encoder and decoder: what `gradient_checkpointing` recomputes."""
+        return [*self.encoder.blocks, *self.decoder.blocks]
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether levels are computed again in the backward pass instead of kept."""
+        return self.encoder.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, recompute: bool) -> None:
+        self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = recompute
+
+    @property
+    def read_size(self) -> tuple[int, int]:
+        """(height, width) at which images should be read: those that the latents stand for."""
+        return self.spec.image_shape
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The distribution over raw latents. Images of another size are resized, of another aspect ratio refused."""
+        return self.as_posterior(*self.encoder(self.preprocess(images).to(self._dtype)))
+
+    @staticmethod
+    def as_posterior(mean: Tensor, logvar: Tensor) -> Posterior:
+        """What the encoder's two outputs mean."""
+        return Posterior(mean.float().contiguous(), logvar.float().clamp(*LOGVAR_RANGE).contiguous())
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
+        """Normalised latents (B, C, h, w): the posterior's mean, or a sample of it."""
+        posterior = self.posterior(images)
+        return self.spec.normalize(posterior.sample(random) if sample else posterior.mode())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W), fp32, clamped to [0, 1]."""
+        self.spec.check(z)
+        raw = self.spec.denormalize(z.float()).to(self._dtype)
+        return ((self.decoder(raw).float() + 1) / 2).clamp(0, 1).contiguous()
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """decode(encode(images))."""
+        return self.decode(self.encode(images))
+
+    forward = reconstruct
+
+    def with_statistics(self, mean: Any, std: Any) -> Self:
+        """Set the per-channel mean and std by which latents are normalised; returns the autoencoder."""
+        self.spec = self.spec.with_statistics(mean, std)
+        return self
+
+    def stamp(self) -> LatentSpec:
+        """Set the spec's fingerprint to that of the encoder's present weights, and return the spec."""
+        fingerprint = combine_fingerprints(self.model_type, fingerprint_state(self.encoder.state_dict()))
+        self.spec = LatentSpec.from_dict({**self.spec.to_dict(), "fingerprint": fingerprint}, "autoencoder")
+        return self.spec
+
+    def round_parameters(self, dtype: torch.dtype) -> None:
+        """Round every parameter to what `dtype` holds and stamp the spec anew."""
+        round_parameters(self, dtype)
+        self.stamp()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.decoder.conv_out.weight.dtype

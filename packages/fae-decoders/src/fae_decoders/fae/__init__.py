@@ -1,0 +1,1 @@
+"""FAE and its parts: feature decoder, pixel decoders, the encoder with both."""

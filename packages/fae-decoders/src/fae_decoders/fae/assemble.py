@@ -1,0 +1,52 @@
+"""Putting a tokenizer together from parts that were trained apart: no stage II, or no feature decoder at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fae_core.errors import FAEError
+from fae_core.latent_store import LatentStore
+from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
+from fae_decoders.fae.fae import FAE
+
+if TYPE_CHECKING:
+    from fae_encoder import FAEEncoder
+
+
+def assemble(autoencoder: str | Path, pixel: str | Path) -> FAE:
+    """The encoder and feature decoder of stage Ia with the pixel decoder of stage Ib, as it is (the paper's FAE before stage II).
+
+    Raises FeatureSpaceMismatch where they were trained on other features, FAEError where the images' sizes differ.
+    """
+    fae = FAE.from_pretrained(autoencoder)
+    return FAE(fae.encoder, fae.feature_decoder, load_pixel_decoder(pixel))
+
+
+def assemble_direct(encoder: FAEEncoder, pixel: str | Path, *, statistics: str | Path | None = None) -> FAE:
+    """A tokenizer whose latents are the backbone's features ("direct predict", RAE), painted by a pixel decoder of stage Ib.
+
+    encoder: fresh, with an identity adapter; it becomes part of the tokenizer. statistics: a latent store of these features,
+    whose per-channel mean and std then normalise the latents. It is not needed where the pixel decoder was trained on
+    standardised features: those are the latents then.
+    """
+    decoder = load_pixel_decoder(pixel)
+    if encoder.config.adapter.type != "identity":
+        raise FAEError("this encoder has an adapter to train: give the run of `fae train autoencoder` instead")
+    known = decoder.config.features
+    if known is not None and known.mean is not None and known.std is not None:
+        if statistics is not None:
+            raise FAEError(f"{pixel} paints standardised features, which need no other statistics")
+        encoder.feature_norm.set_statistics(torch.tensor(known.mean), torch.tensor(known.std))
+        encoder.with_statistics([0.0] * encoder.spec.channels, [1.0] * encoder.spec.channels)
+    elif statistics is not None:
+        store = LatentStore(statistics)
+        if store.spec.fingerprint != encoder.features_fingerprint():
+            raise FAEError(
+                f"{statistics} does not hold the features of {encoder.backbone.name} as the encoder takes them"
+            )
+        encoder.with_statistics(store.index.mean, store.index.std)
+    encoder.stamp()
+    return FAE(encoder.eval(), None, decoder)

@@ -1,0 +1,93 @@
+"""RAE's pixel decoder (Zheng et al., 2025): MAE's decoder on every patch's features, with a class token of its own.
+
+    features -> linear -> [class token, tokens] + fixed sin-cos positions -> depth x [LayerNorm, attention, LayerNorm, MLP]
+    -> LayerNorm -> linear -> pixels, of which the class token's are dropped
+
+Published for DINOv2-B with registers, SigLIP2-B and MAE-B; `fae import rae` reads them. Those decoders were trained on features
+behind the backbone's last LayerNorm without its learned scale and shift: an encoder with `norm_affine: false`.
+
+Shape suffixes: B batch, N = h * w tokens (row-major), C width.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_table
+from fae_core.models.pretrained import PretrainedModel
+from fae_core.spec import LatentSpec
+from fae_decoders.fae.block import initialize, run_blocks
+from fae_decoders.fae.pixel_decoder import PaintingConfig
+
+
+class RAEDecoderConfig(PaintingConfig):
+    """mlp_hidden: hidden width of the GELU MLP. norm_eps: of every LayerNorm. pixel_mean, pixel_std: per colour, of the scale in
+    which it paints, which is the backbone's own input scale."""
+
+    mlp_hidden: int = Field(gt=0)
+    norm_eps: float = Field(1e-12, gt=0)
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class RAEBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with LayerNorms and an exact GELU: a ViT's block."""
+
+    def __init__(self, config: RAEDecoderConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = SelfAttention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config.width, config.mlp_hidden, approximate="none")
+
+    def forward(self, x_BNC: Tensor, rope: None = None) -> Tensor:
+        x_BNC = x_BNC + self.attention(self.norm1(x_BNC))
+        return x_BNC + self.mlp(self.norm2(x_BNC))
+
+
+class RAEDecoder(Fp32Buffers, PretrainedModel):
+    """forward(features (B, N, D)) -> images (B, 3, H, W), roughly in [0, 1] and not clamped: PixelDecoder's door.
+
+    Raises FAEError for features of another shape.
+    """
+
+    model_type = "rae-decoder"
+    config_class = RAEDecoderConfig
+    needs_spec = False
+
+    def __init__(self, config: RAEDecoderConfig, spec: LatentSpec | None = None) -> None:
+        super().__init__(config, spec)
+        self.proj_in = nn.Linear(config.feature_dim, config.width)
+        self.class_token = nn.Parameter(torch.zeros(config.width))
+        self.register_tables(persistent=True)
+        self.blocks = nn.ModuleList(RAEBlock(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.proj_out = nn.Linear(config.width, 3 * config.patch[0] * config.patch[1])
+        self.gradient_checkpointing = False
+        self.apply(initialize)
+
+    def tables(self) -> dict[str, Tensor]:
+        table = sincos_position_table(*self.config.grid, self.config.width)
+        return {"position": torch.cat([torch.zeros(1, self.config.width), table])}  # row 0 is the class token's
+
+    def dry_run(self, batch: int) -> Tensor:
+        return self(self.dry_input(batch, len(self.position) - 1, self.config.feature_dim))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""
+        return self.proj_out.weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.config.check(features)
+        x_BNC = self.proj_in(features.to(self.class_token.dtype))
+        x_BNC = torch.cat([self.class_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1) + self.position.to(x_BNC.dtype)
+        x_BNC = run_blocks(self.blocks, x_BNC, None, self.gradient_checkpointing and self.training)
+        painted = self.proj_out(self.norm(x_BNC))[:, 1:]
+        (h, w), (ph, pw) = self.config.grid, self.config.patch
+        images = rearrange(painted, "b (h w) (ph pw c) -> b c (h ph) (w pw)", h=h, w=w, ph=ph, pw=pw)
+        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.config.pixel_mean, self.config.pixel_std))
+        return images * std + mean

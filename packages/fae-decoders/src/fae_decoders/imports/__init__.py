@@ -1,0 +1,1 @@
+"""Other people's autoencoders, read into our classes."""

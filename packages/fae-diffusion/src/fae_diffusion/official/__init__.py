@@ -1,0 +1,1 @@
+"""The originals' checkpoints: SiT's and LightningDiT's, and an MMDiT's."""

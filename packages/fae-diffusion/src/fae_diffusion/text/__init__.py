@@ -1,0 +1,1 @@
+"""Text: frozen encoders, their tokenizers, caches of embeddings, and training on captions."""

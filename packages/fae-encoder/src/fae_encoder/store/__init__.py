@@ -1,0 +1,1 @@
+"""Data sets of latents and of features: encoded, stored, and told apart by content."""

@@ -1,0 +1,301 @@
+"""Encoding a data set into a latent store: images in, posteriors out, by one process or many, resumable at any moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fae_core.config import Config, parse_config
+from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.errors import DataError
+from fae_core.files import hold, require_new_folder
+from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
+from fae_core.images import ImageSource, read_tensor
+from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
+from fae_core.latent_store.format import default_shard_size, read_index, read_plan
+from fae_core.progress import Bar, progress
+from fae_core.random import SlotRandom
+from fae_core.spec import LatentSpec
+from fae_encoder.posterior import Posterior
+from fae_encoder.store.source_identity import identity_by_name, is_identity_by_name, short_name, source_identity
+
+if TYPE_CHECKING:
+    from fae_encoder.encoder import FAEEncoder
+    from fae_encoder.store.feature_store import FeatureStore
+
+log = logging.getLogger("fae")
+_POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
+_GROUP = 32  # images that pass through the encoder together, whatever the batch size: matrix products round by shape
+
+
+@runtime_checkable
+class LatentEncoder(Protocol):
+    """What a data set can be encoded with: FAEEncoder, and every tokenizer with these (a torch module besides)."""
+
+    spec: LatentSpec
+    read_size: tuple[int, int]
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The distribution over raw latents of images (B, 3, H, W) in [0, 1], read at `read_size`."""
+        ...
+
+    def stamp(self) -> LatentSpec:
+        """Set the spec's fingerprint to that of the present weights."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+class EncodeConfig(Config):
+    """How a data set is encoded.
+
+    batch_size: images read and handed to the device at a time, in multiples of 32; the same latents whatever it is.
+    dtype: of the stored latents. posterior: "distribution" keeps mean and std, so that every reading may draw a fresh
+    sample; "mean" and "sample" take half the space. flips: encode the mirror images too. shard_size: samples per file,
+    about 64 MiB by default. precision: of the encoder's arithmetic. seed: of the draws of posterior="sample".
+    statistics: what the store normalises by: the "encoder"'s own, those of the "data", or "auto", the encoder's if it has any.
+    threads: that decode images.
+    """
+
+    batch_size: int = Field(32, ge=1, le=LARGEST_BATCH)
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    posterior: Literal["distribution", "mean", "sample"] = "distribution"
+    flips: bool = False
+    shard_size: int | None = Field(None, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
+    statistics: Literal["auto", "encoder", "data"] = "auto"
+    threads: int = Field(4, ge=1, le=MOST_PROCESSES)
+
+
+def encode_dataset(
+    encoder: LatentEncoder,
+    source: ImageSource,
+    out: str | Path,
+    config: EncodeConfig | None = None,
+    *,
+    features: FeatureStore | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    barrier: Any = None,
+) -> LatentStore | None:
+    """Encode every image of `source`; process `rank` of `world` writes its share of shards.
+
+    Returns the finished store in the first process, None in the others.
+
+    features: of the same images, computed before: the images are then not read, and an FAEEncoder's adapter is all that runs.
+    Images that cannot be read are left out and named in the store's skipped.txt. barrier: called once by every process
+    after the first has begun the store. An interrupted call goes on with resume=True, whatever `world` was before and wherever
+    the images lie now: they are compared by content.
+    Raises DataError where no image can be read, OutputExists, LatentSpecMismatch, one line each.
+    """
+    config = config or EncodeConfig()
+    if rank == 0:
+        require_new_folder(out, overwrite=overwrite, resume=resume, kind="latent store", resumable=True)
+    encoder.stamp()
+    plan = make_plan(encoder, source, config, features, show=rank == 0)
+    if resume:
+        plan = _resumed(Path(out), plan, identity_by_name(source, encoder.read_size, config.precision))
+    inputs = _of_images(encoder, source) if features is None else _of_features(encoder, features)
+    first = rank == 0
+    with hold(out) if first else nullcontext():
+        if first:
+            writer = LatentStoreWriter(out, encoder.spec, plan, resume=resume, overwrite=overwrite)
+        if barrier is not None:
+            barrier()
+        if not first:
+            writer = LatentStoreWriter(out, encoder.spec, plan, resume=True)
+        pending = writer.pending(rank, world)
+        total = sum(len(plan.range(shard)) for shard in range(rank, plan.shards, world))
+        done = total - sum(len(plan.range(shard)) for shard in pending)
+        name = "encode" if world == 1 else f"encode (process 1 of {world})"
+        with progress(total, name, done=done, enabled=first) as bar, ThreadPoolExecutor(config.threads) as pool:
+            for number in pending:
+                _encode_shard(inputs, source, writer.shard(number), config, pool, bar)
+        if not first:
+            return None
+        while writer.pending():  # the launcher ends this process if one of the others fails
+            time.sleep(_POLL_SECONDS)
+        own = config.statistics == "encoder" or (config.statistics == "auto" and encoder.spec.is_normalized)
+        return writer.finish("spec" if own else "data")
+
+
+def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:
+    """The plan under which a begun store goes on. Raises DataError where it was begun with other images, or by a version that
+    knew images by name alone; a store that such a version finished stays what it is."""
+    finished = (out / STORE_INDEX).is_file()
+    if not finished and not (out / STORE_PROGRESS / STORE_PLAN).is_file():
+        return plan
+    older = read_index(out).plan if finished else read_plan(out)
+    if older.source == plan.source:
+        return plan
+    if is_identity_by_name(older.source):
+        read_from = "".join(plan.source.partition(",")[1:])
+        if finished and older.source == by_name + read_from:
+            return plan.model_copy(update={"source": older.source})
+        if not finished:
+            raise DataError(
+                f"{out} was begun by an earlier version, which did not record the images' content, so they cannot be compared; "
+                "--overwrite encodes them anew"
+            )
+    raise DataError(
+        f"{out} was begun with source {older.source!r}, not {plan.source!r}: other images, labels or captions, or another size "
+        "or precision; give the same again, or --overwrite"
+    )
+
+
+def make_plan(
+    encoder: LatentEncoder,
+    source: ImageSource,
+    config: EncodeConfig,
+    features: FeatureStore | None = None,
+    *,
+    show: bool = False,
+) -> Plan:
+    """The store's plan: whatever decides the bytes of its shards. Raises DataError for flips of features, which hold none."""
+    if features is not None and config.flips:
+        raise DataError("features are of the images as they are; encode mirror images without a store of features")
+    channels, height, width = encoder.spec.shape
+    read_from = "" if features is None else f", features kept as {features.store.plan.dtype}"
+    tensors = (2 if config.posterior == "distribution" else 1) * (2 if config.flips else 1)
+    fields = {
+        "total": len(source),
+        "shard_size": config.shard_size or default_shard_size(channels * height * width * tensors, config.dtype),
+        "dtype": config.dtype,
+        "posterior": config.posterior,
+        "flips": config.flips,
+        "labels": source.labels is not None,
+        "captions": source.captions is not None,
+        "classes": None if source.classes is None else tuple(source.classes),
+        "source": source_identity(source, encoder.read_size, config.precision, show=show) + read_from,
+        "seed": config.seed if config.posterior == "sample" else 0,
+    }
+    return parse_config(Plan, fields, "encode")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the encoder is given for a place in the source, and what it makes of a batch of them."""
+
+    read: Callable[[int], Tensor | DataError]
+    posterior: Callable[[Tensor], Posterior]
+    device: torch.device
+
+
+def _of_images(encoder: LatentEncoder, source: ImageSource) -> _Inputs:
+    return _Inputs(
+        lambda place: _read(source, place, encoder.read_size), encoder.posterior, next(encoder.parameters()).device
+    )
+
+
+def _of_features(encoder: FAEEncoder, features: FeatureStore) -> _Inputs:
+    return _Inputs(
+        lambda place: features.read([place])[0],
+        lambda raw: encoder.adapt(encoder.feature_norm(raw)),
+        next(encoder.parameters()).device,
+    )
+
+
+def _encode_shard(
+    inputs: _Inputs,
+    source: ImageSource,
+    shard: ShardWriter,
+    config: EncodeConfig,
+    pool: ThreadPoolExecutor,
+    bar: Bar,
+) -> None:
+    """One shard: a function of its range of the source alone, whoever computes it."""
+    for places, loaded in _read_ahead(inputs.read, shard.range, config.batch_size, pool):
+        for start in range(0, len(places), _GROUP):
+            group = dict(zip(places[start : start + _GROUP], loaded[start : start + _GROUP], strict=True))
+            read = {place: one for place, one in group.items() if isinstance(one, Tensor)}
+            for place in group.keys() - read.keys():
+                shard.skip(place, str(group[place]))
+            if read:
+                _add(inputs, source, shard, read, config)
+            bar.advance(len(group))
+    shard.commit()
+
+
+def _add(
+    inputs: _Inputs, source: ImageSource, shard: ShardWriter, read: dict[int, Tensor], config: EncodeConfig
+) -> None:
+    """Latents of some images, by place, with what is known about them."""
+    places = list(read)
+    shard.add(
+        places,
+        _latents(inputs, torch.stack(list(read.values())), places, config),
+        labels=None if source.labels is None else [source.labels[i] for i in places],
+        names=[short_name(source, i) for i in places],
+        captions=None if source.captions is None else [source.captions[i] for i in places],
+    )
+
+
+@torch.inference_mode()
+def _latents(inputs: _Inputs, read: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
+    read = read.to(inputs.device)
+    # Always whole groups: a matrix product may round a row differently in a product of another shape.
+    padded = torch.cat([read, read.new_zeros(_GROUP - len(places), *read.shape[1:])])
+    found: dict[str, Tensor] = {}
+    for side in ("", "_flip") if config.flips else ("",):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            whole = _posterior(inputs, padded.flip(-1) if side else padded)
+        posterior = whole.select(slice(len(places)))
+        if config.posterior == "sample":
+            found[f"mean{side}"] = posterior.sample(SlotRandom(config.seed, places, step=int(bool(side))))
+        else:
+            found[f"mean{side}"] = posterior.mode()
+        if config.posterior == "distribution":
+            found[f"std{side}"] = posterior.std
+    return found
+
+
+def _posterior(inputs: _Inputs, batch: Tensor) -> Posterior:
+    """The posterior of a group, in smaller parts where the device has too little memory for all of it at once."""
+    try:
+        return inputs.posterior(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Outside of the handler, so that the failed attempt's tensors are free by now.
+    _tell_halving(len(batch))
+    halves = [_posterior(inputs, half) for half in batch.chunk(2)]
+    return Posterior(*(torch.cat([getattr(half, name) for half in halves]) for name in ("mean", "logvar")))
+
+
+@cache  # once, not for every group
+def _tell_halving(count: int) -> None:
+    log.warning("out of memory for %d images at once; going on with half as many", count)
+
+
+def _read_ahead(
+    read: Callable[[int], Tensor | DataError], places: range, batch_size: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[int], list[Tensor | DataError]]]:
+    """Batches of inputs (or why one cannot be read), the next one being read while this one is used."""
+    batch_size = -(-batch_size // _GROUP) * _GROUP
+    batches = [list(places[start : start + batch_size]) for start in range(0, len(places), batch_size)]
+    ahead: list[Future] = []
+    for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        current = ahead or [pool.submit(read, place) for place in batch]
+        ahead = [pool.submit(read, place) for place in following]
+        yield batch, [future.result() for future in current]
+
+
+def _read(source: ImageSource, place: int, size: tuple[int, int]) -> Tensor | DataError:
+    try:
+        return read_tensor(source, place, size)
+    except DataError as error:
+        return error

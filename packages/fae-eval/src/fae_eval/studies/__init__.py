@@ -1,0 +1,1 @@
+"""What is measured as a whole: generation, reconstruction, convergence, probes, texts and images, comparisons."""

@@ -1,0 +1,278 @@
+"""Samples against a reference: the generation protocol, from anything that holds images to one result record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fae_core.errors import FAEError, UnknownName
+from fae_core.processes import Processes, processes
+from fae_eval import warnings as protocol
+from fae_eval.data.reference import Reference, gaussian, open_reference
+from fae_eval.data.samples import Samples, batch_starts, open_samples
+from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
+from fae_eval.extractors.base import UINT8_RULE
+from fae_eval.features import FeatureSet, extract_cached
+from fae_eval.metrics.frechet import frechet_distance
+from fae_eval.metrics.inception_score import inception_score
+from fae_eval.metrics.kernel import kernel_distance
+from fae_eval.metrics.precision_recall import precision_recall
+from fae_eval.results import FLOOR, Result, provenance
+
+METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
+_ALIASES = {
+    "fid": "frechet",
+    "fd": "frechet",
+    "sfid": "spatial",
+    "is": "inception_score",
+    "pr": "precision_recall",
+    "kid": "kernel",
+}
+SPLIT_SIZE = 5000
+KERNEL_SUBSET = 1000
+
+
+def evaluate(
+    samples: Any,
+    reference: Any,
+    *,
+    metrics: Sequence[str] | None = None,
+    extractor: str | FeatureExtractor = DEFAULT,
+    weights: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
+    floor: Any = None,
+    decoder: Any = None,
+    purpose: Literal["generation", "reconstruction"] = "generation",
+    label_sampling: str = "not stated",
+    k: int = 3,
+    pr_precision: Literal["fp32", "adm"] = "fp32",
+    pr_reference: int = 10_000,
+    kernel_subsets: int = 100,
+    seed: int = 2020,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    cache: str | Path | None = None,
+    title: str | None = None,
+    progress: Any = None,
+) -> Result:
+    """Measure samples against a reference and say exactly how.
+
+    samples, reference: anything `fae_eval.data.open_samples` takes; samples may be a mapping name -> source, one row each.
+    metrics: of METRICS (or fid, sfid, is, pr, kid); default: ADM's five with Inception, else Frechet, precision and recall.
+    extractor: see `load_extractor`. Only the official Inception's Frechet distance is called FID; others are FD-<name>.
+    size: centre-crop both sides; floor: more real images, disjoint from the reference, for a real-vs-real row.
+    label_sampling: how classes were drawn (random, equal, ...): it moves FID by about 0.1, so it is recorded.
+    k, pr_precision, pr_reference: neighbours, "fp32" or ADM's fp16 blocks, and how many reference images precision and recall use.
+    seed: of the kernel distance's subsets. limit: at most so many images of each set, evenly spread over it. cache: a folder for reference features.
+    device: of what is loaded; cuda where there is one. progress: `fae_core.progress.progress`, or anything called like it.
+    Under torchrun every process takes a share of each set, and all return the same record, bit for bit the one of a single
+    process with the same batch size. Raises FAEError.
+    """
+    with processes(device) as group:
+        asked = _Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
+        asked.check(batch_size)
+        network = load_extractor(extractor, weights=weights, device=group.device)
+        sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
+        if not sets:
+            raise FAEError("there are no samples to measure")
+        if floor is not None:
+            sets[FLOOR] = floor
+        # Opened before any network runs, so that a wrong path is told at once.
+        opened = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
+        table = _Table(network, choose_metrics(metrics, network), asked, alone=len(sets) == 1)
+        run = _Runner(network, batch_size, progress, group)
+        cache = Path(cache) if cache is not None else None
+        real = run.reference(
+            reference,
+            need_features=bool({"precision_recall", "kernel"} & set(table.chosen)),
+            need_spatial="spatial" in table.chosen,
+            size=size,
+            limit=limit,
+            cache=cache,
+        )
+        for name, one in opened.items():
+            features = run.features(one, name, cache if name == FLOOR else None)
+            if features is not None and real is not None:
+                table.add(name, one, features, real)
+        result = table.result(real, title, label_sampling) if real is not None else None
+        if result is not None and group.world_size > 1:
+            result.provenance["processes"] = group.world_size
+        return group.broadcast(result)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How the metrics are to be computed."""
+
+    purpose: str
+    k: int
+    pr_precision: Any
+    pr_reference: int
+    kernel_subsets: int
+    seed: int
+
+    def check(self, batch_size: int) -> None:
+        """Raises FAEError for what would fail only after all images were seen."""
+        if self.pr_precision not in ("fp32", "adm"):
+            raise UnknownName("precision of precision and recall", str(self.pr_precision), ["fp32", "adm"])
+        if min(self.k, self.pr_reference, self.kernel_subsets, batch_size) < 1 or not 0 <= self.seed < 2**32:
+            raise FAEError("k, pr_reference, kernel_subsets and the batch size are at least 1, the seed below 2^32")
+
+
+class _Table:
+    """The record as it grows, one row per set of samples."""
+
+    def __init__(self, extractor: FeatureExtractor, chosen: list[str], asked: _Asked, *, alone: bool) -> None:
+        self.extractor, self.chosen, self.asked, self.alone = extractor, chosen, asked, alone
+        self.started = time.monotonic()
+        self.columns: list[str] = ["", "images"]
+        self.rows: list[list[Any]] = []
+        self.values: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self.warned: dict[str, list[str]] = {}
+
+    def add(self, name: str, samples: Samples, features: FeatureSet, real: Reference) -> None:
+        measured = _measure(features, real, self.chosen, self.extractor, self.asked)
+        self.columns = ["", "images", *measured]
+        self.rows.append([name, features.count, *measured.values()])
+        plain = self.alone or name == "samples"
+        self.values |= {label if plain else f"{name}: {label}": value for label, value in measured.items()}
+        self.facts["samples" if name == "samples" else f"samples {name}"] = _facts(samples, features)
+        for warning in _warnings(samples, features, real, self.chosen, self.extractor, name):
+            self.warned.setdefault(warning, []).append(name)
+
+    def result(self, real: Reference, title: str | None, label_sampling: str) -> Result:
+        extractor, asked = self.extractor, self.asked
+        record = provenance(
+            device=getattr(extractor, "device", None),
+            seed=asked.seed,
+            extractor={"name": extractor.name, "weights": extractor.fingerprint, "resize": extractor.resize},
+            reference=real.facts,
+            **self.facts,
+            label_sampling=label_sampling,
+            uint8_rule=UINT8_RULE,
+            seconds=round(time.monotonic() - self.started, 1),
+        )
+        if "precision_recall" in self.chosen and real.features is not None:
+            used = min(asked.pr_reference, real.features.count)
+            record["precision_recall"] = {"precision": asked.pr_precision, "k": asked.k, "reference_images": used}
+        if "kernel" in self.chosen and real.features is not None:
+            size = min(KERNEL_SUBSET, real.features.count, *(row[1] for row in self.rows))
+            record["kernel"] = {"subsets": asked.kernel_subsets, "subset_size": size, "seed": asked.seed}
+        notes = [f"FD-{extractor.name} is not FID: compare it only with values of the same extractor."]
+        warnings = protocol.purpose_warnings(asked.purpose, real.carries_statistics)
+        warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
+        rebuilt = asked.purpose == "reconstruction"
+        heading = title or ("Reconstructions against originals" if rebuilt else "Samples against the reference")
+        table = {"columns": self.columns, "rows": self.rows}
+        notes = [] if extractor.official_inception else notes
+        return Result(asked.purpose, heading, table, [], notes, warnings, self.values, record)
+
+
+def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -> list[str]:
+    """Full names, in METRICS' order. Raises UnknownName."""
+    if metrics is None:
+        return list(METRICS[:4]) if extractor.official_inception else ["frechet", "precision_recall"]
+    wanted = {_ALIASES.get(name.lower(), name.lower()) for name in metrics}
+    for name in wanted - set(METRICS):
+        raise UnknownName("metric", name, [*METRICS, *_ALIASES])
+    return [name for name in METRICS if name in wanted]
+
+
+def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> dict[str, str]:
+    """What each metric may be called with this extractor."""
+    if extractor.official_inception:
+        frechet = "rFID" if purpose == "reconstruction" else "FID"
+        return {"frechet": frechet, "spatial": "sFID", "inception_score": "IS", "kernel": "KID"}
+    prefix = "r" if purpose == "reconstruction" else ""
+    names = {"frechet": f"{prefix}FD", "spatial": "sFD", "inception_score": "IS", "kernel": "KD"}
+    return {metric: f"{label}-{extractor.name}" for metric, label in names.items()}
+
+
+class _Runner:
+    """Extraction by all processes, with a progress bar on the first."""
+
+    def __init__(self, extractor: FeatureExtractor, batch_size: int, progress: Any, group: Processes) -> None:
+        self.extractor, self.progress = extractor, progress
+        self.options = {"batch_size": batch_size, "group": group}
+
+    def features(self, samples: Samples, name: str, cache: Path | None) -> FeatureSet | None:
+        with self._bar(samples, f"features of {name}") as advance:
+            return extract_cached(samples, self.extractor, cache=cache, progress=advance, **self.options)[0]
+
+    def reference(self, source: Any, *, size: Any, limit: int | None, **options: Any) -> Reference | None:
+        options |= {"size": size, "limit": limit, **self.options}
+        if isinstance(source, (str, Path)) and str(source).endswith(".npz"):  # perhaps statistics and no images
+            return open_reference(source, self.extractor, **options)
+        samples = open_samples(source, size=size, limit=limit)
+        with self._bar(samples, "features of the reference") as advance:
+            return open_reference(samples, self.extractor, progress=advance, **options)
+
+    @contextmanager
+    def _bar(self, samples: Samples, description: str) -> Iterator[Any]:
+        if self.progress is None:
+            yield None
+            return
+        group, size = self.options["group"], self.options["batch_size"]
+        own = batch_starts(len(samples), size, (group.rank, group.world_size))
+        total = sum(min(size, len(samples) - start) for start in own)
+        with self.progress(total, description, enabled=group.is_main) as bar:
+            yield bar.advance
+
+
+def _measure(
+    features: FeatureSet, real: Reference, chosen: list[str], extractor: FeatureExtractor, asked: _Asked
+) -> dict[str, float]:
+    labels, measured = metric_labels(extractor, asked.purpose), {}
+    for metric in chosen:
+        if metric == "frechet":
+            measured[labels[metric]] = frechet_distance(real.pool, mu2=gaussian(features.moments))
+        elif metric == "spatial":
+            if real.spatial is None or features.spatial is None:
+                raise FAEError(
+                    f"{extractor.name} has no spatial features; the spatial distance needs the extractor inception"
+                )
+            measured[labels[metric]] = frechet_distance(real.spatial, mu2=gaussian(features.spatial))
+        elif metric == "inception_score":
+            if features.probs is None:
+                raise FAEError(f"{extractor.name} has no classifier; the inception score needs one")
+            measured[labels[metric]] = inception_score(features.probs.numpy(), split_size=SPLIT_SIZE)
+        elif metric == "precision_recall":
+            ours = real.features.subset(asked.pr_reference)
+            pair = precision_recall(ours, features.pool, asked.k, precision=asked.pr_precision)
+            measured["precision"], measured["recall"] = pair
+        elif metric == "kernel":
+            sides = real.features.pool.numpy(), features.pool.numpy()
+            how = {"subsets": asked.kernel_subsets, "subset_size": KERNEL_SUBSET, "seed": asked.seed}
+            measured[labels[metric]] = kernel_distance(*sides, **how)[0]
+    return measured
+
+
+def _facts(samples: Samples, features: FeatureSet) -> dict[str, Any]:
+    return {
+        "source": samples.origin,
+        "count": features.count,
+        "hash": features.content,
+        "size": f"{features.image_size[0]}x{features.image_size[1]}",
+        "preparation": samples.preparation,
+        "moments": features.moments.digest,
+    }
+
+
+def _warnings(
+    samples: Samples, features: FeatureSet, real: Reference, chosen: list[str], extractor: FeatureExtractor, name: str
+) -> list[str]:
+    warnings = protocol.size_warnings(features.image_size, real.image_size)
+    if {"frechet", "spatial"} & set(chosen):
+        warnings += protocol.count_warnings(features.count, extractor.dim)
+    if "inception_score" in chosen and features.probs is not None:
+        labels = samples.labels if samples.labels and len(samples.labels) == features.count else None
+        warnings += protocol.split_warnings(features.count, SPLIT_SIZE)
+        warnings += protocol.order_warnings(labels, features.probs, SPLIT_SIZE)
+    jpeg = samples.jpeg if name != FLOOR else 0
+    return warnings + protocol.format_warnings(jpeg, features.count, features.skipped)

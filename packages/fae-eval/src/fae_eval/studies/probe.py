@@ -1,0 +1,274 @@
+"""Linear probes: the backbone's own head on rebuilt features (zero-shot), and a probe trained on features or latents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fae_core.errors import DataError, FAEError
+from fae_core.images import ImageSource, load_batch, open_images
+from fae_core.images.classes import match_classes
+from fae_eval.data.samples import spread
+from fae_eval.results import Result, provenance
+from fae_eval.studies.head_classes import labels_for_head
+from fae_eval.studies.linear_head import CLASS_TOKENS, ClassToken, LinearHead, dinov2_batch, dinov2_size
+from fae_eval.tokenizers import (
+    device_of,
+    encoder_of,
+    features_of_latents,
+    image_features,
+    latent_tokens,
+    load_image_tokenizer,
+    own_scale,
+    read_size,
+    rebuilds_features,
+)
+
+Space = Literal["features", "latents", "rebuilt features"]
+
+
+@torch.no_grad()
+def zero_shot_probe(
+    tokenizer: Any,
+    images: Any,
+    *,
+    pool: str | None = None,
+    head: str | Path | None = None,
+    cls: ClassToken = "original",
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    progress: Any = None,
+) -> Result:
+    """Top-1 and top-5 of a classifier trained on the backbone, on its features and on features rebuilt from latents.
+
+    images: labelled. Their classes meet the head's by name where its names are known (see `labels_for_head`); else they must be
+    all of the head's classes in its order (one folder per class and a classes.json).
+    head: None is the classifier inside the backbone; a file holds one of DINOv2's linear heads, and images are then prepared as
+    DINOv2 does (shorter side 256, centre 224, bicubic). cls: where such a head gets its class token: "original" from the original
+    image (the default: with it the paper's 86.17 % is plausible, inferred), "mean" from the patches, so that all passes the latents.
+    pool: how a transformer's own head pools tokens (see `Backbone.head`): None is the network's own way; "avg" takes the mean of
+    the patches where the class token is not part of the features. Raises FAEError where labels or head do not fit.
+    """
+    started = time.monotonic()
+    if head is not None and pool is not None:
+        raise FAEError("pool is for the backbone's own head; a linear head pools as DINOv2 does")
+    model = load_image_tokenizer(tokenizer, device)
+    linear = LinearHead(head) if head is not None else None
+    classify = head_of(model, pool) if linear is None else None
+    source = spread(open_images(images), limit)
+    labels = labels_of(source)
+    count = len(source)
+    hits: dict[str, Tensor] = {}
+    meant, unnamed = None, None
+    size = dinov2_size(model) if linear is not None else None
+    for batch, indices in _batches(source, count, batch_size, model, progress, "probing", dinov2=size):
+        token = linear.token_for(cls, model, batch) if linear is not None else None
+        spaces = {"original features": image_features(model, batch)}
+        if rebuilds_features(model):
+            spaces["rebuilt features"] = features_of_latents(model, model.encode(batch))
+        for name, features in spaces.items():
+            logits = classify(features) if linear is None else linear(own_scale(model, features), token)
+            if meant is None:
+                meant, unnamed = labels_for_head(labels, source.classes, logits.shape[1])
+            truth = torch.tensor([meant[i] for i in indices], device=logits.device)
+            hits[name] = hits.get(name, torch.zeros(2, dtype=torch.long)) + _hits(logits, truth)
+    rows = [[name, count, *(found.double() / count).tolist()] for name, found in hits.items()]
+    values = {f"{row[0]}: top-1": row[2] for row in rows}
+    record = provenance(
+        device=device_of(model),
+        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+        images=str(images),
+        head="the network's own" if head is None else str(head),
+        pool=None if linear is not None else pool or "the network's own",
+        cls=None if linear is None else cls,
+        preparation="centre crop (box halving, then bicubic)"
+        if size is None
+        else f"shorter side {round(size * 256 / 224)}, centre {size}, bicubic (DINOv2's)",
+        seconds=round(time.monotonic() - started, 1),
+    )
+    notes = [
+        "A classifier of the backbone, not trained further. Images that it was trained on give no accuracy worth quoting."
+    ]
+    notes += [f"Class token: {CLASS_TOKENS[cls]}."] if linear is not None else []
+    notes += [unnamed] if unnamed else []
+    return Result(
+        "probe",
+        "Zero-shot probe",
+        {"columns": ["", "images", "top-1", "top-5"], "rows": rows},
+        [],
+        notes,
+        [],
+        values,
+        record,
+    )
+
+
+@torch.no_grad()
+def trained_probe(
+    tokenizer: Any,
+    images: Any,
+    *,
+    test_images: Any = None,
+    test_share: float = 0.25,
+    weight_decay: float = 1e-3,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    progress: Any = None,
+) -> Result:
+    """Accuracy of logistic regressions on mean tokens: of features, of latents, and of features rebuilt from latents.
+
+    images: labelled. test_images: to test on, their classes matched by name (`fae_core.images.classes.match_classes`); without
+    them a random share (fixed by seed) is held out. Raises FAEError where classes differ, or features are not finite.
+    """
+    started = time.monotonic()
+    model = load_image_tokenizer(tokenizer, device)
+    train_source = spread(open_images(images), limit)
+    train_y = torch.tensor(labels_of(train_source))
+    if test_images is not None:
+        # Before any network runs, so that classes that differ are told at once.
+        test_source = spread(open_images(test_images), limit)
+        sides = {"where": str(test_images), "known_where": str(images)}
+        test_y = torch.tensor(match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides))
+    train_x = _pooled(model, train_source, batch_size, progress, "training images")
+    if test_images is not None:
+        test_x = _pooled(model, test_source, batch_size, progress, "test images")
+    else:
+        order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
+        cut = round(len(order) * test_share)
+        if not 0 < cut < len(order):
+            raise DataError(f"{len(order)} images are too few to hold out {test_share:.0%}")
+        test_x = {name: x[order[:cut]] for name, x in train_x.items()}
+        train_x = {name: x[order[cut:]] for name, x in train_x.items()}
+        test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
+    seen = set(train_y.tolist())
+    if len(seen) < 2:
+        raise DataError(
+            f"a probe tells classes apart: it needs images of two, and {images} has {len(seen)} to train on"
+        )
+    unseen = sum(label not in seen for label in test_y.tolist())
+    warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
+    classes = int(max(train_y.max(), test_y.max())) + 1
+    rows = []
+    for name, x in train_x.items():
+        weights = fit_logistic(x, train_y, classes, weight_decay=weight_decay)
+        accuracy = [
+            (apply_logistic(weights, side).argmax(1) == y).double().mean().item()
+            for side, y in ((x, train_y), (test_x[name], test_y))
+        ]
+        rows.append([name, x.shape[1], *accuracy])
+    record = provenance(
+        device=device_of(model),
+        seed=seed,
+        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+        images=str(images),
+        test_images=str(test_images) if test_images is not None else f"random {test_share:.0%}",
+        counts={"train": len(train_y), "test": len(test_y), "classes": classes},
+        weight_decay=weight_decay,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    columns = ["mean token of", "dimensions", "train accuracy", "test accuracy"]
+    values = {f"{row[0]}: test accuracy": row[3] for row in rows}
+    table = {"columns": columns, "rows": rows}
+    return Result("probe", "Trained linear probe", table, [], [], warnings, values, record)
+
+
+def fit_logistic(
+    x: Tensor, y: Tensor, classes: int, *, weight_decay: float = 1e-3, rounds: int = 100
+) -> tuple[Tensor, ...]:
+    """Multinomial logistic regression of standardised x (N, D) by L-BFGS: (mean, std, weight (classes, D), bias).
+
+    Raises FAEError for fewer than two rows, and for numbers that are not finite.
+    """
+    x = x.double()
+    if len(x) < 2 or not bool(x.isfinite().all()):
+        raise FAEError(f"a probe needs finite features of at least two images, got {tuple(x.shape)}")
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    z = (x - mean) / std
+    with torch.enable_grad():
+        weight = torch.zeros(classes, x.shape[1], dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=rounds, history_size=10, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = F.cross_entropy(z @ weight.T + bias, y) + weight_decay * weight.square().sum() / 2
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+    return mean, std, weight.detach(), bias.detach()
+
+
+def apply_logistic(fitted: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """Logits (N, classes)."""
+    mean, std, weight, bias = fitted
+    return (x.double() - mean) / std @ weight.T + bias
+
+
+def head_of(model: Any, pool: str | None) -> Any:
+    """features (B, N, D) -> logits by the backbone's own head. Raises FAEError where there is none."""
+    encoder = encoder_of(model)
+    if hasattr(encoder, "head"):
+        return lambda features: encoder.head(features, pool)
+    backbone = getattr(encoder, "backbone", None)
+    if backbone is None or not hasattr(backbone, "head"):
+        raise FAEError(f"{type(model).__name__} has no backbone with a classifier of its own")
+    return lambda features: backbone.head(own_scale(model, features), pool)
+
+
+def labels_of(source: ImageSource) -> list[int]:
+    if source.labels is None:
+        raise DataError("these images have no labels; use one folder per class, or a labels.json")
+    return list(source.labels)
+
+
+def _pooled(model: Any, source: ImageSource, batch_size: int, progress: Any, what: str) -> dict[str, Tensor]:
+    """Mean tokens (N, D) of every space."""
+    found: dict[str, list[Tensor]] = {}
+    for batch, _ in _batches(source, len(source), batch_size, model, progress, what):
+        z = model.encode(batch)
+        spaces = {"features": image_features(model, batch), "latents": latent_tokens(z)}
+        if rebuilds_features(model):
+            spaces["rebuilt features"] = features_of_latents(model, z)
+        for name, tokens in spaces.items():
+            found.setdefault(name, []).append(tokens.float().mean(1).cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _batches(
+    source: ImageSource,
+    count: int,
+    batch_size: int,
+    model: Any,
+    progress: Any,
+    what: str,
+    dinov2: int | None = None,
+) -> Iterator[tuple[Tensor, range]]:
+    """(images on the model's device, their indices). dinov2: the side of DINOv2's crops instead of the tokenizer's own."""
+    with progress(count, what) if progress is not None else nullcontext() as bar:
+        for start in range(0, count, batch_size):
+            indices = range(start, min(count, start + batch_size))
+            if dinov2 is None:
+                batch = load_batch(source, indices, read_size(model))
+            else:
+                batch = dinov2_batch(source, indices, dinov2)
+            yield batch.to(device_of(model)), indices
+            if bar is not None:
+                bar.advance(len(indices))
+
+
+def _hits(logits: Tensor, truth: Tensor) -> Tensor:
+    if not bool(logits.isfinite().all()):
+        raise FAEError("the head's logits are not finite")
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == truth[:, None]
+    return torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()

@@ -1,0 +1,156 @@
+"""Images against texts: the CLIP score of samples and their prompts, and retrieval of captions and images by each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_core.images import open_images
+from fae_core.processes import resolve_device
+from fae_eval.data.captions import captions_of, prompts_in, sample_prompts
+from fae_eval.data.samples import open_samples, spread
+from fae_eval.extractors.two_towers import TwoTowers
+from fae_eval.metrics import clip_score, retrieval_recall
+from fae_eval.results import Result, provenance
+from fae_eval.tokenizers import (
+    features_of_latents,
+    image_embedding,
+    image_features,
+    load_image_tokenizer,
+    rebuilds_features,
+)
+
+RECALL_AT = (1, 5, 10)
+
+
+def evaluate_clip_score(
+    samples: Any,
+    model: str | TwoTowers,
+    *,
+    prompts: str | Path | Sequence[str] | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    title: str = "Samples against their prompts",
+    progress: Any = None,
+) -> Result:
+    """100 * mean of max(cosine, 0) between each image and its prompt; no words are put before the prompt.
+
+    samples: anything `open_samples` takes. model: name or folder of a CLIP or SigLIP model; only scores of one model compare.
+    prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
+    Raises FAEError's subclasses where prompts and images do not fit together.
+    """
+    started = time.monotonic()
+    opened = open_samples(samples)
+    if isinstance(prompts, (str, Path)):
+        texts = prompts_in(Path(prompts), len(opened))
+    elif prompts is not None:
+        texts = list(prompts)
+    elif isinstance(samples, (str, Path)):
+        texts = sample_prompts(Path(samples), len(opened))
+    else:
+        raise FAEError("the CLIP score needs the prompts that the images were drawn for")
+    towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
+    parts = []
+    with progress(len(opened), "embedding images") if progress else nullcontext() as bar:
+        for images in opened.batches(batch_size):
+            parts.append(towers.embed_images(list(images)))
+            if bar is not None:
+                bar.advance(len(images))
+    images = torch.cat(parts)
+    if opened.skipped or len(images) != len(texts):
+        raise FAEError(f"{len(texts)} prompts for {len(images)} images that can be read: every prompt needs its image")
+    score = clip_score(images, towers.embed_texts(texts))
+    record = provenance(
+        device=towers.device,
+        model=towers.facts,
+        samples={"source": opened.origin, "count": len(images)},
+        prompts=str(prompts) if isinstance(prompts, (str, Path)) else "of the samples",
+        convention="100 * mean of max(cosine, 0) over pairs, no prefix",
+        seconds=round(time.monotonic() - started, 1),
+    )
+    name = "CLIP score" if not towers.is_siglip else "SigLIP score"
+    table = {"columns": ["", "images", name], "rows": [[Path(opened.origin).name, len(images), score]]}
+    notes = [f"Measured with {towers.name}: scores of different models do not compare."]
+    return Result("text", title, table, [], notes, [], {name: score}, record)
+
+
+@torch.no_grad()
+def evaluate_retrieval(
+    images: Any,
+    captions: str | Path,
+    model: str | TwoTowers,
+    *,
+    tokenizer: Any = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    title: str = "Image-text retrieval",
+    progress: Any = None,
+) -> Result:
+    """Recall at 1, 5 and 10, both ways: image to text and text to image.
+
+    images, captions: see `captions_of`; limit: at most so many images, evenly spread. model: a CLIP or SigLIP model by name or folder.
+    tokenizer: an FAE on the same model's image encoder: its rows then show image embeddings that the encoder's own head makes of
+    its features, and of the features rebuilt from latents (paper, section 5.4). Raises FAEError where the spaces differ.
+    """
+    started = time.monotonic()
+    source = spread(open_images(images), limit)
+    indices, texts, owner = captions_of(source, Path(captions))
+    towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
+    fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
+    found: dict[str, list[Tensor]] = {}
+    with progress(len(indices), "embedding images") if progress else nullcontext() as bar:
+        for start in range(0, len(indices), batch_size):
+            chosen = indices[start : start + batch_size]
+            batch = [np.array(source.read(i).convert("RGB"), np.uint8) for i in chosen]
+            found.setdefault("the model itself", []).append(towers.embed_images(batch))
+            for name, vectors in _through(fae, towers, batch).items():
+                found.setdefault(name, []).append(vectors.cpu())
+            if bar is not None:
+                bar.advance(len(chosen))
+    written = towers.embed_texts(texts)
+    whose = torch.tensor(owner)
+    columns = ["images as", "images", "texts"]
+    columns += [f"{way} R@{k}" for way in ("image to text", "text to image") for k in RECALL_AT]
+    rows, values = [], {}
+    for name, parts in found.items():
+        vectors = torch.cat(parts)
+        if vectors.shape[1] != written.shape[1]:
+            raise FAEError(
+                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must stand on the image "
+                f"encoder of {towers.name}"
+            )
+        both = [retrieval_recall(vectors, written, whose, k) for k in RECALL_AT]
+        numbers = [pair[way] for way in (0, 1) for pair in both]
+        rows.append([name, len(indices), len(texts), *numbers])
+        values |= {f"{name}: {column}": number for column, number in zip(columns[3:], numbers, strict=True)}
+    record = provenance(
+        device=towers.device,
+        model=towers.facts,
+        tokenizer=None
+        if tokenizer is None
+        else str(tokenizer if isinstance(tokenizer, (str, Path)) else type(fae).__name__),
+        images={"source": str(images), "count": len(indices)},
+        captions={"source": str(captions), "count": len(texts)},
+        seconds=round(time.monotonic() - started, 1),
+    )
+    return Result("text", title, {"columns": columns, "rows": rows}, values=values, provenance=record)
+
+
+def _through(fae: Any, towers: TwoTowers, batch: list[np.ndarray]) -> dict[str, Tensor]:
+    """Image embeddings by the tokenizer's own encoder, of original and rebuilt features."""
+    if fae is None:
+        return {}
+    images = towers.pixels(batch)
+    found = {"original features": image_embedding(fae, image_features(fae, images))}
+    if rebuilds_features(fae):
+        found["rebuilt features"] = image_embedding(fae, features_of_latents(fae, fae.encode(images)))
+    return found

@@ -1,0 +1,1 @@
+"""Sampling a flow: the blocks in reverse, token by token or in stretches."""

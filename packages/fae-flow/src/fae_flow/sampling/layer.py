@@ -1,0 +1,159 @@
+"""The layer of layers.py for sampling: a stretch of tokens against a cache, with few and fused operations.
+
+At a handful of rows per call a layer's time goes into reading its weights and launching its operations, so here the
+weights may be packed, activations and residuals join the products, and queries and keys are rotated in place. Tests hold it
+against the training layer.
+
+Shapes: R rows, n tokens of the stretch, C width, H query heads, G key heads, D head dimension; hidden states are (R * n, C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fae_core import ops
+from fae_flow.layers import CausalAttention, FlowLayer, GatedMLP, OffsetRMSNorm, Rope
+from fae_flow.sampling.cache import LayerCache
+
+# One complex number per rotated pair, (n, 1, D/2); or cosines and sines (n, D/2).
+Rotation = Tensor | Rope
+Norm = Callable[[Tensor], Tensor]
+
+
+class Heads(NamedTuple):
+    """Views of one product of queries, keys and values, packed (R * n, (H + 2G) * D).
+
+    turned: queries and keys (R, n, H + G, D), to be rotated in place. queries: (R, H, n, D). new: keys and values
+    (R, 2G, n, D), to be cached.
+    """
+
+    packed: Tensor
+    turned: Tensor
+    queries: Tensor
+    new: Tensor
+
+    @classmethod
+    def of(cls, packed: Tensor, tokens: int, heads: int, kv_heads: int) -> Heads:
+        by_token = packed.view(packed.shape[0] // tokens, tokens, heads + 2 * kv_heads, -1)
+        queries, new = by_token.transpose(1, 2).split_with_sizes((heads, 2 * kv_heads), 1)
+        return cls(packed, by_token.narrow(2, 0, heads + kv_heads), queries, new)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """`ops.attention`, its arguments in the order of torch's function."""
+    return ops.attention(queries, keys, values, mask=mask)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one pass over n tokens has in common for all layers of a block.
+
+    mask: (n, length), True where a token may look; None = everywhere. heads: memory that each layer's product is written to
+    in turn, with its views made beforehand; None = memory of its own. attend: the function above, or what it comes down to.
+    """
+
+    tokens: int
+    rotation: Rotation | None
+    mask: Tensor | None
+    heads: Heads | None = None
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = attend
+
+
+class SamplingLayer:
+    """A frozen FlowLayer. make_linear: PlainLinear or PackedLinear; dtype: of weights and activations."""
+
+    def __init__(self, layer: FlowLayer, make_linear: Any, dtype: torch.dtype) -> None:
+        self.attention_norm = sampling_norm(layer.attention_norm, dtype)
+        self.attention = SamplingAttention(layer.attention, make_linear, dtype)
+        self.attention_post_norm = sampling_norm(layer.attention_post_norm, dtype)
+        self.mlp_norm = sampling_norm(layer.mlp_norm, dtype)
+        self.gate_kind = layer.mlp.kind if isinstance(layer.mlp, GatedMLP) else None
+        self.gate = make_linear(layer.mlp.gate, dtype) if self.gate_kind else None
+        self.up, self.down = make_linear(layer.mlp.up, dtype), make_linear(layer.mlp.down, dtype)
+        self.mlp_post_norm = sampling_norm(layer.mlp_post_norm, dtype)
+
+    def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
+        """x: (R * n, C), overwritten."""
+        attended = self.attention(_apply(self.attention_norm, x), cache, stretch)
+        x = _branch(self.attention.proj, attended, self.attention_post_norm, x)
+        normed = _apply(self.mlp_norm, x)
+        if self.gate is None:
+            hidden = self.up(normed, gelu="none")
+        elif self.gate_kind == "geglu":
+            hidden = self.gate(normed, gelu="tanh") * self.up(normed)
+        else:
+            hidden = F.silu(self.gate(normed)) * self.up(normed)
+        return _branch(self.down, hidden, self.mlp_post_norm, x)
+
+
+class SamplingAttention:
+    """Attention of a stretch over a cache, up to the output projection, which the layer joins with its residual."""
+
+    def __init__(self, attention: CausalAttention, make_linear: Any, dtype: torch.dtype) -> None:
+        self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
+        self.layout = attention.layout
+        self.qkv, self.proj = make_linear(attention.qkv, dtype), make_linear(attention.proj, dtype)
+        self.qk_weight: Tensor | None = None
+        if attention.q_norm is not None:
+            q, k = (1 + norm.weight.detach().to(dtype) for norm in (attention.q_norm, attention.k_norm))
+            self.qk_weight = torch.cat([q.expand(self.heads, -1), k.expand(self.kv_heads, -1)])
+            self.qk_eps = attention.q_norm.eps
+
+    def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
+        heads, tokens, mask = stretch.heads, stretch.tokens, stretch.mask
+        if heads is None:
+            heads = Heads.of(self.qkv(x), tokens, self.heads, self.kv_heads)
+        else:
+            self.qkv(x, out=heads.packed)
+        self._norm_and_rotate(heads.turned, stretch.rotation)
+        keys, values = cache.update(heads.new)
+        queries = heads.queries
+        # Query heads that share a key head become rows of one query matrix, so the cache is never copied per head.
+        groups = self.heads // self.kv_heads
+        if groups > 1:
+            queries = queries.reshape(-1, self.kv_heads, groups * tokens, self.head_dim)
+            mask = mask.repeat(groups, 1) if mask is not None else None
+        out = stretch.attend(queries, keys, values, mask)
+        if tokens > 1:
+            out = out.reshape(-1, self.heads, tokens, self.head_dim).transpose(1, 2)
+        return out.reshape(x.shape[0], -1)
+
+    def _norm_and_rotate(self, qk: Tensor, rotation: Rotation | None) -> None:
+        """Queries and keys (R, n, H + G, D), in place."""
+        if self.qk_weight is not None:
+            qk.copy_(ops.rms_norm(qk, None, self.qk_eps) * self.qk_weight)
+        if rotation is None:
+            return
+        if isinstance(rotation, tuple):
+            qk.copy_(ops.apply_rope(qk.transpose(1, 2), *rotation, layout=self.layout).transpose(1, 2))
+        elif qk.dtype == torch.float32:
+            qk.view(torch.complex64).mul_(rotation)
+        else:
+            qk.copy_(qk.float().view(torch.complex64).mul_(rotation).view(torch.float32))
+
+
+def sampling_norm(norm: nn.Module, dtype: torch.dtype) -> Norm | None:
+    """A frozen norm as a function; None for the identity."""
+    if isinstance(norm, nn.Identity):
+        return None
+    weight = norm.weight.detach().to(dtype)
+    if isinstance(norm, OffsetRMSNorm):
+        weight = 1 + weight
+        return lambda x: ops.rms_norm(x, weight, norm.eps)
+    bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+
+
+def _apply(norm: Norm | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+def _branch(linear: Any, x: Tensor, post_norm: Norm | None, residual: Tensor) -> Tensor:
+    """residual + post_norm(linear(x)), the sum inside the product where nothing comes between."""
+    return linear(x, residual=residual) if post_norm is None else residual + post_norm(linear(x))

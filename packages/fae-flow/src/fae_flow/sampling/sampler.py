@@ -1,0 +1,137 @@
+"""Sampling: the blocks in reverse, each token from those before it.
+
+Weights may be bf16; latents, affine maps and guidance are fp32. All state lives in the call, so threads can share a sampler
+or a model. Guidance doubles the batch only inside blocks where it acts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_core.models.draw import check_samples
+from fae_flow.conditioning import null_condition, prepare_condition
+from fae_flow.config import STARFlowConfig
+from fae_flow.sampling.cuda_graph import decode_graph
+from fae_flow.sampling.decoding import BlockDecoder, SamplingBlock
+from fae_flow.sampling.jacobi import Jacobi, decode_jacobi
+from fae_flow.sampling.linear import choose_linear
+
+
+class Flow(Protocol):
+    """What sampling reads of a STARFlow."""
+
+    config: STARFlowConfig
+    blocks: Sequence[Any]
+
+    def check_grid(self, z: Tensor) -> None: ...
+
+    def patchify(self, z: Tensor) -> Tensor: ...
+
+    def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor: ...
+
+    def rope(self, height: int, width: int, condition: Tensor | None) -> Any: ...
+
+
+class FlowSampler:
+    """A model's weights made ready for sampling, for any number of calls and threads. Later training does not reach it.
+
+    dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's. packed: oneDNN's weight layout on the
+    CPU; None = where it is the faster one. compile: torch.compile each block's step. cuda_graph: replay one captured step per token,
+    which removes the launch overhead that dominates on a GPU. The last two decode sequentially and warm up per batch size.
+    """
+
+    def __init__(
+        self,
+        model: Flow,
+        *,
+        dtype: torch.dtype | None = None,
+        packed: bool | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
+    ) -> None:
+        weight = model.blocks[-1].proj_in.weight
+        dtype = dtype or weight.dtype
+        if cuda_graph and weight.device.type != "cuda":
+            raise FAEError(f"cuda_graph needs a model on cuda, this one is on {weight.device}")
+        if compile and packed:
+            raise FAEError("compile and packed exclude each other: the compiler chooses its own layouts")
+        if compile and weight.device.type == "cpu" and not _compilers():
+            raise FAEError("compile needs a C++ compiler on the CPU: install g++ or clang++, or name one in CXX")
+        self.model, self.device = model, weight.device
+        self.cuda_graph, self.static = cuda_graph, cuda_graph or compile
+        make_linear = choose_linear(False if compile else packed, weight.device, dtype)
+        self.blocks = [SamplingBlock(block, make_linear, dtype) for block in model.blocks]
+        self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
+
+    def sample(self, condition: Any, noise: Tensor, **options: Any) -> Tensor:
+        """Noise (B, C, h, w) to latents of the same shape; options as of `trace`. No denoising. Raises FAEError for lost samples."""
+        return check_samples(self.trace(condition, noise, **options)[-1])
+
+    def trace(
+        self,
+        condition: Any,
+        noise: Tensor,
+        *,
+        guidance: float = 1.0,
+        uncond: Any = None,
+        guide_top_only: bool = False,
+        jacobi: Jacobi | Mapping[str, Any] | None = None,
+    ) -> list[Tensor]:
+        """The noise and what each block made of it, from the top block to the latents, (B, C, h, w) fp32 each."""
+        if not 0 <= guidance < math.inf:
+            raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {guidance}")
+        jacobi = Jacobi.parse(jacobi)
+        if jacobi is not None and self.static:
+            raise FAEError("jacobi decodes stretches of changing size; leave compile and cuda_graph off")
+        model = self.model
+        model.check_grid(noise)
+        height, width = (side // model.config.patch_size for side in noise.shape[-2:])
+        condition = prepare_condition(model.config, condition, len(noise), self.device)
+        null = self._null(condition, uncond) if guidance != 1.0 and condition is not None else None
+        with torch.inference_mode():
+            rope = model.rope(height, width, condition)
+            states = [model.patchify(noise.to(self.device)).float()]
+            for i in reversed(range(len(self.blocks))):
+                block = model.blocks[i]
+                guided = block.conditional and null is not None and (i == len(self.blocks) - 1 or not guide_top_only)
+                decoder = BlockDecoder(
+                    self.blocks[i],
+                    self.forwards[i],
+                    block.order(states[-1]),
+                    torch.cat([condition, null]) if guided else condition,
+                    rope,
+                    guidance if guided else None,
+                    self.static,
+                )
+                if self.cuda_graph:
+                    decode_graph(decoder)
+                elif jacobi is not None:
+                    decode_jacobi(decoder, jacobi)
+                else:
+                    decoder.decode()
+                states.append(block.order(decoder.result()))
+            latents = [model.unpatchify(state, height, width) for state in states]
+        # Clones leave inference mode behind, so that callers can differentiate through what they do next.
+        return [z.clone() for z in latents]
+
+    def _null(self, condition: Tensor, uncond: Any) -> Tensor:
+        if uncond is None:
+            return null_condition(self.model.config, len(condition), self.device, condition)
+        null = prepare_condition(self.model.config, uncond, len(condition), self.device)
+        if null.shape != condition.shape:
+            raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
+        return null
+
+
+def _compilers() -> list[str]:
+    """The C++ compilers that torch's compiler would find."""
+    named = os.environ.get("CXX")
+    return [path for name in ([named] if named else ["g++", "clang++"]) if (path := shutil.which(name))]
