@@ -169,11 +169,12 @@ def test_out_of_memory_names_the_settings_to_change(capsys: pytest.CaptureFixtur
     import torch
 
     from fae_core.cli import main as command_line
+    from fae_core.commands import groups
 
     def too_much() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
 
-    monkeypatch.setattr(command_line, "_application", too_much)
+    monkeypatch.setattr(groups, "_application", too_much)
     with pytest.raises(SystemExit) as stopped:
         command_line.main(["train", "flow"])
     error = capsys.readouterr().err.strip()

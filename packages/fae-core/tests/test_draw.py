@@ -139,8 +139,8 @@ class Painter(nn.Module):
 
 
 def _job(monkeypatch: pytest.MonkeyPatch, generator: Any, out: Path, **settings: Any) -> None:
-    monkeypatch.setattr("fae_core.sampling.job.load_generator", lambda source, device=None: generator)
-    monkeypatch.setattr("fae_core.sampling.job.load_decoder", lambda source, device=None: Painter())
+    monkeypatch.setattr("fae_core.sampling.draw.load_generator", lambda source, device=None: generator)
+    monkeypatch.setattr("fae_core.sampling.draw.load_decoder", lambda source, device=None: Painter())
     SampleJob("generator", "decoder", out, count=2, **settings).run(device="cpu")
 
 

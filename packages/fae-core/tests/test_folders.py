@@ -26,7 +26,7 @@ from fae_core.files import (
     staged_folder,
     write_atomic,
 )
-from fae_core.folders import is_ours, kind_of
+from fae_core.files.ownership import is_ours, kind_of
 from fae_core.images import open_images
 from fae_core.images.crops import CropSettings, write_crops
 from fae_core.latent_store import LatentStoreWriter, write_store

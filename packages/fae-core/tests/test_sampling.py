@@ -42,7 +42,7 @@ class Device:
 
 def run(monkeypatch: pytest.MonkeyPatch, device: Device, out: Path, **settings: object) -> np.ndarray:
     for loader in ("load_generator", "load_decoder"):
-        monkeypatch.setattr(f"fae_core.sampling.job.{loader}", lambda source, device=None, found=device: found)
+        monkeypatch.setattr(f"fae_core.sampling.draw.{loader}", lambda source, device=None, found=device: found)
     SampleJob("generator", "decoder", out, count=11, **settings).run(device="cpu")
     return np.stack([np.asarray(Image.open(path)) for path in sorted((out / "images").iterdir())])
 
@@ -73,7 +73,7 @@ def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for loader in ("load_generator", "load_decoder"):
-        monkeypatch.setattr(f"fae_core.sampling.job.{loader}", lambda source, device=None: Device())
+        monkeypatch.setattr(f"fae_core.sampling.draw.{loader}", lambda source, device=None: Device())
     job = SampleJob("https://me:p@55@host.org/model?sig=c0ffee", "user:p@55@host/decoder", tmp_path / "out", count=2)
     job.run(device="cpu")
     job.run(resume=True, device="cpu")
@@ -102,7 +102,7 @@ class Painter(torch.nn.Module):
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SampleJob:
     for loader in ("load_generator", "load_decoder"):
-        monkeypatch.setattr(f"fae_core.sampling.job.{loader}", lambda source, device=None: Painter())
+        monkeypatch.setattr(f"fae_core.sampling.draw.{loader}", lambda source, device=None: Painter())
     job = SampleJob("generator", "decoder", tmp_path / "out", count=5)
     job.run(device="cpu")
     return job

@@ -162,7 +162,7 @@ sys.path.insert(0, {tests!r})
 from toy_training import ToyTask
 from fae_core.random import SlotRandom
 from fae_core.training import TrainConfig
-from fae_core.training.parallel import processes
+from fae_core.processes import processes
 from fae_core.training.engine import Engine
 
 torch.set_num_threads(1)

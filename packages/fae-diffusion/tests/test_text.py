@@ -183,7 +183,7 @@ TWO_PROCESSES = """
 import json, sys
 from pathlib import Path
 import torch
-from fae_core.training.parallel import processes
+from fae_core.processes import processes
 from fae_diffusion.text.encoder import TextEncoder
 from fae_diffusion.text.cache import TextCache
 

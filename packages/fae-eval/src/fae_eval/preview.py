@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fae_eval.data.reference import gaussian, open_reference
 from fae_eval.data.samples import open_samples
 from fae_eval.extractors import load_extractor
 from fae_eval.features import default_cache, extract
 from fae_eval.metrics.frechet import frechet_distance
+from fae_eval.studies.reference import gaussian, open_reference
 
 
 class PreviewFrechet:

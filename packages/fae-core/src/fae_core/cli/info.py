@@ -78,7 +78,7 @@ def info(
         typer.echo(f"{name:<22}{value}")
     if gpus is None and not measure:
         return
-    from fae_core.cost.counted import table as training_cost
+    from fae_core.cost import table as training_cost
     from fae_core.errors import FAEError
     from fae_core.models.presets import load_preset
 

@@ -39,9 +39,9 @@ def compare(
     Example: fae eval compare "FAE=runs/results/fae-*.json" "VAE=runs/results/vae-*.json" --out runs/results/fae-vae.json
     """
     from fae_core.files import write_atomic
-    from fae_eval.figures.comparison_chart import comparison_chart
     from fae_eval.studies.comparison import compare as compare_groups
     from fae_eval.studies.comparison import parse_groups
+    from fae_eval.studies.comparison_chart import comparison_chart
 
     path = result_path(out, "comparison", overwrite)
     given = names_and_paths(groups, "group", "NAME=RECORDS")

@@ -30,7 +30,7 @@ def curves(
     """
     from fae_core.errors import FAEError
     from fae_core.files import disk_errors, require_new_file, write_atomic
-    from fae_eval.figures.comparison_chart import comparison_chart
+    from fae_eval.studies.comparison_chart import comparison_chart
 
     if out.suffix != ".svg":
         raise FAEError(f"--out {out} must end in .svg")

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from fae_core.errors import FAEError, UnknownName
 from fae_core.processes import Processes, processes
 from fae_eval import warnings as protocol
-from fae_eval.data.reference import Reference, gaussian, open_reference
 from fae_eval.data.samples import Samples, batch_starts, open_samples
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
@@ -22,6 +21,7 @@ from fae_eval.metrics.inception_score import inception_score
 from fae_eval.metrics.kernel import kernel_distance
 from fae_eval.metrics.precision_recall import precision_recall
 from fae_eval.results import FLOOR, Result, provenance
+from fae_eval.studies.reference import Reference, gaussian, open_reference
 
 METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
 _ALIASES = {

@@ -15,13 +15,13 @@ from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images, to_uint8
 from fae_core.processes import Processes, processes
 from fae_eval import warnings as protocol
-from fae_eval.data.reference import gaussian
 from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
 from fae_eval.results import Result, provenance
 from fae_eval.studies.generation import metric_labels
+from fae_eval.studies.reference import gaussian
 from fae_eval.tokenizers import (
     at_image_size,
     device_of,
