@@ -12,7 +12,7 @@ from PIL import Image
 
 from fae_core import load_generator, load_tokenizer
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.images import open_images
 from fae_core.latent_store import write_store
 from fae_core.sampling.draw import class_names_of
@@ -103,5 +103,5 @@ def test_models_without_names_are_asked_by_number(line: Path, tmp_path: Path) ->
         sampled(line, tmp_path / "t", "dog", generator=str(tmp_path / "nameless"))
     config = tmp_path / "nameless" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "class_names": ["a", 3]}))
-    with pytest.raises(CheckpointError, match="list of texts"):
+    with pytest.raises(InvalidFile, match="list of texts"):
         load_generator(tmp_path / "nameless")

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
 from fae_core.latent_store import write_store
 from fae_core.models.bundles import bundle_folders
 from fae_core.models.load import load_decoder, load_generator
@@ -94,7 +94,7 @@ def test_a_run_is_not_resumed_on_something_else(tmp_path: Path, change: str) -> 
     shutil.rmtree(latents)
     more, message = CHANGES[change]
     store(latents, **more)
-    kind = LatentSpecMismatch if "spec" in more else CheckpointError
+    kind = LatentSpecMismatch if "spec" in more else InvalidFile
     with pytest.raises(kind, match=message) as caught:
         train(latents, out, "--steps", "4", "--resume")
     assert "\n" not in str(caught.value)
@@ -115,11 +115,11 @@ def test_more_steps_are_allowed_where_the_earlier_ones_would_have_been_the_same(
     train(latents, out, *plain, "--steps", "4", "--resume")
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, tmp_path / "whole")]
     assert weights[0] == weights[1]
-    with pytest.raises(CheckpointError, match="at step 4 already"):
+    with pytest.raises(InvalidFile, match="at step 4 already"):
         train(latents, out, *plain, "--steps", "3", "--resume")
     cosine = ("--set", "training.schedule=cosine")
     train(latents, tmp_path / "cosine", "--steps", "2", *cosine)
-    with pytest.raises(CheckpointError, match=r"training\.schedule_steps=N"):
+    with pytest.raises(InvalidFile, match=r"training\.schedule_steps=N"):
         train(latents, tmp_path / "cosine", "--steps", "3", *cosine, "--resume")
     train(latents, tmp_path / "cosine", "--steps", "3", *cosine, "--set", "training.schedule_steps=2", "--resume")
 
@@ -139,14 +139,14 @@ def test_resume_alone_takes_the_runs_own_settings(tmp_path: Path) -> None:
     assert recorded.count("--latents") == 1 and recorded.count("--set") == len(
         {word for word in recorded if "=" in word}
     )
-    with pytest.raises(CheckpointError, match=r"model\.width: 32 then, 16 now"):
+    with pytest.raises(InvalidFile, match=r"model\.width: 32 then, 16 now"):
         invoke(["train", "diffusion", "--out", str(out), "--resume", "--set", "model.width=16"])
 
 
 def test_a_recipes_step_takes_nothing_from_the_run_that_it_continues(tmp_path: Path) -> None:
     latents, out = begun(tmp_path)
     words = ["train", "diffusion", "--latents", str(latents), "--out", str(out), "--resume"]
-    with pytest.raises(CheckpointError, match="was started with other settings"):
+    with pytest.raises(InvalidFile, match="was started with other settings"):
         invoke(words, complete=True)  # the preset's own width, which the run has not
     invoke(words)
 
@@ -174,7 +174,7 @@ def test_a_training_stage_is_not_resumed_on_other_pictures_of_the_same_names_and
     images(data, 1)
     for path, time in times.items():
         os.utime(path, (time, time))
-    with pytest.raises(CheckpointError, match="other images"):
+    with pytest.raises(InvalidFile, match="other images"):
         stage(data)
 
 
@@ -220,6 +220,6 @@ def test_a_flipped_bit_of_a_decoder_is_found_when_it_is_loaded(tmp_path: Path) -
         whole = path.read_bytes()
         place = len(whole) - 1001 if name.endswith("safetensors") else whole.index(b"0.")
         path.write_bytes(whole[: place + 2] + bytes([whole[place + 2] ^ 1]) + whole[place + 3 :])
-        with pytest.raises(CheckpointError, match=r"damaged"):
+        with pytest.raises(InvalidFile, match=r"damaged"):
             load_decoder(tmp_path / "fae")
         path.write_bytes(whole)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from fae_core.config import Config, parse_config
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 
 
 def finite(value: Any) -> bool:
@@ -20,7 +20,7 @@ def check_fields(config_class: type[Config], fields: dict[str, Any]) -> None:
     """Any fields are a finite config that survives storing, with all that was given, or one line of complaint."""
     try:
         config = parse_config(config_class, fields, "here")
-    except CheckpointError as error:
+    except InvalidFile as error:
         assert str(error).startswith("here: ") and "\n" not in str(error) and len(str(error)) < 3000
         return
     stored = config.model_dump(mode="json")

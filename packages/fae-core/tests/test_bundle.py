@@ -21,7 +21,7 @@ from fae_core.bundle.make import make_bundle
 from fae_core.cli.info import describe
 from fae_core.cli.main import main
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, MissingPackage, OutputExists, UnknownName
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, MissingPackage, OutputExists, UnknownName
 from fae_core.models.bundles import bundle_folders, bundle_part, read_bundle
 from fae_core.models.rounding import compact_weights, round_parameters
 from fae_core.models.sources import find_bundle
@@ -203,9 +203,9 @@ def test_an_unknown_name_lists_those_that_are_there(carried: str, capsys: pytest
 def test_one_model_is_no_bundle_and_a_bundle_is_not_one_model(runs: Path, bundle: Path) -> None:
     import toys
 
-    with pytest.raises(CheckpointError, match=r"runs/dit is not a bundle \(bundle\.json is missing\)"):
+    with pytest.raises(InvalidFile, match=r"runs/dit is not a bundle \(bundle\.json is missing\)"):
         invoke(["sample", "--model", "runs/dit", "--out", "out"])
-    with pytest.raises(CheckpointError, match=r"is a bundle; give .*pair/tokenizer or .*pair/generator"):
+    with pytest.raises(InvalidFile, match=r"is a bundle; give .*pair/tokenizer or .*pair/generator"):
         toys.Noise.from_pretrained(bundle)
     assert toys.Noise.from_pretrained(bundle / "generator").config.classes == 2
 
@@ -223,7 +223,7 @@ def test_one_model_is_no_bundle_and_a_bundle_is_not_one_model(runs: Path, bundle
 )
 def test_a_damaged_part_is_named_in_one_line(bundle: Path, part: str, damage, complaint: str) -> None:
     damage(bundle / part / "model.safetensors")
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InvalidFile) as caught:
         invoke(["sample", "--model", str(bundle), "--out", "out", "--count", "1"])
     assert complaint in str(caught.value) and f"/{part}" in str(caught.value) and "\n" not in str(caught.value)
     assert not Path("out").exists()
@@ -243,7 +243,7 @@ def test_a_damaged_part_is_named_in_one_line(bundle: Path, part: str, damage, co
 def test_a_wrong_record_is_refused(bundle: Path, change: dict, complaint: str) -> None:
     path = bundle / "bundle.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(CheckpointError, match=complaint):
+    with pytest.raises(InvalidFile, match=complaint):
         load_generator(bundle)
 
 
@@ -289,7 +289,7 @@ def test_a_changed_record_config_or_spec_is_found_when_the_bundle_is_loaded(bund
     text = (bundle / name).read_text()
     (bundle / name).write_text(text.replace("toy", "tay", 1).replace("description", "descripsion", 1))
     assert (bundle / name).read_text() != text
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(InvalidFile, match="damaged"):
         load_generator(bundle)
 
 
@@ -345,7 +345,7 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_a_machine(runs: Pa
         assert said in card
     assert "/data" not in card and "/data" not in json.dumps(record)
     assert "a.parquet[:9]" in card and "--reference r`" in card
-    with pytest.raises(CheckpointError, match="holds no results"):
+    with pytest.raises(InvalidFile, match="holds no results"):
         make_bundle(runs / "fae", runs / "dit", tmp_path / "out", results=[runs / "dit" / "model" / "config.json"])
 
 

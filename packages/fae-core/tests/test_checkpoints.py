@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for toy_training, whatever fol
 
 from toy_training import ToyTask
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.checkpoints import checkpoints_of, damage, numbered
 from fae_core.processes import Processes
 from fae_core.training import TrainConfig, train
@@ -144,7 +144,7 @@ def test_a_state_without_its_keys_is_one_line(tmp_path: Path) -> None:
         del state["checksum"], state[missing]
         shutil.copytree(folder, tmp_path / missing / folder.name)
         (tmp_path / missing / folder.name / "state.json").write_text(json.dumps(state))
-        with pytest.raises(CheckpointError, match=f"lacks {missing}"):
+        with pytest.raises(InvalidFile, match=f"lacks {missing}"):
             Checkpoints(tmp_path, ALONE, 2).load(tmp_path / missing / folder.name, TENSORS)
 
 

@@ -15,7 +15,7 @@ import fae_core
 from fae_core.cli.launch import without_processes
 from fae_core.cli.main import main
 from fae_core.cli.settings import merge, parse_override, resolve_settings
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.plugins import load_plugins
 from fae_core.recipes.recipe import load_recipe, run_recipe
 
@@ -145,7 +145,7 @@ def test_recipe_mistakes_are_named(recipe: Path, tmp_path: Path) -> None:
     broken.write_text("steps: []\n")
     with pytest.raises(FAEError, match="no steps"):
         load_recipe(broken)
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(InvalidFile, match="does not exist"):
         load_recipe(tmp_path / "absent.yaml")
 
 

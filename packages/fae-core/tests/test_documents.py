@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fae_core.documents import parse_json, parse_yaml, read_json, read_json_value, read_text, read_yaml
-from fae_core.errors import CheckpointError, DataError
+from fae_core.errors import DataError, InvalidFile
 from fae_core.files import sha256_file
 from fae_core.files.digests import FileDigests
 from fae_core.images import open_images
@@ -24,7 +24,7 @@ READERS = [read_json, read_yaml, read_text]
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty", "/proc/self/mem"])
 def test_devices_and_unreadable_files_are_refused(reader, device: str) -> None:
-    with pytest.raises(CheckpointError, match=r"not a regular file|cannot read"):
+    with pytest.raises(InvalidFile, match=r"not a regular file|cannot read"):
         reader(device)
 
 
@@ -44,7 +44,7 @@ def test_pipes_sockets_folders_and_loops_are_refused_without_waiting(reader, tmp
         ("a\0b", "cannot read"),
         ("pipe/x", "cannot read"),
     ):
-        with pytest.raises(CheckpointError, match=complaint) as caught:
+        with pytest.raises(InvalidFile, match=complaint) as caught:
             reader(tmp_path / name)
         assert "\n" not in str(caught.value)
 
@@ -55,7 +55,7 @@ def test_neither_a_hash_nor_a_store_waits_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "store" / "labels.npy")
     with pytest.raises(DataError, match="not a regular file"):
         LatentStore(tmp_path / "store").read([0])
-    with pytest.raises(CheckpointError, match="not a regular file"):
+    with pytest.raises(InvalidFile, match="not a regular file"):
         sha256_file(tmp_path / "store" / "labels.npy")
 
 
@@ -76,7 +76,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reader", READERS)
 def test_other_encodings_are_refused(reader, data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(data)
-    with pytest.raises(CheckpointError, match="not UTF-8"):
+    with pytest.raises(InvalidFile, match="not UTF-8"):
         reader(tmp_path / "a")
 
 
@@ -119,7 +119,7 @@ def test_a_key_that_json_has_twice_is_refused_at_every_depth(text: str) -> None:
 def test_small_yaml_bombs_are_refused_soon(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text)
     started = time.process_time()
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InvalidFile) as caught:
         read_yaml(tmp_path / "a.yaml")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     assert time.process_time() - started < 5  # against the 23 seconds that the worst of them took; not a measurement
@@ -147,14 +147,14 @@ def test_half_a_character_is_refused_and_two_halves_are_one(tmp_path: Path) -> N
             parse_json(text)
         assert "\n" not in str(caught.value)
     (tmp_path / "a.json").write_text('{"a": "\\ud800"}')
-    with pytest.raises(CheckpointError, match=r"a\.json is not valid JSON"):
+    with pytest.raises(InvalidFile, match=r"a\.json is not valid JSON"):
         read_json_value(tmp_path / "a.json")
 
 
 def test_an_integer_of_5000_digits_is_refused_in_both(tmp_path: Path) -> None:
     for reader in (read_json, read_yaml):
         (tmp_path / "a").write_text(json.dumps({"a": 0}).replace("0", "1" * 5000))
-        with pytest.raises(CheckpointError, match="digits"):
+        with pytest.raises(InvalidFile, match="digits"):
             reader(tmp_path / "a")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fae_core import LatentSpec
 from fae_core.config import Config, parse_config
-from fae_core.errors import CheckpointError, DataError, FAEError
+from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.models.draw import check_options, check_samples, draw_latents
 from fae_core.random import SlotRandom
 from fae_core.sampling.job import SampleJob
@@ -81,7 +81,7 @@ WRONG = {
 @pytest.mark.parametrize("generator", [ThirdParty, ThirdParty()], ids=["class", "instance"])
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_option_is_one_line_that_names_it(name: str, generator: Any) -> None:
-    with pytest.raises(CheckpointError) as raised:
+    with pytest.raises(InvalidFile) as raised:
         check_options(generator, {"order": "spiral", name: WRONG[name]})
     assert "\n" not in str(raised.value)
     assert name in str(raised.value)
@@ -91,7 +91,7 @@ def test_a_wrong_option_is_one_line_that_names_it(name: str, generator: Any) -> 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, None, [1.0], {}])
 def test_a_number_that_is_none_is_refused(value: object) -> None:
-    with pytest.raises(CheckpointError, match="sampling option temperature"):
+    with pytest.raises(InvalidFile, match="sampling option temperature"):
         check_options(ThirdParty, {"temperature": value})
 
 
@@ -112,10 +112,10 @@ def test_options_may_be_declared_beside_a_sample_that_takes_any() -> None:
         ({"cool": "very"}, "cool: "),
         ({"noise": 1}, "noise"),
     ):
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(InvalidFile, match=message):
             check_options(Declaring, options)
     assert check_options(Trusting(), {"anything": 1}) == {"anything": 1}
-    with pytest.raises(CheckpointError, match="random is no sampling option"):
+    with pytest.raises(InvalidFile, match="random is no sampling option"):
         check_options(Trusting, {"random": 1})
 
 
@@ -149,7 +149,7 @@ def _job(monkeypatch: pytest.MonkeyPatch, generator: Any, out: Path, **settings:
     [{"options": {"steps": 3}}, {"guidance": 2.0}, {"options": {"rounds": 99}}, {"options": {"temperature": "x"}}],
 )
 def test_sampling_with_a_wrong_option_leaves_no_folder(tmp_path: Path, monkeypatch, settings) -> None:
-    with pytest.raises(CheckpointError, match="sampling option"):
+    with pytest.raises(InvalidFile, match="sampling option"):
         _job(monkeypatch, ThirdParty(), tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
     _job(monkeypatch, ThirdParty(), tmp_path / "out", options={"rounds": 3})
@@ -158,7 +158,7 @@ def test_sampling_with_a_wrong_option_leaves_no_folder(tmp_path: Path, monkeypat
 
 def test_options_are_looked_at_before_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fae_core.sampling.job.generator_class", lambda source: ThirdParty)
-    with pytest.raises(CheckpointError, match="unknown sampling option"):
+    with pytest.raises(InvalidFile, match="unknown sampling option"):
         SampleJob(str(tmp_path / "absent"), "absent", tmp_path / "out", count=2, options={"steps": 3}).run(device="cpu")
 
 
@@ -198,7 +198,7 @@ class Store:
 
 def test_preview_options_are_refused_when_the_task_is_made() -> None:
     preview = parse_config(PreviewConfig, {"decoder": "absent", "options": {"steps": 4}}, "preview")
-    with pytest.raises(CheckpointError, match="unknown sampling option 'steps'; ThirdParty takes"):
+    with pytest.raises(InvalidFile, match="unknown sampling option 'steps'; ThirdParty takes"):
         GeneratorTask(ThirdParty(), Store([0, 1, 0, 1]), preview)
 
 
@@ -240,7 +240,7 @@ def test_labels_that_are_no_classes_are_refused_before_training(labels: list[int
     ids=str,
 )
 def test_training_settings_that_cannot_be_are_one_line(fields: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError) as raised:
+    with pytest.raises(InvalidFile) as raised:
         parse_config(TrainConfig, fields, "training settings")
     assert next(iter(fields)) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -256,5 +256,5 @@ def test_a_model_larger_than_the_machine_is_refused_without_being_built() -> Non
     from fae_core.cost.counted import require_room
 
     require_room(lambda: nn.Linear(8, 8), "model settings")
-    with pytest.raises(CheckpointError, match=r"model settings make 1,099,512,\d+,\d+ parameters"):
+    with pytest.raises(InvalidFile, match=r"model settings make 1,099,512,\d+,\d+ parameters"):
         require_room(lambda: nn.Linear(2**20, 2**20), "model settings")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fae_core.errors import CheckpointError, FAEError, OutputExists
+from fae_core.errors import FAEError, InvalidFile, OutputExists
 from fae_core.files import (
     disk_errors,
     read_json,
@@ -55,7 +55,7 @@ def test_any_bytes_give_a_mapping_or_one_line_of_complaint(reader, tmp_path: Pat
         path.write_bytes(data)
         try:
             assert isinstance(reader(path), dict)
-        except CheckpointError as error:
+        except InvalidFile as error:
             assert "\n" not in str(error)
             assert str(path) in str(error)
 
@@ -65,7 +65,7 @@ def test_any_bytes_give_a_mapping_or_one_line_of_complaint(reader, tmp_path: Pat
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": -1e999}'])
 def test_json_numbers_are_finite(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(CheckpointError, match="is not allowed"):
+    with pytest.raises(InvalidFile, match="is not allowed"):
         read_json(tmp_path / "a.json")
 
 
@@ -82,7 +82,7 @@ def test_json_numbers_are_finite(text: str, tmp_path: Path) -> None:
 def test_deep_nesting_is_refused_at_once(reader, text: str, tmp_path: Path) -> None:
     (tmp_path / "deep").write_text(text)
     started = time.process_time()
-    with pytest.raises(CheckpointError, match="nested too deeply"):
+    with pytest.raises(InvalidFile, match="nested too deeply"):
         reader(tmp_path / "deep")
     # A generous bound against the hours that PyYAML would take, not a measurement.
     assert time.process_time() - started < 30
@@ -112,22 +112,22 @@ def test_yaml_of_usual_depth_is_read(tmp_path: Path) -> None:
 )
 def test_yaml_with_aliases_objects_or_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(InvalidFile):
         read_yaml(tmp_path / "a.yaml")
 
 
 def test_large_missing_and_unfit_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" + "1," * 1000 + "1]")
-    with pytest.raises(CheckpointError, match="at most 100 are read"):
+    with pytest.raises(InvalidFile, match="at most 100 are read"):
         read_json(tmp_path / "a.json", max_bytes=100)
-    with pytest.raises(CheckpointError, match="not a list"):
+    with pytest.raises(InvalidFile, match="not a list"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(InvalidFile, match="does not exist"):
         read_json(tmp_path / "b.json")
-    with pytest.raises(CheckpointError, match="is a folder"):
+    with pytest.raises(InvalidFile, match="is a folder"):
         read_json(tmp_path)
     (tmp_path / "c.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(CheckpointError, match="not UTF-8"):
+    with pytest.raises(InvalidFile, match="not UTF-8"):
         read_json(tmp_path / "c.json")
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.foreign import read_checkpoint, read_state_dict
 
 ONE, TWO = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
@@ -35,13 +35,13 @@ def test_weights_are_found_where_training_programs_put_them(tmp_path: Path) -> N
     assert read_state_dict(tmp_path / "a.pt", section="ema")["w"].item() == 2
     assert read_state_dict(tmp_path / "b.pth").keys() == {"w"}
     assert read_state_dict(tmp_path / "c.safetensors")["w"].item() == 2
-    with pytest.raises(CheckpointError, match="no section 'best'; it has ema, model"):
+    with pytest.raises(InvalidFile, match="no section 'best'; it has ema, model"):
         read_state_dict(tmp_path / "a.pt", section="best")
 
 
 def test_classes_are_built_only_where_they_are_allowed(tmp_path: Path) -> None:
     torch.save({"model": ONE, "args": argparse.Namespace(depth=2)}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="more than tensors and plain values"):
+    with pytest.raises(InvalidFile, match="more than tensors and plain values"):
         read_checkpoint(tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.pt", allowed=[argparse.Namespace])["args"].depth == 2
 
@@ -49,7 +49,7 @@ def test_classes_are_built_only_where_they_are_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_malicious_checkpoint_is_refused(tmp_path: Path, legacy: bool) -> None:
     torch.save({"model": {"w": Bomb()}}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"a\.pt holds more than tensors"):
+    with pytest.raises(InvalidFile, match=r"a\.pt holds more than tensors"):
         read_state_dict(tmp_path / "a.pt")
 
 
@@ -62,11 +62,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "numbers.pt")
     (tmp_path / "folder.pt").mkdir()
     for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(CheckpointError, match=path.name) as caught:
+        with pytest.raises(InvalidFile, match=path.name) as caught:
             read_state_dict(path)
         assert "\n" not in str(caught.value)
     assert not (tmp_path.parent / "escape.txt").exists()
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(InvalidFile, match="does not exist"):
         read_state_dict(tmp_path / "absent.pt")
 
 
@@ -94,5 +94,5 @@ def test_any_damage_is_tensors_or_one_line(
     (tmp_path / "a.pt").write_bytes(bytes(data[: max(cut, 1)]))
     try:
         assert read_state_dict(tmp_path / "a.pt")
-    except CheckpointError as error:
+    except InvalidFile as error:
         assert "\n" not in str(error)

@@ -13,7 +13,7 @@ from torch import nn
 
 from fae_core import LatentSpec
 from fae_core.config import Config, parse_config
-from fae_core.errors import CheckpointError, LatentSpecMismatch, OutputExists
+from fae_core.errors import InvalidFile, LatentSpecMismatch, OutputExists
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.sources import resolve_model_folder
@@ -87,7 +87,7 @@ def test_a_run_folder_stands_for_its_model(folder: Path, tmp_path: Path) -> None
 
 
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds a 'toy' model, not 'other'"):
+    with pytest.raises(InvalidFile, match="holds a 'toy' model, not 'other'"):
         Other.from_pretrained(folder)
 
 
@@ -100,7 +100,7 @@ def test_another_latent_space_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "latent_spec.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+    with pytest.raises(InvalidFile, match=name.replace(".", r"\.")):
         Toy.from_pretrained(folder)
 
 
@@ -108,7 +108,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_truncated_weights_are_refused(folder: Path, keep: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="is damaged") as caught:
+    with pytest.raises(InvalidFile, match="is damaged") as caught:
         Toy.from_pretrained(folder)
     assert "\n" not in str(caught.value)
 
@@ -124,7 +124,7 @@ def test_a_pickle_in_place_of_the_weights_is_never_opened(folder: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"layer.weight": Bomb()}, buffer)
     (folder / "model.safetensors").write_bytes(buffer.getvalue())
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(InvalidFile, match="is damaged"):
         Toy.from_pretrained(folder)
 
 
@@ -140,13 +140,13 @@ def test_a_config_that_does_not_fit_is_refused(folder: Path, change: dict, compl
     stored = json.loads((folder / "config.json").read_text())
     stored["config"].update(change)
     (folder / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(CheckpointError, match=complaint):
+    with pytest.raises(InvalidFile, match=complaint):
         Toy.from_pretrained(folder)
 
 
 def test_keys_that_do_not_fit_are_named_three_at_a_time(model: Toy) -> None:
     state = {f"block.{i}": torch.zeros(1) for i in range(5)} | {"steps": torch.tensor(1)}
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InvalidFile) as caught:
         load_state(model, state, "foreign.pt")
     assert str(caught.value) == (
         "foreign.pt is of another model: lacks layer.bias, layer.weight; "
@@ -178,28 +178,28 @@ def test_a_save_that_fails_leaves_the_old_model(model: Toy, folder: Path) -> Non
 
 @pytest.mark.parametrize("source", ["no/such/folder", "./nowhere", "/nowhere", "name", "owner/"])
 def test_what_is_neither_a_folder_nor_a_hub_name_does_not_exist(source: str) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(InvalidFile, match="does not exist"):
         resolve_model_folder(source)
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="nobody/nothing is neither a local folder nor") as caught:
+    with pytest.raises(InvalidFile, match="nobody/nothing is neither a local folder nor") as caught:
         resolve_model_folder("nobody/nothing", token="hf_secret")
     assert "\n" not in str(caught.value)
     assert "hf_secret" not in str(caught.value)
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no model \(config\.json is missing\)"):
+    with pytest.raises(InvalidFile, match=r"holds no model \(config\.json is missing\)"):
         resolve_model_folder(tmp_path)
 
 
 def test_configs_are_typed_frozen_and_finite() -> None:
-    with pytest.raises(CheckpointError, match=r"here: rate: .*finite"):
+    with pytest.raises(InvalidFile, match=r"here: rate: .*finite"):
         parse_config(ToyConfig, {"rate": float("nan")}, "here")
-    with pytest.raises(CheckpointError, match=r"depth: Extra inputs"):
+    with pytest.raises(InvalidFile, match=r"depth: Extra inputs"):
         parse_config(ToyConfig, {"depth": 1}, "here")
     with pytest.raises(ValueError, match="frozen"):
         ToyConfig().width = 3
@@ -209,6 +209,6 @@ def test_a_model_of_sizes_that_torch_cannot_make_is_one_line(tmp_path: Path) -> 
     from fae_core.models.build import built
 
     for size in (-1, 2**62, 10**30):
-        with pytest.raises(CheckpointError, match="here: no model of these sizes can be made") as caught:
+        with pytest.raises(InvalidFile, match="here: no model of these sizes can be made") as caught:
             built("here", lambda n=size: torch.nn.Linear(n, n))
         assert "\n" not in str(caught.value)

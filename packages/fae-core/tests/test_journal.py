@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.folders import RUN_METRICS
 from fae_core.training.journal import Journal, read_metrics
 
@@ -40,7 +40,7 @@ def test_other_damage_is_one_line_and_the_file_stays_as_it_is(data: bytes, compl
     path = tmp_path / RUN_METRICS
     path.write_bytes(data)
     for read in (lambda: read_metrics(tmp_path), lambda: Journal(tmp_path, True, resumed_at=1)):
-        with pytest.raises(CheckpointError, match=complaint) as caught:
+        with pytest.raises(InvalidFile, match=complaint) as caught:
             read()
         assert "\n" not in str(caught.value)
     assert path.read_bytes() == data

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fae_core import ops
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.ops import triton
 from fae_core.ops.triton import wins
 
@@ -150,7 +150,7 @@ def test_the_table_of_wins_is_read_strictly(tmp_path: Path) -> None:
         {"format": 1, "wins": ["x"]},
     ):
         path.write_text(json.dumps(broken))
-        with pytest.raises(CheckpointError, match=r"wins\.json"):
+        with pytest.raises(InvalidFile, match=r"wins\.json"):
             wins.parse(path)
     assert wins.parse(wins.TABLE) == wins.ROWS
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fae_core.cli.settings import merge, parse_override, resolve_settings
 from fae_core.config import Config, parse_config
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import parse_yaml, read_json, read_yaml
 from fae_core.latent_store import Plan
 from fae_core.recipes.recipe import Step, load_recipe, run_recipe
@@ -74,7 +74,7 @@ def test_any_text_is_plain_data_or_one_line_of_complaint(text: str) -> None:
 @pytest.mark.parametrize("value", [".nan", "-.inf", "1.0e+999", "[1, {a: .inf}]"])
 def test_yaml_numbers_are_finite(value: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(f"a: {value}\n")
-    with pytest.raises(CheckpointError, match=r"a\.yaml is not valid YAML: .*not allowed"):
+    with pytest.raises(InvalidFile, match=r"a\.yaml is not valid YAML: .*not allowed"):
         read_yaml(tmp_path / "a.yaml")
     with pytest.raises(FAEError, match=r"--set training\.learning_rate"):
         parse_override(f"training.learning_rate={value}")
@@ -92,7 +92,7 @@ def test_dates_stay_text_and_keys_are_text() -> None:
 def test_a_file_beyond_any_settings_is_refused_unread(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text * 2)
     started = time.process_time()
-    with pytest.raises(CheckpointError, match="bytes; at most"):
+    with pytest.raises(InvalidFile, match="bytes; at most"):
         read_yaml(tmp_path / "a.yaml")
     assert time.process_time() - started < 5  # against the minute that reading it would take; not a measurement
 
@@ -103,7 +103,7 @@ def test_numbers_of_any_length_are_numbers_or_one_line(digits: int, tmp_path: Pa
         (tmp_path / name).write_text('{"a": ' + "9" * digits + "}")
         try:
             assert reader(tmp_path / name) == {"a": 10**digits - 1}
-        except CheckpointError as error:
+        except InvalidFile as error:
             assert digits > 4000 and "\n" not in str(error) and len(str(error)) < 400
 
 
@@ -134,9 +134,9 @@ def test_any_fields_are_a_finite_config_or_one_line(config_class: type[Config]) 
 
 def test_steps_beyond_any_run_are_refused() -> None:
     """Python's numbers have no end, but half of them as a warm-up is a float, which has."""
-    with pytest.raises(CheckpointError, match="steps: "):
+    with pytest.raises(InvalidFile, match="steps: "):
         parse_config(TrainConfig, {"steps": 10**400, "warmup_steps": 0.5}, "here")
-    with pytest.raises(CheckpointError, match="batch_size: "):
+    with pytest.raises(InvalidFile, match="batch_size: "):
         parse_config(TrainConfig, {"batch_size": 10**400}, "here")
     assert parse_config(TrainConfig, {"steps": 10**12, "warmup_steps": 0.5}, "here").warmup == 5 * 10**11
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fae_core import LatentSpec
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
 
 PROPERTY = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -58,7 +58,7 @@ def test_the_file_says_its_format(tmp_path: Path) -> None:
     assert stored["format_version"] == 1
     assert stored["std"] == [0.5, 4.0]
     (tmp_path / "latent_spec.json").write_text(json.dumps({**stored, "format_version": 2}))
-    with pytest.raises(CheckpointError, match="format 2 is not known"):
+    with pytest.raises(InvalidFile, match="format 2 is not known"):
         LatentSpec.load(tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_any_json_object_is_a_spec_or_one_line_of_complaint(changes: dict[str, A
     path.write_text(json.dumps({**SPEC.to_dict(), **changes}))
     try:
         spec = LatentSpec.load(tmp_path)
-    except CheckpointError as error:
+    except InvalidFile as error:
         assert "\n" not in str(error)
         return
     assert all(0 < size <= 65536 for size in (*spec.shape, *spec.image_shape))
@@ -94,7 +94,7 @@ def test_any_json_object_is_a_spec_or_one_line_of_complaint(changes: dict[str, A
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_one_line_of_complaint(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "latent_spec.json").write_bytes(data)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(InvalidFile) as caught:
         LatentSpec.load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_any_bytes_are_one_line_of_complaint(data: bytes, tmp_path: Path) -> Non
     ],
 )
 def test_what_is_no_latent_space_is_refused(field: str, value: object) -> None:
-    with pytest.raises(CheckpointError, match=r"here: .*(mean|std|channels|height|width|image_size|unknown|spec)"):
+    with pytest.raises(InvalidFile, match=r"here: .*(mean|std|channels|height|width|image_size|unknown|spec)"):
         LatentSpec.from_dict({**SPEC.to_dict(), field: value}, "here")
 
 
@@ -130,11 +130,11 @@ def test_a_spec_cannot_be_changed() -> None:
 
 
 def test_a_missing_file_and_a_missing_field_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"latent_spec\.json does not exist"):
+    with pytest.raises(InvalidFile, match=r"latent_spec\.json does not exist"):
         LatentSpec.load(tmp_path)
     fields = SPEC.to_dict()
     del fields["backbone"]
-    with pytest.raises(CheckpointError, match="backbone"):
+    with pytest.raises(InvalidFile, match="backbone"):
         LatentSpec.from_dict(fields)
 
 

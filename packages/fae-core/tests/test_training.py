@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from toy_training import ToyTask
 
-from fae_core.errors import CheckpointError, FAEError, OutputExists
+from fae_core.errors import FAEError, InvalidFile, OutputExists
 from fae_core.processes import Processes
 from fae_core.training import TrainConfig, train
 from fae_core.training.checkpoint import Checkpoints
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
 
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     train(ToyTask(), TrainConfig(**SMALL), tmp_path / "run", device="cpu")
-    with pytest.raises(CheckpointError, match=r"another model: .*critic"):
+    with pytest.raises(InvalidFile, match=r"another model: .*critic"):
         train(ToyTask(adversarial=True), TrainConfig(**SMALL), tmp_path / "run", resume=True, device="cpu")
 
 
@@ -206,7 +206,7 @@ def test_output_in_use_and_changed_settings_are_refused(tmp_path: Path) -> None:
     train(ToyTask(), TrainConfig(**SMALL), tmp_path / "run", device="cpu")
     with pytest.raises(OutputExists, match="--resume"):
         train(ToyTask(), TrainConfig(**SMALL), tmp_path / "run", device="cpu")
-    with pytest.raises(CheckpointError, match="learning_rate"):
+    with pytest.raises(InvalidFile, match="learning_rate"):
         train(ToyTask(), TrainConfig(**{**SMALL, "learning_rate": 1}), tmp_path / "run", resume=True, device="cpu")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")

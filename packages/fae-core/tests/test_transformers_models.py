@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.transformers_models import load_model, load_processor, make_config, new_model, read_config
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -65,10 +65,10 @@ def test_code_in_a_repository_is_never_run_and_nobody_is_asked(folder: Path, mon
     change(folder, auto_map=classes)
     assert type(load_model(str(folder), read_config(str(folder)))[0]).__name__ == "BertModel"
     change(folder, model_type="unheard-of")
-    with pytest.raises(CheckpointError, match="no config that transformers can read"):
+    with pytest.raises(InvalidFile, match="no config that transformers can read"):
         read_config(str(folder))
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["code.A", None]}}))
-    with pytest.raises(CheckpointError, match="no tokenizer"):
+    with pytest.raises(InvalidFile, match="no tokenizer"):
         load_processor(str(folder), transformers.AutoTokenizer, "tokenizer")
 
 
@@ -77,16 +77,16 @@ def test_weights_that_are_no_safetensors_are_refused_in_one_line(folder: Path) -
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
     config = read_config(str(folder))
-    with pytest.raises(CheckpointError, match="in safetensors") as raised:
+    with pytest.raises(InvalidFile, match="in safetensors") as raised:
         load_model(str(folder), config)
     assert "\n" not in str(raised.value)
     index = {"metadata": {}, "weight_map": dict.fromkeys(state, "pytorch_model.bin")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"names pytorch_model\.bin, which is no safetensors file"):
+    with pytest.raises(InvalidFile, match=r"names pytorch_model\.bin, which is no safetensors file"):
         load_model(str(folder), config)
     shutil.copy(folder / "pytorch_model.bin", folder / "model.safetensors")
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(CheckpointError, match="in safetensors"):
+    with pytest.raises(InvalidFile, match="in safetensors"):
         load_model(str(folder), config)
 
 
@@ -100,9 +100,9 @@ def test_weights_that_were_not_there_are_named(folder: Path) -> None:
 def test_what_transformers_cannot_read_is_refused_in_one_line(folder: Path) -> None:
     for text in (b"", b"{", b"[]", b"\xff", b'{"model_type": 3}', b'{"model_type": "bert", "hidden_size": "x"}'):
         (folder / "config.json").write_bytes(text)
-        with pytest.raises(CheckpointError) as raised:
+        with pytest.raises(InvalidFile) as raised:
             read_config(str(folder))
         assert "\n" not in str(raised.value)
     for fields in ({}, {"model_type": "none"}, {**FIELDS, "hidden_size": -1}, {**FIELDS, "hidden_act": "none"}):
-        with pytest.raises(CheckpointError):
+        with pytest.raises(InvalidFile):
             new_model(make_config(fields, "here"), "here")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_fae import Gradients
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError, OutputExists, UnknownName
+from fae_core.errors import FAEError, InvalidFile, OutputExists, UnknownName
 from fae_decoders import FAE, PixelDecoder
 from fae_decoders.cli.stage import stage_settings
 
@@ -89,10 +89,10 @@ def test_a_pixel_stage_is_not_resumed_on_other_parts_under_the_same_paths(data: 
         next(decoder.parameters()).add_(1e-3)
         next(fae.feature_decoder.parameters()).add_(1e-3)
     decoder.save_pretrained(tmp_path / "other" / "model", overwrite=True)
-    with pytest.raises(CheckpointError, match="other init"):
+    with pytest.raises(InvalidFile, match="other init"):
         finetune(parts["autoencoder"], tmp_path / "other")
     fae.save_pretrained(tmp_path / "moved" / "model", overwrite=True)
-    with pytest.raises(CheckpointError, match="other feature decoder"):
+    with pytest.raises(InvalidFile, match="other feature decoder"):
         finetune(tmp_path / "moved", parts["noise"])
 
 

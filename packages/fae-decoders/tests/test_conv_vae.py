@@ -13,7 +13,7 @@ from tiny_fae import Gradients
 
 from fae_core import LatentSpecMismatch, LatentStore, load_tokenizer
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import TrainConfig, train
@@ -149,7 +149,7 @@ def test_accumulation_equals_the_larger_batch(fields: dict) -> None:
     task = make_task(**fields)
     for module in task.modules.values():
         module.train()
-    task.to("cpu")
+    task.prepare("cpu")
 
     def gradients(parts: list[range]) -> dict[str, torch.Tensor]:
         for module in task.modules.values():
@@ -275,7 +275,7 @@ class TestAutoencoderKL:
     ) -> None:
         stored = json.loads((folder / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps({**stored, field: value}))
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(InvalidFile, match=message):
             invoke(["import", "autoencoder-kl", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
@@ -303,10 +303,10 @@ def test_the_only_variant_is_taken_and_a_choice_is_asked_for(tmp_path: Path) -> 
     (fp16,) = tmp_path.glob("*.fp16.safetensors")
     exact = load_autoencoder_kl(tmp_path).spec.fingerprint
     assert load_autoencoder_kl(tmp_path, variant="fp16").spec.fingerprint == exact
-    with pytest.raises(CheckpointError, match=r"no diffusion_pytorch_model\.bf16\.safetensors, but .*fp16"):
+    with pytest.raises(InvalidFile, match=r"no diffusion_pytorch_model\.bf16\.safetensors, but .*fp16"):
         load_autoencoder_kl(tmp_path, variant="bf16")
     shutil.copy(fp16, tmp_path / "diffusion_pytorch_model.ema.safetensors")
-    with pytest.raises(CheckpointError, match=r"ema.*and.*fp16.*choose a variant"):
+    with pytest.raises(InvalidFile, match=r"ema.*and.*fp16.*choose a variant"):
         load_autoencoder_kl(tmp_path)
     shutil.copy(fp16, tmp_path / "diffusion_pytorch_model.safetensors")
     assert load_autoencoder_kl(tmp_path).spec.fingerprint == exact

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_fae import Gradients, make_encoder
 
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
 from fae_core.images import load_batch
 from fae_core.models.load import load_decoder, load_tokenizer
 from fae_core.protocols import Tokenizer
@@ -131,13 +131,13 @@ def test_parts_of_two_faes_are_told_apart(fae: FAE) -> None:
 
 
 def test_damaged_and_foreign_folders_are_named(finetune_run: Path, noise_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds a 'pixel-decoder' model, not an 'fae'"):
+    with pytest.raises(InvalidFile, match="holds a 'pixel-decoder' model, not an 'fae'"):
         FAE.from_pretrained(noise_run)
     broken = tmp_path / "broken"
     shutil.copytree(finetune_run / "model", broken)
     shutil.rmtree(broken / "pixel_decoder")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(InvalidFile):
         FAE.from_pretrained(broken)
     (broken / "config.json").write_text(json.dumps({"model_type": "fae", "config": {"parts": ["encoder"]}}))
-    with pytest.raises(CheckpointError, match="which parts"):
+    with pytest.raises(InvalidFile, match="which parts"):
         FAE.from_pretrained(broken)

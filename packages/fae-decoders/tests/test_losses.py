@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.random import SlotRandom
 from fae_decoders.losses.adversarial import adaptive_weight, adaptive_weight_per_image, discriminator_hinge, lecam
 from fae_decoders.losses.augment import diff_augment
@@ -143,10 +143,10 @@ def test_missing_lpips_weights_say_what_to_do(tmp_path, monkeypatch) -> None:
     pytest.importorskip("lpips", reason="needs fae-decoders[perceptual]")
     from fae_decoders.losses.lpips import LPIPS
 
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(InvalidFile, match="does not exist"):
         LPIPS("squeeze", tmp_path / "absent.pth")
     (tmp_path / "trunk.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="does not hold torchvision's weights"):
+    with pytest.raises(InvalidFile, match="does not hold torchvision's weights"):
         LPIPS("squeeze", tmp_path / "trunk.pth")
     # An address that resolves nowhere, so that the download fails in the same way with and without a network.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.spec import LatentSpec
 from fae_decoders import FeatureDecoder, FeatureDecoderConfig, PixelDecoder, PixelDecoderConfig
 
@@ -116,7 +116,7 @@ def test_save_and_load_agree(tmp_path) -> None:
     assert torch.equal(FeatureDecoder.from_pretrained(tmp_path / "feature")(z), feature(z))
     loaded = PixelDecoder.from_pretrained(tmp_path / "pixel")
     assert torch.equal(loaded(feature(z)), pixel(feature(z)))
-    with pytest.raises(CheckpointError, match="'pixel-decoder' model, not 'feature-decoder'"):
+    with pytest.raises(InvalidFile, match="'pixel-decoder' model, not 'feature-decoder'"):
         FeatureDecoder.from_pretrained(tmp_path / "pixel")
 
 

@@ -12,7 +12,7 @@ from tiny_fae import PAINT, TRAINING, Gradients
 from torch import Tensor
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.training import train
 from fae_decoders import FAE, RAEDecoder, load_pixel_decoder
 from fae_decoders.imports.official_rae import decoder_from_official
@@ -158,14 +158,14 @@ def test_it_finishes_an_fae(autoencoder_run: Path, tmp_path: Path) -> None:
 
 def test_other_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
     state = official_state()
-    with pytest.raises(CheckpointError, match="none of the released ones; pass its config"):
+    with pytest.raises(InvalidFile, match="none of the released ones; pass its config"):
         decoder_from_official(state)
-    with pytest.raises(CheckpointError, match="only 'gelu'"):
+    with pytest.raises(InvalidFile, match="only 'gelu'"):
         decoder_from_official(state, {**CONFIG, "hidden_act": "relu"})
-    with pytest.raises(CheckpointError, match="not one of RAE's decoders"):
+    with pytest.raises(InvalidFile, match="not one of RAE's decoders"):
         decoder_from_official({"weight": torch.zeros(1)}, CONFIG)
     extra = {**state, "decoder_layers.0.gate.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"has unknown blocks\.0\.gate\.weight"):
+    with pytest.raises(InvalidFile, match=r"has unknown blocks\.0\.gate\.weight"):
         decoder_from_official(extra, CONFIG)
     with pytest.raises(FAEError, match="expected features"):
         decoder_from_official(state, CONFIG)(torch.zeros(1, 3, DIM))

@@ -122,7 +122,7 @@ def test_accumulation_equals_the_larger_batch(stage: str) -> None:
     task = (
         make_autoencoder_task() if stage == "autoencoder" else make_noise_task(losses=GAN if stage == "gan" else PAINT)
     )
-    task.to("cpu")
+    task.prepare("cpu")
     random = SlotRandom(0, range(4), step=5)
     batch = task.load([3, 1, 4, 1], random)
     for phase in task.phases:

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, DataError, FAEError
+from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.latent_store import write_store
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -66,12 +66,12 @@ def test_a_run_records_its_captions_and_its_encoder_and_goes_on_with_no_others(m
 
     shutil.rmtree(latents)
     store(latents, [*CAPTIONS[1:], CAPTIONS[0]])  # the same texts, for other images
-    with pytest.raises(CheckpointError, match="captions"):
+    with pytest.raises(InvalidFile, match="captions"):
         train(latents, encoder, out, "--resume")
     shutil.rmtree(latents)
     store(latents, CAPTIONS)
     make_bert("bert", lower=False)  # other embeddings under the same name
-    with pytest.raises(CheckpointError, match=r"text.encoder"):
+    with pytest.raises(InvalidFile, match=r"text.encoder"):
         train(latents, encoder, out, "--resume")
     assert record(out)["identity"] == identity
 
@@ -83,7 +83,7 @@ def test_samples_are_made_with_the_encoder_that_was_trained_on(make_bert, tmp_pa
     wanted = MMDiT.from_pretrained(out).sample(["a dog"], **options)
     for change in ({"lower": False}, {"turn": True}, {"layer_norm_eps": 0.5}):
         make_bert("bert", **change)
-        with pytest.raises(CheckpointError, match="not the one that the model was trained on") as raised:
+        with pytest.raises(InvalidFile, match="not the one that the model was trained on") as raised:
             MMDiT.from_pretrained(out).sample(["a dog"], **options)
         assert "\n" not in str(raised.value)
     make_bert("bert")
@@ -100,7 +100,7 @@ def test_samples_are_made_with_the_encoder_that_was_trained_on(make_bert, tmp_pa
 
 def test_another_encoder_than_the_one_asked_for_is_not_trained_on(make_bert, tmp_path: Path) -> None:
     latents, encoder = store(tmp_path / "latents", CAPTIONS), make_bert("bert")
-    with pytest.raises(CheckpointError, match="its fingerprint is"):
+    with pytest.raises(InvalidFile, match="its fingerprint is"):
         train(latents, encoder, tmp_path / "run", "--set", f"model.text_encoder.fingerprint={'0' * 31}x")
     assert not (tmp_path / "run").exists()
 
@@ -135,7 +135,7 @@ def test_a_damaged_text_cache_ends_a_training_in_one_line(make_bert, tmp_path: P
     data = bytearray(path.read_bytes())
     data[5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"tokens\.bin is damaged"):
+    with pytest.raises(InvalidFile, match=r"tokens\.bin is damaged"):
         train(latents, encoder, tmp_path / "again")
 
 

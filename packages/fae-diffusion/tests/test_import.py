@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError, OutputExists
+from fae_core.errors import FAEError, InvalidFile, OutputExists
 from fae_core.layers import TimestepEmbedding
 from fae_core.spec import LatentSpec
 from fae_diffusion import LightningDiT, SiT
@@ -81,21 +81,21 @@ def test_wrappers_in_front_of_names_are_ignored() -> None:
     ],
 )
 def test_a_checkpoint_of_other_options_is_refused(change: dict[str, torch.Tensor], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(InvalidFile, match=message):
         LightningDiT.from_official({**official_state(ARGUMENTS), **change}, ARGUMENTS)
 
 
 def test_another_rotation_is_refused() -> None:
     state = official_state(ARGUMENTS)
     state |= {"feat_rope.freqs_cos": torch.ones(4, 16), "feat_rope.freqs_sin": torch.zeros(4, 16)}
-    with pytest.raises(CheckpointError, match="not the rotation"):
+    with pytest.raises(InvalidFile, match="not the rotation"):
         LightningDiT.from_official(state, {**ARGUMENTS, "use_rope": True})
 
 
 def test_unknown_arguments_and_foreign_specs_are_refused() -> None:
     with pytest.raises(FAEError, match=r"hidden_sise.*hidden_size"):
         SiT.from_official({}, {"hidden_sise": 3})
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(InvalidFile, match="do not fit"):
         SiT.from_official({}, ARGUMENTS, spec=LatentSpec(3, 8, 8, 64, "toy/backbone"))
 
 
@@ -104,7 +104,7 @@ def test_the_average_is_preferred_and_sections_can_be_named(tmp_path: Path) -> N
     torch.save({"model": {"w": torch.zeros(2)}, "ema": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=1.0)}, path)
     assert read_checkpoint(path)["w"].tolist() == [1.0, 1.0]
     assert read_checkpoint(path, "model")["w"].tolist() == [0.0, 0.0]
-    with pytest.raises(CheckpointError, match="no section 'best'; it has ema, model"):
+    with pytest.raises(InvalidFile, match="no section 'best'; it has ema, model"):
         read_checkpoint(path, "best")
 
 
@@ -116,7 +116,7 @@ class _Hostile:
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"w": torch.zeros(1)}, "payload": _Hostile()}, tmp_path / "bad.pt")
-    with pytest.raises(CheckpointError, match="nothing else is loaded"):
+    with pytest.raises(InvalidFile, match="nothing else is loaded"):
         read_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "owned").exists()
 
@@ -125,7 +125,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.Monk
 def test_damaged_files_get_one_line(tmp_path: Path, content: bytes) -> None:
     for name in ("bad.pt", "bad.safetensors"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError) as raised:
+        with pytest.raises(InvalidFile) as raised:
             read_checkpoint(tmp_path / name)
         assert "\n" not in str(raised.value)
 

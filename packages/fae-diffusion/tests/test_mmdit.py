@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.testing import GeneratorConformance, shared_folder
@@ -145,7 +145,7 @@ def test_text_of_another_width_is_refused(model: MMDiT) -> None:
 
 
 def test_checkpoints_of_other_options_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="lacks patch_embedding"):
+    with pytest.raises(InvalidFile, match="lacks patch_embedding"):
         MMDiT.from_official({}, {})
     with pytest.raises(FAEError, match="did you mean depth"):
         MMDiT.from_official({}, {"detph": 3})

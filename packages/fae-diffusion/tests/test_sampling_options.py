@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -47,7 +47,7 @@ def test_none_in_a_call_is_what_none_in_the_configuration_is(kind, name: str, co
     "name", ["steps", "guidance", "method", "last_step_size", "diffusion", "atol", "precision", "compile"]
 )
 def test_none_is_refused_where_it_means_nothing(name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"sampling options: {name}"):
+    with pytest.raises(InvalidFile, match=f"sampling options: {name}"):
         make().sample([0], random=SlotRandom(0, [0]), **{name: None})
 
 
@@ -132,7 +132,7 @@ def test_an_unknown_option_names_those_that_there_are() -> None:
         lambda: check_options(LightningDiT, {"gidance": 2.0}),
         lambda: make().sample([0], random=SlotRandom(0, [0]), gidance=2.0),
     ):
-        with pytest.raises(CheckpointError, match=r"'gidance'; LightningDiT takes .*guidance, .*steps, times, weak"):
+        with pytest.raises(InvalidFile, match=r"'gidance'; LightningDiT takes .*guidance, .*steps, times, weak"):
             call()
 
 
@@ -196,6 +196,6 @@ def test_the_null_label_is_no_label_of_data(kind: Any) -> None:
     ids=str,
 )
 def test_absurd_sizes_are_refused_before_memory_is_taken(config: Any, fields: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError) as raised:
+    with pytest.raises(InvalidFile) as raised:
         parse_config(config, fields, "model settings")
     assert "\n" not in str(raised.value)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import CheckpointError, DataError, FAEError, FolderInUse, MissingPackage
+from fae_core.errors import DataError, FAEError, FolderInUse, InvalidFile, MissingPackage
 from fae_core.files import hold
 from fae_core.images import to_uint8
 from fae_core.latent_store import LatentStore, write_store
@@ -111,7 +111,7 @@ def test_a_tokenizer_of_another_vocabulary_is_noticed(t5: Path, tmp_path: Path) 
 
 
 def test_what_is_no_text_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no tokenizer"):
+    with pytest.raises(InvalidFile, match="no tokenizer"):
         TextEncoder(str(tmp_path))
     with pytest.raises(MissingPackage, match="pip install no-such-text-encoder"):
         TextEncoder("no_such_text_encoder")
@@ -125,7 +125,7 @@ def test_the_cache_gives_back_what_the_encoder_said(encoder: TextEncoder, tmp_pa
     assert torch.equal(text.mask, direct.mask)
     # Stored in bf16: eight bits of mantissa.
     torch.testing.assert_close(text.tokens[text.mask], direct.tokens[direct.mask], atol=1e-2, rtol=1e-2)
-    with pytest.raises(CheckpointError, match="no embeddings of the prompt"):
+    with pytest.raises(InvalidFile, match="no embeddings of the prompt"):
         cache.read([CORPUS[50]])
 
 
@@ -214,7 +214,7 @@ def test_a_damaged_cache_is_refused(encoder: TextEncoder, tmp_path: Path) -> Non
     TextCache.build(tmp_path / "cache", encoder, CORPUS[:3])
     path = tmp_path / "cache" / "tokens.bin"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CheckpointError, match="not a whole text cache"):
+    with pytest.raises(InvalidFile, match="not a whole text cache"):
         TextCache(tmp_path / "cache")
 
 
@@ -274,7 +274,7 @@ def test_a_preview_shows_distinct_captions_of_the_data(t5: Path, tmp_path: Path,
     task = CaptionTask(
         MMDiT(config, SPEC), store, captions_of(store, ""), cache, PreviewConfig(decoder="any", count=3, columns=3)
     )
-    task.to("cpu")
+    task.prepare("cpu")
     shown, wanted = task.preview_conditions(range(3)), cache.read([CORPUS[0], CORPUS[1], CORPUS[0]])
     torch.testing.assert_close(shown.tokens, wanted.tokens, atol=0, rtol=0)
     assert task.preview(tmp_path, 7, task.modules) == {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, DataError, FAEError
+from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_diffusion import TextCondition
 from fae_diffusion.text.cache import TextCache
 from fae_diffusion.text.encoder import TextEncoder
@@ -83,7 +83,7 @@ def test_a_checkpoint_without_some_weight_is_refused(make_bert) -> None:
     state = load_file(path)
     state.pop("encoder.layer.0.output.dense.weight")
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks weights of its text encoder, such as encoder\.layer\.0"):
+    with pytest.raises(InvalidFile, match=r"lacks weights of its text encoder, such as encoder\.layer\.0"):
         encoder_of(path.parent)
 
 
@@ -114,11 +114,11 @@ def test_any_flipped_bit_and_any_missing_byte_is_found(encoder: TextEncoder, tmp
         damaged.append(bytes(changed))
     for data in damaged:
         path.write_bytes(data)
-        with pytest.raises(CheckpointError) as raised:
+        with pytest.raises(InvalidFile) as raised:
             TextCache(tmp_path / "cache").read(["", *prompts])
         assert "\n" not in str(raised.value)
     path.unlink()
-    with pytest.raises(CheckpointError):
+    with pytest.raises(InvalidFile):
         TextCache(tmp_path / "cache").read(["", *prompts])
     path.write_bytes(whole)
     TextCache(tmp_path / "cache").read(["", *prompts])
@@ -132,7 +132,7 @@ def test_embeddings_that_changed_places_are_found(encoder: TextEncoder, tmp_path
     one, two = (cache._offsets[cache._rows[key]] * row for key in list(cache._rows)[1:])
     swapped = data[:one] + data[two : two + size] + data[one + size : two] + data[one : one + size]
     path.write_bytes(swapped + data[two + size :])
-    with pytest.raises(CheckpointError, match="is damaged: the embeddings of 'a dog'"):
+    with pytest.raises(InvalidFile, match="is damaged: the embeddings of 'a dog'"):
         TextCache(tmp_path / "cache").read(["a dog"])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_diffusion.text.encoder import TextEncoder
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
@@ -131,7 +131,7 @@ def test_a_conversion_that_differs_from_sentencepiece_is_refused(
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     transformers.XLMRobertaModel(transformers.XLMRobertaConfig(vocab_size=400, **sizes)).save_pretrained(tmp_path)
     shutil.copy(folder / "spiece.model", tmp_path / "sentencepiece.bpe.model")
-    with pytest.raises(CheckpointError, match="otherwise than sentencepiece"):
+    with pytest.raises(InvalidFile, match="otherwise than sentencepiece"):
         encoder_of(tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_files_that_contradict_the_sentencepiece_model_are_refused(
         "tokenizer_config.json": '{"added_tokens_decoder": {"400": {"content": "<sks>", "special": false}}}',
     }.items():
         (copy / name).write_text(text)
-        with pytest.raises(CheckpointError, match="adds the token '<sks>'"):
+        with pytest.raises(InvalidFile, match="adds the token '<sks>'"):
             encoder_of(copy)
         (copy / name).unlink()
     (copy / "added_tokens.json").write_text('{"<extra_id_0>": 429}')  # T5's own
@@ -151,7 +151,7 @@ def test_files_that_contradict_the_sentencepiece_model_are_refused(
     transformers.AutoTokenizer.from_pretrained(copy).save_pretrained(copy)
     encoder_of(copy)
     shutil.copy(make_t5(model_type="char") / "spiece.model", copy / "spiece.model")
-    with pytest.raises(CheckpointError, match="different pieces"):
+    with pytest.raises(InvalidFile, match="different pieces"):
         encoder_of(copy)
 
 
@@ -159,12 +159,12 @@ def test_damaged_tokenizer_files_are_refused_in_one_line(copy: Path) -> None:
     whole = (copy / "spiece.model").read_bytes()
     for damaged in (b"", whole[:1000], whole[:-5], b"\xff" * 100):
         (copy / "spiece.model").write_bytes(damaged)
-        with pytest.raises(CheckpointError) as raised:
+        with pytest.raises(InvalidFile) as raised:
             encoder_of(copy)
         assert "\n" not in str(raised.value)
     (copy / "spiece.model").unlink()
     (copy / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": 3}, "added_tokens": []}))
-    with pytest.raises(CheckpointError, match="no tokenizer"):
+    with pytest.raises(InvalidFile, match="no tokenizer"):
         encoder_of(copy)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_encoder import create_backbone
 from fae_encoder.backbones.backbone import FeatureMap, regrid
 
@@ -160,10 +160,10 @@ def test_weights_come_from_files_and_nothing_is_unpickled(vit, tmp_path: Path) -
         ("cut.safetensors", "not a readable checkpoint"),
         ("no.pth", "does not exist"),
     ):
-        with pytest.raises(CheckpointError, match=message) as caught:
+        with pytest.raises(InvalidFile, match=message) as caught:
             create_backbone(VIT, tmp_path / file)
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="could not be loaded from"):
+    with pytest.raises(InvalidFile, match="could not be loaded from"):
         create_backbone("timm/resnet18", tmp_path / "w.pth")
 
 
@@ -392,6 +392,6 @@ def test_a_checkpoint_with_something_unknown_or_something_lacking_is_refused(tmp
     }
     for name, (content, message) in cases.items():
         torch.save(content, tmp_path / f"{name}.pth")
-        with pytest.raises(CheckpointError, match=message) as caught:
+        with pytest.raises(InvalidFile, match=message) as caught:
             create_backbone("timm/vit_tiny_patch16_224", tmp_path / f"{name}.pth", image_size=32)
         assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_encoder import create_backbone
 
 transformers = pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
@@ -102,7 +102,7 @@ def test_a_two_tower_model_gives_its_vision_tower(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_had_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="could not be had"):
+    with pytest.raises(InvalidFile, match="could not be had"):
         create_backbone(f"hf/{tmp_path}/missing", "pretrained")
     model = transformers.AutoModel.from_config(FAMILIES["vit"]())
     model.save_pretrained(tmp_path)
@@ -223,14 +223,14 @@ def test_only_safetensors_are_read_from_a_folder_unless_a_file_is_named(tmp_path
     model = with_processor(tmp_path, PLAIN)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"give its path as the weights") as caught:
+    with pytest.raises(InvalidFile, match=r"give its path as the weights") as caught:
         create_backbone(f"hf/{tmp_path}", "pretrained")
     assert "\n" not in str(caught.value)
     named = create_backbone(f"hf/{tmp_path}", tmp_path / "pytorch_model.bin")
     weight = "layernorm.weight"
     assert torch.equal(named.network.model.state_dict()[weight], model.state_dict()[weight])
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(print, protocol=2))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(InvalidFile):
         create_backbone(f"hf/{tmp_path}", tmp_path / "pytorch_model.bin")
 
 

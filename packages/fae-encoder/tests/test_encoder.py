@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fae_core import LatentSpec, SlotRandom, load_tokenizer
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, UnknownName
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, UnknownName
 from fae_core.models.presets import load_preset, preset_files
 from fae_core.models.rounding import compact_weights
 from fae_encoder import FAEEncoder, FeatureNorm, Posterior, create_backbone
@@ -129,7 +129,7 @@ def test_refetchable_backbones_are_named_and_checked_not_stored(tmp_path: Path) 
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e").encode(x), encoder.encode(x))
     path = tmp_path / "e" / "config.json"
     path.write_text(path.read_text().replace('"weights": "pip"', '"weights": null'))
-    with pytest.raises(CheckpointError, match="pass weights=PATH"):
+    with pytest.raises(InvalidFile, match="pass weights=PATH"):
         FAEEncoder.from_pretrained(tmp_path / "e")
     FAEEncoder.from_pretrained(tmp_path / "e", verify=False)
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e", weights="pip").encode(x), encoder.encode(x))
@@ -143,7 +143,7 @@ def test_changed_weights_are_noticed(encoder: FAEEncoder, tmp_path: Path, part: 
     name = next(n for n in state if n.startswith(part))
     state[name] = state[name] + 1e-3
     save_file(state, path)
-    with pytest.raises(CheckpointError, match=r"not those|do not match"):
+    with pytest.raises(InvalidFile, match=r"not those|do not match"):
         FAEEncoder.from_pretrained(tmp_path / "e")
     FAEEncoder.from_pretrained(tmp_path / "e", verify=False)
 
@@ -153,16 +153,16 @@ def test_damage_and_strangers_are_one_line_errors(encoder: FAEEncoder, tmp_path:
     weights = tmp_path / "e" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(InvalidFile, match="damaged"):
         FAEEncoder.from_pretrained(tmp_path / "e")
     state = load_file_bytes(whole)
     del state["adapter.out.bias"]
     save_file(state, weights)
-    with pytest.raises(CheckpointError, match=r"lacks adapter\.out\.bias"):
+    with pytest.raises(InvalidFile, match=r"lacks adapter\.out\.bias"):
         FAEEncoder.from_pretrained(tmp_path / "e")
     config = tmp_path / "e" / "config.json"
     config.write_text(json.dumps({"model_type": "sit", "config": {}}))
-    with pytest.raises(CheckpointError, match="holds a 'sit' model"):
+    with pytest.raises(InvalidFile, match="holds a 'sit' model"):
         FAEEncoder.from_pretrained(tmp_path / "e")
 
 
@@ -192,7 +192,7 @@ def test_overrides_replace_single_fields() -> None:
     assert encoder.spec.shape == (4, 2, 2)
     assert encoder.spec.adapter == "linear"
     assert encoder.backbone.name == "timm/test_vit"
-    with pytest.raises(CheckpointError, match="chanels"):
+    with pytest.raises(InvalidFile, match="chanels"):
         FAEEncoder.from_preset("fae-tiny", chanels=4)
     with pytest.raises(UnknownName, match="did you mean fae-tiny"):
         FAEEncoder.from_preset("fae-tinny")

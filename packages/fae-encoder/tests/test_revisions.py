@@ -19,7 +19,7 @@ from pathlib import Path
 import timm, torch
 from safetensors.torch import save_file
 from transformers import AutoModel, ViTConfig
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_encoder import FAEEncoder
 
 work = Path(sys.argv[1])
@@ -65,12 +65,12 @@ for kind, name, repository, publisher in (
     try:
         FAEEncoder.from_pretrained(work / kind)
         refused = ""
-    except CheckpointError as error:
+    except InvalidFile as error:
         refused = str(error)
     try:
         FAEEncoder.from_preset("fae-tiny", weights="pretrained", backbone={**fields, "revision": "c" * 40})
         absent = ""
-    except CheckpointError as error:
+    except InvalidFile as error:
         absent = str(error)
     said[kind] = {
         "revision": stored["revision"], "weights": stored["weights"], "newest": newest.config.backbone.revision,

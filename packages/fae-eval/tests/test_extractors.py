@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.testing import shared_folder
 from fae_eval.extractors import load_extractor
 from fae_eval.extractors.base import as_uint8_nchw
@@ -61,14 +61,14 @@ def test_missing_inception_weights_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(FAEError, match="are not at"):
         find_weights()
     (tmp_path / "junk.pth").write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(InvalidFile, match="cannot be read"):
         load_extractor("inception", weights=tmp_path / "junk.pth")
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="not Inception's weights"):
+    with pytest.raises(InvalidFile, match="not Inception's weights"):
         load_extractor("inception", weights=tmp_path / "other.pth")
 
 
@@ -80,7 +80,7 @@ def test_a_pickle_is_never_run(tmp_path):
     torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
     from fae_eval.extractors.timm_model import read_weights
 
-    with pytest.raises(CheckpointError):
+    with pytest.raises(InvalidFile):
         read_weights(tmp_path / "hostile.pth")
 
 

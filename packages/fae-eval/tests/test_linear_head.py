@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fae_core import LatentSpec
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_eval.studies.linear_head import CLASS_TOKENS, LinearHead, dinov2_crop
 from fae_eval.studies.probe import zero_shot_probe
 
@@ -83,7 +83,7 @@ def test_logits_are_a_matrix_on_class_token_and_mean_of_patches(tmp_path):
     with pytest.raises(FAEError, match="one-layer"):
         head(torch.zeros(2, 4, 7), None)
     torch.save({"weight": weight}, tmp_path / "no-bias.pth")
-    with pytest.raises(CheckpointError, match="one weight and one bias"):
+    with pytest.raises(InvalidFile, match="one weight and one bias"):
         LinearHead(tmp_path / "no-bias.pth")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_eval.metrics import Moments
 
 
@@ -77,10 +77,10 @@ def test_save_and_load_keep_every_bit_and_notice_damage(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(InvalidFile, match="damaged"):
         Moments.load(path)
     (tmp_path / "other").write_bytes(b"no tensors")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(InvalidFile):
         Moments.load(tmp_path / "other")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fae_core.errors import CheckpointError, DataError
+from fae_core.errors import DataError, InvalidFile
 from fae_eval import Result, write_report
 
 
@@ -123,7 +123,7 @@ def test_records_of_others_are_checked(tmp_path):
         ({"kind": "k", "title": "t", "figures": [{}]}, "needs a path"),
     ):
         (tmp_path / "r.json").write_text(json.dumps(stored))
-        with pytest.raises(CheckpointError, match=says):
+        with pytest.raises(InvalidFile, match=says):
             Result.load(tmp_path / "r.json")
 
 

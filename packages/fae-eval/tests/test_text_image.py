@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fae_core import LatentSpec
-from fae_core.errors import CheckpointError, DataError, FAEError
+from fae_core.errors import DataError, FAEError, InvalidFile
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-eval[text] is not installed")
 
@@ -216,7 +216,7 @@ def test_captions_of_coco_and_of_json_lines(pictures, tmp_path):
 
 
 def test_models_without_two_towers_are_refused(siglip, tmp_path):
-    with pytest.raises(CheckpointError, match="transformers can read"):
+    with pytest.raises(InvalidFile, match="transformers can read"):
         TwoTowers(str(tmp_path))
     with pytest.raises(FAEError, match="dimensions"):
         broken = ThroughLatents(siglip)
@@ -234,9 +234,9 @@ def test_towers_that_are_no_safetensors_or_lack_weights_are_refused(clip, tmp_pa
     folder = Path(shutil.copytree(clip, tmp_path / "clip"))
     state = load_file(folder / "model.safetensors")
     save_file({k: v for k, v in state.items() if k != "logit_scale"}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="lacks weights, such as logit_scale"):
+    with pytest.raises(InvalidFile, match="lacks weights, such as logit_scale"):
         TwoTowers(str(folder))
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="in safetensors"):
+    with pytest.raises(InvalidFile, match="in safetensors"):
         TwoTowers(str(folder))

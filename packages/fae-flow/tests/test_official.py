@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.foreign import read_state_dict
 from fae_core.testing import shared_folder
 from fae_flow import FlowSampler, Jacobi, STARFlow
@@ -166,7 +166,7 @@ def test_one_hot_labels_become_class_labels() -> None:
     one_hot = torch.eye(4)[[2, 0]].unsqueeze(1)
     expected = text.sample(one_hot, noise=noise, guidance=2.0, uncond=torch.eye(4)[[3, 3]].unsqueeze(1))
     torch.testing.assert_close(labels.sample(torch.tensor([2, 0]), noise=noise, guidance=2.0), expected)
-    with pytest.raises(CheckpointError, match="5 classes"):
+    with pytest.raises(InvalidFile, match="5 classes"):
         STARFlow.from_official(state, ARGUMENTS, classes=5)
 
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_imported_is_named(change, message) -> None:
 
 
 def test_missing_arguments_are_named() -> None:
-    with pytest.raises(CheckpointError, match="lacks img_size, patch_size"):
+    with pytest.raises(InvalidFile, match="lacks img_size, patch_size"):
         STARFlow.from_official({}, {k: v for k, v in ARGUMENTS.items() if k not in ("img_size", "patch_size")})
 
 
@@ -236,7 +236,7 @@ def test_files_that_are_not_checkpoints_are_refused(tmp_path) -> None:
         ("code.pth", "nothing else is loaded"),
         ("none.pth", "no weights"),
     ):
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(InvalidFile, match=message):
             read_state_dict(tmp_path / name)
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(InvalidFile, match="does not exist"):
         read_state_dict(tmp_path / "absent.pth")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.presets import load_preset
 from fae_core.training import TrainConfig
 from fae_flow import STARFlow, STARFlowConfig
@@ -47,5 +47,5 @@ def test_impossible_configurations_are_refused_with_a_reason(spec, fields, messa
 
 
 def test_a_bad_override_is_one_clear_line() -> None:
-    with pytest.raises(CheckpointError, match="preset starflow-tiny: width"):
+    with pytest.raises(InvalidFile, match="preset starflow-tiny: width"):
         STARFlow.from_preset("starflow-tiny", width=-1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_flow import FlowSampler, STARFlow, STARFlowConfig
@@ -88,6 +88,6 @@ def test_the_null_label_is_no_label_of_data(build, spec, latents_for) -> None:
     ids=str,
 )  # fmt: skip
 def test_absurd_sizes_are_refused_before_memory_is_taken(fields: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError) as raised:
+    with pytest.raises(InvalidFile) as raised:
         parse_config(STARFlowConfig, fields, "model settings")
     assert "\n" not in str(raised.value)

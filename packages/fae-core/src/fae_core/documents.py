@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import yaml
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 
 MOST_BYTES = 64 * 2**20
 _MOST_DEPTH = 64  # of lists and mappings in each other
@@ -34,7 +34,7 @@ _HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: str | Path, *, max_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError where it is absent, too large, too deep, or not finite JSON."""
+    """A JSON object from a file. Raises InvalidFile where it is absent, too large, too deep, or not finite JSON."""
     return _require_mapping(read_json_value(path, max_bytes=max_bytes), path)
 
 
@@ -44,7 +44,7 @@ def read_json_value(path: str | Path, *, max_bytes: int = MOST_BYTES) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+        raise InvalidFile(f"{path} is not valid JSON: {error}") from None
 
 
 def parse_json(text: str) -> Any:
@@ -62,12 +62,12 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: str | Path, *, max_bytes: int = 2**18) -> dict[str, Any]:
-    """A YAML mapping from a file, as `parse_yaml` reads it. Raises CheckpointError as `read_json` does."""
+    """A YAML mapping from a file, as `parse_yaml` reads it. Raises InvalidFile as `read_json` does."""
     text = read_text(path, max_bytes=max_bytes)
     try:
         value = parse_yaml(text)
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid YAML: {error}") from None
+        raise InvalidFile(f"{path} is not valid YAML: {error}") from None
     return _require_mapping(value if value is not None else {}, path)
 
 
@@ -83,7 +83,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(_reason(error)) from None
 
 
-def read_text(path: str | Path, *, max_bytes: int = MOST_BYTES, error: type[FAEError] = CheckpointError) -> str:
+def read_text(path: str | Path, *, max_bytes: int = MOST_BYTES, error: type[FAEError] = InvalidFile) -> str:
     """The text of a regular file in UTF-8, with or without a byte-order mark.
 
     Raises `error` where it is absent, no regular file, too large, or another encoding.
@@ -100,14 +100,14 @@ def read_text(path: str | Path, *, max_bytes: int = MOST_BYTES, error: type[FAEE
             raise error(f"cannot read {path}: {reason.strerror}") from None
 
 
-def require_regular(path: str | Path, error: type[FAEError] = CheckpointError) -> None:
+def require_regular(path: str | Path, error: type[FAEError] = InvalidFile) -> None:
     """Raise `error` for what is there and no regular file, before somebody else's reader waits for a pipe."""
     with open_regular(path, error):
         pass
 
 
 @contextmanager
-def open_regular(path: str | Path, error: type[FAEError] = CheckpointError) -> Iterator[BinaryIO]:
+def open_regular(path: str | Path, error: type[FAEError] = InvalidFile) -> Iterator[BinaryIO]:
     """A regular file, open for reading. Raises `error` for a folder, a pipe, a device, and where the system does not read it."""
     try:
         # Without O_NONBLOCK a pipe would be waited for before it can be told from a file.
@@ -126,7 +126,7 @@ def open_regular(path: str | Path, error: type[FAEError] = CheckpointError) -> I
 
 def _require_mapping(value: Any, path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a mapping, not a {type(value).__name__}")
+        raise InvalidFile(f"{path} must hold a mapping, not a {type(value).__name__}")
     return value
 
 

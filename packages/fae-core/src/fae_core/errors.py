@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -59,8 +60,12 @@ class DataError(FAEError):
     """Images, labels or latents that cannot be read or do not fit together."""
 
 
-class CheckpointError(FAEError):
-    """A checkpoint or model folder that is missing, damaged, or belongs to another model."""
+class InvalidFile(FAEError):
+    """A file or folder (a model, a checkpoint, a record) that is missing, damaged, or belongs to something else."""
+
+
+class InvalidSettings(InvalidFile):
+    """Settings, out of a file, a preset or --set, that name no field, or give one a value that it cannot have."""
 
 
 class MissingPackage(FAEError):
@@ -142,3 +147,10 @@ def _short(value: object) -> str:
     if isinstance(value, str) and len(value) > 24:
         return repr(value[:21] + "...")
     return repr(value)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "CheckpointError":
+        raise AttributeError(f"module 'fae_core.errors' has no attribute {name!r}")
+    warnings.warn("CheckpointError is now InvalidFile; the old name goes with the next release", DeprecationWarning, 2)
+    return InvalidFile

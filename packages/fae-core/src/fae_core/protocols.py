@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from fae_core.errors import FAEError
 from fae_core.spec import LatentSpec
 
 if TYPE_CHECKING:
@@ -58,3 +59,47 @@ class Decoder(Protocol):
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, 3, H, W), fp32, in [0, 1], of normalised latents (B, C, h, w)."""
         ...
+
+
+@runtime_checkable
+class PosteriorTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose latents have a distribution."""
+
+    def posterior(self, images: Tensor) -> Any:
+        """Of images (B, 3, H, W): `mean` and `logvar` (B, C, h, w), not normalised, and `sample(random)`."""
+        ...
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """What makes features of images; an FAE's `encoder` is one."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Tokens (B, N, D) of images (B, 3, H, W) in [0, 1]."""
+        ...
+
+
+def encoder_of(tokenizer: Any) -> Any:
+    """The part of a tokenizer that reads images: its `encoder`, or the tokenizer itself."""
+    return getattr(tokenizer, "encoder", tokenizer)
+
+
+def read_size(tokenizer: Any) -> tuple[int, int]:
+    """(height, width) at which to read images for a tokenizer: its own `read_size`, else the size its latents stand for."""
+    return getattr(encoder_of(tokenizer), "read_size", tokenizer.spec.image_shape)
+
+
+def can_decode(tokenizer: Any) -> bool:
+    """Whether a tokenizer turns latents into images. One that has `decode` and lacks a part it needs says so: `can_decode`."""
+    return isinstance(tokenizer, Decoder) and getattr(tokenizer, "can_decode", True)
+
+
+def require_decoder(tokenizer: Any, name: object) -> None:
+    """Raise FAEError, which calls the tokenizer `name`, unless it can decode."""
+    if not can_decode(tokenizer):
+        raise FAEError(f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder")
+
+
+def class_count(generator: Any) -> int | None:
+    """How many classes a generator was built for; None where it knows none."""
+    return getattr(getattr(generator, "config", None), "classes", None)

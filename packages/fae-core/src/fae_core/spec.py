@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from fae_core.errors import CheckpointError, FAEError, LatentSpecMismatch, field_reasons
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, field_reasons
 from fae_core.files import read_json, write_json
 from fae_core.folders import LATENT_SPEC
 from fae_core.redact import redact
@@ -152,11 +152,11 @@ class LatentSpec:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any], where: str = "latent spec") -> LatentSpec:
-        """Raises CheckpointError, one line, where a field is missing, unknown or out of range."""
+        """Raises InvalidFile, one line, where a field is missing, unknown or out of range."""
         try:
             return TypeAdapter(cls).validate_python(fields)
         except ValidationError as error:
-            raise CheckpointError(f"{where}: {field_reasons(error.errors(), cls)}") from None
+            raise InvalidFile(f"{where}: {field_reasons(error.errors(), cls)}") from None
 
     def save(self, folder: str | Path) -> Path:
         """Write latent_spec.json into `folder` and return its path."""

@@ -13,11 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.images.check import require_image_batch, require_range
 from fae_core.models.load import load_tokenizer
 from fae_core.models.sources import locate_folder
-from fae_core.protocols import Tokenizer
+from fae_core.protocols import PosteriorTokenizer, can_decode
 
 try:
     from diffusers import ConfigMixin, ModelMixin
@@ -38,10 +38,9 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
 
     config_name = "diffusers.json"  # config.json is the tokenizer's own
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: PosteriorTokenizer) -> None:
         super().__init__()
-        can = hasattr(tokenizer, "posterior") and hasattr(tokenizer, "decode")
-        if not can or getattr(tokenizer, "pixel_decoder", tokenizer) is None:
+        if not isinstance(tokenizer, PosteriorTokenizer) or not can_decode(tokenizer):
             raise FAEError(f"a pipeline's vae encodes and decodes; this {type(tokenizer).__name__} does not do both")
         self.tokenizer = tokenizer
         spec = tokenizer.spec
@@ -102,7 +101,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
 
         subfolder: of the folder or repository, where the tokenizer lies. device_map: a device, or {"": device}. options: of
         diffusers' own models, as a pipeline's loader passes them. Raises FAEError for one that would change what is loaded,
-        such as a variant; CheckpointError where there is no tokenizer.
+        such as a variant; InvalidFile where there is no tokenizer.
         """
         for name, value in options.items():
             without_effect = (None, True) if name == "use_safetensors" else (None, False)
@@ -118,7 +117,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         if subfolder:
             source, hub = locate_folder(source, **hub) / subfolder, {}
             if not source.is_dir():
-                raise CheckpointError(f"{source} does not exist")
+                raise InvalidFile(f"{source} does not exist")
         vae = cls(load_tokenizer(source, **hub)).eval()
         wanted = {k: v for k, v in (("device", device_map), ("dtype", torch_dtype)) if v is not None}
         return vae.to(**wanted) if wanted else vae  # diffusers warns of every dtype, also of none

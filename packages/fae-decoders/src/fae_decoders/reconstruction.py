@@ -23,6 +23,7 @@ from fae_core.files import write_json
 from fae_core.folders import IMAGES, PAIRS, RESULTS
 from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image, to_uint8
 from fae_core.progress import progress
+from fae_core.protocols import read_size, require_decoder
 from fae_decoders._version import __version__
 from fae_decoders.fae.fae import FAE
 from fae_decoders.stages.data import resize
@@ -35,10 +36,7 @@ class Reconstruction:
     """
 
     def __init__(self, tokenizer: Any, source: ImageSource, batch_size: int, device: str) -> None:
-        if not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None:
-            raise FAEError(
-                f"this {type(tokenizer).__name__} cannot paint images; give a tokenizer with a pixel decoder"
-            )
+        require_decoder(tokenizer, f"this {type(tokenizer).__name__}")
         self.tokenizer, self.source, self.batch_size, self.device = tokenizer, source, batch_size, device
         self.name = type(tokenizer).__name__
 
@@ -78,9 +76,7 @@ class Reconstruction:
     @torch.no_grad()
     def batch(self, rows: range) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Targets and reconstructions of some images (B, 3, H, W) on the CPU, and (B,) numbers for each."""
-        reader = getattr(self.tokenizer, "encoder", self.tokenizer)
-        size = getattr(reader, "read_size", self.tokenizer.spec.image_shape)
-        images = load_batch(self.source, rows, size).to(self.device)
+        images = load_batch(self.source, rows, read_size(self.tokenizer)).to(self.device)
         if isinstance(self.tokenizer, FAE):
             z, measured = self._features(self.tokenizer, images)
         else:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fae_core.config import Config, parse_config
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import ENCODER, LATENT_SPEC, MODEL_WEIGHTS
 from fae_core.models.folder import load_weights, read_config, require_unchanged
 from fae_core.models.presets import load_preset
@@ -123,7 +123,7 @@ class FAEEncoder(PretrainedModel):
 
         weights: of the backbone, where they are not inside the folder and should come from elsewhere than it says.
         verify: compare the fingerprints of backbone and adapter, and the checksum of weights and spec, with those recorded; raises
-            CheckpointError where they differ.
+            InvalidFile where they differ.
         """
         folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
         if read_config(folder).get("model_type") == WHOLE_FAE:
@@ -283,23 +283,23 @@ class FAEEncoder(PretrainedModel):
         self.stamp(fingerprint)
 
     def _verify(self, folder: Path) -> None:
-        """Raise CheckpointError unless backbone, adapter and spec are those that the folder was saved with."""
+        """Raise InvalidFile unless backbone, adapter and spec are those that the folder was saved with."""
         wanted, source = self.config.backbone.fingerprint, self.config.backbone.weights
         found = self.backbone.fingerprint()
         if wanted and wanted != found:
-            raise CheckpointError(
+            raise InvalidFile(
                 f"the backbone's weights (from {source or 'nowhere: pass weights=PATH'}) are not those that {folder} was "
                 f"made with"
             )
         if self.spec.fingerprint and self.spec.fingerprint != self.fingerprint(found):
-            raise CheckpointError(f"the weights in {folder} do not match the fingerprint in its {LATENT_SPEC}")
+            raise InvalidFile(f"the weights in {folder} do not match the fingerprint in its {LATENT_SPEC}")
         require_unchanged(folder, self._saved_state(), self.spec)
 
 
 def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:
-    """A saved encoder's config with its backbone's weights from elsewhere. Raises CheckpointError where they are inside."""
+    """A saved encoder's config with its backbone's weights from elsewhere. Raises InvalidFile where they are inside."""
     if config.backbone.weights == STORED:
-        raise CheckpointError(f"{folder} holds its backbone's weights itself; leave `weights` out")
+        raise InvalidFile(f"{folder} holds its backbone's weights itself; leave `weights` out")
     revision = config.backbone.revision if weights == "pretrained" else None
     backbone = config.backbone.model_copy(update={"weights": weights, "revision": revision})
     return config.model_copy(update={"backbone": backbone})

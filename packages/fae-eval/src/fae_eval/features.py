@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, DataError, FAEError
+from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.files import disk_errors, write_atomic
 from fae_core.images.shards import cache_folder
 from fae_core.processes import ALONE, Processes
@@ -163,7 +163,7 @@ def require_writable(folder: Path) -> None:
 def _load_cached(path: Path) -> FeatureSet | None:
     try:
         return load_features(path)
-    except CheckpointError:  # absent, damaged, or of an older format: measured
+    except InvalidFile:  # absent, damaged, or of an older format: measured
         return None
 
 
@@ -195,22 +195,22 @@ def save_features(features: FeatureSet, path: Path) -> Path:
 
 
 def load_features(path: Path) -> FeatureSet:
-    """Read what `save_features` wrote. Raises CheckpointError."""
+    """Read what `save_features` wrote. Raises InvalidFile."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if metadata.get("format") != _FORMAT:
-            raise CheckpointError(f"{path} is not a {_FORMAT} file")
+            raise InvalidFile(f"{path} is not a {_FORMAT} file")
         if metadata.get("digest") != _digest(tensors, metadata["record"]):
-            raise CheckpointError(f"{path} is damaged: its content does not match its digest")
+            raise InvalidFile(f"{path} is damaged: its content does not match its digest")
         record = json.loads(metadata["record"])
         moments, spatial = (_stored_moments(tensors, record, name, path) for name in ("moments", "spatial"))
         size = (int(record["image_size"][0]), int(record["image_size"][1]))
         pool, probs = tensors["pool"], tensors.get("probs")
         return FeatureSet(record["count"], size, record["content"], pool, moments, spatial, probs, record["skipped"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read as features: {error}") from None
+        raise InvalidFile(f"{path} cannot be read as features: {error}") from None
 
 
 def _stored_moments(tensors: dict[str, Tensor], record: dict, name: str, path: Path) -> Moments | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.commands.running import arguments_in_force
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import disk_errors, read_json, write_json
 from fae_core.redact import redact
 
@@ -57,19 +57,19 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read a record, whoever wrote it. Raises CheckpointError, one line, where it is not one."""
+        """Read a record, whoever wrote it. Raises InvalidFile, one line, where it is not one."""
         return cls.from_dict(read_json(path), str(path))
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any], where: str = "record") -> Result:
-        """Checks the types of all parts; unknown keys are kept out. Raises CheckpointError."""
+        """Checks the types of all parts; unknown keys are kept out. Raises InvalidFile."""
         types = {"table": (dict, type(None)), "figures": list, "notes": list, "warnings": list, "values": dict}
         types |= {"kind": str, "title": str, "provenance": dict}
         if not isinstance(stored.get("kind"), str) or not isinstance(stored.get("title"), str):
-            raise CheckpointError(f"{where} is not a result record: it needs a kind and a title")
+            raise InvalidFile(f"{where} is not a result record: it needs a kind and a title")
         for name, expected in types.items():
             if name in stored and not isinstance(stored[name], expected):
-                raise CheckpointError(f"{where}: {name} has the wrong type")
+                raise InvalidFile(f"{where}: {name} has the wrong type")
         result = cls(**{name: stored[name] for name in types if name in stored})
         table = result.table
         if table is not None and not (
@@ -77,9 +77,9 @@ class Result:
             and isinstance(table.get("rows"), list)
             and all(isinstance(row, list) and len(row) == len(table["columns"]) for row in table["rows"])
         ):
-            raise CheckpointError(f"{where}: every row of the table must have one cell per column")
+            raise InvalidFile(f"{where}: every row of the table must have one cell per column")
         if not all(isinstance(f, dict) and isinstance(f.get("path"), str) for f in result.figures):
-            raise CheckpointError(f"{where}: every figure needs a path")
+            raise InvalidFile(f"{where}: every figure needs a path")
         return result
 
     def text(self) -> str:

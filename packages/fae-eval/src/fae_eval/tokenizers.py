@@ -11,16 +11,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.processes import resolve_device
-
-
-def encoder_of(tokenizer: Any) -> Any:
-    """The part that makes features: the tokenizer's `encoder`, or the tokenizer itself."""
-    return getattr(tokenizer, "encoder", tokenizer)
-
-
-def read_size(tokenizer: Any) -> tuple[int, int]:
-    """(height, width) at which to read images for it: its encoder's own wish, else the size that its latents stand for."""
-    return getattr(encoder_of(tokenizer), "read_size", tokenizer.spec.image_shape)
+from fae_core.protocols import FeatureEncoder, encoder_of, require_decoder
 
 
 def at_image_size(tokenizer: Any, images: Tensor) -> Tensor:
@@ -34,7 +25,7 @@ def at_image_size(tokenizer: Any, images: Tensor) -> Tensor:
 def image_features(tokenizer: Any, images: Tensor) -> Tensor:
     """Tokens (B, N, D) of images (B, 3, H, W). Raises FAEError where the tokenizer has none."""
     encoder = encoder_of(tokenizer)
-    if not hasattr(encoder, "features"):
+    if not isinstance(encoder, FeatureEncoder):
         raise FAEError(f"{type(tokenizer).__name__} gives latents but no features")
     return encoder.features(images)
 
@@ -104,6 +95,6 @@ def load_image_tokenizer(source: Any, device: str | None = None, *, needs_decode
         tokenizer = load_tokenizer(source, device=resolve_device(device))
     else:
         tokenizer = source
-    if needs_decode and (not hasattr(tokenizer, "decode") or getattr(tokenizer, "pixel_decoder", tokenizer) is None):
-        raise FAEError(f"{source} encodes but cannot paint images; give a whole FAE (with its pixel decoder)")
+    if needs_decode:
+        require_decoder(tokenizer, source)
     return tokenizer

@@ -84,7 +84,7 @@ class STARFlow(PretrainedModel):
 
         spec: the latent space; without it, one of the right shape with statistics 0 and 1 and images 8 times as large.
         fields: of STARFlowConfig, for what the original keeps outside its constructor: noise_std, label_dropout, denoise
-        (off here unless asked for), classes (reads one-hot "text" as class labels). Raises CheckpointError where keys or
+        (off here unless asked for), classes (reads one-hot "text" as class labels). Raises InvalidFile where keys or
         arguments do not fit, FAEError for video options.
         """
         from fae_flow.official.weights import load_official

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CONFIG
 from fae_core.redact import redact
@@ -29,11 +29,11 @@ def training_history(source: str | Path) -> list[dict[str, Any]]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Title, table, notes, command, date and device of a record that `fae eval` wrote; raises CheckpointError for another file."""
+    """Title, table, notes, command, date and device of a record that `fae eval` wrote; raises InvalidFile for another file."""
     record = read_json(path)
     table = record.get("table")
     if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in ("columns", "rows")):
-        raise CheckpointError(f"{path} holds no results; give a .json that `fae eval` wrote")
+        raise InvalidFile(f"{path} holds no results; give a .json that `fae eval` wrote")
     origin = record.get("provenance", {})
     facts = {"title": record.get("title", path.stem), "table": {key: table[key] for key in ("columns", "rows")}}
     facts |= {"notes": record.get("notes", [])}

@@ -17,6 +17,7 @@ from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, GENERATOR, README, TOK
 from fae_core.models.bundles import FORMAT_VERSION, OTHERS
 from fae_core.models.load import load_decoder, load_generator, load_tokenizer
 from fae_core.models.rounding import compact_weights, round_parameters
+from fae_core.protocols import class_count, require_decoder
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 
@@ -101,8 +102,7 @@ def folder_bytes(folder: Path) -> int:
 def _load(tokenizer: str | Path, generator: str | Path) -> tuple[Any, Any]:
     """Both on the CPU; raises FAEError unless the tokenizer paints and the generator is of its latents."""
     encoder: Any = load_tokenizer(tokenizer)
-    if not hasattr(encoder, "decode") or getattr(encoder, "pixel_decoder", encoder) is None:
-        raise FAEError(f"{tokenizer} encodes but cannot paint images; give a tokenizer with a pixel decoder")
+    require_decoder(encoder, tokenizer)
     model: Any = load_generator(generator, spec=encoder.spec)
     for part in (encoder, model):
         if not hasattr(part, "save_pretrained"):
@@ -114,7 +114,7 @@ def _facts(model: Any, source: str | Path) -> dict[str, Any]:
     """Type, parameters (a frozen backbone is another project's and not counted), classes, training."""
     named = model.named_parameters()
     count = sum(p.numel() for name, p in named if not name.startswith(("backbone.", "encoder.backbone.")))
-    classes = getattr(getattr(model, "config", None), "classes", None)
+    classes = class_count(model)
     names = getattr(model, "class_names", None)
     package = type(model).__module__.split(".")[0].replace("_", "-")
     facts = {

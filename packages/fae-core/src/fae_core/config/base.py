@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fae_core.config.limits import beyond
-from fae_core.errors import CheckpointError, field_reasons, is_unknown_name
+from fae_core.errors import InvalidSettings, field_reasons, is_unknown_name
 
 
 class Config(BaseModel):
@@ -24,18 +24,18 @@ class Config(BaseModel):
 
 
 def parse_config(config_class: type[Config], fields: dict[str, Any], where: str) -> Any:
-    """A validated config; raises CheckpointError, one line, naming each wrong field."""
+    """A validated config; raises InvalidSettings, one line, naming each wrong field."""
     try:
         return config_class.model_validate(fields)
     except ValidationError as error:
-        raise CheckpointError(f"{where}: {field_reasons(error.errors(), config_class)}") from None
+        raise InvalidSettings(f"{where}: {field_reasons(error.errors(), config_class)}") from None
 
 
 def require_fields(config_class: type[Config], fields: dict[str, Any], where: str) -> None:
-    """Raise CheckpointError for names that the class does not know, at any depth, while some values are still to be found out."""
+    """Raise InvalidSettings for names that the class does not know, at any depth, while some values are still to be found out."""
     try:
         config_class.model_validate(fields)
     except ValidationError as error:
         unknown = [found for found in error.errors() if is_unknown_name(found)]
         if unknown:
-            raise CheckpointError(f"{where}: {field_reasons(unknown, config_class)}") from None
+            raise InvalidSettings(f"{where}: {field_reasons(unknown, config_class)}") from None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.pretrained import PretrainedModel
 
 _GIGABYTE = 1e9
@@ -168,12 +168,12 @@ def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[floa
 
 
 def require_room(build: Callable[[], nn.Module], what: str) -> None:
-    """Raise CheckpointError where the fp32 weights alone of what `build` makes are more than this machine's whole memory."""
+    """Raise InvalidFile where the fp32 weights alone of what `build` makes are more than this machine's whole memory."""
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in build().parameters())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if FP32 * count > memory:
-        raise CheckpointError(
+        raise InvalidFile(
             f"{what} make {count:,} parameters, {FP32 * count / _GIGABYTE:,.0f} GB in fp32; this machine has "
             f"{memory / _GIGABYTE:,.0f} GB of memory: lower width or depth"
         )

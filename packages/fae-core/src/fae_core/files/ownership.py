@@ -18,7 +18,7 @@ from typing import Any
 
 from fae_core.commands.running import inputs_in_force, outputs_of
 from fae_core.documents import read_json, read_json_value, read_yaml
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import (
     BUNDLE_RECORD,
     CACHE_INDEX,
@@ -133,7 +133,7 @@ def kind_of(folder: str | Path) -> str | None:
     """What FAE made a folder as: "run", "model", "latent store", ...; "output" where only its mark says so; None if foreign."""
     folder = Path(folder)
     for kind, (name, fits) in _MARKS.items():
-        with suppress(CheckpointError, OSError):
+        with suppress(InvalidFile, OSError):
             if (folder / name).is_file() and fits(folder / name):
                 return kind
     return _marked(folder)[0] or _earlier(folder)
@@ -218,7 +218,7 @@ def _marked(folder: Path) -> tuple[str | None, set[str]]:
 
 def _earlier(folder: Path) -> str | None:
     """Kinds that had no mark of their own before this version."""
-    with suppress(CheckpointError, OSError):
+    with suppress(InvalidFile, OSError):
         if folder.name == RUN_MODEL and kind_of(folder.parent) == "run":
             return "model"
         everything = {path.name for path in folder.iterdir()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.documents import open_regular
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files.writing import write_atomic
 from fae_core.redact import redact_values
 
@@ -38,11 +38,11 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(record: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """A record that `sealed` made, without its checksum. Raises CheckpointError where it says something else now; one without
+    """A record that `sealed` made, without its checksum. Raises InvalidFile where it says something else now; one without
     a checksum, as earlier versions wrote them, is taken as it is."""
     said = {key: value for key, value in record.items() if key != CHECKSUM}
     if CHECKSUM in record and record[CHECKSUM] != _checksum(said):
-        raise CheckpointError(f"{path} is damaged, or was changed by hand: its checksum is not that of what it says")
+        raise InvalidFile(f"{path} is damaged, or was changed by hand: its checksum is not that of what it says")
     return said
 
 
@@ -51,6 +51,6 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError where it is no regular file, or absent."""
+    """Hexadecimal SHA-256 of a file's bytes. Raises InvalidFile where it is no regular file, or absent."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import CheckpointError, DataError, FAEError, UnknownName
+from fae_core.errors import DataError, FAEError, InvalidFile, UnknownName
 from fae_core.files import read_json, read_json_value
 from fae_core.folders import IMAGE_CLASSES, IMAGE_LABELS
 
@@ -38,7 +38,7 @@ def read_classes(folder: Path) -> ClassList | None:
         return None
     try:
         entries = read_json_value(path)
-    except CheckpointError as error:
+    except InvalidFile as error:
         raise DataError(str(error)) from None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path} must hold a list of class names, or of objects with index, wnid and name")
@@ -92,7 +92,7 @@ def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -
         return None
     try:
         stored = read_json(path)
-    except CheckpointError as error:
+    except InvalidFile as error:
         raise DataError(str(error)) from None
     for names, complaint in (
         (sorted(set(files) - stored.keys()), "has no label for"),

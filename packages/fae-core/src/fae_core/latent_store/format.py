@@ -138,7 +138,7 @@ def read_index(folder: Path) -> Index:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a store that was begun and is not finished. Raises CheckpointError where it is damaged."""
+    """The plan of a store that was begun and is not finished. Raises InvalidFile where it is damaged."""
     return parse_config(Plan, read_json(folder / STORE_PROGRESS / STORE_PLAN), STORE_PLAN)
 
 

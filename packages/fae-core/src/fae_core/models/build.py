@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from fae_core.errors import CheckpointError, first_line
+from fae_core.errors import InvalidFile, first_line
 
 
 def built(where: str, build: Callable[[], Any]) -> Any:
-    """The model that `build()` makes of a configuration; CheckpointError where torch cannot make one of these sizes."""
+    """The model that `build()` makes of a configuration; InvalidFile where torch cannot make one of these sizes."""
     try:
         return build()
     except torch.OutOfMemoryError:  # a GPU's, which has a line of its own
@@ -19,7 +19,7 @@ def built(where: str, build: Callable[[], Any]) -> Any:
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         if isinstance(error, TypeError) and "Overflow" not in str(error):  # torch's own complaint of a huge number
             raise
-        raise CheckpointError(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
+        raise InvalidFile(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
 
 
 def seeded(seed: int, build: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json, sha256_file, unsealed
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD
 from fae_core.plugins import load_plugins
@@ -41,38 +41,36 @@ def is_bundle(folder: Path) -> bool:
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """bundle.json; raises CheckpointError where it is missing, malformed or of another format."""
+    """bundle.json; raises InvalidFile where it is missing, malformed or of another format."""
     path = folder / BUNDLE_RECORD
     record = read_json(path)
     if record.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {record.get('format_version')!r}; this version reads {FORMAT_VERSION}"
-        )
+        raise InvalidFile(f"{path} has format {record.get('format_version')!r}; this version reads {FORMAT_VERSION}")
     files, others, parts = record.get("files"), record.get(OTHERS, {}), [record.get(part) for part in BUNDLE_PARTS]
     if not isinstance(files, dict) or not isinstance(others, dict) or not all(isinstance(part, dict) for part in parts):
-        raise CheckpointError(f"{path} does not say what the bundle holds")
+        raise InvalidFile(f"{path} does not say what the bundle holds")
     inside = all(isinstance(digest, str) and _inside(name) for name, digest in (files | others).items())
     if not inside or not all(name.endswith(".safetensors") for name in files):
-        raise CheckpointError(f"{path} names files that are not in the bundle")
+        raise InvalidFile(f"{path} names files that are not in the bundle")
     return record
 
 
 def bundle_part(folder: Path, part: str) -> Path:
-    """The folder of the tokenizer or the generator. Raises CheckpointError where its weights are missing or any file of it has
+    """The folder of the tokenizer or the generator. Raises InvalidFile where its weights are missing or any file of it has
     changed; a file that the record does not know is not read by anything."""
     record = read_bundle(folder)
     weights = _of_part(record["files"], part)
     if not weights:
-        raise CheckpointError(f"{folder / BUNDLE_RECORD} lists no weights of a {part}")
+        raise InvalidFile(f"{folder / BUNDLE_RECORD} lists no weights of a {part}")
     unsealed(record, folder / BUNDLE_RECORD)
     for name in weights:
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing from the bundle")
+            raise InvalidFile(f"{folder / name} is missing from the bundle")
     for name, digest in (
         weights | _of_part(record.get(OTHERS, {}), part)
     ).items():  # earlier versions listed weights alone
         if (folder / name).is_file() and sha256_file(folder / name) != digest:
-            raise CheckpointError(f"{folder / name} is damaged: it is not the file that the bundle was made with")
+            raise InvalidFile(f"{folder / name} is damaged: it is not the file that the bundle was made with")
     return folder / part
 
 

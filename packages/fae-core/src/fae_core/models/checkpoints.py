@@ -11,7 +11,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, DataError, UnknownName
+from fae_core.errors import DataError, InvalidFile, UnknownName
 from fae_core.files import (
     read_json,
     read_yaml,
@@ -41,13 +41,13 @@ def numbered(folder: Path) -> dict[int, Path]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint; raises CheckpointError, one line, where it is absent, damaged or lacks a part."""
+    """state.json of a checkpoint; raises InvalidFile, one line, where it is absent, damaged or lacks a part."""
     state = unsealed(read_json(path / CHECKPOINT_STATE), path / CHECKPOINT_STATE)
     for name, kind in (("step", int), ("files", dict), ("tensors", dict)):
         if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
-            raise CheckpointError(f"{path / CHECKPOINT_STATE} lacks {name}")
+            raise InvalidFile(f"{path / CHECKPOINT_STATE} lacks {name}")
     if path.name != checkpoint(state["step"]):
-        raise CheckpointError(f"{path / CHECKPOINT_STATE} is of step {state['step']}")
+        raise InvalidFile(f"{path / CHECKPOINT_STATE} is of step {state['step']}")
     return state
 
 
@@ -65,8 +65,8 @@ def damage(path: Path) -> str | None:
                 return f"{name} is missing"
             if sha256_file(path / name) != digest:
                 return f"{name} does not match its checksum"
-    except (CheckpointError, OSError) as error:
-        return f"no usable {CHECKPOINT_STATE}: {error}" if isinstance(error, CheckpointError) else str(error)
+    except (InvalidFile, OSError) as error:
+        return f"no usable {CHECKPOINT_STATE}: {error}" if isinstance(error, InvalidFile) else str(error)
     return None
 
 
@@ -86,10 +86,10 @@ _NAME = "model"  # what GeneratorTask calls its module
 
 
 def checkpoints_of(run: str | Path) -> dict[int, Path]:
-    """Step -> folder of each checkpoint that the run still has, oldest first. Raises CheckpointError where it has none."""
+    """Step -> folder of each checkpoint that the run still has, oldest first. Raises InvalidFile where it has none."""
     found = numbered(Path(run) / RUN_CHECKPOINTS)
     if not found:
-        raise CheckpointError(f"{run} has no checkpoints")
+        raise InvalidFile(f"{run} has no checkpoints")
     return found
 
 
@@ -99,13 +99,13 @@ def generator_in_checkpoint(
     """The generator with the checkpoint's averaged weights (its plain ones where no average was kept), in eval mode.
 
     The run's config.yaml says what it is; its latent space is that of the run's model/, or of the store it trains on.
-    Raises CheckpointError where the checkpoint is damaged or not a generator's.
+    Raises InvalidFile where the checkpoint is damaged or not a generator's.
     """
     path = Path(path)
     run = path.parents[1]
     problem = damage(path)
     if problem is not None:
-        raise CheckpointError(f"{path} is damaged: {problem}")
+        raise InvalidFile(f"{path} is damaged: {problem}")
     settings = read_yaml(run / RUN_CONFIG)
     known = load_plugins("fae.generators")
     model_type = settings.get("model_type")
@@ -121,7 +121,7 @@ def generator_in_checkpoint(
     kept = {name: average if average in stored else f"weights/{_NAME}/{name}" for name, average in kept.items()}
     absent = next((key for key in kept.values() if key not in stored), None)
     if absent is not None:
-        raise CheckpointError(f"{path} is of another model: it lacks {absent}")
+        raise InvalidFile(f"{path} is of another model: it lacks {absent}")
     loaded = {key: torch.empty_like(state[name]) for name, key in kept.items()}
     with quiet():
         dcp.load(loaded, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
@@ -139,7 +139,7 @@ def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | No
     recorded = settings.get(RUN_IDENTITY)
     try:
         store = LatentStore(str(settings.get("data")))
-    except (CheckpointError, DataError):
+    except (InvalidFile, DataError):
         return None
     if isinstance(recorded, dict) and recorded.get("latents", store.identity) != store.identity:
         return None  # another store lies there now
@@ -156,8 +156,8 @@ def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
         return LatentSpec.from_dict(recorded["latent_spec"], f"{run}/{RUN_CONFIG}")
     try:
         return LatentStore(str(settings.get("data"))).spec
-    except (CheckpointError, DataError):
-        raise CheckpointError(
+    except (InvalidFile, DataError):
+        raise InvalidFile(
             f"the latent space of {run} is not known: it has no {RUN_MODEL}/ yet, and its latents "
             f"({settings.get('data')}) are not there"
         ) from None

@@ -18,7 +18,7 @@ from pydantic.errors import PydanticUserError
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, FAEError, field_reasons
+from fae_core.errors import FAEError, InvalidFile, field_reasons
 from fae_core.random import SlotRandom
 
 EXPLODED = 100.0  # root mean square at which a sample counts as lost; normalised latents have 1
@@ -34,7 +34,7 @@ def draw_latents(generator: Any, condition: Any, random: SlotRandom, options: Ma
 def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as `generator.sample` wants them. generator: a Generator or its class.
 
-    Raises CheckpointError, one line: for an unknown one naming those that there are, else saying what is wrong with it.
+    Raises InvalidFile, one line: for an unknown one naming those that there are, else saying what is wrong with it.
     """
     own, takes_more = _parameters(generator)
     declared = getattr(generator, "sample_config", None) if takes_more else None
@@ -42,21 +42,19 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     if not takes_more or declared is not None:
         require_known(options, [*own, *more], generator)
     for name in {*_CALLERS, "condition"} & options.keys():
-        raise CheckpointError(f"{name} is no sampling option: it is given for each sample")
+        raise InvalidFile(f"{name} is no sampling option: it is given for each sample")
     if declared is not None:
         parse_config(declared, {n: v for n, v in options.items() if n not in own}, "sampling options")
     return {name: _valid(name, value, own[name]) if name in own else value for name, value in options.items()}
 
 
 def require_known(options: Iterable[str], known: Iterable[str], generator: Any) -> None:
-    """Raise CheckpointError for the first option that is not known, naming those that are."""
+    """Raise InvalidFile for the first option that is not known, naming those that are."""
     known = sorted(known)
     for name in options:
         if name not in known:
             kind = generator if isinstance(generator, type) else type(generator)
-            raise CheckpointError(
-                f"unknown sampling option {name!r}; {kind.__name__} takes {', '.join(known) or 'none'}"
-            )
+            raise InvalidFile(f"unknown sampling option {name!r}; {kind.__name__} takes {', '.join(known) or 'none'}")
 
 
 def check_samples(z: Tensor, random: SlotRandom | None = None) -> Tensor:
@@ -104,7 +102,7 @@ def _valid(name: str, value: Any, annotation: Any) -> Any:
         # In a tuple, because pydantic takes a configuration for no class that can have its own.
         return TypeAdapter(tuple[annotation], config=config).validate_python((value,))[0]
     except ValidationError as error:
-        raise CheckpointError(
+        raise InvalidFile(
             f"sampling option {name}: {field_reasons(_within(error), annotation if isinstance(annotation, type) else object)}"
         ) from None
     except PydanticUserError:  # an annotation beyond pydantic

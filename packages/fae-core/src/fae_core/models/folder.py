@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import read_json, write_json
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS
 from fae_core.models.identity import model_checksum
@@ -42,47 +42,47 @@ def write_config(
 
 
 def checked_names(names: Any, where: str) -> tuple[str, ...] | None:
-    """Class names as a file has them. Raises CheckpointError where they are no list of texts."""
+    """Class names as a file has them. Raises InvalidFile where they are no list of texts."""
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise CheckpointError(f"{where}: class_names must be a list of texts")
+        raise InvalidFile(f"{where}: class_names must be a list of texts")
     return None if names is None else tuple(names)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as a dict; raises CheckpointError where it is missing or malformed."""
+    """config.json as a dict; raises InvalidFile where it is missing or malformed."""
     return read_json(folder / MODEL_CONFIG)
 
 
 def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpec | None) -> None:
-    """Raise CheckpointError unless loaded weights and spec are those that the folder was saved with. Folders of earlier versions
+    """Raise InvalidFile unless loaded weights and spec are those that the folder was saved with. Folders of earlier versions
     have no checksum to compare with."""
     wanted = read_config(folder).get("checksum")
     if wanted is not None and wanted != model_checksum(state, spec):
-        raise CheckpointError(
+        raise InvalidFile(
             f"{folder} is damaged, or was changed by hand: {MODEL_WEIGHTS} or {LATENT_SPEC} is not what was saved"
         )
 
 
 def load_weights(module: nn.Module, path: Path, *, elsewhere: str | None = None) -> None:
-    """Load a safetensors file into `module`, every key accounted for. Raises CheckpointError otherwise.
+    """Load a safetensors file into `module`, every key accounted for. Raises InvalidFile otherwise.
 
     elsewhere: the start of the names of weights that are not in the file, because the module has them already.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+        raise InvalidFile(f"{path} does not exist")
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise InvalidFile(f"{path} is damaged: {error}") from None
     if elsewhere is not None:
         if any(name.startswith(elsewhere) for name in state):
-            raise CheckpointError(f"{path} holds {elsewhere}* weights that its {MODEL_CONFIG} does not speak of")
+            raise InvalidFile(f"{path} holds {elsewhere}* weights that its {MODEL_CONFIG} does not speak of")
         state.update({name: tensor for name, tensor in module.state_dict().items() if name.startswith(elsewhere)})
     load_state(module, state, str(path))
 
 
 def load_state(module: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
-    """`load_state_dict` with a one-line CheckpointError that names the first keys that do not fit."""
+    """`load_state_dict` with a one-line InvalidFile that names the first keys that do not fit."""
     own = module.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
@@ -92,5 +92,5 @@ def load_state(module: nn.Module, state: dict[str, torch.Tensor], where: str) ->
         if keys
     ]
     if problems:
-        raise CheckpointError(f"{where} is of another model: {'; '.join(problems)}")
+        raise InvalidFile(f"{where} is of another model: {'; '.join(problems)}")
     module.load_state_dict(state)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 
 # Where training programs keep a model's weights inside a checkpoint.
 SECTIONS = ("model", "state_dict", "model_state_dict", "module")
@@ -28,19 +28,19 @@ def read_state_dict(
     of the file itself. Entries that are no tensors are left out.
 
     allowed: plain classes that torch.load may build besides tensors and containers.
-    Raises CheckpointError, one line, where the file is missing, damaged, needs unpickling, or holds no weights.
+    Raises InvalidFile, one line, where the file is missing, damaged, needs unpickling, or holds no weights.
     """
     content = read_checkpoint(path, allowed=allowed)
     if section is not None:
         if not isinstance(content.get(section), Mapping):
             known = sorted(str(name) for name, value in content.items() if isinstance(value, Mapping))
-            raise CheckpointError(f"{path} has no section {section!r}; it has {', '.join(known) or 'none'}")
+            raise InvalidFile(f"{path} has no section {section!r}; it has {', '.join(known) or 'none'}")
         content = content[section]
     else:
         content = next((content[name] for name in sections if isinstance(content.get(name), Mapping)), content)
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise CheckpointError(f"{path} holds no weights")
+        raise InvalidFile(f"{path} holds no weights")
     return state
 
 
@@ -48,17 +48,17 @@ def read_checkpoint(path: str | Path, *, allowed: Sequence[type] = ()) -> Mappin
     """The whole content of a checkpoint file, on the CPU; raises as `read_state_dict` does."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        raise InvalidFile(f"{path} is not a file" if path.exists() else f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(list(allowed)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        raise CheckpointError(f"{path} holds more than tensors and plain values; nothing else is loaded") from None
+        raise InvalidFile(f"{path} holds more than tensors and plain values; nothing else is loaded") from None
     except Exception as error:  # damaged files make torch raise almost anything
         reason = " ".join(str(error).split())[:200] or "it is empty"
-        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+        raise InvalidFile(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+        raise InvalidFile(f"{path} holds a {type(content).__name__}, not a state dict")
     return content

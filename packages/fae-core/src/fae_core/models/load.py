@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage, UnknownName
+from fae_core.errors import FAEError, InvalidFile, MissingPackage, UnknownName
 from fae_core.folders import CHECKPOINT_STATE
 from fae_core.plugins import is_missing_own_package, load_plugins
 from fae_core.spec import LatentSpec
@@ -25,7 +25,7 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
 
     spec: the latent space that the caller has; raises LatentSpecMismatch unless the generator was made for it.
     options: passed to the class's `from_pretrained` (device, dtype, revision, ...); a checkpoint takes device and dtype.
-    Raises CheckpointError where there is no model, UnknownName where no installed package knows its type.
+    Raises InvalidFile where there is no model, UnknownName where no installed package knows its type.
     """
     if (Path(source) / CHECKPOINT_STATE).is_file():
         from fae_core.models.checkpoints import generator_in_checkpoint
@@ -79,7 +79,7 @@ def _find(kind: Literal["generator", "tokenizer"], source: str | Path, options: 
     stored = read_config(folder)
     model_type = stored.get("model_type")
     if not isinstance(model_type, str):
-        raise CheckpointError(f"{folder}/config.json does not say its model_type")
+        raise InvalidFile(f"{folder}/config.json does not say its model_type")
     known = load_plugins(f"fae.{kind}s")
     if model_type not in known:
         if is_missing_own_package(stored.get("package")):

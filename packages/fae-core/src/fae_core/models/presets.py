@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.files import read_yaml
 from fae_core.plugins import load_plugins
 
@@ -43,13 +43,13 @@ def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
 
 
 def read_preset(path: Path) -> dict[str, Any]:
-    """A preset's content. Raises CheckpointError where it does not name a model_type, or a part of it has another form."""
+    """A preset's content. Raises InvalidFile where it does not name a model_type, or a part of it has another form."""
     preset = read_yaml(path)
     if not isinstance(preset.get("model_type"), str):
-        raise CheckpointError(f"{path} must name its model_type")
+        raise InvalidFile(f"{path} must name its model_type")
     for part in ("model", "training", "spec", "paper"):
         if not isinstance(preset.get(part, {}), dict):
-            raise CheckpointError(f"{path}: {part} must be a mapping")
+            raise InvalidFile(f"{path}: {part} must be a mapping")
     if not isinstance(preset.get("description", ""), str) or type(preset.get("parameters", 0)) is not int:
-        raise CheckpointError(f"{path}: description is a text, and parameters a whole number")
+        raise InvalidFile(f"{path}: description is a text, and parameters a whole number")
     return preset

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fae_core.config import Config, parse_config
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import staged_folder
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS, README, RUN_MODEL
 from fae_core.models.build import built
@@ -65,7 +65,7 @@ class PretrainedModel(nn.Module):
         """The model in `source`: a model folder, a run folder, or "owner/name" on the hub. In eval mode.
 
         spec: raises LatentSpecMismatch unless the model speaks exactly this space.
-        Raises CheckpointError where files are missing, damaged, or of another model.
+        Raises InvalidFile where files are missing, damaged, or of another model.
         """
         folder = resolve_model_folder(source, revision=revision, token=token)
         config, own_spec = cls._read(folder)
@@ -79,14 +79,14 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def _read(cls, folder: Path) -> tuple[Any, LatentSpec | None]:
-        """The configuration and the latent spec of a model of this class in `folder`. Raises CheckpointError."""
+        """The configuration and the latent spec of a model of this class in `folder`. Raises InvalidFile."""
         stored = read_config(folder)
         if stored.get("model_type") != cls.model_type:
-            raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not {cls.model_type!r}")
+            raise InvalidFile(f"{folder} holds a {stored.get('model_type')!r} model, not {cls.model_type!r}")
         config = parse_config(cls.config_class, stored.get("config", {}), f"{folder}/{MODEL_CONFIG}")
         spec = LatentSpec.load(folder) if (folder / LATENT_SPEC).is_file() else None
         if spec is None and cls.needs_spec:
-            raise CheckpointError(f"{folder} has no {LATENT_SPEC}")
+            raise InvalidFile(f"{folder} has no {LATENT_SPEC}")
         return config, spec
 
     def dry_run(self, batch: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fae_core.errors import CheckpointError, first_line
+from fae_core.errors import InvalidFile, first_line
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, MODEL_CONFIG, RUN_MODEL
 from fae_core.models.bundles import bundle_folders, bundle_part, is_bundle
 
@@ -14,19 +14,17 @@ def resolve_model_folder(
 ) -> Path:
     """The local model folder of `source`: a run folder stands for its exported model, a bundle for its `part`.
 
-    part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles. Raises CheckpointError.
+    part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles. Raises InvalidFile.
     """
     folder = locate_folder(source, revision=revision, token=token)
     if is_bundle(folder):
         if part is None:
-            raise CheckpointError(
-                f"{source} is a bundle; give {' or '.join(str(folder / name) for name in BUNDLE_PARTS)}"
-            )
+            raise InvalidFile(f"{source} is a bundle; give {' or '.join(str(folder / name) for name in BUNDLE_PARTS)}")
         return bundle_part(folder, part)
     for candidate in (folder, folder / RUN_MODEL):
         if (candidate / MODEL_CONFIG).is_file():
             return candidate
-    raise CheckpointError(f"{folder} holds no model ({MODEL_CONFIG} is missing)")
+    raise InvalidFile(f"{folder} holds no model ({MODEL_CONFIG} is missing)")
 
 
 def locate_folder(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -38,25 +36,23 @@ def locate_folder(source: str | Path, *, revision: str | None = None, token: str
         if name in bundle_folders():
             return bundle_folders()[name]
         known = ", ".join(sorted(bundle_folders())) or "none"
-        raise CheckpointError(f"{name} does not exist; models that installed packages carry: {known}")
+        raise InvalidFile(f"{name} does not exist; models that installed packages carry: {known}")
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise CheckpointError(f"{name} does not exist")
+        raise InvalidFile(f"{name} does not exist")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision, token=token))
     except Exception as error:
         reason = first_line(error)
-        raise CheckpointError(
-            f"{name} is neither a local folder nor a model that the hub would give: {reason}"
-        ) from None
+        raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None
 
 
 def find_bundle(source: str | Path) -> Path:
-    """The folder of a bundle: of that name, itself, or from the hub. Raises CheckpointError where it is none."""
+    """The folder of a bundle: of that name, itself, or from the hub. Raises InvalidFile where it is none."""
     folder = locate_folder(source)
     if not is_bundle(folder):
-        raise CheckpointError(
+        raise InvalidFile(
             f"{source} is not a bundle ({BUNDLE_RECORD} is missing); `fae bundle` makes one of a tokenizer and a generator"
         )
     return folder

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json
 
 _INDEX = "model.safetensors.index.json"
@@ -21,7 +21,7 @@ _IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 
 
 def read_config(source: str, what: str = "config", **hub: Any) -> Any:
-    """The config of a folder or hub repository. hub: such as `revision`. Raises CheckpointError, one line: `what` was sought."""
+    """The config of a folder or hub repository. hub: such as `revision`. Raises InvalidFile, one line: `what` was sought."""
     from transformers import AutoConfig
 
     with reading(source, what):
@@ -29,7 +29,7 @@ def read_config(source: str, what: str = "config", **hub: Any) -> Any:
 
 
 def make_config(fields: dict[str, Any], source: str) -> Any:
-    """The config of stored fields, `model_type` among them. Raises CheckpointError, one line, that names `source`."""
+    """The config of stored fields, `model_type` among them. Raises InvalidFile, one line, that names `source`."""
     from transformers import AutoConfig
 
     with reading(source, "config"):
@@ -40,7 +40,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
     """A model with the weights of a folder or hub repository, and the names of those that were not there (random now).
 
     config: of `read_config`. loader: a class of transformers, by default AutoModel. options: such as dtype and revision.
-    Raises CheckpointError, one line.
+    Raises InvalidFile, one line.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -66,7 +66,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
 
 
 def new_model(config: Any, source: str) -> nn.Module:
-    """A model of a config with random weights. Raises CheckpointError, one line, that names `source`."""
+    """A model of a config with random weights. Raises InvalidFile, one line, that names `source`."""
     from transformers import AutoModel
 
     with reading(source, "model"):
@@ -74,7 +74,7 @@ def new_model(config: Any, source: str) -> nn.Module:
 
 
 def load_processor(source: str, loader: Any, what: str, **options: Any) -> Any:
-    """A tokenizer or processor; loader: a class of transformers. Raises CheckpointError, one line."""
+    """A tokenizer or processor; loader: a class of transformers. Raises InvalidFile, one line."""
     with reading(source, what):
         return loader.from_pretrained(source, trust_remote_code=False, **options)
 
@@ -88,7 +88,7 @@ def reading(source: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{source} has no {what} that transformers can read: {reason}") from None
+        raise InvalidFile(f"{source} has no {what} that transformers can read: {reason}") from None
 
 
 def _plain(config: Any) -> Any:
@@ -116,4 +116,4 @@ def _check_shards(source: str, revision: str | None) -> None:
     shards = read_json(path).get("weight_map") if path is not None else {}
     wrong = [name for name in shards.values() if not str(name).endswith(".safetensors")] if shards else []
     if wrong:
-        raise CheckpointError(f"{source}/{_INDEX} names {wrong[0]}, which is no safetensors file")
+        raise InvalidFile(f"{source}/{_INDEX} names {wrong[0]}, which is no safetensors file")

@@ -97,7 +97,7 @@ class Recipe:
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str | None = None) -> Recipe:
     """Read a recipe; `size` names one of its sets of variables, and `overrides` replace single ones.
 
-    Raises CheckpointError, FAEError or UnknownName, one line.
+    Raises InvalidFile, FAEError or UnknownName, one line.
     """
     content = read_yaml(path)
     require_known("key in a recipe", content, _KEYS)

@@ -13,7 +13,7 @@ from fae_core.images import to_uint8
 from fae_core.images.classes import chosen_classes
 from fae_core.models.draw import draw_latents
 from fae_core.models.load import load_decoder, load_generator
-from fae_core.protocols import Decoder, Generator
+from fae_core.protocols import Decoder, Generator, class_count
 from fae_core.random import SlotRandom, derive_seed
 
 
@@ -52,4 +52,4 @@ def class_names_of(generator: Generator) -> tuple[str, ...] | None:
 
 def classes_of(generator: Generator) -> int:
     """How many classes a generator was built for; 1 where it has none."""
-    return int(getattr(getattr(generator, "config", None), "classes", None) or 1)
+    return int(class_count(generator) or 1)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from fae_core import folders
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import (
     disk_errors,
     remove_folder,
@@ -94,10 +94,10 @@ class Checkpoints:
         return Path(chosen) if chosen else None
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Fill `tensors` in place from a checkpoint and return its state. Raises CheckpointError for another model's."""
+        """Fill `tensors` in place from a checkpoint and return its state. Raises InvalidFile for another model's."""
         state = read_state(path)
         if state["tensors"] != _signature(tensors):
-            raise CheckpointError(
+            raise InvalidFile(
                 f"{path} belongs to another model: {_first_difference(state['tensors'], _signature(tensors))}"
             )
         with quiet():

@@ -30,7 +30,7 @@ class Engine:
     def __init__(self, task: Task, config: TrainConfig, group: Processes) -> None:
         check_trainable(task, config, group)
         self.task, self.config, self.group = task, config, group
-        task.to(group.device)
+        task.prepare(group.device)
         for module in task.modules.values():
             module.to(group.device).train()
         self._trainable = {

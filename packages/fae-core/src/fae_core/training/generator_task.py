@@ -11,21 +11,21 @@ from torch import nn
 
 from fae_core.errors import DataError
 from fae_core.models.draw import check_options
-from fae_core.protocols import Generator
+from fae_core.protocols import Generator, class_count
 from fae_core.random import SlotRandom
+from fae_core.training.live_latents import LiveLatents
 from fae_core.training.preview import GeneratorPreview, PreviewConfig
 from fae_core.training.task import Batch, Phase, Task
 
 if TYPE_CHECKING:
     from fae_core.latent_store import LatentStore
-    from fae_core.training.live_latents import LiveLatents
 
 
 class GeneratorTask(Task):
     """The generator's own loss on normalised latents and labels. preview: what to draw and measure while it trains.
 
     Raises LatentSpecMismatch unless the latents are what the generator was built for, DataError where labels are not classes of
-    its, CheckpointError for preview options that it does not have.
+    its, InvalidFile for preview options that it does not have.
     """
 
     ema_modules = ("model",)
@@ -41,10 +41,10 @@ class GeneratorTask(Task):
             check_options(generator, preview.options)
         self.generator, self.store = generator, store
         self.modules = {"model": generator}
-        if store.classes is not None and getattr(getattr(generator, "config", None), "classes", None) is not None:
+        if store.classes is not None and class_count(generator) is not None:
             generator.class_names = tuple(store.classes)  # they go with the model, so that it can be asked by name
         self.phases = [Phase("generator", ("model",), self._loss)]
-        self.blocks = getattr(store, "blocks", None)
+        self.read_groups = store.blocks if isinstance(store, LiveLatents) else None
         self._preview_config, self._preview = preview, None
 
     def __len__(self) -> int:
@@ -62,8 +62,8 @@ class GeneratorTask(Task):
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         modules["model"].save_pretrained(folder)
 
-    def to(self, device: str) -> None:
-        if hasattr(self.store, "to"):
+    def prepare(self, device: str) -> None:
+        if isinstance(self.store, LiveLatents):
             self.store.to(device)
         if self._preview_config is not None:  # loaded before the first step, so that a wrong path is told at once
             self._preview = GeneratorPreview(self._preview_config, self.generator.spec, device)
@@ -86,7 +86,7 @@ class GeneratorTask(Task):
 
 def check_labels(generator: Generator, store: LatentStore | LiveLatents) -> None:
     """Raise DataError where a label of the data is no class of the generator, 0 .. classes - 1; looked at once, before training."""
-    classes = getattr(getattr(generator, "config", None), "classes", None)
+    classes = class_count(generator)
     if classes is None or store.labels is None:
         return
     labels = np.asarray(store.labels)

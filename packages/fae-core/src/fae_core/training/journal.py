@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import (
     begun_folder,
     disk_errors,
@@ -65,7 +65,7 @@ _HF_CONFIG = "encoder.backbone.hf_config."  # earlier versions recorded its book
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Create the run folder and its config.yaml, or check that the one to resume was started with the same settings.
 
-    The caller holds the folder. Raises OutputExists for a folder in use, CheckpointError where a resumed run's settings or data
+    The caller holds the folder. Raises OutputExists for a folder in use, InvalidFile where a resumed run's settings or data
     differ, LatentSpecMismatch where its latents are of another space.
     """
     path, settings = run / RUN_CONFIG, redact_values(settings)
@@ -81,7 +81,7 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
         changed = _differences(before, settings, free)
         if changed:
-            raise CheckpointError(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
+            raise InvalidFile(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
         _require_same_filter(run, before, settings)
         _tell_new_length(before.get("training", {}), settings.get("training", {}))
         remove_leftovers(run)
@@ -118,7 +118,7 @@ def _require_same_filter(run: Path, before: dict[str, Any], now: dict[str, Any])
     if not isinstance(then, dict) or not isinstance(backbone, dict) or "interpolation" in then:
         return
     if backbone.get("interpolation") not in (None, "bicubic"):
-        raise CheckpointError(
+        raise InvalidFile(
             f"{run} was started when images were resized bicubically; resume it with --set encoder.backbone.interpolation=bicubic"
         )
 
@@ -144,7 +144,7 @@ def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any
     for name in sorted((before.keys() | now.keys()) - {"latent_spec"}):
         then, given = (str(side.get(name, "none"))[:12] for side in (before, now))
         if before.get(name) != now.get(name):
-            raise CheckpointError(
+            raise InvalidFile(
                 f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it with what it "
                 "was started on, wherever that lies now, or use a new --out"
             )
@@ -197,7 +197,7 @@ class Journal:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a last line that was cut off by a crash is left out. Raises CheckpointError for another damage."""
+    """The rows of metrics.jsonl; a last line that was cut off by a crash is left out. Raises InvalidFile for another damage."""
     path = Path(run) / RUN_METRICS
     return [row for _, row in _rows(path)] if path.is_file() else []
 
@@ -213,7 +213,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, float]]]:
                 raise ValueError
         except (ValueError, RecursionError):
             if number < len(lines):
-                raise CheckpointError(f"{path} is damaged: line {number} is no row of numbers with a step") from None
+                raise InvalidFile(f"{path} is damaged: line {number} is no row of numbers with a step") from None
             break
         rows.append((line, row))
     return rows

@@ -12,7 +12,7 @@ from fae_core.errors import DataError
 from fae_core.images import ImageSource, load_batch
 from fae_core.images.identity import content_identity
 from fae_core.models.identity import model_identity
-from fae_core.protocols import Tokenizer
+from fae_core.protocols import PosteriorTokenizer, Tokenizer, read_size
 from fae_core.random import SlotRandom
 
 
@@ -51,9 +51,8 @@ class LiveLatents:
     @torch.no_grad()
     def read(self, indices: Sequence[int], random: SlotRandom | None = None) -> tuple[Tensor, Tensor | None]:
         """Normalised latents (B, C, h, w) fp32 on the CPU and labels (B,), as `LatentStore.read` gives them."""
-        size = getattr(self.tokenizer, "read_size", self.spec.image_shape)
-        images = load_batch(self.source, indices, size, threads=self.threads).to(self._device)
-        if random is not None and hasattr(self.tokenizer, "posterior"):
+        images = load_batch(self.source, indices, read_size(self.tokenizer), threads=self.threads).to(self._device)
+        if random is not None and isinstance(self.tokenizer, PosteriorTokenizer):
             z = self.spec.normalize(self.tokenizer.posterior(images).sample(random))
         else:
             z = self.tokenizer.encode(images)

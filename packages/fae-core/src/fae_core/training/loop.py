@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fae_core.commands.running import command_to_go_on, recorded_arguments
-from fae_core.errors import CheckpointError, FAEError, Interrupted
+from fae_core.errors import FAEError, Interrupted, InvalidFile
 from fae_core.files import hold, require_new_folder, staged_folder
 from fae_core.folders import CHECKPOINT_STATE, RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES
 from fae_core.processes import Processes, processes
@@ -49,7 +49,7 @@ def train(
         is recorded by content (`Task.identity`, and what `settings` has under "identity") and must be the same.
     resume: continue from the newest whole checkpoint, if there is one. On the CPU, with the same number of processes and
         threads, the result is bit-identical to a run that was never interrupted.
-    Raises OutputExists, CheckpointError, LatentSpecMismatch where a resumed run would go on with other latents, or FAEError when
+    Raises OutputExists, InvalidFile, LatentSpecMismatch where a resumed run would go on with other latents, or FAEError when
     gradients stay non-finite.
     """
     run = Path(run)
@@ -68,7 +68,7 @@ def train(
         checkpoints = Checkpoints(run, group, config.keep_checkpoints, config.keep_at)
         start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
         if start > config.steps:
-            raise CheckpointError(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
+            raise InvalidFile(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
         journal = Journal(run, group.is_main, start)
         clock = _Clock(seconds)
         skipped = 0
@@ -112,7 +112,7 @@ def _batches(
     if len(task) == 0:
         raise FAEError("there are no samples to train on")
     pin = group.device.startswith("cuda")
-    order = SampleOrder(config.seed, len(task), task.blocks, config.shuffle_window)
+    order = SampleOrder(config.seed, len(task), task.read_groups, config.shuffle_window)
 
     def load(step: int) -> list[tuple[Batch, SlotRandom]]:
         indices = order.batch(step, config.batch_size)
@@ -142,7 +142,7 @@ def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
         return 0, 0.0
     state = checkpoints.load(path, engine.checkpoint_tensors())
     if not isinstance(state.get("seconds"), int | float):
-        raise CheckpointError(f"{path / CHECKPOINT_STATE} lacks seconds")
+        raise InvalidFile(f"{path / CHECKPOINT_STATE} lacks seconds")
     if engine.group.is_main:
         log.info("resuming from %s", path)
     return int(state["step"]), float(state["seconds"])

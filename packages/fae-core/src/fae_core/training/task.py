@@ -39,7 +39,7 @@ class Task(ABC):
 
     modules: dict[str, nn.Module]  # all that is trained and checkpointed
     ema_modules: tuple[str, ...] = ()  # those of them that keep a moving average
-    blocks: Sequence[int] | None = None  # sizes of the blocks that samples lie in, where reading out of order is dear
+    read_groups: Sequence[int] | None = None  # sizes of the files or row groups that samples lie in, where order costs
     phases: list[Phase]
 
     @abstractmethod
@@ -63,6 +63,7 @@ class Task(ABC):
         """Write pictures for a person to look at; return numbers to log, if any. `modules` as in `export`."""
         return None
 
-    def to(self, device: str) -> None:
-        """Move what the task keeps outside `modules` (frozen networks, statistics)."""
+    def prepare(self, device: str) -> None:
+        """Make ready what the task keeps outside `modules`, once, before the first step and on every process: move frozen
+        networks and statistics to the device, load what previews need."""
         return None

@@ -198,7 +198,7 @@ def _finetune_task(
 
 
 def _folder(autoencoder: str | None) -> str | None:
-    """The model folder of a run, which is what an encoder is read from. Raises CheckpointError where there is none."""
+    """The model folder of a run, which is what an encoder is read from. Raises InvalidFile where there is none."""
     from fae_core.models.sources import resolve_model_folder
 
     return None if autoencoder is None else str(resolve_model_folder(autoencoder, part="tokenizer"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.folder import read_config
 from fae_core.models.sources import resolve_model_folder
 from fae_decoders.fae.pixel_decoder import PixelDecoder
@@ -17,10 +17,10 @@ _KINDS = {kind.model_type: kind for kind in (PixelDecoder, RAEDecoder)}
 def load_pixel_decoder(source: str | Path) -> AnyPixelDecoder:
     """The pixel decoder in a model folder, a run folder or on the hub, in eval mode.
 
-    Raises CheckpointError where there is none, or a model of another kind.
+    Raises InvalidFile where there is none, or a model of another kind.
     """
     folder = resolve_model_folder(source)
     kind = read_config(folder).get("model_type")
     if kind not in _KINDS:
-        raise CheckpointError(f"{folder} holds a {kind!r} model, not a pixel decoder ({' or '.join(_KINDS)})")
+        raise InvalidFile(f"{folder} holds a {kind!r} model, not a pixel decoder ({' or '.join(_KINDS)})")
     return _KINDS[kind].from_pretrained(folder)

@@ -75,6 +75,11 @@ class FAE(nn.Module):
         """(height, width) at which images are best read for `encode`."""
         return self.encoder.read_size
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether there is a pixel decoder."""
+        return self.pixel_decoder is not None
+
     def encode(self, images: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w): the posterior's mean. Images of another size are resized."""
         return self.encoder.encode(images)
@@ -140,7 +145,7 @@ class FAE(nn.Module):
     ) -> Self:
         """The FAE in `source`: a folder, a run folder of stage Ia or II, or "owner/name" on the hub. Frozen, in eval mode.
 
-        spec: raises LatentSpecMismatch unless the FAE makes exactly these latents. Raises CheckpointError where files are
+        spec: raises LatentSpecMismatch unless the FAE makes exactly these latents. Raises InvalidFile where files are
         missing, damaged, or of another model.
         """
         from fae_encoder import FAEEncoder

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import FEATURE_DECODER, LATENT_SPEC, PIXEL_DECODER
 from fae_core.models.folder import read_config, require_unchanged
 from fae_core.models.sources import resolve_model_folder
@@ -74,7 +74,7 @@ class FAEDecoder(nn.Module):
     ) -> Self:
         """The decoders of the FAE in `source` (see `FAE.from_pretrained`), frozen, in eval mode.
 
-        Raises FAEError where the FAE has no pixel decoder, LatentSpecMismatch, CheckpointError.
+        Raises FAEError where the FAE has no pixel decoder, LatentSpecMismatch, InvalidFile.
         """
         folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
         parts = stored_parts(folder, "fae")
@@ -115,21 +115,21 @@ def require_image_shape(spec: LatentSpec, pixel_decoder: AnyPixelDecoder) -> Non
 
 
 def stored_parts(folder: Path, model_type: str) -> list[str]:
-    """Which parts a folder holds; raises CheckpointError unless it is an FAE's."""
+    """Which parts a folder holds; raises InvalidFile unless it is an FAE's."""
     stored: dict[str, Any] = read_config(folder)
     if stored.get("model_type") != model_type:
         hint = "; an FAE is written by `fae train autoencoder` and `fae train pixel --stage finetune`"
-        raise CheckpointError(f"{folder} holds a {stored.get('model_type')!r} model, not an {model_type!r}{hint}")
+        raise InvalidFile(f"{folder} holds a {stored.get('model_type')!r} model, not an {model_type!r}{hint}")
     parts = stored.get("config", {}).get("parts")
     if not isinstance(parts, list) or not {"encoder"} < set(parts) <= set(PARTS):
-        raise CheckpointError(f"{folder}/config.json does not say which parts the FAE has")
+        raise InvalidFile(f"{folder}/config.json does not say which parts the FAE has")
     if not (folder / LATENT_SPEC).is_file():
-        raise CheckpointError(f"{folder} has no {LATENT_SPEC}")
+        raise InvalidFile(f"{folder} has no {LATENT_SPEC}")
     return parts
 
 
 def stored_spec(folder: Path) -> LatentSpec:
-    """The spec of an FAE's folder; raises CheckpointError where it is not the one that was saved."""
+    """The spec of an FAE's folder; raises InvalidFile where it is not the one that was saved."""
     spec = LatentSpec.load(folder)
     require_unchanged(folder, {}, spec)
     return spec

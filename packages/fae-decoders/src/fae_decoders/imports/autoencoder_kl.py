@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, first_line
+from fae_core.errors import InvalidFile, first_line
 from fae_core.files import read_json
 from fae_core.models.folder import load_state
 from fae_core.models.foreign import read_state_dict
@@ -32,7 +32,7 @@ def load_autoencoder_kl(
     image_size: pixels of the images that latents stand for, None = its `sample_size`. variant: of the weights, as "fp16"; None
     takes the plain file, or the only variant that there is. The spec's statistics are such that
     normalised latents are those that diffusers' pipelines work with: (z - shift_factor) * scaling_factor, or with
-    latents_mean and latents_std where it has them. Raises CheckpointError for another class or structure.
+    latents_mean and latents_std where it has them. Raises InvalidFile for another class or structure.
     """
     folder = _vae_folder(source, variant)
     stored = read_json(folder / "config.json")
@@ -46,19 +46,19 @@ def load_autoencoder_kl(
 
 
 def read_config(stored: Mapping[str, Any], where: str, image_size: int | tuple[int, int] | None) -> ConvVAEConfig:
-    """A ConvVAE's configuration for one of AutoencoderKL's; raises CheckpointError naming what differs."""
+    """A ConvVAE's configuration for one of AutoencoderKL's; raises InvalidFile naming what differs."""
     if stored.get("_class_name") != "AutoencoderKL":
-        raise CheckpointError(f"{where} holds a {stored.get('_class_name')!r}, not diffusers' AutoencoderKL")
+        raise InvalidFile(f"{where} holds a {stored.get('_class_name')!r}, not diffusers' AutoencoderKL")
     for name, wanted in _FIXED.items():
         if stored.get(name, wanted) != wanted:
-            raise CheckpointError(f"{where}: {name} {stored[name]!r} is not supported, only {wanted!r}")
+            raise InvalidFile(f"{where}: {name} {stored[name]!r} is not supported, only {wanted!r}")
     for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         others = sorted(set(stored.get(name, ())) - {kind})
         if others:
-            raise CheckpointError(f"{where}: {name} {others[0]!r} is not supported, only {kind!r}")
+            raise InvalidFile(f"{where}: {name} {others[0]!r} is not supported, only {kind!r}")
     convolutions = {stored.get("use_quant_conv", True), stored.get("use_post_quant_conv", True)}
     if len(convolutions) != 1:
-        raise CheckpointError(f"{where}: use_quant_conv and use_post_quant_conv differ, which is not supported")
+        raise InvalidFile(f"{where}: use_quant_conv and use_post_quant_conv differ, which is not supported")
     size = image_size or stored.get("sample_size", 32)
     fields = {
         "image_size": tuple(size) if isinstance(size, list) else size,
@@ -86,7 +86,7 @@ def latent_statistics(stored: Mapping[str, Any], channels: int, where: str) -> t
         or not all(isinstance(n, (int, float)) for n in numbers)
         or not scale
     ):
-        raise CheckpointError(f"{where}: scaling_factor, latents_mean and latents_std do not fit {channels} channels")
+        raise InvalidFile(f"{where}: scaling_factor, latents_mean and latents_std do not fit {channels} channels")
     return [float(m) for m in mean], [float(s) / scale for s in std]
 
 
@@ -108,7 +108,7 @@ def convert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             packed.setdefault(name.replace(f".{part}.", ".attention.qkv."), {})[_ATTENTION[part]] = value
     for name, parts in packed.items():
         if parts.keys() != {"q", "k", "v"}:
-            raise CheckpointError(f"the checkpoint's {name} lacks one of query, key and value")
+            raise InvalidFile(f"the checkpoint's {name} lacks one of query, key and value")
         converted[name] = torch.cat([parts["q"], parts["k"], parts["v"]])
     return converted
 
@@ -148,7 +148,7 @@ def _rename(key: str) -> str:
 
 
 def _weights_file(folder: Path, variant: str | None) -> Path:
-    """The weights to read: safetensors before torch's own format. Raises CheckpointError where there is none, or a choice."""
+    """The weights to read: safetensors before torch's own format. Raises InvalidFile where there is none, or a choice."""
     wanted = [f"{_STEM}.{variant}{suffix}" if variant else f"{_STEM}{suffix}" for suffix in _SUFFIXES]
     for name in wanted:
         if (folder / name).is_file():
@@ -158,7 +158,7 @@ def _weights_file(folder: Path, variant: str | None) -> Path:
     if variant is None and len(names) == 1:
         return _weights_file(folder, names.pop())
     others = f", but {' and '.join(variants)}; choose a variant" if variants else ""
-    raise CheckpointError(f"{folder} has no {wanted[0]}{others}")
+    raise InvalidFile(f"{folder} has no {wanted[0]}{others}")
 
 
 def _vae_folder(source: str | Path, variant: str | None) -> Path:
@@ -171,12 +171,12 @@ def _vae_folder(source: str | Path, variant: str | None) -> Path:
     for candidate in (folder, folder / "vae"):
         if (candidate / "config.json").is_file():
             return candidate
-    raise CheckpointError(f"{source} holds no config.json, neither itself nor in vae/")
+    raise InvalidFile(f"{source} holds no config.json, neither itself nor in vae/")
 
 
 def _from_hub(name: str, weights: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise CheckpointError(f"{name} does not exist")
+        raise InvalidFile(f"{name} does not exist")
     from huggingface_hub import snapshot_download
 
     try:
@@ -185,6 +185,4 @@ def _from_hub(name: str, weights: str) -> Path:
         )
     except Exception as error:
         reason = first_line(error)
-        raise CheckpointError(
-            f"{name} is neither a local folder nor a model that the hub would give: {reason}"
-        ) from None
+        raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.folder import load_state
 from fae_decoders.fae.rae_decoder import RAEDecoder, RAEDecoderConfig
 
@@ -48,7 +48,7 @@ def decoder_from_official(
     """The decoder in a state dict of the original, alone or inside a whole RAE's. In eval mode.
 
     stored: the original's config.json, needed for another width than the released ones. pixel_mean, pixel_std: the scale that
-    it paints in, None for ImageNet's (DINOv2, MAE); 0.5 each for SigLIP2. Raises CheckpointError where it is something else.
+    it paints in, None for ImageNet's (DINOv2, MAE); 0.5 each for SigLIP2. Raises InvalidFile where it is something else.
     """
     state = _decoder_part(state)
     scale = {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
@@ -72,7 +72,7 @@ def _decoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     missing = sorted(needed - part.keys())
     if missing:
-        raise CheckpointError(f"this is not one of RAE's decoders: it has no {missing[0]}")
+        raise InvalidFile(f"this is not one of RAE's decoders: it has no {missing[0]}")
     return part
 
 
@@ -80,21 +80,19 @@ def _sizes(state: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, 
     """Fields of RAEDecoderConfig. The grid is square, as the original's; without a position table it is 16x16."""
     for name, wanted in _FIXED.items():
         if stored.get(name, wanted) != wanted:
-            raise CheckpointError(f"RAE's decoder with {name} {stored[name]!r} is not supported, only {wanted!r}")
+            raise InvalidFile(f"RAE's decoder with {name} {stored[name]!r} is not supported, only {wanted!r}")
     width, feature_dim = state["decoder_embed.weight"].shape
     heads = stored.get("decoder_num_attention_heads", _HEADS.get(width))
     if heads is None:
-        raise CheckpointError(
+        raise InvalidFile(
             f"a decoder of width {width} is none of the released ones; pass its config.json with --config"
         )
     if stored.get("decoder_hidden_size", width) != width:
-        raise CheckpointError(f"the config is for width {stored['decoder_hidden_size']}, the checkpoint has {width}")
+        raise InvalidFile(f"the config is for width {stored['decoder_hidden_size']}, the checkpoint has {width}")
     tokens = state["decoder_pos_embed"].shape[-2] - 1 if "decoder_pos_embed" in state else 256
     side, patch = isqrt(tokens), isqrt(state["decoder_pred.weight"].shape[0] // 3)
     if side * side != tokens or 3 * patch * patch != state["decoder_pred.weight"].shape[0]:
-        raise CheckpointError(
-            f"{tokens} tokens that paint {state['decoder_pred.weight'].shape[0]} numbers are no square"
-        )
+        raise InvalidFile(f"{tokens} tokens that paint {state['decoder_pred.weight'].shape[0]} numbers are no square")
     return {
         "feature_dim": feature_dim,
         "grid": (side, side),
@@ -124,6 +122,6 @@ def _convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             converted[f"blocks.{number}.{_LAYER_NAMES.get(part, part)}.{kind}"] = value
     for name, parts in packed.items():
         if parts.keys() != {"query", "key", "value"}:
-            raise CheckpointError(f"the checkpoint lacks one of query, key and value for {name}")
+            raise InvalidFile(f"the checkpoint lacks one of query, key and value for {name}")
         converted[name] = torch.cat([parts["query"], parts["key"], parts["value"]])
     return converted

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
 from fae_decoders.losses.perceptual import require_pair
@@ -76,7 +76,7 @@ class _Scaling(Fp32Buffers):
 def load_trunk(net: nn.Module, path: Path) -> None:
     """Fill lpips' sliced trunk from torchvision's state dict: `slice2.5.weight` there is `features.5.weight` here."""
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+        raise InvalidFile(f"{path} does not exist")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         wanted = net.net.state_dict()
@@ -84,7 +84,7 @@ def load_trunk(net: nn.Module, path: Path) -> None:
         net.net.load_state_dict(state)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{path} does not hold torchvision's weights of the LPIPS trunk: {reason}") from None
+        raise InvalidFile(f"{path} does not hold torchvision's weights of the LPIPS trunk: {reason}") from None
 
 
 def _with_downloaded_trunk(lpips, trunk: Trunk) -> nn.Module:

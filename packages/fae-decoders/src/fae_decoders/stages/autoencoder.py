@@ -84,15 +84,15 @@ class AutoencoderTask(Task):
         return len(self.data)
 
     @property
-    def blocks(self) -> list[int] | None:
-        return self.data.blocks
+    def read_groups(self) -> list[int] | None:
+        return self.data.read_groups
 
     def identity(self) -> dict[str, str]:
         # A fresh adapter has no fingerprint yet: it comes from the seed.
         start = self.encoder.spec.fingerprint
         return {**self.data.identity(), **({"encoder": start} if start else {})}
 
-    def to(self, device: str) -> None:
+    def prepare(self, device: str) -> None:
         self.data.to(device)
         self._weights = None if self._weights is None else self._weights.to(device)
         if self.data.fits or self.data.wants_norm:

@@ -93,8 +93,8 @@ class StageData:
         self.encoder.to(device)
 
     @property
-    def blocks(self) -> list[int] | None:
-        """What `Task.blocks` is: the source's blocks, unless everything lies in memory."""
+    def read_groups(self) -> list[int] | None:
+        """What `Task.read_groups` is: the source's, unless everything lies in memory."""
         images_are_read = self.store is None or self.target_size is not None
         return self.source.blocks if images_are_read and not self.fits else None
 

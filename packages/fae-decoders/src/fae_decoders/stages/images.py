@@ -24,8 +24,8 @@ class ImageData:
         return len(self.source)
 
     @property
-    def blocks(self) -> list[int] | None:
-        """What `Task.blocks` is: the source's blocks, unless everything lies in memory."""
+    def read_groups(self) -> list[int] | None:
+        """What `Task.read_groups` is: the source's, unless everything lies in memory."""
         return None if self.fits else self.source.blocks
 
     @property

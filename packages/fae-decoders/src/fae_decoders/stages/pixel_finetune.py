@@ -63,11 +63,11 @@ class PixelFinetuneTask(PixelTask):
         parts = {} if decoder is None else {"feature_decoder": model_checksum(decoder.state_dict(), decoder.spec)}
         return {**super().identity(), "encoder": self.fae.encoder.fingerprint(), **parts}
 
-    def to(self, device: str) -> None:
+    def prepare(self, device: str) -> None:
         self.fae.to(device)
-        super().to(device)
+        super().prepare(device)
 
-    def prepare(self) -> None:
+    def measure(self) -> None:
         if self.data.fits:
             self.data.prepare()
 

@@ -59,7 +59,7 @@ class PixelNoiseTask(PixelTask):
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "feature_norm": model_checksum(self.encoder.feature_norm.state_dict(), None)}
 
-    def prepare(self) -> None:
+    def measure(self) -> None:
         if not (self.config.relative or self.data.wants_norm or self.data.fits):
             return
         rms = self.data.prepare()

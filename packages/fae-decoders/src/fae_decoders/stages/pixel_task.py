@@ -57,22 +57,22 @@ class PixelTask(Task):
         return len(self.data)
 
     @property
-    def blocks(self) -> list[int] | None:
-        return self.data.blocks
+    def read_groups(self) -> list[int] | None:
+        return self.data.read_groups
 
     def identity(self) -> dict[str, str]:
         return self.data.identity()
 
-    def to(self, device: str) -> None:
+    def prepare(self, device: str) -> None:
         self.data.to(device)
         self.losses.to(device)
-        self.prepare()
+        self.measure()
 
     def load(self, indices: list[int], random: SlotRandom) -> dict[str, Tensor]:
         return self.data.load(indices, random)
 
     @abstractmethod
-    def prepare(self) -> None:
+    def measure(self) -> None:
         """Measure what the stage needs from the data, once, before the first step."""
 
     @abstractmethod

@@ -64,14 +64,14 @@ class VAETask(Task):
         return len(self.data)
 
     @property
-    def blocks(self) -> list[int] | None:
-        return self.data.blocks
+    def read_groups(self) -> list[int] | None:
+        return self.data.read_groups
 
     def identity(self) -> dict[str, str]:
         aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
         return {"images": content_identity(self.data.source, show=True), **aligned}
 
-    def to(self, device: str) -> None:
+    def prepare(self, device: str) -> None:
         self.device = device
         self.losses.to(device)
         if self.alignment is not None:

@@ -98,6 +98,6 @@ class LightningDiTConfig(TransformerConfig):
 
 
 def sampling_with(defaults: Sampling, options: dict[str, Any]) -> Sampling:
-    """`defaults` with the options, of which None is a value like any other. Raises CheckpointError, one line, for a bad one."""
+    """`defaults` with the options, of which None is a value like any other. Raises InvalidFile, one line, for a bad one."""
     fields = {name: getattr(defaults, name) for name in Sampling.model_fields}
     return parse_config(Sampling, {**fields, **options}, "sampling options")

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
 from fae_core.config import Config
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.layers import MLP, Fp32Buffers, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
@@ -124,7 +124,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
             raise FAEError("MMDiT needs the LatentSpec of the latents that it is for: pass spec=")
         patch, width = config.patch_size, config.width
         if spec.height % patch or spec.width % patch:
-            raise CheckpointError(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+            raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
         self.position_side = config.position_size or max(spec.height, spec.width) // patch
         self.register_tables(persistent=True)
 
@@ -159,7 +159,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
         """The model of a checkpoint in SD3's layout; see `official_mmdit`. Time and sign are ours already: nothing is turned.
 
         config: constructor arguments of REPA's MMDiT. Widths that it hard-codes are read off the weights, so that SD3's own
-        checkpoints fit too (with time_scale=1000). Raises CheckpointError where names or shapes do not fit.
+        checkpoints fit too (with time_scale=1000). Raises InvalidFile where names or shapes do not fit.
         """
         from fae_diffusion.official.mmdit import load_official_mmdit
 

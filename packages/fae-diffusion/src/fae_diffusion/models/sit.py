@@ -31,7 +31,7 @@ class _ClassConditional(FlowMatching, DiffusionTransformer):
         state_dict: with the original's names (a "module." or "_orig_mod." in front of them is ignored).
         config: the original's constructor arguments; absent ones have the original's defaults.
         spec: the latent space; None derives one from the arguments. fields: of our config, such as `transport`.
-        Raises CheckpointError where names or shapes do not fit. In eval mode, fp32.
+        Raises InvalidFile where names or shapes do not fit. In eval mode, fp32.
         """
         from fae_diffusion.official.transformer import load_official
 

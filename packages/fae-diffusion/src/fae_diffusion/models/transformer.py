@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.layers import (
     MLP,
     AxialRope,
@@ -106,7 +106,7 @@ class DiffusionTransformer(PretrainedModel):
             raise FAEError(f"{type(self).__name__} needs the LatentSpec of the latents that it is for: pass spec=")
         patch, width = config.patch_size, config.width
         if spec.height % patch or spec.width % patch:
-            raise CheckpointError(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+            raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
         self.grid = (spec.height // patch, spec.width // patch)
         self.out_channels = spec.channels * (2 if config.learn_sigma else 1)
 

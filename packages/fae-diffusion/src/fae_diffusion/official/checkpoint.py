@@ -14,7 +14,7 @@ from fae_core.models.foreign import SECTIONS, read_state_dict
 def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, Tensor]:
     """The state dict in a .pt or .safetensors file: averaged ("ema") weights where it has them, or those of `section`.
 
-    Raises CheckpointError, one line, where the file is missing, damaged, or holds more than tensors and plain settings.
+    Raises InvalidFile, one line, where the file is missing, damaged, or holds more than tensors and plain settings.
     """
     # SiT stores its argparse options beside the weights; a Namespace is a plain container.
     return read_state_dict(path, section=section, sections=("ema", *SECTIONS), allowed=[argparse.Namespace])

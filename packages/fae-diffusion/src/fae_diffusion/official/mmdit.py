@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, UnknownName
+from fae_core.errors import InvalidFile, UnknownName
 from fae_core.models.folder import load_state
 from fae_core.spec import LatentSpec
 from fae_diffusion.official.transformer import WRAPPERS
@@ -92,7 +92,7 @@ def load_official_mmdit(
         described = {"channels": channels, "height": size, "width": size, "image_size": size * 8}
         spec = LatentSpec.from_dict({**described, "backbone": "official/mmdit"}, "official MMDiT config")
     if spec.channels != channels:
-        raise CheckpointError(f"{where}: its latents of {channels} channels do not fit the spec's {spec.channels}")
+        raise InvalidFile(f"{where}: its latents of {channels} channels do not fit the spec's {spec.channels}")
     model = cls(ours, spec)
     state.update({name: getattr(model, name) for name in ("null_tokens", "null_mask")})
     load_state(model, state, where)
@@ -110,7 +110,7 @@ def translate_state(state_dict: Mapping[str, Tensor], where: str) -> dict[str, T
     for name in [name for name in state if name.endswith(".mlp.w1.weight")]:
         up = state.pop(name.replace(".w1.", ".w3."), None)
         if up is None:
-            raise CheckpointError(f"{where} lacks the third matrix of {name}")
+            raise InvalidFile(f"{where} lacks the third matrix of {name}")
         state[name.replace(".w1.", ".gate_up.")] = torch.cat([state.pop(name), up])
     if "patch_embedding.weight" in state:
         state["patch_embedding.weight"] = state["patch_embedding.weight"].flatten(1)
@@ -124,14 +124,14 @@ def _fields(arguments: Mapping[str, Any], state: Mapping[str, Tensor], where: st
     """Our config's fields: from the arguments, and from the weights where the original hard-codes a size."""
     missing = [n for n in ("patch_embedding.weight", "text_embedding.weight", "positions") if n not in state]
     if missing:
-        raise CheckpointError(f"{where} lacks {', '.join(missing)}")
+        raise InvalidFile(f"{where} lacks {', '.join(missing)}")
     if arguments["qk_norm"] not in _QK_NORMS:
         raise UnknownName("qk_norm of the original MMDiT", str(arguments["qk_norm"]), ["rms", "ln"])
     doubled = arguments["learn_sigma"] if arguments["out_channels"] is None else None
     if doubled is None:
         doubled = arguments["out_channels"] == 2 * arguments["in_channels"]
         if not doubled and arguments["out_channels"] != arguments["in_channels"]:
-            raise CheckpointError(f"{where}: out_channels must be in_channels, or twice as many")
+            raise InvalidFile(f"{where}: out_channels must be in_channels, or twice as many")
     projects = any(name.startswith("projections.") for name in state)
     return {
         "patch_size": arguments["patch_size"],

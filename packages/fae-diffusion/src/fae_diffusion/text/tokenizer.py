@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.files import read_json
 from fae_core.models.transformers_models import load_processor, reading
 
@@ -107,7 +107,7 @@ class PieceTokenizer:
 
 
 def load_tokenizer(source: str, model_type: str) -> Any:
-    """The tokenizer of a folder or hub repository. Raises MissingPackage, CheckpointError."""
+    """The tokenizer of a folder or hub repository. Raises MissingPackage, InvalidFile."""
     from transformers import AutoTokenizer
 
     pieces = _stored(source, "spiece.model")
@@ -121,12 +121,12 @@ def load_tokenizer(source: str, model_type: str) -> Any:
                 return PieceTokenizer.from_json(rules)
     try:
         tokenizer = load_processor(source, AutoTokenizer, "tokenizer", split_special_tokens=True)
-    except CheckpointError:
+    except InvalidFile:
         if pieces is not None and not all(map(_installed, ("sentencepiece", "google.protobuf"))):
             raise MissingPackage("a tokenizer of sentencepiece", INSTALL) from None
         raise
     if tokenizer.pad_token_id is None:
-        raise CheckpointError(f"the tokenizer of {source} has no token for padding")
+        raise InvalidFile(f"the tokenizer of {source} has no token for padding")
     _check_conversion(source, tokenizer)
     return tokenizer
 
@@ -198,7 +198,7 @@ def _stored(source: str, name: str) -> str | None:
 
 
 def _sentencepiece(source: str, path: str) -> PieceTokenizer:
-    """Raises CheckpointError where files beside the sentencepiece model say something else than it does."""
+    """Raises InvalidFile where files beside the sentencepiece model say something else than it does."""
     if not _installed("sentencepiece"):
         raise MissingPackage("T5's tokenizer", INSTALL)
     from sentencepiece import SentencePieceProcessor
@@ -206,17 +206,17 @@ def _sentencepiece(source: str, path: str) -> PieceTokenizer:
     with reading(source, "tokenizer"):
         processor = SentencePieceProcessor(model_file=path)
     if processor.eos_id() < 0:
-        raise CheckpointError(f"{path} has no piece that ends a text, which T5 needs")
+        raise InvalidFile(f"{path} has no piece that ends a text, which T5 needs")
     own = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
     added = _added_tokens(source, own)
     unknown = [token for token in added if token not in own and not _SENTINEL.fullmatch(token)]
     if unknown:
-        raise CheckpointError(f"{source} adds the token {unknown[0]!r}, which its spiece.model does not know")
+        raise InvalidFile(f"{source} adds the token {unknown[0]!r}, which its spiece.model does not know")
     return PieceTokenizer.from_sentencepiece(processor)
 
 
 def _added_tokens(source: str, pieces: list[str]) -> list[str]:
-    """Tokens that the files beside a sentencepiece model add to be found in text. Raises CheckpointError for other pieces."""
+    """Tokens that the files beside a sentencepiece model add to be found in text. Raises InvalidFile for other pieces."""
     added: list[str] = []
     path = _stored(source, "tokenizer.json")
     if path is not None:
@@ -227,9 +227,7 @@ def _added_tokens(source: str, pieces: list[str]) -> list[str]:
             )
             added += [token["content"] for token in rules.get("added_tokens", []) if not token.get("special")]
         if not same:
-            raise CheckpointError(
-                f"{source}: spiece.model and tokenizer.json have different pieces; remove the wrong one"
-            )
+            raise InvalidFile(f"{source}: spiece.model and tokenizer.json have different pieces; remove the wrong one")
     path = _stored(source, "added_tokens.json")
     if path is not None:
         added += read_json(path)
@@ -242,7 +240,7 @@ def _added_tokens(source: str, pieces: list[str]) -> list[str]:
 
 
 def _check_conversion(source: str, tokenizer: Any) -> None:
-    """Raise CheckpointError where transformers turned a sentencepiece model into a tokenizer that reads text otherwise."""
+    """Raise InvalidFile where transformers turned a sentencepiece model into a tokenizer that reads text otherwise."""
     if getattr(tokenizer, "backend_tokenizer", None) is None or _stored(source, "tokenizer.json") is not None:
         return  # sentencepiece itself, or a conversion that its author stored
     path = next(filter(None, (_stored(source, name) for name in _PIECE_FILES)), None)
@@ -264,7 +262,7 @@ def _check_conversion(source: str, tokenizer: Any) -> None:
             for token in tokenizer.tokenize(text)
             if token in known or processor.piece_to_id(token) != processor.unk_id()
         ]:
-            raise CheckpointError(
+            raise InvalidFile(
                 f"transformers reads the sentencepiece model of {source} otherwise than sentencepiece, for instance "
                 f"{text!r}; give the folder the tokenizer.json that belongs to it"
             )

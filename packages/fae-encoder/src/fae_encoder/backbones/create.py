@@ -40,7 +40,7 @@ def create_backbone(
     evaluates a classifier (timm's crop_pct) is not cropped; an image processor of transformers that crops is refused unless
     image_size says so.
 
-    Raises FAEError (UnknownName, MissingPackage, CheckpointError, ...) in one line where it cannot be built. Under
+    Raises FAEError (UnknownName, MissingPackage, InvalidFile, ...) in one line where it cannot be built. Under
     torch.device("meta") nothing is downloaded from timm, read or allocated.
     """
     if revision is not None and weights != "pretrained":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, MissingPackage
+from fae_core.errors import InvalidFile, MissingPackage
 
 MODEL = "tf_efficientnet_lite0"
 _BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
@@ -38,7 +38,7 @@ def pip_weights_file() -> Path:
 
 
 def to_timm_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under timm's names; raises CheckpointError for a key that has no place there."""
+    """The same tensors under timm's names; raises InvalidFile for a key that has no place there."""
     return {_timm_key(key): value for key, value in state.items()}
 
 
@@ -47,11 +47,11 @@ def _timm_key(key: str) -> str:
     if block is None:
         module, _, leaf = key.partition(".")
         if module not in _OUTER:
-            raise CheckpointError(f"{key} is not a key of EfficientNet-Lite0")
+            raise InvalidFile(f"{key} is not a key of EfficientNet-Lite0")
         return f"{_OUTER[module]}.{leaf}"
     number, names = int(block[1]), _INNER if int(block[1]) > 0 else _INNER_WITHOUT_EXPANSION
     if block[2] not in names or number >= sum(_BLOCKS_PER_STAGE):
-        raise CheckpointError(f"{key} is not a key of EfficientNet-Lite0")
+        raise InvalidFile(f"{key} is not a key of EfficientNet-Lite0")
     stage = 0
     while number >= _BLOCKS_PER_STAGE[stage]:
         number -= _BLOCKS_PER_STAGE[stage]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models.transformers_models import load_processor
 from fae_encoder.backbones.config import BackboneConfig
 
@@ -23,7 +23,7 @@ _NO_CROP_FROM = 384  # ConvNeXt's processor squashes images of this size and lar
 def processing(name: str, config: BackboneConfig, configuration: dict[str, Any]) -> dict[str, Any]:
     """image_size, mean, std and interpolation that a repository's or folder's image processor has, where the config says nothing.
 
-    configuration: the network's own, whose image_size is taken where the processor has none. Raises CheckpointError for a
+    configuration: the network's own, whose image_size is taken where the processor has none. Raises InvalidFile for a
     processor that does something else, naming it and what to pass instead.
     """
     stored, settings, processor = _load(name, config.revision)
@@ -54,7 +54,7 @@ def _load(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, An
     try:
         with torch.device("cpu"):
             processor = load_processor(name, AutoImageProcessor, "image processor", revision=revision)
-    except CheckpointError:  # a type that this version does not know: what the file says is what there is
+    except InvalidFile:  # a type that this version does not know: what the file says is what there is
         return stored, stored, None
     return stored, {**stored, **processor.to_dict()}, processor
 
@@ -64,7 +64,7 @@ def _colours(settings: dict[str, Any], where: str) -> tuple[tuple[float, ...] | 
     flags = [key for key, value in settings.items() if key.startswith("do_") and value is True and key not in _KNOWN]
     # `do_pad` and its like are judged by what they do, where the processor can be run.
     if "do_flip_channel_order" in flags:
-        raise CheckpointError(f"{where} gives BGR images (do_flip_channel_order), which is not followed; {_OVERRIDE}")
+        raise InvalidFile(f"{where} gives BGR images (do_flip_channel_order), which is not followed; {_OVERRIDE}")
     mean, std = settings.get("image_mean"), settings.get("image_std")
     if settings.get("do_normalize", True) is False:
         mean, std = [0.0] * 3, [1.0] * 3
@@ -75,7 +75,7 @@ def _colours(settings: dict[str, Any], where: str) -> tuple[tuple[float, ...] | 
     scale = 255 * (settings.get("rescale_factor", 1 / 255) if rescaled else 1)
     offset = 1.0 if rescaled and settings.get("rescale_offset") else 0.0
     if len(mean) != 3 or len(std) != 3 or not scale:
-        raise CheckpointError(f"{where} is not for images of three colours; {_OVERRIDE}")
+        raise InvalidFile(f"{where} is not for images of three colours; {_OVERRIDE}")
     return tuple((value + offset) / scale for value in mean), tuple(value / scale for value in std)
 
 
@@ -83,11 +83,11 @@ _OVERRIDE = "pass mean and std of the images in [0, 1] that the network expects"
 
 
 def _require_same_colours(processor: Any, settings: dict[str, Any], mean: Any, std: Any, where: str) -> None:
-    """Raise CheckpointError unless the processor, asked not to resize or crop, makes the same of a picture."""
+    """Raise InvalidFile unless the processor, asked not to resize or crop, makes the same of a picture."""
     if processor is None:
         unknown = sorted(k for k, v in settings.items() if k.startswith("do_") and v is True and k not in _KNOWN)
         if unknown:
-            raise CheckpointError(f"{where} has {unknown[0]}, which is not followed; {_OVERRIDE}")
+            raise InvalidFile(f"{where} has {unknown[0]}, which is not followed; {_OVERRIDE}")
         return
     side = 64
     picture = torch.randint(
@@ -99,17 +99,15 @@ def _require_same_colours(processor: Any, settings: dict[str, Any], mean: Any, s
             pixels = processor(images=picture.numpy(), return_tensors="pt", **geometry)["pixel_values"]
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{where} cannot be followed ({reason}); {_OVERRIDE}") from None
+        raise InvalidFile(f"{where} cannot be followed ({reason}); {_OVERRIDE}") from None
     mean, std = (torch.tensor(values, device="cpu").view(3, 1, 1) for values in (mean, std))
     ours = (picture.permute(2, 0, 1).float() / 255 - mean) / std
     if not isinstance(pixels, Tensor) or pixels.shape != (1, 3, side, side):
         shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-        raise CheckpointError(
-            f"{where} makes {shape} of a picture of {side}x{side}, which is not followed; {_OVERRIDE}"
-        )
+        raise InvalidFile(f"{where} makes {shape} of a picture of {side}x{side}, which is not followed; {_OVERRIDE}")
     difference = ((pixels[0].float() - ours) * std).abs().max().item()
     if not difference < 2e-4:
-        raise CheckpointError(
+        raise InvalidFile(
             f"{where} does more than rescale and normalise (its pixels differ by {difference:.3g}); {_OVERRIDE}"
         )
 
@@ -119,12 +117,12 @@ def _filter(settings: dict[str, Any], where: str) -> str:
         return "bicubic"
     number = int(settings["resample"])
     if number not in _FILTERS:
-        raise CheckpointError(f"{where} resizes with Pillow's filter {number}; pass interpolation=bicubic or bilinear")
+        raise InvalidFile(f"{where} resizes with Pillow's filter {number}; pass interpolation=bicubic or bilinear")
     return _FILTERS[number]
 
 
 def _require_no_crop(settings: dict[str, Any], where: str) -> None:
-    """Raise CheckpointError where part of a square image would be cut away: latents stand for whole images."""
+    """Raise InvalidFile where part of a square image would be cut away: latents stand for whole images."""
     crop, size = _input_size(settings), _pair(settings.get("size"))
     part = settings.get("crop_pct")
     cropped = settings.get("do_center_crop") is True
@@ -136,7 +134,7 @@ def _require_no_crop(settings: dict[str, Any], where: str) -> None:
         what = f"the middle {crop[0]}x{crop[1]} of {size[0]}x{size[1]} pixels"
     else:
         return
-    raise CheckpointError(
+    raise InvalidFile(
         f"{where} keeps {what}, and latents stand for whole images; pass image_size ({crop[0]}) to have them resized whole"
     )
 

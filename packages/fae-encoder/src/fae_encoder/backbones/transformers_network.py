@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.models.transformers_models import load_model, make_config, new_model, read_config
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.hf_processor import processing
@@ -127,15 +127,15 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Mod
             options = {"dtype": torch.float32, "revision": config.revision}
             model, missing = load_model(name, configuration, **options)
             if missing:
-                raise CheckpointError(f"{name} lacks weights, such as {missing[0]}")
+                raise InvalidFile(f"{name} lacks weights, such as {missing[0]}")
             if config.revision is None and not Path(name).is_dir():
                 found["revision"] = cached_commit(name)
         else:
             model = new_model(getattr(configuration, "vision_config", configuration), name)
-    except CheckpointError as error:
+    except InvalidFile as error:
         pickled = weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None
         hint = "; to read a .bin file, which is never unpickled, give its path as the weights" if pickled else ""
-        raise CheckpointError(f"the backbone hf/{name} could not be had: {error}{hint}") from None
+        raise InvalidFile(f"the backbone hf/{name} could not be had: {error}{hint}") from None
     model = getattr(model, "vision_model", model)
     if "spatial_shapes" in inspect.signature(model.forward).parameters:
         raise FAEError(
@@ -163,10 +163,10 @@ def _own_settings(settings: Any) -> Any:
 
 
 def _require_no_wrapper(configuration: Any, name: str) -> None:
-    """Raise CheckpointError for a configuration by which transformers would have timm fetch another model from the hub."""
+    """Raise InvalidFile for a configuration by which transformers would have timm fetch another model from the hub."""
     for part in (configuration, *(getattr(configuration, sub, None) for sub in configuration.sub_configs)):
         if str(getattr(part, "model_type", "")).startswith("timm_"):
-            raise CheckpointError(f"{name} wraps a model of timm; name it directly, timm/<model>")
+            raise InvalidFile(f"{name} wraps a model of timm; name it directly, timm/<model>")
 
 
 def _trained_size(configuration: Any) -> tuple[int, int] | None:

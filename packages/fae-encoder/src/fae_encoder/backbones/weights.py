@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.models import foreign
 
 log = logging.getLogger("fae")
@@ -31,7 +31,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     What wraps them is taken off: prefixes of data parallelism, and what DINO, iBOT, DINOv2 and DINOv3 write while they train
     (the teacher's backbone is taken, the student's where there is no teacher; what is left out is logged).
-    Raises CheckpointError, one line, where the file is absent, damaged, would need unpickling, or holds no tensors, and where
+    Raises InvalidFile, one line, where the file is absent, damaged, would need unpickling, or holds no tensors, and where
     something unknown stands beside the backbone.
     """
     # Scripts keep their command line's arguments beside the weights.
@@ -67,10 +67,8 @@ def cached_commit(repository: str) -> str | None:
 
 
 def _inside(state: dict[str, Tensor], prefix: str, left_out: list[str], path: str | Path) -> dict[str, Tensor]:
-    """What lies below a prefix. Raises CheckpointError where anything lies beside it that is not known to be left out."""
+    """What lies below a prefix. Raises InvalidFile where anything lies beside it that is not known to be left out."""
     unknown = sorted(name for name in state.keys() - set(left_out) if not name.startswith(prefix))
     if unknown:
-        raise CheckpointError(
-            f"{path} holds {unknown[0]} beside {prefix}*, which is not known; keep the backbone alone"
-        )
+        raise InvalidFile(f"{path} holds {unknown[0]} beside {prefix}*, which is not known; keep the backbone alone")
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -123,9 +123,10 @@ def _picture(
     same_class: bool = False,
 ) -> None:
     from fae_core.images import load_batch, open_images
+    from fae_core.protocols import read_size
     from fae_eval.figures.canvas import save_picture
     from fae_eval.results import Result, provenance
-    from fae_eval.tokenizers import device_of, load_image_tokenizer, read_size
+    from fae_eval.tokenizers import device_of, load_image_tokenizer
 
     tokenizer, images, out, indices, count, device, overwrite = arguments
     path = result_path(out, kind, overwrite)

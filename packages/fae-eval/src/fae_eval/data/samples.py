@@ -21,6 +21,7 @@ from fae_core.images.budget import DECODING
 from fae_core.images.classes import check_labels
 from fae_core.images.identity import content_identity
 from fae_core.models.folder import checked_names
+from fae_core.protocols import can_decode
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 
@@ -244,7 +245,7 @@ def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[st
 def _from_store(folder: Path, decoder: Any, limit: int | None) -> Samples:
     from fae_core import LatentStore
 
-    if decoder is None or not hasattr(decoder, "decode"):
+    if decoder is None or not can_decode(decoder):
         raise FAEError(f"{folder} holds latents; give a model folder that decodes them (--decoder)")
     return StoreSamples(LatentStore(folder), decoder, str(folder), limit)
 

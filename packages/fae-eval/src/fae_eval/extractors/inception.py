@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.files import sha256_file
 from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw, weights_fingerprint
 
@@ -30,7 +30,7 @@ class InceptionExtractor(FeatureExtractor):
     """ADM's evaluator network.
 
     weights: a file; default: $FAE_INCEPTION_WEIGHTS, torch's hub cache, else fetched from torch-fidelity's release page.
-    Raises MissingPackage without torch-fidelity, FAEError where the weights cannot be had, CheckpointError where they do not fit.
+    Raises MissingPackage without torch-fidelity, FAEError where the weights cannot be had, InvalidFile where they do not fit.
     """
 
     dim = 2048
@@ -57,7 +57,7 @@ class InceptionExtractor(FeatureExtractor):
                 "fae", ["2048", "logits_unbiased"], feature_extractor_weights_path=_packed(state)
             )
         except RuntimeError as error:
-            raise CheckpointError(f"these are not Inception's weights: {' '.join(str(error).split())[:160]}") from None
+            raise InvalidFile(f"these are not Inception's weights: {' '.join(str(error).split())[:160]}") from None
         self.device = torch.device(device or "cpu")
         self.network.to(self.device)
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
@@ -99,9 +99,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file raises many types
-        raise CheckpointError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:120]}") from None
+        raise InvalidFile(f"{path} cannot be read as weights: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} does not hold a dictionary of tensors")
+        raise InvalidFile(f"{path} does not hold a dictionary of tensors")
     return state
 
 

@@ -22,7 +22,7 @@ class TimmExtractor(FeatureExtractor):
     model: timm's name. weights: "pretrained" (timm's own, from the hub or its cache), a .safetensors or .pth file, or a state
     dict. Images are squashed to `size`, (h, w), default the model's input size; bicubic and antialiased. What is pooled is what
     timm's own `forward_head` gives before and behind the classifier: two heads are averaged, several branches joined.
-    Raises MissingPackage without timm, UnknownName, CheckpointError where weights do not fit, FAEError where the model has no
+    Raises MissingPackage without timm, UnknownName, InvalidFile where weights do not fit, FAEError where the model has no
     pooled vector or cannot see that size.
     """
 

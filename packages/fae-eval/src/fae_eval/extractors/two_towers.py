@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.models.transformers_models import load_model, load_processor, read_config
 from fae_eval.extractors.base import weights_fingerprint
 
@@ -26,7 +26,7 @@ class TwoTowers:
     """embed_images and embed_texts give (N, D) fp32 of length one.
 
     name: a hub repository or a local folder with weights (safetensors only) and processor; code from the hub is never run.
-    Raises MissingPackage, CheckpointError where transformers cannot read it or it has not both towers.
+    Raises MissingPackage, InvalidFile where transformers cannot read it or it has not both towers.
     """
 
     def __init__(self, name: str, *, device: str | torch.device | None = None) -> None:
@@ -37,10 +37,10 @@ class TwoTowers:
         config = read_config(name, "model and processor")
         model, missing = load_model(name, config, AutoModel)
         if missing:
-            raise CheckpointError(f"{name} lacks weights, such as {missing[0]}")
+            raise InvalidFile(f"{name} lacks weights, such as {missing[0]}")
         self.processor = load_processor(name, AutoProcessor, "model and processor")
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-            raise CheckpointError(f"{name} is a {type(model).__name__}; a CLIP or SigLIP model is needed")
+            raise InvalidFile(f"{name} is a {type(model).__name__}; a CLIP or SigLIP model is needed")
         self.name = name
         self.device = torch.device(device or "cpu")
         self.model = model.to(self.device).eval().requires_grad_(False)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import disk_errors, write_atomic
 
 FRACTION_BITS = 18
@@ -158,13 +158,13 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Read what `save` wrote. Raises CheckpointError where the file is absent, of another kind, or damaged."""
+        """Read what `save` wrote. Raises InvalidFile where the file is absent, of another kind, or damaged."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read as moments: {error}") from None
+            raise InvalidFile(f"{path} cannot be read as moments: {error}") from None
         return cls.from_tensors(tensors, metadata, str(path))
 
     @classmethod
@@ -175,13 +175,13 @@ class Moments:
         wrong = [n for n, t in tensors.items() if tuple(t.shape) != shapes.get(n) or t.dtype != torch.int64]
         complete = {"low", "high", "low_low"} <= tensors.keys()
         if metadata.get("format") != _FORMAT or wrong or not complete or not metadata.get("count", "").isdigit():
-            raise CheckpointError(f"{where} is not a {_FORMAT} file")
+            raise InvalidFile(f"{where} is not a {_FORMAT} file")
         moments = cls(dim)
         moments.count = int(metadata["count"])
         for name, tensor in tensors.items():
             setattr(moments, f"_{name}", tensor)
         if moments.digest != metadata.get("digest"):
-            raise CheckpointError(f"{where} is damaged: its content does not match its digest")
+            raise InvalidFile(f"{where} is damaged: its content does not match its digest")
         return moments
 
     def tensors(self) -> dict[str, Tensor]:

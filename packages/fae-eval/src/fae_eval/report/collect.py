@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import CheckpointError, DataError
+from fae_core.errors import DataError, InvalidFile
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
     GRID,
@@ -156,7 +156,7 @@ def _planned(config: Path) -> int | None:
     """The steps that a run was started for, where its settings can be read and say so."""
     try:
         steps = mapping(read_yaml(config), "training").get("steps")
-    except CheckpointError:
+    except InvalidFile:
         return None
     return steps if isinstance(steps, int) and is_number(steps) else None
 
@@ -182,7 +182,7 @@ def mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
 def _add_samples(found: Collection, folder: Path, name: str) -> None:
     try:
         record = read_json(folder / SAMPLES_RECORD)
-    except CheckpointError as error:
+    except InvalidFile as error:
         found.problems.append(str(error))
         record = {}
     wanted = mapping(record, "job").get("count")
@@ -199,7 +199,7 @@ def _add_samples(found: Collection, folder: Path, name: str) -> None:
 def _add_steps(found: Collection, path: Path) -> None:
     try:
         stored = read_json(path)
-    except CheckpointError as error:
+    except InvalidFile as error:
         found.problems.append(str(error))
         return
     steps = stored.get("steps")
@@ -213,7 +213,7 @@ def _add_result(found: Collection, path: Path, quietly: bool = False) -> None:
         if quietly and not {"kind", "title"} <= stored.keys():
             return  # some other JSON file
         found.results.append((Result.from_dict(stored, str(path)), path.parent))
-    except CheckpointError as error:
+    except InvalidFile as error:
         found.problems.append(str(error))
 
 

@@ -14,11 +14,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.images import ImageSource, to_tensor
 from fae_core.images.transform import part_of_resized
 from fae_core.models.foreign import read_state_dict
-from fae_eval.tokenizers import class_token, encoder_of
+from fae_core.protocols import encoder_of
+from fae_eval.tokenizers import class_token
 
 ClassToken = Literal["original", "mean"]
 CLASS_TOKENS: dict[str, str] = {
@@ -30,7 +31,7 @@ CLASS_TOKENS: dict[str, str] = {
 class LinearHead:
     """logits = weight [class token, mean of patches] + bias, as published for DINOv2 (1000 x 2D, one layer).
 
-    path: .pth or .safetensors with "weight" and "bias". Raises CheckpointError where it holds something else.
+    path: .pth or .safetensors with "weight" and "bias". Raises InvalidFile where it holds something else.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,7 +40,7 @@ class LinearHead:
             next((t for n, t in state.items() if n.split(".")[-1] == name), None) for name in ("weight", "bias")
         )
         if len(state) != 2 or weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise CheckpointError(f"{path} is not a linear classifier: it should hold one weight and one bias")
+            raise InvalidFile(f"{path} is not a linear classifier: it should hold one weight and one bias")
         self.path, self.weight, self.bias = str(path), weight.float(), bias.float()
 
     def __call__(self, features: Tensor, token: Tensor | None) -> Tensor:

@@ -15,19 +15,18 @@ from torch import Tensor
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images
 from fae_core.images.classes import match_classes
+from fae_core.protocols import encoder_of, read_size
 from fae_eval.data.samples import spread
 from fae_eval.results import Result, provenance
 from fae_eval.studies.head_classes import labels_for_head
 from fae_eval.studies.linear_head import CLASS_TOKENS, ClassToken, LinearHead, dinov2_batch, dinov2_size
 from fae_eval.tokenizers import (
     device_of,
-    encoder_of,
     features_of_latents,
     image_features,
     latent_tokens,
     load_image_tokenizer,
     own_scale,
-    read_size,
     rebuilds_features,
 )
 

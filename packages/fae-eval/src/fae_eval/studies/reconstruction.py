@@ -14,6 +14,7 @@ from torch import Tensor
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images, to_uint8
 from fae_core.processes import Processes, processes
+from fae_core.protocols import read_size
 from fae_eval import warnings as protocol
 from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
@@ -28,7 +29,6 @@ from fae_eval.tokenizers import (
     features_of_latents,
     image_features,
     load_image_tokenizer,
-    read_size,
     rebuilds_features,
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fae_core.errors import CheckpointError, require_known
+from fae_core.errors import InvalidFile, require_known
 
 # The released YAML files hold the trainer's options; these are the ones that its constructor knows by another name.
 _TRAINER_NAMES = {"channel_size": "in_channels", "blocks": "num_blocks"}
@@ -53,7 +53,7 @@ def constructor_arguments(settings: Mapping[str, Any], state: Mapping[str, Tenso
     """The original's constructor arguments from a mapping of them, or from a released YAML file (`arguments:` list).
 
     The list gives image sizes in pixels and names a text encoder instead of its width, which the weights tell; single arguments
-    beside it go over it. Raises UnknownName for one of these that the importer does not read, CheckpointError for a wrong list.
+    beside it go over it. Raises UnknownName for one of these that the importer does not read, InvalidFile for a wrong list.
     """
     given = {key: value for key, value in settings.items() if key != "arguments"}
     require_known("argument of the original", given, _ARGUMENTS)
@@ -62,20 +62,20 @@ def constructor_arguments(settings: Mapping[str, Any], state: Mapping[str, Tenso
     try:
         options = {key: value for entry in settings["arguments"] for key, value in entry.items()}
     except (AttributeError, TypeError):
-        raise CheckpointError("arguments: must be a list of `- name: value`") from None
+        raise InvalidFile("arguments: must be a list of `- name: value`") from None
     options = {_TRAINER_NAMES.get(key, key): value for key, value in options.items()}
     layers = options.get("layers_per_block", 8)
     try:
         options["layers_per_block"] = [int(count) for count in str(layers).split()]
     except ValueError:
-        raise CheckpointError(
+        raise InvalidFile(
             f"arguments: layers_per_block must be numbers with blanks between, not {str(layers)[:40]!r}"
         ) from None
     if len(options["layers_per_block"]) > 1:
         options["num_blocks"] = len(options["layers_per_block"])
     if options.get("vae"):
         if type(options.get("img_size")) is not int:
-            raise CheckpointError("arguments: img_size must be a number of pixels")
+            raise InvalidFile("arguments: img_size must be a number of pixels")
         options["img_size"] = options["img_size"] // _VAE_FACTOR
     widths = [tensor.shape[1] for name, tensor in state.items() if name.endswith("proj_txt.weight")]
     return {**options, "txt_dim": widths[0] if widths else 0, **given}

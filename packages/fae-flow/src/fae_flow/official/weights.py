@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import CheckpointError, FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
@@ -50,16 +50,16 @@ def load_official(
     """See `STARFlow.from_official`. With `classes` in fields, a model of one-hot labels becomes one of class labels."""
     missing = [name for name in _REQUIRED if name not in config]
     if missing:
-        raise CheckpointError(f"the official config lacks {', '.join(missing)}")
+        raise InvalidFile(f"the official config lacks {', '.join(missing)}")
     channels, side = config["in_channels"], config["img_size"]
     if spec is None:
         spec = LatentSpec(channels, side, side, image_size=8 * side, backbone="apple/ml-starflow")
     elif spec.channels != channels:
-        raise CheckpointError(f"the official model has {channels} channels, the latent spec {spec.channels}")
+        raise InvalidFile(f"the official model has {channels} channels, the latent spec {spec.channels}")
     defaults = _config_fields(config)
     if fields.get("classes") is not None:
         if defaults["text_dim"] != fields["classes"] + 1:
-            raise CheckpointError(f"{fields['classes']} classes and none do not fit txt_dim {defaults['text_dim']}")
+            raise InvalidFile(f"{fields['classes']} classes and none do not fit txt_dim {defaults['text_dim']}")
         defaults["text_dim"] = None
     own = parse_config(STARFlowConfig, {**defaults, **fields}, "official STARFlow config")
     model = cls(own, spec)

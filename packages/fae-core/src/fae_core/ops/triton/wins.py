@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fae_core.errors import CheckpointError
+from fae_core.errors import InvalidFile
 from fae_core.files import read_json
 from fae_core.ops.triton import capability
 
@@ -48,10 +48,10 @@ def won(op: str, x: Tensor, shape: str | None = None) -> bool:
 
 
 def parse(path: Path) -> dict[tuple[str, str, str, str, str], bool]:
-    """The wins in a table, and whether each is one with its backward pass too. Raises CheckpointError where it is not a table."""
+    """The wins in a table, and whether each is one with its backward pass too. Raises InvalidFile where it is not a table."""
     table = read_json(path)
     if table.get("format") != 1 or not isinstance(table.get("wins"), list):
-        raise CheckpointError(f"{path} is not a table of wins of format 1")
+        raise InvalidFile(f"{path} is not a table of wins of format 1")
     keys = ("arch", "op", "shape", "dtype", "against")
     try:
         return {
@@ -60,7 +60,7 @@ def parse(path: Path) -> dict[tuple[str, str, str, str, str], bool]:
             if row["forward"] >= MARGIN
         }
     except (KeyError, TypeError):
-        raise CheckpointError(f"{path}: every win needs {', '.join(keys)}, forward and forward_backward") from None
+        raise InvalidFile(f"{path}: every win needs {', '.join(keys)}, forward and forward_backward") from None
 
 
 # Read at import, so that torch.compile never traces the reading.
