@@ -50,7 +50,7 @@ class FAEEncoderConfig(Config):
     standardize_features: bool = False
 
 
-class FAEEncoder(PretrainedModel):
+class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
     """Images to latents; see the module's picture. Build it with `from_preset` or `from_pretrained`.
 
     spec: describes the latents. Its mean and std are 0 and 1 until `with_statistics`; its fingerprint is set when the

@@ -55,7 +55,7 @@ class FlowTrace:
     log_sigmas: tuple[Tensor, ...]
 
 
-class STARFlow(PretrainedModel):
+class STARFlow(PretrainedModel[STARFlowConfig]):
     """`m(z, condition) -> FlowOutput`; see the module's text. Implements fae_core.Generator."""
 
     model_type = "starflow"

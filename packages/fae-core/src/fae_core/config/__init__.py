@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fae_core.config.base import Config as Config
+    from fae_core.config.base import ConfigT as ConfigT
     from fae_core.config.base import parse_config as parse_config
     from fae_core.config.base import require_fields as require_fields
 
-__all__ = ["Config", "parse_config", "require_fields"]
+__all__ = ["Config", "ConfigT", "parse_config", "require_fields"]
 
 
 def __getattr__(name: str) -> Any:

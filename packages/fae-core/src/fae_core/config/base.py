@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -23,7 +23,10 @@ class Config(BaseModel):
         return self
 
 
-def parse_config(config_class: type[Config], fields: dict[str, Any], where: str) -> Any:
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def parse_config(config_class: type[ConfigT], fields: dict[str, Any], where: str) -> ConfigT:
     """A validated config; raises InvalidSettings, one line, naming each wrong field."""
     try:
         return config_class.model_validate(fields)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fae_core.config import Config, parse_config
+from fae_core.config import Config, ConfigT, parse_config
 from fae_core.errors import InvalidFile
 from fae_core.files import staged_folder
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS, README, RUN_MODEL
@@ -22,7 +22,7 @@ from fae_core.models.sources import resolve_model_folder
 from fae_core.spec import LatentSpec
 
 
-class PretrainedModel(nn.Module):
+class PretrainedModel(nn.Module, Generic[ConfigT]):
     """Mixin for every model that lives in a model folder.
 
     A subclass sets `model_type` and `config_class` and is constructed as `cls(config, spec)`; `spec` is the LatentSpec that
@@ -31,13 +31,15 @@ class PretrainedModel(nn.Module):
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[Config]]
+    config: ConfigT
+    spec: LatentSpec  # None in a part that touches no latents (`needs_spec`)
     needs_spec: ClassVar[bool] = True
     class_names: tuple[str, ...] | None = None  # of the labels that a generator was trained on; kept in config.json
 
-    def __init__(self, config: Config, spec: LatentSpec | None = None) -> None:
+    def __init__(self, config: ConfigT, spec: LatentSpec | None = None) -> None:
         super().__init__()
         self.config = config
-        self.spec = spec
+        self.spec = spec  # pyright: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_preset(cls, name: str, *, spec: LatentSpec | None = None, **overrides: Any) -> Self:

@@ -60,7 +60,7 @@ class ConvVAEConfig(Config):
         return self
 
 
-class ConvVAE(PretrainedModel):
+class ConvVAE(PretrainedModel[ConvVAEConfig]):
     """Images to latents and back. Images are (B, 3, H, W) in [0, 1], latents (B, C, h, w) normalised by `spec`.
 
     spec: its mean and std are 0 and 1 until `with_statistics`; its fingerprint is that of the encoder, set by `stamp`.

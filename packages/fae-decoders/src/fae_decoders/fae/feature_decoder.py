@@ -45,7 +45,7 @@ class FeatureDecoderConfig(Config):
         return self
 
 
-class FeatureDecoder(PretrainedModel):
+class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
     """forward(z (B, C, h, w) normalised) -> features (B, h*w, feature_dim).
 
     `spec` says how latents are normalised; they are denormalised inside, so that every caller passes the same z that

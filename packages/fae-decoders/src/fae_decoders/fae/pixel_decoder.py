@@ -84,7 +84,7 @@ class PixelDecoderConfig(PaintingConfig):
     tail_channels: int = Field(default=0, ge=0)
 
 
-class PixelDecoder(PretrainedModel):
+class PixelDecoder(PretrainedModel[PixelDecoderConfig]):
     """forward(features (B, N, D)) -> images (B, 3, H, W), roughly in [0, 1] and not clamped, so that losses keep a gradient.
 
     Inside it paints in [-1, 1]; the door maps x to (x + 1) / 2. Raises FAEError for features of another shape.

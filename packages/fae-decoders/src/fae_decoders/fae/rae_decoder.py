@@ -48,7 +48,7 @@ class RAEBlock(nn.Module):
         return x_BNC + self.mlp(self.norm2(x_BNC))
 
 
-class RAEDecoder(Fp32Buffers, PretrainedModel):
+class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
     """forward(features (B, N, D)) -> images (B, 3, H, W), roughly in [0, 1] and not clamped: PixelDecoder's door.
 
     Raises FAEError for features of another shape.

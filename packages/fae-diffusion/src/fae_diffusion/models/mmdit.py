@@ -107,7 +107,7 @@ class JointBlock(nn.Module):
         return self.text.leave(text_x, out_BMD[:, : text_x.shape[1]], text_later), after
 
 
-class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel):
+class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     """m(z (B, C, h, w), t, text) -> velocity, t = 1 is noise. h and w may be any that the position table covers.
 
     text: a TextCondition, embeddings (B, L, text_width), a pair (embeddings, mask), or, where the config names a text encoder,

@@ -92,7 +92,7 @@ class FinalLayer(nn.Module):
         return self.linear(self.norm(x_BND, scale, shift, branch, gate)[1])
 
 
-class DiffusionTransformer(PretrainedModel):
+class DiffusionTransformer(PretrainedModel[TransformerConfig]):
     """The network. forward(z (B, C, h, w), t, labels) -> what the transport predicts, (B, C, h, w) in z's dtype.
 
     t: (B,) or a scalar in [0, 1], t = 1 is noise. labels: (B,) in [0, classes], `classes` itself meaning none.
