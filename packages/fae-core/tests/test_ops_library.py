@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
-from fae_core.ops import operators as library
+from fae_core.ops import operators
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -34,24 +34,24 @@ def calls() -> dict[str, tuple[object, tuple[object, ...]]]:
     heads = [leaf(2, 5, 2, 8, seed=s) for s in (3, 4, 5)]
     x, update, rows = leaf(2, 5, 8), leaf(2, 5, 8, seed=1), [leaf(2, 8, seed=s) for s in (2, 3, 4)]
     return {
-        "rms_norm": (library.rms_norm, (x, weights[0], 1e-6)),
-        "rms_norm-plain": (library.rms_norm, (x, None, 1e-6)),
-        "qk_norm_rope": (library.qk_norm_rope, (qkv, *turn, *weights, True, 1e-6)),
-        "qk_norm_rope-plain": (library.qk_norm_rope, (qkv, None, None, None, None, True, 1e-6)),
-        "apply_rope": (library.apply_rope, (heads[0], *turn, False, False)),
-        "adaln": (library.adaln, (x, update, *rows, weights[0], False, 1e-6)),
-        "adaln-plain": (library.adaln, (x, None, None, rows[1], None, None, True, 1e-6)),
-        "rope_attention": (library.rope_attention, (*heads, *turn, True, 0.3)),
-        "rope_attention-plain": (library.rope_attention, (*heads, None, None, True, 0.3)),
-        "self_attention": (library.self_attention, (qkv, *turn, *weights, False, 0.3, 1e-6)),
-        "self_attention-plain": (library.self_attention, (qkv, None, None, None, None, False, 0.3, 1e-6)),
+        "rms_norm": (operators.rms_norm, (x, weights[0], 1e-6)),
+        "rms_norm-plain": (operators.rms_norm, (x, None, 1e-6)),
+        "qk_norm_rope": (operators.qk_norm_rope, (qkv, *turn, *weights, True, 1e-6)),
+        "qk_norm_rope-plain": (operators.qk_norm_rope, (qkv, None, None, None, None, True, 1e-6)),
+        "apply_rope": (operators.apply_rope, (heads[0], *turn, False, False)),
+        "adaln": (operators.adaln, (x, update, *rows, weights[0], False, 1e-6)),
+        "adaln-plain": (operators.adaln, (x, None, None, rows[1], None, None, True, 1e-6)),
+        "rope_attention": (operators.rope_attention, (*heads, *turn, True, 0.3)),
+        "rope_attention-plain": (operators.rope_attention, (*heads, None, None, True, 0.3)),
+        "self_attention": (operators.self_attention, (qkv, *turn, *weights, False, 0.3, 1e-6)),
+        "self_attention-plain": (operators.self_attention, (qkv, None, None, None, None, False, 0.3, 1e-6)),
     }
 
 
 @pytest.mark.parametrize("name", calls())
 def test_torch_finds_the_operator_well_formed(name: str) -> None:
     operator, arguments = calls()[name]
-    torch.library.opcheck(operator, arguments)
+    torch.operators.opcheck(operator, arguments)
 
 
 def public(name: str, t: dict[str, Tensor], plain: bool) -> tuple[Tensor, ...]:
@@ -59,26 +59,26 @@ def public(name: str, t: dict[str, Tensor], plain: bool) -> tuple[Tensor, ...]:
     turn = (t["cos"], t["sin"])
     heads = [t[n].transpose(1, 2) for n in ("q", "k", "v")]
     if name == "rms_norm":
-        return (ops.rms_norm(t["x"], t["w"]) if plain else library.rms_norm(t["x"], t["w"], 1e-6)[0],)
+        return (ops.rms_norm(t["x"], t["w"]) if plain else operators.rms_norm(t["x"], t["w"], 1e-6)[0],)
     if name == "qk_norm_rope":
         if plain:
             return tuple(y.transpose(1, 2) for y in ops.qk_norm_rope(t["qkv"], *turn, q_weight=t["w"], k_weight=t["w"]))
-        return library.qk_norm_rope(t["qkv"], *turn, t["w"], t["w"], True, 1e-6)
+        return operators.qk_norm_rope(t["qkv"], *turn, t["w"], t["w"], True, 1e-6)
     if name == "apply_rope":
         if plain:
             return (ops.apply_rope(heads[0], *turn, "half"),)
-        return (library.apply_rope(t["q"], *turn, False, False).transpose(1, 2),)
+        return (operators.apply_rope(t["q"], *turn, False, False).transpose(1, 2),)
     if name == "adaln":
         if plain:
             return ops.adaln(t["x"], t["a"], t["b"], update=t["u"], gate=t["c"], weight=t["w"], norm="layer")
-        return library.adaln(t["x"], t["u"], t["c"], t["a"], t["b"], t["w"], True, 1e-6)
+        return operators.adaln(t["x"], t["u"], t["c"], t["a"], t["b"], t["w"], True, 1e-6)
     if name == "rope_attention":
         if plain:
             return (ops.rope_attention(*heads, *turn, scale=0.3),)
-        return (library.rope_attention(t["q"], t["k"], t["v"], *turn, True, 0.3)[0].transpose(1, 2),)
+        return (operators.rope_attention(t["q"], t["k"], t["v"], *turn, True, 0.3)[0].transpose(1, 2),)
     if plain:
         return (ops.self_attention(t["qkv"], *turn, q_weight=t["w"], k_weight=t["w"]).transpose(1, 2),)
-    return library.self_attention(t["qkv"], *turn, t["w"], t["w"], True, 8**-0.5, 1e-6)[:1]
+    return operators.self_attention(t["qkv"], *turn, t["w"], t["w"], True, 8**-0.5, 1e-6)[:1]
 
 
 OPS = ("rms_norm", "qk_norm_rope", "apply_rope", "adaln", "rope_attention", "self_attention")
@@ -152,26 +152,26 @@ def test_dtypes_promote_as_in_plain_torch() -> None:
     x, update = randn(2, 5, 8), randn(2, 5, 8, dtype=torch.bfloat16)
     scale, shift, gate = (randn(2, 8, dtype=torch.bfloat16, seed=s) for s in (1, 2, 3))
     weight = randn(8)
-    got = library.adaln(x, update, gate, scale, shift, weight, False, 1e-6)
+    got = operators.adaln(x, update, gate, scale, shift, weight, False, 1e-6)
     want = ops.adaln(x, scale, shift, update=update, gate=gate, weight=weight)
     for one, other in zip(got, want, strict=True):
         assert one.dtype == other.dtype == torch.float32
         torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
     half = update[:, :, None, None].expand(2, 5, 3, 2, 8)
     for one, other in zip(
-        library.qk_norm_rope(half, None, None, weight, weight, True, 1e-6),
+        operators.qk_norm_rope(half, None, None, weight, weight, True, 1e-6),
         ops.qk_norm_rope(half, q_weight=weight, k_weight=weight),
         strict=True,
     ):
         assert one.dtype == other.dtype
-    assert library.rms_norm(update, weight, 1e-6)[0].dtype == ops.rms_norm(update, weight).dtype == torch.float32
+    assert operators.rms_norm(update, weight, 1e-6)[0].dtype == ops.rms_norm(update, weight).dtype == torch.float32
 
 
 def test_autocast_reaches_the_operators_as_it_reaches_torch() -> None:
     layer, x = torch.nn.Linear(8, 48), randn(2, 5, 8)
     with torch.autocast("cpu", torch.bfloat16):
         qkv = layer(x).view(2, 5, 3, 2, 8)
-        out, _ = library.self_attention(qkv, None, None, None, None, True, 8**-0.5, 1e-6)
+        out, _ = operators.self_attention(qkv, None, None, None, None, True, 8**-0.5, 1e-6)
         want = ops.self_attention(qkv).transpose(1, 2)
     assert out.dtype == want.dtype == torch.bfloat16
     torch.testing.assert_close(out, want, atol=2e-2, rtol=2e-2)
@@ -181,12 +181,12 @@ def test_autocast_reaches_the_operators_as_it_reaches_torch() -> None:
 
 def test_row_norms_map_over_a_batch() -> None:
     x, weight = randn(3, 4, 8), randn(8)
-    got = torch.vmap(lambda row: library.rms_norm(row, weight, 1e-6)[0])(x)
+    got = torch.vmap(lambda row: operators.rms_norm(row, weight, 1e-6)[0])(x)
     torch.testing.assert_close(got, ops.rms_norm(x, weight))
 
 
 def test_gradients_of_gradients_are_refused() -> None:
     x = leaf(2, 8)
-    (gradient,) = torch.autograd.grad(library.rms_norm(x, None, 1e-6)[0].square().sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(operators.rms_norm(x, None, 1e-6)[0].square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="rms_norm_backward"):
         gradient.sum().backward()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from fae_core.errors import FAEError
-from fae_core.ops import operators as library
+from fae_core.ops import operators
 from fae_core.ops import reference
 from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, nothing_to_choose, requested_backend, split_packed
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
@@ -92,7 +92,7 @@ def self_attention(
         if choose_attention("self_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
             tables = (None, None) if cos is None else wide_tables(cos, sin)
             packed = (qkv, *tables, q_weight, k_weight, layout == "interleaved", _scale(scale, qkv), eps)
-            return library.self_attention(*packed)[0].transpose(1, 2)
+            return operators.self_attention(*packed)[0].transpose(1, 2)
     q, k, v = qk_norm_rope(
         qkv, cos, sin, q_weight=q_weight, k_weight=k_weight, layout=layout, eps=eps, backend=_prologue(backend)
     )
@@ -114,7 +114,7 @@ def _fused(
 ) -> Tensor:
     heads = (x.transpose(1, 2) for x in (q, k, v))
     tables = (None, None) if cos is None else wide_tables(cos, sin)
-    return library.rope_attention(*heads, *tables, layout == "interleaved", _scale(scale, q))[0].transpose(1, 2)
+    return operators.rope_attention(*heads, *tables, layout == "interleaved", _scale(scale, q))[0].transpose(1, 2)
 
 
 def _scale(scale: float | None, q: Tensor) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.ops import operators as library
+from fae_core.ops import operators
 from fae_core.ops import reference
 from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend
 from fae_core.ops.triton import contract
@@ -25,7 +25,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, back
     if not nothing_to_choose(x, backend):
         chosen = choose_pointwise("rms_norm", x, contract.row_norm(x, weight), backend)
         if chosen.backend == "triton":
-            return library.rms_norm(x, weight, eps)[0]
+            return operators.rms_norm(x, weight, eps)[0]
         if requested_backend(backend) is not None:
             return reference.rms_norm(x, weight, eps)
     return _torch_rms_norm(x, weight, eps)
@@ -56,7 +56,7 @@ def adaln(
         chosen = choose_pointwise("adaln", x, contract.adaln(x, update, (gate, scale, shift), weight), backend)
         if chosen.backend == "triton":
             gate = None if update is None else gate
-            residual, out = library.adaln(x, update, gate, scale, shift, weight, norm == "layer", eps)
+            residual, out = operators.adaln(x, update, gate, scale, shift, weight, norm == "layer", eps)
             return x if update is None else residual, out
     if update is not None:
         x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.ops import operators as library
+from fae_core.ops import operators
 from fae_core.ops import reference
 from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend, split_packed
 from fae_core.ops.triton import contract
@@ -31,7 +31,7 @@ def apply_rope(
     if not nothing_to_choose(x, backend):
         chosen = choose_pointwise("apply_rope", x, _obstacle(x, cos, sin), backend)
         if chosen.backend == "triton":
-            rotated = library.apply_rope(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
+            rotated = operators.apply_rope(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
             return rotated.transpose(1, 2)
         if requested_backend(backend) == "reference":
             return reference.apply_rope(x, cos, sin, layout)
@@ -76,7 +76,7 @@ def qk_norm_rope(
         obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
         if choose_pointwise("qk_norm_rope", qkv, obstacle, backend).backend == "triton":
             tables = (None, None) if cos is None else wide_tables(cos, sin)
-            packed = library.qk_norm_rope(qkv, *tables, q_weight, k_weight, layout == "interleaved", eps)
+            packed = operators.qk_norm_rope(qkv, *tables, q_weight, k_weight, layout == "interleaved", eps)
             q, k, v = (x.transpose(1, 2) for x in packed)
             return q, k, v
     q, k, v = split_packed(qkv)

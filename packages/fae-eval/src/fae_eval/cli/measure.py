@@ -196,13 +196,13 @@ def reconstruction(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.progress import progress
-    from fae_core.training import parallel as distributed
+    from fae_core.processes import processes
     from fae_eval.studies.reconstruction import evaluate_reconstruction
 
     path = result_path(out, "reconstruction", overwrite)
     if relaunched(processes):
         return
-    with distributed.processes(device) as group:
+    with processes(device) as group:
         result = evaluate_reconstruction(
             tokenizer,
             images,
@@ -269,7 +269,7 @@ def _measure(
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
     from fae_core.progress import progress
-    from fae_core.training import parallel as distributed
+    from fae_core.processes import processes
     from fae_eval.data import GeneratedSamples
     from fae_eval.features import default_cache
     from fae_eval.studies.generation import evaluate
@@ -283,7 +283,7 @@ def _measure(
         raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
     if relaunched(processes):
         return
-    with distributed.processes(options["device"]) as group:
+    with processes(options["device"]) as group:
         painter = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
         for label, (source, count, drawn) in (generators or {}).items():
             sets[f"{label} (drawn)" if label in sets else label] = GeneratedSamples(source, painter, count, **drawn)
