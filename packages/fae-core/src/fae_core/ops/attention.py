@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from fae_core.errors import FAEError
-from fae_core.ops import operators
-from fae_core.ops import reference
+from fae_core.ops import operators, reference
 from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, nothing_to_choose, requested_backend, split_packed
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
 from fae_core.ops.triton import contract

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.ops import operators
-from fae_core.ops import reference
+from fae_core.ops import operators, reference
 from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend
 from fae_core.ops.triton import contract
 

@@ -65,9 +65,9 @@ def convergence(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
+    from fae_core.processes import processes as process_group
     from fae_core.progress import progress
     from fae_core.sampling.prompts import read_prompts
-    from fae_core.processes import processes
     from fae_eval.features import default_cache
     from fae_eval.studies.convergence import checkpoint_samples, evaluate_convergence
 
@@ -78,7 +78,7 @@ def convergence(
     texts = read_prompts(prompts) if prompts is not None else ()
     if relaunched(processes):
         return
-    with processes(device) as group:
+    with process_group(device) as group:
         drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed, "device": group.device}
         result = evaluate_convergence(
             given or checkpoint_samples(generator, decoder, count, **drawn),

@@ -195,14 +195,14 @@ def reconstruction(
     Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
     from fae_core.cli.launch import relaunched
+    from fae_core.processes import processes as process_group
     from fae_core.progress import progress
-    from fae_core.processes import processes
     from fae_eval.studies.reconstruction import evaluate_reconstruction
 
     path = result_path(out, "reconstruction", overwrite)
     if relaunched(processes):
         return
-    with processes(device) as group:
+    with process_group(device) as group:
         result = evaluate_reconstruction(
             tokenizer,
             images,
@@ -268,8 +268,8 @@ def _measure(
     """`evaluate` with `options` in so many processes, its record printed and written to `out`."""
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
+    from fae_core.processes import processes as process_group
     from fae_core.progress import progress
-    from fae_core.processes import processes
     from fae_eval.data import GeneratedSamples
     from fae_eval.features import default_cache
     from fae_eval.studies.generation import evaluate
@@ -283,7 +283,7 @@ def _measure(
         raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
     if relaunched(processes):
         return
-    with processes(options["device"]) as group:
+    with process_group(options["device"]) as group:
         painter = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
         for label, (source, count, drawn) in (generators or {}).items():
             sets[f"{label} (drawn)" if label in sets else label] = GeneratedSamples(source, painter, count, **drawn)
