@@ -7,21 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import (
-    Config,
-    Device,
-    Latents,
-    LiveData,
-    LiveTokenizer,
-    Out,
-    Overwrite,
-    Processes,
-    Resume,
-    Set,
-    Steps,
-    TrainBatch,
-    TrainSeed,
-)
+from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrite
+from fae_core.cli.training_options import TrainingOptions, training_command
 
 Checkpoint = Annotated[Path, typer.Argument(help="The original's .pt or .safetensors file.")]
 Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
@@ -47,23 +34,12 @@ SetArgument = Annotated[
 ]
 
 
+@training_command("lightningdit-tiny")
 def train_diffusion(
-    out: Out,
+    options: TrainingOptions,
     latents: Latents = None,
     data: LiveData = None,
     tokenizer: LiveTokenizer = None,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="See `fae presets`; default lightningdit-tiny.")
-    ] = None,
-    config: Config = None,
-    overrides: Set = None,
-    steps: Steps = None,
-    batch_size: TrainBatch = None,
-    seed: TrainSeed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    device: Device = None,
-    processes: Processes = 1,
     text_cache: Annotated[
         Path | None,
         typer.Option("--text-cache", help="mmdit: where caption embeddings are kept; default LATENTS.text."),
@@ -76,53 +52,31 @@ def train_diffusion(
 
     Example: fae train diffusion --latents runs/latents --out runs/dit --preset lightningdit-cifar10 --steps 5000
     """
-    from fae_core.cli.launch import relaunched
-    from fae_core.cli.settings import resolve_settings
-    from fae_core.cli.training import SECTIONS, train_generator
-    from fae_core.errors import FAEError
-    from fae_diffusion import LightningDiT, SiT
+    from functools import partial
 
-    settings = resolve_settings(preset, config, overrides, sections=SECTIONS)
-    if settings.get("model_type") == "mmdit":
-        from fae_diffusion.text.training import train_with_captions
+    from fae_core.cli.training import train_generator
+    from fae_diffusion import LightningDiT, MMDiT, SiT
+    from fae_diffusion.text.training import caption_task
 
-        if latents is None or data is not None or tokenizer is not None:
-            raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
-        if relaunched(processes):
-            return
-        chosen = {"steps": steps, "batch_size": batch_size, "seed": seed}
-        training = settings.get("training", {}) | {name: value for name, value in chosen.items() if value is not None}
-        options = {"cache": text_cache, "template": caption_template, "device": device}
-        model = settings.get("model", {})
-        preview = settings.get("preview")
-        train_with_captions(
-            latents, out, model, training, preview=preview, resume=resume, overwrite=overwrite, **options
-        )
-        typer.echo(
-            f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES --prompts FILE"
-        )
-        return
+    factories: dict[str, Any] = {"mmdit": partial(caption_task, cache=text_cache, template=caption_template)}
     if text_cache is not None:
-        raise FAEError("--text-cache is for models of text (mmdit); leave it out")
+        factories |= {"lightningdit": _refuse_text_cache, "sit": _refuse_text_cache}
     train_generator(
         "diffusion",
         "lightningdit-tiny",
-        {"lightningdit": LightningDiT, "sit": SiT},
+        {"lightningdit": LightningDiT, "sit": SiT, "mmdit": MMDiT},
+        options,
         latents=latents,
         data=data,
         tokenizer=tokenizer,
-        out=out,
-        preset=preset,
-        config=config,
-        overrides=overrides,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        device=device,
-        processes=processes,
+        task_factories=factories,
     )
+
+
+def _refuse_text_cache(*_: Any) -> Any:
+    from fae_core.errors import FAEError
+
+    raise FAEError("--text-cache is for models of text (mmdit); leave it out")
 
 
 def import_sit(

@@ -7,38 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import (
-    Config,
-    Device,
-    Latents,
-    LiveData,
-    LiveTokenizer,
-    Out,
-    Overwrite,
-    Processes,
-    Resume,
-    Set,
-    Steps,
-    TrainBatch,
-    TrainSeed,
-)
+from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrite
+from fae_core.cli.training_options import TrainingOptions, training_command
 
 
+@training_command("starflow-tiny")
 def train_flow(
-    out: Out,
-    latents: Latents = None,
-    data: LiveData = None,
-    tokenizer: LiveTokenizer = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="See `fae presets`; default starflow-tiny.")] = None,
-    config: Config = None,
-    overrides: Set = None,
-    steps: Steps = None,
-    batch_size: TrainBatch = None,
-    seed: TrainSeed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    device: Device = None,
-    processes: Processes = 1,
+    options: TrainingOptions, latents: Latents = None, data: LiveData = None, tokenizer: LiveTokenizer = None
 ) -> None:
     """Train a STARFlow on a latent store; classes follow the store's labels.
 
@@ -49,25 +24,8 @@ def train_flow(
     from fae_core.cli.training import train_generator
     from fae_flow import STARFlow
 
-    train_generator(
-        "flow",
-        "starflow-tiny",
-        {"starflow": STARFlow},
-        latents=latents,
-        data=data,
-        tokenizer=tokenizer,
-        out=out,
-        preset=preset,
-        config=config,
-        overrides=overrides,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        device=device,
-        processes=processes,
-    )
+    classes = {"starflow": STARFlow}
+    train_generator("flow", "starflow-tiny", classes, options, latents=latents, data=data, tokenizer=tokenizer)
 
 
 def import_starflow(

@@ -1,17 +1,26 @@
-"""What `fae train diffusion` and `fae train flow` share: any generator, any latent store."""
+"""What `fae train diffusion` and `fae train flow` share: any generator, any latents, classes or text."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from fae_core.cli.launch import relaunched
 from fae_core.cli.settings import resolve_settings
+from fae_core.cli.training_options import TrainingOptions
 from fae_core.config import parse_config, require_fields
 from fae_core.errors import DataError
 from fae_core.models.build import seeded
+
+if TYPE_CHECKING:
+    from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
+
+    # (class, model settings, latents, training settings, preview, device) -> the task, and what config.yaml records of it
+    TaskFactory = Callable[
+        [Any, dict[str, Any], Any, TrainConfig, PreviewConfig | None, str | None], tuple[GeneratorTask, dict[str, Any]]
+    ]
 
 SECTIONS = ("model", "training", "preview")  # of the settings of a generator's training
 
@@ -20,61 +29,88 @@ def train_generator(
     command: str,
     default_preset: str,
     generator_classes: dict[str, Any],
+    options: TrainingOptions | None = None,
     *,
     latents: Path | None,
     data: str | None = None,
     tokenizer: str | None = None,
-    out: Path,
-    preset: str | None,
-    config: Path | None,
-    overrides: list[str] | None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str | None = None,
-    processes: int = 1,
+    task_factories: dict[str, TaskFactory] | None = None,
+    **earlier: Any,
 ) -> None:
     """Resolve settings, build the generator for the latent space, train it, say what to run next.
 
-    command: "diffusion" or "flow"; generator_classes: model_type -> class. latents: a store; or data and tokenizer, for
-    images that are encoded as they are needed. The number of classes follows the labels unless it is set.
-    Raises FAEError's subclasses, one line each.
-    """
-    from fae_core.cost.counted import require_room
-    from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
+    Args:
+        command: "diffusion" or "flow".
+        default_preset: taken where neither a preset nor a file of settings is given.
+        generator_classes: model_type -> class.
+        options: what every training command takes. Its fields as keyword arguments still work, with a warning.
+        latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
+        task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
 
-    settings = resolve_settings(preset or (None if config else default_preset), config, overrides, sections=SECTIONS)
+    Raises:
+        FAEError: one line, for settings, data or an output folder that cannot be used.
+    """
+    from fae_core.processes import processes
+
+    if options is None:
+        warnings.warn("give train_generator its options as one TrainingOptions", DeprecationWarning, stacklevel=2)
+        options = TrainingOptions(**earlier)
+    settings = resolve_settings(options.preset_or(default_preset), options.config, options.overrides, sections=SECTIONS)
     model_type = settings.get("model_type", next(iter(generator_classes)))
     if not isinstance(model_type, str) or model_type not in generator_classes:
         raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {str(model_type)[:60]}")
-    generator_class = generator_classes[model_type]
-    training = dict(settings.get("training", {}))
-    training.update({k: v for k, v in (("steps", steps), ("batch_size", batch_size), ("seed", seed)) if v is not None})
-    train_config = parse_config(TrainConfig, training, "training settings")
-    preview = parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
-    require_fields(generator_class.config_class, settings.get("model", {}), "model settings")
-    if relaunched(processes):
+    generator_class, model = generator_classes[model_type], settings.get("model", {})
+    config = options.train_config(settings)
+    preview = _preview(settings)
+    require_fields(generator_class.config_class, model, "model settings")
+    if relaunched(options.processes):
         return
-    store = _open_latents(latents, data, tokenizer, train_config.verify)
-    model = settings.get("model", {})
+    make_task = (task_factories or {}).get(model_type, labelled_task)
+    with processes(options.device):
+        store = _open_latents(latents, data, tokenizer, config.verify)
+        task, facts = make_task(generator_class, model, store, config, preview, options.device)
+        recorded = {
+            "command": f"fae train {command}",
+            "data": str(latents or data),
+            **({"tokenizer": tokenizer} if tokenizer else {}),
+            **facts,
+            "model_type": model_type,
+            "model": task.generator.config.model_dump(mode="json"),
+            **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
+        }
+        prompts = "" if make_task is labelled_task else " --prompts FILE"
+        after = f"fae sample --generator {options.out} --decoder TOKENIZER --out SAMPLES{prompts}"
+        options.train(task, config, recorded, after)
+
+
+def labelled_task(
+    generator_class: Any,
+    model: dict[str, Any],
+    store: Any,
+    config: TrainConfig,
+    preview: PreviewConfig | None,
+    device: str | None = None,
+) -> tuple[GeneratorTask, dict[str, Any]]:
+    """A generator of classes on latents and their labels; how many classes follows the labels unless it is set."""
+    from fae_core.training import GeneratorTask
+
     model = model if "classes" in model else {**_class_count(store), **model}
+    return GeneratorTask(build_generator(generator_class, model, store, config), store, preview), {}
+
+
+def build_generator(generator_class: Any, model: dict[str, Any], store: Any, config: TrainConfig) -> Any:
+    """A generator for the latents of a store, with weights from the seed. Raises InvalidSettings where it has no room."""
+    from fae_core.cost.counted import require_room
+
     model_config = parse_config(generator_class.config_class, model, "model settings")
     require_room(lambda: generator_class(model_config, store.spec), "model settings")
-    generator = seeded(train_config.seed, lambda: generator_class(model_config, store.spec))
-    recorded = {
-        "command": f"fae train {command}",
-        "data": str(latents or data),
-        **({"tokenizer": tokenizer} if tokenizer else {}),
-        "model_type": model_type,
-        "model": model_config.model_dump(mode="json"),
-    }
-    if preview is not None:
-        recorded["preview"] = preview.model_dump(mode="json")
-    task = GeneratorTask(generator, store, preview)
-    train(task, train_config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
-    typer.echo(f"wrote {out}/model; next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")
+    return seeded(config.seed, lambda: generator_class(model_config, store.spec))
+
+
+def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
+    from fae_core.training import PreviewConfig
+
+    return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
 
 
 def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None, verify: bool) -> Any:
@@ -99,7 +135,8 @@ def _class_count(store: Any) -> dict[str, int]:
     if store.labels is not None:
         if min(store.labels) > 0:
             raise DataError(
-                f"the smallest label is {min(store.labels)}: number classes from 0, or say how many there are with --set model.classes=N"
+                f"the smallest label is {min(store.labels)}: number classes from 0, or say how many there are with "
+                "--set model.classes=N"
             )
         return {"classes": int(max(store.labels)) + 1}
     return {"classes": 1}

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.cli.settings import merge, parse_overrides, require_mappings, resolve_settings
-from fae_core.commands.running import is_first_process
 from fae_core.errors import FAEError, require_known
-from fae_core.folders import RUN_CONFIG
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -25,7 +23,7 @@ def stage_settings(
     preset: str | None,
     config: Path | None,
     overrides: list[str] | None,
-    training: dict[str, int | None],
+    training: dict[str, int],
     encoder: str | None = None,
 ) -> dict[str, Any]:
     """{"model", "training", "encoder", <stage>} for one stage.
@@ -41,20 +39,12 @@ def stage_settings(
     section = dict(settings.get(stage, {}))
     require_mappings(section, ("training",))
     settings["training"] = merge(settings.get("training", {}), section.pop("training", {}))
-    settings["training"].update({name: value for name, value in training.items() if value is not None})
+    settings["training"].update(training)
     settings[stage] = section
     chosen, sections = parse_overrides(overrides), (*_COMMON, stage)
     require_known("section of the settings", chosen, sections)
     settings = require_mappings(merge(settings, chosen), sections)
     return {key: settings.get(key, {}) for key in sections}
-
-
-def check_run_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise OutputExists for a folder in use before the data are read and the encoder is built, which can take a while."""
-    from fae_core.files import require_new_folder
-
-    if is_first_process():  # by the time another one looks, the first may have begun the run
-        require_new_folder(out, overwrite=overwrite, resume=resume, kind="run", resumable=RUN_CONFIG)
 
 
 def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:

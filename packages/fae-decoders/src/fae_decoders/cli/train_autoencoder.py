@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import (
-    Config,
-    Device,
-    Out,
-    Overwrite,
-    Processes,
-    Resume,
-    Set,
-    Steps,
-    TrainBatch,
-    TrainSeed,
-)
+from fae_core.cli.training_options import TrainingOptions, training_command
 
 Data = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
 Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
@@ -35,25 +24,14 @@ Features = Annotated[
 ]
 
 
+@training_command("feature-decoder-demo")
 def train_autoencoder(
+    options: TrainingOptions,
     data: Data,
-    out: Out,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="Feature decoder preset; feature-decoder-demo by default.")
-    ] = None,
     encoder: Encoder = None,
     weights: Weights = None,
     features: Features = None,
     split: Split = None,
-    config: Config = None,
-    overrides: Set = None,
-    steps: Steps = None,
-    batch_size: TrainBatch = None,
-    seed: TrainSeed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    device: Device = None,
-    processes: Processes = 1,
 ) -> None:
     """Train the adapter and the feature decoder on features of a frozen backbone (stage Ia).
 
@@ -62,16 +40,13 @@ def train_autoencoder(
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.commands.running import is_first_process
-    from fae_decoders.cli.stage import check_run_folder
 
-    check_run_folder(out, resume=resume, overwrite=overwrite)
-    if relaunched(processes):
+    options.check_folder()
+    if relaunched(options.processes):
         return
     from fae_core.config import parse_config, require_fields
     from fae_core.images import readable_source
     from fae_core.models.build import seeded
-    from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import (
         build_encoder,
         known_features,
@@ -86,13 +61,13 @@ def train_autoencoder(
         "feature-decoder",
         ("autoencoder",),
         "autoencoder",
-        preset or (None if config else "feature-decoder-demo"),
-        config,
-        overrides,
-        {"steps": steps, "batch_size": batch_size, "seed": seed},
+        options.preset_or("feature-decoder-demo"),
+        options.config,
+        options.overrides,
+        options.training,
         encoder,
     )
-    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    train_config = options.train_config(settings)
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     require_fields(FeatureDecoderConfig, settings["model"], "model settings")
     source = readable_source(data, split)
@@ -100,11 +75,10 @@ def train_autoencoder(
     model = {**settings["model"], "feature_dim": built.backbone.dim}
     model_config = parse_config(FeatureDecoderConfig, model, "model settings")
     decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
-    train(
+    options.train(
         AutoencoderTask(built, decoder, source, stage, known_features(features, built, source)),
         train_config,
-        out,
-        settings={
+        {
             "command": "fae train autoencoder",
             "data": data,
             "split": split,
@@ -114,12 +88,6 @@ def train_autoencoder(
             "model": recorded(model_config),
             "autoencoder": recorded(stage),
         },
-        resume=resume,
-        overwrite=overwrite,
-        device=device,
+        after=f"fae train pixel --stage noise --autoencoder {options.out} --data {data} --out PIXEL, "
+        f"or fae encode --model {options.out} --data {data} --out LATENTS",
     )
-    if is_first_process():
-        typer.echo(
-            f"wrote {out}/model; next: fae train pixel --stage noise --autoencoder {out} --data {data} --out PIXEL, "
-            f"or fae encode --model {out} --data {data} --out LATENTS"
-        )

@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import (
-    Config,
-    Device,
-    Out,
-    Overwrite,
-    Processes,
-    Resume,
-    Set,
-    Steps,
-    TrainBatch,
-    TrainSeed,
-)
+from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_decoders.cli.train_autoencoder import Data, Encoder, Features, Split, Weights
 
 if TYPE_CHECKING:
@@ -35,9 +24,10 @@ class Stage(StrEnum):
     FINETUNE = "finetune"
 
 
+@training_command("pixel-decoder-demo")
 def train_pixel(
+    options: TrainingOptions,
     data: Data,
-    out: Out,
     stage: Annotated[
         Stage,
         typer.Option(
@@ -51,22 +41,10 @@ def train_pixel(
     init: Annotated[
         str | None, typer.Option("--init", help="Run or folder of a pixel decoder to start from; finetune needs one.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="Pixel decoder preset; pixel-decoder-demo by default.")
-    ] = None,
     encoder: Encoder = None,
     weights: Weights = None,
     features: Features = None,
     split: Split = None,
-    config: Config = None,
-    overrides: Set = None,
-    steps: Steps = None,
-    batch_size: TrainBatch = None,
-    seed: TrainSeed = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    device: Device = None,
-    processes: Processes = 1,
 ) -> None:
     """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
 
@@ -76,19 +54,16 @@ def train_pixel(
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out runs/fae
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.commands.running import is_first_process
-    from fae_decoders.cli.stage import check_run_folder
 
-    check_run_folder(out, resume=resume, overwrite=overwrite)
-    if relaunched(processes):
+    options.check_folder()
+    if relaunched(options.processes):
         return
     from fae_core.cli.settings import parse_overrides
-    from fae_core.config import parse_config, require_fields
+    from fae_core.config import require_fields
     from fae_core.errors import FAEError
     from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.models.identity import model_checksum
-    from fae_core.training import TrainConfig, train
     from fae_decoders.cli.stage import recorded, stage_settings
     from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
     from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
@@ -97,19 +72,19 @@ def train_pixel(
         raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
     if stage is Stage.FINETUNE and (encoder is not None or weights is not None):
         raise FAEError("--encoder and --weights are for stage noise; stage finetune takes the encoder of --autoencoder")
-    if init is not None and "model" in parse_overrides(overrides):
+    if init is not None and "model" in parse_overrides(options.overrides):
         raise FAEError("the pixel decoder is the one of --init, as it is; leave --set model... out")
     settings = stage_settings(
         "pixel-decoder",
         ("noise", "finetune"),
         stage.value,
-        preset or (None if config else "pixel-decoder-demo"),
-        config,
-        overrides,
-        {"steps": steps, "batch_size": batch_size, "seed": seed},
+        options.preset_or("pixel-decoder-demo"),
+        options.config,
+        options.overrides,
+        options.training,
         _folder(autoencoder) or encoder,
     )
-    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    train_config = options.train_config(settings)
     own = PixelNoiseConfig if stage is Stage.NOISE else PixelFinetuneConfig
     for section, config_class in (("model", PixelDecoderConfig), (stage.value, own)):
         require_fields(config_class, settings[section], f"{section} settings")
@@ -122,11 +97,15 @@ def train_pixel(
 
     task = seeded(train_config.seed, build)
     start = {} if init is None else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
-    train(
+    after = (
+        f"fae train pixel --stage finetune --autoencoder AUTOENCODER --init {options.out} --data {data} --out FAE"
+        if stage is Stage.NOISE
+        else f"fae reconstruct --model {options.out} --data {data} --out RECONSTRUCTION"
+    )
+    options.train(
         task,
         train_config,
-        out,
-        settings={
+        {
             "command": f"fae train pixel --stage {stage.value}",
             "data": data,
             "split": split,
@@ -139,17 +118,8 @@ def train_pixel(
             "model": recorded(task.modules["pixel_decoder"].config),
             stage.value: recorded(task.config),
         },
-        resume=resume,
-        overwrite=overwrite,
-        device=device,
+        after,
     )
-    after = (
-        f"fae train pixel --stage finetune --autoencoder AUTOENCODER --init {out} --data {data} --out FAE"
-        if stage is Stage.NOISE
-        else f"fae reconstruct --model {out} --data {data} --out RECONSTRUCTION"
-    )
-    if is_first_process():
-        typer.echo(f"wrote {out}/model; next: {after}")
 
 
 def _noise_task(

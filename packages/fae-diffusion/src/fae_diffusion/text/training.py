@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from fae_core.cli.training import build_generator
 from fae_core.config import parse_config
-from fae_core.cost.counted import require_room
-from fae_core.errors import DataError
-from fae_core.models.build import seeded
+from fae_core.errors import DataError, FAEError
+from fae_core.latent_store import LatentStore
 from fae_core.models.draw import check_options
 from fae_core.processes import processes
 from fae_core.random import SlotRandom
-from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig, train
+from fae_core.training import GeneratorTask, LiveLatents, PreviewConfig, TrainConfig
 from fae_core.training.task import Batch
 from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
 from fae_diffusion.text.cache import TextCache
+from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
-
-if TYPE_CHECKING:
-    from fae_core.latent_store import LatentStore
 
 
 def captions_of(store: LatentStore, template: str) -> list[str]:
@@ -85,59 +83,60 @@ class CaptionTask(GeneratorTask):
         return self.generator.loss(batch["z"], TextCondition(batch["tokens"], batch["mask"]), random=random)
 
 
-def train_with_captions(
-    latents: Path,
-    out: Path,
+def caption_task(
+    generator_class: type[MMDiT],
     model: dict[str, Any],
-    training: dict[str, Any],
+    store: LatentStore | LiveLatents,
+    config: TrainConfig,
+    preview: PreviewConfig | None,
+    device: str | None,
     *,
-    preview: dict[str, Any] | None = None,
     cache: Path | None = None,
     template: str = "a photo of a {}",
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str | None = None,
-) -> None:
-    """Embed the captions of a latent store (once, into `cache`, by default LATENTS.text), then train an MMDiT on it.
+) -> tuple[CaptionTask, dict[str, Any]]:
+    """Embed the captions of a latent store once, and make the task of an MMDiT on latents and embeddings.
 
-    model, training: fields of MMDiTConfig and TrainConfig; the text's width follows the encoder unless it is given.
+    The width of the text follows the encoder unless it is given.
+
+    Args:
+        model: fields of MMDiTConfig; `text_encoder` is needed.
+        cache: the folder of embeddings; by default that of the store with ".text" behind its name.
+        template: the caption of a class with its name for {}, in stores without captions.
+
+    Returns:
+        the task, and what the run records of it.
+
+    Raises:
+        DataError: for settings that are not a text model's, or latents without text.
     """
-    from fae_core.latent_store import LatentStore
-
-    config: TrainConfig = parse_config(TrainConfig, training, "training settings")
-    asked: MMDiTConfig = parse_config(MMDiTConfig, model, "model settings")
-    shown = None if preview is None else parse_config(PreviewConfig, preview, "preview settings")
+    if not isinstance(store, LatentStore):
+        raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
+    asked = parse_config(MMDiTConfig, model, "model settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
     if asked.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
-    if shown is not None:
-        check_options(MMDiT, shown.options)
-    store = LatentStore(latents, verify=config.verify)
+    if preview is not None:
+        check_options(MMDiT, preview.options)
     captions = captions_of(store, template)
-    folder = cache or Path(f"{str(latents).rstrip('/')}.text")
+    text = _embedded(captions, asked.text_encoder, cache or Path(f"{store.folder}.text"), device)
+    if model.get("text_width", text.width) != text.width:
+        raise DataError(
+            f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is "
+            f"{model['text_width']}: set it to {text.width}, or leave it out"
+        )
+    encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
+    model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
+    generator = build_generator(generator_class, model, store, config)
+    generator.set_null(text.read([""]))
+    return CaptionTask(generator, store, captions, text, preview), {"caption_template": template}
+
+
+def _embedded(captions: list[str], encoder_config: TextEncoderConfig, folder: Path, device: str | None) -> TextCache:
+    """The captions' embeddings, by all processes. The encoder is loaded on the first alone where all are there."""
     with processes(device) as group:
-        # Where everything is embedded already, the first process alone needs the encoder, to see that.
-        encoder = TextEncoder.from_config(asked.text_encoder, device=group.device) if group.is_main else None
+        encoder = TextEncoder.from_config(encoder_config, device=group.device) if group.is_main else None
         if not group.broadcast(encoder is not None and TextCache.holds(folder, encoder, captions)):
-            encoder = encoder or TextEncoder.from_config(asked.text_encoder, device=group.device)
+            encoder = encoder or TextEncoder.from_config(encoder_config, device=group.device)
             TextCache.build(folder, encoder, captions, group=group)
-        del encoder
-        text = TextCache(folder)
-        if model.get("text_width", text.width) != text.width:
-            raise DataError(
-                f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is {model['text_width']}: "
-                f"set it to {text.width}, or leave it out"
-            )
-        encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
-        model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
-        chosen = parse_config(MMDiTConfig, model, "model settings")
-        require_room(lambda: MMDiT(chosen, store.spec), "model settings")
-        generator = seeded(config.seed, lambda: MMDiT(chosen, store.spec))
-        generator.set_null(text.read([""]))
-        recorded = {"command": "fae train diffusion", "data": str(latents), "caption_template": template}
-        recorded |= {"model_type": "mmdit", "model": generator.config.model_dump(mode="json")}
-        if shown is not None:
-            recorded["preview"] = shown.model_dump(mode="json")
-        task = CaptionTask(generator, store, captions, text, shown)
-        train(task, config, out, settings=recorded, resume=resume, overwrite=overwrite, device=device)
+    return TextCache(folder)

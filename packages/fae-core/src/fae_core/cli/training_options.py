@@ -1,0 +1,115 @@
+"""The options that every `fae train` command takes, as one object.
+
+A command has one parameter `options: TrainingOptions` and the decorator `training_command`, which shows typer the options
+one by one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set, Steps, TrainBatch, TrainSeed
+from fae_core.folders import RUN_CONFIG, RUN_MODEL
+
+if TYPE_CHECKING:
+    from fae_core.training import Task, TrainConfig
+
+_OPTIONS = "options"  # the parameter of a command
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a user chose. The fields are the options of the same names; see their help in `fae_core.cli.options`."""
+
+    out: Out
+    preset: str | None = None
+    config: Config = None
+    overrides: Set = None
+    steps: Steps = None
+    batch_size: TrainBatch = None
+    seed: TrainSeed = None
+    resume: Resume = False
+    overwrite: Overwrite = False
+    device: Device = None
+    processes: Processes = 1
+
+    def preset_or(self, default: str | None) -> str | None:
+        """The preset asked for; without one, and without a file of settings, the command's default."""
+        return self.preset or (None if self.config else default)
+
+    @property
+    def training(self) -> dict[str, int]:
+        """Settings of the section `training` that have options of their own, where they were given."""
+        chosen = {"steps": self.steps, "batch_size": self.batch_size, "seed": self.seed}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def train_config(self, settings: dict[str, Any]) -> TrainConfig:
+        """The section `training` of the settings with these options over it. Raises InvalidSettings."""
+        from fae_core.config import parse_config
+        from fae_core.training import TrainConfig
+
+        return parse_config(TrainConfig, {**settings.get("training", {}), **self.training}, "training settings")
+
+    def check_folder(self) -> None:
+        """Raise OutputExists for a folder in use before data are read and models built, which can take a while."""
+        from fae_core.commands.running import is_first_process
+        from fae_core.files import require_new_folder
+
+        if is_first_process():  # by the time another one looks, the first may have begun the run
+            require_new_folder(self.out, overwrite=self.overwrite, resume=self.resume, kind="run", resumable=RUN_CONFIG)
+
+    def train(self, task: Task, config: TrainConfig, settings: dict[str, Any], after: str) -> None:
+        """Train into the run folder and print what was written. settings: recorded. after: the commands to run next."""
+        from fae_core.commands.running import is_first_process
+        from fae_core.training import train
+
+        where = {"resume": self.resume, "overwrite": self.overwrite, "device": self.device}
+        train(task, config, self.out, settings=settings, **where)
+        if is_first_process():
+            typer.echo(f"wrote {self.out}/{RUN_MODEL}; next: {after}")
+
+
+def training_command(default_preset: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function with a parameter `options: TrainingOptions`, and parameters of its own.
+
+    Args:
+        default_preset: named in the help of --preset.
+    """
+    preset = Annotated[str | None, typer.Option("--preset", help=f"See `fae presets`; {default_preset} by default.")]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        shared = typing.get_type_hints(TrainingOptions, globals(), {"Path": Path}, include_extras=True)
+        shared["preset"] = preset
+        own = inspect.signature(function, eval_str=True).parameters
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter(
+                field.name,
+                keyword,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=shared[field.name],
+            )
+            for field in fields(TrainingOptions)
+        ]
+        mine = [parameter.replace(kind=keyword) for name, parameter in own.items() if name != _OPTIONS]
+        ordered = sorted([*mine, *parameters], key=lambda one: one.default is not inspect.Parameter.empty)
+
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            options = TrainingOptions(**{field.name: values.pop(field.name) for field in fields(TrainingOptions)})
+            function(options=options, **values)
+
+        command.__signature__ = inspect.Signature(ordered)  # pyright: ignore[reportAttributeAccessIssue]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+        del command.__wrapped__  # typer would read the function's own parameters there
+        return command
+
+    return decorate
