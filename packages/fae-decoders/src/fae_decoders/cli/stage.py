@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ def stage_settings(
     preset: str | None,
     config: Path | None,
     overrides: list[str] | None,
-    training: dict[str, int],
+    training: Mapping[str, int | None],
     encoder: str | None = None,
 ) -> dict[str, Any]:
     """{"model", "training", "encoder", <stage>} for one stage.
@@ -39,7 +40,7 @@ def stage_settings(
     section = dict(settings.get(stage, {}))
     require_mappings(section, ("training",))
     settings["training"] = merge(settings.get("training", {}), section.pop("training", {}))
-    settings["training"].update(training)
+    settings["training"].update({name: value for name, value in training.items() if value is not None})
     settings[stage] = section
     chosen, sections = parse_overrides(overrides), (*_COMMON, stage)
     require_known("section of the settings", chosen, sections)
