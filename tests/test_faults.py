@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools" / "faults.py"
+TOOL = Path(__file__).parents[1] / "tools" / "trials" / "faults.py"
 
 
 def test_every_stage_survives_kill_9(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).parents[1] / "tools" / "fuzz.py"
+TOOL = Path(__file__).parents[1] / "tools" / "trials" / "fuzz.py"
 
 
 def test_wrong_options_settings_and_files_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ def tool(name: str, *arguments: str, **environment: str) -> subprocess.Completed
 @pytest.mark.parametrize(
     ("name", "arguments", "environment", "complaint"),
     [
-        ("bench_kernels.py", (), {}, "error: this needs a CUDA device; without one: TRITON_INTERPRET=1"),
-        ("bench_kernels.py", ("--check",), {}, "error: this needs a CUDA device or TRITON_INTERPRET=1"),
-        ("check_kernels.py", (), {"TRITON_INTERPRET": "1"}, "error: nothing can be compiled here: "),
+        ("bench/kernels.py", (), {}, "error: this needs a CUDA device; without one: TRITON_INTERPRET=1"),
+        ("bench/kernels.py", ("--check",), {}, "error: this needs a CUDA device or TRITON_INTERPRET=1"),
+        ("checks/kernels.py", (), {"TRITON_INTERPRET": "1"}, "error: nothing can be compiled here: "),
     ],
 )
 def test_a_tool_without_what_it_needs_says_one_line(

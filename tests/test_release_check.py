@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "release_check.py"
+TOOL = Path(__file__).resolve().parents[1] / "tools" / "checks" / "release.py"
 
 
 @pytest.fixture(scope="module")

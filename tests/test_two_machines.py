@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools" / "two_machines.py"
+TOOL = Path(__file__).parents[1] / "tools" / "trials" / "two_machines.py"
 
 
 @pytest.mark.slow

@@ -402,7 +402,7 @@ def test_a_part_whose_package_is_missing_says_what_to_install(bundle: Path) -> N
     assert bundle_part(bundle, "generator") == bundle / "generator"
     absent = next((name for name in ("fae_diffusion", "fae_flow") if not _installed(name)), None)
     if absent is None:
-        pytest.skip("every package is installed here; tools/check_alone.py runs this where they are not")
+        pytest.skip("every package is installed here; tools/checks/alone.py runs this where they are not")
     path.write_text(json.dumps({**stored, "model_type": "nobodys", "package": absent}))
     with pytest.raises(MissingPackage, match=f"pip install {absent.replace('_', '-')}"):
         load_generator(bundle)

@@ -65,7 +65,7 @@ def test_the_interpreted_ops_behave() -> None:
 def test_kernels_compile_within_the_limits(
     model: str, arch: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`tools/check_kernels.py` does this for every shape, architecture and dtype."""
+    """`tools/checks/kernels.py` does this for every shape, architecture and dtype."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from fae_core.testing.kernel_resources import SHAPES, compile_launch, launches
 

@@ -1,6 +1,6 @@
 """The static table of launch configurations: chosen by arithmetic, by what the compiler reports (registers, spills, shared memory;
-`python tools/check_kernels.py`) and, at the widths and heads of DiT-XL and the decoders, by times on an H200
-(`python tools/tune_kernels.py`). docs/kernels.md.
+`python tools/checks/kernels.py`) and, at the widths and heads of DiT-XL and the decoders, by times on an H200
+(`python tools/bench/tune_kernels.py`). docs/kernels.md.
 """
 
 from __future__ import annotations

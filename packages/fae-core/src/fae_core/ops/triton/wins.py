@@ -1,6 +1,6 @@
 """The table of measured wins: where the automatic choice takes a kernel on CUDA.
 
-wins.json beside this file is written by `python tools/bench_kernels.py` and committed:
+wins.json beside this file is written by `python tools/bench/kernels.py` and committed:
 
     {"format": 1,
      "wins": [{"arch": "sm_90", "op": "rms_norm", "shape": "width=1152", "dtype": "bfloat16", "against": "eager",

@@ -1,9 +1,9 @@
 """The tables of docs/scaling.md: what each preset of the paper takes on so many GPUs, counted by fae_core.cost.counted, and how fast the
 present device trains it, timed by fae_core.cost.measured.
 
-python tools/scaling_table.py --gpus 8
-OMP_NUM_THREADS=1 python tools/scaling_table.py --measure --blocks 6
-python tools/scaling_table.py --measure --device cuda --batch 32
+python tools/bench/scaling_table.py --gpus 8
+OMP_NUM_THREADS=1 python tools/bench/scaling_table.py --measure --blocks 6
+python tools/bench/scaling_table.py --measure --device cuda --batch 32
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Launch a run across two machines, on one: each is a network of its own with its own host name, joined by a virtual cable.
 
-    python tools/two_machines.py --out runs/two-machines       # some minutes on two cores
+    python tools/trials/two_machines.py --out runs/two-machines       # some minutes on two cores
 
 The two share processors and disk and nothing else: no loopback, no ports, no shared-memory name. The launch line is the one of
 docs/scaling.md. A small LightningDiT is trained on one machine, on both with DDP and on both with FSDP2; then on both again while

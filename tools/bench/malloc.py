@@ -1,6 +1,6 @@
 """What it costs that glibc gives freed tensors back to the system: the same training steps with and without, one thread.
 
-    python tools/bench_malloc.py
+    python tools/bench/malloc.py
 
 Each way runs in a process of its own, in turn, because the setting cannot be taken back. CPU seconds of the program and of the
 kernel on its behalf, and the pages that were handed out anew; `fae` keeps what is freed (fae_core/cli/process.py).

@@ -1,8 +1,8 @@
 """How much faster our diffusion transformer is than a plain one, on the same weights, in one process.
 
-    python tools/bench_diffusion.py --preset lightningdit-b --batch 4
-    python tools/bench_diffusion.py --preset lightningdit-xl --batch 32 --device cuda --precision bf16 --compile
-    python tools/bench_diffusion.py --original CHECKOUT      # forward beside a checkout of hustvl/LightningDiT, on the CPU
+    python tools/bench/diffusion.py --preset lightningdit-b --batch 4
+    python tools/bench/diffusion.py --preset lightningdit-xl --batch 32 --device cuda --precision bf16 --compile
+    python tools/bench/diffusion.py --original CHECKOUT      # forward beside a checkout of hustvl/LightningDiT, on the CPU
 
 The plain path is the textbook: scores and probabilities written out, the rotation by rotate-half, norms and modulation one
 operation each, fp32 weights (with bf16, under autocast unless --plain-precision fp32). It is checked against ours first. Times are

@@ -1,8 +1,8 @@
 """The Triton kernels on a GPU in one call of a few minutes: correctness first, then times against the alternatives.
 
-    python tools/bench_kernels.py --out runs/kernels                 # needs a CUDA device
-    python tools/bench_kernels.py --out runs/kernels --times         # times alone
-    TRITON_INTERPRET=1 python tools/bench_kernels.py --check         # no GPU: the correctness part at small size, interpreted
+    python tools/bench/kernels.py --out runs/kernels                 # needs a CUDA device
+    python tools/bench/kernels.py --out runs/kernels --times         # times alone
+    TRITON_INTERPRET=1 python tools/bench/kernels.py --check         # no GPU: the correctness part at small size, interpreted
 
 Against torch eager, torch.compile, each attention backend of torch, and xformers and Liger's RMSNorm where they are installed.
 Times are medians with a cold L2 cache, as a program sees them: launches and Python count where the device waits for them. Where a
@@ -466,7 +466,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("bf16", "fp16"), default="bf16")
     arguments = parser.parse_args()
     if not torch.cuda.is_available() and not (arguments.check and kernels.INTERPRETED):
-        way_out = "" if arguments.check else "; without one: TRITON_INTERPRET=1 python tools/bench_kernels.py --check"
+        way_out = "" if arguments.check else "; without one: TRITON_INTERPRET=1 python tools/bench/kernels.py --check"
         needed = "a CUDA device or TRITON_INTERPRET=1" if arguments.check else "a CUDA device"
         print(f"error: this needs {needed}{way_out}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """Is a package whole with only what it declares? Run inside an environment that holds one package and its own needs.
 
     hatch run alone:check            # every package, each in an environment of its own
-    python tools/check_alone.py fae-encoder
+    python tools/checks/alone.py fae-encoder
 
 Checks that the package imports, that no other FAE package is there, that its entry points load, that `fae --help` works and
 that the commands of absent packages say what to install; then runs the package's quick tests. Tests that need an extra skip.
@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # A command of every package: with the package absent it has to name the package.
 COMMANDS = {
     "fae-encoder": ["encode"],
@@ -32,7 +32,7 @@ COMMANDS = {
 
 def main() -> int:
     if len(sys.argv) != 2 or not (ROOT / "packages" / sys.argv[1] / "pyproject.toml").is_file():
-        print("usage: python tools/check_alone.py fae-core|fae-encoder|...", file=sys.stderr)
+        print("usage: python tools/checks/alone.py fae-core|fae-encoder|...", file=sys.stderr)
         return 2
     package = sys.argv[1]
     problems = [*imports(package), *entry_points(package), *command_line(package)]

@@ -1,7 +1,7 @@
 """Speed and memory of fae-eval's Frechet distance and precision/recall beside torch-fidelity's and scipy's, in one run.
 
-    python tools/bench_eval.py                      # 2048 dimensions, 10,000 x 10,000: some minutes on one core
-    python tools/bench_eval.py --dim 512 --count 2000
+    python tools/bench/evaluation.py                      # 2048 dimensions, 10,000 x 10,000: some minutes on one core
+    python tools/bench/evaluation.py --dim 512 --count 2000
 
 Every contender gets a process of its own and the same features. Seconds are CPU seconds of the call alone, so that a busy
 machine changes them little; memory is the peak during the call above what the process held before it (Linux).

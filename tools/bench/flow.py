@@ -1,10 +1,10 @@
 """How fast STARFlow samples: ours against another implementation, side by side in one process on one CPU thread or a GPU.
 
-    python tools/bench_flow.py                               # against full recomputation, the definition of sampling
-    python tools/bench_flow.py --original CHECKOUT           # against a checkout of apple/ml-starflow
-    python tools/bench_flow.py --model FOLDER                # our own ways of sampling, on a trained model
-    python tools/bench_flow.py --compile                     # with the compiled step, and what compiling it took
-    python tools/bench_flow.py --device cuda --batch 64      # with a captured step; wall seconds, the queue drained
+    python tools/bench/flow.py                               # against full recomputation, the definition of sampling
+    python tools/bench/flow.py --original CHECKOUT           # against a checkout of apple/ml-starflow
+    python tools/bench/flow.py --model FOLDER                # our own ways of sampling, on a trained model
+    python tools/bench/flow.py --compile                     # with the compiled step, and what compiling it took
+    python tools/bench/flow.py --device cuda --batch 64      # with a captured step; wall seconds, the queue drained
 
 Rounds are interleaved and the least time of each is kept (CPU seconds on the CPU), so that a busy machine hurts all alike. Ours includes making
 the weights ready (`STARFlow.sample`); "kept" is a FlowSampler made once. Errors are largest differences from the reference.

@@ -1,7 +1,7 @@
 """Write docs/parameters.md: every preset's parameters, counted on the meta device, beside what the paper prints.
 
 hatch run parameters            # writes the page
-python tools/parameters.py --check   # exit status 1 where a preset's own `parameters` or the page is out of date
+python tools/checks/parameters.py --check   # exit status 1 where a preset's own `parameters` or the page is out of date
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from release_check import count_parameters
+from release import count_parameters
 
 from fae_core.files import read_yaml
 from fae_core.models.presets import preset_files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "parameters.md"
 HEAD = """# Parameters
 
@@ -44,7 +44,7 @@ def main(check: bool) -> int:
             wrong.append(f"{path.name} states {stated} parameters and has {counted}")
     page = render({name: read_yaml(path) for name, path in preset_files().items()})
     if check and (not PAGE.is_file() or PAGE.read_text("utf-8") != page):
-        wrong.append(f"{PAGE.relative_to(ROOT)} is out of date; run tools/parameters.py")
+        wrong.append(f"{PAGE.relative_to(ROOT)} is out of date; run tools/checks/parameters.py")
     if not check and not wrong:
         PAGE.write_text(page, encoding="utf-8")
     for line in wrong:

@@ -1,8 +1,8 @@
 """What the adapter costs beside its backbone: `encoder.encode(images)` against `encoder.backbone(images)`.
 
-    python tools/bench_encoder.py                                        # DINOv2-g, random weights: 5 GB in fp32
-    python tools/bench_encoder.py --preset fae-dinov2-b-32 --batch 4
-    python tools/bench_encoder.py --device cuda --precision bf16 --batch 32
+    python tools/bench/encoder.py                                        # DINOv2-g, random weights: 5 GB in fp32
+    python tools/bench/encoder.py --preset fae-dinov2-b-32 --batch 4
+    python tools/bench/encoder.py --device cuda --precision bf16 --batch 32
 
 Both run in turn in one process, first one and then the other, on the same images: CPU seconds on the CPU, wall seconds with
 the queue drained on a GPU. Ratios are those of the least and of the median times; every round is shown, so that a busy machine

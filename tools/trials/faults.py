@@ -1,8 +1,8 @@
 """Kill every stage at random moments, resume it, and compare the outcome with an uninterrupted run, bit for bit.
 
-    python tools/faults.py --kills 20 --cases --out runs/faults     # the tables of docs/reliability.md; some half an hour
-    python tools/faults.py --kills 3 --stages "train flow,encode"   # a quick look
-    python tools/faults.py --kills 3 --stages none --cases          # only the other faults, of fault_cases.py
+    python tools/trials/faults.py --kills 20 --cases --out runs/faults     # the tables of docs/reliability.md; some half an hour
+    python tools/trials/faults.py --kills 3 --stages "train flow,encode"   # a quick look
+    python tools/trials/faults.py --kills 3 --stages none --cases          # only the other faults, of fault_cases.py
 
 Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every second
 kill waits until a checkpoint, a model, a shard or a picture is being written, after a random number of others since the last start;

@@ -1,6 +1,6 @@
 """Drive every command with wrong options, settings and files, and count what comes back: success, one line, or a defect.
 
-    python tools/fuzz.py --commands --cases 3000 --out runs/fuzz
+    python tools/trials/fuzz.py --commands --cases 3000 --out runs/fuzz
 
 Commands and options are found in the command line itself, so that a new one is covered without a word here; BASES says how a command
 is called where everything is right. A case is such a call with one or two options changed, or with one of the files that it

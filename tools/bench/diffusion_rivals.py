@@ -1,4 +1,4 @@
-"""What tools/bench_diffusion.py times our transformer against: the textbook, the original, and its products alone."""
+"""What tools/bench/diffusion.py times our transformer against: the textbook, the original, and its products alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Times the launch configurations of each Triton kernel on the device at hand, at the shapes of DiT-XL and the decoders.
 
-    python tools/tune_kernels.py --batch 128
-    python tools/tune_kernels.py --batch 128 --share 3/8      # runs an eighth once each, untimed: eight processes fill triton's cache
+    python tools/bench/tune_kernels.py --batch 128
+    python tools/bench/tune_kernels.py --batch 128 --share 3/8      # runs an eighth once each, untimed: eight processes fill triton's cache
 
 Prints every candidate's milliseconds and share of a copy's bandwidth, the present configuration (fae_core/ops/triton/configs.py)
 first, and which was fastest over the kernel's shapes. Results are compared with those of the present configuration. Changes nothing.

@@ -5,7 +5,8 @@
 Per package: the version is the newest one of its changelog, the ranges between packages have both bounds and contain the
 tree's versions, licence, README and type marker are there, entry points load, presets build with the parameters they claim,
 the bundles that it carries are whole, small and nothing but safetensors.
-For the tree: every package is in the environments, nothing is unpickled, no path of somebody's machine, no token.
+For the tree: every package is in the environments, nothing is unpickled, no path of somebody's machine, no token, and
+every path that a page names exists.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = sorted((ROOT / "packages").glob("*/pyproject.toml"))
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 MACHINE_PATHS = re.compile(r"(?<![\w.~:/-])/(?:home|Users|root|work|mnt|scratch)/[\w.-]+")
+_PLACEHOLDER = re.compile(r"NAME|fae[-_]x\b")  # what the reader is to fill in
 TOKENS = re.compile(r"\b(?:hf_|ghp_|github_pat_|pypi-|sk-)[A-Za-z0-9_]{30,}")
 
 
@@ -271,6 +273,40 @@ def packages() -> list[Package]:
     return [Package(path) for path in PACKAGES]
 
 
+def documented_paths() -> Iterator[str]:
+    """Every file, module and name of ours that a page names exists: links, paths in backticks, `fae_core.module.name`."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    tails = {"/".join(Path(name).parts[i:]) for name in listed for i in range(len(Path(name).parts))}
+    tails |= {
+        "/".join(parent.parts[i:]) for name in listed for parent in Path(name).parents for i in range(len(parent.parts))
+    }
+    for page in (name for name in listed if name.endswith(".md") and "/bundles/" not in name):
+        text = (ROOT / page).read_text("utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target and not (ROOT / page).parent.joinpath(target).exists():
+                yield f"{page}: the link to {target} leads nowhere"
+        for path in re.findall(
+            r"(?<![\w./-])((?:[\w.-]+/)*[\w-]+\.py|(?:packages|tools|tests|docs|recipes)/[\w./-]+)", text
+        ):
+            if not _PLACEHOLDER.search(path) and path.removeprefix("../").rstrip("/.") not in tails:
+                yield f"{page}: there is no {path}"
+        for name in sorted(set(re.findall(r"(?<![\w./-])(fae_[a-z]+(?:\.[A-Za-z_]\w*)+)(?!\.py)", text))):
+            if not name.endswith(".py") and not _importable(name):
+                yield f"{page}: there is no {name}"
+
+
+def _importable(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            continue
+        return all((found := getattr(found, part, None)) is not None for part in parts[i:])
+    return False
+
+
 CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     versions,
     ranges,
@@ -282,6 +318,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     bundles,
     unpickling,
     private_text,
+    documented_paths,
 )
 
 if __name__ == "__main__":

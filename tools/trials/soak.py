@@ -1,6 +1,6 @@
 """Does memory stay flat? Train a tiny model for many steps and watch the resident set.
 
-    python tools/soak.py --steps 10000 --out runs/soak
+    python tools/trials/soak.py --steps 10000 --out runs/soak
 
 Latents are read from a store on disk, by a loader thread, with checkpoints, metrics and previews as in a long run. Writes soak.json
 with the resident set every hundredth of the run, and exits with 1 if it grew by more than --limit MB between a fifth of the run

@@ -2,7 +2,7 @@
 
 That is a second by the clock where the core has nothing else to do; nothing here waits for a disk.
 
-python tools/bench_latent_store.py            # 16,384 latents of 16x16x32, 268 MB in fp16, 537 MB in fp32
+python tools/bench/latent_store.py            # 16,384 latents of 16x16x32, 268 MB in fp16, 537 MB in fp32
 """
 
 from __future__ import annotations
