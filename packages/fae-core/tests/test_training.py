@@ -32,7 +32,9 @@ def run_program(run: Path, *arguments: str, processes: int = 1, check: bool = Tr
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, str(PROGRAM), str(run), *arguments]
-    return subprocess.run(command, env=environment, check=check, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 or not check, result.stderr[-4000:]
+    return result
 
 
 def children(pid: int) -> list[int]:

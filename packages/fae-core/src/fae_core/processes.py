@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _GPU = re.compile(r"cuda(?::(0|[1-9]\d{0,3}))?")
 # How long processes wait for each other. torch's ten minutes (nccl) are too few where the first writes a large model or
 # measures a preview while the others wait; a process that dies is noticed at once, by torchrun.
 _PATIENCE = timedelta(hours=2)
+_SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -128,3 +130,7 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     finally:
         if owner:
             dist.destroy_process_group()
+            # gloo's threads release the tensors of the last operation after it has returned. They need the interpreter's
+            # lock for it, and abort the process (std::terminate) if the interpreter is shut down meanwhile. Sharded models
+            # keep these threads alive, so they get the lock here.
+            time.sleep(_SETTLE_SECONDS)
