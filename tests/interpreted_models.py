@@ -1,4 +1,5 @@
-"""Every package's models through the Triton kernels. `test_models_through_kernels.py` runs this file with TRITON_INTERPRET=1."""
+"""Every package's models through the Triton kernels. `test_models_through_kernels.py` runs this file with
+TRITON_INTERPRET=1."""
 
 from __future__ import annotations
 

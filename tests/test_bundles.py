@@ -40,7 +40,8 @@ def shaken(model: torch.nn.Module, by: float) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer on the backbone that pip carries, two generators of its latents, all with random weights, and two bundles."""
+    """A tokenizer on the backbone that pip carries, two generators of its latents, all with random weights, and two
+    bundles."""
     root = tmp_path_factory.mktemp("line")
     torch.manual_seed(0)
     encoder = FAEEncoder.from_preset("fae-lite0-demo").with_statistics(torch.linspace(-1, 1, 16), [0.7] * 16)

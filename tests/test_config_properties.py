@@ -1,4 +1,5 @@
-"""Every package's configurations: whatever they are given, they are plain finite data or refuse it in one line, and so do models."""
+"""Every package's configurations: whatever they are given, they are plain finite data or refuse it in one line, and so
+do models."""
 
 from __future__ import annotations
 

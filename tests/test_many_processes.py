@@ -23,7 +23,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # What a stage takes comes from the line of one process, so that differences do not add up from stage to stage.
 BRIEF = "--steps 2 --batch-size 4 --device cpu --set training.log_every=1 --set training.learning_rate=0.0001"
 LINE = {
-    "autoencoder": "train autoencoder --data {data} --preset feature-decoder-tiny --set encoder.standardize_features=true",
+    "autoencoder": "train autoencoder --data {data} --preset feature-decoder-tiny "
+    "--set encoder.standardize_features=true",
     "noise": "train pixel --stage noise --data {data} --autoencoder {one}/autoencoder --preset pixel-decoder-tiny",
     "fae": "train pixel --stage finetune --data {data} --autoencoder {one}/autoencoder --init {one}/noise "
     "--preset pixel-decoder-tiny --set finetune.losses.adversarial=patchgan",
@@ -37,7 +38,8 @@ LINE = {
 }
 TEXT = (
     "train diffusion --preset mmdit-tiny --latents {one}/latents --set model.text_encoder.name={t5} "
-    "--set model.text_width=16 --set model.width=16 --set model.heads=2 --set training.warmup_steps=0 --text-cache {own}/captions"
+    "--set model.text_width=16 --set model.width=16 --set model.heads=2 --set training.warmup_steps=0 "
+    "--text-cache {own}/captions"
 )
 STAGES = ("autoencoder", "noise", "fae", "vae", "diffusion", "flow", "text")
 

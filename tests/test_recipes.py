@@ -1,4 +1,5 @@
-"""Every recipe runs from its first command to its last, at its smoke size, on a few synthetic images in CIFAR-10's layout."""
+"""Every recipe runs from its first command to its last, at its smoke size, on a few synthetic images in CIFAR-10's
+layout."""
 
 from __future__ import annotations
 

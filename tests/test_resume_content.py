@@ -1,4 +1,4 @@
-"""What is resumed goes on with what it was started on, known by content: elsewhere is fine, something else is refused."""
+"""A resumed run needs the content it was started on: at another path it is accepted, other content is refused."""
 
 from __future__ import annotations
 

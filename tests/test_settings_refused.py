@@ -1,4 +1,5 @@
-"""A setting that nobody reads is refused with the nearest name, at every depth, before anything is read, built or written."""
+"""A setting that nobody reads is refused with the nearest name, at every depth, before anything is read, built or
+written."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fae("train flow --latents {r}/latents --out {r}/flow --preset starflow-tiny --steps 5 " + brief, r=root)
     for generator in ("diffusion", "flow"):
         fae(
-            f"sample --generator {{r}}/{generator} --decoder {{r}}/tokenizer --out {{r}}/samples-{generator} --count 16",
+            f"sample --generator {{r}}/{generator} --decoder {{r}}/tokenizer "
+            f"--out {{r}}/samples-{generator} --count 16",
             r=root,
         )
     return root
@@ -82,7 +83,8 @@ def test_latents_reload_with_the_core_alone(line: Path) -> None:
     program = (
         "import sys; from fae_core import LatentStore; s = LatentStore(sys.argv[1]); z, y = s.read([0, 5]); "
         "assert z.shape == (2, *s.spec.shape); "
-        "assert not {m for m in sys.modules if m.split('.')[0] in ('fae_encoder', 'timm', 'transformers')}; print(s.spec.backbone)"
+        "assert not {m for m in sys.modules if m.split('.')[0] in ('fae_encoder', 'timm', 'transformers')}; "
+        "print(s.spec.backbone)"
     )
     done = subprocess.run([sys.executable, "-c", program, line / "latents"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "timm/tf_efficientnet_lite0"
@@ -121,7 +123,8 @@ def test_samples_do_not_depend_on_the_batch_size_and_resume(line: Path, tmp_path
 
 def test_checkpoints_are_generators_whose_convergence_is_measured(line: Path, tmp_path: Path) -> None:
     fae(
-        "train diffusion --latents {r}/latents --out {o}/run --preset lightningdit-tiny --steps 6 --set training.log_every=1 "
+        "train diffusion --latents {r}/latents --out {o}/run --preset lightningdit-tiny --steps 6 "
+        "--set training.log_every=1 "
         "--set training.checkpoint_every=2 --set training.keep_checkpoints=2 --set training.ema_decay=0.5",
         r=line,
         o=tmp_path,
@@ -190,13 +193,15 @@ def test_output_in_use_is_refused_and_kept(line: Path, capsys: pytest.CaptureFix
 
 
 def test_a_generator_shows_and_measures_what_it_makes_while_it_trains(line: Path, tmp_path: Path) -> None:
-    """Straight from images, encoded in every step; previews are drawn from averaged weights and do not change the training."""
+    """Straight from images, encoded in every step; previews are drawn from averaged weights and do not change the
+    training."""
     arguments = (
         "train flow --data {r}/data/train --tokenizer {r}/tokenizer --preset starflow-tiny --steps 4 --batch-size 4 "
         "--set training.log_every=1 --out "
     )
     shown = (
-        " --set training.preview_every=2 --set preview.decoder={r}/tokenizer --set preview.count=8 --set preview.measured=16 "
+        " --set training.preview_every=2 --set preview.decoder={r}/tokenizer --set preview.count=8 "
+        "--set preview.measured=16 "
         "--set preview.reference={r}/data/held-out --set preview.extractor=efficientnet-lite2@64"
     )
     fae(arguments + "{t}/plain", r=line, t=tmp_path)

@@ -1,4 +1,5 @@
-"""The launch line of docs/scaling.md on two machines, each a network namespace of its own, one of which loses its power once."""
+"""The launch line of docs/scaling.md on two machines, each a network namespace of its own, one of which loses its power
+once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`fae` commands one after the other in one process of a group, so that a test starts each process once instead of once a command.
+"""`fae` commands one after the other in one process of a group, so that a test starts each process once instead of once
+a command.
 
 python whole_line.py COMMANDS.json          # or under torchrun; a JSON list of lists of arguments
 """

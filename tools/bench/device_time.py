@@ -29,8 +29,8 @@ def seconds(function: Callable[[], object], device: str) -> float:
 def device_milliseconds(function: Callable[[], object], *, calls: int = 8, replays: int = 5) -> float:
     """Median milliseconds of one call, its inputs not in the L2 cache.
 
-    Calls are captured in a CUDA graph, so that neither Python nor the launches count, each after a read of a large buffer that
-    fills the cache with clean lines; what the reads alone take is subtracted.
+    Calls are captured in a CUDA graph, so that neither Python nor the launches count, each after a read of a large
+    buffer that fills the cache with clean lines; what the reads alone take is subtracted.
     """
     buffer = torch.zeros(_FLUSH_BYTES // 4, device="cuda")
 
@@ -46,7 +46,7 @@ def device_milliseconds(function: Callable[[], object], *, calls: int = 8, repla
 
 
 def copy_bytes_per_second() -> float:
-    """What a large copy from device memory to device memory moves, read and written. (In a graph it would be slower.)"""
+    """What a large copy within device memory moves, read and written. (In a graph it would be slower.)"""
     from triton.testing import do_bench
 
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")

@@ -2,18 +2,19 @@
 
     python tools/bench/diffusion.py --preset lightningdit-b --batch 4
     python tools/bench/diffusion.py --preset lightningdit-xl --batch 32 --device cuda --precision bf16 --compile
-    python tools/bench/diffusion.py --original CHECKOUT      # forward beside a checkout of hustvl/LightningDiT, on the CPU
+    python tools/bench/diffusion.py --original CHECKOUT      # forward, beside hustvl/LightningDiT, on the CPU
 
-The plain path is the textbook: scores and probabilities written out, the rotation by rotate-half, norms and modulation one
-operation each, fp32 weights (with bf16, under autocast unless --plain-precision fp32). It is checked against ours first. Times are
-CPU seconds on the CPU and wall seconds on a GPU, the best of several, ours and plain in turn; compare ratios, not seconds. Guided
-sampling: plain makes two calls in every step, as the textbook does, on all times; ours makes one batched call, and a plain one
-outside the guided interval.
+The plain path is the textbook: scores and probabilities written out, the rotation by rotate-half, norms and modulation
+one operation each, fp32 weights (with bf16, under autocast unless --plain-precision fp32). It is checked against ours
+first. Times are CPU seconds on the CPU and wall seconds on a GPU, the best of several, ours and plain in turn; compare
+ratios, not seconds. Guided sampling: plain makes two calls in every step, as the textbook does, on all times; ours
+makes one batched call, and a plain one outside the guided interval.
 
-Beside the original, all ways take turns; "products alone" is what is left of a forward pass when all but its matrix products
-and attention are free, so that original / products is about the most that anyone can gain in this precision with this library.
-Page faults are counted because fresh memory costs time too: MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=33554432
-in the environment makes glibc keep what was freed. The original needs timm and einops; its blocks carry torch.compile.
+Beside the original, all ways take turns; "products alone" is what is left of a forward pass when all but its matrix
+products and attention are free, so that original / products is about the most that anyone can gain in this precision
+with this library. Page faults are counted because fresh memory costs time too: MALLOC_TRIM_THRESHOLD_=4294967296
+MALLOC_MMAP_THRESHOLD_=33554432 in the environment makes glibc keep what was freed. The original needs timm and einops;
+its blocks carry torch.compile.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def beside_original(like: LightningDiT, arguments: argparse.Namespace) -> None:
                 if repeat:
                     best[name] = min(best[name], taken)
     print(
-        f"{arguments.preset}, {like.config.depth} blocks, batch {arguments.batch}, torch {torch.__version__}, one thread"
+        f"{arguments.preset}, {like.config.depth} blocks, batch {arguments.batch}, "
+        f"torch {torch.__version__}, one thread"
     )
     print(f"largest difference of the two forwards: {difference:.2g}")
     print(f"{'':20}{'CPU s':>8}{'original / it':>15}{'page faults':>13}")

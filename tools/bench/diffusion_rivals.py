@@ -120,7 +120,8 @@ def _stand_in_for_fairscale() -> None:
 def products_alone(model: LightningDiT, batch: int) -> Callable[[], None]:
     """The matrix products and the attention of a forward pass, written into memory that is there: nothing else is done.
 
-    What an implementation with the same library in the same precision cannot avoid, within the scatter of the measurement.
+    What an implementation with the same library in the same precision cannot avoid, within the scatter of the
+    measurement.
     """
     config, tokens = model.config, model.grid[0] * model.grid[1]
     width, hidden, rows = config.width, config.mlp_hidden, batch * tokens

@@ -4,11 +4,11 @@
     python tools/bench/encoder.py --preset fae-dinov2-b-32 --batch 4
     python tools/bench/encoder.py --device cuda --precision bf16 --batch 32
 
-Both run in turn in one process, first one and then the other, on the same images: CPU seconds on the CPU, wall seconds with
-the queue drained on a GPU. Ratios are those of the least and of the median times; every round is shown, so that a busy machine
-can be seen. The steadiest ratio is that inside one call: all of `encode` over the time until its backbone was done. The adapter
-is also timed alone, on kept features. FLOPs are counted on the meta device. Copies are tensors that operators after the backbone
-wrote only to move or cast numbers.
+Both run in turn in one process, first one and then the other, on the same images: CPU seconds on the CPU, wall seconds
+with the queue drained on a GPU. Ratios are those of the least and of the median times; every round is shown, so that a
+busy machine can be seen. The steadiest ratio is that inside one call: all of `encode` over the time until its backbone
+was done. The adapter is also timed alone, on kept features. FLOPs are counted on the meta device. Copies are tensors
+that operators after the backbone wrote only to move or cast numbers.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python tools/bench/evaluation.py                      # 2048 dimensions, 10,000 x 10,000: some minutes on one core
     python tools/bench/evaluation.py --dim 512 --count 2000
 
-Every contender gets a process of its own and the same features. Seconds are CPU seconds of the call alone, so that a busy
-machine changes them little; memory is the peak during the call above what the process held before it (Linux).
+Every contender gets a process of its own and the same features. Seconds are CPU seconds of the call alone, so that a
+busy machine changes them little; memory is the peak during the call above what the process held before it (Linux).
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         row = rows[-1]
         print(
-            f"{row['name']:34} {row['cpu_s']:8.2f} CPU-s {row['wall_s']:8.2f} s {row['peak_mb']:8.0f} MB   {row['value']}",
+            f"{row['name']:34} {row['cpu_s']:8.2f} CPU-s {row['wall_s']:8.2f} s "
+            f"{row['peak_mb']:8.0f} MB   {row['value']}",
             flush=True,
         )
     by_name = {row["name"]: row for row in rows}

@@ -1,4 +1,5 @@
-"""How fast STARFlow samples: ours against another implementation, side by side in one process on one CPU thread or a GPU.
+"""How fast STARFlow samples: ours against another implementation, side by side in one process on one CPU thread or a
+GPU.
 
     python tools/bench/flow.py                               # against full recomputation, the definition of sampling
     python tools/bench/flow.py --original CHECKOUT           # against a checkout of apple/ml-starflow
@@ -6,8 +7,9 @@
     python tools/bench/flow.py --compile                     # with the compiled step, and what compiling it took
     python tools/bench/flow.py --device cuda --batch 64      # with a captured step; wall seconds, the queue drained
 
-Rounds are interleaved and the least time of each is kept (CPU seconds on the CPU), so that a busy machine hurts all alike. Ours includes making
-the weights ready (`STARFlow.sample`); "kept" is a FlowSampler made once. Errors are largest differences from the reference.
+Rounds are interleaved and the least time of each is kept (CPU seconds on the CPU), so that a busy machine hurts all
+alike. Ours includes making the weights ready (`STARFlow.sample`); "kept" is a FlowSampler made once. Errors are largest
+differences from the reference.
 """
 
 from __future__ import annotations

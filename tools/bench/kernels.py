@@ -2,15 +2,17 @@
 
     python tools/bench/kernels.py --out runs/kernels                 # needs a CUDA device
     python tools/bench/kernels.py --out runs/kernels --times         # times alone
-    TRITON_INTERPRET=1 python tools/bench/kernels.py --check         # no GPU: the correctness part at small size, interpreted
+    TRITON_INTERPRET=1 python tools/bench/kernels.py --check         # no GPU: correctness at small size
 
-Against torch eager, torch.compile, each attention backend of torch, and xformers and Liger's RMSNorm where they are installed.
-Times are medians with a cold L2 cache, as a program sees them: launches and Python count where the device waits for them. Where a
-call can be captured in a CUDA graph, the device's own time stands beside it, and from that follow the fractions of the copy bandwidth and
-matmul rate measured in the same process. Writes results.json, results.md and wins.json: the table from which the automatic choice
-learns where a kernel wins (fae_core/ops/triton/wins.py). Copy it over fae_core/ops/triton/wins.json to use it.
+Against torch eager, torch.compile, each attention backend of torch, and xformers and Liger's RMSNorm where they are
+installed. Times are medians with a cold L2 cache, as a program sees them: launches and Python count where the device
+waits for them. Where a call can be captured in a CUDA graph, the device's own time stands beside it, and from that
+follow the fractions of the copy bandwidth and matmul rate measured in the same process. Writes results.json, results.md
+and wins.json: the table from which the automatic choice learns where a kernel wins (fae_core/ops/triton/wins.py). Copy
+it over fae_core/ops/triton/wins.json to use it.
 
-Exits with 2 where there is no device, with 1 where a kernel misses its accuracy; missed goals of speed are only printed.
+Exits with 2 where there is no device, with 1 where a kernel misses its accuracy; missed goals of speed are only
+printed.
 """
 
 from __future__ import annotations
@@ -299,7 +301,8 @@ def table_of_wins(results: list[Result], arch: str, dtype: torch.dtype, versions
 def markdown(results: list[Result], roof: dict[str, float], reached: list[tuple[str, float, float]], title: str) -> str:
     lines = [f"# {title}", ""]
     lines += [
-        f"Copy {roof['copy_bytes_per_s'] / 1e12:.2f} TB/s, bf16 matmul {roof['matmul_flops_per_s'] / 1e12:.0f} TFLOP/s.",
+        f"Copy {roof['copy_bytes_per_s'] / 1e12:.2f} TB/s, bf16 matmul "
+        f"{roof['matmul_flops_per_s'] / 1e12:.0f} TFLOP/s.",
         "",
     ]
     lines += ["| goal | wanted | found | |", "|---|---|---|---|"]
@@ -309,7 +312,8 @@ def markdown(results: list[Result], roof: dict[str, float], reached: list[tuple[
     ]
     lines += [
         "",
-        "| op | shape | batch | way | forward ms | x ours | of copy | of matmul | forward + backward ms | x ours | on the device |",
+        "| op | shape | batch | way | forward ms | x ours | of copy | of matmul "
+        "| forward + backward ms | x ours | on the device |",
     ]
     lines += ["|---" * 11 + "|"]
     for r in results:
@@ -320,7 +324,8 @@ def markdown(results: list[Result], roof: dict[str, float], reached: list[tuple[
             matmul = c.flops / r.on_device(way)[0] * 1e3 / roof["matmul_flops_per_s"]
             ours = [r.forward.get("triton", math.nan), r.both.get("triton", math.nan)]
             lines.append(
-                f"| {c.op} | {c.shape} | {c.batch} | {way} | {forward:.4f} | {forward / ours[0]:.2f} | {copy:.2f} | {matmul:.2f} "
+                f"| {c.op} | {c.shape} | {c.batch} | {way} | {forward:.4f} "
+                f"| {forward / ours[0]:.2f} | {copy:.2f} | {matmul:.2f} "
                 f"| {r.both[way]:.4f} | {r.both[way] / ours[1]:.2f} | {device:.4f} |"
             )
         lines += [

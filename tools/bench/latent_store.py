@@ -1,4 +1,5 @@
-"""How fast a latent store is read from the page cache by one thread, in GB of stored bytes a second of the processor's time.
+"""How fast a latent store is read from the page cache by one thread, in GB of stored bytes a second of the processor's
+time.
 
 That is a second by the clock where the core has nothing else to do; nothing here waits for a disk.
 

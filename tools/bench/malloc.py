@@ -1,9 +1,11 @@
-"""What it costs that glibc gives freed tensors back to the system: the same training steps with and without, one thread.
+"""What it costs that glibc gives freed tensors back to the system: the same training steps with and without, one
+thread.
 
     python tools/bench/malloc.py
 
-Each way runs in a process of its own, in turn, because the setting cannot be taken back. CPU seconds of the program and of the
-kernel on its behalf, and the pages that were handed out anew; `fae` keeps what is freed (fae_core/cli/process.py).
+Each way runs in a process of its own, in turn, because the setting cannot be taken back. CPU seconds of the program and
+of the kernel on its behalf, and the pages that were handed out anew; `fae` keeps what is freed
+(fae_core/cli/process.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The tables of docs/scaling.md: what each preset of the paper takes on so many GPUs, counted by fae_core.cost.counted, and how fast the
-present device trains it, timed by fae_core.cost.measured.
+"""The tables of docs/scaling.md: what each preset of the paper takes on so many GPUs, counted by fae_core.cost.counted,
+and how fast the present device trains it, timed by fae_core.cost.measured.
 
 python tools/bench/scaling_table.py --gpus 8
 OMP_NUM_THREADS=1 python tools/bench/scaling_table.py --measure --blocks 6
@@ -53,7 +53,8 @@ def main() -> None:
 
 def counted(arguments: argparse.Namespace) -> None:
     print(
-        "| preset | parameters | GFLOPs a sample, forward + backward | state, DDP / FSDP | activations a sample, plain / checkpointed "
+        "| preset | parameters | GFLOPs a sample, forward + backward | state, DDP / FSDP "
+        "| activations a sample, plain / checkpointed "
         "| most samples a GPU, DDP plain | GPU-hours an epoch, assumed |"
     )
     print("|---|---|---|---|---|---|---|")
@@ -113,7 +114,8 @@ def builder(name: str) -> partial:
 
 
 def matrix_product(device: str) -> float:
-    """FLOPs per second of a product of two square matrices, the best of some rounds: fp32 and core-seconds on a CPU, bf16 on a GPU."""
+    """FLOPs per second of a product of two square matrices, the best of some rounds: fp32 and core-seconds on a CPU,
+    bf16 on a GPU."""
     gpu = device.startswith("cuda")
     size, rounds = (8192, 20) if gpu else (2048, 5)
     left, right = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device)

@@ -1,10 +1,12 @@
-"""Times the launch configurations of each Triton kernel on the device at hand, at the shapes of DiT-XL and the decoders.
+"""Times the launch configurations of each Triton kernel on the device at hand, at the shapes of DiT-XL and the
+decoders.
 
     python tools/bench/tune_kernels.py --batch 128
-    python tools/bench/tune_kernels.py --batch 128 --share 3/8      # runs an eighth once each, untimed: eight processes fill triton's cache
+    python tools/bench/tune_kernels.py --batch 128 --share 3/8      # an eighth, untimed, to fill triton's cache
 
-Prints every candidate's milliseconds and share of a copy's bandwidth, the present configuration (fae_core/ops/triton/configs.py)
-first, and which was fastest over the kernel's shapes. Results are compared with those of the present configuration. Changes nothing.
+Prints every candidate's milliseconds and share of a copy's bandwidth, the present configuration
+(fae_core/ops/triton/configs.py) first, and which was fastest over the kernel's shapes. Results are compared with those
+of the present configuration. Changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Timed = tuple[str, str, Config | None]
 
 @dataclass(frozen=True)
 class Tuned:
-    """A kernel at one shape. setting: the function of `configs` that chooses; run: returns the results; moved: bytes."""
+    """A kernel at one shape. setting: the function of `configs` that chooses; run: gives the results; moved: bytes."""
 
     name: str
     shape: str
@@ -175,7 +177,8 @@ def main() -> int:
 
 
 def timings(batch: int, only: str = "", share: tuple[int, int] | None = None) -> dict[Timed, list[float]]:
-    """(kernel, setting, configuration) -> milliseconds at each of its shapes; infinite where it does not run. Prints all."""
+    """(kernel, setting, configuration) -> milliseconds at each of its shapes; infinite where it does not run. Prints
+    all."""
     copy = copy_bytes_per_second() / 1e3
     times: dict[Timed, list[float]] = {}
     number = 0

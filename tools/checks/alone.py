@@ -3,8 +3,9 @@
     hatch run alone:check            # every package, each in an environment of its own
     python tools/checks/alone.py fae-encoder
 
-Checks that the package imports, that no other FAE package is there, that its entry points load, that `fae --help` works and
-that the commands of absent packages say what to install; then runs the package's quick tests. Tests that need an extra skip.
+Checks that the package imports, that no other FAE package is there, that its entry points load, that `fae --help` works
+and that the commands of absent packages say what to install; then runs the package's quick tests. Tests that need an
+extra skip.
 """
 
 from __future__ import annotations

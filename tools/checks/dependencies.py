@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     packages = sorted(project.parent for project in (ROOT / "packages").glob("*/pyproject.toml"))
     command = [sys.executable, "-m", "deptry", "src"]
-    return int(any([subprocess.run(command, cwd=package, check=False).returncode for package in packages]))
+    statuses = [subprocess.run(command, cwd=package, check=False).returncode for package in packages]
+    return int(any(statuses))
 
 
 if __name__ == "__main__":

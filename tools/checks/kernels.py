@@ -3,8 +3,8 @@
     python tools/checks/kernels.py                          # all shapes, sm_80, sm_90, sm_100, bf16 and fp32 (minutes)
     python tools/checks/kernels.py --arch sm_90 --dtype bf16 --markdown
 
-Exits with 1 where a kernel would not launch (shared memory, registers), spills beyond what is allowed, or has lost its wgmma
-instructions on sm_90. The kernels' accuracy: python -m fae_core.testing.kernel_accuracy.
+Exits with 1 where a kernel would not launch (shared memory, registers), spills beyond what is allowed, or has lost its
+wgmma instructions on sm_90. The kernels' accuracy: python -m fae_core.testing.kernel_accuracy.
 """
 
 from __future__ import annotations

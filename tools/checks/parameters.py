@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "parameters.md"
 HEAD = """# Parameters
 
-Every preset, counted on the meta device by `hatch run parameters`; a preset states its count and the tests compare. Of an
-encoder the adapter is counted, not the frozen backbone. A fixed position table counts where its model stores it as a parameter,
-which is what meets the printed 675.26 M of LightningDiT-XL.
+Every preset, counted on the meta device by `hatch run parameters`; a preset states its count and the tests compare.
+Of an encoder the adapter is counted, not the frozen backbone. A fixed position table counts where its model stores it
+as a parameter, which is what meets the printed 675.26 M of LightningDiT-XL.
 
 | preset | type | parameters | the paper prints | where |
 |---|---|---|---|---|
@@ -29,9 +29,10 @@ which is what meets the printed 675.26 M of LightningDiT-XL.
 TAIL = """
 What the table cannot show:
 
-- With a last norm (`final_norm: true`) the feature decoder has 170,428,416 and the pixel decoder 305,360,896 parameters, which
-  print as the same 170.43 M and 305.36 M: the paper does not tell which it has.
-- The printed MMDiT counts fit a text width of 1152; with T5-XL's 2048 (`mmdit-256-t5`) they do not, though the paper names T5-XL.
+- With a last norm (`final_norm: true`) the feature decoder has 170,428,416 and the pixel decoder 305,360,896
+  parameters, which print as the same 170.43 M and 305.36 M: the paper does not tell which it has.
+- The printed MMDiT counts fit a text width of 1152; with T5-XL's 2048 (`mmdit-256-t5`) they do not, though the paper
+  names T5-XL.
 - `conv-vae-f8` has the 83,653,863 parameters that diffusers counts in SD's autoencoder.
 """
 

@@ -2,11 +2,11 @@
 
     hatch run release-check
 
-Per package: the version is the newest one of its changelog, the ranges between packages have both bounds and contain the
-tree's versions, licence, README and type marker are there, entry points load, presets build with the parameters they claim,
-the bundles that it carries are whole, small and nothing but safetensors.
-For the tree: every package is in the environments, nothing is unpickled, no path of somebody's machine, no token, and
-every path that a page names exists.
+Per package: the version is the newest one of its changelog, the ranges between packages have both bounds and contain
+the tree's versions, licence, README and type marker are there, entry points load, presets build with the parameters
+they claim, the bundles that it carries are whole, small and nothing but safetensors. For the tree: every package is in
+the environments, nothing is unpickled, no path of somebody's machine, no token, and every path that a page names
+exists.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def _build(model_class: Any, preset: str) -> Any:
 
 
 def bundles() -> Iterator[str]:
-    """Folders src/MODULE/bundles/NAME: registered, committed, of allowed kinds and size, undamaged, of one latent space."""
+    """Folders src/MODULE/bundles/NAME: registered, committed, of allowed kinds and size, undamaged, of one latent
+    space."""
     from fae_core.bundle.check import check_bundle
     from fae_core.models.bundles import bundle_folders
 
@@ -274,7 +275,7 @@ def packages() -> list[Package]:
 
 
 def documented_paths() -> Iterator[str]:
-    """Every file, module and name of ours that a page names exists: links, paths in backticks, `fae_core.module.name`."""
+    """Every file, module and name of ours that a page mentions exists: links, paths, `fae_core.module.name`."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     tails = {"/".join(Path(name).parts[i:]) for name in listed for i in range(len(Path(name).parts))}
     tails |= {

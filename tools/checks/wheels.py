@@ -1,8 +1,8 @@
 """Do the built wheels work where there is no checkout? Run by the Python of an environment that holds only wheels.
 
-python tools/checks/wheels.py encode FOLDER     # with fae-encoder: make images, `fae encode` them, keep a copy of the latents
+python tools/checks/wheels.py encode FOLDER     # with fae-encoder: make images, `fae encode` them, keep the latents
 python tools/checks/wheels.py reload FOLDER     # with fae-core alone: read the same latents back
-python tools/checks/wheels.py sample FOLDER     # with fae-decoders and generators: draw from every bundle that the checkout has
+python tools/checks/wheels.py sample FOLDER     # with fae-decoders and generators: draw from every bundle
 """
 
 from __future__ import annotations

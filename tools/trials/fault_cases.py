@@ -1,6 +1,8 @@
-"""Faults other than kills at random moments, for faults.py: signals, kills at each file operation, damage, two writers, no space.
+"""Faults other than kills at random moments, for faults.py: signals, kills at each file operation, damage, two writers,
+no space.
 
-Every case is a number of trials; each is fine if it ended as docs/reliability.md says, and raises AssertionError if not.
+Every case is a number of trials; each is fine if it ended as docs/reliability.md says, and raises AssertionError if
+not.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ _ENDLESS = (
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+
+
+def _endless(folder: Path, name: str) -> str:
+    """The endless training as a step of a recipe, into a subfolder of its own."""
+    return _ENDLESS.replace("{d}", str(folder)).replace("{out}", "{out}/" + name)
 
 
 @dataclass
@@ -172,7 +179,7 @@ def _operations(stage: str, folder: Path) -> int:
 
 
 def _hooked(command: str, folder: Path, out: Path, kill_at: int | None, note: Path | None = None) -> int:
-    """A child that is killed at one of its own file operations on `out` or beside it, or that writes down their number."""
+    """A child that is killed at one of its file operations on `out` or beside it, or that writes down their number."""
     calls = [0]
 
     def audit(event: str, arguments: tuple) -> None:
@@ -258,8 +265,5 @@ _CASES: dict[str, tuple[Callable, int]] = {
 
 def prepare(folder: Path) -> None:
     """What the cases need beside the stages' outcomes."""
-    steps = "".join(
-        f'  - {{name: {name}, run: "{_ENDLESS.replace("{d}", str(folder)).replace("{out}", "{out}/" + name)}", resumable: true}}\n'
-        for name in "ab"
-    )
+    steps = "".join(f'  - {{name: {name}, run: "{_endless(folder, name)}", resumable: true}}\n' for name in "ab")
     (folder / "two.yaml").write_text(f"steps:\n{steps}")

@@ -1,13 +1,14 @@
 """Kill every stage at random moments, resume it, and compare the outcome with an uninterrupted run, bit for bit.
 
-    python tools/trials/faults.py --kills 20 --cases --out runs/faults     # the tables of docs/reliability.md; some half an hour
+    python tools/trials/faults.py --kills 20 --cases --out runs/faults     # the tables of docs/reliability.md; half an hour
     python tools/trials/faults.py --kills 3 --stages "train flow,encode"   # a quick look
     python tools/trials/faults.py --kills 3 --stages none --cases          # only the other faults, of fault_cases.py
 
-Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread. Every second
-kill waits until a checkpoint, a model, a shard or a picture is being written, after a random number of others since the last start;
-the rest come after a random part of the time that the uninterrupted run took. With --cases come the faults of fault_cases.py: signals, kills at
-each file operation, damage, two writers, no space. Writes faults.json and faults.md; exits with 1 if any outcome differs.
+Stages run as `fae` commands in processes of their own, at the size of the tiny presets, on the CPU with one thread.
+Every second kill waits until a checkpoint, a model, a shard or a picture is being written, after a random number of
+others since the last start; the rest come after a random part of the time that the uninterrupted run took. With --cases
+come the faults of fault_cases.py: signals, kills at each file operation, damage, two writers, no space. Writes
+faults.json and faults.md; exits with 1 if any outcome differs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 TRAINING = "--steps 8 --batch-size 4 --device cpu --set training.checkpoint_every=1 --set training.log_every=1"
 # Each stage's command; {d} is the folder with the data and the inputs that earlier stages made, {out} where it writes.
 STAGES = {
-    "train autoencoder": f"train autoencoder --data {{d}}/images --preset feature-decoder-tiny {TRAINING} --out {{out}}",
+    "train autoencoder": f"train autoencoder --data {{d}}/images --preset feature-decoder-tiny "
+    f"{TRAINING} --out {{out}}",
     "train pixel (noise)": "train pixel --stage noise --data {d}/images --autoencoder {d}/train-autoencoder "
     f"--preset pixel-decoder-tiny {TRAINING} --out {{out}}",
     "train pixel (finetune)": "train pixel --stage finetune --data {d}/images --autoencoder {d}/train-autoencoder "
@@ -55,7 +57,8 @@ VARYING = ("state.json", "metrics.jsonl", "config.yaml", "samples.json", "sample
 
 @dataclass
 class Outcome:
-    """What happened to one stage: kills, how many fell into a write, resumptions from saved work, runs that ended and agreed."""
+    """What happened to one stage: kills, how many fell into a write, resumptions from saved work, runs that ended and
+    agreed."""
 
     stage: str
     kills: int = 0
@@ -128,8 +131,8 @@ def torment(stage: str, command: str, kills: int, seconds: float, chance: random
 
 
 def start_and_kill(command: str, folder: Path, out: Path, moment: float) -> bool:
-    """Start or resume, and kill after `moment` seconds or, where it is an int, while something is being written when so many
-    things are saved. True if the stage ended before."""
+    """Start or resume, and kill after `moment` seconds or, where it is an int, while something is being written when so
+    many things are saved. True if the stage ended before."""
     child = start(command, folder, out)
     begun = time.monotonic()
     aimed = isinstance(moment, int)
@@ -165,7 +168,8 @@ def complete(command: str, folder: Path, out: Path) -> float:
 
 
 def start(command: str, folder: Path, out: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """A forked child that runs the `fae` command after `prepare`. Forked, because importing torch would take most of each trial's time."""
+    """A forked child that runs the `fae` command after `prepare`. Forked, because importing torch would take most of
+    each trial's time."""
     words = [word.format(d=folder, out=out) for word in command.split()]
     child = os.fork()
     if child:
@@ -201,7 +205,8 @@ def check(status: int, command: str, killed: bool = False) -> bool:
 
 
 def is_writing(out: Path) -> bool:
-    """Whether a checkpoint, model, shard or picture is half-written: what is not complete yet has a name that begins with a dot."""
+    """Whether a checkpoint, model, shard or picture is half-written: what is not complete yet has a name that begins
+    with a dot."""
     # os.walk and not rglob: a folder may be renamed or rotated away by the stage while it is being looked into.
     return any(
         name.startswith(".")

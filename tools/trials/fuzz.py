@@ -1,11 +1,11 @@
 """Feed damaged files to every reader of foreign data and count what comes back: a result, one clear line, or a defect.
 
     python tools/trials/fuzz.py --inputs 2000 --out runs/fuzz
-    python tools/trials/fuzz.py --commands --cases 3000 --out runs/fuzz      # the same of whole commands: see fuzz_commands.py
+    python tools/trials/fuzz.py --commands --cases 3000 --out runs/fuzz      # whole commands: fuzz_commands.py
 
-The corpus is one small valid file of each kind. Each input is one of them after a few random edits: bytes changed, runs repeated or
-removed, the end cut off, numbers put at their extremes. Anything but a result or an FAEError of one line is a defect, kept in
-the output folder; so is an input that takes longer than --seconds. Exits with 1 if there is one.
+The corpus is one small valid file of each kind. Each input is one of them after a few random edits: bytes changed, runs
+repeated or removed, the end cut off, numbers put at their extremes. Anything but a result or an FAEError of one line is
+a defect, kept in the output folder; so is an input that takes longer than --seconds. Exits with 1 if there is one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How each command is called where everything is right, on inputs as small as the commands take them. For fuzz_commands.py."""
+"""How each command is called where everything is right, on inputs as small as the commands take them. For
+fuzz_commands.py."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ BRIEF = "--set training.checkpoint_every=2 --set training.log_every=1 --device c
 TRAIN = f"--steps 2 --batch-size 2 {BRIEF}"
 SMALL_EVAL = "--extractor efficientnet-lite2@32 --size 32 --no-cache --device cpu --batch-size 4"
 
-# How each command is called where everything is right: {w} has the inputs, {o} is the output. Others are called with what they demand.
+# How each command is called where everything is right: {w} has the inputs, {o} is the output. Others are called with
+# what they demand.
 BASES: dict[str, str] = {
     "crops": "{w}/photos --out {o} --count 2 --size 8",
     "demo": "--data {w}/empty --out {o}",
@@ -57,15 +59,22 @@ RESUMED: dict[str, tuple[str, str]] = {
     "info": ("bundle", "{o}"),
 }
 VALUES = (
-    "", " ", "-1", "0", "1", "2.5", "nan", "inf", "-inf", "1e999", "9" * 25, "9" * 5000, "-9223372036854775809", "abc", "é☃\u202e", "a" * 5000,
-    "x/" * 3000, "{w}/../nowhere", "{w}/nowhere/at/all", "/dev/null", "/dev/zero", "/proc/self/mem", "{w}", "{w}/~", "{w}/pipe", "{w}/photos", "{w}/photos/a/0.png",
-    "{w}/latin1.txt", "{w}/empty", "{w}/deep.json", "{w}/loop", "{w}/dangling", "{w}/vae", "{w}/latents", "{w}/diffusion", "{w}/recipe.yaml",
-    "\udce9", "a\0b", "a\nb", "[1,2]", "{a: 1}", "null", "true", "a=b", "=", "a.b=[", "x=" + "[" * 500, "1,2", "0.5,0.5", "9,8", "1,x", "timm/", "hf/nothing", "timm/nothing",
-    "https://user:secret@127.0.0.1:1/x.tar?sig=secret", "mps", "gpu", "cuda", "cuda:99", "cuda:-1", "XL/2", "Z/0", "random", "pretrained", "float64", "fp16",
-    "A={w}/record.json", "a={w}/vae", "1={w}/photos", "fid,x", "@", "efficientnet-lite2@0", "efficientnet-lite2@99999999",
+    "", " ", "-1", "0", "1", "2.5", "nan", "inf", "-inf", "1e999", "9" * 25, "9" * 5000, "-9223372036854775809",
+    "abc", "é☃\u202e", "a" * 5000,
+    "x/" * 3000, "{w}/../nowhere", "{w}/nowhere/at/all", "/dev/null", "/dev/zero", "/proc/self/mem", "{w}", "{w}/~",
+    "{w}/pipe", "{w}/photos", "{w}/photos/a/0.png",
+    "{w}/latin1.txt", "{w}/empty", "{w}/deep.json", "{w}/loop", "{w}/dangling", "{w}/vae", "{w}/latents",
+    "{w}/diffusion", "{w}/recipe.yaml",
+    "\udce9", "a\0b", "a\nb", "[1,2]", "{a: 1}", "null", "true", "a=b", "=", "a.b=[", "x=" + "[" * 500, "1,2",
+    "0.5,0.5", "9,8", "1,x", "timm/", "hf/nothing", "timm/nothing",
+    "https://user:secret@127.0.0.1:1/x.tar?sig=secret", "mps", "gpu", "cuda", "cuda:99", "cuda:-1", "XL/2", "Z/0",
+    "random", "pretrained", "float64", "fp16",
+    "A={w}/record.json", "a={w}/vae", "1={w}/photos", "fid,x", "@", "efficientnet-lite2@0",
+    "efficientnet-lite2@99999999",
 )  # fmt: skip
 NUMBERS = (
-    "-1", "0", "1", "2", "3", "1.5", "0.3", "-0.0", "1e-30", "1e30", "1e308", "-1e308", "1e999", "nan", "inf", "-inf", "9" * 25, "-" + "9" * 25,
+    "-1", "0", "1", "2", "3", "1.5", "0.3", "-0.0", "1e-30", "1e30", "1e308", "-1e308", "1e999", "nan", "inf", "-inf",
+    "9" * 25, "-" + "9" * 25,
     "9" * 5000, "2147483648", "9223372036854775808", "18446744073709551616", "0x10", "١", " 7", "7 ", "1e3",
 )  # fmt: skip
 

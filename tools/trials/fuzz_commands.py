@@ -1,12 +1,13 @@
-"""Drive every command with wrong options, settings and files, and count what comes back: success, one line, or a defect.
+"""Drive every command with wrong options, settings and files, and count what comes back: success, one line, or a
+defect.
 
     python tools/trials/fuzz.py --commands --cases 3000 --out runs/fuzz
 
-Commands and options are found in the command line itself, so that a new one is covered without a word here; BASES says how a command
-is called where everything is right. A case is such a call with one or two options changed, or with one of the files that it
-reads damaged: cut off, of another type, encoding or size, a pipe, a folder, with single values replaced. A defect is whatever is
-neither success nor one line with status 2: a traceback, a warning instead of an error, more memory than the limit, more time than
-the limit, or an output left behind by a command that was refused.
+Commands and options are found in the command line itself, so that a new one is covered without a word here; BASES says
+how a command is called where everything is right. A case is such a call with one or two options changed, or with one of
+the files that it reads damaged: cut off, of another type, encoding or size, a pipe, a folder, with single values
+replaced. A defect is whatever is neither success nor one line with status 2: a traceback, a warning instead of an
+error, more memory than the limit, more time than the limit, or an output left behind by a command that was refused.
 """
 
 from __future__ import annotations

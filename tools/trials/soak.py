@@ -2,9 +2,9 @@
 
     python tools/trials/soak.py --steps 10000 --out runs/soak
 
-Latents are read from a store on disk, by a loader thread, with checkpoints, metrics and previews as in a long run. Writes soak.json
-with the resident set every hundredth of the run, and exits with 1 if it grew by more than --limit MB between a fifth of the run
-and its end.
+Latents are read from a store on disk, by a loader thread, with checkpoints, metrics and previews as in a long run.
+Writes soak.json with the resident set every hundredth of the run, and exits with 1 if it grew by more than --limit MB
+between a fifth of the run and its end.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def main() -> None:
     }
     (arguments.out / "soak.json").write_text(json.dumps(record) + "\n")
     print(
-        f"{arguments.steps} steps: {settled:.1f} MB after a fifth, {task.resident[-1][1]:.1f} MB at the end ({growth:+.1f})"
+        f"{arguments.steps} steps: {settled:.1f} MB after a fifth, "
+        f"{task.resident[-1][1]:.1f} MB at the end ({growth:+.1f})"
     )
     sys.exit(growth > arguments.limit)
 

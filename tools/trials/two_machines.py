@@ -1,13 +1,15 @@
-"""Launch a run across two machines, on one: each is a network of its own with its own host name, joined by a virtual cable.
+"""Launch a run across two machines, on one: each is a network of its own with its own host name, joined by a virtual
+cable.
 
     python tools/trials/two_machines.py --out runs/two-machines       # some minutes on two cores
 
-The two share processors and disk and nothing else: no loopback, no ports, no shared-memory name. The launch line is the one of
-docs/scaling.md. A small LightningDiT is trained on one machine, on both with DDP and on both with FSDP2; then on both again while
-one loses its power in the middle of the run (every process on it is killed at once), and both are launched anew with --resume.
-Losses must agree with one machine's to 1e-6, the weights after the power cut with those of the undisturbed run to the bit,
-and pictures sampled on both with those of one. Needs Linux, unshare and nsenter (util-linux), ip (iproute2), and leave to make network
-namespaces (root, or user namespaces). Writes two-machines.json; exits with 1 if anything differs.
+The two share processors and disk and nothing else: no loopback, no ports, no shared-memory name. The launch line is the
+one of docs/scaling.md. A small LightningDiT is trained on one machine, on both with DDP and on both with FSDP2; then on
+both again while one loses its power in the middle of the run (every process on it is killed at once), and both are
+launched anew with --resume. Losses must agree with one machine's to 1e-6, the weights after the power cut with those of
+the undisturbed run to the bit, and pictures sampled on both with those of one. Needs Linux, unshare and nsenter
+(util-linux), ip (iproute2), and leave to make network namespaces (root, or user namespaces). Writes two-machines.json;
+exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Unavailable(Exception):
 
 
 class Machines:
-    """Two network namespaces, each held open by a process that sleeps, with an address, a host name and a table of hosts."""
+    """Two network namespaces, each held open by a process that sleeps, with an address, a host name and a table of
+    hosts."""
 
     def __init__(self, holders: list[subprocess.Popen]) -> None:
         self.holders = holders
@@ -86,7 +89,8 @@ def machines(folder: Path) -> Iterator[Machines]:
         _must(made.inside(0, ["sh", "-c", cable]))
         for machine, (name, address) in enumerate(HOSTS.items()):
             setup = (
-                f"ip link set lo up && ip addr add {address}/24 dev cable && ip link set cable up && hostname {name} && "
+                f"ip link set lo up && ip addr add {address}/24 dev cable && ip link set cable up && "
+                f"hostname {name} && "
                 f"mount --bind {table} /etc/hosts"
             )
             _must(made.inside(machine, ["sh", "-c", setup]))
