@@ -1,6 +1,6 @@
 """Kill every stage at random moments, resume it, and compare the outcome with an uninterrupted run, bit for bit.
 
-    python tools/trials/faults.py --kills 20 --cases --out runs/faults     # the tables of docs/reliability.md; half an hour
+    python tools/trials/faults.py --kills 20 --cases --out runs/faults   # tables of docs/reliability.md; half an hour
     python tools/trials/faults.py --kills 3 --stages "train flow,encode"   # a quick look
     python tools/trials/faults.py --kills 3 --stages none --cases          # only the other faults, of fault_cases.py
 
