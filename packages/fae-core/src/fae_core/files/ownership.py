@@ -167,9 +167,10 @@ def require_replaceable(folder: Path, kind: str | None = None, inputs: Iterable[
     """
     found = kind_of(folder)
     if found is None or (kind is not None and found != kind):
+        replaced = f"{kind} folders" if kind else "what FAE made"
         raise FAEError(
-            f"{folder} {_REFUSALS.get(kind or '', 'was not made by FAE')}; --overwrite replaces "
-            f"{f'{kind} folders' if kind else 'what FAE made'} only: give another folder, or move this one away yourself"
+            f"{folder} {_REFUSALS.get(kind or '', 'was not made by FAE')}; --overwrite replaces {replaced} only: "
+            "give another folder, or move this one away yourself"
         )
     own = _marked(folder)[1]
     for path in sorted(folder.iterdir()):
