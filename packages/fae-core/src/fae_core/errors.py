@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line prints them as one line and exits with status 2."""
+"""Errors that a user can correct. The command line prints them as one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _FIELDS = 8  # wrong fields that a message names
-_NAMES = 40  # known ones that a hint lists
+_NAMES = 40  # known names that a hint lists
 
 
 class FAEError(Exception):
-    """A mistake in the input, not in the program: the message says what is wrong and how to mend it."""
+    """A mistake in the input, not in the program: the message says what is wrong and how to correct it."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, or its type where it says nothing."""
+    """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class LatentSpecMismatch(FAEError):
-    """Two parts of a pipeline speak of different latent spaces. `fields` maps each differing field to (wanted, found)."""
+    """Two parts of a pipeline have different latent spaces.
+
+    Args:
+        fields: Each field that differs, with (wanted, found).
+        context: What the message says they belong to.
+    """
 
     def __init__(self, fields: dict[str, tuple[object, object]], context: str = "") -> None:
         self.fields = fields
@@ -33,14 +38,20 @@ class LatentSpecMismatch(FAEError):
 
 
 class UnknownName(FAEError):
-    """A name that is not in a closed list; suggests the nearest ones."""
+    """A name that is not in a closed list; the message suggests the nearest ones.
+
+    Args:
+        kind: What the name is of, such as "preset".
+        name: The name.
+        known: The list.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"unknown {kind} {name[:60]!r}; {nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: the nearest ones, or all."""
+    """A hint for a name that is not known: the nearest known names, or all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name[:60], known, n=3, cutoff=0.4)
     if near:
@@ -50,33 +61,49 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def require_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
-    """Raise UnknownName for the first of the names that is not known."""
+    """Raise UnknownName for the first name that is not known.
+
+    Args:
+        kind: What the names are of, such as "metric".
+        names: The names.
+        known: The closed list.
+    """
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise UnknownName(kind, unknown, known)
 
 
 class DataError(FAEError):
-    """Images, labels or latents that cannot be read or do not fit together."""
+    """Images, labels or latents that cannot be read or do not match."""
 
 
 class InvalidFile(FAEError):
-    """A file or folder (a model, a checkpoint, a record) that is missing, damaged, or belongs to something else."""
+    """A file or folder (a model, a checkpoint, a record) that is missing, damaged, or of another kind."""
 
 
 class InvalidSettings(InvalidFile):
-    """Settings, out of a file, a preset or --set, that name no field, or give one a value that it cannot have."""
+    """Settings, from a file, a preset or --set, with an unknown name or a value out of range."""
 
 
 class MissingPackage(FAEError):
-    """An optional package that this call needs."""
+    """An optional package that is not installed.
+
+    Args:
+        what: What needs it.
+        install: The requirement to give to pip.
+    """
 
     def __init__(self, what: str, install: str) -> None:
         super().__init__(f"{what} needs a package that is not installed: pip install {install}")
 
 
 class OutputExists(FAEError):
-    """An output folder that is not empty."""
+    """An output folder that is not empty.
+
+    Args:
+        folder: Its path.
+        resumable: Whether the message suggests --resume.
+    """
 
     def __init__(self, folder: object, resumable: bool = False) -> None:
         super().__init__(
@@ -85,14 +112,25 @@ class OutputExists(FAEError):
 
 
 class FolderInUse(FAEError):
-    """An output folder that another process is writing to."""
+    """An output folder that another process is writing.
+
+    Args:
+        folder: Its path.
+        holder: The process, in words.
+    """
 
     def __init__(self, folder: object, holder: str) -> None:
         super().__init__(f"{folder} is in use by {holder}; wait until it has ended, or give another --out")
 
 
 class Interrupted(FAEError):
-    """Work that a signal asked to stop, and that stopped in order. The command line exits with the signal's own status."""
+    """Work that stopped cleanly after a signal. The command line exits with 128 plus the signal's number.
+
+    Args:
+        done: What was finished.
+        signal: The signal's number.
+        command: The command that continues.
+    """
 
     def __init__(self, done: str, signal: int, command: str) -> None:
         super().__init__(f"{done}; go on with: {command}")
@@ -100,9 +138,11 @@ class Interrupted(FAEError):
 
 
 def field_reasons(errors: Sequence[Mapping[str, Any]], owner: type) -> str:
-    """Pydantic's findings (`ValidationError.errors()`) on one line: each wrong field of `owner` and why.
+    """Pydantic's findings on one line: each wrong field and why; an unknown name with the nearest known ones.
 
-    A name that is not known, at whatever depth, comes with the nearest ones that are.
+    Args:
+        errors: `ValidationError.errors()`.
+        owner: The class whose fields were validated.
     """
     listed = [
         f"{'.'.join(map(str, error['loc'])) or 'as a whole'}: {_finding(error, owner)}" for error in errors[:_FIELDS]
@@ -117,17 +157,19 @@ def is_unknown_name(finding: Mapping[str, Any]) -> bool:
 
 
 def _finding(found: Mapping[str, Any], owner: type) -> str:
+    """One finding in words."""
     if not is_unknown_name(found):
         return found["msg"]
     *path, name = found["loc"]
     owners = [owner]
-    for part in path:  # numbers and names of a union's members lead to no other class
+    for part in path:  # indices and names of a union's members are not fields
         inner = [_fields(one)[part] for one in owners if part in _fields(one)]
         owners = [one for annotation in inner for one in _classes(annotation)] if inner else owners
     return f"{found['msg']}; {nearest(str(name), {known for one in owners for known in _fields(one)})}"
 
 
 def _fields(owner: type) -> dict[Any, Any]:
+    """Annotations of a class's fields by name."""
     found = getattr(owner, "model_fields", None) or getattr(owner, "__pydantic_fields__", {})
     return {name: field.annotation for name, field in found.items()}
 
@@ -140,10 +182,10 @@ def _classes(annotation: Any) -> list[type]:
 
 
 def _short(value: object) -> str:
+    """A value in few words, for an error message."""
     if isinstance(value, tuple) and len(value) > 4:
-        return (
-            f"({', '.join(f'{v:.4g}' if isinstance(v, float) else str(v) for v in value[:3])}, ... {len(value)} values)"
-        )
+        first = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in value[:3])
+        return f"({first}, ... {len(value)} values)"
     if isinstance(value, str) and len(value) > 24:
         return repr(value[:21] + "...")
     return repr(value)

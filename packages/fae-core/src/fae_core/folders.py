@@ -1,7 +1,7 @@
-"""Every name on disk: what stands in a model, a run, a bundle, a latent store, a folder of samples, an experiment.
+"""Every name on disk: the files of a model, a run, a bundle, a latent store, a folder of samples, an experiment.
 
-docs/architecture.md shows the same as trees. Nothing else in the packages spells these names; files/ownership.py tells from them
-which folders are FAE's own.
+docs/architecture.md shows the same as trees. The packages write these names nowhere else; files/ownership.py recognises
+by them the folders that FAE made.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PIXEL_DECODER = "pixel_decoder"
 
 # A training run
 RUN_CONFIG = "config.yaml"
-RUN_IDENTITY = "identity"  # the section of it that says by content what the run learns from
-RUN_ARGUMENTS = "arguments"  # the words of the command that trains it
+RUN_IDENTITY = "identity"  # a section of config.yaml: hashes of the data and models that the run reads
+RUN_ARGUMENTS = "arguments"  # a section of config.yaml: the words of the training command
 RUN_METRICS = "metrics.jsonl"
 RUN_CHECKPOINTS = "checkpoints"
 RUN_MODEL = "model"
@@ -35,7 +35,7 @@ STORE_INDEX = "index.json"
 STORE_LABELS = "labels.npy"
 STORE_SKIPPED = "skipped.txt"
 STORE_PROGRESS = ".progress"
-STORE_PLAN = "plan.json"  # in .progress, while it is being written
+STORE_PLAN = "plan.json"  # in .progress, while the store is being written
 
 # A cache of text embeddings
 CACHE_INDEX = "index.json"
@@ -53,11 +53,11 @@ PAIRS = "pairs.png"
 RESULTS = "results"
 REPORT = "report.html"
 
-# An experiment that `fae run` made
+# An experiment of `fae run`
 RECIPE_STEPS = "steps.json"
 RECIPE_LOGS = "logs"
 
-# Beside other people's images
+# In folders of images
 IMAGE_CLASSES = "classes.json"
 IMAGE_LABELS = "labels.json"
 IMAGE_METADATA = "metadata.jsonl"
@@ -67,24 +67,24 @@ REFERENCE = "reference.npz"
 
 
 def checkpoint(step: int) -> str:
-    """The folder, in a run's checkpoints, of the one after `step` updates."""
+    """The folder, in a run's checkpoints, of the checkpoint after `step` updates."""
     return f"step-{step:08d}"
 
 
 def checkpoint_step(name: str) -> int | None:
-    """The step of a checkpoint's folder; None for any other name."""
+    """The step of a checkpoint by its folder's name; None for any other name."""
     digits = name.removeprefix("step-")
     is_number = name != digits and digits.isdecimal() and digits.isascii()
     return int(digits) if is_number and checkpoint(int(digits)) == name else None
 
 
 def preview_image(step: int) -> str:
-    """The picture, in a run's samples, that was drawn after `step` updates."""
+    """The preview image, in a run's samples, after `step` updates."""
     return f"step-{step:08d}.png"
 
 
 def store_shard(shard: int) -> str:
-    """A latent store's file of that number."""
+    """The file of a latent store's shard, by its number."""
     return f"shard-{shard:06d}.safetensors"
 
 

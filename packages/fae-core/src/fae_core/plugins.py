@@ -1,4 +1,4 @@
-"""What the installed packages offer, by entry-point group; loaded only when asked for."""
+"""Entry points of the installed packages, by group; objects are loaded only on request."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import tomllib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-# The packages of this repository, for source trees on PYTHONPATH that were never installed.
+# The packages of this repository, for source trees on PYTHONPATH that are not installed.
 _OWN_PACKAGES = ("fae_core", "fae_encoder", "fae_decoders", "fae_diffusion", "fae_flow", "fae_eval")
 
 
 @functools.cache
 def load_plugins(group: str) -> dict[str, EntryPoint]:
-    """Entry points of `group` by name. Falls back to the pyproject.toml beside an uninstalled source tree."""
+    """Entry points of a group by name; those of source trees that are not installed come from pyproject.toml."""
     found = {point.name: point for point in _source_tree_points(group)}
     found.update({point.name: point for point in entry_points(group=group)})
     return found
 
 
 def is_missing_own_package(module: object) -> bool:
-    """Whether this is a package of this repository that is not installed."""
+    """Whether a name is that of a package of this repository that is not installed."""
     return module in _OWN_PACKAGES and importlib.util.find_spec(str(module)) is None
 
 
 def own_versions() -> dict[str, str]:
-    """The versions of this repository's packages that are there, without importing them."""
+    """The versions of this repository's packages that are present, without importing them."""
     versions = {}
     for package in _OWN_PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -38,6 +38,7 @@ def own_versions() -> dict[str, str]:
 
 
 def _source_tree_points(group: str) -> list[EntryPoint]:
+    """Entry points that source trees declare in their pyproject.toml."""
     points = []
     for package in _OWN_PACKAGES:
         spec = importlib.util.find_spec(package)

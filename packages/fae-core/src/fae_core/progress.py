@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, an occasional line elsewhere, nothing on processes that are not the first."""
+"""Progress of long work: a bar on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ _LINE_SECONDS = 20.0  # how often a log file gets a line
 
 
 class Bar:
-    """Work that advances; `note` shows a short text beside it."""
+    """A display of progress; this one shows nothing."""
 
     def advance(self, count: int = 1) -> None:
-        return None
+        """Count further units as done."""
 
     def note(self, text: str) -> None:
-        return None
+        """Show a short text beside the count."""
 
 
 @contextmanager
 def progress(total: int, description: str, done: int = 0, enabled: bool = True) -> Iterator[Bar]:
-    """A Bar for `total` units of which `done` lie behind us. Writes to standard error."""
+    """A Bar that writes to standard error.
+
+    Args:
+        total: Units of work.
+        description: What the work is.
+        done: Units that are done already.
+        enabled: Show it; False on processes that are not the first.
+    """
     if not enabled:
         yield Bar()
     elif sys.stderr.isatty():
@@ -87,7 +94,7 @@ class _LineBar(Bar):
     def _line(self) -> None:
         self.last = time.monotonic()
         note = f", {self.text}" if self.text else ""
-        print(  # noqa: T201 - the progress of a command is for the person who runs it
+        print(  # noqa: T201 - the output of a command
             f"{self.description}: {self.done}/{self.total}, {self.last - self.started:.0f} s{note}",
             file=sys.stderr,
             flush=True,

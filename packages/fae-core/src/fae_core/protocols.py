@@ -1,6 +1,7 @@
 """The protocols that make packages interchangeable.
 
-A Generator makes latents; a Tokenizer turns images into latents and back; a Decoder is its way back alone.
+A Generator makes latents. A Tokenizer turns images into latents, and back where it can; a Decoder only turns latents
+into images.
 """
 
 from __future__ import annotations
@@ -18,41 +19,51 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Generator(Protocol):
-    """Anything that learns and samples latents of one LatentSpec. Latents are normalised, (B, C, h, w).
-
-    `condition` is what the model was built for: class labels (B,) int64, or text (see the package).
-    """
+    """A model that learns and samples latents of one LatentSpec. Latents are normalised, (B, C, h, w)."""
 
     spec: LatentSpec
 
     def loss(self, z: Tensor, condition: Any, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
-        """Scalars to log, means over the batch; "loss" is the one to minimise. `random` fixes every draw."""
+        """The training loss of a batch.
+
+        Args:
+            z: Normalised latents (B, C, h, w).
+            condition: What the model was built for: class labels (B,) int64, or text (see the package).
+            random: Fixes every draw.
+
+        Returns:
+            Scalars to log, means over the batch; "loss" is the one to minimise.
+        """
         ...
 
     def sample(
         self, condition: Any, *, noise: Tensor | None = None, random: SlotRandom | None = None, **options: Any
     ) -> Tensor:
-        """Latents (B, C, h, w), one per condition. `noise` is the starting point; without it `random` draws one.
+        """Normalised latents (B, C, h, w), one per condition.
 
-        options: named and annotated parameters, or fields of the class attribute `sample_config`; see `fae_core.models.draw`.
+        Args:
+            condition: As in `loss`.
+            noise: The starting point (B, C, h, w); None draws one from `random`.
+            random: Fixes every draw.
+            options: Annotated parameters, or fields of the class's `sample_config` (see `fae_core.models.draw`).
         """
         ...
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Images to latents; those that can also decode have `decode`. Images are (B, 3, H, W) in [0, 1]."""
+    """A model that turns images (B, 3, H, W) in [0, 1] into latents; one that can also decode has `decode`."""
 
     spec: LatentSpec
 
     def encode(self, images: Tensor) -> Tensor:
-        """Normalised latents (B, C, h, w)."""
+        """Normalised latents (B, C, h, w) of images (B, 3, H, W) in [0, 1]."""
         ...
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What sampling needs of a tokenizer."""
+    """The part of a tokenizer that sampling needs."""
 
     spec: LatentSpec
 
@@ -66,13 +77,13 @@ class PosteriorTokenizer(Tokenizer, Protocol):
     """A tokenizer whose latents have a distribution."""
 
     def posterior(self, images: Tensor) -> Any:
-        """Of images (B, 3, H, W): `mean` and `logvar` (B, C, h, w), not normalised, and `sample(random)`."""
+        """The distribution of images (B, 3, H, W): `mean` and `logvar` (B, C, h, w), raw, and `sample(random)`."""
         ...
 
 
 @runtime_checkable
 class FeatureEncoder(Protocol):
-    """What makes features of images; an FAE's `encoder` is one."""
+    """A model that turns images into features; an FAE's `encoder` is one."""
 
     def features(self, images: Tensor) -> Tensor:
         """Tokens (B, N, D) of images (B, 3, H, W) in [0, 1]."""
@@ -85,17 +96,25 @@ def encoder_of(tokenizer: Any) -> Any:
 
 
 def read_size(tokenizer: Any) -> tuple[int, int]:
-    """(height, width) at which to read images for a tokenizer: its own `read_size`, else the size its latents stand for."""
+    """(height, width) of the images that a tokenizer takes: its own `read_size`, else its spec's `image_shape`."""
     return getattr(encoder_of(tokenizer), "read_size", tokenizer.spec.image_shape)
 
 
 def can_decode(tokenizer: Any) -> bool:
-    """Whether a tokenizer turns latents into images. One that has `decode` and lacks a part it needs says so: `can_decode`."""
+    """Whether a tokenizer turns latents into images.
+
+    A tokenizer with a `decode` that needs a part which may be missing says so by its property `can_decode`.
+    """
     return isinstance(tokenizer, Decoder) and getattr(tokenizer, "can_decode", True)
 
 
 def require_decoder(tokenizer: Any, name: object) -> None:
-    """Raise FAEError, which calls the tokenizer `name`, unless it can decode."""
+    """Raise FAEError unless a tokenizer can decode.
+
+    Args:
+        tokenizer: Any model.
+        name: What the error message calls it, such as its path.
+    """
     if not can_decode(tokenizer):
         raise FAEError(f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder")
 

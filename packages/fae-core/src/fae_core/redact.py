@@ -1,6 +1,6 @@
-"""Keeping secrets out of what is written down and printed: records, logs, error lines, provenance.
+"""Removing secrets from text that is stored or printed: records, logs, error messages, provenance.
 
-`fae_core.files.write_json` is what records go through, `RedactedStream` what a command prints through.
+Records are written by `fae_core.files.write_json`, the output of commands through `RedactedStream`; both use this.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import re
 from typing import Any, TextIO
 
 _HIDDEN = "***"
-# Where words may start; a search that starts at every letter of a long one would take its square.
+# Where a word may start; a search that starts at every letter of a long word would take quadratic time.
 _START = r"(?<![\w.+%~-])"
-# What stands before an @ is a password up to the last one, even where it holds slashes: a colon that no port follows says so.
+# After a colon without a port, all text up to the last @ is a password, slashes included.
 _ADDRESS = re.compile(
     _START + r"(?P<scheme>[a-zA-Z][\w+.-]*://)"
     r"(?P<user>[^\s/@:'\"]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@|[^\s/?#'\"]*@)?"
@@ -21,25 +21,28 @@ _ADDRESS = re.compile(
 _USER = re.compile(_START + r"(?P<user>[\w.%+~-]+:)(?!//)[^\s/'\"]+@(?=[\w\[])(?!\d+(?![\w.:-]))")
 _SETTING = re.compile(r"(?<![\w.-])(?P<name>[\w.-]{1,80})(?P<sign>=)(?P<value>[^\s&'\"]+|'[^']*'|\"[^\"]*\")")
 _NAMED = re.compile(
-    r"(?i)(?<![a-z0-9])(?P<name>(?:proxy-)?authorization|x-[a-z-]*(?:token|key)|passw(?:or)?d|passphrase|secret[\w-]*|api[_-]?key|"
-    r"access[_-]?key(?:[_-]?id)?)(?P<sign>['\"]?\s*:\s*['\"]?)(?:(?P<kind>bearer|basic|token|digest)\s+)?[^\s'\"]+"
+    r"(?i)(?<![a-z0-9])(?P<name>(?:proxy-)?authorization|x-[a-z-]*(?:token|key)|passw(?:or)?d|passphrase|secret[\w-]*|"
+    r"api[_-]?key|access[_-]?key(?:[_-]?id)?)"
+    r"(?P<sign>['\"]?\s*:\s*['\"]?)(?:(?P<kind>bearer|basic|token|digest)\s+)?[^\s'\"]+"
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)(?=[\w.~+/-]*\d)[\w.~+/-]{16,}=*")
 _TOKENS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?P<prefix>hf_|api_org_|gh[oprsu]_|github_pat_|glpat-|sk-|AIza|xox[abprs]-|AKIA|ASIA)[\w-]{16,}"
     r"|(?P<web>eyJ)[\w-]{8,}\.[\w-]+\.[\w-]*)"
 )
-# A token of a transformer is none.
+# Names of a transformer's tokens, such as class_token, are no secrets.
 _SECRET_NAME = re.compile(
-    r"(?i)(?:(?<!class[._-])(?<!cls[._-])(?<!(?:pad|eos|bos|unk|sep)[._-])(?<!(?:text|mask|null)[._-])(?<!image[._-])token|secret|passw(?:or)?d|passphrase|pwd|signature|credentials?|cookie|(?:^|[._-])(?:sig|auth|sas)|"
+    r"(?i)(?:(?<!class[._-])(?<!cls[._-])(?<!(?:pad|eos|bos|unk|sep)[._-])(?<!(?:text|mask|null)[._-])(?<!image[._-])"
+    r"token|secret|passw(?:or)?d|passphrase|pwd|signature|credentials?|cookie|(?:^|[._-])(?:sig|auth|sas)|"
     r"(?:api|access|secret|session|account|private|encryption)[._-]?key(?:[._-]?id)?|authorization)$"
 )
 
 
 def redact(text: str) -> str:
-    """`text` with passwords, tokens, keys and signatures replaced by ***: the user part and the query of every address,
-    `user:password@host` without a scheme, what is given to a name such as token= or Authorization:, and words that look like
-    the tokens of known services.
+    """The text with passwords, tokens, keys and signatures replaced by ***.
+
+    These are the user part and the query of every address, `user:password@host` without a scheme, the value after a
+    name such as token= or Authorization:, and words that look like tokens of known services.
     """
     if "://" in text:
         text = _ADDRESS.sub(_bare, text)
@@ -54,7 +57,7 @@ def redact(text: str) -> str:
 
 
 def redact_values(value: Any) -> Any:
-    """The same for every string inside mappings and lists, and for what stands under the name of a secret."""
+    """`redact` for every string inside mappings and lists; strings under the name of a secret are replaced whole."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -65,7 +68,11 @@ def redact_values(value: Any) -> Any:
 
 
 class RedactedStream:
-    """A text stream that writes what `redact` leaves, and characters that its encoding lacks as \\u escapes."""
+    """A text stream that redacts what it writes, with characters that its encoding lacks as \\u escapes.
+
+    Args:
+        stream: The stream that it writes to.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -90,7 +97,7 @@ def _redacted_key(key: Any) -> Any:
 def _redacted_item(key: Any, item: Any) -> Any:
     hide = isinstance(key, str) and isinstance(item, str) and item and _SECRET_NAME.search(key)
     if hide and re.search(r"(?i)[a-z][._-]token$", key) and item.isalpha() and len(item) < 16:
-        hide = False  # a word, such as the kind of token that a network pools by
+        hide = False  # a word, such as the kind of token that a network pools
     return _HIDDEN if hide else redact_values(item)
 
 

@@ -1,7 +1,7 @@
 """LatentSpec: what a latent space is, so that encoders, generators and decoders can be swapped and never mixed up.
 
-Whoever makes latents publishes a spec with them; whoever consumes latents keeps the spec it was made for and calls
-`require` on what it is given. Arrays are (..., C, h, w).
+Code that makes latents publishes a spec with them. Code that reads latents keeps the spec it was made for and calls
+`require` on the spec it is given. Arrays are (..., C, h, w).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, field_reasons
@@ -20,6 +20,7 @@ from fae_core.folders import LATENT_SPEC
 from fae_core.redact import redact
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 FORMAT_VERSION = 1
@@ -31,14 +32,20 @@ _FP32_MAX, _FP32_TINY = 3.4e38, 1.2e-38
 class LatentSpec:
     """An immutable description of a latent space.
 
-    channels, height, width: shape of one latent, C x h x w.
-    image_size: pixels of the images that it stands for, one number or (height, width).
-    backbone: the frozen encoder, as `create_backbone` names it.
-    mean, std: per-channel statistics, C numbers each; None means 0 and 1. `normalize` uses them.
-    fingerprint: hash of the weights (backbone, feature normalisation, adapter) that produce the latents.
-    adapter: what stands between the backbone and the latent.
+    Args:
+        channels: C of a latent (C, h, w).
+        height: h of a latent.
+        width: w of a latent.
+        image_size: Pixels of the images that a latent stands for, one number or (height, width).
+        backbone: The frozen encoder, as `create_backbone` names it.
+        mean: Per-channel mean for `normalize`, C numbers; None means 0.
+        std: Per-channel standard deviation for `normalize`, C numbers; None means 1.
+        fingerprint: Hash of the weights (backbone, feature normalisation, adapter) that produce the latents.
+        adapter: The network between the backbone and the latent.
+        format_version: Of latent_spec.json.
 
-    Raises ValueError (pydantic's) where a field is out of range or the statistics do not match the channels.
+    Raises:
+        ValueError: pydantic's, where a field is out of range or the statistics do not match the channels.
     """
 
     channels: int
@@ -46,8 +53,9 @@ class LatentSpec:
     width: int
     image_size: int | tuple[int, int]
     backbone: str
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    # `_as_floats` puts C numbers in the place of None.
+    mean: tuple[float, ...] = Field(default=None, validate_default=True)  # pyright: ignore[reportAssignmentType]
+    std: tuple[float, ...] = Field(default=None, validate_default=True)  # pyright: ignore[reportAssignmentType]
     fingerprint: str = ""
     adapter: str = ""
     format_version: int = FORMAT_VERSION
@@ -74,7 +82,9 @@ class LatentSpec:
 
     @field_validator("mean", "std", mode="before")
     @classmethod
-    def _as_floats(cls, value: Any) -> Any:
+    def _as_floats(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None:
+            return (0.0 if info.field_name == "mean" else 1.0,) * info.data.get("channels", 0)
         if hasattr(value, "tolist"):
             value = value.tolist()
         return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
@@ -88,11 +98,9 @@ class LatentSpec:
 
     @model_validator(mode="after")
     def _statistics(self) -> LatentSpec:
-        for name, default in (("mean", 0.0), ("std", 1.0)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, (default,) * self.channels)
-            if len(getattr(self, name)) != self.channels:
-                raise ValueError(f"{name} has {len(getattr(self, name))} values for {self.channels} channels")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
         # Within fp32, in which they are used: a smaller std would be 0 there, a larger mean infinite.
         if not all(abs(v) <= _FP32_MAX for v in (*self.mean, *self.std)) or min(self.std) < _FP32_TINY:
             raise ValueError("mean must be finite and std finite and positive, in single precision")
@@ -113,18 +121,38 @@ class LatentSpec:
         """Whether statistics other than 0 and 1 are set."""
         return any(m != 0.0 for m in self.mean) or any(s != 1.0 for s in self.std)
 
+    def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """mean and std as fp32 tensors (C, 1, 1) on a device, the CPU by default."""
+        import torch
+
+        mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device=device or "cpu")[:, :, None, None]
+        return mean, std
+
     def normalize(self, z: Tensor) -> Tensor:
-        """(z - mean) / std per channel, computed in fp32, returned in z's dtype. z: (..., C, h, w)."""
+        """(z - mean) / std per channel of latents (..., C, h, w), computed in fp32, returned in z's dtype.
+
+        Raises FAEError where z has another number of channels.
+        """
+        import torch
+
         mean, std = self._statistics_for(z)
-        return ((z.float() - mean) / std).to(z.dtype)
+        return normalize_(z.to(torch.float32, copy=True), mean, std).to(z.dtype)
 
     def denormalize(self, z: Tensor) -> Tensor:
-        """The inverse of `normalize`: z * std + mean."""
+        """z * std + mean per channel, the inverse of `normalize`; raises as it does."""
         mean, std = self._statistics_for(z)
         return (z.float() * std + mean).to(z.dtype)
 
     def with_statistics(self, mean: Any, std: Any) -> LatentSpec:
-        """The same space with other per-channel statistics. Raises FAEError where these are no finite numbers, C of each."""
+        """The same space with other per-channel statistics.
+
+        Args:
+            mean: C numbers, as a sequence, array or tensor.
+            std: C positive numbers, likewise.
+
+        Raises:
+            FAEError: Where these are not C finite numbers each.
+        """
         try:
             return dataclasses.replace(self, mean=mean, std=std)
         except ValidationError as error:
@@ -133,7 +161,16 @@ class LatentSpec:
             ) from None
 
     def require(self, other: LatentSpec, *, ignore: Sequence[str] = (), context: str = "") -> None:
-        """Raise LatentSpecMismatch naming every field of `other` that differs from what this spec wants."""
+        """Raise unless another spec describes the same space.
+
+        Args:
+            other: The spec to compare.
+            ignore: Names of fields that may differ.
+            context: What the error message says the spec belongs to.
+
+        Raises:
+            LatentSpecMismatch: Names every field that differs.
+        """
         fields = {
             field.name: (getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
@@ -148,11 +185,20 @@ class LatentSpec:
             raise FAEError(f"expected latents of shape (B, {', '.join(map(str, self.shape))}), got {tuple(z.shape)}")
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as latent_spec.json holds them."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any], where: str = "latent spec") -> LatentSpec:
-        """Raises InvalidFile, one line, where a field is missing, unknown or out of range."""
+        """The spec of stored fields.
+
+        Args:
+            fields: As `to_dict` gives them.
+            where: What the error message calls their source.
+
+        Raises:
+            InvalidFile: Where a field is missing, unknown or out of range.
+        """
         try:
             return TypeAdapter(cls).validate_python(fields)
         except ValidationError as error:
@@ -167,15 +213,17 @@ class LatentSpec:
 
     @classmethod
     def load(cls, folder: str | Path) -> LatentSpec:
-        """Read latent_spec.json from `folder` (or the file itself)."""
+        """Read latent_spec.json from `folder` (or the file itself); raises InvalidFile as `from_dict` does."""
         path = Path(folder)
         path = path / LATENT_SPEC if path.is_dir() else path
         return cls.from_dict(read_json(path, max_bytes=_MAX_BYTES), where=str(path))
 
     def _statistics_for(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
-
         if z.ndim < 3 or z.shape[-3] != self.channels:
             raise FAEError(f"expected latents of shape (..., {self.channels}, h, w), got {tuple(z.shape)}")
-        view = (self.channels, 1, 1)
-        return tuple(torch.tensor(v, dtype=torch.float32, device=z.device).view(view) for v in (self.mean, self.std))
+        return self.statistics(z.device)
+
+
+def normalize_(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """`LatentSpec.normalize` in place, with the spec's `statistics` at hand. z: fp32 latents (..., C, h, w)."""
+    return z.sub_(mean).div_(std)

@@ -1,4 +1,4 @@
-"""What a bundle says about itself: how its parts were trained, what was measured, how to use it. No path of anybody's machine."""
+"""The card of a bundle: how its parts were trained, what was measured, how to use it. Local paths are removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from fae_core.errors import InvalidFile
 from fae_core.files import read_json, read_yaml
-from fae_core.folders import BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CONFIG
+from fae_core.folders import BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CHECKPOINTS, RUN_CONFIG
 from fae_core.redact import redact
 
 _CLASSES = 20  # names that a card lists
@@ -18,10 +18,14 @@ _DIRECTORIES = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",;)]+/)*")
 
 
 def training_history(source: str | Path) -> list[dict[str, Any]]:
-    """The commands that made a run's model, first to last: itself and the runs that it started from, as far as they are there.
+    """The commands that trained a run's model, first to last: those of the runs that it started from, then its own.
 
-    Each has command, data, seed, steps, batch_size and, where a checkpoint is left, seconds, device and torch. Empty for what
-    is no run folder.
+    Args:
+        source: A run, its model, or one of its checkpoints; the history of any other folder is empty.
+
+    Returns:
+        Per run that still exists: command, data, seed, steps, batch_size; if a checkpoint is left, also seconds,
+        device, threads and torch.
     """
     found: dict[Path, dict[str, Any]] = {}
     _collect(Path(source), found)
@@ -29,7 +33,7 @@ def training_history(source: str | Path) -> list[dict[str, Any]]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Title, table, notes, command, date and device of a record that `fae eval` wrote; raises InvalidFile for another file."""
+    """Title, table, notes, command, date and device of a record of `fae eval`; raises InvalidFile for another file."""
     record = read_json(path)
     table = record.get("table")
     if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in ("columns", "rows")):
@@ -41,7 +45,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def public(value: Any) -> Any:
-    """The same without secrets and without the directories of absolute paths, in every string inside."""
+    """A value with secrets and the directories of absolute paths removed from every string inside."""
     if isinstance(value, str):
         return _DIRECTORIES.sub("", redact(value))
     if isinstance(value, dict):
@@ -50,7 +54,12 @@ def public(value: Any) -> Any:
 
 
 def write_card(record: dict[str, Any], name: str) -> str:
-    """README.md of a bundle, as the hub expects it."""
+    """The text of a bundle's README.md, in the hub's format.
+
+    Args:
+        record: The content of bundle.json.
+        name: Of the bundle.
+    """
     lines = ["---", "library_name: fae", "tags:", "- fae", "- bundle", f"- {record['generator']['type']}", "---", ""]
     lines += [f"# {name}", "", record["description"], "", f"    fae sample --model {name} --out SAMPLES", ""]
     lines += ["| part | type | package | parameters |", "|---|---|---|---|"]
@@ -75,6 +84,7 @@ def write_card(record: dict[str, Any], name: str) -> str:
 
 
 def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
+    """Add the facts of a run to `found`, after those of the runs that it started from."""
     is_checkpoint = (source / CHECKPOINT_STATE).is_file()  # RUN/checkpoints/step-...
     places = (source.parent.parent,) if is_checkpoint else (source, source.parent)
     run = next((folder for folder in places if (folder / RUN_CONFIG).is_file()), None)
@@ -84,17 +94,17 @@ def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
     for key in _EARLIER:
         if isinstance(settings.get(key), str):
             _collect(Path(settings[key]), found)
-    training = settings.get("training") if isinstance(settings.get("training"), dict) else {}
+    training = settings.get("training")
+    training = training if isinstance(training, dict) else {}
     facts = {key: settings[key] for key in ("command", "data") if key in settings}
     facts |= {key: training[key] for key in ("seed", "steps", "batch_size") if key in training}
-    states = (
-        [source / CHECKPOINT_STATE] if is_checkpoint else sorted(run.glob(f"checkpoints/step-*/{CHECKPOINT_STATE}"))
-    )
+    left = sorted(run.glob(f"{RUN_CHECKPOINTS}/step-*/{CHECKPOINT_STATE}"))
+    states = [source / CHECKPOINT_STATE] if is_checkpoint else left
     found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})
 
 
 def _facts_of(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint's state says of the training up to it."""
+    """Steps, seconds and machine of the training up to a checkpoint."""
     state = read_json(checkpoint)
     seconds = {"seconds": round(state["seconds"])} if isinstance(state.get("seconds"), int | float) else {}
     steps = {"steps": state["step"]} if isinstance(state.get("step"), int) else {}
@@ -102,6 +112,7 @@ def _facts_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def _table(result: dict[str, Any]) -> list[str]:
+    """Lines of Markdown for the results of one evaluation."""
     columns: Sequence[Any] = result["table"]["columns"]
     lines = [f"## {result['title']}", "", f"| {' | '.join(map(str, columns))} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in result["table"]["rows"]]

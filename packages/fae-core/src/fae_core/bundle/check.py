@@ -1,4 +1,4 @@
-"""Is a bundle fit to be carried by a package? Small, safetensors only, whole, of one latent space, with a card."""
+"""Whether a package may carry a bundle: it is small, safetensors only, whole, of one latent space, and has a card."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, README
 from fae_core.models.bundles import OTHERS, bundle_part, read_bundle
 from fae_core.spec import LatentSpec
 
-MEGABYTES = 32  # of one bundle, so that a wheel stays quick to fetch
+MEGABYTES = 32  # of one bundle, so that a wheel stays quick to download
 SUFFIXES = (".safetensors", ".json", ".md", ".png")
 
 
 def check_bundle(folder: Path) -> Iterator[str]:
-    """What is wrong with the bundle in a folder, a line each."""
+    """The faults of the bundle in a folder, one line each."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6
     if size > MEGABYTES:
@@ -42,12 +42,12 @@ def check_bundle(folder: Path) -> Iterator[str]:
         if name in listed:
             if sha256_file(path) != listed[name]:
                 yield f"bundle {folder.name}: {name} is not the file that its record lists"
-        elif name != BUNDLE_RECORD and (
-            OTHERS in record or path.suffix == ".safetensors"
-        ):  # earlier versions listed weights alone
+        # Earlier versions listed weights alone.
+        elif name != BUNDLE_RECORD and (OTHERS in record or path.suffix == ".safetensors"):
             yield f"bundle {folder.name}: {name} is not in its record"
 
 
 def _require_one_space(folder: Path) -> None:
+    """Raise LatentSpecMismatch unless tokenizer and generator have the same latent space."""
     tokenizer, generator = (LatentSpec.load(folder / part) for part in BUNDLE_PARTS)
     tokenizer.require(generator, context="tokenizer and generator")

@@ -1,4 +1,4 @@
-"""Making a bundle: a trained tokenizer and a generator of its latents, rounded, stored, and loaded once more to be sure."""
+"""Making a bundle of a trained tokenizer and a generator of its latents: rounded, stored, and loaded as a check."""
 
 from __future__ import annotations
 
@@ -35,15 +35,29 @@ def make_bundle(
     results: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write the bundle of a tokenizer and a generator (run folders, model folders or hub names), whole or not at all.
+    """Write the bundle of a tokenizer and a generator, whole or not at all.
 
-    dtype: float16, bfloat16 or float32, of the stored weights. Rounding changes the tokenizer's fingerprint, so that latents
-    encoded before belong to the tokenizer that was given, and those of the bundle to the bundle; its per-channel statistics
-    stay those that the generator was trained with. A backbone whose weights lie inside the encoder is not rounded: decoders
-    know its features by their hash.
-    results: records of `fae eval`, whose tables go into the card.
+    Rounding changes the tokenizer's fingerprint: latents that were encoded before belong to the given tokenizer, and
+    those that the bundle encodes to the bundle. The per-channel statistics stay those that the generator was trained
+    with. A backbone whose weights are stored in the encoder is not rounded: decoders identify its features by a hash.
 
-    Raises LatentSpecMismatch where the generator was made for other latents, OutputExists, FAEError.
+    Args:
+        tokenizer: A run folder, a model folder or a hub repository.
+        generator: Likewise.
+        out: The folder to make.
+        dtype: Of the stored weights: float16, bfloat16 or float32.
+        description: One sentence for the card; None takes a default.
+        notes: Paragraphs for the card.
+        results: Records of `fae eval`, whose tables go into the card.
+        overwrite: Replace an older folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        LatentSpecMismatch: Where the generator is for other latents.
+        OutputExists: Where the folder is not empty, without `overwrite`.
+        FAEError: Where a part cannot be loaded, rounded or saved, or the tokenizer cannot decode.
     """
     if dtype not in _DTYPES:
         raise UnknownName("dtype", dtype, _DTYPES)
@@ -87,7 +101,7 @@ def make_bundle(
 
 
 def listed_files(folder: Path) -> dict[str, dict[str, str]]:
-    """What the record says of the files in a bundle's folder: the weights, and all others but itself."""
+    """The record's lists of files in a bundle's folder, with their SHA-256: weights, and all others but the record."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / BUNDLE_RECORD)
     found = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
     weights = {name: digest for name, digest in found.items() if name.endswith(".safetensors")}
@@ -95,12 +109,12 @@ def listed_files(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of everything in a folder."""
+    """Size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _load(tokenizer: str | Path, generator: str | Path) -> tuple[Any, Any]:
-    """Both on the CPU; raises FAEError unless the tokenizer paints and the generator is of its latents."""
+    """Both models, on the CPU; raises FAEError unless the tokenizer decodes and the generator is of its latents."""
     encoder: Any = load_tokenizer(tokenizer)
     require_decoder(encoder, tokenizer)
     model: Any = load_generator(generator, spec=encoder.spec)
@@ -111,7 +125,7 @@ def _load(tokenizer: str | Path, generator: str | Path) -> tuple[Any, Any]:
 
 
 def _facts(model: Any, source: str | Path) -> dict[str, Any]:
-    """Type, parameters (a frozen backbone is another project's and not counted), classes, training."""
+    """Type, parameters, classes and training of a model. A frozen backbone of another project is not counted."""
     named = model.named_parameters()
     count = sum(p.numel() for name, p in named if not name.startswith(("backbone.", "encoder.backbone.")))
     classes = class_count(model)
@@ -128,6 +142,7 @@ def _facts(model: Any, source: str | Path) -> dict[str, Any]:
 
 
 def _space(spec: LatentSpec) -> dict[str, str]:
+    """Sizes of latents and images, and the backbone."""
     return {
         "latents": "x".join(map(str, spec.shape)),
         "images": "x".join(map(str, spec.image_shape)),

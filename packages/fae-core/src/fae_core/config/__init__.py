@@ -1,4 +1,4 @@
-"""What every configuration is (base), and the numbers that none may have (limits). Importing it alone loads neither pydantic nor torch."""
+"""Configurations: their base class (base) and limits of their numbers (limits). Importing this loads no pydantic."""
 
 from __future__ import annotations
 

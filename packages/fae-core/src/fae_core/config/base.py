@@ -1,4 +1,4 @@
-"""What every configuration is: frozen, typed, and refused in one line where a name or a number is wrong."""
+"""The base class of every configuration, and parsing with one-line errors for wrong names and values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fae_core.errors import InvalidSettings, field_reasons, is_unknown_name
 
 
 class Config(BaseModel):
-    """Base of every model's configuration: frozen, typed, unknown keys and absurd numbers (see `limits`) refused."""
+    """Base of every configuration: frozen and typed; unknown keys and numbers beyond `limits` are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -27,7 +27,16 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def parse_config(config_class: type[ConfigT], fields: dict[str, Any], where: str) -> ConfigT:
-    """A validated config; raises InvalidSettings, one line, naming each wrong field."""
+    """A validated configuration.
+
+    Args:
+        config_class: Its class.
+        fields: Values by name.
+        where: What the error message calls their source.
+
+    Raises:
+        InvalidSettings: One line that names each wrong field.
+    """
     try:
         return config_class.model_validate(fields)
     except ValidationError as error:
@@ -35,7 +44,13 @@ def parse_config(config_class: type[ConfigT], fields: dict[str, Any], where: str
 
 
 def require_fields(config_class: type[Config], fields: dict[str, Any], where: str) -> None:
-    """Raise InvalidSettings for names that the class does not know, at any depth, while some values are still to be found out."""
+    """Raise InvalidSettings for unknown names, at any depth; for settings of which some values are not known yet.
+
+    Args:
+        config_class: The class of the configuration.
+        fields: Values by name.
+        where: What the error message calls their source.
+    """
     try:
         config_class.model_validate(fields)
     except ValidationError as error:

@@ -1,6 +1,7 @@
-"""Numbers beyond which a setting is a slip of the hand: refused in one line, before anything is tried or memory is taken.
+"""Limits of settings: a number beyond its limit is a mistake, refused before any memory is allocated.
 
-A field's name means the same in every configuration, so limits go by name; a field that needs a tighter one says so itself.
+A field's name means the same in every configuration, so limits go by name. A field that needs a lower limit declares it
+itself.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1  # torch's generators take no other
+SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1  # the range of torch's generators
 MOST_IMAGES = 10_000_000  # made, cut or measured by one command
 LARGEST_BATCH = 2**20  # samples at a time
-LARGEST_SIDE = 16_384  # pixels of an image that is made or asked for
-MOST_COLUMNS = 1000  # of a picture of pictures
+LARGEST_SIDE = 16_384  # pixels of one side of an image
+MOST_COLUMNS = 1000  # of a grid of images
 MOST_PROCESSES = 1024  # or threads, or jobs, on one machine
 _LIMITS: tuple[tuple[int, str], ...] = (
     (
@@ -35,7 +36,11 @@ _ANY_FLOAT = 1e12
 
 
 def beyond(fields: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first number that is beyond its limit, or None. Numbers in tuples count."""
+    """The fault of the first number beyond its limit, in words; None where there is none.
+
+    Args:
+        fields: Values by name; numbers inside lists and tuples count.
+    """
     for name, value in fields.items():
         for number in _numbers(value):
             limit = _BY_NAME.get(name, _ANY_FLOAT if isinstance(number, float) else None)
@@ -45,6 +50,7 @@ def beyond(fields: Mapping[str, Any]) -> str | None:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
+    """Every number in a value."""
     if isinstance(value, list | tuple):
         for part in value:
             yield from _numbers(part)

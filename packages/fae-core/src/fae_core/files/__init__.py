@@ -1,4 +1,4 @@
-"""Files and folders, written whole or not at all, by one writer at a time, and read back without trust."""
+"""Files and folders: written whole or not at all, by one writer at a time; validated when they are read."""
 
 from __future__ import annotations
 

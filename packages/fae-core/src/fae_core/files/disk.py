@@ -1,4 +1,4 @@
-"""Why a disk refuses a file, in one line: it is full, read-only, or takes no such name."""
+"""Errors of the disk in one line: it is full, read-only, or does not allow a name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from fae_core.errors import FAEError
 
-_DISK_REASONS = {
+_DISK_REASONS: dict[int | None, str] = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the folder is read-only",
@@ -22,7 +22,7 @@ _DISK_REASONS = {
     errno.EEXIST: "a part of the path is a file",
     errno.EISDIR: "it is a folder",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "its symbolic links lead round in a circle",
+    errno.ELOOP: "its symbolic links form a circle",
     errno.EFBIG: "the file would be larger than the system allows (ulimit -f)",
     errno.EBUSY: "the folder is in use by the system, such as a mounted disk; give a folder inside it",
 }
@@ -30,7 +30,7 @@ _DISK_REASONS = {
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder or a missing permission into one clear FAEError."""
+    """Turn the system's errors of writing `path` (full disk, read-only folder, permission) into one-line FAEErrors."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -41,7 +41,7 @@ def disk_errors(path: str | Path) -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; safetensors gives it in words only."""
+    """The system's number of an error; safetensors gives it in its text only."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os error (\d+)", str(error))

@@ -1,9 +1,9 @@
-"""One writer per output folder: a lock beside the folder, which names its holder and does not outlive it.
+"""One writer per output folder: a lock file beside the folder, which names the process that holds it.
 
-The lock is the system's own (flock) on `.NAME.lock` beside the folder, or on `.lock` inside where the parent cannot be written
-to. The kernel releases it when its process ends, however that ends, and whoever comes next takes over the file. Network file systems
-share flock between hosts, but not all of them, and after a crash not at once. So a holder also gives its lock file a sign of life every
-few seconds, and a file that names another host is watched for one before it is taken over.
+The lock is the system's own (flock) on `.NAME.lock` beside the folder, or on `.lock` inside where the parent cannot be
+written to. The kernel releases it when the process ends, in whatever way, and the next process reuses the file. Some
+network file systems do not share flock between hosts, or release it late after a crash. So the holder also touches its
+lock file every few seconds, and a file that names another host is watched for a while before it is reused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,15 +27,15 @@ from fae_core.errors import FolderInUse
 from fae_core.files.disk import disk_errors
 from fae_core.redact import redact
 
-_SIGN_OF_LIFE = 10.0  # seconds between two
-_PATIENCE = 30.0  # seconds without one, after which a holder on another host counts as dead
+_SIGN_OF_LIFE = 10.0  # seconds between two touches of the lock file
+_PATIENCE = 30.0  # seconds without a touch, after which a holder on another host counts as dead
 _UNSHARED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) -> how many times
 
 
 @contextmanager
 def hold(folder: str | Path) -> Iterator[None]:
-    """Be the only writer of `folder` for the block. A thread may hold a folder again that it holds already.
+    """Be the only writer of a folder during the block. A thread may hold a folder again that it holds already.
 
     Raises FolderInUse, naming process and host, where another process or thread holds it.
     """
@@ -56,12 +58,13 @@ def hold(folder: str | Path) -> Iterator[None]:
     finally:
         del _held[key]
         ended.set()
-        with suppress(OSError):  # removed before it is released, so that nobody locks a file that is about to go
+        with suppress(OSError):  # removed before it is released, so that nobody locks a file about to be removed
             path.unlink()
         os.close(descriptor)
 
 
 def _take(folder: Path) -> tuple[Path, int]:
+    """Lock a folder; its lock file and the descriptor."""
     while True:
         path, descriptor = _open(folder)
         try:
@@ -76,28 +79,29 @@ def _take(folder: Path) -> tuple[Path, int]:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it removed the file meanwhile
+        os.close(descriptor)  # the previous holder removed the file meanwhile
 
 
 def _open(folder: Path) -> tuple[Path, int]:
+    """The lock file of a folder and its descriptor."""
     beside = folder.with_name(f".{folder.name}.lock") if folder.name else folder / ".lock"
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         return beside, os.open(beside, flags, 0o666)
-    except FileNotFoundError:  # of file systems that hold no files, such as /proc
+    except FileNotFoundError:  # on file systems without files of users, such as /proc
         raise PermissionError(errno.EACCES, "no files can be made there") from None
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not folder.is_dir():
             raise
-        if beside.exists():  # a second lock inside would keep nobody out
+        if beside.exists():  # a second lock inside the folder would exclude nobody
             raise FolderInUse(folder, f"another user, whose lock {beside} may not be written") from None
     inside = folder / ".lock"
     return inside, os.open(inside, flags, 0o666)
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Take the system's lock; where the file system has none, what the file says must do. Raises FolderInUse."""
+    """Take the system's lock; where the file system has none, rely on the file's content. Raises FolderInUse."""
     import fcntl
 
     try:
@@ -113,7 +117,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Whether the open file is still the one at that path."""
     try:
         now = path.stat()
     except FileNotFoundError:
@@ -123,7 +127,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 def _take_over(descriptor: int, path: Path, folder: Path) -> None:
-    """Write our name into the lock; before that, wait for a sign of life from a holder on another host."""
+    """Write this process into the lock file, after waiting for a sign of life from a holder on another host."""
     holder = _read(descriptor)
     if holder.get("host") not in (None, socket.gethostname()):
         before, until = os.fstat(descriptor).st_mtime_ns, time.monotonic() + _PATIENCE
@@ -142,13 +146,14 @@ def _take_over(descriptor: int, path: Path, folder: Path) -> None:
 
 
 def _live(path: Path, ended: threading.Event) -> None:
+    """Touch the lock file regularly until the event is set."""
     while not ended.wait(_SIGN_OF_LIFE):
         with suppress(OSError):
             os.utime(path)
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """What a lock file says about its holder; nothing where it cannot be read, such as while it is being written."""
+    """The holder's record in a lock file; empty where it cannot be read, such as while it is being written."""
     with suppress(OSError, ValueError, RecursionError):
         found = json.loads(os.pread(descriptor, 2**16, 0))
         if isinstance(found, dict):
@@ -157,6 +162,7 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 
 def _describe(holder: dict[str, Any]) -> str:
+    """The holder in words, for an error message."""
     if not holder:
         return "another process"
     command = " ".join(str(holder.get("command", "")).split())[:120]
@@ -165,14 +171,13 @@ def _describe(holder: dict[str, Any]) -> str:
 
 
 def _command() -> str:
-    import shlex
-    import sys
-
+    """The running command, without secrets."""
     words = arguments_in_force.get()
     return redact(shlex.join(["fae", *words] if words else [Path(sys.argv[0]).name or "python", *sys.argv[1:]]))[:2000]
 
 
 def _is_alive(pid: object) -> bool:
+    """Whether a process of this number runs on this host."""
     if not isinstance(pid, int) or pid < 1:
         return False
     try:

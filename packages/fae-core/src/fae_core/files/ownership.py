@@ -1,8 +1,8 @@
-"""Which folders on disk are FAE's own, told by what lies in them, and what may stand in their place.
+"""Which folders FAE made, recognised by their content, and which of them may be replaced.
 
-Each kind of folder that FAE writes has a file of its own format; that is its mark. Every folder that is written in one go also
-carries the names of what was put there, as an extended attribute, or in a file `.fae` where there is no other mark and the file system
-has no attributes.
+Each kind of folder that FAE writes has a file of its own format, which marks it. A folder that is written in one step
+also carries the names of its entries: as an extended attribute, or in a file `.fae` where there is no other mark and
+the file system has no attributes.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ from fae_core.folders import (
 )
 
 _ATTRIBUTE, _MARK_FILE = "user.fae", ".fae"
-_MOST_BYTES = 2**28  # of a mark; the index of a large store is long
+_MOST_BYTES = 2**28  # of a file that marks a folder; the index of a large store is long
 
-# Entries that FAE itself puts at the top of a folder. What else lies there is somebody's.
+# Names that FAE itself writes at the top of a folder. Other entries are the user's.
 _OWN = frozenset(
     [
         RUN_CONFIG,
@@ -125,12 +125,15 @@ _REFUSALS = {
 
 
 def is_ours(folder: str | Path) -> bool:
-    """Whether a folder carries a mark of FAE's."""
+    """Whether FAE made a folder."""
     return kind_of(folder) is not None
 
 
 def kind_of(folder: str | Path) -> str | None:
-    """What FAE made a folder as: "run", "model", "latent store", ...; "output" where only its mark says so; None if foreign."""
+    """The kind of a folder that FAE made: "run", "model", "latent store", ...; None for a folder of another origin.
+
+    "output" is any other output of a command, known by its names alone.
+    """
     folder = Path(folder)
     for kind, (name, fits) in _MARKS.items():
         with suppress(InvalidFile, OSError):
@@ -140,25 +143,34 @@ def kind_of(folder: str | Path) -> str | None:
 
 
 def mark(folder: Path, kind: str | None = None) -> None:
-    """Record in a folder what it is and what FAE has put there so far."""
+    """Record in a folder its kind and the names that FAE has written there so far.
+
+    Args:
+        folder: The folder.
+        kind: As `kind_of` gives it; None is "output".
+    """
     text = json.dumps({"kind": kind or "output", "names": sorted(path.name for path in folder.iterdir())})
     try:
         os.setxattr(folder, _ATTRIBUTE, text.encode())
-    except (OSError, AttributeError):  # none on this file system, or too long for it
+    except (OSError, AttributeError):  # the file system has no attributes, or the text is too long
         if not is_ours(folder):
             (folder / _MARK_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def require_replaceable(folder: Path, kind: str | None = None, inputs: Iterable[str | Path] = ()) -> None:
-    """Raise FAEError unless everything in a folder is FAE's own and no part of it is read by the command that is to replace it.
+    """Raise FAEError unless FAE wrote everything in a folder, and the running command reads no part of it.
 
-    kind: what it must be. inputs: files and folders that are read, beside those that the running command names.
+    Args:
+        folder: The folder.
+        kind: The kind that it must be; None accepts any.
+        inputs: Files and folders that are read, beside those that the running command names.
     """
     found = kind_of(folder)
     if found is None or (kind is not None and found != kind):
+        replaced = f"{kind} folders" if kind else "what FAE made"
         raise FAEError(
-            f"{folder} {_REFUSALS.get(kind, 'was not made by FAE')}; --overwrite replaces "
-            f"{f'{kind} folders' if kind else 'what FAE made'} only: give another folder, or move this one away yourself"
+            f"{folder} {_REFUSALS.get(kind or '', 'was not made by FAE')}; --overwrite replaces {replaced} only: "
+            "give another folder, or move this one away yourself"
         )
     own = _marked(folder)[1]
     for path in sorted(folder.iterdir()):
@@ -177,12 +189,12 @@ def require_replaceable(folder: Path, kind: str | None = None, inputs: Iterable[
 
 
 def _part_read(path: Path) -> Path:
-    """What is read of an input: of a run, its model and checkpoints, so that other folders in it may be replaced."""
+    """The part of an input that is read: of a run, its model, so that other folders in it may be replaced."""
     return path / RUN_MODEL if (path / RUN_MODEL).is_dir() and kind_of(path) == "run" else path
 
 
 def _is_own(path: Path, recipe: Path | None) -> bool:
-    """Whether FAE put a file or folder there, as far as its name, its own mark, or the recipe's steps tell; or nothing is in it."""
+    """Whether FAE wrote an entry, by its name, its mark or the recipe's steps; an empty file counts."""
     if path.is_file() and path.stat().st_size == 0:
         return True
     if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _OWN):
@@ -195,7 +207,7 @@ def _is_own(path: Path, recipe: Path | None) -> bool:
 
 
 def _written_by(recipe: Path) -> set[str]:
-    """Names in a recipe's folder that its finished steps wrote to."""
+    """Names in a recipe's folder that its finished steps wrote."""
     commands = [
         str(entry.get("command")) for entry in read_json(recipe / RECIPE_STEPS)["steps"] if isinstance(entry, dict)
     ]
@@ -203,7 +215,7 @@ def _written_by(recipe: Path) -> set[str]:
 
 
 def _marked(folder: Path) -> tuple[str | None, set[str]]:
-    """The kind and the names in a folder's mark; None and nothing where it has none."""
+    """The kind and the names in a folder's mark; None and no names where it has none."""
     text = ""
     with suppress(OSError, AttributeError):
         text = os.getxattr(folder, _ATTRIBUTE).decode(errors="replace")
@@ -217,7 +229,7 @@ def _marked(folder: Path) -> tuple[str | None, set[str]]:
 
 
 def _earlier(folder: Path) -> str | None:
-    """Kinds that had no mark of their own before this version."""
+    """The kind of a folder of an earlier version, which had no mark."""
     with suppress(InvalidFile, OSError):
         if folder.name == RUN_MODEL and kind_of(folder.parent) == "run":
             return "model"
@@ -225,7 +237,7 @@ def _earlier(folder: Path) -> str | None:
         if (folder / STORE_PROGRESS / STORE_PLAN).is_file() or everything == {STORE_PROGRESS}:
             return "latent store"
         names = {name for name in everything if not name.startswith(".")}
-        if {PAIRS, "results"} <= names <= {PAIRS, "results", "images"}:
+        if {PAIRS, RESULTS} <= names <= {PAIRS, RESULTS, IMAGES}:
             record = folder / RESULTS / "reconstruction.json"
             return "output" if record.is_file() and read_json(record).get("kind") == "reconstruction" else None
         if names == {PROMPTS, REFERENCE}:
@@ -237,24 +249,28 @@ def _earlier(folder: Path) -> str | None:
 
 
 def _mapping(*keys: str) -> Callable[[Path], bool]:
+    """Whether a JSON file has these keys."""
     return lambda path: set(keys) <= read_json(path, max_bytes=_MOST_BYTES).keys()
 
 
 def _is_run(path: Path) -> bool:
+    """Whether a YAML file is the record of a run."""
     training = read_yaml(path).get("training")
     return isinstance(training, dict) and {"steps", "batch_size", "checkpoint_every"} <= training.keys()
 
 
 def _is_samples(path: Path) -> bool:
+    """Whether a JSON file is the record of samples."""
     job: Any = read_json(path, max_bytes=_MOST_BYTES).get("job")
     return isinstance(job, dict) and {"generator", "decoder", "seed"} <= job.keys()
 
 
 def _is_store(path: Path) -> bool:
+    """Whether a JSON file is the index of a latent store."""
     return read_json(path, max_bytes=_MOST_BYTES).get("format") == "fae-latent-store"
 
 
-# The file that marks each kind, and whether it is of our format: names such as config.json are others' too.
+# The file that marks each kind, and a check of its format, since other programs use names such as config.json too.
 _MARKS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "recipe": (RECIPE_STEPS, _mapping("title", "steps")),
     "run": (RUN_CONFIG, _is_run),

@@ -1,4 +1,4 @@
-"""Records as JSON, without secrets, with a checksum of what they say; and the SHA-256 of a file."""
+"""Records as JSON, without secrets, with a checksum of their content; and the SHA-256 of a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ CHECKSUM = "checksum"
 
 
 def write_json(path: str | Path, record: Any, *, seal: bool = False, verbatim: Sequence[str] = ()) -> None:
-    """Write a record as JSON, whole or not at all, without secrets (`redact_values`) and halves of characters.
+    """Write a record as JSON, whole or not at all, without secrets (`redact_values`) and lone surrogates.
 
-    seal: with a checksum of what it says (see `sealed`). verbatim: keys whose values are no place for secrets, and stay as they
-    are. Raises FAEError where a number is not finite, since nobody would read it again, and as `write_atomic` does.
+    Args:
+        path: The file.
+        record: A mapping of plain values.
+        seal: Add a checksum of the content (see `sealed`).
+        verbatim: Keys whose values hold no secrets and stay as they are.
+
+    Raises:
+        FAEError: Where a number is not finite, which could not be read again, and as `write_atomic`.
     """
     public = redact_values(record)
     public.update({key: record[key] for key in verbatim if key in record})
@@ -33,17 +39,24 @@ def write_json(path: str | Path, record: Any, *, seal: bool = False, verbatim: S
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """A JSON record with the checksum of what it says, which `unsealed` compares when it is read."""
+    """A JSON record with a checksum of its content, which `unsealed` compares when it is read."""
     return {**record, CHECKSUM: _checksum(record)}
 
 
 def unsealed(record: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """A record that `sealed` made, without its checksum. Raises InvalidFile where it says something else now; one without
-    a checksum, as earlier versions wrote them, is taken as it is."""
-    said = {key: value for key, value in record.items() if key != CHECKSUM}
-    if CHECKSUM in record and record[CHECKSUM] != _checksum(said):
+    """A record that `sealed` made, without its checksum. One without a checksum, of earlier versions, is accepted.
+
+    Args:
+        record: As it was read.
+        path: Its file, for the error message.
+
+    Raises:
+        InvalidFile: Where the content is not the one that was sealed.
+    """
+    content = {key: value for key, value in record.items() if key != CHECKSUM}
+    if CHECKSUM in record and record[CHECKSUM] != _checksum(content):
         raise InvalidFile(f"{path} is damaged, or was changed by hand: its checksum is not that of what it says")
-    return said
+    return content
 
 
 def _checksum(record: dict[str, Any]) -> str:
@@ -51,6 +64,6 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes. Raises InvalidFile where it is no regular file, or absent."""
+    """Hexadecimal SHA-256 of a file's bytes. Raises InvalidFile where it is absent or not a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

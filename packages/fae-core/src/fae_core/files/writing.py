@@ -1,4 +1,4 @@
-"""Writing so that nothing is half-written and nothing that FAE did not make is lost: files, folders, and their replacement."""
+"""Writing and replacing files and folders, whole or not at all. Nothing that FAE did not make is replaced."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _STAGING, _OLD, _GONE = ".new.tmp", ".old", ".gone.tmp"
 
 @contextmanager
 def staged_file(path: str | Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write a file under; it is flushed to disk and renamed if the block succeeds, removed if not.
+    """Yield a temporary path beside `path`: flushed to disk and renamed if the block succeeds, else removed.
 
-    Raises FAEError where the disk refuses.
+    Raises FAEError where the disk refuses the file (see `disk_errors`).
     """
     path = absolute(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -41,7 +41,7 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it to disk, and rename it into place. Raises FAEError where the disk refuses."""
+    """Write `data` to `path` through `staged_file`; raises as it does."""
     with staged_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -50,10 +50,20 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def staged_folder(
     final: str | Path, *, overwrite: bool = False, kind: str | None = None, inputs: Iterable[str | Path] = ()
 ) -> Iterator[Path]:
-    """Yield an empty folder that becomes `final` if the block succeeds and vanishes if it does not.
+    """Yield an empty folder that becomes `final` if the block succeeds, and else is deleted.
 
-    An older folder is replaced once the new one is complete and on disk: set aside, the new one renamed into its place, deleted.
-    Whoever writes here next puts right what a kill between these steps left. Raises as `require_new_folder` does, and FolderInUse.
+    An older folder is replaced once the new one is complete and on disk: it is set aside, the new one is renamed into
+    its place, and it is deleted. Where a kill interrupts these steps, the next writer repairs what is left.
+
+    Args:
+        final: The folder to make.
+        overwrite: Replace an older folder.
+        kind: The kind that is made, and that an older folder must be; None accepts any.
+        inputs: Files and folders that are read, and must not be replaced.
+
+    Raises:
+        FAEError: As `require_new_folder`.
+        FolderInUse: Where another process or thread writes it.
     """
     final = absolute(final)
     require_new_folder(final, overwrite=overwrite, kind=kind, inputs=inputs)
@@ -74,9 +84,16 @@ def staged_folder(
 
 @contextmanager
 def begun_folder(final: str | Path, *, overwrite: bool, kind: str, resumable: bool | str = False) -> Iterator[Path]:
-    """Yield a folder for the first files of one that then grows in place, such as a run: a new `final`, or what replaces it.
+    """Yield a folder for the first files of one that then grows in place, such as a run. The caller holds it (`hold`).
 
-    The caller holds the folder (`hold`). Raises as `require_new_folder` does.
+    Args:
+        final: The folder to make.
+        overwrite: Replace an older folder.
+        kind: The kind that is made, and that an older folder must be.
+        resumable: As in `require_new_folder`.
+
+    Raises:
+        FAEError: As `require_new_folder`.
     """
     final = absolute(final)
     with disk_errors(final):
@@ -100,12 +117,21 @@ def require_new_folder(
     kind: str | None = None,
     inputs: Iterable[str | Path] = (),
 ) -> None:
-    """Raise unless a command may write `folder`: one that is absent or empty (see `is_empty`), or that `overwrite` may replace.
+    """Raise unless a command may write a folder: it is absent or empty (see `is_empty`), or `overwrite` may replace it.
 
-    Only what FAE made may be replaced (`ownership.require_replaceable`), and only where no part of it is an input. resume: the folder
-    goes on as it is, and its contents are the caller's to check. kind: what it must be to be replaced. resumable: whether `--resume`
-    would do, or the file that lies in a folder with which it would.
-    Raises OutputExists, or FAEError for a file, a symbolic link, a name that the system does not take, and for foreign folders.
+    Only a folder that FAE made may be replaced (`require_replaceable`), and only where no part of it is an input.
+
+    Args:
+        folder: The folder to write.
+        overwrite: Replace an older folder.
+        resumable: Whether the message may suggest `--resume`; or the name of a file that an older folder needs for it.
+        resume: Continue the folder as it is; the caller checks its content.
+        kind: The kind that an older folder must be; None accepts any.
+        inputs: Files and folders that are read, and must not be replaced.
+
+    Raises:
+        OutputExists: Where the folder is not empty, without `overwrite`.
+        FAEError: For a file, a symbolic link, a name that the system does not allow, a folder that FAE did not make.
     """
     folder = Path(folder)
     with disk_errors(folder):
@@ -113,8 +139,8 @@ def require_new_folder(
             return _check_name(folder)
         if folder.is_symlink() and not (resume and folder.is_dir()):
             raise FAEError(
-                f"{folder} is a symbolic link to {folder.readlink()}; give the folder itself, so that nothing is replaced "
-                "through a link"
+                f"{folder} is a symbolic link to {folder.readlink()}; give the folder itself, so that nothing is "
+                "replaced through a link"
             )
         if not folder.is_dir():
             raise FAEError(f"{folder} is a file; give a folder to write to")
@@ -126,7 +152,16 @@ def require_new_folder(
 
 
 def require_new_file(path: str | Path, *, overwrite: bool) -> None:
-    """Raise unless a command may write the file `path`: OutputExists, or FAEError for a folder, a link, a name of no system."""
+    """Raise unless a command may write a file.
+
+    Args:
+        path: The file.
+        overwrite: Replace an older file.
+
+    Raises:
+        OutputExists: Where the file exists, without `overwrite`.
+        FAEError: For a folder, a symbolic link, a name that the system does not allow.
+    """
     path = absolute(path)
     with disk_errors(path):
         if not os.path.lexists(path):
@@ -141,20 +176,20 @@ def require_new_file(path: str | Path, *, overwrite: bool) -> None:
 
 
 def _check_name(folder: Path) -> None:
-    """Raise OSError where the system would not take a name on the way to a new folder, or the longest that will stand beside it."""
-    there = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
-    for name in (*folder.absolute().relative_to(there).parts, f".{folder.name}{_GONE}"):
+    """Raise OSError where the system does not allow the names of a new folder and of temporary folders beside it."""
+    existing = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
+    for name in (*folder.absolute().relative_to(existing).parts, f".{folder.name}{_GONE}"):
         with suppress(FileNotFoundError):
-            os.lstat(there / name)
+            os.lstat(existing / name)
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but leftovers of a process that was killed while it wrote."""
+    """Whether a folder holds nothing but leftovers of a writer that was killed."""
     return all(_is_leftover(path) for path in folder.iterdir())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left in a folder, and put back what they had set aside. Others may be writing folders in it."""
+    """Delete what killed writers left in a folder, and restore what they set aside. Others may write folders in it."""
     for path in list(folder.iterdir()):
         if path.name.endswith((_STAGING, _OLD)) and path.name.startswith("."):
             final = path.with_name(path.name.removeprefix(".").removesuffix(_STAGING).removesuffix(_OLD))
@@ -162,7 +197,7 @@ def remove_leftovers(folder: Path) -> None:
                 recover_folder(final)
         elif path.name.endswith(".lock") and path.name.startswith(".") and path.name != ".lock":
             with suppress(FolderInUse), hold(path.with_name(path.name[1:].removesuffix(".lock"))):
-                pass  # whoever held it last removes it
+                pass  # `hold` removes the file
         elif _is_leftover(path) and path.name != ".lock":
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -171,9 +206,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def recover_folder(final: Path) -> None:
-    """Put right what a writer of `final` left that was killed: an older folder set aside comes back, or goes if the new one stands.
+    """Repair what a killed writer of `final` left: an older folder set aside is restored, or deleted if `final` exists.
 
-    Only for who holds the folder.
+    The caller holds the folder.
     """
     final = absolute(final)
     old = final.with_name(f".{final.name}{_OLD}")
@@ -182,7 +217,7 @@ def recover_folder(final: Path) -> None:
             remove_folder(old)
         else:
             old.rename(final)
-    # With a number: as versions before this one named them.
+    # Earlier versions named them with a number.
     earlier = re.compile(re.escape(f".{final.name}.") + r"\d+\.tmp")
     for path in final.parent.glob(f".{glob.escape(final.name)}*.tmp"):
         ours = path.name in (f".{final.name}{_STAGING}", f".{final.name}{_GONE}") or earlier.fullmatch(path.name)
@@ -191,7 +226,7 @@ def recover_folder(final: Path) -> None:
 
 
 def replace_folder(staging: Path, final: Path) -> None:
-    """Rename `staging` to `final`; a folder that stands there goes only after that. For who holds it and may replace it."""
+    """Rename `staging` to `final`, and delete an older folder after that. The caller holds it and may replace it."""
     old = final.with_name(f".{final.name}{_OLD}")
     if final.is_dir() and any(final.iterdir()):
         final.rename(old)
@@ -208,7 +243,7 @@ def replace_folder(staging: Path, final: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder of ours, under another name first, so that a half-deleted one is not taken for a whole one."""
+    """Rename a folder and delete it, so that a half-deleted folder is not taken for a whole one."""
     gone = folder.with_name(f".{folder.name.removeprefix('.').removesuffix(_OLD)}{_GONE}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
@@ -216,7 +251,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def absolute(folder: str | Path) -> Path:
-    """A file or folder by a path that ends in its name, so that names beside it can be formed. Raises FAEError for the root."""
+    """A path that ends in the name of the file or folder, so that names beside it can be formed.
+
+    Raises FAEError for the root folder, which has no name.
+    """
     folder = Path(folder)
     with disk_errors(folder):
         found = folder if folder.name not in ("", "..") else folder.resolve()
@@ -226,7 +264,7 @@ def absolute(folder: str | Path) -> Path:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -235,6 +273,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
+    """Flush a file to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -248,4 +287,5 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _is_leftover(path: Path) -> bool:
+    """Whether a path is a temporary file or a lock."""
     return path.name.startswith(".") and path.name.endswith((".tmp", ".lock"))

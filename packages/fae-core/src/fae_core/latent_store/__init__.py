@@ -1,7 +1,7 @@
-"""The latent store: encoded data sets on disk, written once by many processes, read by any generator.
+"""The latent store: an encoded data set on disk, written once by many processes, read by any generator.
 
     store/
-      latent_spec.json                # what space the latents are in, with the statistics that normalise them
+      latent_spec.json                # the latent space, with the statistics that normalise it
       index.json                      # counts, sizes and SHA-256 of every shard
       labels.npy                      # one int64 per sample, where the data have labels
       shard-000000.safetensors ...    # raw posterior means (and standard deviations), names, captions

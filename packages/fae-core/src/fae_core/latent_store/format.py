@@ -1,8 +1,9 @@
-"""What lies in a latent store, and how its files are checked before their numbers are believed.
+"""The files of a latent store, and the checks on them before their content is used.
 
 A shard is a safetensors file with the samples of one range of the source: `mean` (n, C, h, w), `std` likewise where the
-posterior is kept, `mean_flip` and `std_flip` of the mirrored images, `source` (n,) the place in the source, `label` (n,), and
-texts as UTF-8 bytes with n + 1 offsets. Latents are raw: the spec's mean and std are applied when they are read.
+posterior is kept, `mean_flip` and `std_flip` of the mirrored images, `source` (n,) the place in the source, `label`
+(n,), and texts as UTF-8 bytes with n + 1 offsets. Latents are raw: the spec's mean and std are applied when they are
+read.
 """
 
 from __future__ import annotations
@@ -46,10 +47,17 @@ TEXTS = ("name", "caption")
 class Plan(Config):
     """What a store will hold; fixed before the first sample, and compared when an interrupted store is resumed.
 
-    total: samples of the source, unreadable ones included. shard_size: source samples per shard. dtype: of the latents.
-    posterior: "distribution" keeps mean and std, "mean" the mean alone, "sample" one draw in the mean's place.
-    flips: whether each sample also has its mirror image. labels, captions: whether samples have them. classes: their names.
-    source: any text that identifies the data. seed: of the draws of posterior="sample".
+    Args:
+        total: Samples of the source, unreadable ones included.
+        shard_size: Source samples per shard.
+        dtype: Of the latents.
+        posterior: "distribution" keeps mean and std, "mean" the mean alone, "sample" one draw in the mean's place.
+        flips: Whether each sample also has its mirror image.
+        labels: Whether samples have labels.
+        captions: Whether samples have captions.
+        classes: Names of the labels.
+        source: Any text that identifies the data.
+        seed: Of the draws of posterior="sample".
     """
 
     total: int = Field(ge=1, le=_MOST_SAMPLES)
@@ -61,7 +69,7 @@ class Plan(Config):
     captions: bool = False
     classes: tuple[str, ...] | None = None
     source: str = ""
-    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
+    seed: int = Field(default=0, ge=SMALLEST_SEED, le=LARGEST_SEED)
 
     @field_validator("source")
     @classmethod
@@ -70,10 +78,11 @@ class Plan(Config):
 
     @property
     def shards(self) -> int:
+        """Number of shards."""
         return -(-self.total // self.shard_size)
 
     def range(self, shard: int) -> range:
-        """Places in the source that a shard stands for."""
+        """Places in the source of a shard's samples."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.total))
 
     def latents(self) -> tuple[str, ...]:
@@ -83,9 +92,18 @@ class Plan(Config):
 
 
 class Index(Config):
-    """index.json. shards: (samples, bytes, SHA-256) of each, in order; an empty shard has no file and is (0, 0, "").
+    """index.json.
 
-    mean, std: per-channel statistics of the raw latents, whichever the spec normalises with. spec_sha256: of latent_spec.json.
+    Args:
+        format: The format's name.
+        version: Of the format.
+        plan: The plan that the store was written by.
+        count: Samples in the store.
+        shards: (samples, bytes, SHA-256) of each, in order; an empty shard has no file and is (0, 0, "").
+        labels_sha256: SHA-256 of labels.npy.
+        spec_sha256: SHA-256 of latent_spec.json.
+        mean: Per-channel mean of the raw latents, whichever the spec normalises with.
+        std: Per-channel standard deviation of the raw latents, likewise.
     """
 
     format: Literal["fae-latent-store"] = FORMAT
@@ -101,7 +119,15 @@ class Index(Config):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: `z` normalised (C, h, w) and the rest of what is known about it. source: its place in the source."""
+    """One sample of a store.
+
+    Args:
+        z: The normalised latent (C, h, w).
+        label: The class; None where the data have none.
+        name: The name in the source, or "".
+        caption: The caption; None where the data have none.
+        source: The place in the source.
+    """
 
     z: Tensor
     label: int | None
@@ -111,13 +137,18 @@ class Sample:
 
 
 def default_shard_size(values: int, dtype: str) -> int:
-    """Samples per shard so that one stays near 64 MiB: what an interruption can cost, and what a writer holds in memory."""
+    """Samples per shard so that one stays near 64 MiB, which an interruption can lose and a writer holds in memory.
+
+    Args:
+        values: Numbers in one sample.
+        dtype: Name of their type, a key of `DTYPES`.
+    """
     bytes_per_sample = values * DTYPES[dtype].itemsize
     return max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // bytes_per_sample))
 
 
 def read_index(folder: Path) -> Index:
-    """index.json; raises DataError, one line, where it is absent, unfinished or not a store's."""
+    """index.json of a store; raises DataError where the store is absent, unfinished or of another format."""
     path = folder / STORE_INDEX
     if not path.is_file():
         if (folder / STORE_PROGRESS).is_dir():
@@ -138,12 +169,12 @@ def read_index(folder: Path) -> Index:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a store that was begun and is not finished. Raises InvalidFile where it is damaged."""
+    """The plan of an unfinished store; raises InvalidFile where it is damaged."""
     return parse_config(Plan, read_json(folder / STORE_PROGRESS / STORE_PLAN), STORE_PLAN)
 
 
 def pack_texts(texts: list[str]) -> dict[str, Tensor]:
-    """Texts as one run of UTF-8 bytes and n + 1 offsets into it."""
+    """Texts as one array of UTF-8 bytes and n + 1 offsets into it."""
     encoded = [text.encode(errors="replace") for text in texts]  # names of files need not be Unicode
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return {
@@ -153,9 +184,14 @@ def pack_texts(texts: list[str]) -> dict[str, Tensor]:
 
 
 def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
-    """The tensors of a shard as memory maps; bfloat16 as uint16. Nothing is read until it is used.
+    """The tensors of a shard as memory maps, bfloat16 as uint16. Data are read when they are used.
 
-    size: bytes that the file must have. Raises DataError, one line, where file, header or offsets are not whole.
+    Args:
+        path: The shard's file.
+        size: Bytes that the file must have.
+
+    Raises:
+        DataError: Where the file has another size, or its header or offsets are damaged.
     """
     try:
         found = path.stat().st_size
@@ -164,8 +200,8 @@ def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
     if found != size:
         raise DataError(f"{path} is truncated or replaced: it has {found} bytes, the index says {size}")
     header, start = _read_header(path, size)
-    # Mode "c" gives writable pages that are private and never written back, as torch wants its memory writable.
-    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))  # plain arrays are cheaper to cut up than memmaps
+    # torch needs writable memory: mode "c" gives pages that are private and never written back.
+    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))  # plain arrays are cheaper to slice than memmaps
     tensors = {}
     for name, entry in header.items():
         kind, shape, (low, high) = NUMPY_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
@@ -173,13 +209,13 @@ def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
             raise DataError(f"{path} is not a shard: {name} has {high - low} bytes for shape {str(shape)[:80]}")
         try:
             tensors[name] = whole[start + low : start + high].view(kind).reshape(shape)
-        except ValueError:  # sizes that numpy cannot count, beside a 0
+        except ValueError:  # a size beyond numpy's limits beside a size of 0
             raise DataError(f"{path} is not a shard: {name} cannot have shape {str(shape)[:80]}") from None
     return tensors
 
 
 def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """The header's tensors and the offset at which data begin."""
+    """The entries of the header, and the offset of the data."""
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

@@ -1,4 +1,4 @@
-"""LatentStore: reading latents back, memory-mapped, normalised, in any order, by any number of threads and processes."""
+"""LatentStore: latents read from disk, memory-mapped, normalised, in any order, by many threads and processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +22,29 @@ from fae_core.errors import DataError
 from fae_core.files import sha256_file
 from fae_core.folders import LATENT_SPEC, STORE_LABELS, store_shard
 from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, TEXTS, Sample, map_shard, read_index
-from fae_core.random import SlotRandom
-from fae_core.spec import LatentSpec
+from fae_core.random import SlotRandom, derive_seed
+from fae_core.random.permutation import permute
+from fae_core.spec import LatentSpec, normalize_
 
 _MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
 _VERIFY_THREADS = 8
-_CHUNK = 32  # samples converted and normalised while they are in the processor's cache
+_CHUNK = 32  # samples that are gathered, converted and normalised together, while they are in the processor's cache
 
 
 class LatentStore:
-    """An encoded data set. len(store), store[i] -> Sample, store.read(indices) -> (z, labels).
+    """An encoded data set: len(store), store[i] -> Sample, store.read(indices) -> (z, labels).
 
-    folder: the store's. spec: the space that the caller has; raises LatentSpecMismatch where the store holds another.
-    sample: draw from the posterior where the store keeps it and `read` is given `random`; else its mean is returned.
-    verify: compare each shard with its checksum when it is first touched, once per opened store: some 0.5 seconds a gigabyte.
-    Raises DataError where the folder is no finished store, or a file of it is not what was written. Opening reads no latents;
-    a store of 10^8 samples opens in seconds and costs some megabytes.
+    Opening reads no latents; a store of 10^8 samples opens in seconds and takes some megabytes of memory.
+
+    Args:
+        folder: The store's.
+        spec: The latent space that the caller wants.
+        sample: Draw from the posterior where the store keeps it and `read` is given `random`; else return its mean.
+        verify: Compare each shard with its checksum, once, before its first use; some 0.5 seconds a gigabyte.
+
+    Raises:
+        DataError: Where the folder is not a finished store, or a file of it is not what was written.
+        LatentSpecMismatch: Where the store holds another space than `spec`.
     """
 
     def __init__(
@@ -53,7 +61,7 @@ class LatentStore:
         if spec is not None:
             spec.require(self.spec, context=f"latent store {folder}")
         self.sample = sample and self.plan.posterior == "distribution"
-        # Sample i lies in the shard whose start is the last one at or before i.
+        # Sample i is in the shard whose start is the last one at or before i.
         self._starts = np.cumsum([0, *(count for count, _, _ in self.index.shards)], dtype=np.int64)
         self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
@@ -64,36 +72,36 @@ class LatentStore:
         return self.index.count
 
     def __getitem__(self, index: int) -> Sample:
-        index = self._check([index])[0]
-        z, labels = self.read([index])
-        shard, row = self._locate(index)
+        place = self._check([index])
+        z, labels = self.read(place)
+        (shard,), (row,) = (found.tolist() for found in self._locate(place))
         tensors = self._shard(shard)
         caption = _text(tensors, "caption", row) if self.plan.captions else None
         label = None if labels is None else int(labels[0])
         return Sample(z[0], label, _text(tensors, "name", row), caption, int(tensors["source"][row]))
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         # Maps and locks stay in their process.
         return {"folder": self.folder, "sample": self.sample, "verify": self._verify}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"], sample=state["sample"], verify=state["verify"])
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that the store says to who trains on it, wherever it lies: latents, labels, names of classes, spec."""
-        said = [self.index.shards, self.index.labels_sha256, self.plan.classes, self.spec.to_dict()]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        """SHA-256 of all that training reads: latents, labels, names of classes, spec. Independent of the folder."""
+        content = [self.index.shards, self.index.labels_sha256, self.plan.classes, self.spec.to_dict()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """(N,) int64, memory-mapped; None where the data have none."""
+        """The label of every sample, (N,) int64, memory-mapped; None where the data have none."""
         if not self.plan.labels:
             return None
         try:
             with open_regular(self.folder / STORE_LABELS):  # numpy would wait for a pipe
                 labels = np.load(self.folder / STORE_LABELS, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # numpy has its own for an empty file, a zip, a header that is no Python, ...
+        except Exception as error:  # numpy raises many types: for an empty file, a zip file, a bad header, ...
             raise DataError(f"{self.folder / STORE_LABELS} is damaged: {' '.join(str(error).split())[:200]}") from None
         if self._verify:
             self._verify_labels()
@@ -103,12 +111,12 @@ class LatentStore:
 
     @property
     def classes(self) -> list[str] | None:
-        """Class names by label, or None."""
+        """Class names by label; None where the data have none."""
         return None if self.plan.classes is None else list(self.plan.classes)
 
     @cached_property
     def captions(self) -> list[str] | None:
-        """The caption of every sample, in their order, read without the latents; None where the data have none."""
+        """The caption of every sample, in order, read without the latents; None where the data have none."""
         if not self.plan.captions:
             return None
         counts = [count for count, _, _ in self.index.shards]
@@ -122,30 +130,51 @@ class LatentStore:
         *,
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Normalised latents (B, C, h, w) fp32 and labels (B,) int64 (None where there are none).
+        """Normalised latents and their labels.
 
-        out: an fp32 tensor of that shape to fill, such as pinned memory. Reusing one is several times faster for batches
-        beyond 32 MiB, for which every call would otherwise ask the system for fresh pages.
+        With `random` each posterior is sampled (where the store keeps posteriors), and in a store with flips `random`
+        chooses between an image and its mirror image. Without it the mean of the image itself is read.
 
-        random: one slot per index. It draws a fresh sample of each posterior (where the store keeps posteriors) and, in a
-        store with flips, which of the two mirror images is read. Without it the mean of the image itself is read.
+        Args:
+            indices: B indices into the store; negative ones count from the end.
+            random: One slot per index.
+            out: An fp32 tensor (B, C, h, w) on the CPU to fill, such as pinned memory. Reusing one is several times
+                faster for batches beyond 32 MiB, for which the system must map new pages in every call otherwise.
+
+        Returns:
+            Latents (B, C, h, w) fp32 and labels (B,) int64, None where there are none.
+
+        Raises:
+            DataError: Where an index is outside the store, `out` does not fit, or a file is damaged.
         """
         places = self._check(indices)
         flips = None
         if random is not None and self.plan.flips:
             flips = random.uniform((), "flip").numpy() < 0.5
-        draws = random is not None and self.sample
-        z = self._gather("mean", places, flips, normalize=not draws, out=out)
-        if draws:
-            std = self._gather("std", places, flips)
-            self._normalize(z.addcmul_(std, random.normal(self.spec.shape, "posterior")))
+        if random is not None and self.sample:
+            z = self._gather("mean", places, flips, out=out)
+            z.addcmul_(self._gather("std", places, flips), random.normal(self.spec.shape, "posterior"))
+            normalize_(z, *self._statistics)
+        else:
+            z = self._gather("mean", places, flips, normalize=True, out=out)
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[places]))
         return z, labels
 
     def read_posterior(
         self, indices: Sequence[int] | np.ndarray | Tensor | slice, *, flip: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Raw mean and standard deviation (None where only one tensor was kept), (B, C, h, w) fp32, before normalisation."""
+        """Raw latents, before normalisation.
+
+        Args:
+            indices: B indices into the store; negative ones count from the end.
+            flip: Read the mirror images.
+
+        Returns:
+            Mean and standard deviation (B, C, h, w) fp32; the latter is None where the store does not keep it.
+
+        Raises:
+            DataError: As `read`, and where the store has no mirror images.
+        """
         places = self._check(indices)
         if flip and not self.plan.flips:
             raise DataError(f"{self.folder} has no mirror images; encode with flips")
@@ -156,13 +185,15 @@ class LatentStore:
     def batches(
         self, batch_size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """One epoch of `read` results for process `rank` of `world`: in order, or shuffled by `seed` and `epoch`.
+        """One epoch of `read` results. Together the processes see every sample once; the last batch may be smaller.
 
-        Together the processes see every sample once; the last batch may be smaller.
+        Args:
+            batch_size: Samples per batch.
+            seed: Shuffles the samples, together with `epoch`; None keeps their order.
+            epoch: Number of the epoch.
+            rank: Number of this process.
+            world: Number of processes.
         """
-        from fae_core.random import derive_seed
-        from fae_core.random.permutation import permute
-
         for start in range(rank * batch_size, len(self), world * batch_size):
             places = np.arange(start, min(start + batch_size, len(self)))
             if seed is not None:
@@ -170,7 +201,7 @@ class LatentStore:
             yield self.read(places)
 
     def verify(self) -> None:
-        """Read every file and compare it with the index; raises DataError naming the first that is damaged."""
+        """Compare every file with the checksums in the index; raises DataError naming the first that is damaged."""
         self._verify_shards(range(self.plan.shards))
         if self.plan.labels:
             self._verify_labels()
@@ -196,10 +227,10 @@ class LatentStore:
         return sha256_file(self.folder / store_shard(shard)) != digest
 
     def _verify_touched(self, shards: np.ndarray) -> None:
-        """Verify those of some shards that nobody has read before."""
+        """Verify those of some shards that have not been verified before."""
         if not self._verify or not self._unverified:
             return
-        with self._verifying:  # who comes second waits for the first, and finds nothing left to do
+        with self._verifying:  # a second thread waits for the first, and finds nothing left to do
             fresh = sorted(self._unverified.intersection(np.unique(shards).tolist()))
             if fresh:
                 self._verify_shards(fresh)
@@ -217,11 +248,13 @@ class LatentStore:
             raise DataError(f"sample {int(np.asarray(indices).max())} does not exist: {self.folder} has {len(self)}")
         return places
 
-    def _locate(self, place: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return shard, int(place - self._starts[shard])
+    def _locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The shard of each sample, and its row there."""
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        return shards, places - self._starts[shards]
 
     def _shard(self, shard: int) -> dict[str, np.ndarray]:
+        """The tensors of a shard; the maps of those used last are kept."""
         with self._lock:
             tensors = self._maps.get(shard)
             if tensors is None:
@@ -234,6 +267,7 @@ class LatentStore:
             return tensors
 
     def _open(self, shard: int) -> dict[str, np.ndarray]:
+        """The tensors of a shard; raises DataError unless they are those that the index announces."""
         count, size, _ = self.index.shards[shard]
         path = self.folder / store_shard(shard)
         tensors = map_shard(path, size)
@@ -260,53 +294,51 @@ class LatentStore:
         out: Tensor | None = None,
     ) -> Tensor:
         """Latents of one kind in the order of `places`, as fp32."""
-        shape = (len(places), *self.spec.shape)
-        shards = np.searchsorted(self._starts, places, side="right") - 1
-        if len(shards):
+        shards, rows = self._locate(places)
+        if len(places):
             self._verify_touched(shards)
-            self._shard(int(shards[0]))  # a spec that does not fit the shards must not decide how much memory is taken
+            self._shard(int(shards[0]))  # before memory is taken for a spec that may not fit the shards
+        shape = (len(places), *self.spec.shape)
         if out is None:
             out = torch.empty(shape, dtype=torch.float32)
         if out.shape != shape or out.dtype != torch.float32 or out.device.type != "cpu":
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
-        rows = places - self._starts[shards]
-        sides = shards * 2 + (flips if flips is not None else 0)
-        # A run is a stretch of the batch that lies together in one tensor of one shard; a chunk stays in the processor's cache.
-        # Runs are gathered as they are stored and converted together: a call for each of them would cost as much as its bytes.
-        breaks = np.diff(sides, prepend=-1, append=-1) != 0
-        breaks[1:-1] |= np.diff(rows) != 1
-        scratch = None
-        for start in range(0, len(places), _CHUNK):
-            stop = min(start + _CHUNK, len(places))
-            edges = [start, *(np.flatnonzero(breaks[start + 1 : stop]) + start + 1).tolist(), stop]
-            for low, high in pairwise(edges):
-                stored = self._shard(int(shards[low]))[f"{kind}_flip" if sides[low] % 2 else kind]
-                stored = stored[rows[low] : rows[low] + high - low]
-                if len(edges) > 2:
-                    scratch = np.empty((_CHUNK, *self.spec.shape), stored.dtype) if scratch is None else scratch
-                    scratch[low - start : high - start] = stored
-            self._copy(out[start:stop], stored if len(edges) == 2 else scratch[: stop - start])
-            if normalize:
-                self._normalize(out[start:stop])
+        stored_type = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
+        scratch = np.empty((min(_CHUNK, len(places)), *self.spec.shape), stored_type)
+        sides = shards * 2 + (0 if flips is None else flips)
+        for chunk, runs in zip(out.split(_CHUNK), _runs(sides, rows), strict=False):
+            # Runs are gathered as stored and converted together: converting each would take as long as copying it.
+            parts = [self._shard(side // 2)[f"{kind}_flip" if side % 2 else kind][low:high] for side, low, high in runs]
+            self._copy(chunk, parts[0] if len(parts) == 1 else np.concatenate(parts, out=scratch[: len(chunk)]))
+            if normalize and self.spec.is_normalized:
+                normalize_(chunk, *self._statistics)
         return out
 
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        return self.spec.statistics()
+
     def _copy(self, out: Tensor, stored: np.ndarray) -> None:
+        """Write latents to `out` as fp32."""
         source = torch.from_numpy(stored)
         out.copy_(source.view(torch.bfloat16) if self.plan.dtype == "bfloat16" else source)
 
-    def _normalize(self, z: Tensor) -> None:
-        """LatentSpec.normalize in place."""
-        if self.spec.is_normalized:
-            mean, std = self._scale
-            z.sub_(mean).div_(std)
 
-    @cached_property
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        view = (self.spec.channels, 1, 1)
-        return torch.tensor(self.spec.mean).view(view), torch.tensor(self.spec.std).view(view)
+def _runs(sides: np.ndarray, rows: np.ndarray) -> Iterator[list[tuple[int, int, int]]]:
+    """A batch in chunks of `_CHUNK`, each as the runs (side, first row, end) that lie together in one tensor.
+
+    sides, rows: where each sample is: the tensor (twice the shard's number, plus one for mirror images) and the row.
+    """
+    breaks = (np.diff(sides) != 0) | (np.diff(rows) != 1)
+    for start in range(0, len(rows), _CHUNK):
+        stop = min(start + _CHUNK, len(rows))
+        edges = [start, *(np.flatnonzero(breaks[start : stop - 1]) + start + 1).tolist(), stop]
+        firsts = zip(sides[edges[:-1]].tolist(), rows[edges[:-1]].tolist(), pairwise(edges), strict=True)
+        yield [(side, row, row + high - low) for side, row, (low, high) in firsts]
 
 
 def _text(tensors: dict[str, np.ndarray], kind: str, row: int) -> str:
+    """A sample's text of one kind; "" where the shard has none."""
     if f"{kind}_offsets" not in tensors:
         return ""
     low, high = tensors[f"{kind}_offsets"][row : row + 2]

@@ -1,7 +1,7 @@
-"""Writing a latent store: shard by shard, each a pure function of its range of the source, each whole or absent.
+"""Writing a latent store, shard by shard. Each shard depends on its range of the source alone, and is whole or absent.
 
-A shard is staged beside its place, flushed, renamed, and only then noted in .progress/; what is noted there is never done
-again. Any number of processes may write different shards; one of them calls `finish`.
+A shard is written to a temporary file, flushed, renamed, and only then noted in .progress/; a shard that is noted there
+is never written again. Any number of processes may write different shards; one of them calls `finish`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,17 @@ _KIND = "latent store"
 class LatentStoreWriter:
     """Writes one store. Cheap to pickle, so that spawned processes can each write their share of `pending`.
 
-    resume: continue an interrupted store of the same spec and plan, or accept a finished one. overwrite: delete an older
-    latent store in `folder` first. Raises OutputExists, LatentSpecMismatch or DataError (another plan), one line each.
+    Args:
+        folder: Where the store is made.
+        spec: The latent space.
+        plan: What the store will hold.
+        resume: Continue an interrupted store of the same spec and plan, or accept a finished one.
+        overwrite: Delete an older latent store in `folder` first.
+
+    Raises:
+        OutputExists: Where `folder` is not empty, without `resume` or `overwrite`.
+        LatentSpecMismatch: Where the store to resume is of another spec.
+        DataError: Where the store to resume has another plan.
     """
 
     def __init__(
@@ -74,26 +83,30 @@ class LatentStoreWriter:
 
     @property
     def finished(self) -> bool:
+        """Whether the store has its index."""
         return (self.folder / STORE_INDEX).is_file()
 
     def pending(self, rank: int = 0, world: int = 1) -> list[int]:
-        """Shards that process `rank` of `world` has yet to write."""
+        """Numbers of the shards that process `rank` of `world` has yet to write."""
         if self.finished:
             return []
         return [shard for shard in range(rank, self.plan.shards, world) if not self._note(shard).is_file()]
 
     def shard(self, shard: int) -> ShardWriter:
-        """Collects the samples of one shard, in order; `commit` writes them."""
+        """A writer of one shard, by its number."""
         return ShardWriter(self, shard)
 
     def finish(self, statistics: Literal["data", "spec"] = "data") -> LatentStore:
         """Check that every shard is there, and write labels.npy, latent_spec.json and, last, index.json.
 
-        statistics: "data" normalises by what was just written, "spec" by the mean and std that the spec came with.
-        Raises DataError where shards are missing or no sample could be written.
+        Args:
+            statistics: "data" normalises by the statistics of these latents, "spec" by those of the given spec.
+
+        Raises:
+            DataError: Where shards are missing or no sample could be written.
         """
         if self.finished:
-            if self._progress.is_dir():  # a kill came between the last file and this
+            if self._progress.is_dir():  # the process was killed between index.json and this
                 remove_folder(self._progress)
             return LatentStore(self.folder)
         missing = self.pending()
@@ -128,7 +141,7 @@ class LatentStoreWriter:
         return LatentStore(self.folder)
 
     def skipped(self) -> list[tuple[int, str]]:
-        """(place in the source, reason) of the samples that were left out so far."""
+        """(place in the source, reason) of each sample that was left out so far."""
         if self.finished:
             path = self.folder / STORE_SKIPPED
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -137,7 +150,12 @@ class LatentStoreWriter:
         return [(place, reason) for note in notes for place, reason in note["skipped"]]
 
     def note(self, shard: int, facts: dict[str, Any]) -> None:
-        """Record a shard as done."""
+        """Record a shard as written.
+
+        Args:
+            shard: Its number.
+            facts: `samples`, `bytes`, `sha256`, `sums` and `skipped` of it.
+        """
         write_atomic(self._note(shard), json.dumps(facts).encode())
 
     def _note(self, shard: int) -> Path:
@@ -148,23 +166,21 @@ class LatentStoreWriter:
             progress = folder / STORE_PROGRESS
             progress.mkdir(exist_ok=True)
             self.spec.save(progress)
-            # The plan comes last: a folder without it was never started.
+            # The plan is written last: a folder without it was never started.
             write_atomic(progress / STORE_PLAN, self.plan.model_dump_json().encode())
 
     def _require_same(self) -> None:
-        """Raise unless the folder holds this very store, finished or not; tidy up what an interrupted process left."""
+        """Raise unless the folder holds this store, finished or not; begin it where nothing was written yet."""
         if self.finished:
             older, spec = read_index(self.folder).plan, LatentSpec.load(self.folder)
             # A finished store's statistics may be those of the data.
             self.spec.require(spec, ignore=("mean", "std"), context=str(self.folder))
         elif (self._progress / STORE_PLAN).is_file():
-            older, spec = (
-                read_plan(self.folder),
-                LatentSpec.load(self._progress),
-            )
+            older, spec = read_plan(self.folder), LatentSpec.load(self._progress)
             self.spec.require(spec, context=str(self.folder))
         elif {path.name for path in self.folder.iterdir()} <= {STORE_PROGRESS}:
-            return self._start(overwrite=True)
+            self._start(overwrite=True)
+            return
         else:
             raise FAEError(f"{self.folder} holds no latent store that could be resumed")
         for name in Plan.model_fields:
@@ -173,7 +189,6 @@ class LatentStoreWriter:
                 raise DataError(
                     f"{self.folder} was begun with {name} = {was}, not {now}; repeat its options or --overwrite"
                 )
-        return None
 
     def _write_labels(self, notes: list[dict[str, Any]]) -> str:
         labels = [
@@ -188,7 +203,12 @@ class LatentStoreWriter:
 
 
 class ShardWriter:
-    """The samples of one shard: `add` batches in the order of their places, then `commit`."""
+    """The samples of one shard: `add` batches in the order of their places, then `commit`.
+
+    Args:
+        writer: The store's.
+        shard: Number of the shard.
+    """
 
     def __init__(self, writer: LatentStoreWriter, shard: int) -> None:
         self.writer, self.number = writer, shard
@@ -209,9 +229,17 @@ class ShardWriter:
         names: Sequence[str] | None = None,
         captions: Sequence[str] | None = None,
     ) -> None:
-        """A batch: places in the source (ascending), and raw latents (B, C, h, w) by name ("mean", "std", "mean_flip", ...).
+        """Add a batch of samples.
 
-        Raises DataError where the batch is not what the plan announced, or a value does not fit the store's dtype.
+        Args:
+            source: Places in the source, ascending.
+            latents: Raw latents (B, C, h, w) by name, as `Plan.latents` lists them.
+            labels: One per sample, where the plan has labels.
+            names: One per sample.
+            captions: One per sample, where the plan has captions.
+
+        Raises:
+            DataError: Where the batch does not match the plan, or a value does not fit the store's dtype.
         """
         plan, dtype = self.writer.plan, DTYPES[self.writer.plan.dtype]
         if latents.keys() != self._latents.keys():
@@ -229,12 +257,9 @@ class ShardWriter:
                 )
             stored = values.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
             if not stored.isfinite().all():
-                kind = (
-                    "are not finite"
-                    if not values.isfinite().all()
-                    else f"overflow {plan.dtype}; use float32 or bfloat16"
-                )
-                raise DataError(f"latents of samples {source[0]} to {source[-1]} {kind}")
+                finite = bool(values.isfinite().all())
+                problem = f"overflow {plan.dtype}; use float32 or bfloat16" if finite else "are not finite"
+                raise DataError(f"latents of samples {source[0]} to {source[-1]} {problem}")
             self._latents[name].append(stored)
         self._source += map(int, source)
         self._labels += map(int, labels or ())
@@ -242,11 +267,11 @@ class ShardWriter:
         self._captions += captions or ()
 
     def skip(self, place: int, reason: str) -> None:
-        """Leave a sample out, with a one-line reason for the log."""
+        """Leave out the sample at a place in the source, with a reason for skipped.txt."""
         self._skipped.append((int(place), " ".join(reason.split())))
 
     def commit(self) -> None:
-        """Write the shard and note it as done. Raises DataError unless every place was added or skipped."""
+        """Write the shard and record it as written; raises DataError unless every place was added or skipped."""
         done = sorted([*self._source, *(place for place, _ in self._skipped)])
         if done != list(self.range):
             raise DataError(f"shard {self.number} has {len(done)} of {len(self.range)} samples")
@@ -285,14 +310,30 @@ def write_store(
     classes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
-    dtype: str = "float32",
+    dtype: Literal["float16", "bfloat16", "float32"] = "float32",
     shard_size: int | None = None,
     statistics: Literal["data", "spec"] = "spec",
     overwrite: bool = False,
 ) -> LatentStore:
-    """Raw latents (N, C, h, w) that fit in memory as a store; `std` makes it one of posteriors.
+    """Write latents that fit in memory as a store.
 
-    statistics: "spec" normalises by the spec's own mean and std, "data" by those of these latents.
+    Args:
+        folder: Where the store is made.
+        spec: The latent space.
+        mean: Raw latents (N, C, h, w).
+        std: Of their posteriors (N, C, h, w); without it the store keeps no distribution.
+        labels: One per sample.
+        classes: Names of the labels.
+        names: One per sample.
+        captions: One per sample.
+        dtype: Type in which latents are stored.
+        shard_size: Samples per shard; None keeps a shard near 64 MiB.
+        statistics: "spec" normalises by the spec's own mean and std, "data" by those of these latents.
+        overwrite: Delete an older latent store in `folder` first.
+
+    Raises:
+        OutputExists: Where `folder` is not empty, without `overwrite`.
+        DataError: Where the arrays do not fit together.
     """
     latents = {"mean": mean} if std is None else {"mean": mean, "std": std}
     plan = Plan(

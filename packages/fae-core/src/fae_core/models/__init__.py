@@ -1,1 +1,1 @@
-"""Models: found by name (sources), loaded (load), saved (pretrained, folder, card), and what is known of them besides."""
+"""Models: found by name (sources, bundles), loaded (load), saved (pretrained, folder, card), identified (identity)."""

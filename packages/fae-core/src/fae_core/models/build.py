@@ -1,29 +1,39 @@
-"""Making a model of a configuration, with initial weights that a seed fixes."""
+"""Building a model of a configuration, with initial weights that a seed fixes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from fae_core.errors import InvalidFile, first_line
 
+ModelT = TypeVar("ModelT")
 
-def built(where: str, build: Callable[[], Any]) -> Any:
-    """The model that `build()` makes of a configuration; InvalidFile where torch cannot make one of these sizes."""
+
+def built(where: str, build: Callable[[], ModelT]) -> ModelT:
+    """The model that `build()` makes of a configuration.
+
+    Args:
+        where: What the error message calls the configuration.
+        build: Makes the model.
+
+    Raises:
+        InvalidFile: Where torch cannot make a model of these sizes.
+    """
     try:
         return build()
-    except torch.OutOfMemoryError:  # a GPU's, which has a line of its own
+    except torch.OutOfMemoryError:  # of a GPU, which is reported elsewhere
         raise
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, TypeError) and "Overflow" not in str(error):  # torch's own complaint of a huge number
+        if isinstance(error, TypeError) and "Overflow" not in str(error):  # torch raises one for a huge number
             raise
         raise InvalidFile(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
 
 
-def seeded(seed: int, build: Callable[[], Any]) -> Any:
-    """What `built` makes with initial weights that are fixed by the seed, leaving the global generator as it was."""
+def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:
+    """The model that `build()` makes, with initial weights fixed by a seed; the global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return built("model settings", build)

@@ -1,7 +1,7 @@
-"""Which bundles there are, and their parts, checked by the SHA-256 of every file.
+"""The bundles of the installed packages, and the parts of a bundle, checked by the SHA-256 of every file.
 
-A package that carries bundles registers its module under the entry-point group "fae.bundles"; each folder `bundles/NAME` in it
-is one.
+A package that carries bundles registers its module under the entry-point group "fae.bundles"; each of its folders
+`bundles/NAME` is one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fae_core.files import read_json, sha256_file, unsealed
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD
 from fae_core.plugins import load_plugins
 
-OTHERS = "others"  # the record's files beside "files", which are the weights
+OTHERS = "others"  # in the record, the files that are not weights; "files" are the weights
 FORMAT_VERSION = 1
 
 
 @functools.cache
 def bundle_folders() -> dict[str, Path]:
-    """Every bundle of the installed packages: name -> folder. Raises FAEError where two packages claim one name."""
+    """Every bundle of the installed packages: name -> folder. Raises FAEError where two bundles have the same name."""
     folders: dict[str, Path] = {}
     for package in sorted({point.value for point in load_plugins("fae.bundles").values()}):
         spec = importlib.util.find_spec(package)
@@ -37,11 +37,12 @@ def bundle_folders() -> dict[str, Path]:
 
 
 def is_bundle(folder: Path) -> bool:
+    """Whether a folder has the record of a bundle."""
     return (folder / BUNDLE_RECORD).is_file()
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """bundle.json; raises InvalidFile where it is missing, malformed or of another format."""
+    """bundle.json of a folder; raises InvalidFile where it is missing, malformed or of another format."""
     path = folder / BUNDLE_RECORD
     record = read_json(path)
     if record.get("format_version") != FORMAT_VERSION:
@@ -56,8 +57,15 @@ def read_bundle(folder: Path) -> dict[str, Any]:
 
 
 def bundle_part(folder: Path, part: str) -> Path:
-    """The folder of the tokenizer or the generator. Raises InvalidFile where its weights are missing or any file of it has
-    changed; a file that the record does not know is not read by anything."""
+    """The folder of a bundle's tokenizer or generator, verified. Files that the record does not list are never read.
+
+    Args:
+        folder: The bundle's.
+        part: "tokenizer" or "generator".
+
+    Raises:
+        InvalidFile: Where weights of the part are missing, or any file of it has changed.
+    """
     record = read_bundle(folder)
     weights = _of_part(record["files"], part)
     if not weights:
@@ -66,15 +74,15 @@ def bundle_part(folder: Path, part: str) -> Path:
     for name in weights:
         if not (folder / name).is_file():
             raise InvalidFile(f"{folder / name} is missing from the bundle")
-    for name, digest in (
-        weights | _of_part(record.get(OTHERS, {}), part)
-    ).items():  # earlier versions listed weights alone
+    others = _of_part(record.get(OTHERS, {}), part)  # earlier versions listed weights alone
+    for name, digest in (weights | others).items():
         if (folder / name).is_file() and sha256_file(folder / name) != digest:
             raise InvalidFile(f"{folder / name} is damaged: it is not the file that the bundle was made with")
     return folder / part
 
 
 def _of_part(files: dict[str, str], part: str) -> dict[str, str]:
+    """Those of the listed files that are in a part's folder."""
     return {name: digest for name, digest in files.items() if name.startswith(f"{part}/")}
 
 

@@ -8,7 +8,12 @@ from fae_core.redact import redact
 
 
 def model_card(model: nn.Module, body: str | None) -> str:
-    """A model card: front matter for the hub, what the model is, its latent space, how to load it. Without secrets."""
+    """A model card: front matter for the hub, class, parameters, latent space, how to load it. Secrets are redacted.
+
+    Args:
+        model: The model.
+        body: The text after the title; None takes a default.
+    """
     count = sum(p.numel() for p in model.parameters())
     spec = getattr(model, "spec", None)
     space = (

@@ -1,23 +1,19 @@
-"""The checkpoints of a training run as a reader sees them: which there are, whether they are whole, and the generator in one."""
+"""Reading the checkpoints of a training run: which exist, whether they are whole, and the generator in one."""
 
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 
 from fae_core.config import parse_config
 from fae_core.errors import DataError, InvalidFile, UnknownName
-from fae_core.files import (
-    read_json,
-    read_yaml,
-    sha256_file,
-    unsealed,
-)
+from fae_core.files import read_json, read_yaml, sha256_file, unsealed
 from fae_core.folders import (
     CHECKPOINT_STATE,
     LATENT_SPEC,
@@ -33,15 +29,17 @@ from fae_core.models.folder import checked_names, load_state, read_config
 from fae_core.plugins import load_plugins
 from fae_core.spec import LatentSpec
 
+_NAME = "model"  # the name of GeneratorTask's module
+
 
 def numbered(folder: Path) -> dict[int, Path]:
-    """Step -> folder of each checkpoint in a folder of them, oldest first; whether they are whole is another matter."""
+    """Step -> folder of each checkpoint in RUN/checkpoints, oldest first; they are not verified."""
     steps = {path: checkpoint_step(path.name) for path in folder.glob("*") if path.is_dir()}
     return dict(sorted((step, path) for path, step in steps.items() if step is not None))
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint; raises InvalidFile, one line, where it is absent, damaged or lacks a part."""
+    """state.json of a checkpoint; raises InvalidFile where it is absent, damaged or lacks a part."""
     state = unsealed(read_json(path / CHECKPOINT_STATE), path / CHECKPOINT_STATE)
     for name, kind in (("step", int), ("files", dict), ("tensors", dict)):
         if not isinstance(state.get(name), kind) or isinstance(state[name], bool):
@@ -52,7 +50,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """The first fault in a checkpoint's files, in words; None where there is none."""
     try:
         files = read_state(path)["files"]
         unknown = {file.name for file in path.glob("*.safetensors")} - files.keys()
@@ -70,23 +68,13 @@ def damage(path: Path) -> str | None:
     return None
 
 
-class quiet:
-    """Silence torch's remarks about running without a process group and about its safetensors reader."""
-
-    def __enter__(self) -> None:
-        self._catch = warnings.catch_warnings()
-        self._catch.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: object) -> None:
-        self._catch.__exit__(*error)
-
-
-_NAME = "model"  # what GeneratorTask calls its module
+def quiet() -> AbstractContextManager[object]:
+    """Suppress torch's warnings about running without a process group and about its safetensors reader."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def checkpoints_of(run: str | Path) -> dict[int, Path]:
-    """Step -> folder of each checkpoint that the run still has, oldest first. Raises InvalidFile where it has none."""
+    """Step -> folder of each checkpoint of a run, oldest first. Raises InvalidFile where it has none."""
     found = numbered(Path(run) / RUN_CHECKPOINTS)
     if not found:
         raise InvalidFile(f"{run} has no checkpoints")
@@ -96,10 +84,18 @@ def checkpoints_of(run: str | Path) -> dict[int, Path]:
 def generator_in_checkpoint(
     path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Any:
-    """The generator with the checkpoint's averaged weights (its plain ones where no average was kept), in eval mode.
+    """The generator with a checkpoint's averaged weights (its plain weights where no average was kept), in eval mode.
 
-    The run's config.yaml says what it is; its latent space is that of the run's model/, or of the store it trains on.
-    Raises InvalidFile where the checkpoint is damaged or not a generator's.
+    Its type and settings are read from the run's config.yaml, its latent space from the run's model/ or its latents.
+
+    Args:
+        path: RUN/checkpoints/step-...
+        device: Of the parameters.
+        dtype: Of the parameters; None keeps the default.
+
+    Raises:
+        InvalidFile: Where the checkpoint is damaged or not a generator's.
+        UnknownName: Where no installed package registers its type.
     """
     path = Path(path)
     run = path.parents[1]
@@ -124,13 +120,13 @@ def generator_in_checkpoint(
         raise InvalidFile(f"{path} is of another model: it lacks {absent}")
     loaded = {key: torch.empty_like(state[name]) for name, key in kept.items()}
     with quiet():
-        dcp.load(loaded, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+        load_tensors(loaded, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     load_state(model, {name: loaded[key] for name, key in kept.items()}, str(path))
     return model.to(device=device, dtype=dtype).eval()
 
 
 def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | None:
-    """Of the run's model, or of the store it trains on; None where neither is there or knows them."""
+    """Class names of the run's model, or of its latent store; None where neither exists or has them."""
     from fae_core.latent_store import LatentStore
 
     exported = run / RUN_MODEL
@@ -142,11 +138,12 @@ def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | No
     except (InvalidFile, DataError):
         return None
     if isinstance(recorded, dict) and recorded.get("latents", store.identity) != store.identity:
-        return None  # another store lies there now
+        return None  # the store has been replaced since
     return None if store.classes is None else tuple(store.classes)
 
 
 def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
+    """The latent space of the run's model, of its record, or of its latent store."""
     from fae_core.latent_store import LatentStore
 
     if (run / RUN_MODEL / LATENT_SPEC).is_file():

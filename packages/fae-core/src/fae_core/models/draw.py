@@ -1,8 +1,8 @@
-"""The door to any generator's `sample`: options are checked before anything is loaded or written, and what comes out is looked at.
+"""Calling the `sample` of any generator: options are checked before anything is loaded or written, and so are samples.
 
-What options there are, the signature of `sample` says: its keyword parameters beside noise and random, with their annotations
-(`Annotated[float, pydantic.Field(ge=0)]` gives a range). A generator that takes `**options` names their fields in a class attribute
-`sample_config`, a Config; without one it is trusted to check them itself.
+The options are the keyword parameters of `sample` beside noise and random, with their annotations
+(`Annotated[float, pydantic.Field(ge=0)]` gives a range). A generator that takes `**options` names their fields in a
+class attribute `sample_config`, a Config; without one it must check them itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
+from types import GenericAlias
 from typing import Any
 
 import torch
@@ -21,20 +22,38 @@ from fae_core.config import parse_config
 from fae_core.errors import FAEError, InvalidFile, field_reasons
 from fae_core.random import SlotRandom
 
-EXPLODED = 100.0  # root mean square at which a sample counts as lost; normalised latents have 1
-_CALLERS = ("noise", "random")  # what the caller of `sample` gives, not the user
+EXPLODED = 100.0  # root mean square at which a sample counts as diverged; normalised latents have 1
+_CALLERS = ("noise", "random")  # parameters of `sample` that the program sets, not the user
 
 
 def draw_latents(generator: Any, condition: Any, random: SlotRandom, options: Mapping[str, Any]) -> Tensor:
-    """Latents (B, C, h, w), one per condition. Raises FAEError for options that there are not, or samples that are lost."""
+    """Latents of a generator, checked.
+
+    Args:
+        generator: The model.
+        condition: As in `Generator.sample`.
+        random: One slot per sample.
+        options: Options of `generator.sample` by name.
+
+    Returns:
+        Normalised latents (B, C, h, w), one per condition.
+
+    Raises:
+        FAEError: For unknown options, and for samples that are not finite or diverged.
+    """
     z = generator.sample(condition, random=random, **check_options(generator, options))
     return check_samples(z, random)
 
 
 def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as `generator.sample` wants them. generator: a Generator or its class.
+    """The options, validated and converted to the types that `generator.sample` declares.
 
-    Raises InvalidFile, one line: for an unknown one naming those that there are, else saying what is wrong with it.
+    Args:
+        generator: A Generator or its class.
+        options: Values by name.
+
+    Raises:
+        InvalidFile: For an unknown option, naming those that exist, and for a wrong value.
     """
     own, takes_more = _parameters(generator)
     declared = getattr(generator, "sample_config", None) if takes_more else None
@@ -49,7 +68,13 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_known(options: Iterable[str], known: Iterable[str], generator: Any) -> None:
-    """Raise InvalidFile for the first option that is not known, naming those that are."""
+    """Raise InvalidFile for the first option that is not known, naming those that are.
+
+    Args:
+        options: Names that were given.
+        known: Names that exist.
+        generator: The Generator or its class, for the message.
+    """
     known = sorted(known)
     for name in options:
         if name not in known:
@@ -58,9 +83,14 @@ def require_known(options: Iterable[str], known: Iterable[str], generator: Any) 
 
 
 def check_samples(z: Tensor, random: SlotRandom | None = None) -> Tensor:
-    """z (B, C, h, w) itself. Raises FAEError, one line, where samples are not finite or far from any latent.
+    """z itself, after a check.
 
-    random: whose slots name the samples.
+    Args:
+        z: Normalised latents (B, C, h, w).
+        random: Its slots number the samples in the message.
+
+    Raises:
+        FAEError: Where samples are not finite, or their root mean square is beyond `EXPLODED`.
     """
     size = z.float().flatten(1).square().mean(1).sqrt()
     for lost, what in ((~torch.isfinite(z).flatten(1).all(1), "are not finite"), (~(size <= EXPLODED), "exploded")):
@@ -68,14 +98,14 @@ def check_samples(z: Tensor, random: SlotRandom | None = None) -> Tensor:
             first = int(lost.nonzero()[0])
             name = first if random is None else random.slots[first]
             raise FAEError(
-                f"{int(lost.sum())} of {len(z)} samples {what} (sample {name} first, root mean square {size[first]:.3g}); "
-                "lower the guidance scale, or take more steps or fp32"
+                f"{int(lost.sum())} of {len(z)} samples {what} (sample {name} first, root mean square "
+                f"{size[first]:.3g}); lower the guidance scale, or take more steps or fp32"
             )
     return z
 
 
 def _parameters(generator: Any) -> tuple[dict[str, Any], bool]:
-    """Annotations of the options by name, and whether `sample` takes any others too."""
+    """Annotations of the options by name, and whether `sample` takes `**options`."""
     function = generator.sample
     parameters = list(inspect.signature(function).parameters.values())
     parameters = parameters[2 if isinstance(generator, type) else 1 :]  # after self: the condition
@@ -90,25 +120,22 @@ def _parameters(generator: Any) -> tuple[dict[str, Any], bool]:
 
 
 def _kind_of(default: Any) -> Any:
-    """What a parameter without a usable annotation takes, by its default."""
+    """The type of a parameter without a usable annotation, by its default."""
     if isinstance(default, bool | str):
         return type(default)
     return int | float if isinstance(default, int | float) else Any
 
 
 def _valid(name: str, value: Any, annotation: Any) -> Any:
+    """An option's value, converted to the annotated type."""
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     try:
-        # In a tuple, because pydantic takes a configuration for no class that can have its own.
-        return TypeAdapter(tuple[annotation], config=config).validate_python((value,))[0]
+        # In a tuple, because pydantic accepts no configuration for classes that can have their own.
+        alone: Any = GenericAlias(tuple, (annotation,))
+        return TypeAdapter(alone, config=config).validate_python((value,))[0]
     except ValidationError as error:
-        raise InvalidFile(
-            f"sampling option {name}: {field_reasons(_within(error), annotation if isinstance(annotation, type) else object)}"
-        ) from None
-    except PydanticUserError:  # an annotation beyond pydantic
+        found = [{**finding, "loc": finding["loc"][1:]} for finding in error.errors()]
+        owner = annotation if isinstance(annotation, type) else object
+        raise InvalidFile(f"sampling option {name}: {field_reasons(found, owner)}") from None
+    except PydanticUserError:  # an annotation that pydantic does not understand
         return value
-
-
-def _within(error: ValidationError) -> list[dict[str, Any]]:
-    """Findings without the place in the tuple."""
-    return [{**found, "loc": found["loc"][1:]} for found in error.errors()]

@@ -1,8 +1,8 @@
-"""What stands in a model folder: config.json, model.safetensors and the latent spec, read, written and compared.
+"""The files of a model folder: config.json, model.safetensors and the latent spec, read, written and compared.
 
-config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (who wrote it),
-`config` (the constructor's arguments) and `checksum` (of weights and spec, compared at loading), and for a generator of known
-classes `class_names` by label. Weights are safetensors; nothing is unpickled.
+config.json holds `model_type` (the name under which a package registers the class), `package` and `version` (that wrote
+it), `config` (the constructor's argument) and `checksum` (of weights and spec, compared at loading), and for a
+generator of known classes `class_names` by label. Weights are safetensors; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ def write_config(
     checksum: str,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write config.json, without secrets in addresses. checksum: the `model_checksum` of what lies beside it."""
+    """Write config.json, without secrets.
+
+    Args:
+        folder: The model's.
+        model_type: The name under which the class is registered.
+        config: Fields of the configuration.
+        package: The package of the class.
+        checksum: The `model_checksum` of weights and spec in the folder.
+        class_names: By label.
+    """
     import importlib
 
     version = getattr(importlib.import_module(package), "__version__", None)
@@ -42,20 +51,25 @@ def write_config(
 
 
 def checked_names(names: Any, where: str) -> tuple[str, ...] | None:
-    """Class names as a file has them. Raises InvalidFile where they are no list of texts."""
+    """Class names as stored in the file `where`. Raises InvalidFile where they are not a list of texts."""
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InvalidFile(f"{where}: class_names must be a list of texts")
     return None if names is None else tuple(names)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as a dict; raises InvalidFile where it is missing or malformed."""
+    """config.json of a model folder; raises InvalidFile where it is missing or malformed."""
     return read_json(folder / MODEL_CONFIG)
 
 
 def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpec | None) -> None:
-    """Raise InvalidFile unless loaded weights and spec are those that the folder was saved with. Folders of earlier versions
-    have no checksum to compare with."""
+    """Raise InvalidFile unless a model is the one that the folder was saved with. Earlier versions stored no checksum.
+
+    Args:
+        folder: The model's.
+        state: Its loaded weights.
+        spec: Its loaded latent space.
+    """
     wanted = read_config(folder).get("checksum")
     if wanted is not None and wanted != model_checksum(state, spec):
         raise InvalidFile(
@@ -64,9 +78,15 @@ def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpe
 
 
 def load_weights(module: nn.Module, path: Path, *, elsewhere: str | None = None) -> None:
-    """Load a safetensors file into `module`, every key accounted for. Raises InvalidFile otherwise.
+    """Load a safetensors file into a module.
 
-    elsewhere: the start of the names of weights that are not in the file, because the module has them already.
+    Args:
+        module: The model.
+        path: The file.
+        elsewhere: Start of the names of weights that are not in the file, because the module has them already.
+
+    Raises:
+        InvalidFile: Where the file is missing or damaged, lacks a weight, or has an unknown one.
     """
     if not path.is_file():
         raise InvalidFile(f"{path} does not exist")
@@ -76,13 +96,19 @@ def load_weights(module: nn.Module, path: Path, *, elsewhere: str | None = None)
         raise InvalidFile(f"{path} is damaged: {error}") from None
     if elsewhere is not None:
         if any(name.startswith(elsewhere) for name in state):
-            raise InvalidFile(f"{path} holds {elsewhere}* weights that its {MODEL_CONFIG} does not speak of")
+            raise InvalidFile(f"{path} holds {elsewhere}* weights that its {MODEL_CONFIG} does not announce")
         state.update({name: tensor for name, tensor in module.state_dict().items() if name.startswith(elsewhere)})
     load_state(module, state, str(path))
 
 
 def load_state(module: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
-    """`load_state_dict` with a one-line InvalidFile that names the first keys that do not fit."""
+    """`load_state_dict` that raises InvalidFile, one line, naming the first keys that do not fit.
+
+    Args:
+        module: The model.
+        state: Weights by name.
+        where: What the error message calls their source.
+    """
     own = module.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]

@@ -1,4 +1,4 @@
-"""Other people's checkpoint files (.safetensors, .pt, .pth), read without running anything that is in them."""
+"""Checkpoint files of other projects (.safetensors, .pt, .pth), read without running code in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fae_core.errors import InvalidFile
 
-# Where training programs keep a model's weights inside a checkpoint.
+# Names under which training programs keep a model's weights inside a checkpoint.
 SECTIONS = ("model", "state_dict", "model_state_dict", "module")
 
 
@@ -24,11 +24,16 @@ def read_state_dict(
     sections: Sequence[str] = SECTIONS,
     allowed: Sequence[type] = (),
 ) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name: of its `section`, or else of the first of `sections` that it has, or else
-    of the file itself. Entries that are no tensors are left out.
+    """The tensors of a checkpoint file by name. Entries that are not tensors are left out.
 
-    allowed: plain classes that torch.load may build besides tensors and containers.
-    Raises InvalidFile, one line, where the file is missing, damaged, needs unpickling, or holds no weights.
+    Args:
+        path: The file.
+        section: The part of the file to read; None takes the first of `sections`, or else the whole file.
+        sections: Names of parts to look for.
+        allowed: Plain classes that torch.load may build besides tensors and containers.
+
+    Raises:
+        InvalidFile: Where the file is missing, damaged, needs unpickling, or holds no weights.
     """
     content = read_checkpoint(path, allowed=allowed)
     if section is not None:
@@ -45,7 +50,15 @@ def read_state_dict(
 
 
 def read_checkpoint(path: str | Path, *, allowed: Sequence[type] = ()) -> Mapping[str, Any]:
-    """The whole content of a checkpoint file, on the CPU; raises as `read_state_dict` does."""
+    """The whole content of a checkpoint file, on the CPU.
+
+    Args:
+        path: The file.
+        allowed: Plain classes that torch.load may build besides tensors and containers.
+
+    Raises:
+        InvalidFile: Where the file is missing, damaged, needs unpickling, or is not a mapping.
+    """
     path = Path(path)
     if not path.is_file():
         raise InvalidFile(f"{path} is not a file" if path.exists() else f"{path} does not exist")
@@ -56,7 +69,7 @@ def read_checkpoint(path: str | Path, *, allowed: Sequence[type] = ()) -> Mappin
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise InvalidFile(f"{path} holds more than tensors and plain values; nothing else is loaded") from None
-    except Exception as error:  # damaged files make torch raise almost anything
+    except Exception as error:  # torch raises many types for damaged files
         reason = " ".join(str(error).split())[:200] or "it is empty"
         raise InvalidFile(f"{path} is not a readable checkpoint: {reason}") from None
     if not isinstance(content, Mapping):

@@ -1,6 +1,6 @@
-"""Is a loaded model the one that was saved? Its folder's config.json holds a hash of the weights' values and of the latent spec.
+"""Hashes that identify a model by its content. A model folder's config.json holds one, compared when it is loaded.
 
-It is a hash of numbers and not of files: weights stored in a shorter type that loses nothing are the same model.
+They are hashes of numbers, not of files: weights stored in a shorter type without loss are the same model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def model_checksum(state: Mapping[str, Tensor], spec: LatentSpec | None) -> str:
-    """Hexadecimal SHA-256 of a state dict's names, shapes and values, and of the latent space; about 0.6 s a gigabyte."""
+    """Hexadecimal SHA-256 of names, shapes and values of a state dict, and of the latent space; 0.6 s a gigabyte.
+
+    Args:
+        state: Tensors by name.
+        spec: The latent space, if any.
+    """
     digest = hashlib.sha256(json.dumps(None if spec is None else spec.to_dict()).encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu()
@@ -29,19 +34,19 @@ def model_checksum(state: Mapping[str, Tensor], spec: LatentSpec | None) -> str:
             tensor = tensor.float()
         digest.update(f"{name}\x1f{tuple(tensor.shape)}\x1e".encode())
         flat = tensor.contiguous(memory_format=torch.contiguous_format).reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def model_identity(model: Any) -> str | None:
-    """A hash of all that a loaded model's output depends on: its configuration, weights and latent space.
+    """A hash of what a loaded model's output depends on: its configuration, weights and latent space.
 
-    None for a model that is no torch module, of which that cannot be told.
+    None for a model that is not a torch module, whose weights are not known.
     """
     if not isinstance(model, nn.Module):
         return None
     config = getattr(model, "config", None)
-    # What a later version adds with a default changes nothing; where weights were found is no part of what they are.
+    # Without defaults, so that fields of later versions change nothing, and without the places that weights came from.
     dumped = config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, BaseModel) else {}
     settings = json.dumps(_without_places(dumped), sort_keys=True)
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
@@ -49,6 +54,7 @@ def model_identity(model: Any) -> str | None:
 
 
 def _without_places(settings: Any) -> Any:
+    """Settings without the names and paths under which weights were found."""
     if not isinstance(settings, dict):
         return settings
     return {key: _without_places(value) for key, value in settings.items() if key not in ("name", "weights")}

@@ -1,4 +1,4 @@
-"""Presets: YAML files inside the package that owns a model, one per name, found across the installed packages."""
+"""Presets: YAML files, one per name, each in the package that owns the model; found across the installed packages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.files import read_yaml
 from fae_core.plugins import load_plugins
 
-DESCRIPTION = ("description", "parameters", "paper", "spec")  # what a preset says of itself, rather than of a run
+DESCRIPTION = ("description", "parameters", "paper", "spec")  # sections that are not settings of a run
 
 
 @functools.cache
 def preset_files() -> dict[str, Path]:
-    """Every preset of the installed packages: name -> file. Raises FAEError where two packages claim one name."""
+    """Every preset of the installed packages: name -> file. Raises FAEError where two presets have the same name."""
     files: dict[str, Path] = {}
     for package in sorted({"fae_core", *(point.value for point in load_plugins("fae.presets").values())}):
         spec = importlib.util.find_spec(package)
@@ -30,9 +30,17 @@ def preset_files() -> dict[str, Path]:
 
 
 def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
-    """A preset's content: `description`, `model_type`, `model`, and where given `training`, `parameters`, `paper`.
+    """The content of a preset.
 
-    kind: the model_type that the caller builds. Raises UnknownName (with the nearest names) for another or no preset.
+    Args:
+        name: Of the preset.
+        kind: The model_type that the caller builds; None accepts any.
+
+    Returns:
+        `model_type`, and where given `description`, `model`, `training`, `spec`, `parameters`, `paper`.
+
+    Raises:
+        UnknownName: Where no preset of this kind has the name; suggests the nearest names.
     """
     files = preset_files()
     preset = read_preset(files[name]) if name in files else {}
@@ -43,7 +51,7 @@ def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
 
 
 def read_preset(path: Path) -> dict[str, Any]:
-    """A preset's content. Raises InvalidFile where it does not name a model_type, or a part of it has another form."""
+    """The content of a preset's file. Raises InvalidFile where model_type is missing, or a section has another type."""
     preset = read_yaml(path)
     if not isinstance(preset.get("model_type"), str):
         raise InvalidFile(f"{path} must name its model_type")

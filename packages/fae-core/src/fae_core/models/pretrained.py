@@ -1,9 +1,9 @@
-"""PretrainedModel: the base of every model that lives in a model folder."""
+"""PretrainedModel: the base of every model that is saved to a model folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self
+from typing import Any, ClassVar, Generic, Self, cast
 
 import torch
 from safetensors.torch import save_file
@@ -23,16 +23,17 @@ from fae_core.spec import LatentSpec
 
 
 class PretrainedModel(nn.Module, Generic[ConfigT]):
-    """Mixin for every model that lives in a model folder.
+    """Base of every model that is saved to a model folder. A subclass sets `model_type` and `config_class`.
 
-    A subclass sets `model_type` and `config_class` and is constructed as `cls(config, spec)`; `spec` is the LatentSpec that
-    it speaks, or None for parts that do not touch latents.
+    Args:
+        config: Of the class `config_class`.
+        spec: The latent space that the model is for; None for a part that has no latents (`needs_spec` is False).
     """
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[Config]]
     config: ConfigT
-    spec: LatentSpec  # None in a part that touches no latents (`needs_spec`)
+    spec: LatentSpec  # None in a part that has no latents (`needs_spec`)
     needs_spec: ClassVar[bool] = True
     class_names: tuple[str, ...] | None = None  # of the labels that a generator was trained on; kept in config.json
 
@@ -43,12 +44,19 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
 
     @classmethod
     def from_preset(cls, name: str, *, spec: LatentSpec | None = None, **overrides: Any) -> Self:
-        """A model with fresh weights from a preset; `overrides` replace fields of its config.
+        """A model of a preset, with random weights.
 
-        spec: the latent space it is for; a preset's own `spec` section is used where it is None.
+        Args:
+            name: Of the preset.
+            spec: The latent space that the model is for; None takes the preset's own `spec` section.
+            overrides: Fields of the config that replace the preset's.
+
+        Raises:
+            UnknownName: Where no preset of this model has the name.
+            InvalidSettings: Where a field is unknown or out of range.
         """
         preset = load_preset(name, cls.model_type)
-        config = parse_config(cls.config_class, {**preset.get("model", {}), **overrides}, f"preset {name}")
+        config = cls._parse({**preset.get("model", {}), **overrides}, f"preset {name}")
         if spec is None and "spec" in preset:
             spec = LatentSpec.from_dict(preset["spec"], f"preset {name}")
         return built(f"preset {name}", lambda: cls(config, spec))
@@ -64,10 +72,19 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
-        """The model in `source`: a model folder, a run folder, or "owner/name" on the hub. In eval mode.
+        """A saved model, in eval mode.
 
-        spec: raises LatentSpecMismatch unless the model speaks exactly this space.
-        Raises InvalidFile where files are missing, damaged, or of another model.
+        Args:
+            source: A model folder, a run folder, or "owner/name" on the hub.
+            spec: The latent space that the model must be for; None accepts any.
+            device: Of the parameters.
+            dtype: Of the parameters; None keeps the stored one.
+            revision: Of a hub repository.
+            token: For the hub.
+
+        Raises:
+            LatentSpecMismatch: Where the model is for another space than `spec`.
+            InvalidFile: Where files are missing, damaged, or of another model.
         """
         folder = resolve_model_folder(source, revision=revision, token=token)
         config, own_spec = cls._read(folder)
@@ -80,23 +97,32 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
         return model.to(device=device, dtype=dtype).eval()
 
     @classmethod
-    def _read(cls, folder: Path) -> tuple[Any, LatentSpec | None]:
+    def _parse(cls, fields: dict[str, Any], where: str) -> ConfigT:
+        """A validated configuration. A ClassVar cannot name ConfigT, so that the checker takes it from here."""
+        return cast("ConfigT", parse_config(cls.config_class, fields, where))
+
+    @classmethod
+    def _read(cls, folder: Path) -> tuple[ConfigT, LatentSpec | None]:
         """The configuration and the latent spec of a model of this class in `folder`. Raises InvalidFile."""
         stored = read_config(folder)
         if stored.get("model_type") != cls.model_type:
             raise InvalidFile(f"{folder} holds a {stored.get('model_type')!r} model, not {cls.model_type!r}")
-        config = parse_config(cls.config_class, stored.get("config", {}), f"{folder}/{MODEL_CONFIG}")
+        config = cls._parse(stored.get("config", {}), f"{folder}/{MODEL_CONFIG}")
         spec = LatentSpec.load(folder) if (folder / LATENT_SPEC).is_file() else None
         if spec is None and cls.needs_spec:
             raise InvalidFile(f"{folder} has no {LATENT_SPEC}")
         return config, spec
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of `batch` samples of the model's own shapes, on its device; `fae info` counts and times what it takes."""
+        """The output of a forward pass, on the model's device; `fae info` counts and times it.
+
+        Args:
+            batch: Number of samples, of the model's own shapes.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no dry_run")
 
     def dry_input(self, *shape: int) -> Tensor:
-        """Input for `dry_run` on the model's device and in its dtype: random numbers, the same in every call."""
+        """Input for `dry_run`, on the model's device and in its dtype: random numbers, the same in every call."""
         reference = next(self.parameters())
         if reference.is_meta:
             return reference.new_empty(shape)
@@ -104,9 +130,18 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
         return torch.randn(shape, generator=generator, device=reference.device, dtype=reference.dtype)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False, card: str | None = None) -> Path:
-        """Write a model folder, whole or not at all. Raises OutputExists unless it is new, empty, or `overwrite`.
+        """Write a model folder, whole or not at all.
 
-        card: text of the model card's body; a short default names the class, parameters and latent space.
+        Args:
+            folder: Where it is made.
+            overwrite: Replace an older folder.
+            card: The model card's text; None takes a short default.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputExists: Where the folder is not empty, without `overwrite`.
         """
         with staged_folder(folder, overwrite=overwrite) as staging:
             self._write(staging, card)
@@ -115,7 +150,17 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, card: str | None = None
     ) -> str:
-        """Upload as a model repository; returns its address. The token is never written anywhere."""
+        """Upload the model to a repository on the hub.
+
+        Args:
+            repo_id: "owner/name"; it is created where it does not exist.
+            private: Whether a new repository is private.
+            token: For the hub; it is never written to disk.
+            card: As in `save_pretrained`.
+
+        Returns:
+            The address of the upload.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
@@ -127,6 +172,7 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
     def _write(self, folder: Path, card: str | None) -> None:
+        """Write every file of the model into a folder."""
         state = self._saved_state()
         package = type(self).__module__.split(".")[0]
         checksum = model_checksum(state, self.spec)
@@ -138,5 +184,5 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
         (folder / README).write_text(model_card(self, card), encoding="utf-8")
 
     def _saved_state(self) -> dict[str, torch.Tensor]:
-        """What goes into model.safetensors; a model with parts stored elsewhere overrides this."""
+        """The content of model.safetensors; a model with parts stored elsewhere overrides this."""
         return self.state_dict()

@@ -1,7 +1,7 @@
-"""Weights in half precision: first the numbers are rounded in memory, then they are stored without loss.
+"""Weights in half precision: rounded in memory first, then stored without loss.
 
-A tokenizer's fingerprint is that of its numbers. Rounding before it is taken, and storing in the short type only what is
-exactly representable there, makes the fingerprint that of what is loaded again.
+A tokenizer's fingerprint is a hash of its weights' values. Weights are rounded before it is taken, and stored in the
+short type only where that is exact, so that the loaded model has the same fingerprint.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from fae_core.errors import FAEError
 
 
 def round_parameters(module: nn.Module, dtype: torch.dtype, *, skip: Sequence[str] = ()) -> None:
-    """Round every parameter to the nearest number that `dtype` holds, in place; it stays in its own type.
+    """Round every parameter in place to the nearest number of a shorter type. Types stay; buffers are not rounded.
 
-    Buffers (statistics, tables) keep their precision, and so do parameters whose names start with one of `skip`.
-    Raises FAEError where a number is out of dtype's range.
+    Args:
+        module: The model.
+        dtype: The shorter type.
+        skip: Starts of the names of parameters that are not rounded.
+
+    Raises:
+        FAEError: Where a number is out of dtype's range.
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -28,15 +33,15 @@ def round_parameters(module: nn.Module, dtype: torch.dtype, *, skip: Sequence[st
                 continue
             rounded = parameter.to(dtype).to(parameter.dtype)
             if not rounded.isfinite().all():
+                kind = str(dtype).removeprefix("torch.")
                 raise FAEError(
-                    f"{name} of {type(module).__name__} has numbers beyond the range of {str(dtype).removeprefix('torch.')}; "
-                    "use bfloat16 or float32"
+                    f"{name} of {type(module).__name__} has numbers beyond the range of {kind}; use bfloat16 or float32"
                 )
             parameter.copy_(rounded)
 
 
 def compact_weights(path: Path, dtype: torch.dtype) -> None:
-    """Store in `dtype` those tensors of a safetensors file that lose nothing by it; the others stay as they are."""
+    """Store in `dtype` those tensors of a safetensors file that it holds exactly; the others stay as they are."""
     tensors = load_file(path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.element_size() > dtype.itemsize:

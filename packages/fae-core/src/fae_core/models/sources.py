@@ -1,4 +1,4 @@
-"""Which folder does a name mean: a model folder, a run, a bundle, or "owner/name" on the hub."""
+"""The folder that the name of a model means: a model folder, a run, a bundle, or "owner/name" on the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ def resolve_model_folder(
 ) -> Path:
     """The local model folder of `source`: a run folder stands for its exported model, a bundle for its `part`.
 
-    part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles. Raises InvalidFile.
+    Args:
+        source: A folder, the name of a bundle, or "owner/name" on the hub.
+        part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles.
+        revision: Of a hub repository.
+        token: For the hub.
+
+    Raises:
+        InvalidFile: Where there is no model.
     """
     folder = locate_folder(source, revision=revision, token=token)
     if is_bundle(folder):
@@ -28,7 +35,16 @@ def resolve_model_folder(
 
 
 def locate_folder(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The local folder of `source`: itself, else a bundle of that name, else what the hub has as "owner/name"."""
+    """The local folder of `source`: itself, else the bundle of that name, else a download of "owner/name" on the hub.
+
+    Args:
+        source: As in `resolve_model_folder`.
+        revision: Of a hub repository.
+        token: For the hub.
+
+    Raises:
+        InvalidFile: Where nothing has that name.
+    """
     folder, name = Path(source), str(source)
     if folder.is_dir():
         return folder
@@ -49,10 +65,11 @@ def locate_folder(source: str | Path, *, revision: str | None = None, token: str
 
 
 def find_bundle(source: str | Path) -> Path:
-    """The folder of a bundle: of that name, itself, or from the hub. Raises InvalidFile where it is none."""
+    """The folder of a bundle, given by folder, name or "owner/name" on the hub. Raises InvalidFile for others."""
     folder = locate_folder(source)
     if not is_bundle(folder):
         raise InvalidFile(
-            f"{source} is not a bundle ({BUNDLE_RECORD} is missing); `fae bundle` makes one of a tokenizer and a generator"
+            f"{source} is not a bundle ({BUNDLE_RECORD} is missing); "
+            "`fae bundle` makes one of a tokenizer and a generator"
         )
     return folder

@@ -1,8 +1,8 @@
-"""transformers' loaders under the rules of this house, for every package that reads its models.
+"""Loading models, configs and processors with transformers, safely, for every package that reads its models.
 
-Weights come from safetensors alone. Code from the hub is never run, and nobody is asked whether it may. What a stored config names
-as its implementation of attention is dropped: transformers would fetch a kernel of that name from the hub and run it.
-transformers itself is an extra of the packages that call this; they say what to install.
+Weights are read from safetensors alone. Code from the hub is never run. The implementation of attention that a stored
+config names is dropped: transformers would download a kernel of that name from the hub and run it. transformers is an
+extra of the packages that call this; their errors say what to install.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ _IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 
 
 def read_config(source: str, what: str = "config", **hub: Any) -> Any:
-    """The config of a folder or hub repository. hub: such as `revision`. Raises InvalidFile, one line: `what` was sought."""
+    """The config of a model.
+
+    Args:
+        source: A folder or a hub repository.
+        what: What the error message says is missing.
+        hub: Options of transformers such as `revision`.
+
+    Raises:
+        InvalidFile: Where transformers cannot read one.
+    """
     from transformers import AutoConfig
 
     with reading(source, what):
@@ -29,7 +38,7 @@ def read_config(source: str, what: str = "config", **hub: Any) -> Any:
 
 
 def make_config(fields: dict[str, Any], source: str) -> Any:
-    """The config of stored fields, `model_type` among them. Raises InvalidFile, one line, that names `source`."""
+    """The config of stored fields, one of which is `model_type`. Raises InvalidFile, which names `source`."""
     from transformers import AutoConfig
 
     with reading(source, "config"):
@@ -37,17 +46,26 @@ def make_config(fields: dict[str, Any], source: str) -> Any:
 
 
 def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> tuple[nn.Module, list[str]]:
-    """A model with the weights of a folder or hub repository, and the names of those that were not there (random now).
+    """A model with stored weights.
 
-    config: of `read_config`. loader: a class of transformers, by default AutoModel. options: such as dtype and revision.
-    Raises InvalidFile, one line.
+    Args:
+        source: A folder or a hub repository.
+        config: From `read_config`.
+        loader: A class of transformers; AutoModel by default.
+        options: Of transformers, such as dtype and revision.
+
+    Returns:
+        The model, and the names of the weights that were missing and are random now.
+
+    Raises:
+        InvalidFile: Where transformers cannot read one.
     """
     from transformers import AutoModel
     from transformers.utils import logging
 
-    loud = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what is missing is for the caller to judge
+    logging.set_verbosity_error()  # missing weights are returned to the caller
     try:
         with reading(source, "model with weights in safetensors"):
             _check_shards(source, options.get("revision"))
@@ -60,13 +78,13 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
                 **options,
             )
     finally:
-        logging.set_verbosity(loud)
+        logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
     return model, sorted(report["missing_keys"])
 
 
 def new_model(config: Any, source: str) -> nn.Module:
-    """A model of a config with random weights. Raises InvalidFile, one line, that names `source`."""
+    """A model of a config with random weights. Raises InvalidFile, which names `source`."""
     from transformers import AutoModel
 
     with reading(source, "model"):
@@ -74,14 +92,24 @@ def new_model(config: Any, source: str) -> nn.Module:
 
 
 def load_processor(source: str, loader: Any, what: str, **options: Any) -> Any:
-    """A tokenizer or processor; loader: a class of transformers. Raises InvalidFile, one line."""
+    """A tokenizer or processor.
+
+    Args:
+        source: A folder or a hub repository.
+        loader: A class of transformers.
+        what: What the error message says is missing.
+        options: Of transformers.
+
+    Raises:
+        InvalidFile: Where transformers cannot read one.
+    """
     with reading(source, what):
         return loader.from_pretrained(source, trust_remote_code=False, **options)
 
 
 @contextmanager
 def reading(source: str, what: str) -> Iterator[None]:
-    """Turn what transformers raises, of many types, into one line."""
+    """Turn the many types of errors of transformers into one InvalidFile: `source` has no `what`."""
     try:
         yield
     except FAEError:
@@ -92,7 +120,7 @@ def reading(source: str, what: str) -> Iterator[None]:
 
 
 def _plain(config: Any) -> Any:
-    """Without implementations, here and in the configs inside."""
+    """The config, without names of implementations in it and in nested configs."""
     for name in _IMPLEMENTATIONS:
         if hasattr(config, name):
             setattr(config, name, None)
@@ -103,8 +131,8 @@ def _plain(config: Any) -> Any:
 
 
 def _check_shards(source: str, revision: str | None) -> None:
-    """An index of safetensors may name other files, which transformers would read as what they are."""
-    from transformers.utils import cached_file
+    """Raise InvalidFile where an index of safetensors names other files, which transformers would unpickle."""
+    from transformers.utils.hub import cached_file
 
     path = cached_file(
         source,

@@ -1,6 +1,6 @@
-"""Modules under the names that they had before version 0.2: importing one warns, and forwards to where its names are now.
+"""Modules under their names before version 0.2: importing one warns, and forwards to the modules that replace it.
 
-This room goes with the next release.
+This package will be removed with the next release.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fae_core.moved.names import MOVED, RENAMED
 
 
 class _Moved:
-    """A finder, asked for modules that nobody else finds, and the loader of what it finds."""
+    """A finder for modules that no other finder knows, and their loader."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
         return ModuleSpec(name, self) if name in MOVED else None  # type: ignore[arg-type]

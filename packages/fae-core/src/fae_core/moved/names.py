@@ -1,4 +1,4 @@
-"""Which module's names are where now, and names that changed."""
+"""Where the names of each former module are now (`MOVED`), and names that changed (`RENAMED`)."""
 
 from __future__ import annotations
 
