@@ -70,7 +70,7 @@ def kernels(batch: int) -> Iterator[Tuned]:
             lambda x=x, dy=dy, w=weight, rstd=rstd: list(rms_norm.backward(dy, x, w, rstd)),
             3 * one,
         )
-        given = (x, dy, gate, scale, shift, weight)
+        given = (x, adaln.Operands(dy, gate, scale, shift, weight))
         yield Tuned(
             "adaln",
             f"{width}",
@@ -79,13 +79,18 @@ def kernels(batch: int) -> Iterator[Tuned]:
             lambda g=given: list(adaln.forward(*g, False, 1e-6, g[0].dtype, g[0].dtype)),
             4 * one,
         )
-        back = (dy, dy, x, dy, gate, scale, shift, weight)
+        back = (dy, dy, *given)
+
+        def adaln_gradients(b=back) -> list[Tensor]:
+            dx, operands = adaln.backward(*b, False, 1e-6, b[0].dtype)
+            return [dx, *(t for t in operands if t is not None)]
+
         yield Tuned(
             "adaln backward",
             f"{width}",
             "adaln_backward",
             one_row_back,
-            lambda b=back: [t for t in vars(adaln.backward(*b, False, 1e-6, b[0].dtype)).values() if t is not None],
+            adaln_gradients,
             6 * one,
         )
     for heads, dim in ((16, 72), (24, 64)):

@@ -1,6 +1,6 @@
-"""One door to the norms, rotations and attention that every model uses.
+"""The norms, rotations and attention that every model uses, each as one function with several backends.
 
-Each function states its contract once and runs on the backend that the call allows: plain torch everywhere
+Each function states its contract once and runs on a backend that can take the call: plain torch everywhere
 (`fae_core.ops.reference` is the specification), torch's scaled_dot_product_attention, our Triton kernels, or xformers.
 
     with ops.backend("reference"): ...      # pin a backend; also FAE_OPS_BACKEND, or backend= on one call

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention over (B, H, N, D), plain or with the norm and rotation of queries and keys in front of it."""
+"""Scaled dot-product attention over (B, H, N, D): plain, or after a norm and rotation of queries and keys."""
 
 from __future__ import annotations
 
@@ -24,10 +24,22 @@ def attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale + mask) v. q: (B, H, N, D); k, v: (B, H, M, D) or fewer heads that divide H (grouped queries).
+    """softmax(q k^T * scale + mask) v.
 
-    mask: boolean (True = attend) or additive, broadcastable to (B, H, N, M). scale: 1/sqrt(D) by default. causal: row i
-    sees columns 0..i; excludes a mask. backend: see `fae_core.ops.BACKENDS`. Returns (B, H, N, D).
+    Args:
+        q: Queries, (B, H, N, D).
+        k: Keys, (B, H, M, D), or with fewer heads, whose number divides H (grouped queries).
+        v: Values, of k's shape up to the last axis.
+        mask: Boolean (True = attend) or added to the scores; broadcastable to (B, H, N, M).
+        causal: Row i sees columns 0..i; excludes a mask.
+        scale: Factor of the scores; 1/sqrt(D) by default.
+        backend: One of `fae_core.ops.BACKENDS`; by default see `fae_core.ops.dispatch`.
+
+    Returns:
+        (B, H, N, D).
+
+    Raises:
+        FAEError: Shapes or options that do not fit, or a named backend that cannot run the call.
     """
     _check(q, k, v, mask, causal)
     if k.shape[1] != q.shape[1]:
@@ -54,7 +66,26 @@ def rope_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`attention` on queries and keys rotated by the tables (see `fae_core.ops.rotary`)."""
+    """`attention` on queries and keys that are rotated by the tables (see `fae_core.ops.rotary`).
+
+    Args:
+        q: Queries, (B, H, N, D).
+        k: Keys, (B, H, N, D), or with fewer heads, whose number divides H.
+        v: Values, of k's shape up to the last axis.
+        cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2).
+        sin: Sines of the angles, of the same shape.
+        layout: Which entries of a head form a pair.
+        mask: As for `attention`.
+        causal: As for `attention`.
+        scale: As for `attention`.
+        backend: As for `attention`.
+
+    Returns:
+        (B, H, N, D).
+
+    Raises:
+        FAEError: Shapes or options that do not fit, or a named backend that cannot run the call.
+    """
     _check(q, k, v, mask, causal)
     if not nothing_to_choose(q, backend):
         for x in (q, k):
@@ -81,7 +112,27 @@ def self_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`qk_norm_rope` and `attention` of packed qkv (B, N, 3, H, D) in one call. Returns (B, H, N, D)."""
+    """`qk_norm_rope` and `attention` of packed queries, keys and values in one call.
+
+    Args:
+        qkv: Packed queries, keys and values, (B, N, 3, H, D).
+        cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2); None: no rotation.
+        sin: Sines of the angles; given where cos is.
+        q_weight: Weight of the queries' RMS norm, (D,); None: no norm.
+        k_weight: Weight of the keys' RMS norm, (D,); None: no norm.
+        layout: Which entries of a head form a pair.
+        eps: Added to the mean square in the norms.
+        mask: As for `attention`.
+        causal: As for `attention`.
+        scale: As for `attention`.
+        backend: As for `attention`.
+
+    Returns:
+        (B, H, N, D).
+
+    Raises:
+        FAEError: Shapes or options that do not fit, or a named backend that cannot run the call.
+    """
     if not nothing_to_choose(qkv, backend):
         q, k, v = split_packed(qkv)
         _check(q, k, v, mask, causal)
@@ -89,8 +140,8 @@ def self_attention(
         obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
         options = {"mask": mask, "causal": causal, "requested": backend}
         if choose_attention("self_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
-            tables = (None, None) if cos is None else wide_tables(cos, sin)
-            packed = (qkv, *tables, q_weight, k_weight, layout == "interleaved", _scale(scale, qkv), eps)
+            weights = (q_weight, k_weight)
+            packed = (qkv, *wide_tables(cos, sin), *weights, layout == "interleaved", _scale(scale, qkv), eps)
             return operators.self_attention(*packed)[0].transpose(1, 2)
     q, k, v = qk_norm_rope(
         qkv, cos, sin, q_weight=q_weight, k_weight=k_weight, layout=layout, eps=eps, backend=_prologue(backend)
@@ -99,12 +150,12 @@ def self_attention(
 
 
 def _prologue(backend: str | None) -> str | None:
-    """What a backend that was named on an attention call means for the norm and rotation in front of it."""
+    """The backend of the norm and rotation, given the one that was named for the attention after them."""
     return backend if backend in ("auto", "triton", "reference") else None
 
 
 def _core(backend: str | None) -> str | None:
-    """What is left to name for plain attention after `choose_attention` declined the fused kernel."""
+    """The backend of plain attention after `choose_attention` declined the fused kernel."""
     return "sdpa" if requested_backend(backend) == "triton" else backend
 
 
@@ -112,8 +163,8 @@ def _fused(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, layout: Layout, scale: float | None
 ) -> Tensor:
     heads = (x.transpose(1, 2) for x in (q, k, v))
-    tables = (None, None) if cos is None else wide_tables(cos, sin)
-    return operators.rope_attention(*heads, *tables, layout == "interleaved", _scale(scale, q))[0].transpose(1, 2)
+    options = (layout == "interleaved", _scale(scale, q))
+    return operators.rope_attention(*heads, *wide_tables(cos, sin), *options)[0].transpose(1, 2)
 
 
 def _scale(scale: float | None, q: Tensor) -> float:
@@ -155,7 +206,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
-    from xformers.ops import LowerTriangularMask, memory_efficient_attention
+    from xformers.ops import (  # pyright: ignore[reportMissingImports]  (an extra)
+        LowerTriangularMask,
+        memory_efficient_attention,
+    )
 
     bias = LowerTriangularMask() if causal else None
     if mask is not None:

@@ -1,18 +1,20 @@
 """Which backend a call takes, and why.
 
 A backend is named by the caller (`backend=`), pinned for a scope (`with ops.backend(...)`) or for the process
-(`FAE_OPS_BACKEND`), or chosen here. One that was named and cannot run the call raises and says why; it never falls back.
+(`FAE_OPS_BACKEND`), or chosen here. One that was named and cannot run the call raises FAEError with the reason; no
+other one is taken instead.
 
 Backends are "reference" (plain torch, which torch.compile fuses), "triton" (our kernels), and for attention those of
 torch's scaled_dot_product_attention and xformers. Some ops have only some of them:
 
-- An attention backend that is pinned leaves norms and rotations to plain torch; named on the call of such an op it raises.
+- An attention backend that is pinned leaves norms and rotations to plain torch; named on the call of such an op it
+  raises.
 - "triton" does norms and rotations everywhere, and attention where its kernel holds all keys of a head. Beyond that,
-  `rope_attention` and `self_attention` run our norm and rotation and then torch's attention; plain `attention` does so too
-  where "triton" is pinned, and raises where it was named on the call.
+  `rope_attention` and `self_attention` run our norm and rotation and then torch's attention; plain `attention` does so
+  too where "triton" is pinned, and raises where it was named on the call.
 
-Chosen here: on the CPU plain torch and SDPA; on CUDA the same, except where the table of measured wins
-(`fae_core.ops.triton.wins`) says that a kernel was faster.
+Chosen here: on the CPU plain torch and scaled_dot_product_attention; on CUDA the same, except where the table of
+measured wins (`fae_core.ops.triton.wins`) says that a kernel was faster.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch.nn.attention import SDPBackend
 from fae_core.errors import FAEError, UnknownName
 from fae_core.ops.triton import contract, wins
 
-# Attention backends of torch. "sdpa" lets torch choose its kernel.
+# torch's attention kernels; the backend "sdpa" lets torch choose one.
 SDPA_KERNELS = {
     "sdpa-flash": SDPBackend.FLASH_ATTENTION,
     "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -41,13 +43,20 @@ ATTENTION_OPS = ("attention", "rope_attention", "self_attention")
 POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope")
 
 _pinned: contextvars.ContextVar[str | None] = contextvars.ContextVar("fae_ops_backend", default=None)
-# The same for torch.compile: torch 2.11's tracer breaks the graph at a ContextVar, and guards a module's global.
+# A copy for torch.compile: torch 2.11's tracer breaks the graph at a ContextVar, but guards a module's global.
 _pinned_while_tracing: str | None = None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The backend that a call takes, the reason, and why each other one was not taken."""
+    """The backend that a call takes, the reason, and why each other one was not taken.
+
+    Attributes:
+        op: Name of the op.
+        backend: The backend that runs it.
+        reason: Why this one.
+        rejected: By backend, why it was not taken.
+    """
 
     op: str
     backend: str
@@ -60,7 +69,14 @@ class Explanation:
 
 
 class backend:
-    """Pin a backend from here on, or within a `with` block; "auto" unpins. Raises UnknownName for a name not in BACKENDS."""
+    """Pin a backend from here on, or within a `with` block.
+
+    Args:
+        name: One of `BACKENDS`; "auto" unpins.
+
+    Raises:
+        UnknownName: The name is not in `BACKENDS`.
+    """
 
     def __init__(self, name: str) -> None:
         self._token = _pinned.set(None if _known(name) == "auto" else name)
@@ -82,11 +98,19 @@ def _mirror_pinned() -> None:
 def explain(
     op: str, *tensors: Tensor, mask: Tensor | None = None, causal: bool = False, backend: str | None = None
 ) -> Explanation:
-    """How `op` ("attention", "rope_attention", "rms_norm", ...) would run on these tensors; runs nothing.
+    """How an op would run on these tensors; nothing is run.
 
-    tensors: q, k, v (B, H, N, D) for attention and rope_attention; packed qkv (B, N, 3, H, D) for self_attention and
-    qk_norm_rope; x for the others. Further tensors of the call (weights, tables) may follow: a kernel's contract covers them.
-    Raises what the call would raise.
+    Args:
+        op: Name of the op: "attention", "rope_attention", "rms_norm", ...
+        *tensors: q, k, v (B, H, N, D) for attention and rope_attention; packed qkv (B, N, 3, H, D) for self_attention
+            and qk_norm_rope; x for the others. Further tensors of the call (weights, tables) may follow.
+        mask: As for `attention`.
+        causal: As for `attention`.
+        backend: As named on the call.
+
+    Raises:
+        FAEError: What the call itself would raise.
+        UnknownName: There is no such op.
     """
     if op in ("attention", "rope_attention"):
         return choose_attention(op, *tensors[:3], mask=mask, causal=causal, requested=backend)
@@ -100,19 +124,41 @@ def explain(
 
 
 def requested_backend(explicit: str | None) -> str | None:
-    """The backend that somebody asked for, with the caller's wish first; None where the choice is free."""
+    """The backend that was asked for: named on the call, else pinned, else in the environment; None: none of them.
+
+    Args:
+        explicit: The one named on the call.
+
+    Raises:
+        UnknownName: The name is not in `BACKENDS`.
+    """
     pinned = _pinned_while_tracing if torch.compiler.is_compiling() else _pinned.get()
     name = explicit or pinned or os.environ.get("FAE_OPS_BACKEND")
     return None if name is None or _known(name) == "auto" else name
 
 
 def nothing_to_choose(x: Tensor, requested: str | None) -> bool:
-    """Whether a call is torch's without further questions: the common case, so it is answered first and fast."""
+    """Whether a call goes to torch without any choice. This is the common case, so it is answered first and fast.
+
+    Args:
+        x: A tensor of the call.
+        requested: The backend named on the call.
+    """
     return not (wins.ROWS and x.is_cuda) and requested is None and requested_backend(None) is None
 
 
 def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | None) -> Explanation:
-    """ "reference" or "triton" for a norm or rotation. obstacle: why the kernel cannot take this call, or None."""
+    """Which of "reference" and "triton" runs a norm or rotation.
+
+    Args:
+        op: Name of the op, for the explanation.
+        x: The tensor that is normed or rotated.
+        obstacle: Why the kernel cannot take this call, or None.
+        requested: The backend named on the call.
+
+    Raises:
+        FAEError: The requested backend cannot run the call.
+    """
     name = requested_backend(requested)
     plain = f"plain torch on {x.device.type}"
     if name == "triton":
@@ -147,9 +193,20 @@ def choose_attention(
     requested: str | None,
     prologue: str | None = None,
 ) -> Explanation:
-    """The attention backend for these tensors. Raises FAEError where a requested one cannot run them.
+    """The attention backend for these tensors.
 
-    prologue: why our kernel cannot do the norm and rotation of this call, or None.
+    Args:
+        op: Name of the op, for the explanation.
+        q: Queries, (B, H, N, D).
+        k: Keys, (B, H, M, D).
+        v: Values, (B, H, M, D).
+        mask: As for `attention`.
+        causal: As for `attention`.
+        requested: The backend named on the call.
+        prologue: Why our kernel cannot do the norm and rotation of this call, or None.
+
+    Raises:
+        FAEError: The requested backend cannot run the call.
     """
     name = requested_backend(requested)
     impossible = prologue or contract.anywhere(q, k, v)
@@ -179,7 +236,11 @@ def choose_attention(
 
 
 def split_packed(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed qkv (B, N, 3, H, D) as views q, k, v of (B, H, N, D)."""
+    """Packed qkv (B, N, 3, H, D) as views q, k, v of (B, H, N, D).
+
+    Raises:
+        FAEError: qkv has another shape.
+    """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise FAEError(f"packed qkv has the shape (B, N, 3, H, D), not {tuple(qkv.shape)}")
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -211,7 +272,7 @@ def _obstacle(name: str, q: Tensor, mask: Tensor | None) -> str | None:
 def _xformers_obstacle(device: str, dtype: torch.dtype) -> str | None:
     # Its wheel imports where its operators do not load, so the probe is a call.
     try:
-        from xformers.ops import memory_efficient_attention
+        from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]  (an extra)
 
         probe = torch.zeros(1, 8, 1, 64, device=device, dtype=dtype)
         memory_efficient_attention(probe, probe, probe)

@@ -1,4 +1,4 @@
-"""Root-mean-square norm, and the adaptive norm of diffusion transformers in one call."""
+"""Root-mean-square norm, and the adaptive norm (adaLN) of diffusion transformers in one call."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from fae_core.ops.triton import contract
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, backend: str | None = None) -> Tensor:
-    """x / sqrt(mean(x^2, last axis) + eps) * weight, computed in fp32 and returned in the dtype of x (x * weight).
+    """x / sqrt(mean(x^2, last axis) + eps) * weight, computed in fp32 or, for fp64, in fp64.
 
-    x: (..., D), fp16, bf16, fp32 or fp64. weight: (D,) or None. For the (1 + w) convention pass 1 + w.
-    backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
+    Args:
+        x: (..., D), fp16, bf16, fp32 or fp64.
+        weight: (D,), or None for no weight. For the (1 + w) convention pass 1 + w.
+        eps: Added to the mean square.
+        backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
+
+    Returns:
+        (..., D), in the dtype of x, or with a weight in that of x * weight.
+
+    Raises:
+        FAEError: The weight does not fit, or a named backend cannot run the call.
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise FAEError(f"rms_norm: weight has shape {tuple(weight.shape)}, x ends in {x.shape[-1]}")
@@ -42,11 +51,26 @@ def adaln(
     eps: float = 1e-6,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gate + residual + norm + modulate, the step between two branches of a DiT block.
+    """Gate, residual, norm and modulation: the step between two branches of a DiT block.
 
-    residual = x + gate * update (x itself where `update` is None); output = norm(residual) * weight * (1 + scale) + shift.
-    x, update: (B, N, D); scale, shift, gate: (B, D), one row per sample; weight: (D,). Returns (residual, output).
-    backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
+    residual = x + gate * update; output = norm(residual) * weight * (1 + scale) + shift.
+
+    Args:
+        x: The residual stream, (B, N, D).
+        scale: Modulation of the norm, (B, D), one row per sample.
+        shift: Added after the norm, (B, D).
+        update: Output of the branch before, (B, N, D); None: residual is x itself.
+        gate: Factor of the update, (B, D).
+        weight: Of the norm, (D,).
+        norm: "rms" or "layer".
+        eps: Added to the mean square, or to the variance.
+        backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
+
+    Returns:
+        (residual, output), each (B, N, D).
+
+    Raises:
+        FAEError: An unknown norm, or a named backend that cannot run the call.
     """
     if norm not in ("rms", "layer"):
         raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
@@ -68,8 +92,10 @@ def adaln(
 
 
 def _torch_rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """The reference, or on a GPU in eager mode torch's own kernel, which takes a tenth of its time (docs/benchmarks). Compilers fuse
-    the former themselves."""
+    """The reference; on a GPU in eager mode torch's kernel, in a tenth of the time (docs/benchmarks).
+
+    Under torch.compile the reference is fused.
+    """
     fused = x.is_cuda and not torch.compiler.is_compiling() and x.dtype != torch.float64
     if fused and (weight is None or weight.dtype == x.dtype):
         return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
@@ -77,13 +103,13 @@ def _torch_rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def _few_passes(x: Tensor) -> bool:
-    """Where nothing is differentiated, fused or rounded between the steps, two passes over memory do for four."""
+    """Whether `_modulated_rms` applies: nothing is differentiated, compiled or rounded between the steps."""
     eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or contract.forward_mode())
     return eager and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _modulated_rms(x: Tensor, scale: Tensor, shift: Tensor | None, weight: Tensor | None, eps: float) -> Tensor:
-    """norm(x) * weight * (1 + scale) + shift, the factors of a sample multiplied first."""
+    """norm(x) * weight * (1 + scale) + shift in two passes over memory, not four: a sample's factors come first."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     out = x * length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     factor = (1 + scale if weight is None else (1 + scale) * weight).unsqueeze(1)

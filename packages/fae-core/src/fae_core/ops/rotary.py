@@ -1,7 +1,7 @@
-"""Rotary position embedding, alone and with the query and key norms in front of it.
+"""Rotary position embedding, alone or after the norms of queries and keys.
 
-Tables are (N, D/2) or (B, 1, N, D/2) cosines and sines of the angles; `fae_core.layers.rope` makes them. Layouts name which
-entries form a pair: "interleaved" (x0, x1), (x2, x3), ...; "half" (x0, x_{D/2}), (x1, x_{D/2+1}), ...
+Tables are (N, D/2) or (B, 1, N, D/2) cosines and sines of the angles; `fae_core.layers.rope` makes them. A layout says
+which entries form a pair: "interleaved" (x0, x1), (x2, x3), ...; "half" (x0, x_{D/2}), (x1, x_{D/2+1}), ...
 """
 
 from __future__ import annotations
@@ -22,9 +22,20 @@ Layout = Literal["interleaved", "half"]
 def apply_rope(
     x: Tensor, cos: Tensor, sin: Tensor, layout: Layout = "interleaved", *, backend: str | None = None
 ) -> Tensor:
-    """Rotate x's pairs by the tables' angles. x: (B, H, N, D); returns the same shape and dtype.
+    """Rotate x's pairs by the tables' angles.
 
-    backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
+    Args:
+        x: Queries or keys, (B, H, N, D).
+        cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2).
+        sin: Sines of the angles, of the same shape.
+        layout: Which entries form a pair.
+        backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
+
+    Returns:
+        (B, H, N, D), in x's dtype.
+
+    Raises:
+        FAEError: Tables or layout that do not fit, or a named backend that cannot run the call.
     """
     check_tables(x.shape[-1], x.shape[-2], cos, sin, layout)
     if not nothing_to_choose(x, backend):
@@ -44,7 +55,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
 
 
 def _rotate_as_complex(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Interleaved pairs times e^(i angle): one pass over memory instead of six. torch.compile fuses the reference itself."""
+    """Interleaved pairs times e^(i angle): one pass over memory instead of six (torch.compile fuses the reference)."""
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     turn = torch.complex(cos.to(wide.dtype), sin.to(wide.dtype))
     *strides, last = wide.stride()
@@ -65,38 +76,64 @@ def qk_norm_rope(
     eps: float = 1e-6,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Split packed qkv (B, N, 3, H, D), RMS-normalise q and k where weights are given, rotate them where tables are.
+    """Split packed qkv, RMS-normalise q and k where weights are given, and rotate them where tables are given.
 
-    Returns q, k, v as (B, H, N, D). backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
+    Args:
+        qkv: Packed queries, keys and values, (B, N, 3, H, D).
+        cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2); None: no rotation.
+        sin: Sines of the angles; given where cos is.
+        q_weight: Weight of the queries' norm, (D,); None: no norm.
+        k_weight: Weight of the keys' norm, (D,); None: no norm.
+        layout: Which entries of a head form a pair.
+        eps: Added to the mean square in the norms.
+        backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
+
+    Returns:
+        q, k, v, each (B, H, N, D).
+
+    Raises:
+        FAEError: Shapes, tables or layout that do not fit, or a named backend that cannot run the call.
     """
     check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
     plain = nothing_to_choose(qkv, backend)
     if not plain:
         obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
         if choose_pointwise("qk_norm_rope", qkv, obstacle, backend).backend == "triton":
-            tables = (None, None) if cos is None else wide_tables(cos, sin)
-            packed = operators.qk_norm_rope(qkv, *tables, q_weight, k_weight, layout == "interleaved", eps)
-            q, k, v = (x.transpose(1, 2) for x in packed)
+            options = (q_weight, k_weight, layout == "interleaved", eps)
+            q, k, v = (x.transpose(1, 2) for x in operators.qk_norm_rope(qkv, *wide_tables(cos, sin), *options))
             return q, k, v
     q, k, v = split_packed(qkv)
-    if cos is not None and plain and q_weight is None and k_weight is None and cos.ndim == 2:
-        # Queries and keys lie side by side: one rotation for both.
+    if cos is None or sin is None:
+        return _normed(q, q_weight, eps), _normed(k, k_weight, eps), v
+    if plain and q_weight is None and k_weight is None and cos.ndim == 2:
+        # Queries and keys are adjacent in memory: one rotation serves both.
         both = qkv[:, :, :2]
         q, k = _rotate(both, cos[:, None, None], sin[:, None, None], layout).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
-    if q_weight is not None:
-        q = reference.rms_norm(q, q_weight, eps)
-    if k_weight is not None:
-        k = reference.rms_norm(k, k_weight, eps)
-    if cos is not None and plain:
-        q, k = _rotate(q, cos, sin, layout), _rotate(k, cos, sin, layout)
-    elif cos is not None:
-        q, k = (apply_rope(x, cos, sin, layout, backend=backend) for x in (q, k))
+    q, k = _normed(q, q_weight, eps), _normed(k, k_weight, eps)
+    if plain:
+        return _rotate(q, cos, sin, layout), _rotate(k, cos, sin, layout), v
+    q, k = (apply_rope(x, cos, sin, layout, backend=backend) for x in (q, k))
     return q, k, v
 
 
+def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    return x if weight is None else reference.rms_norm(x, weight, eps)
+
+
 def check_tables(head_dim: int, tokens: int, cos: Tensor | None, sin: Tensor | None, layout: str) -> None:
-    """Raise FAEError where the tables, of which there are two or none, or the layout's name do not fit."""
+    """Raise FAEError where the tables or the layout do not fit.
+
+    Args:
+        head_dim: D, the head dimension.
+        tokens: N, the number of tokens.
+        cos: Cosines of the angles, (..., N, D/2), or None.
+        sin: Sines of the angles; given where cos is.
+        layout: Which entries of a head form a pair.
+
+    Raises:
+        FAEError: An unknown layout, one table without the other, or tables of another shape.
+    """
     if layout not in ("interleaved", "half"):
         raise FAEError(f"rope layout is 'interleaved' or 'half', not {layout!r}")
     if cos is None and sin is None:
@@ -115,6 +152,6 @@ def _obstacle(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
     return contract.heads(x, (cos, sin))
 
 
-def wide_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """In fp32, as the kernels read them."""
-    return cos.float(), sin.float()
+def wide_tables(cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The tables in fp32, as the kernels read them; (None, None) where there are none."""
+    return (None, None) if cos is None or sin is None else (cos.float(), sin.float())

@@ -1,4 +1,4 @@
-"""What tests of any package use: a conformance suite for generators (needs pytest), shared data, and the accuracy of the kernels."""
+"""What tests of any package use: a conformance suite for generators (needs pytest), shared data, checks of kernels."""
 
 from __future__ import annotations
 

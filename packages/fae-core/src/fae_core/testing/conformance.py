@@ -7,13 +7,15 @@ class TestMyModel(GeneratorConformance):
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fae_core.errors import LatentSpecMismatch
+from fae_core.errors import FAEError, LatentSpecMismatch
 from fae_core.models.load import load_generator
 from fae_core.protocols import Generator
 from fae_core.random import SlotRandom
@@ -21,23 +23,54 @@ from fae_core.spec import LatentSpec
 
 
 def toy_latents(spec: LatentSpec, count: int, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Normalised latents with one smooth pattern per class plus a little noise, and their labels: easy to learn."""
+    """Normalised latents, easy to learn: one pattern per class plus a little noise.
+
+    Args:
+        spec: Their latent space.
+        count: How many.
+        classes: Number of classes; labels take turns.
+        seed: Of patterns and noise.
+
+    Returns:
+        (latents, labels): (count, C, H, W) in fp32, and (count,).
+    """
     random = torch.Generator().manual_seed(seed)
     patterns = torch.randn(classes, *spec.shape, generator=random)
     labels = torch.arange(count) % classes
     return patterns[labels] + 0.1 * torch.randn(count, *spec.shape, generator=random), labels
 
 
+class GeneratorModel(Generator, Protocol):
+    """A generator that is a PretrainedModel, too, as far as the suite uses it."""
+
+    def to(self, device: str, /) -> Self: ...
+    def train(self) -> Self: ...
+    def eval(self) -> Self: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def save_pretrained(self, folder: Path, /) -> None: ...
+
+
 class GeneratorConformance:
-    """Claims that every generator of the house meets. Override the class attributes where a model needs it."""
+    """Claims that every generator has to meet. Override the class attributes where a model needs it.
+
+    Attributes:
+        classes: Number of classes of the model.
+        steps: Optimiser steps for `test_loss_falls`.
+        learning_rate: For the same.
+        sample_options: Passed to every `sample`.
+    """
 
     classes = 3
-    steps = 60  # optimiser steps for `test_loss_falls`
+    steps = 60
     learning_rate = 3e-3
-    sample_options: ClassVar[dict[str, object]] = {}  # passed to every `sample`
+    sample_options: ClassVar[dict[str, Any]] = {}
 
-    def make(self, spec: LatentSpec) -> Generator:
-        """A small model for `spec` with `classes` classes, seeded by the caller."""
+    def make(self, spec: LatentSpec) -> GeneratorModel:
+        """A small model for `spec` with `classes` classes, seeded by the caller.
+
+        Args:
+            spec: The latent space.
+        """
         raise TypeError("subclasses of GeneratorConformance implement make(spec)")
 
     @pytest.fixture(params=[(8, 4, 4), (5, 2, 6)], ids=["square", "wide"])
@@ -46,22 +79,22 @@ class GeneratorConformance:
         return LatentSpec(channels, height, width, (height * 16, width * 16), "toy/backbone", fingerprint="toy")
 
     @pytest.fixture
-    def generator(self, spec: LatentSpec) -> Generator:
+    def generator(self, spec: LatentSpec) -> GeneratorModel:
         torch.manual_seed(0)
         return self.make(spec)
 
-    def test_is_a_generator(self, generator: Generator, spec: LatentSpec) -> None:
+    def test_is_a_generator(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         assert isinstance(generator, Generator)
         assert generator.spec == spec
 
-    def test_the_loss_stays_on_its_device(self, generator: Generator, spec: LatentSpec) -> None:
-        """On meta tensors, which do not mix with what is left on the CPU along the way; a GPU's would not either."""
+    def test_the_loss_stays_on_its_device(self, generator: GeneratorModel, spec: LatentSpec) -> None:
+        """On meta tensors, which raise where they meet a tensor that was left on the CPU, as a GPU's would."""
         z, labels = toy_latents(spec, 4, self.classes)
         random = SlotRandom(0, range(4), on_device=True)
         terms = generator.to("meta").train().loss(z.to("meta"), labels.to("meta"), random=random)
         assert {name: term.device.type for name, term in terms.items()} == dict.fromkeys(terms, "meta")
 
-    def test_loss_falls(self, generator: Generator, spec: LatentSpec) -> None:
+    def test_loss_falls(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         z, labels = toy_latents(spec, 12, self.classes)
         optimizer = torch.optim.AdamW([p for p in generator.parameters() if p.requires_grad], lr=self.learning_rate)
         generator.train()
@@ -74,7 +107,7 @@ class GeneratorConformance:
             history.append(terms["loss"].item())
         assert sum(history[-10:]) < sum(history[:10]) - 0.5, f"loss went from {history[0]:.3f} to {history[-1]:.3f}"
 
-    def test_loss_is_a_mean_over_samples(self, generator: Generator, spec: LatentSpec) -> None:
+    def test_loss_is_a_mean_over_samples(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         generator.train()
         z, labels = toy_latents(spec, 6, self.classes)
         random = SlotRandom(3, range(6))
@@ -83,7 +116,7 @@ class GeneratorConformance:
         torch.testing.assert_close(whole, (halves[0] + halves[1]) / 2, atol=1e-5, rtol=1e-5)
 
     def test_sampling_is_deterministic_and_batch_size_does_not_matter(
-        self, generator: Generator, spec: LatentSpec
+        self, generator: GeneratorModel, spec: LatentSpec
     ) -> None:
         _perturb(generator)
         labels = torch.tensor([0, 1, 2, 0])
@@ -94,14 +127,14 @@ class GeneratorConformance:
         assert torch.equal(whole, again)
         torch.testing.assert_close(whole, torch.cat(parts), atol=1e-4, rtol=1e-4)
 
-    def test_noise_decides_the_sample(self, generator: Generator, spec: LatentSpec) -> None:
+    def test_noise_decides_the_sample(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         _perturb(generator)
         labels = torch.zeros(2, dtype=torch.long)
         noise = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1))
         first = generator.sample(labels, noise=noise, random=SlotRandom(0, range(2)), **self.sample_options)
         assert not torch.allclose(first[0], first[1])
 
-    def test_conditions_differ(self, generator: Generator, spec: LatentSpec) -> None:
+    def test_conditions_differ(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         _perturb(generator)
         noise = (
             torch.randn(1, *spec.shape, generator=torch.Generator().manual_seed(1)).expand(2, -1, -1, -1).contiguous()
@@ -109,7 +142,7 @@ class GeneratorConformance:
         pair = generator.sample(torch.tensor([0, 1]), noise=noise, random=SlotRandom(0, [0, 0]), **self.sample_options)
         assert not torch.allclose(pair[0], pair[1])
 
-    def test_save_and_load_agree(self, generator: Generator, spec: LatentSpec, tmp_path) -> None:
+    def test_save_and_load_agree(self, generator: GeneratorModel, spec: LatentSpec, tmp_path) -> None:
         _perturb(generator)
         generator.eval()
         generator.save_pretrained(tmp_path / "model")
@@ -120,22 +153,20 @@ class GeneratorConformance:
             generator.loss(z, labels, random=random)["loss"], loaded.loss(z, labels, random=random)["loss"]
         )
 
-    def test_refuses_a_foreign_spec(self, generator: Generator, spec: LatentSpec, tmp_path) -> None:
+    def test_refuses_a_foreign_spec(self, generator: GeneratorModel, spec: LatentSpec, tmp_path) -> None:
         generator.save_pretrained(tmp_path / "model")
         foreign = spec.with_statistics([1.0] * spec.channels, [2.0] * spec.channels)
         with pytest.raises(LatentSpecMismatch, match="mean"):
             load_generator(tmp_path / "model", spec=foreign)
 
-    def test_refuses_latents_of_another_shape(self, generator: Generator, spec: LatentSpec) -> None:
-        from fae_core.errors import FAEError
-
+    def test_refuses_latents_of_another_shape(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         wrong = torch.zeros(2, spec.channels + 1, spec.height, spec.width)
         with pytest.raises(FAEError, match="expected latents of shape"):
             generator.loss(wrong, torch.zeros(2, dtype=torch.long), random=SlotRandom(0, range(2)))
 
 
-def _perturb(generator: Generator) -> None:
-    """Move every weight a little: fresh models start with zeros that hide the condition."""
+def _perturb(generator: GeneratorModel) -> None:
+    """Change every weight a little: fresh models start with zeros that hide the condition."""
     random = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in generator.parameters():

@@ -1,11 +1,12 @@
-"""Do the kernels keep the accuracy contract? Every op, forward and backward, against the same call in float64.
+"""Check that the kernels are accurate: every op, forward and backward, against the same call in float64.
 
-    python -m fae_core.testing.kernel_accuracy                        # on the GPU: fp32, fp16, bf16, the models' shapes too
-    TRITON_INTERPRET=1 python -m fae_core.testing.kernel_accuracy     # on the CPU: fp32, fp16, small shapes
+    python -m fae_core.testing.kernel_accuracy                      # on the GPU: fp32, fp16, bf16, also models' shapes
+    TRITON_INTERPRET=1 python -m fae_core.testing.kernel_accuracy   # on the CPU: fp32, fp16, small shapes
 
-Relative L2 error of every output and gradient: at most 1e-5 in fp32, 1e-3 in fp16, 6e-3 in bf16, and in the latter two at
-most 1.5 times that of plain torch in the same dtype (plus 1e-4, so that a lucky small tensor decides nothing). On a GPU two
-runs have to agree bit for bit. Shapes are fixed ones (one token, no samples, head dimension 256, ...) and random ragged ones.
+Relative L2 error of every output and gradient: at most 1e-5 in fp32, 1e-3 in fp16, 6e-3 in bf16, and in the latter two
+at most 1.5 times that of plain torch in the same dtype (plus 1e-4, so that a small tensor which torch happens to
+compute exactly decides nothing). On a GPU two runs have to agree bit for bit. Shapes are fixed ones (one token, no
+samples, head dimension 256, ...) and random ragged ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fae_core import ops
 from fae_core.errors import FAEError
 from fae_core.ops import triton
+from fae_core.ops.rotary import Layout
 from fae_core.ops.triton import contract
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 6e-3}
@@ -35,7 +38,16 @@ Call = Callable[[dict[str, Tensor], str], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Case:
-    """call(inputs, backend) -> outputs. inputs: float64; those in `fixed` (tables) keep their dtype and have no gradient."""
+    """A call of an op with its inputs.
+
+    Attributes:
+        op: Name of the op.
+        shape: Sizes and kind, for a person.
+        inputs: By name, in float64.
+        call: Returns the outputs for (inputs, backend).
+        plain: The backend of plain torch.
+        fixed: Inputs that stay in fp32 or more and have no gradient (tables).
+    """
 
     op: str
     shape: str
@@ -47,8 +59,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """The worst output or gradient of a case. worst: its name; eager: the error of plain torch in the same dtype;
-    repeatable: whether two runs agreed, None under the interpreter, which runs blocks one by one and cannot tell.
+    """The worst output or gradient of a case.
+
+    Attributes:
+        op: Name of the op.
+        shape: Sizes and kind.
+        dtype: Of the inputs.
+        worst: Name of the output or gradient.
+        error: Its relative L2 error.
+        limit: The largest error that is accepted.
+        eager: The error of plain torch in the same dtype.
+        repeatable: Whether two runs agreed; None under the interpreter, which runs blocks one after another.
     """
 
     op: str
@@ -62,6 +83,7 @@ class Row:
 
     @property
     def kept(self) -> bool:
+        """Whether the error is within its limit and two runs agreed."""
         return self.error <= self.limit and self.repeatable is not False
 
     def __str__(self) -> str:
@@ -72,7 +94,14 @@ class Row:
 
 
 def cases(seed: int, device: str, large: bool, count: int) -> Iterator[Case]:
-    """Fixed edge cases, `count` random ones of each op, and with `large` the models' shapes."""
+    """Fixed edge cases, random ones, and the models' shapes.
+
+    Args:
+        seed: Of the inputs and of the random cases.
+        device: Of the inputs.
+        large: Add the models' shapes.
+        count: Random cases of each op.
+    """
     make = _Maker(seed, device)
     yield from (
         make.rms_norm(shape, kind) for shape in ((3, 5, 72), (2, 1, 1152), (0, 4, 64)) for kind in ("weight", "")
@@ -114,7 +143,12 @@ def cases(seed: int, device: str, large: bool, count: int) -> Iterator[Case]:
 
 
 def measure(case: Case, dtype: torch.dtype) -> Row:
-    """Run a case in `dtype` through the kernels, through plain torch, and in float64."""
+    """Run a case through the kernels, through plain torch, and in float64.
+
+    Args:
+        case: What to run.
+        dtype: Of the first two.
+    """
     got = _run(case, dtype, dtype, "triton")
     eager = _run(case, dtype, dtype, case.plain)
     exact = _run(case, dtype, torch.float64, "sdpa-math" if case.plain == "sdpa" else "reference")
@@ -137,7 +171,16 @@ def measure(case: Case, dtype: torch.dtype) -> Row:
 
 
 def check(seed: int = 0, count: int = 2, only: str | None = None) -> list[Row]:
-    """All cases in all dtypes that this machine can check. Raises FAEError where it can check none."""
+    """All cases in all dtypes that this machine can check.
+
+    Args:
+        seed: Of the inputs and of the random cases.
+        count: Random cases of each op.
+        only: The op to check; None: every one.
+
+    Raises:
+        FAEError: The machine can check none.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     obstacle = contract.anywhere(torch.zeros(1, device=device))
     if obstacle:
@@ -184,7 +227,7 @@ class _Maker:
             lambda t, backend: (ops.rms_norm(t["x"], t.get("weight"), backend=backend),),
         )
 
-    def qk_norm_rope(self, shape: tuple[int, int, int, int], layout: str, kind: str) -> Case:
+    def qk_norm_rope(self, shape: tuple[int, int, int, int], layout: Layout, kind: str) -> Case:
         return Case(
             "qk_norm_rope",
             f"{_text(shape)} {layout} {kind}",
@@ -200,7 +243,7 @@ class _Maker:
             ),
         )
 
-    def apply_rope(self, shape: tuple[int, int, int, int], layout: str) -> Case:
+    def apply_rope(self, shape: tuple[int, int, int, int], layout: Layout) -> Case:
         inputs = {"x": self.normal(*shape), **self.tables(shape[2], shape[3] // 2)}
         return Case(
             "apply_rope",
@@ -209,7 +252,7 @@ class _Maker:
             lambda t, backend: (ops.apply_rope(t["x"], t["cos"], t["sin"], layout, backend=backend),),
         )
 
-    def adaln(self, shape: tuple[int, int, int], norm: str, kind: str) -> Case:
+    def adaln(self, shape: tuple[int, int, int], norm: Literal["rms", "layer"], kind: str) -> Case:
         batch, tokens, width = shape
         pieces = self.normal(batch, 3 * width).chunk(3, dim=1)
         inputs = {"x": self.normal(*shape), "scale": 0.3 * pieces[0]}
@@ -220,21 +263,37 @@ class _Maker:
             inputs["update"] = self.normal(batch, width, tokens).mT if "strided" in kind else self.normal(*shape)
 
         def call(t: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
-            options = {name: t.get(name) for name in ("update", "gate", "weight")}
-            residual, out = ops.adaln(t["x"], t["scale"], t.get("shift"), **options, norm=norm, backend=backend)
+            residual, out = ops.adaln(
+                t["x"],
+                t["scale"],
+                t.get("shift"),
+                update=t.get("update"),
+                gate=t.get("gate"),
+                weight=t.get("weight"),
+                norm=norm,
+                backend=backend,
+            )
             return (residual, out) if "update" in t else (out,)
 
         return Case("adaln", f"{_text(shape)} {norm} {kind}", inputs, call)
 
-    def self_attention(self, shape: tuple[int, int, int, int], layout: str, kind: str) -> Case:
+    def self_attention(self, shape: tuple[int, int, int, int], layout: Layout, kind: str) -> Case:
         def call(t: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
-            weights = {name: t.get(name) for name in ("q_weight", "k_weight")}
-            tables, causal = (t.get("cos"), t.get("sin")), "causal" in kind
-            return (ops.self_attention(t["qkv"], *tables, **weights, layout=layout, causal=causal, backend=backend),)
+            out = ops.self_attention(
+                t["qkv"],
+                t.get("cos"),
+                t.get("sin"),
+                q_weight=t.get("q_weight"),
+                k_weight=t.get("k_weight"),
+                layout=layout,
+                causal="causal" in kind,
+                backend=backend,
+            )
+            return (out,)
 
         return Case("self_attention", f"{_text(shape)} {layout} {kind}", self._packed(shape, kind), call, "sdpa")
 
-    def rope_attention(self, shape: tuple[int, int, int, int], layout: str) -> Case:
+    def rope_attention(self, shape: tuple[int, int, int, int], layout: Layout) -> Case:
         inputs = {name: self.normal(*shape) for name in "qkv"} | self.tables(shape[2], shape[3] // 2)
         return Case(
             "rope_attention",
@@ -277,7 +336,7 @@ class _Maker:
 
 
 def _run(case: Case, rounded: torch.dtype, dtype: torch.dtype, backend: str) -> dict[str, Tensor]:
-    """Outputs and gradients by name, computed in `dtype` from inputs that were rounded to `rounded`; strides are kept."""
+    """Outputs and gradients by name, computed in `dtype` from inputs rounded to `rounded`; strides are kept."""
     tensors = {}
     for name, value in case.inputs.items():
         if name in case.fixed:
@@ -285,8 +344,8 @@ def _run(case: Case, rounded: torch.dtype, dtype: torch.dtype, backend: str) -> 
         else:
             like = torch.empty_strided(value.shape, value.stride(), dtype=dtype, device=value.device)
             tensors[name] = like.copy_(value.to(rounded)).requires_grad_()
-    # What our kernels leave to torch's attention is left to its plain one: flash's gradients differ from run to run, which would be
-    # told of ours, and some of its backends refuse an empty batch.
+    # What our kernels leave to torch's attention is done by its plain kernel: flash's gradients differ from run to run,
+    # which would be reported of ours, and some of torch's kernels refuse an empty batch.
     plain = backend == "triton" or any(value.numel() == 0 for value in case.inputs.values())
     with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
         outputs = case.call(tensors, backend)
@@ -311,6 +370,7 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def main() -> int:
+    """Check, and print a line for each case; returns 0 if all are accurate, 1 if not, 2 if none can be checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=2, help="random cases of each op")

@@ -1,4 +1,4 @@
-"""What the compiler makes of a kernel for an architecture, without a GPU: shared memory, registers, stack, instructions."""
+"""What a kernel needs on an architecture, as the compiler reports it without a GPU: memory, registers, instructions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -16,22 +17,33 @@ from triton.compiler import ASTSource
 
 from fae_core.errors import FAEError
 from fae_core.ops.triton import adaln, qk_norm_rope, rms_norm, rope_attention, rope_attention_backward
-from fae_core.ops.triton.configs import FUSED_HEAD_DIMS, MAX_WIDTH, SHARED_MEMORY, Arch
+from fae_core.ops.triton.configs import FUSED_HEAD_DIMS, MAX_WIDTH, Arch
 from fae_core.ops.triton.launch import Launch, recording
 
+# Bytes of shared memory that one block may have.
+_SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 _DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # The most 32-bit registers that a thread may have, and that a multiprocessor has.
 _THREAD_REGISTERS, _REGISTERS = 255, 65536
 _TENSOR_MEMORY = 512
-# Bytes of a thread's stack that pass: the compiler spills a few loop-invariant addresses where it is short of registers. The
-# attention forward kernel spills outside its loop, once per head, while the keys are rotated in fp32.
+# Bytes of a thread's stack that are accepted: the compiler spills a few loop-invariant addresses where it is short of
+# registers. The attention forward kernel spills outside its loop, once per head, while the keys are rotated in fp32.
 _STACK, _ATTENTION_STACK = 32, 256
 
 
 @dataclass(frozen=True)
 class Resources:
-    """shared: bytes of a block; registers: of a thread; stack: bytes of a thread (spills live there); wgmma: in the PTX;
-    tensor_memory: columns of sm_100's.
+    """What one kernel needs on one architecture.
+
+    Attributes:
+        kernel: Its module and name, such as "rms_norm.forward".
+        arch: The architecture.
+        shared: Bytes of shared memory of a block.
+        registers: Of a thread.
+        stack: Bytes of a thread; spilled registers are stored there.
+        wgmma: Number of such instructions in the PTX.
+        warps: Of a block.
+        tensor_memory: Columns of sm_100's tensor memory.
     """
 
     kernel: str
@@ -46,8 +58,8 @@ class Resources:
     def problems(self) -> list[str]:
         """Why the kernel would not launch, or would spill."""
         found = []
-        if self.shared > SHARED_MEMORY[self.arch]:
-            found.append(f"{self.shared} bytes of shared memory, {self.arch} has {SHARED_MEMORY[self.arch]}")
+        if self.shared > _SHARED_MEMORY[self.arch]:
+            found.append(f"{self.shared} bytes of shared memory, {self.arch} has {_SHARED_MEMORY[self.arch]}")
         if self.registers > _THREAD_REGISTERS or self.registers * self.warps * 32 > _REGISTERS:
             found.append(f"{self.registers} registers in {self.warps} warps")
         if self.tensor_memory > _TENSOR_MEMORY:
@@ -61,7 +73,16 @@ class Resources:
 
 @dataclass(frozen=True)
 class Shape:
-    """A place in a model: heads of head_dim, RMSNorm or adaLN of width heads * head_dim, tokens per sample."""
+    """The shape of a model's block: its width is heads * head_dim.
+
+    Attributes:
+        model: Its name.
+        heads: Number of attention heads.
+        head_dim: Their dimension.
+        qk_norm: Queries and keys are normed.
+        layer_norm: AdaLN with LayerNorm instead of RMSNorm.
+        tokens: Of a sample.
+    """
 
     model: str
     heads: int
@@ -82,7 +103,13 @@ SHAPES = (
 
 
 def launches(shape: Shape, arch: Arch, dtype: torch.dtype) -> list[Launch]:
-    """Every kernel that a block of this shape would launch on `arch` in training, with inputs in `dtype`."""
+    """Every launch of a block of this shape in training.
+
+    Args:
+        shape: Of the block.
+        arch: The architecture to launch on.
+        dtype: Of the inputs.
+    """
     width = shape.heads * shape.head_dim
 
     def empty(*sizes: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -91,35 +118,41 @@ def launches(shape: Shape, arch: Arch, dtype: torch.dtype) -> list[Launch]:
     x, weight, eps = empty(32, shape.tokens, width), empty(width), 1e-6
     qkv, head_weight = empty(32, shape.tokens, 3, shape.heads, shape.head_dim), empty(shape.head_dim)
     table = empty(shape.tokens, shape.head_dim // 2, dtype=torch.float32)
-    weights, tables, parts = (
-        (head_weight, head_weight) if shape.qk_norm else (None, None),
-        (table, table),
-        qkv.unbind(2),
-    )
+    weights, tables = (head_weight, head_weight) if shape.qk_norm else (None, None), (table, table)
+    q, k, v = qkv.unbind(2)
     with recording(arch) as recorded:
         if width <= MAX_WIDTH:
-            rows = empty(32, 3 * width).chunk(3, dim=1)
+            gate, scale, shift = empty(32, 3 * width).chunk(3, dim=1)
+            operands = adaln.Operands(x, gate, scale, shift, weight)
             y, rstd = rms_norm.forward(x, weight, eps, dtype)
             rms_norm.backward(y, x, weight, rstd)
-            adaln.forward(x, x, rows[0], rows[1], rows[2], weight, shape.layer_norm, eps, dtype, dtype)
-            adaln.backward(y, x, x, x, rows[0], rows[1], rows[2], weight, shape.layer_norm, eps, dtype)
-        outs = qk_norm_rope.forward(parts, weights, tables, True, eps)
-        qk_norm_rope.backward(outs, parts, weights, tables, True, eps, empty(*qkv.shape).unbind(2))
+            adaln.forward(x, operands, shape.layer_norm, eps, dtype, dtype)
+            adaln.backward(y, x, x, operands, shape.layer_norm, eps, dtype)
+        outs, grads = qk_norm_rope.forward((q, k, v), weights, tables, True, eps), empty(*qkv.shape).unbind(2)
+        qk_norm_rope.backward(outs, (q, k, v), weights, tables, True, eps, grads)
         if shape.head_dim in FUSED_HEAD_DIMS and dtype != torch.float32:
-            out, lse = rope_attention.forward(*parts, weights, tables, True, 0.125, eps)
-            rope_attention_backward.backward(
-                out, *parts, out, lse, weights, tables, True, 0.125, eps, empty(*qkv.shape).unbind(2)
-            )
+            out, lse = rope_attention.forward(q, k, v, weights, tables, True, 0.125, eps)
+            rope_attention_backward.backward(out, q, k, v, out, lse, weights, tables, True, 0.125, eps, grads)
     return recorded
 
 
 def compile_launch(launch: Launch, arch: Arch) -> Resources:
-    """Compile what `launch` would compile on `arch`, with the same specialisation on alignment."""
-    signature, constants, attributes = {}, dict(launch.constants), {}
+    """Compile what a launch would compile on `arch`, with the same specialisation on alignment.
+
+    Args:
+        launch: One of `launches`.
+        arch: The architecture to compile for.
+
+    Raises:
+        FAEError: Triton's cuobjdump is missing, or reports no resource usage.
+    """
+    signature: dict[str, str] = {}
+    attributes: dict[tuple[int], list[list[str | int]]] = {}
+    constants: dict[str, Any] = dict(launch.constants)
     for place, name in enumerate(launch.kernel.arg_names):
-        value = constants[name] if name in constants else launch.arguments[name]
+        value = launch.arguments.get(name)
         if name in constants or value is None or (isinstance(value, int) and value == 1):
-            signature[name], constants[name] = "constexpr", value
+            signature[name], constants[name] = "constexpr", constants.get(name, value)
             continue
         signature[name] = _type(value)
         if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):

@@ -9,7 +9,13 @@ import pytest
 
 
 def shared_folder(*parts: str) -> Path:
-    """A path below the shared data folder: $FAE_SHARED, or `shared` beside the checkout. Skips the test where it is absent."""
+    """A path below the folder of shared data: $FAE_SHARED, or `shared` beside the checkout.
+
+    Skips the test where the path is absent.
+
+    Args:
+        *parts: Of the path.
+    """
     root = os.environ.get("FAE_SHARED")
     candidates = [Path(root)] if root else [parent / "shared" for parent in Path.cwd().resolve().parents]
     for candidate in candidates:

@@ -1,7 +1,8 @@
-"""The kernels as torch.library operators (`torch.ops.fae.*`): fake tensors, autograd, torch.compile, AMP and checkpoints.
+"""The kernels as torch.library operators (`torch.ops.fae.*`).
 
-On CUDA, and under the interpreter, an operator launches Triton kernels; elsewhere it computes the same in plain torch, so
-that graphs can be traced and checked on any machine. Models call `fae_core.ops`, which decides whether an operator is used.
+They work with fake tensors, autograd, torch.compile, automatic mixed precision (AMP) and gradient checkpoints. On CUDA,
+and under the interpreter, an operator launches Triton kernels; elsewhere it computes the same in plain torch, so that
+graphs can be traced and checked on any machine. Models call `fae_core.ops`, which decides whether an operator is used.
 """
 
 from fae_core.ops.operators.adaln import adaln

@@ -1,4 +1,4 @@
-"""fae::adaln. The norm's statistics are computed again in the backward pass, from the residual that it reads anyway."""
+"""fae::adaln. The backward pass computes the norm's statistics again, from the residual that it reads anyway."""
 
 from __future__ import annotations
 
@@ -19,12 +19,27 @@ def adaln(
     layer: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """(residual, out), contiguous; residual is empty where there is no update. layer: LayerNorm instead of RMSNorm."""
+    """Gate, residual, norm and modulation; see `fae_core.ops.adaln`.
+
+    Args:
+        x: The residual stream, (B, N, D).
+        update: Output of the branch before, (B, N, D), or None.
+        gate: Factor of the update, (B, D), or None.
+        scale: Modulation of the norm, (B, D).
+        shift: Added after the norm, (B, D), or None.
+        weight: Of the norm, (D,), or None.
+        layer: LayerNorm instead of RMSNorm.
+        eps: Added to the mean square, or to the variance.
+
+    Returns:
+        (residual, out), contiguous; residual is empty where there is no update.
+    """
     residual_dtype, out_dtype = _dtypes(x, update, gate, scale, shift, weight)
     if runs_kernels(x):
         from fae_core.ops.triton import adaln as kernels
 
-        residual, out = kernels.forward(x, update, gate, scale, shift, weight, layer, eps, residual_dtype, out_dtype)
+        operands = kernels.Operands(update, gate, scale, shift, weight)
+        residual, out = kernels.forward(x, operands, layer, eps, residual_dtype, out_dtype)
         return x.new_empty(0) if residual is None else residual, out
     wide = x.float()
     if update is not None:
@@ -60,22 +75,35 @@ def adaln_backward(
     eps: float,
     x_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (in x_dtype), update, gate, scale, shift, weight; empty where the input was None."""
+    """Gradients of `adaln`; parameters that are not listed are those of `adaln`.
+
+    Args:
+        dout: Gradient of out, (B, N, D).
+        dresidual: Gradient of the residual, or None where it was not used.
+        residual: What was normed: the residual, or x where there was no update.
+        x_dtype: Of x's gradient.
+
+    Returns:
+        The gradients of x, update, gate, scale, shift and weight; empty where the input was None.
+    """
+    operands = (update, gate, scale, shift, weight)
     if runs_kernels(dout):
         from fae_core.ops.triton import adaln as kernels
 
-        got = kernels.backward(dout, dresidual, residual, update, gate, scale, shift, weight, layer, eps, x_dtype)
-        found = (got.x, got.update, got.gate, got.scale, got.shift, got.weight)
+        dx, found = kernels.backward(dout, dresidual, residual, kernels.Operands(*operands), layer, eps, x_dtype)
     else:
-        found = _backward(dout, dresidual, residual, update, gate, scale, weight, layer, eps)
-    inputs = (update, gate, scale, shift, weight)
-    others = (
-        dout.new_empty(0) if t is None else d.to(t.dtype).contiguous() for t, d in zip(inputs, found[1:], strict=True)
+        dx, *found = _backward(dout, dresidual, residual, update, gate, scale, weight, layer, eps)
+    dupdate, dgate, dscale, dshift, dweight = (
+        dout.new_empty(0) if t is None or d is None else d.to(t.dtype).contiguous()
+        for t, d in zip(operands, found, strict=True)
     )
-    return found[0].to(x_dtype).contiguous(), *others
+    return dx.to(x_dtype).contiguous(), dupdate, dgate, dscale, dshift, dweight
 
 
-def _backward(dout, dresidual, residual, update, gate, scale, weight, layer, eps) -> tuple[Tensor | None, ...]:
+def _backward(
+    dout, dresidual, residual, update, gate, scale, weight, layer, eps
+) -> tuple[Tensor, *tuple[Tensor | None, ...]]:
+    """The same in plain torch."""
     unit, rstd = _unit(residual.float(), layer, eps)
     wide = dout.float()
     dunit = (wide * unit).sum(1)
@@ -132,7 +160,7 @@ def _unit(x: Tensor, layer: bool, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _dtypes(x: Tensor, update, gate, scale: Tensor, shift, weight) -> tuple[torch.dtype, torch.dtype]:
-    """Of the residual and of the output: what torch's promotion gives the written-out computation."""
+    """Of the residual and of the output, as torch promotes them when each step is computed by itself."""
     residual = x.dtype
     for other in (update, gate) if update is not None else ():
         residual = residual if other is None else torch.promote_types(residual, other.dtype)

@@ -19,13 +19,26 @@ def qk_norm_rope(
     interleaved: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv (B, N, 3, H, D) -> q, k, v, each (B, N, H, D), contiguous: q and k normed and rotated, v copied."""
+    """Split packed qkv, and norm and rotate q and k; see `fae_core.ops.qk_norm_rope`.
+
+    Args:
+        qkv: Packed queries, keys and values, (B, N, 3, H, D).
+        cos: Cosines of the angles in fp32, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
+        sin: Sines of the angles, given where cos is.
+        q_weight: Weight of the queries' norm, (D,), or None for no norm.
+        k_weight: Weight of the keys' norm, (D,), or None for no norm.
+        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
+        eps: Added to the mean square in the norms.
+
+    Returns:
+        q, k, v, each (B, N, H, D) and contiguous; v is a copy.
+    """
     xs = qkv.unbind(2)
     if runs_kernels(qkv):
         from fae_core.ops.triton import qk_norm_rope as kernels
 
-        tables = None if cos is None else (cos, sin)
-        return tuple(kernels.forward(xs, (q_weight, k_weight), tables, interleaved, eps))
+        q, k, v = kernels.forward(xs, (q_weight, k_weight), pair(cos, sin), interleaved, eps)
+        return q, k, v
     q, k = (
         norm_and_rotate(x, w, cos, sin, interleaved, eps) for x, w in zip(xs[:2], (q_weight, k_weight), strict=True)
     )
@@ -52,14 +65,22 @@ def qk_norm_rope_backward(
     interleaved: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dqkv packed and contiguous, dq_weight, dk_weight); the gradient of an absent weight is empty."""
+    """Gradients of `qk_norm_rope`; parameters that are not listed are those of `qk_norm_rope`.
+
+    Args:
+        dq: Gradient of q, (B, N, H, D).
+        dk: Gradient of k, (B, N, H, D).
+        dv: Gradient of v, (B, N, H, D).
+
+    Returns:
+        (dqkv, dq_weight, dk_weight): dqkv packed and contiguous; the gradient of an absent weight is empty.
+    """
     dqkv = qkv.new_empty(qkv.shape)
     dys, weights = (dq, dk, dv), (q_weight, k_weight)
     if runs_kernels(qkv):
         from fae_core.ops.triton import qk_norm_rope as kernels
 
-        tables = None if cos is None else (cos, sin)
-        found = kernels.backward(dys, qkv.unbind(2), weights, tables, interleaved, eps, dqkv.unbind(2))
+        found = kernels.backward(dys, qkv.unbind(2), weights, pair(cos, sin), interleaved, eps, dqkv.unbind(2))
         dqw, dkw = (qkv.new_empty(0) if d is None else d for d in found)
         return dqkv, dqw, dkw
     dweights = []
@@ -102,7 +123,18 @@ once_differentiable(qk_norm_rope_backward)
 
 @torch.library.custom_op("fae::apply_rope", mutates_args=())
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool) -> Tensor:
-    """x (B, N, H, D) rotated by the tables' angles, or by the opposite ones; contiguous."""
+    """Rotate heads; see `fae_core.ops.apply_rope`.
+
+    Args:
+        x: (B, N, H, D).
+        cos: Cosines of the angles in fp32, (N, D/2) or (B, 1, N, D/2).
+        sin: Sines of the angles.
+        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
+        inverse: Rotate by the opposite angles.
+
+    Returns:
+        (B, N, H, D), contiguous.
+    """
     if runs_kernels(x):
         from fae_core.ops.triton import qk_norm_rope as kernels
 
@@ -127,14 +159,31 @@ def _gradient_rope(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
 apply_rope.register_autograd(_gradient_rope, setup_context=_setup_rope)
 
 
+def pair(cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The tables as the kernels take them: together, or None where there are none."""
+    return None if cos is None or sin is None else (cos, sin)
+
+
 def norm_and_rotate(
     x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, interleaved: bool, eps: float
 ) -> Tensor:
-    """What the kernel computes for one of q and k, (B, N, H, D), in plain torch; contiguous."""
+    """What the kernel computes for one of q and k, in plain torch.
+
+    Args:
+        x: Queries or keys, (B, N, H, D).
+        weight: Of the norm, (D,), or None for no norm.
+        cos: Cosines of the angles, or None for no rotation.
+        sin: Sines of the angles, given where cos is.
+        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
+        eps: Added to the mean square in the norm.
+
+    Returns:
+        (B, N, H, D), contiguous.
+    """
     wide = x.float()
     if weight is not None:
         wide = reference.rms_norm(wide, weight.float(), eps)
-    if cos is not None:
+    if cos is not None and sin is not None:
         wide = reference.apply_rope(wide.transpose(1, 2), cos, sin, _layout(interleaved)).transpose(1, 2)
     return wide.to(_dtype(x, weight)).clone(memory_format=torch.contiguous_format)
 
@@ -142,9 +191,16 @@ def norm_and_rotate(
 def norm_and_rotate_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, interleaved: bool, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """(dx, dweight) of `norm_and_rotate`; dweight is empty where there is no weight."""
+    """Gradients of `norm_and_rotate`; parameters that are not listed are those of `norm_and_rotate`.
+
+    Args:
+        dy: Gradient of its result, (B, N, H, D).
+
+    Returns:
+        (dx, dweight); dweight is empty where there is no weight.
+    """
     wide = dy.float()
-    if cos is not None:
+    if cos is not None and sin is not None:
         wide = reference.apply_rope(wide.transpose(1, 2), cos, -sin, _layout(interleaved)).transpose(1, 2)
     if weight is None:
         return wide.to(x.dtype), x.new_empty(0)

@@ -10,7 +10,16 @@ from fae_core.ops.operators.device import once_differentiable, runs_kernels
 
 @torch.library.custom_op("fae::rms_norm", mutates_args=())
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """(y, rstd): y contiguous in the dtype that x * weight has, rstd fp32 of x's leading axes."""
+    """RMSNorm over the last axis, and what its backward pass needs.
+
+    Args:
+        x: (..., D).
+        weight: (D,), or None for no weight.
+        eps: Added to the mean square.
+
+    Returns:
+        (y, rstd): y contiguous in the dtype that x * weight has, rstd in fp32 of x's leading axes.
+    """
     dtype = _dtype(x, weight)
     if runs_kernels(x):
         from fae_core.ops.triton import rms_norm as kernels
@@ -28,7 +37,15 @@ def _(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("fae::rms_norm_backward", mutates_args=())
 def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """(dx, dweight); dweight is empty where there is no weight."""
+    """Gradients of `rms_norm`; parameters that are not listed are those of `rms_norm`.
+
+    Args:
+        dy: Gradient of the result, (..., D).
+        rstd: As `rms_norm` returned it.
+
+    Returns:
+        (dx, dweight); dweight is empty where there is no weight.
+    """
     if runs_kernels(x):
         from fae_core.ops.triton import rms_norm as kernels
 

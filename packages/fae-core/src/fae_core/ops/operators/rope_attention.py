@@ -1,4 +1,4 @@
-"""fae::rope_attention on q, k, v and fae::self_attention on packed qkv, whose gradient comes out packed as well."""
+"""fae::rope_attention on q, k, v, and fae::self_attention on packed qkv, whose gradient is packed as well."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fae_core.ops.operators.device import once_differentiable, runs_kernels
-from fae_core.ops.operators.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
+from fae_core.ops.operators.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward, pair
 
 _LOG2_E = 1.4426950408889634
 
@@ -15,9 +15,20 @@ _LOG2_E = 1.4426950408889634
 def rope_attention(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """(out (B, N, H, D) contiguous in q's dtype, lse (B, H, N) fp32): lse is the log2 of a row's sum of exponentials.
+    """Attention, after a rotation where there are tables; see `fae_core.ops.rope_attention`.
 
-    q: (B, N, H, D); k, v: (B, M, H, D). Rotation where there are tables (then N = M).
+    Args:
+        q: Queries, (B, N, H, D).
+        k: Keys, (B, M, H, D); M = N where there are tables.
+        v: Values, (B, M, H, D).
+        cos: Cosines of the angles in fp32, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
+        sin: Sines of the angles, given where cos is.
+        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
+        scale: Factor of the scores.
+
+    Returns:
+        (out, lse): out (B, N, H, D), contiguous, in q's dtype; lse (B, H, N), fp32, the log2 of each row's sum of
+        exponentials.
     """
     return _forward(q, k, v, cos, sin, None, None, interleaved, scale, 0.0)
 
@@ -33,8 +44,23 @@ def self_attention(
     scale: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """The same for packed qkv (B, N, 3, H, D), with an RMS norm in front of the rotation where there is a weight."""
-    return _forward(*qkv.unbind(2), cos, sin, q_weight, k_weight, interleaved, scale, eps)
+    """`rope_attention` of packed qkv, with an RMS norm before the rotation where there is a weight.
+
+    Args:
+        qkv: Packed queries, keys and values, (B, N, 3, H, D).
+        cos: As for `rope_attention`.
+        sin: As for `rope_attention`.
+        q_weight: Weight of the queries' norm, (D,), or None for no norm.
+        k_weight: Weight of the keys' norm, (D,), or None for no norm.
+        interleaved: As for `rope_attention`.
+        scale: As for `rope_attention`.
+        eps: Added to the mean square in the norms.
+
+    Returns:
+        (out, lse), as `rope_attention` returns them.
+    """
+    q, k, v = qkv.unbind(2)
+    return _forward(q, k, v, cos, sin, q_weight, k_weight, interleaved, scale, eps)
 
 
 @torch.library.custom_op("fae::rope_attention_backward", mutates_args=())
@@ -50,7 +76,16 @@ def rope_attention_backward(
     interleaved: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, contiguous."""
+    """Gradients of `rope_attention`; parameters that are not listed are those of `rope_attention`.
+
+    Args:
+        dout: Gradient of out, (B, N, H, D).
+        out: As `rope_attention` returned it.
+        lse: As `rope_attention` returned it.
+
+    Returns:
+        (dq, dk, dv), contiguous.
+    """
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     _backward(dout, q, k, v, cos, sin, (None, None), out, lse, interleaved, scale, 0.0, [dq, dk, dv])
     return dq, dk, dv
@@ -70,10 +105,20 @@ def self_attention_backward(
     scale: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, packed and contiguous, and of the weights; empty where there is no weight."""
+    """Gradients of `self_attention`; parameters that are not listed are those of `self_attention`.
+
+    Args:
+        dout: Gradient of out, (B, N, H, D).
+        out: As `self_attention` returned it.
+        lse: As `self_attention` returned it.
+
+    Returns:
+        (dqkv, dq_weight, dk_weight): dqkv packed and contiguous; the gradient of an absent weight is empty.
+    """
+    q, k, v = qkv.unbind(2)
     dqkv, weights = qkv.new_empty(qkv.shape), (q_weight, k_weight)
     grads = list(dqkv.unbind(2))
-    dweights = _backward(dout, *qkv.unbind(2), cos, sin, weights, out, lse, interleaved, scale, eps, grads)
+    dweights = _backward(dout, q, k, v, cos, sin, weights, out, lse, interleaved, scale, eps, grads)
     return dqkv, *dweights
 
 
@@ -131,8 +176,7 @@ def _forward(q, k, v, cos, sin, q_weight, k_weight, interleaved, scale, eps) -> 
     if runs_kernels(q):
         from fae_core.ops.triton import rope_attention as kernels
 
-        tables = None if cos is None else (cos, sin)
-        return kernels.forward(q, k, v, (q_weight, k_weight), tables, interleaved, scale, eps)
+        return kernels.forward(q, k, v, (q_weight, k_weight), pair(cos, sin), interleaved, scale, eps)
     q, k = _prepared(q, k, cos, sin, (q_weight, k_weight), interleaved, eps)
     scores = q @ k.mT * (scale * _LOG2_E)
     top = scores.amax(-1, keepdim=True)
@@ -145,12 +189,11 @@ def _forward(q, k, v, cos, sin, q_weight, k_weight, interleaved, scale, eps) -> 
 def _backward(
     dout, q, k, v, cos, sin, weights, out, lse, interleaved, scale, eps, grads: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Writes to `grads` the gradients of q, k, v; returns those of the weights."""
+    """Write the gradients of q, k, v to `grads`; returns those of the weights."""
     if runs_kernels(q):
         from fae_core.ops.triton import rope_attention_backward as kernels
 
-        tables = None if cos is None else (cos, sin)
-        found = kernels.backward(dout, q, k, v, out, lse, weights, tables, interleaved, scale, eps, grads)
+        found = kernels.backward(dout, q, k, v, out, lse, weights, pair(cos, sin), interleaved, scale, eps, grads)
         dqw, dkw = (q.new_empty(0) if d is None else d for d in found)
         return dqw, dkw
     turned_q, turned_k = _prepared(q, k, cos, sin, weights, interleaved, eps)

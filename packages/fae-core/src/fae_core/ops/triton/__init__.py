@@ -1,7 +1,7 @@
-"""Our Triton kernels: what they need, what they take, and the kernels themselves.
+"""Our Triton kernels: what they need, which calls they can take, and the kernels themselves.
 
-This module, `contract` and `wins` import without triton, so that `ops.explain` can say what is missing; the modules with
-kernels are imported by the first call that runs one. docs/kernels.md has the design.
+This module, `contract` and `wins` import without triton, so that `ops.explain` can name what is missing; the modules
+with kernels are imported by the first call that runs one. docs/kernels.md describes the design.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import os
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Kernels run on the CPU through triton's interpreter: triton reads the variable once, when kernels are first imported."""
+"""Whether kernels run on the CPU in triton's interpreter. Triton reads the variable once, when kernels are imported."""
 
 MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
-"""Why no kernel can run here, or None. Triton is part of torch for CUDA on Linux, not of torch for the CPU or macOS."""
+"""Why no kernel can run here, or None. Torch for CUDA on Linux brings triton; torch for the CPU or macOS does not."""
 
 
 def capability(index: int | None) -> int | None:
-    """A CUDA device's compute capability as a number: 90 for 9.0. index: None is the current device.
+    """A CUDA device's compute capability as a number: 90 for 9.0.
 
-    None without a device, where fake CUDA tensors are traced.
+    Args:
+        index: The device's; None: the current device.
+
+    Returns:
+        The number, or None without a device, where fake CUDA tensors are traced.
     """
     if not torch.cuda.is_available():
         return None

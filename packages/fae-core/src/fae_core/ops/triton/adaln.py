@@ -1,13 +1,18 @@
-"""Gate + residual + norm + modulate of a diffusion transformer in one pass, and its gradients in one pass.
+"""Gate, residual, norm and modulation of a diffusion transformer in one pass, and their gradients in one pass.
 
-A block of the backward kernel stays within one sample, so it sums the gradients of shift, scale and gate in registers; a
-second stage adds the blocks of a sample in a fixed order. sum(dout * normed) serves both scale (times weight) and weight
-(times 1 + scale). fp32 throughout; the residual is rounded to its dtype before the norm, as the backward pass will read it.
+A block of the backward kernel stays within one sample, so it sums the gradients of shift, scale and gate in registers;
+a second stage adds the blocks of a sample in a fixed order. sum(dout * normed) serves both scale (times weight) and
+weight (times 1 + scale). Arithmetic is fp32; the residual is rounded to its dtype before the norm, because the backward
+pass reads it rounded.
 """
+
+# Triton compiles the functions under @triton.jit by its own rules: arguments become constants, and an `if` on one is
+# decided when compiling.
+# pyright: reportPossiblyUnboundVariable=false, reportArgumentType=false
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -15,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fae_core.ops.triton import configs
-from fae_core.ops.triton.launch import launch, power_of_two
+from fae_core.ops.triton.launch import dense_rows, launch
 
 
 @triton.jit
@@ -62,8 +67,8 @@ def _forward(
 @triton.jit
 def _backward(
     dout_ptr, dresidual_ptr, residual_ptr, update_ptr, gate_ptr, scale_ptr, weight_ptr, dx_ptr, dupdate_ptr, sums_ptr,
-    tokens, tokens_per_block, residual_sample, residual_token, update_sample, update_token, gate_sample, scale_sample, eps,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, LAYER: tl.constexpr,
+    tokens, tokens_per_block, residual_sample, residual_token, update_sample, update_token, gate_sample, scale_sample,
+    eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LAYER: tl.constexpr,
     UPDATE: tl.constexpr, GATE: tl.constexpr, WEIGHT: tl.constexpr, DRESIDUAL: tl.constexpr,
 ):  # fmt: skip
     sample, block, blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -108,11 +113,17 @@ def _backward(
         tl.store(start + 2 * WIDTH, sum_gate, mask=wide)
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """Of `forward`'s inputs; None where the input was."""
+class Operands(NamedTuple):
+    """What is combined with x, or the gradients of these; None where there is none.
 
-    x: Tensor
+    Attributes:
+        update: Output of the branch before, (B, N, D).
+        gate: Factor of the update, (B, D).
+        scale: Modulation of the norm, (B, D).
+        shift: Added after the norm, (B, D).
+        weight: Of the norm, (D,).
+    """
+
     update: Tensor | None
     gate: Tensor | None
     scale: Tensor
@@ -121,22 +132,27 @@ class Gradients:
 
 
 def forward(
-    x: Tensor,
-    update: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    layer: bool,
-    eps: float,
-    residual_dtype: torch.dtype,
-    out_dtype: torch.dtype,
+    x: Tensor, operands: Operands, layer: bool, eps: float, residual_dtype: torch.dtype, out_dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor]:
-    """(residual or None where there is no update, out), contiguous. x, update: (B, N, D); the others (B, D), weight (D,)."""
+    """The residual, and its norm, modulated.
+
+    Args:
+        x: The residual stream, (B, N, D).
+        operands: What is combined with it.
+        layer: LayerNorm instead of RMSNorm.
+        eps: Added to the mean square, or to the variance.
+        residual_dtype: Of the residual.
+        out_dtype: Of out.
+
+    Returns:
+        (residual, out), contiguous; residual is None where there is no update.
+    """
+    update, gate, shift = dense_rows(operands.update, operands.gate, operands.shift)
+    x, scale = dense_rows(x, operands.scale)
+    weight = operands.weight
     batch, tokens, width = x.shape
     residual = torch.empty(x.shape, dtype=residual_dtype, device=x.device) if update is not None else None
     out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
-    x, update, gate, scale, shift = (_dense_rows(t) for t in (x, update, gate, scale, shift))
     arguments = {
         "x_ptr": x,
         "update_ptr": update,
@@ -153,7 +169,13 @@ def forward(
         "eps": eps,
     }
     flags = {"UPDATE": update is not None, "GATE": gate is not None, "WEIGHT": weight is not None}
-    constants = {"WIDTH": width, "BLOCK": power_of_two(width), "LAYER": layer, "SHIFT": shift is not None, **flags}
+    constants = {
+        "WIDTH": width,
+        "BLOCK": configs.power_of_two(width),
+        "LAYER": layer,
+        "SHIFT": shift is not None,
+        **flags,
+    }
     launch(_forward, (batch * tokens,), arguments, constants, configs.adaln(width))
     return residual, out
 
@@ -162,25 +184,36 @@ def backward(
     dout: Tensor,
     dresidual: Tensor | None,
     residual: Tensor,
-    update: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor,
-    shift: Tensor | None,
-    weight: Tensor | None,
+    operands: Operands,
     layer: bool,
     eps: float,
     x_dtype: torch.dtype,
-) -> Gradients:
-    """residual: what was normed (x itself where there was no update). dresidual: None where the residual was not used."""
+) -> tuple[Tensor, Operands]:
+    """Gradients of `forward`.
+
+    Args:
+        dout: Gradient of out, (B, N, D).
+        dresidual: Gradient of the residual; None where the residual was not used.
+        residual: What was normed: the residual, or x where there was no update.
+        operands: As for `forward`.
+        layer: As for `forward`.
+        eps: As for `forward`.
+        x_dtype: Of x's gradient.
+
+    Returns:
+        The gradients of x and of the operands.
+    """
+    update, gate, scale, shift, weight = operands
     batch, tokens, width = residual.shape
     dx = torch.empty(residual.shape, dtype=x_dtype, device=residual.device)
     dupdate = torch.empty_like(dx, dtype=update.dtype) if update is not None else None
-    # Short runs of tokens fill the device where there are few samples.
+    # Few tokens a block, so that blocks fill the device where there are few samples.
     config = configs.adaln_backward(width)
     per_block = max(1, min(64, triton.cdiv(batch * tokens, config.blocks)))
     blocks = triton.cdiv(tokens, per_block)
     sums = torch.empty(batch, blocks, 3, width, dtype=torch.float32, device=dx.device)
-    residual, update, gated, scaled = (_dense_rows(t) for t in (residual, update, gate, scale))
+    update, gated = dense_rows(update, gate)
+    residual, scaled = dense_rows(residual, scale)
     arguments = {
         "dout_ptr": dout.contiguous(),
         "dresidual_ptr": None if dresidual is None else dresidual.contiguous(),
@@ -200,23 +233,18 @@ def backward(
         "eps": eps,
     }
     flags = {"UPDATE": update is not None, "GATE": gate is not None, "WEIGHT": weight is not None}
-    constants = {"WIDTH": width, "BLOCK": power_of_two(width), "LAYER": layer, **flags}
+    constants = {"WIDTH": width, "BLOCK": configs.power_of_two(width), "LAYER": layer, **flags}
     constants["DRESIDUAL"] = dresidual is not None
     launch(_backward, (batch, blocks), arguments, constants, config)
-    # One sum each: an operator's results must not share memory.
+    # Each is summed by itself, because an operator's results must not share memory.
     dshift, dunit, dgate = (sums[:, :, i].sum(1) for i in range(3))
-    return Gradients(
-        x=dx,
+    return dx, Operands(
         update=dupdate,
         gate=None if gate is None else dgate.to(gate.dtype),
         scale=(dunit if weight is None else dunit * weight.float()).to(scale.dtype),
         shift=None if shift is None else dshift.to(shift.dtype),
         weight=None if weight is None else (dunit * (1 + scale.float())).sum(0).to(weight.dtype),
     )
-
-
-def _dense_rows(x: Tensor | None) -> Tensor | None:
-    return x.contiguous() if x is not None and x.stride(-1) != 1 else x
 
 
 def _tokens(name: str, x: Tensor | None) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What each Triton kernel takes: functions that answer with the reason why it cannot take a call, or with None."""
+"""Which calls each Triton kernel can take: every check returns the reason why it cannot, or None where it can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def anywhere(*tensors: Tensor | None) -> str | None:
-    """What holds for every kernel: triton is there, the device runs it, one device, dtypes with at most 32 bits, no tangents."""
+    """What every kernel needs: triton, one device that it runs on, and dtypes of at most 32 bits.
+
+    No kernel takes forward-mode derivatives or torch.func's gradients.
+
+    Args:
+        *tensors: Those of the call; at least one is not None.
+    """
     given = [t for t in tensors if t is not None]
     device = given[0].device
     if triton.MISSING:
@@ -21,7 +27,10 @@ def anywhere(*tensors: Tensor | None) -> str | None:
     if device.type not in ("cuda", "cpu"):
         return f"the kernels run on cuda, the tensors are on {device.type}"
     if device.type == "cpu" and not triton.INTERPRETED:
-        return "the kernels run on cuda, the tensors are on cpu; TRITON_INTERPRET=1, set before Python starts, interprets them"
+        return (
+            "the kernels run on cuda, the tensors are on cpu; "
+            "TRITON_INTERPRET=1, set before Python starts, interprets them"
+        )
     if device.type == "cuda" and torch.version.hip:
         return "the kernels have not been tried on AMD devices"
     if device.type == "cuda" and (triton.capability(device.index) or 80) < 80:
@@ -41,20 +50,27 @@ def anywhere(*tensors: Tensor | None) -> str | None:
 
 
 def forward_mode() -> bool:
-    """Whether forward-mode differentiation is under way: torch's operators of our kernels would give a tangent of 0."""
+    """Whether forward-mode differentiation is active: an operator of ours would give a tangent of 0."""
     return forward_ad._current_level >= 0
 
 
 def _functional_gradient() -> bool:
-    """Whether torch.func's grad or vjp is under way, which refuse operators like ours."""
+    """Whether torch.func's grad or vjp is active, which refuse operators like ours."""
     if torch.compiler.is_compiling():
         return False
-    layers = torch._C._functorch.get_interpreter_stack() or ()
-    return any(layer.key() == torch._C._functorch.TransformType.Grad for layer in layers)
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  (absent from torch's stubs)
+    layers = functorch.get_interpreter_stack() or ()
+    return any(layer.key() == functorch.TransformType.Grad for layer in layers)
 
 
 def row_norm(x: Tensor, weight: Tensor | None = None, *others: Tensor | None) -> str | None:
-    """RMSNorm and adaLN: rows of at most MAX_WIDTH, a weight of their length."""
+    """RMSNorm and adaLN: rows of at most `configs.MAX_WIDTH`, and a weight of their length.
+
+    Args:
+        x: (..., D).
+        weight: (D,), or None.
+        *others: Further tensors of the call, whose device and dtype count.
+    """
     if x.shape[-1] > configs.MAX_WIDTH:
         return f"rows of {x.shape[-1]} are longer than {configs.MAX_WIDTH}"
     if x.shape[-1] == 0:
@@ -63,7 +79,14 @@ def row_norm(x: Tensor, weight: Tensor | None = None, *others: Tensor | None) ->
 
 
 def adaln(x: Tensor, update: Tensor | None, rows: tuple[Tensor | None, ...], weight: Tensor | None) -> str | None:
-    """x, update: (B, N, D); rows: gate, scale and shift, each (B, D) or None."""
+    """AdaLN: tokens, and one row per sample.
+
+    Args:
+        x: (B, N, D).
+        update: (B, N, D), or None.
+        rows: Gate, scale and shift, each (B, D) or None.
+        weight: (D,), or None.
+    """
     if x.ndim != 3:
         return f"the kernel takes tokens of shape (B, N, D), not {tuple(x.shape)}"
     if update is not None and update.shape != x.shape:
@@ -75,7 +98,13 @@ def adaln(x: Tensor, update: Tensor | None, rows: tuple[Tensor | None, ...], wei
 
 
 def heads(x: Tensor, tables: tuple[Tensor | None, Tensor | None], *weights: Tensor | None) -> str | None:
-    """Norm and rotation of heads. x: (..., D); tables: (N, D/2) or (B, 1, N, D/2), or None."""
+    """Norm and rotation of heads.
+
+    Args:
+        x: (..., D).
+        tables: Cosines and sines, (N, D/2) or (B, 1, N, D/2), or None.
+        *weights: (D,), or None.
+    """
     if x.shape[-1] > configs.MAX_HEAD_DIM:
         return f"head dimension {x.shape[-1]} is larger than {configs.MAX_HEAD_DIM}"
     if x.shape[-1] % 2 or x.shape[-1] == 0:
@@ -93,7 +122,15 @@ def heads(x: Tensor, tables: tuple[Tensor | None, Tensor | None], *weights: Tens
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> str | None:
-    """Where the fused attention kernel has no plan for these shapes. q, k, v: (B, H, N, D), without regard to the device."""
+    """Fused attention: shapes, options and dtypes that the kernel has no configuration for. Devices are not checked.
+
+    Args:
+        q: Queries, (B, H, N, D).
+        k: Keys, (B, H, M, D).
+        v: Values, (B, H, M, D).
+        mask: As for `attention`.
+        causal: As for `attention`.
+    """
     if mask is not None or causal:
         return f"the fused kernel takes no {'mask' if mask is not None else 'causal order'}"
     if q.shape[-1] not in configs.FUSED_HEAD_DIMS or v.shape[-1] != q.shape[-1]:
@@ -110,7 +147,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, cau
 
 
 def _weights(x: Tensor, *weights: Tensor | None) -> str | None:
-    """A kernel reads as many numbers of a weight as x has channels; `launch` sees to it that they lie side by side."""
+    """A kernel reads as many numbers of a weight as x has channels; `launch` makes them adjacent in memory."""
     shapes = [tuple(w.shape) for w in weights if w is not None and w.shape != x.shape[-1:]]
     return f"the weight has the shape ({x.shape[-1]},), not {shapes[0]}" if shapes else None
 

@@ -1,13 +1,13 @@
-"""Starting kernels, and writing down what would be started: the ahead-of-time check compiles exactly what a call launches."""
+"""Starting kernels, and recording what would be started, so that the ahead-of-time check compiles just that."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,38 +16,48 @@ from fae_core.ops.triton import capability
 from fae_core.ops.triton.configs import Arch, Config
 
 Grid = tuple[int, ...]
+Argument = Tensor | int | float | None
+TensorT = TypeVar("TensorT", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel start. arguments: tensors, integers, floats, or None for an absent tensor; constants: `tl.constexpr`s."""
+    """One start of a kernel.
+
+    Attributes:
+        kernel: The function under `triton.jit`.
+        grid: Blocks along each axis.
+        arguments: By name: tensors, numbers, or None for an absent tensor.
+        constants: By name: the values of `tl.constexpr`s.
+        config: The launch configuration.
+    """
 
     kernel: Any
     grid: Grid
-    arguments: dict[str, Tensor | int | float | None]
-    constants: dict[str, int | bool | str]
+    arguments: dict[str, Argument]
+    constants: Mapping[str, int]
     config: Config
 
 
-@dataclass
-class Recording:
-    arch: Arch
-    launches: list[Launch]
-
-
-_recording: contextvars.ContextVar[Recording | None] = contextvars.ContextVar("fae_recording", default=None)
+# The architecture that launches are recorded for, and the list of them.
+_recording: contextvars.ContextVar[tuple[Arch, list[Launch]] | None] = contextvars.ContextVar(
+    "fae_recording", default=None
+)
 
 
 @contextlib.contextmanager
 def recording(arch: Arch) -> Iterator[list[Launch]]:
-    """Within the block launchers run nothing, take `arch`'s configurations, and list what they would launch.
+    """Within the block launchers run nothing: they take `arch`'s configurations and list what they would launch.
 
-    Give them tensors on the meta device.
+    Their tensors are expected on the meta device.
+
+    Args:
+        arch: The architecture to choose configurations for.
     """
-    record = Recording(arch, [])
-    token = _recording.set(record)
+    launches: list[Launch] = []
+    token = _recording.set((arch, launches))
     try:
-        yield record.launches
+        yield launches
     finally:
         _recording.reset(token)
 
@@ -55,11 +65,11 @@ def recording(arch: Arch) -> Iterator[list[Launch]]:
 def architecture(device: torch.device) -> Arch:
     """The row of the table of configurations for a device: its compute capability, rounded down to one that has a row.
 
-    12.0 (RTX 50) has the shared memory of 8.x, so it takes that row.
+    12.0 (RTX 50) has the shared memory of 8.x, so it takes that row. While launches are recorded, their architecture.
     """
     record = _recording.get()
     if record is not None:
-        return record.arch
+        return record[0]
     if device.type != "cuda":
         return "interpreter"
     found = capability(device.index) or 90
@@ -67,35 +77,43 @@ def architecture(device: torch.device) -> Arch:
 
 
 def launch(
-    kernel: Any,
-    grid: Grid,
-    arguments: dict[str, Tensor | int | float | None],
-    constants: dict[str, int | bool | str],
-    config: Config,
+    kernel: Any, grid: Grid, arguments: Mapping[str, Argument], constants: Mapping[str, int], config: Config
 ) -> None:
-    """Start `kernel` on the device of its tensors; nothing where the grid is empty.
+    """Start a kernel on the device of its tensors; nothing where the grid is empty.
 
-    Vectors, which are weights, are copied where they have gaps: kernels take strides of everything else, or contiguous memory.
+    Vectors, which are weights, are copied where they have gaps. Of everything else the kernels take strides, or it is
+    contiguous.
+
+    Args:
+        kernel: The function under `triton.jit`.
+        grid: Blocks along each axis.
+        arguments: By name: tensors, numbers, or None for an absent tensor.
+        constants: By name: the values of `tl.constexpr`s.
+        config: The launch configuration.
     """
     arguments = {n: a.contiguous() if isinstance(a, Tensor) and a.ndim == 1 else a for n, a in arguments.items()}
     record = _recording.get()
     if record is not None:
-        record.launches.append(Launch(kernel, grid, arguments, constants, config))
+        record[1].append(Launch(kernel, grid, arguments, constants, config))
         return
     if math.prod(grid) == 0:
         return
     device = next(a.device for a in arguments.values() if isinstance(a, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        # Multiplications and additions may fuse: said here because triton's own default changes in 3.10.
+        # Multiplications and additions may fuse. This is explicit because triton's default changes in 3.10.
         kernel[grid](**arguments, **constants, num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True)
 
 
 def alignment(*tensors: Tensor) -> int:
-    """The largest power of two, at most 16, that divides every stride but the last of tensors whose last stride is 1."""
+    """The largest power of two, at most 16, that divides every stride but the last of the tensors.
+
+    Args:
+        *tensors: Those whose last stride is 1.
+    """
     strides = [s for t in tensors for s, n in zip(t.stride()[:-1], t.shape[:-1], strict=True) if n > 1]
     return math.gcd(16, *strides)
 
 
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n and at least 1."""
-    return 1 << max(n - 1, 0).bit_length()
+def dense_rows(*tensors: TensorT) -> list[TensorT]:
+    """The tensors, copied where their last stride is not 1."""
+    return [t if t is None or t.stride(-1) == 1 else t.contiguous() for t in tensors]

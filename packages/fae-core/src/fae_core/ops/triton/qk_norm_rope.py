@@ -1,8 +1,13 @@
 """RMS norm and rotation of attention heads, up to three tensors (q, k, v) in one launch; v is copied.
 
-Tensors are (B, N, H, D) with any strides but the last; a block takes some tokens and goes through its heads, so that the
-tables are read once per token. Pairs are held as (first, second), so both layouts share the arithmetic. fp32 throughout.
+Tensors are (B, N, H, D) with any strides but the last, which is 1. A block takes some tokens and loops over its heads,
+so that the tables are read once per token. Pairs are held as (first, second), so both layouts share the arithmetic,
+which is fp32.
 """
+
+# Triton compiles the functions under @triton.jit by its own rules: arguments become constants, and an `if` on one is
+# decided when compiling.
+# pyright: reportPossiblyUnboundVariable=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -14,12 +19,12 @@ import triton.language as tl
 from torch import Tensor
 
 from fae_core.ops.triton import configs
-from fae_core.ops.triton.launch import alignment, launch, power_of_two
+from fae_core.ops.triton.launch import Argument, alignment, launch
 
 
 @triton.jit
 def load_pairs(ptr, start, valid, D: tl.constexpr, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr):
-    """First and second entries of each row's pairs, (rows, PAIRS) fp32, zeros beyond D / 2 and in rows that are not valid."""
+    """First and second entries of each row's pairs, (rows, PAIRS) in fp32; zeros beyond D / 2 and in invalid rows."""
     if INTERLEAVED:
         column = tl.arange(0, 2 * PAIRS)[None, :]
         x = tl.load(ptr + start[:, None] + column, mask=valid[:, None] & (column < D), other=0.0).to(tl.float32)
@@ -34,6 +39,7 @@ def load_pairs(ptr, start, valid, D: tl.constexpr, PAIRS: tl.constexpr, INTERLEA
 
 @triton.jit
 def store_pairs(ptr, start, valid, first, second, D: tl.constexpr, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr):
+    """Write the entries of valid rows' pairs."""
     if INTERLEAVED:
         column = tl.arange(0, 2 * PAIRS)[None, :]
         x = tl.reshape(tl.join(first, second), (start.shape[0], 2 * PAIRS))
@@ -163,16 +169,18 @@ def _backward(
     part = tl.program_id(2)
     if part == 0:
         _heads_backward(dq_ptr, q_ptr, q_weight_ptr, dq_out_ptr, q_partial_ptr, cos, sin, dy_row, x_row, dx_row, valid,
-                        dy_head, x_head, dx_head, eps, NORM_Q, ROTATE, D, PAIRS, ROWS, HEADS, INTERLEAVED, ALIGN)  # fmt: skip
+                        dy_head, x_head, dx_head, eps, NORM_Q, ROTATE, D, PAIRS, ROWS, HEADS, INTERLEAVED,
+                        ALIGN)  # fmt: skip
     if PARTS > 1:  # noqa: SIM102 (decided when compiling, the inner one when running)
         if part == 1:
-            _heads_backward(dk_ptr, k_ptr, k_weight_ptr, dk_out_ptr, k_partial_ptr, cos, sin, dy_row, x_row, dx_row, valid,
-                            dy_head, x_head, dx_head, eps, NORM_K, ROTATE, D, PAIRS, ROWS, HEADS, INTERLEAVED,
+            _heads_backward(dk_ptr, k_ptr, k_weight_ptr, dk_out_ptr, k_partial_ptr, cos, sin, dy_row, x_row, dx_row,
+                            valid, dy_head, x_head, dx_head, eps, NORM_K, ROTATE, D, PAIRS, ROWS, HEADS, INTERLEAVED,
                             ALIGN)  # fmt: skip
     if PARTS > 2:  # noqa: SIM102 (decided when compiling, the inner one when running)
         if part == 2:
             _heads_backward(dv_ptr, None, None, dv_out_ptr, None, cos, sin, dy_row, x_row, dx_row, valid,
-                            dy_head, x_head, dx_head, eps, False, False, D, PAIRS, ROWS, HEADS, INTERLEAVED, ALIGN)  # fmt: skip
+                            dy_head, x_head, dx_head, eps, False, False, D, PAIRS, ROWS, HEADS, INTERLEAVED,
+                            ALIGN)  # fmt: skip
 
 
 Tables = tuple[Tensor, Tensor] | None
@@ -188,10 +196,19 @@ def forward(
     inverse: bool = False,
     dtype: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """Norm and rotate xs = [q], [q, k] or [q, k, v], each (B, N, H, D): contiguous results in `dtype`, or in that of x * weight.
+    """Norm and rotate up to three tensors; the third, v, is copied.
 
-    weights: of q and k, None for no norm. tables: cos, sin of (N, D/2) or (B, 1, N, D/2), or None for no rotation.
-    inverse: by the opposite angles.
+    Args:
+        xs: [q], [q, k] or [q, k, v], each (B, N, H, D).
+        weights: Of the norms of q and k, (D,) or None for no norm.
+        tables: Cosines and sines, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
+        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
+        eps: Added to the mean square in the norms.
+        inverse: Rotate by the opposite angles.
+        dtype: Of the results; None: that of x * weight.
+
+    Returns:
+        The results, contiguous.
     """
     outs = [
         torch.empty(x.shape, dtype=dtype or _dtype(x, w), device=x.device)
@@ -221,9 +238,21 @@ def backward(
     eps: float,
     dxs: Sequence[Tensor],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Write the gradients of `forward`'s xs to dxs (any strides, all alike); returns those of the weights.
+    """Write the gradients of `forward`'s xs to dxs; returns those of the weights.
 
-    dys and xs are (B, N, H, D); all of dys, and all of xs, must have the same strides or are copied.
+    All of dys, and all of xs, have the same strides or are copied.
+
+    Args:
+        dys: Gradients of the results, each (B, N, H, D).
+        xs: As for `forward`.
+        weights: As for `forward`.
+        tables: As for `forward`.
+        interleaved: As for `forward`.
+        eps: As for `forward`.
+        dxs: Where to write, each (B, N, H, D), with any strides that all of them share.
+
+    Returns:
+        The gradients of the weights of q and k; None where there is no weight.
     """
     if any(d.stride() != dys[0].stride() for d in dys) or dys[0].stride(-1) != 1:
         dys = [d.contiguous() for d in dys]
@@ -251,7 +280,7 @@ def backward(
     }
     constants = _constants(xs, weights, tables, interleaved, config, dys[0], xs[0], dxs[0])
     launch(_backward, grid, arguments, constants, config)
-    q, k = (None if p is None else p.sum(0).to(w.dtype) for p, w in zip(partials, weights, strict=True))
+    q, k = (None if p is None or w is None else p.sum(0).to(w.dtype) for p, w in zip(partials, weights, strict=True))
     return q, k
 
 
@@ -277,7 +306,7 @@ def _strides(name: str, x: Tensor) -> dict[str, int]:
     return {f"{name}_sample": x.stride(0), f"{name}_token": x.stride(1), f"{name}_head": x.stride(2)}
 
 
-def _shared(x: Tensor, weights: Weights, tables: Tables, eps: float) -> dict[str, Tensor | int | float | None]:
+def _shared(x: Tensor, weights: Weights, tables: Tables, eps: float) -> dict[str, Argument]:
     batch, tokens = x.shape[:2]
     cos, sin = (t.contiguous() for t in tables) if tables is not None else (None, None)
     return {
@@ -287,7 +316,7 @@ def _shared(x: Tensor, weights: Weights, tables: Tables, eps: float) -> dict[str
         "sin_ptr": sin,
         "rows": batch * tokens,
         "tokens": tokens,
-        # In rows of the table: samples share it, or have one each.
+        # Rows of the table from one sample to the next; 0 where the samples share it.
         "table_sample": tokens if cos is not None and cos.ndim == 4 and cos.shape[0] > 1 else 0,
         "eps": eps,
     }
@@ -303,7 +332,7 @@ def _constants(
         "NORM_K": weights[1] is not None,
         "ROTATE": tables is not None,
         "D": width,
-        "PAIRS": power_of_two(width // 2),
+        "PAIRS": configs.power_of_two(width // 2),
         "ROWS": config.rows,
         "HEADS": _heads_per_block(heads) if heads else 1,
         "INTERLEAVED": interleaved,

@@ -1,8 +1,12 @@
 """RMSNorm over the last axis: one pass forward, one pass and a small sum backward.
 
-Rows live in registers, arithmetic is fp32. The weight's gradient is summed in two stages (each block over its own rows, then
-over the blocks in a fixed order), so two runs agree bit for bit.
+Rows are held in registers, arithmetic is fp32. The weight's gradient is summed in two stages (each block over its own
+rows, then over the blocks in a fixed order), so two runs agree bit for bit.
 """
+
+# Triton compiles the functions under @triton.jit by its own rules: arguments become constants, and an `if` on one is
+# decided when compiling.
+# pyright: reportPossiblyUnboundVariable=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fae_core.ops.triton import configs
-from fae_core.ops.triton.launch import alignment, launch, power_of_two
+from fae_core.ops.triton.launch import alignment, launch
 
 
 @triton.jit
@@ -78,7 +82,17 @@ def _backward(
 
 
 def forward(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(y in `dtype`, contiguous; rstd fp32, one per row). x: up to four axes with any strides, the last contiguous."""
+    """RMSNorm over the last axis, and what its backward pass needs.
+
+    Args:
+        x: (..., D); copied unless it has at most four axes, of which the last is contiguous.
+        weight: (D,), or None for no weight.
+        eps: Added to the mean square.
+        dtype: Of y.
+
+    Returns:
+        (y, rstd): y contiguous, rstd in fp32, one per row.
+    """
     rows, width = x.numel() // max(x.shape[-1], 1), x.shape[-1]
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
     rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
@@ -95,7 +109,17 @@ def forward(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) ->
 
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(dx in x's dtype, contiguous; dweight in weight's dtype or None)."""
+    """Gradients of `forward`.
+
+    Args:
+        dy: Gradient of y, (..., D).
+        x: As for `forward`.
+        weight: As for `forward`.
+        rstd: As `forward` returned it.
+
+    Returns:
+        (dx, dweight): dx contiguous, in x's dtype; dweight in the weight's, or None where there is no weight.
+    """
     rows, width = x.numel() // max(x.shape[-1], 1), x.shape[-1]
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x, strides = _rows(x)
@@ -111,7 +135,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor) -> tupl
         _constants(x, weight, config.rows),
         config,
     )
-    return dx, None if partial is None else partial.sum(0).to(weight.dtype)
+    return dx, None if partial is None or weight is None else partial.sum(0).to(weight.dtype)
 
 
 def _rows(x: Tensor) -> tuple[Tensor, dict[str, int]]:
@@ -128,7 +152,7 @@ def _constants(x: Tensor, weight: Tensor | None, rows: int) -> dict[str, int | b
     width = x.shape[-1]
     return {
         "WIDTH": width,
-        "BLOCK": power_of_two(width),
+        "BLOCK": configs.power_of_two(width),
         "ROWS": rows,
         "HAS_WEIGHT": weight is not None,
         "STRIDED": not x.is_contiguous(),

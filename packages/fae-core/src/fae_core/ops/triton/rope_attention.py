@@ -1,11 +1,15 @@
 """Norm and rotation of queries and keys, and attention, in one kernel. Its gradients: rope_attention_backward.py.
 
-One block per head of a sample. It norms and rotates the head's keys once, keeps all of them and the values (at most
-256, in two halves), and lets the queries pass. A head dimension of 72 is held as tiles of 64 and 16 (8 of them zeros), which
-saves most of what padding to 128 would waste.
+One block serves one head of a sample. It norms and rotates the head's keys once, keeps all of them and the values (at
+most 256, in two halves), and loops over the queries. A head dimension of 72 is held as tiles of 64 and 16 (8 of them
+zeros), which saves most of what padding to 128 would waste.
 
 Products take the inputs' dtype and accumulate in fp32; everything else is fp32. Tensors are (B, N, H, D).
 """
+
+# Triton compiles the functions under @triton.jit by its own rules: arguments become constants, and an `if` on one is
+# decided when compiling.
+# pyright: reportPossiblyUnboundVariable=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fae_core.ops.triton import configs
-from fae_core.ops.triton.launch import alignment, architecture, launch
+from fae_core.ops.triton.launch import alignment, architecture, dense_rows, launch
 from fae_core.ops.triton.qk_norm_rope import Tables, Weights
 
 _MAIN = 64
@@ -24,14 +28,14 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def load_tile(ptr, start, valid, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """Columns FIRST to FIRST + WIDTH of some rows, zeros beyond D and in rows that are not valid."""
+    """Columns FIRST to FIRST + WIDTH of some rows; zeros beyond D and in invalid rows."""
     column = FIRST + tl.arange(0, WIDTH)[None, :]
     return tl.load(ptr + start[:, None] + column, mask=valid[:, None] & (column < D), other=0.0)
 
 
 @triton.jit
 def store_tile(ptr, start, valid, x, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """The same columns of valid rows, written."""
+    """Write the same columns of valid rows."""
     column = FIRST + tl.arange(0, WIDTH)[None, :]
     tl.store(ptr + start[:, None] + column, x, mask=valid[:, None] & (column < D))
 
@@ -41,7 +45,7 @@ def _norm_and_rotate(
     x, ptr, weight_ptr, cos_ptr, sin_ptr, start, token, valid, rstd, FIRST: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, NORM: tl.constexpr, ROTATE: tl.constexpr, INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
-    """One tile x (fp32), whose rows begin at `start`, normed and rotated. Half-split pairs read their partners again."""
+    """One tile x (fp32), whose rows begin at `start`, normed and rotated. Pairs D/2 apart read their partners again."""
     column = FIRST + tl.arange(0, WIDTH)[None, :]
     if NORM:
         x *= rstd[:, None] * tl.load(weight_ptr + column, mask=column < D, other=0.0).to(tl.float32)
@@ -67,10 +71,10 @@ def _norm_and_rotate(
 
 @triton.jit
 def _heads(
-    ptr, weight_ptr, cos_ptr, sin_ptr, start, token, valid, eps, MAIN: tl.constexpr, REST: tl.constexpr, D: tl.constexpr,
-    NORM: tl.constexpr, ROTATE: tl.constexpr, INTERLEAVED: tl.constexpr,
+    ptr, weight_ptr, cos_ptr, sin_ptr, start, token, valid, eps, MAIN: tl.constexpr, REST: tl.constexpr,
+    D: tl.constexpr, NORM: tl.constexpr, ROTATE: tl.constexpr, INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
-    """Queries or keys, normed and rotated, as two tiles in their own dtype; the second is of no use where REST is 0."""
+    """Queries or keys, normed and rotated, as two tiles in their own dtype; the second is not used where REST is 0."""
     dtype: tl.constexpr = ptr.dtype.element_ty
     main = load_tile(ptr, start, valid, 0, MAIN, D).to(tl.float32)
     rest = main
@@ -110,7 +114,7 @@ def _keys(
 
 @triton.jit
 def _scores(q_main, q_rest, k_main, k_rest, key, keys, scale, REST: tl.constexpr):
-    """Scores of some queries and keys in powers of two; -inf for what is no key."""
+    """Scores of some queries and keys in units of log 2; -inf beyond the last key."""
     scores = tl.dot(q_main, tl.trans(k_main), input_precision="ieee")
     if REST:
         scores = tl.dot(q_rest, tl.trans(k_rest), scores, input_precision="ieee")
@@ -121,8 +125,9 @@ def _scores(q_main, q_rest, k_main, k_rest, key, keys, scale, REST: tl.constexpr
 def _forward(
     q_ptr, k_ptr, v_ptr, q_weight_ptr, k_weight_ptr, cos_ptr, sin_ptr, out_ptr, lse_ptr, queries, keys, heads,
     q_sample, q_token, q_head, k_sample, k_token, k_head, v_sample, v_token, v_head, table_sample, scale, eps,
-    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HALVES: tl.constexpr,
-    NORM_Q: tl.constexpr, NORM_K: tl.constexpr, ROTATE: tl.constexpr, INTERLEAVED: tl.constexpr, ALIGN: tl.constexpr,
+    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    HALVES: tl.constexpr, NORM_Q: tl.constexpr, NORM_K: tl.constexpr, ROTATE: tl.constexpr,
+    INTERLEAVED: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     sample, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     q_ptr += tl.multiple_of(sample * q_sample + head * q_head, ALIGN)
@@ -135,7 +140,7 @@ def _forward(
         sin_ptr += sample * table_sample
     dtype: tl.constexpr = q_ptr.dtype.element_ty
 
-    # In two halves: neither the keys in fp32, as they are rotated, nor whole rows of scores would fit the registers.
+    # In two halves: the registers hold neither all keys in fp32, as they are rotated, nor whole rows of scores.
     low = tl.arange(0, COLUMNS)
     high = COLUMNS + low
     k0_main, k0_rest, v0_main, v0_rest = _keys(
@@ -154,7 +159,7 @@ def _forward(
                                 NORM_Q, ROTATE, INTERLEAVED)  # fmt: skip
         scores = _scores(q_main, q_rest, k0_main, k0_rest, low, keys, scale, REST)
         top = tl.max(scores, axis=1)
-        weights = tl.exp2(scores - top[:, None])
+        weights = tl.exp2(scores - top[:, None])  # pyright: ignore[reportCallIssue]  (one tensor, no tuple)
         total = tl.sum(weights, axis=1)
         out_main = tl.dot(weights.to(dtype), v0_main, input_precision="ieee")
         if REST:
@@ -178,7 +183,22 @@ def _forward(
 def forward(
     q: Tensor, k: Tensor, v: Tensor, weights: Weights, tables: Tables, interleaved: bool, scale: float, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """(out (B, N, H, D) contiguous in q's dtype, lse (B, H, N) fp32, the log2 of each row's sum of exponentials)."""
+    """Attention of normed and rotated queries and keys.
+
+    Args:
+        q: Queries, (B, N, H, D).
+        k: Keys, (B, M, H, D); M = N where there are tables.
+        v: Values, (B, M, H, D).
+        weights: Of the norms of q and k, (D,) or None for no norm.
+        tables: Cosines and sines, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
+        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
+        scale: Factor of the scores.
+        eps: Added to the mean square in the norms.
+
+    Returns:
+        (out, lse): out (B, N, H, D), contiguous, in q's dtype; lse (B, H, N), fp32, the log2 of each row's sum of
+        exponentials.
+    """
     q, k, v = dense_rows(q, k, v)
     batch, queries, heads, width = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -213,13 +233,8 @@ def forward(
     return out, lse
 
 
-def dense_rows(*tensors: Tensor) -> list[Tensor]:
-    """The tensors, copied where their last stride is not 1."""
-    return [t if t.stride(-1) == 1 else t.contiguous() for t in tensors]
-
-
 def sizes(q: Tensor, k: Tensor) -> dict[str, int]:
-    """Arguments that every attention kernel takes. q, k: (B, N, H, D)."""
+    """Arguments that every attention kernel takes, of q (B, N, H, D) and k (B, M, H, D)."""
     return {"queries": q.shape[1], "keys": k.shape[1], "heads": q.shape[2]}
 
 
@@ -230,7 +245,13 @@ def strides(**tensors: Tensor) -> dict[str, int]:
 
 
 def constants(width: int, config: configs.Config, *strided: Tensor) -> dict[str, int | bool]:
-    """`tl.constexpr`s that every attention kernel takes. strided: the tensors that it reads and writes by strides."""
+    """`tl.constexpr`s that every attention kernel takes.
+
+    Args:
+        width: Head dimension.
+        config: The launch configuration.
+        *strided: The tensors that the kernel reads and writes by strides.
+    """
     return {
         "D": width,
         "MAIN": _MAIN,

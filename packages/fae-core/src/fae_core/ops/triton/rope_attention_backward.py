@@ -1,9 +1,13 @@
 """Gradients of the fused attention.
 
-They are taken on queries and keys that are normed and rotated beforehand (qk_norm_rope.py, which also carries the gradients
-back): one kernel for dq, which also computes sum(dout * out), then one for dk and dv. Each output element has one
+They are computed from queries and keys that are normed and rotated beforehand (by qk_norm_rope.py, whose backward pass
+follows): one kernel for dq, which also computes sum(dout * out), then one for dk and dv. Each output element has one
 writer, so there are no atomic additions and two runs agree bit for bit. Tensors are (B, N, H, D).
 """
+
+# Triton compiles the functions under @triton.jit by its own rules: arguments become constants, and an `if` on one is
+# decided when compiling.
+# pyright: reportPossiblyUnboundVariable=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -15,20 +19,21 @@ import triton.language as tl
 from torch import Tensor
 
 from fae_core.ops.triton import configs, qk_norm_rope
-from fae_core.ops.triton.launch import launch
+from fae_core.ops.triton.launch import dense_rows, launch
 from fae_core.ops.triton.qk_norm_rope import Tables, Weights
-from fae_core.ops.triton.rope_attention import LOG2_E, constants, dense_rows, load_tile, sizes, store_tile, strides
+from fae_core.ops.triton.rope_attention import LOG2_E, constants, load_tile, sizes, store_tile, strides
 
 
 @triton.jit
 def _dq(
     q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, lse_ptr, dq_ptr, delta_ptr, queries, keys, heads,
-    q_sample, q_token, q_head, k_sample, k_token, k_head, v_sample, v_token, v_head, dq_sample, dq_token, dq_head, scale,
+    q_sample, q_token, q_head, k_sample, k_token, k_head, v_sample, v_token, v_head,
+    dq_sample, dq_token, dq_head, scale,
     D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Some queries of a head against all its keys: dq, and delta = sum(dout * out) of each row."""
-    # One-dimensional, so that the tiles of a head run together and any batch fits the grid.
+    # The grid is one-dimensional, so that the tiles of a head run together and any batch fits.
     tiles = tl.cdiv(queries, ROWS)
     tile, which = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     sample, head = (which // heads).to(tl.int64), which % heads
@@ -165,7 +170,25 @@ def backward(
     eps: float,
     grads: Sequence[Tensor],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Write the gradients of q, k, v to `grads`, whose last stride is 1; returns those of the weights."""
+    """Write the gradients of q, k, v to `grads`; returns those of the weights.
+
+    Args:
+        dout: Gradient of out, (B, N, H, D).
+        q: As for `rope_attention.forward`.
+        k: As for `rope_attention.forward`.
+        v: As for `rope_attention.forward`.
+        out: As `rope_attention.forward` returned it.
+        lse: As `rope_attention.forward` returned it.
+        weights: As for `rope_attention.forward`.
+        tables: As for `rope_attention.forward`.
+        interleaved: As for `rope_attention.forward`.
+        scale: As for `rope_attention.forward`.
+        eps: As for `rope_attention.forward`.
+        grads: Where to write the gradients of q, k, v; their last stride is 1.
+
+    Returns:
+        The gradients of the weights of q and k; None where there is no weight.
+    """
     q, k, v = dense_rows(q, k, v)
     dq, dk, dv = grads
     if weights == (None, None) and tables is None:
@@ -175,12 +198,13 @@ def backward(
         qk_norm_rope.forward([x], (w, None), tables, interleaved, eps, dtype=x.dtype)[0]
         for x, w in zip((q, k), weights, strict=True)
     ]
-    # Sums over all tokens, the weights' gradients feel every rounding: theirs are made from fp32.
+    # The weights' gradients are sums over all tokens, to which every rounding adds: they are computed from fp32.
     turned = [
         torch.empty_like(x, dtype=x.dtype if w is None else torch.float32)
         for x, w in zip(prepared, weights, strict=True)
     ]
-    _attention_backward(dout, *prepared, v, out, lse, scale, *turned, dv)
+    turned_q, turned_k = prepared
+    _attention_backward(dout, turned_q, turned_k, v, out, lse, scale, turned[0], turned[1], dv)
     dweights = [
         qk_norm_rope.backward([d], [x], (w, None), tables, interleaved, eps, [dx])[0]
         for d, x, w, dx in zip(turned, (q, k), weights, (dq, dk), strict=True)

@@ -6,9 +6,9 @@ wins.json beside this file is written by `python tools/bench/kernels.py` and com
      "wins": [{"arch": "sm_90", "op": "rms_norm", "shape": "width=1152", "dtype": "bfloat16", "against": "eager",
                "forward": 1.02, "forward_backward": 2.31, "device": "...", "torch": "...", "triton": "..."}]}
 
-arch: the device's compute capability; shape: as `shape_class` writes it; against: what was beaten, "eager" torch or "compile";
-forward, forward_backward: times faster. A row stands for a win where nothing is differentiated if the former is at least `MARGIN`,
-and everywhere if both are.
+arch is the device's compute capability, and shape what `shape_class` returns. against names what was slower, "eager"
+torch or "compile". forward and forward_backward say how many times faster the kernel was. A row is a win where nothing
+is differentiated if forward is at least `MARGIN`, and everywhere if both are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ TABLE = Path(__file__).with_name("wins.json")
 
 
 def shape_class(op: str, x: Tensor) -> str:
-    """What a measurement of `op` on x speaks for. x: (..., D) of a norm, (B, H, N, D) of an attention or rotation."""
+    """The class of shapes that a measurement on x covers, such as "width=1152".
+
+    Args:
+        op: Name of the op.
+        x: (..., D) of a norm, (B, H, N, D) of an attention or rotation.
+    """
     if op in ("rms_norm", "adaln"):
         return f"width={x.shape[-1]}"
     if op in ("apply_rope", "qk_norm_rope"):
@@ -37,18 +42,33 @@ def shape_class(op: str, x: Tensor) -> str:
     return f"head_dim={x.shape[-1]},tokens={x.shape[-2]}"
 
 
-def won(op: str, x: Tensor, shape: str | None = None) -> bool:
-    """Whether the table says that the kernel is the faster one for this call."""
+def won(op: str, x: Tensor) -> bool:
+    """Whether the table says that the kernel is the faster one for this call.
+
+    Args:
+        op: Name of the op.
+        x: A tensor of the call, as for `shape_class`.
+    """
     if not ROWS:
         return False
     against = "compile" if torch.compiler.is_compiling() else "eager"
     dtype = str(x.dtype).removeprefix("torch.")
-    trains = ROWS.get((f"sm_{capability(x.device.index)}", op, shape or shape_class(op, x), dtype, against))
+    trains = ROWS.get((f"sm_{capability(x.device.index)}", op, shape_class(op, x), dtype, against))
     return trains is not None and (trains or not torch.is_grad_enabled())
 
 
-def parse(path: Path) -> dict[tuple[str, str, str, str, str], bool]:
-    """The wins in a table, and whether each is one with its backward pass too. Raises InvalidFile where it is not a table."""
+def parse(path: Path) -> dict[tuple[str, ...], bool]:
+    """The wins in a table.
+
+    Args:
+        path: Of a file like wins.json.
+
+    Returns:
+        By arch, op, shape, dtype and against: whether it is also a win with the backward pass.
+
+    Raises:
+        InvalidFile: The file is not a table of wins of format 1.
+    """
     table = read_json(path)
     if table.get("format") != 1 or not isinstance(table.get("wins"), list):
         raise InvalidFile(f"{path} is not a table of wins of format 1")
