@@ -19,7 +19,7 @@ def demo(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train an encoder's adapter, both decoders, a diffusion transformer and a flow on a few photographs; write a report.
+    """Train an adapter, both decoders, a diffusion transformer and a flow on a few photographs; write a report.
 
     Example: fae demo --data my-photos --out runs/my-photos
     """

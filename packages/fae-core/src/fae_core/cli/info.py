@@ -1,4 +1,4 @@
-"""`fae info`: what a preset or a folder is, without building weights, and what training it takes."""
+"""`fae info`: what a preset or a folder is, without building weights, and what its training takes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,17 @@ def info(
 
 
 def describe(target: str) -> dict[str, Any]:
-    """The facts that `fae info` prints, by name. Raises FAEError's subclasses for what does not exist."""
+    """The facts that `fae info` prints.
+
+    Args:
+        target: Name of a preset or bundle, or a model, run, bundle or latent-store folder.
+
+    Returns:
+        Values by the names that are printed.
+
+    Raises:
+        FAEError: There is no such thing, or a file in it is damaged.
+    """
     from fae_core.models.bundles import bundle_folders, is_bundle
 
     folder = Path(target)
@@ -136,7 +146,7 @@ def _describe_preset(name: str) -> dict[str, Any]:
             model = _builder(name)()
         except FAEError:
             raise
-        except Exception as error:  # of whatever package the preset belongs to
+        except Exception as error:  # the preset's package may raise anything
             lack = "" if "spec" in preset else "; it has no section `spec`, the latent space to build it for"
             raise FAEError(
                 f"preset {name} cannot be built: {type(error).__name__}: {first_line(error)}{lack}"
@@ -148,7 +158,7 @@ def _describe_preset(name: str) -> dict[str, Any]:
 
 
 def _builder(preset: str) -> Callable[..., Any]:
-    """What makes the model of a preset, given fields of its config that are to differ."""
+    """A function that builds the model of a preset, given changed fields of its config."""
     from fae_core.errors import UnknownName
     from fae_core.models.presets import load_preset
     from fae_core.plugins import load_plugins

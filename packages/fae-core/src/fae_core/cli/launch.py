@@ -1,4 +1,4 @@
-"""--processes N: start this command again in N processes on this machine, as torchrun would, and look after them."""
+"""--processes N: start this command again in N processes on this machine, as torchrun does, and wait for them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ _GRACE = 30.0  # seconds for the others to end by themselves once one has
 
 
 def relaunched(processes: int) -> bool:
-    """Run the current command in `processes` processes and return True; False where this process should do the work itself.
+    """Run the current command in several processes.
 
-    SIGTERM and SIGINT are passed on to all, once; at a second one they are killed. Raises FAEError where one of the processes fails,
-    and SystemExit with 128 + the signal where they were asked to stop.
+    SIGTERM and SIGINT are passed on to all, once; at a second one they are killed.
+
+    Args:
+        processes: How many.
+
+    Returns:
+        Whether they did the work; False: this process should do it itself.
+
+    Raises:
+        FAEError: One of the processes failed.
+        SystemExit: They were asked to stop; with 128 + the signal.
     """
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return False
@@ -31,7 +40,7 @@ def relaunched(processes: int) -> bool:
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # each process would take all cores for itself
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # by default each process would use all cores
     }
     with children() as group:
         for rank in range(processes):
@@ -41,7 +50,7 @@ def relaunched(processes: int) -> bool:
             raise SystemExit(128 + group.signal)
     failed = [status for status in statuses if status]
     stopped = {status if status > 0 else 128 - status for status in failed}
-    if stopped and stopped <= _STOPPED:  # one of them was asked to stop, and told the others
+    if stopped and stopped <= _STOPPED:  # one of them was asked to stop, and stopped the others
         raise SystemExit(max(stopped))
     if failed:
         raise FAEError(f"a process of `fae {' '.join(command[:2])}` failed (its message is above)")
@@ -49,7 +58,7 @@ def relaunched(processes: int) -> bool:
 
 
 def _wait(group: Children) -> list[int | None]:
-    """Statuses of all, once they have ended. After a failure or a signal, who does not end with the others is made to."""
+    """Statuses of all, once they have ended; after a failure or a signal the others get some time to end."""
     until = None
     while True:
         statuses = [child.poll() for child in group.running]
@@ -66,14 +75,14 @@ def _wait(group: Children) -> list[int | None]:
 
 
 def _free_port() -> int:
-    """A port for the processes to meet at."""
+    """A port that is free, where the processes can connect."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
 
 
 def without_processes(arguments: list[str]) -> list[str]:
-    """The arguments less --processes N."""
+    """The arguments without --processes N."""
     kept, skip = [], False
     for argument in arguments:
         if skip:

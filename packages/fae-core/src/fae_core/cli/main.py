@@ -21,7 +21,14 @@ _LONGEST_LINE = 2000  # of an error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong input (one line says what), 130 interrupted, 143 terminated."""
+    """Run the command line and exit.
+
+    The status is 0 when done, 1 on failure, 2 for wrong input (one line says what is wrong), 130 if interrupted, 143 if
+    terminated.
+
+    Args:
+        arguments: What follows `fae`; None: those of this process.
+    """
     follow_parent()
     tame_threads()
     keep_freed_memory()
@@ -32,7 +39,7 @@ def _run(arguments: list[str]) -> int:
     with _redacted_output():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         logging.getLogger("fae").setLevel(logging.INFO)
-        # Hub clients print bars of their own for every small file.
+        # The hub's client would print a bar for every small file.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             with _orderly_end():
@@ -52,18 +59,18 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _redacted_output() -> Iterator[None]:
-    """Everything that is printed meanwhile, by whomever, is free of secrets: results, logs, warnings, tracebacks."""
+    """Remove secrets from everything that is printed within the block: results, logs, warnings, tracebacks."""
     before = sys.stdout, sys.stderr
     ours = sys.stdout, sys.stderr = RedactedStream(sys.stdout), RedactedStream(sys.stderr)
     try:
         yield
     finally:
-        if (sys.stdout, sys.stderr) == ours:  # click puts others there once nobody reads any more
+        if (sys.stdout, sys.stderr) == ours:  # click replaces them after a broken pipe
             sys.stdout, sys.stderr = before
 
 
 class Terminated(SystemExit):
-    """SIGTERM, where nobody waits for it: folders that are not complete are removed, and locks released, on the way out."""
+    """SIGTERM, where nothing else handles it: incomplete folders are removed and locks released on the way out."""
 
     status = 128 + signal.SIGTERM
 
@@ -73,7 +80,7 @@ class Terminated(SystemExit):
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Raise Terminated at SIGTERM, where the program that we are in does nothing about it."""
+    """Raise Terminated at SIGTERM, unless the program that we run in handles it."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -89,9 +96,9 @@ def _orderly_end() -> Iterator[None]:
 
 
 def _explain(error: Exception) -> int:
-    """Print an error that a user can mend as one line, any other with its traceback; returns the status to end with."""
-    if isinstance(error.__cause__, Exception) and type(error.__cause__).__name__ == "NoArgsIsHelpError":
-        error.__cause__.show()
+    """Print an error that a user can correct as one line, any other with its traceback; returns the exit status."""
+    if type(error.__cause__).__name__ == "NoArgsIsHelpError":
+        error.__cause__.show()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]  (of click: the help)
         return 2
     if isinstance(error, FAEError):
         line = str(error)
@@ -105,7 +112,7 @@ def _explain(error: Exception) -> int:
     else:
         traceback.print_exception(error)
         return 1
-    # A name or a text out of a file could move the cursor or hide a line.
+    # A name or a text from a file could hold control characters, which move the cursor or hide a line.
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(line.split()))
     print(f"error: {shown[:_LONGEST_LINE]}", file=sys.stderr)  # noqa: T201
     return getattr(error, "exit_code", 2)

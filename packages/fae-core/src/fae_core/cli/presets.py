@@ -1,4 +1,4 @@
-"""`fae presets`: what can be built by name."""
+"""`fae presets`: the presets and bundles that are installed."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def _as_preset(bundle: dict[str, Any]) -> dict[str, Any]:
 
 
 def _counts(preset: dict[str, Any]) -> tuple[str, str]:
-    """What a preset states of its size (its package's tests count it), and what the paper prints."""
+    """The number of parameters that a preset states (its package's tests count them), and what the paper prints."""
     stated, paper = preset.get("parameters"), preset.get("paper", {})
     return "" if stated is None else f"{stated:,}", str(paper.get("printed", ""))

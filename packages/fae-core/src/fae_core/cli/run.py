@@ -1,4 +1,4 @@
-"""`fae run`: a recipe, start to end."""
+"""`fae run`: run a recipe."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def run(
             "--jobs",
             min=1,
             max=MOST_PROCESSES,
-            help="Steps at once that do not need each other, each a process; logs/ has their output.",
+            help="Run up to so many independent steps together, each in a process; logs/ has their output.",
         ),
     ] = 1,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run a recipe: its commands one after the other, recorded with their seconds. --set replaces its variables.
+    """Run a recipe: its commands one after another, recorded with their seconds. --set replaces its variables.
 
-    Small models leave most of a GPU idle, and --jobs 8 runs eight such steps on it at once; the seconds of each then say little.
+    Small models leave most of a GPU idle; --jobs 8 runs eight such steps on it together, and their seconds say little.
 
     Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
     """

@@ -1,4 +1,4 @@
-"""`fae sample`: pictures from any generator through any decoder of its latent space."""
+"""`fae sample`: images from any generator, decoded by any decoder of its latent space."""
 
 from __future__ import annotations
 
@@ -43,15 +43,13 @@ def sample(
     batch_size: BatchSize = 32,
     overrides: Set = None,
     npz: Annotated[bool, typer.Option("--npz/--no-npz", help="Also write samples.npz in ADM's layout.")] = True,
-    columns: Annotated[
-        int, typer.Option("--columns", min=1, max=MOST_COLUMNS, help="Pictures per row of grid.png.")
-    ] = 8,
+    columns: Annotated[int, typer.Option("--columns", min=1, max=MOST_COLUMNS, help="Images per row of grid.png.")] = 8,
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
     processes: Processes = 1,
 ) -> None:
-    """Sample images: OUT/images/*.png, samples.npz, grid.png and samples.json. --set passes the generator's own options.
+    """Sample images: OUT/images/*.png, samples.npz, grid.png, samples.json. --set passes the generator's own options.
 
     Sample i is the same whatever the batch size and the number of processes: its noise is drawn from (seed, i).
 
@@ -61,11 +59,11 @@ def sample(
     from fae_core.errors import FAEError
     from fae_core.models.sources import find_bundle
 
-    if (generator is None) != (decoder is None) or (model is None) == (generator is None):
-        raise FAEError("give either --model BUNDLE, or --generator and --decoder")
-    if model is not None:
+    if model is not None and generator is None and decoder is None:
         find_bundle(model)
         generator = decoder = model
+    elif model is not None or generator is None or decoder is None:
+        raise FAEError("give either --model BUNDLE, or --generator and --decoder")
     if relaunched(processes):
         return
     from fae_core.cli.settings import parse_overrides

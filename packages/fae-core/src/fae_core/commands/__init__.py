@@ -1,1 +1,1 @@
-"""`fae` commands: the groups that plugins fill, the command that is running, and the processes that it starts."""
+"""`fae` commands: the groups of entry points, the command that is running, and the processes that it starts."""

@@ -1,7 +1,7 @@
-"""Processes that a command starts: each in a session of its own, so that a signal to the command reaches them once, from here.
+"""Processes that a command starts, and the signals that it passes on to them.
 
-SIGTERM and SIGINT are passed on to all of them, and nothing is left behind: on Linux they are also told when the command is
-killed outright.
+Each is in a session of its own, so that a signal to the command reaches it once, from here. SIGTERM and SIGINT are
+passed on to all of them. None outlives the command: on Linux they also get SIGTERM when the command is killed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
-PARENT = "FAE_PARENT"  # in a child's environment: the process id of who started it
+PARENT = "FAE_PARENT"  # in a child's environment: the process id of the command that started it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Children:
-    """The processes that run. `signal` is the first signal that asked to stop, 0 before; `again` counts those after it."""
+    """The processes that run.
+
+    Attributes:
+        running: All that were started.
+        signal: The first signal that asked to stop; 0 before one came.
+        again: Number of signals after it.
+    """
 
     def __init__(self) -> None:
         self.running: list[subprocess.Popen] = []
@@ -30,7 +36,13 @@ class Children:
     def start(
         self, command: Sequence[str], environment: dict[str, str], output: IO[bytes] | None = None
     ) -> subprocess.Popen:
-        """Start `fae` with these arguments; both streams go to `output`, if there is one."""
+        """Start `fae`.
+
+        Args:
+            command: The arguments after `fae`.
+            environment: Variables to add to this process's.
+            output: Where stdout and stderr go; None: to those of this process.
+        """
         child = subprocess.Popen(
             [sys.executable, "-m", "fae_core.cli.main", *command],
             stdin=subprocess.DEVNULL,
@@ -40,13 +52,14 @@ class Children:
             start_new_session=True,
         )
         self.running.append(child)
-        if self.signal:  # it came while the child was being started
+        if self.signal:  # came while the child was being started
             child.send_signal(self.signal)
         return child
 
     def send(self, number: int) -> None:
+        """Send a signal to all; processes that have ended are skipped."""
         for child in self.running:
-            child.send_signal(number)  # of one that has ended, nothing happens
+            child.send_signal(number)
 
     def _pass_on(self, number: int, _: object) -> None:
         number = signal.SIGTERM if number == signal.SIGHUP else number
@@ -58,13 +71,13 @@ class Children:
 
 @contextmanager
 def children() -> Iterator[Children]:
-    """Children whose signals come from here. Whatever still runs at the end of the block is killed."""
+    """Children that get this process's signals. Those that still run at the end of the block are killed."""
     group, before = Children(), {}
     try:
         for number in _FORWARDED:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, group._pass_on)
-    except ValueError:  # not the main thread: the host program owns the signals
+    except ValueError:  # not the main thread: the host program handles signals
         pass
     try:
         yield group
@@ -77,7 +90,7 @@ def children() -> Iterator[Children]:
 
 
 def follow_parent() -> None:
-    """In a child: end, as by SIGTERM, when the process that started it is gone."""
+    """In a child, on Linux: let this process get SIGTERM when the one that started it ends."""
     parent = os.environ.pop(PARENT, None)
     if parent is None or not sys.platform.startswith("linux"):
         return

@@ -1,7 +1,7 @@
 """`fae`: one command whose subcommands come from the installed packages.
 
-An entry point named "encode" is `fae encode`, one named "train.flow" is `fae train flow`. Each is a plain function with
-typer annotations, or a typer app; modules that hold them import heavy things inside the functions, so help stays quick.
+An entry point named "encode" is `fae encode`, one named "train.flow" is `fae train flow`. Each is a function with typer
+annotations, or a typer app. Their modules import large packages inside the functions, so that help stays fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fae_core.errors import FAEError, MissingPackage, UnknownName
 from fae_core.plugins import load_plugins, own_versions
 
 HELP = "FAE: turn a frozen vision encoder into a latent space, and generate images in it."
-# Who provides a command that is not installed.
+# Packages to install for commands that are absent.
 _PROVIDERS = {
     "encode": "fae-encoder",
     "train": "fae-decoders (autoencoder, pixel, vae), fae-diffusion (diffusion), fae-flow (flow)",
@@ -40,11 +40,16 @@ _GROUP_HELP = {
 
 
 class PluginGroup(TyperGroup):
-    """A group whose commands are entry points below a prefix, loaded when they are named."""
+    """A group whose commands are the entry points below a prefix; each is loaded when it is named.
+
+    Attributes:
+        prefix: Such as "train.", or "" for `fae` itself.
+    """
 
     prefix = ""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the group's commands and of the groups below it, sorted."""
         return sorted(
             {
                 name[len(self.prefix) :].split(".")[0]
@@ -54,6 +59,12 @@ class PluginGroup(TyperGroup):
         )
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command or group of that name; None for an option.
+
+        Raises:
+            MissingPackage: The command belongs to a package that is not installed.
+            UnknownName: There is no such command.
+        """
         full = self.prefix + cmd_name
         points = load_plugins("fae.commands")
         if full in points:
@@ -63,14 +74,22 @@ class PluginGroup(TyperGroup):
         if full in _PROVIDERS:
             raise MissingPackage(f"fae {full.replace('.', ' ')}", _PROVIDERS[full])
         if cmd_name.startswith("-"):
-            return None  # an option, which click complains of
+            return None  # an option: click reports it
         raise UnknownName(f"command of fae {self.prefix.rstrip('.')}".rstrip(), cmd_name, self.list_commands(ctx))
 
 
 def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
-    """Run one `fae` command inside this process; errors are raised as FAEError.
+    """Run one `fae` command inside this process.
 
-    complete: add nothing to a `train ... --resume` of what its run recorded, as a step of a recipe wants it.
+    Args:
+        arguments: What follows `fae`.
+        complete: Add nothing from the run's record to a `train ... --resume`; for the steps of recipes.
+
+    Returns:
+        What the command returns, or a status where --help ended it early.
+
+    Raises:
+        FAEError: Wrong arguments, or what the command raises.
     """
     _require_text(arguments)
     arguments = arguments if complete else resumed_arguments(arguments)
@@ -79,24 +98,29 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
         require_separate_output()
         return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's own complaints about arguments
+        message = getattr(error, "format_message", None)  # of click's errors about arguments
+        if message is not None:
             if type(error).__name__ == "NoArgsIsHelpError":
                 raise FAEError("no command is given; fae --help lists them") from error
             command = getattr(getattr(error, "ctx", None), "command_path", "fae")
-            raise FAEError(f"{command}: {error.format_message()} (see {command} --help)") from None
+            raise FAEError(f"{command}: {message()} (see {command} --help)") from None
         raise
     finally:
         arguments_in_force.reset(token)
 
 
 def providers(words: Sequence[str]) -> str | None:
-    """The package that provides the command whose words these are, as far as this version knows."""
+    """The package that provides a command, as far as this version knows; None where it does not.
+
+    Args:
+        words: The arguments after `fae`.
+    """
     full = ".".join(words[:2])
     return _PROVIDERS.get(full) or (_PROVIDERS.get(words[0]) if words[0] not in _GROUP_HELP else None)
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Raise FAEError for an argument that could not be written into a record: bytes that are no UTF-8, or a NUL."""
+    """Raise FAEError for an argument that no record could hold: bytes that are not UTF-8, or a NUL."""
     for argument in arguments:
         if "\0" in argument or any("\ud800" <= letter <= "\udfff" for letter in argument):
             raise FAEError(f"the argument {argument[:60]!r} is not UTF-8 text; a file of that name must be renamed")
@@ -149,7 +173,7 @@ def _as_command(name: str, target: Any) -> Any:
 
 
 def _refuse_non_finite(command: Any) -> None:
-    """No number on the command line may be nan or infinite: neither is within a range nor beyond it."""
+    """Let a command refuse numbers that are nan or infinite, which checks of ranges do not find."""
     for inner in getattr(command, "commands", {}).values():
         _refuse_non_finite(inner)
     for parameter in command.params:
@@ -157,6 +181,7 @@ def _refuse_non_finite(command: Any) -> None:
 
 
 def _finite(then: Any, context: Any, parameter: Any, value: Any) -> Any:
+    """The value, by way of the option's own callback `then`; raises FAEError where a number is not finite."""
     for number in value if isinstance(value, list | tuple) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise FAEError(f"{parameter.opts[0]} must be a finite number, not {number}")

@@ -1,4 +1,4 @@
-"""The `fae` command that is running: what it was given to read, and how it would be typed to go on."""
+"""The `fae` command that is running: the files that it reads, and the command that continues it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fae_core.errors import FAEError
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
 from fae_core.redact import redact
 
-# What came after `fae` for the command that is running in this context; cli/main.py sets it.
+# What follows `fae` in the command that is running in this context; `commands.groups.invoke` sets it.
 arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
 COMPLETE = "FAE_COMPLETE_COMMAND"  # in the environment of a recipe's steps: nothing is added to their commands
 _GROUPS = ("train", "import", "eval", "presets")
@@ -41,12 +41,12 @@ LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processe
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all: the only one, or the first of those that a launcher started."""
+    """Whether this process is the only one, or the first of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def inputs_in_force() -> list[Path]:
-    """Files and folders that the command names and that are there, other than what follows --out."""
+    """Existing files and folders that the command names, except what follows --out."""
     words = arguments_in_force.get()
     found, previous = [], ""
     for word in words[2 if words[:1] and words[0] in _GROUPS else 1 :]:
@@ -58,15 +58,20 @@ def inputs_in_force() -> list[Path]:
 
 
 def require_separate_output() -> None:
-    """Raise FAEError where the command would write its --out over a file that it reads."""
-    for out in map(_existing, outputs_of(arguments_in_force.get())):
-        for given in inputs_in_force() if out is not None and out.is_file() else ():
+    """Check that the command's --out is no file that it reads.
+
+    Raises:
+        FAEError: It is one.
+    """
+    outputs = [out for word in outputs_of(arguments_in_force.get()) if (out := _existing(word)) is not None]
+    for out in filter(Path.is_file, outputs):
+        for given in inputs_in_force():
             if given.exists() and given.samefile(out):
                 raise FAEError(f"--out {out} is a file that this command reads; give another one")
 
 
 def command_to_go_on() -> str:
-    """The command that continues this one, as it would be typed, without secrets; from Python, the argument to give."""
+    """The command that continues this one, without secrets; from Python, the argument to give."""
     words = [word for word in arguments_in_force.get() if word not in ("--overwrite", "--resume")]
     if not words:
         return "resume=True"
@@ -76,7 +81,7 @@ def command_to_go_on() -> str:
 
 
 def recorded_arguments() -> list[str]:
-    """What a run records of the command that trains it, so that `--resume` alone can go on: less what belongs to one call."""
+    """What a run records of its command, so that `--resume` alone can continue it; options of one call are left out."""
     words = arguments_in_force.get()
     kept = list(words[:2])
     for option, value in _options(words[2:]):
@@ -90,10 +95,16 @@ def recorded_arguments() -> list[str]:
 
 
 def resumed_arguments(words: Sequence[str]) -> list[str]:
-    """The words of a command; of `fae train ... --resume`, those that its run recorded and then its own, which win.
+    """The words of a command; of `fae train ... --resume` with those that its run recorded.
 
-    A command that names a preset or a configuration is complete, and so is a step of a recipe. Raises FAEError where the record
-    lacks a secret that was not given again.
+    Its own options replace recorded ones. A command that names a preset or a configuration is complete, and so is a
+    step of a recipe: nothing is added to them.
+
+    Args:
+        words: What follows `fae`.
+
+    Raises:
+        FAEError: The record lacks a secret that was not given again.
     """
     words, given = list(words), dict(_options(words[2:]))
     alone = words[:1] == ["train"] and "--resume" in given and not given.keys() & {"--preset", "--config"}
@@ -106,7 +117,7 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         return words
     merged: dict[tuple[str, str], str | None] = {}
     for option, value in [*_options(before[2:]), *_options(words[2:])]:
-        if option == "--steps":  # of several ways to say it the last one wins
+        if option == "--steps":  # the same as this --set, of which the last one counts
             option, value = "--set", f"training.steps={value}"
         key = (option, (value or "").partition("=")[0] if option == "--set" else "")
         merged.pop(key, None)
@@ -121,7 +132,7 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
 
 
 def outputs_of(words: Sequence[str]) -> list[str]:
-    """What a command's words give to --out."""
+    """The values of --out in a command's words."""
     return [value for option, value in _options(words) if option == "--out" and value is not None]
 
 
@@ -140,7 +151,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _existing(word: str) -> Path | None:
-    """The path that a word is, or the folder that a pattern (`train-{00..09}.tar`, `*.json`) looks into."""
+    """The existing path that a word is, or the folder of a pattern (`train-{00..09}.tar`, `*.json`)."""
     if any(sign in word for sign in "{*?["):
         word = re.split(r"[{*?\[]", word)[0].rpartition("/")[0] or "."
     try:

@@ -1,8 +1,8 @@
-"""What a model costs to train, counted rather than timed: a pass on the meta device gives its FLOPs and what autograd keeps.
+"""What a model costs to train, counted rather than timed.
 
-Nothing is computed and no memory is taken, so a model of any size is measured in seconds on any machine. Memory follows from the
-counts exactly; time needs the share of a GPU's peak that training reaches, which the caller assumes, or which
-`fae_core.cost.measured` measures.
+A pass on the meta device gives its FLOPs and what autograd keeps. Nothing is computed and no memory is taken, so a
+model of any size is counted in seconds on any machine. Memory follows from the counts exactly; time needs the share of
+a GPU's peak that training reaches, which the caller assumes or `fae_core.cost.measured` measures.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ _SWITCH = "gradient_checkpointing"  # of a config, or of a model
 
 @dataclass(frozen=True)
 class Cost:
-    """Counted for one model; FLOPs and bytes are per sample, activations in bf16.
+    """The counts of one model; FLOPs and bytes are per sample, activations in bf16.
 
-    activations: what autograd keeps for the backward pass. checkpointed: the same where each block is computed again in the
-    backward pass instead; None for a model that cannot do so.
+    Attributes:
+        parameters: Number of all of them.
+        trainable: Number of those that are trained.
+        forward_flops: Of the forward pass.
+        backward_flops: Of the backward pass.
+        activations: Bytes that autograd keeps for the backward pass.
+        checkpointed: The same where each block is computed again in the backward pass; None: the model cannot do so.
     """
 
     parameters: int
@@ -41,16 +46,26 @@ class Cost:
     checkpointed: float | None
 
     def work(self, gradient_checkpointing: bool = False) -> float:
-        """FLOPs of training on one sample; gradient checkpointing costs one more forward pass."""
+        """FLOPs of training on one sample.
+
+        Args:
+            gradient_checkpointing: Add one more forward pass.
+        """
         return self.forward_flops * (2 if gradient_checkpointing else 1) + self.backward_flops
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A training set-up and what it takes on each GPU, in GB, and in hours of all GPUs together.
+    """A training set-up and what it takes on each GPU.
 
-    state: weights in fp32 and bf16, gradients, AdamW's two moments and the average; whole under DDP, shared out under FSDP.
-    activations: of this GPU's share of the batch. largest_batch: samples per GPU that fit beside the state; 0: none.
+    Attributes:
+        parallel: How the GPUs work together.
+        gradient_checkpointing: Blocks are computed again in the backward pass.
+        batch_per_gpu: Samples of a step on one GPU.
+        state: GB of weights (fp32 and bf16), gradients, AdamW's two moments and the average; divided under FSDP.
+        activations: GB for this GPU's samples.
+        largest_batch: Samples per GPU that fit beside the state; 0: none.
+        gpu_hours_per_epoch: Hours of all GPUs together.
     """
 
     parallel: Literal["ddp", "fsdp"]
@@ -63,11 +78,16 @@ class Estimate:
 
     @property
     def total(self) -> float:
+        """GB of state and activations."""
         return self.state + self.activations
 
 
 def measure_cost(build: Callable[..., PretrainedModel]) -> Cost:
-    """The Cost of the model that `build(**config_fields)` makes; it is built on the meta device, in training mode."""
+    """Count a model, which is built on the meta device in training mode.
+
+    Args:
+        build: Makes the model, given fields of its config.
+    """
     plain, forward, backward, model = _trace(build, checkpointing=False)
     checkpointed = _trace(build, checkpointing=True)[0] if _can_checkpoint(model) else None
     return Cost(
@@ -91,12 +111,20 @@ def estimate(
     gpu_memory: float = 80.0,
     flops_per_second: float = 4e14,
 ) -> Estimate:
-    """What training a model of this cost takes. batch_size: global. samples: of an epoch. gpu_memory: in GB.
+    """What training a model of this cost takes.
 
-    flops_per_second: that a GPU reaches in training.
+    Args:
+        cost: The model's.
+        gpus: Number of GPUs.
+        batch_size: Samples of a step on all GPUs together.
+        samples: Of an epoch.
+        parallel: How the GPUs work together.
+        gradient_checkpointing: Compute blocks again in the backward pass.
+        gpu_memory: Of each GPU, in GB.
+        flops_per_second: That a GPU reaches in training.
     """
     activations = cost.checkpointed if gradient_checkpointing and cost.checkpointed is not None else cost.activations
-    # Under autocast the weights exist in fp32 and, cast once a step, in bf16.
+    # Under autocast the weights exist in fp32 and, converted once a step, in bf16.
     held = cost.trainable * (5 * FP32 + BF16) + (cost.parameters - cost.trainable) * FP32
     state = held / (gpus if parallel == "fsdp" else 1) / _GIGABYTE
     share = -(-batch_size // gpus)
@@ -112,7 +140,14 @@ def estimate(
 
 
 def with_measured_rate(estimated: Estimate, samples: int, gpus: int, samples_per_second: float) -> Estimate:
-    """The estimate with its hours from a measured rate, in samples per second of all GPUs together."""
+    """The estimate with its hours from a measured rate.
+
+    Args:
+        estimated: The estimate to change.
+        samples: Of an epoch.
+        gpus: Number of GPUs.
+        samples_per_second: Of all GPUs together.
+    """
     return replace(estimated, gpu_hours_per_epoch=samples / samples_per_second / 3600 * gpus)
 
 
@@ -122,7 +157,7 @@ def recomputes(model: PretrainedModel) -> bool:
 
 
 def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[float, float, float, PretrainedModel]:
-    """Bytes kept for backward, forward and backward FLOPs, each of one sample more, and the model in bf16."""
+    """Bytes kept for backward, forward and backward FLOPs, each of one more sample, and the model in bf16."""
     with torch.device("meta"):
         model = build().to(torch.bfloat16)
         if hasattr(model.config, _SWITCH):
@@ -131,7 +166,8 @@ def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[
             setattr(model, _SWITCH, checkpointing)
     model.train()
     first, second = _pass(model, 1, checkpointing), _pass(model, 2, checkpointing)
-    return *(b - a for a, b in zip(first, second, strict=True)), model
+    kept, forward, backward = (b - a for a, b in zip(first, second, strict=True))
+    return kept, forward, backward, model
 
 
 def _can_checkpoint(model: PretrainedModel) -> bool:
@@ -139,6 +175,7 @@ def _can_checkpoint(model: PretrainedModel) -> bool:
 
 
 def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[float, float, float]:
+    """Bytes kept for backward, forward and backward FLOPs of a batch."""
     kept: dict[int, tuple[Tensor, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -151,7 +188,7 @@ def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[floa
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 keep(tensor)
 
-    # torch.utils.checkpoint holds a block's inputs itself, those inside tuples where no hook on saved tensors sees them.
+    # torch.utils.checkpoint holds a block's inputs itself; hooks on saved tensors do not see those inside tuples.
     blocks = getattr(model, "blocks", ()) if checkpointing else ()
     hooks = [block.register_forward_pre_hook(keep_inputs) for block in blocks]
     with torch.device("meta"), torch.enable_grad():
@@ -168,7 +205,15 @@ def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[floa
 
 
 def require_room(build: Callable[[], nn.Module], what: str) -> None:
-    """Raise InvalidFile where the fp32 weights alone of what `build` makes are more than this machine's whole memory."""
+    """Refuse a model whose fp32 weights alone are more than this machine's whole memory.
+
+    Args:
+        build: Makes the model; it is called on the meta device.
+        what: The settings, for the message.
+
+    Raises:
+        InvalidFile: The weights do not fit.
+    """
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in build().parameters())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,8 +1,9 @@
-"""How fast the present device trains a model, timed: forward and backward passes with random weights and inputs.
+"""How fast this device trains a model, timed: forward and backward passes with random weights and inputs.
 
-Weights are random and live on the device in fp32; a GPU computes under bf16 autocast, a CPU in fp32. What is frozen takes part in the
-forward pass only. The optimiser's update, once per batch whatever its size, is not timed, nor are reading data and communication.
-A model whose weights, gradients and activations do not fit loses identical blocks until they do; its speed follows from the FLOPs.
+Weights are random and stored on the device in fp32; a GPU computes under bf16 autocast, a CPU in fp32. Frozen parts
+take part in the forward pass only. The optimiser's update, which takes the same time for every batch size, is not
+timed, nor are reading data and communication. From a model whose weights, gradients and activations do not fit,
+identical blocks are removed until they do; its speed follows from the FLOPs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,16 +26,24 @@ from fae_core.cost.counted import BF16, FP32, Cost, measure_cost, recomputes
 from fae_core.errors import FAEError, first_line
 from fae_core.models.pretrained import PretrainedModel
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 _SHARE = 0.8  # of the free memory that a measurement may take
 _WEIGHT_SCALE = 0.02
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """A measured rate. batch: samples a step. blocks: (measured, all) of the longest run of identical blocks; None without such.
+    """A measured rate. FLOPs count forward, backward and what gradient checkpointing computes again.
 
-    seconds: of each repeat, by the clock. core_seconds: that the processor's cores spent on each; on a GPU they only wait. work: FLOPs of a sample of the part that was timed; whole: of all of the model. Both count
-    forward, backward and what gradient checkpointing computes again.
+    Attributes:
+        device: Its name.
+        precision: "bf16" or "fp32".
+        batch: Samples of a step.
+        blocks: (measured, all) of the longest run of identical blocks; None where there is no such run.
+        seconds: Of each repeat, by the clock.
+        core_seconds: That the processor's cores spent on each repeat; on a GPU they only wait.
+        work: FLOPs of a sample in the part that was timed.
+        whole: FLOPs of a sample in the whole model.
     """
 
     device: str
@@ -47,7 +57,7 @@ class Throughput:
 
     @property
     def flops_per_second(self) -> float:
-        """By the median repeat."""
+        """That the device reached, by the median repeat."""
         return self.batch * self.work / statistics.median(self.seconds)
 
     @property
@@ -57,18 +67,25 @@ class Throughput:
 
     @property
     def samples_per_core_second(self) -> float:
-        """Of the whole model on a CPU: what a core does that has nothing else to do, by the median repeat."""
+        """Of the whole model on a CPU: what one core does that is not shared, by the median repeat."""
         return self.batch * self.work / self.whole / statistics.median(self.core_seconds)
 
 
 @dataclass(frozen=True)
 class BlockRun:
-    """`count` neighbours of one kind and shape in the ModuleList or Sequential at `path`, from `start` on."""
+    """Neighbours of one kind and shape in a ModuleList or Sequential.
+
+    Attributes:
+        path: Of the ModuleList or Sequential in the model.
+        start: Index of the first.
+        count: How many.
+        parameters: Of one of them.
+    """
 
     path: str
     start: int
     count: int
-    parameters: int  # of one of them
+    parameters: int
 
 
 def measure_throughput(
@@ -81,10 +98,19 @@ def measure_throughput(
     warmup: int = 1,
     memory: float | None = None,
 ) -> Throughput:
-    """Time `repeats` training steps of the model that `build(**config_fields)` makes.
+    """Time training steps of a model.
 
-    blocks: of the longest run of identical blocks; None: as many as fit. memory: bytes that may be used; None: 80 % of
-    what is free. Raises FAEError, one line, where even a single block does not fit or the device runs out of memory.
+    Args:
+        build: Makes the model, given fields of its config.
+        device: To time.
+        batch: Samples of a step.
+        blocks: Of the longest run of identical blocks; None: as many as fit.
+        repeats: Steps that are timed.
+        warmup: Steps before them.
+        memory: Bytes that may be used; None: 80 % of what is free.
+
+    Raises:
+        FAEError: Not even a single block fits, or the device runs out of memory; one line.
     """
     whole = measure_cost(build)
     with torch.device("meta"):
@@ -142,15 +168,26 @@ def longest_run(model: nn.Module) -> BlockRun | None:
     return max(runs, key=lambda run: run.count * run.parameters, default=None)
 
 
-def shorten(model: nn.Module, kept: int) -> nn.Module:
-    """The model with the first `kept` of its longest run of identical blocks; the others are removed from it."""
+def shorten(model: ModelT, kept: int) -> ModelT:
+    """Remove blocks from a model's longest run of identical blocks, of which it has one.
+
+    Args:
+        model: To change.
+        kept: Number of blocks to keep, from the first on.
+
+    Returns:
+        The same model.
+    """
     run = longest_run(model)
-    del model.get_submodule(run.path)[run.start + kept : run.start + run.count]
+    assert run is not None
+    blocks = model.get_submodule(run.path)
+    assert isinstance(blocks, nn.ModuleList | nn.Sequential)
+    del blocks[run.start + kept : run.start + run.count]
     return model
 
 
 def device_name(device: str) -> str:
-    """What the device is called, for a person; of a CPU also the number of threads that torch uses."""
+    """The device's name, for a person; of a CPU also the number of threads that torch uses."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -163,12 +200,13 @@ def _shorter(build: Callable[..., PretrainedModel], kept: int) -> Cost:
     except Exception as error:  # such as a network that names its blocks by number
         reason = first_line(error)
         raise FAEError(
-            f"this model does not run with fewer blocks ({reason[:120]}); measure all of it, where there is enough memory"
+            f"this model does not run with fewer blocks ({reason[:120]}); measure all of it, where there is enough "
+            "memory"
         ) from None
 
 
 def _bytes(cost: Cost, batch: int, device: str, checkpointing: bool) -> float:
-    """What a step takes: weights, gradients, activations (counted in bf16), and autocast's copy of the weights."""
+    """Bytes of a step: weights, gradients, activations (counted in bf16), and autocast's copy of the weights."""
     cuda = device.startswith("cuda")
     kept = cost.checkpointed if checkpointing and cost.checkpointed is not None else cost.activations
     weights = cost.parameters * (FP32 + (BF16 if cuda else 0)) + cost.trainable * FP32
@@ -187,7 +225,7 @@ def _most_that_fit(
 def _timed_steps(
     model: PretrainedModel, device: str, batch: int, repeats: int, warmup: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Seconds and core-seconds of each step of a model that was built on the meta device; its weights are made here."""
+    """Seconds and core-seconds of each step of a model on the meta device; its weights are made here."""
     _materialize(model, device)
     cuda = device.startswith("cuda")
     wait = functools.partial(torch.cuda.synchronize, device) if cuda else lambda: None
@@ -208,8 +246,10 @@ def _timed_steps(
 
 
 def _materialize(model: nn.Module, device: str) -> None:
-    """Memory on the device for a model of the meta device. Weights are random, buffers ones: scales, rotations and masks that
-    neither vanish nor hide anything; numbers that count or point are zero."""
+    """Give a model of the meta device memory on the device, with random weights.
+
+    Buffers are filled with ones, so that scales, rotations and masks remove nothing; integers are zero.
+    """
     model.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -242,8 +282,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _too_large(needed: float, budget: float, batch: int) -> str:
     return (
-        f"{batch} samples a step take {needed / 1e9:.2g} GB even with a single block, and {budget / 1e9:.2g} GB may be used; "
-        "lower --measure-batch, or free memory"
+        f"{batch} samples a step take {needed / 1e9:.2g} GB even with a single block, and {budget / 1e9:.2g} GB may be "
+        "used; lower --measure-batch, or free memory"
     )
 
 

@@ -14,7 +14,17 @@ H100_TFLOPS = 989.0  # dense bf16
 
 @dataclass(frozen=True)
 class Assumptions:
-    """Of the table; see the options of `fae info`."""
+    """Assumptions of the table; see the options of `fae info`.
+
+    Attributes:
+        gpus: Number of GPUs.
+        batch_size: Samples of a step on all GPUs together.
+        samples: Of an epoch.
+        gpu_memory: Of each GPU, in GB.
+        tflops: Peak of a GPU; None: `H100_TFLOPS`.
+        utilisation: Share of the peak that training reaches.
+        rate: Measured samples per second of all GPUs together; None: not measured.
+    """
 
     gpus: int
     batch_size: int
@@ -26,7 +36,13 @@ class Assumptions:
 
 
 def training_lines(build: Callable[..., Any], about: Assumptions, measured: Throughput | None = None) -> list[str]:
-    """What training takes, as a table and the assumptions under it. build: as `measure_cost` wants it."""
+    """What training takes, as a table with the assumptions under it.
+
+    Args:
+        build: Makes the model, as for `measure_cost`.
+        about: The assumptions.
+        measured: This device's rate, which replaces the assumed speed.
+    """
     from fae_core.cost.counted import estimate, measure_cost, with_measured_rate
 
     cost = measure_cost(build)
@@ -39,7 +55,8 @@ def training_lines(build: Callable[..., Any], about: Assumptions, measured: Thro
         + (f", {cost.checkpointed / 1e6:,.0f} MB with gradient checkpointing" if cost.checkpointed is not None else ""),
         f"training on {about.gpus} GPUs of {about.gpu_memory:g} GB, {about.batch_size} samples a step, "
         f"epochs of {about.samples:,}:",
-        f"{'':<22}{'state':>8}{'+ activations':>15}{'= GB a GPU':>12}{'fits':>6}{'most a GPU':>12}{f'{hours} an epoch':>23}",
+        f"{'':<22}{'state':>8}{'+ activations':>15}{'= GB a GPU':>12}{'fits':>6}{'most a GPU':>12}"
+        f"{f'{hours} an epoch':>23}",
     ]
     for parallel in ("ddp", "fsdp") if about.gpus > 1 else ("ddp",):
         for checkpointing in (False, True) if cost.checkpointed is not None else (False,):
@@ -72,7 +89,14 @@ def training_lines(build: Callable[..., Any], about: Assumptions, measured: Thro
 
 
 def measured_lines(found: Throughput, samples: int, devices: int, tflops: float | None) -> list[str]:
-    """What was timed, on what, and the hours that follow. tflops: the device's peak, where it is known."""
+    """What was timed, on which device, and the hours that follow.
+
+    Args:
+        found: The measured rate.
+        samples: Of an epoch.
+        devices: Number of devices.
+        tflops: The device's peak, where it is known.
+    """
     spread = f"{min(found.seconds):.3g} to {max(found.seconds):.3g} s"
     part = "the whole model"
     if found.blocks and found.blocks[0] < found.blocks[1]:
@@ -81,7 +105,8 @@ def measured_lines(found: Throughput, samples: int, devices: int, tflops: float 
     share = f", {found.flops_per_second / 1e12 / tflops:.1%} of {tflops:g} TFLOP/s" if tflops else ""
     hours = samples / found.samples_per_second / 3600
     return [
-        f"timed on {found.device} in {found.precision}: {len(found.seconds)} steps of batch {found.batch}, {spread} each; {part}",
+        f"timed on {found.device} in {found.precision}: {len(found.seconds)} steps of batch {found.batch}, "
+        f"{spread} each; {part}",
         f"measured: {found.samples_per_second:.4g} samples/s{core}, {found.flops_per_second / 1e9:,.1f} GFLOP/s{share}",
         f"an epoch of {samples:,}: {hours:,.1f} hours on one such device"
         + (f", {hours / devices:,.1f} on {devices} that are as fast together as alone" if devices > 1 else ""),
@@ -91,7 +116,14 @@ def measured_lines(found: Throughput, samples: int, devices: int, tflops: float 
 
 
 def measure(build: Callable[..., Any], device: str | None, batch: int, **options: Any) -> Throughput:
-    """Time the present device. batch: of a GPU where the user names none in `options`; a CPU takes 1."""
+    """Time this device.
+
+    Args:
+        build: Makes the model, as for `measure_cost`.
+        device: To time; None: CUDA where there is one.
+        batch: Of a GPU where `measure_batch` is None; a CPU then takes 1.
+        **options: `measure_batch`, and further options of `measure_throughput`.
+    """
     from fae_core.cost.measured import measure_throughput
     from fae_core.processes import resolve_device
 

@@ -20,7 +20,13 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Job:
-    """A step that is due: `command` are the arguments after `fae`, `needs` the names of steps that must have ended before."""
+    """A step that is due.
+
+    Attributes:
+        name: Of the step.
+        command: The arguments after `fae`.
+        needs: Names of the steps that must have ended before.
+    """
 
     name: str
     command: list[str]
@@ -28,10 +34,17 @@ class Job:
 
 
 def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
-    """For each step's command, in the recipe's order, the earlier steps whose results it reads.
+    """The earlier steps whose results each step reads.
 
-    A step reads another's results where one of its words names the folder or file that the other writes (its --out), one
-    above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all before it.
+    A step reads another's results where one of its words names the folder or file that the other writes (its --out), a
+    path above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all steps
+    before it.
+
+    Args:
+        commands: The arguments after `fae` by step, in the recipe's order.
+
+    Returns:
+        By step, the names of these earlier steps.
     """
     found: dict[str, frozenset[str]] = {}
     written: list[tuple[str, str]] = []
@@ -47,10 +60,20 @@ def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
 def run_jobs(
     jobs: Sequence[Job], count: int, logs: Path, started: Callable[[str], None], ended: Callable[[str, float], None]
 ) -> None:
-    """Run all, at most `count` at a time, each as soon as what it needs has ended; output goes to logs/NAME.log.
+    """Run all jobs, each as soon as the steps that it needs have ended.
 
-    started and ended are called in this process with a job's name, the latter with the seconds a job took. After a failure no job is started, those
-    that run are waited for, and FAEError names the job, its status and the end of its output.
+    After a failure no job is started, and those that run are waited for. A signal is passed on to all.
+
+    Args:
+        jobs: To run.
+        count: Most jobs at a time.
+        logs: Folder for the jobs' output, NAME.log each.
+        started: Called in this process with a job's name.
+        ended: Called in this process with a job's name and the seconds that it took.
+
+    Raises:
+        FAEError: A job failed; names the job, its status and the last line of its output.
+        Interrupted: A signal asked to stop.
     """
     with disk_errors(logs):
         logs.mkdir(exist_ok=True)
@@ -58,7 +81,7 @@ def run_jobs(
     unfinished = {job.name for job in jobs}
     failed: tuple[Job, int] | None = None
     with children() as group:
-        # A second signal is passed on as well; at a third one, what still runs is killed.
+        # A second signal is passed on as well; at a third one, running jobs are killed.
         while running or (waiting and failed is None and not group.signal):
             if failed is None and not group.signal:
                 for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
@@ -79,7 +102,7 @@ def run_jobs(
             if group.again > 1:
                 break
         if group.signal:
-            done = f"stopped with {len(unfinished)} steps to do; what was under way is told in {logs}"
+            done = f"stopped with {len(unfinished)} steps to do; the output of those that ran is in {logs}"
             raise Interrupted(done, group.signal, command_to_go_on())
     if failed is not None:
         job, status = failed
@@ -88,7 +111,7 @@ def run_jobs(
 
 
 def _start(group: Children, job: Job, count: int, log: Path) -> subprocess.Popen:
-    # Each process would take all cores for itself.
+    # By default each process would use all cores.
     threads = str(max(1, (os.cpu_count() or 1) // count))
     with disk_errors(log), log.open("wb") as output:
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), COMPLETE: "1"}

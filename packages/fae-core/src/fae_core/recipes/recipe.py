@@ -6,8 +6,8 @@
       - {name: crops, run: "crops {data} --out {out}/data"}
       - {name: diffusion, run: "train diffusion --latents {out}/latents --out {out}/diffusion", resumable: true}
 
-`{out}` is the folder of the whole experiment. A step with `for` stands for one step per combination, the last name turning
-fastest; a value may bring options of its own, which `{NAME_options}` stands for:
+`{out}` is the folder of the whole experiment. A step with `for` stands for one step per combination, the last name
+changing fastest; a value may have options of its own, which `{NAME_options}` stands for:
 
       - name: "{rung}-{seed}"
         for: {rung: {sit: --set model.rope=false, lightningdit: ""}, seed: [0, 1, 2]}
@@ -17,9 +17,9 @@ fastest; a value may bring options of its own, which `{NAME_options}` stands for
 
     sizes: {smoke: {steps: 2}, gpu: {steps: 50000, preset: lightningdit-cifar10}}
 
-Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not recorded
-there, those recorded with another command, and after any that ran the later ones that are not resumable, since they may read
-what has changed. A resumable step that was recorded with another command is refused: its result stays.
+Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not
+recorded there, those recorded with another command, and after any that ran the later ones that are not resumable, since
+they may read what has changed. A resumable step that was recorded with another command is refused: its result stays.
 """
 
 from __future__ import annotations
@@ -58,7 +58,13 @@ _MOST_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Step:
-    """One command. `resumable`: a second attempt is made with --resume, any other with --overwrite."""
+    """One command.
+
+    Attributes:
+        name: Of the step.
+        run: The command after `fae`, with variables in braces.
+        resumable: A second attempt is made with --resume; of other steps with --overwrite.
+    """
 
     name: str
     run: str
@@ -67,19 +73,37 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated recipe with its variables filled in on demand."""
+    """A validated recipe, whose variables are filled in by `command`.
+
+    Attributes:
+        title: Of the experiment.
+        variables: Values by name.
+        steps: In the order of the recipe.
+    """
 
     title: str
     variables: dict[str, str]
     steps: tuple[Step, ...]
 
     def command(self, step: Step, out: Path) -> list[str]:
-        """The arguments after `fae`. Values with blanks stay one argument."""
+        """The arguments after `fae`; a value with blanks stays one argument.
+
+        Args:
+            step: One of the recipe's.
+            out: Folder of the experiment.
+
+        Raises:
+            FAEError: The step names an unknown variable, or its quotes or braces do not close.
+        """
         values = {**self.variables, "out": str(out)}
         return [_filled(part, values, step) for part in _words(step)]
 
     def check_commands(self) -> None:
-        """Raise FAEError, naming the packages to install, if a step's command is not there."""
+        """Check that every step's command is installed.
+
+        Raises:
+            FAEError: One is not; names the packages to install.
+        """
         from fae_core.commands.groups import providers
 
         missing = {}
@@ -90,14 +114,23 @@ class Recipe:
         if missing:
             wanted = sorted({package for package in missing.values() if package})
             raise FAEError(
-                f"this recipe needs commands that are not installed ({', '.join(missing)}): pip install {' '.join(wanted)}"
+                f"this recipe needs commands that are not installed ({', '.join(missing)}): "
+                f"pip install {' '.join(wanted)}"
             )
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str | None = None) -> Recipe:
-    """Read a recipe; `size` names one of its sets of variables, and `overrides` replace single ones.
+    """Read a recipe.
 
-    Raises InvalidFile, FAEError or UnknownName, one line.
+    Args:
+        path: Of the YAML file.
+        overrides: Variables to replace.
+        size: One of the recipe's sets of variables.
+
+    Raises:
+        InvalidFile: The file cannot be read.
+        UnknownName: A key, variable or size that the recipe does not have.
+        FAEError: The recipe is not valid; one line.
     """
     content = read_yaml(path)
     require_known("key in a recipe", content, _KEYS)
@@ -120,8 +153,8 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise FAEError(
-            f"{path} has two steps named {twice!r}, which --resume could not tell apart; a step with `for` needs each of "
-            "its names in {} in its own"
+            f"{path} has two steps named {twice!r}, which --resume could not tell apart; a step with `for` needs each "
+            "of its names in {} in its own"
         )
     return Recipe(str(content.get("title", path.stem)), variables, steps)
 
@@ -129,9 +162,20 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
 def run_recipe(
     recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, jobs: int = 1
 ) -> list[dict[str, Any]]:
-    """Run the steps that are not done yet and return the record of all: one after the other in this process, or `jobs` at once.
+    """Run the steps that are not finished yet.
 
-    Raises FAEError where a resumable step was done with another command, and what a step raises.
+    Args:
+        recipe: To run.
+        out: Folder of the experiment.
+        resume: Continue in a folder that has finished steps.
+        overwrite: Replace the folder.
+        jobs: Most steps at a time; 1 runs them in this process, in order.
+
+    Returns:
+        The record of all steps: name, command and seconds.
+
+    Raises:
+        FAEError: A resumable step was finished with another command, or what a step raises.
     """
     recipe.check_commands()
     require_new_folder(out, overwrite=overwrite, resume=resume, kind="recipe", resumable=RECIPE_STEPS)
@@ -140,7 +184,7 @@ def run_recipe(
 
 
 def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: int) -> list[dict[str, Any]]:
-    """The steps, in a folder that nobody else writes to."""
+    """Run the steps in a folder that is locked for this process."""
     recover_folder(out)
     record_path = out / RECIPE_STEPS
     done: list[dict[str, Any]] = []
@@ -185,7 +229,7 @@ def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]
 
 
 def _again(step: Step) -> list[str]:
-    """What a second attempt at a step is asked for."""
+    """The option that a second attempt at a step gets."""
     return ["--resume" if step.resumable else "--overwrite"]
 
 
@@ -209,18 +253,22 @@ def _as_recorded(arguments: list[str]) -> str:
 
 
 def _refuse_changed(recipe: Recipe, out: Path, before: dict[str, str | None]) -> None:
-    """Raise FAEError for a finished step whose result would not be what the recipe now says, and is too dear to make again unasked."""
+    """Raise FAEError for a finished resumable step, costly to repeat, whose command has changed in the recipe."""
     for step in recipe.steps:
         was, now = before.get(step.name), _as_recorded(recipe.command(step, out))
         if step.resumable and was is not None and was != now:
             raise FAEError(
-                f"{out} has step {step.name} from `{was}`, not from `{now}`; give another --out, or remove the step from "
-                f"{RECIPE_STEPS} and its folder"
+                f"{out} has step {step.name} from `{was}`, not from `{now}`; give another --out, or remove the step "
+                f"from {RECIPE_STEPS} and its folder"
             )
 
 
 def announce(text: str) -> None:
-    """A line for the person who watches."""
+    """Print a line of progress to stderr.
+
+    Args:
+        text: Of the line.
+    """
     import sys
 
     print(text, file=sys.stderr, flush=True)  # noqa: T201
@@ -231,7 +279,7 @@ def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
 
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
-    """The finished steps in steps.json; raises FAEError where it is not a recipe's."""
+    """The finished steps in steps.json; raises FAEError where the file is not a recipe's."""
     done = read_json(path).get("steps")
     if not isinstance(done, list) or not all(_is_record(entry) for entry in done):
         raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
@@ -245,7 +293,7 @@ def _is_record(entry: Any) -> bool:
 
 
 def _words(step: Step) -> list[str]:
-    """A step's command, cut as a shell would; raises FAEError where quotes do not close or nothing is left."""
+    """A step's command, split as a shell does; raises FAEError where quotes do not close or it is empty."""
     try:
         words = shlex.split(step.run)
     except ValueError as error:
@@ -256,7 +304,7 @@ def _words(step: Step) -> list[str]:
 
 
 def _filled(part: str, values: dict[str, str], step: Step) -> str:
-    """A word with `{name}` replaced; raises FAEError for any other name, and for formats, which can ask for gigabytes."""
+    """A word with `{name}` replaced; raises FAEError for unknown names, and for formats, whose width has no limit."""
     try:
         fields = list(Formatter().parse(part))
     except ValueError as error:
@@ -276,9 +324,10 @@ def _steps(entry: Any, path: Path) -> list[Step]:
     """The steps that an entry of a recipe stands for."""
     unknown = [key for key in entry if key not in _STEP_KEYS] if isinstance(entry, dict) else []
     if not isinstance(entry, dict) or unknown or not {"name", "run"} <= entry.keys():
+        wrong = f", not {unknown[0]!r}; {nearest(unknown[0], _STEP_KEYS)}" if unknown else ""
         raise FAEError(
-            f"{path}: a step is a mapping with name, run and, where it applies, for: {{NAME: values}} and resumable: true "
-            f"(it can go on after an interruption){f', not {unknown[0]!r}; {nearest(unknown[0], _STEP_KEYS)}' if unknown else ''}"
+            f"{path}: a step is a mapping with name, run and, where it applies, for: {{NAME: values}} and resumable: "
+            f"true (it can go on after an interruption){wrong}"
         )
     axes = [_axis(str(name), values, path) for name, values in _mapping(entry, "for", path).items()]
     if sum(1 for _ in itertools.islice(itertools.product(*axes), _MOST_STEPS + 1)) > _MOST_STEPS:
@@ -294,7 +343,7 @@ def _steps(entry: Any, path: Path) -> list[Step]:
 
 
 def _axis(name: str, values: Any, path: Path) -> list[dict[str, str]]:
-    """One name of a `for`: what {name} and {name_options} stand for, value by value."""
+    """One name of a `for`: for each value, what {name} and {name_options} stand for."""
     if isinstance(values, list):
         values = dict.fromkeys(values, "") if all(isinstance(v, (str, int, float)) for v in values) else None
     if not isinstance(values, dict) or not values:
