@@ -1,5 +1,7 @@
-"""Tests of the kernels through triton's interpreter. `test_ops_triton.py` runs this file in a process of its own, because
-TRITON_INTERPRET=1 has to be set before triton is imported; pytest does not collect it by itself.
+"""Tests of the kernels in triton's interpreter.
+
+`test_ops_triton.py` runs this file in a process of its own, because TRITON_INTERPRET=1 has to be set before triton is
+imported; pytest does not collect it by itself.
 """
 
 from __future__ import annotations
@@ -119,13 +121,19 @@ QKV, TABLES = torch.zeros(1, 4, 3, 2, 64), (torch.zeros(4, 32), torch.zeros(4, 3
         (lambda: ops.rms_norm(torch.zeros(2, 8), torch.zeros(8).double(), backend="triton"), "float64"),
         (lambda: ops.adaln(torch.zeros(2, 8), torch.zeros(2, 8), backend="triton"), r"shape \(B, N, D\)"),
         (lambda: ops.adaln(torch.zeros(2, 3, 8), torch.zeros(1, 8), backend="triton"), r"shape \(B, D\)"),
-        (lambda: ops.adaln(torch.zeros(2, 3, 8), torch.zeros(2, 8), weight=torch.ones(1), backend="triton"), "the weight has"),
+        (
+            lambda: ops.adaln(torch.zeros(2, 3, 8), torch.zeros(2, 8), weight=torch.ones(1), backend="triton"),
+            "the weight has",
+        ),
         (lambda: ops.qk_norm_rope(QKV, k_weight=torch.ones(32), backend="triton"), "the weight has"),
         (lambda: ops.self_attention(QKV, q_weight=torch.ones(1, 64), backend="triton"), "the weight has"),
         (lambda: ops.qk_norm_rope(torch.zeros(1, 4, 3, 2, 258), backend="triton"), "larger than 256"),
         (lambda: ops.qk_norm_rope(torch.zeros(1, 4, 3, 2, 9), backend="triton"), "pairs"),
         (lambda: ops.qk_norm_rope(QKV, *(t[None].expand(2, 4, 32) for t in TABLES), backend="triton"), "neither"),
-        (lambda: ops.self_attention(QKV, *(t.clone().requires_grad_() for t in TABLES), backend="triton"), "no gradient"),
+        (
+            lambda: ops.self_attention(QKV, *(t.clone().requires_grad_() for t in TABLES), backend="triton"),
+            "no gradient",
+        ),
         (lambda: ops.attention(*(torch.zeros(1, 2, 4, 80),) * 3, backend="triton"), "64 and 72, not 80"),
         (lambda: ops.attention(*(torch.zeros(1, 2, 300, 64),) * 3, backend="triton"), "1 to 256 keys, not 300"),
         (lambda: ops.attention(*(torch.zeros(1, 2, 4, 64),) * 3, causal=True, backend="triton"), "no causal order"),
@@ -148,7 +156,7 @@ def test_tables_that_do_not_reach_all_keys_and_half_a_pair_of_tables_are_refused
 
 
 def _layouts(value: Tensor) -> dict[str, Tensor]:
-    """The same numbers in memory with gaps, beginning somewhere, with the first and last axes swapped; and one number for all."""
+    """The same numbers in memory with gaps, with an offset, with the outer axes swapped; and one number repeated."""
     spread = torch.full((*value.shape, 2), float("nan"))
     spread[..., 0] = value
     shifted = torch.full((value.numel() + 3,), float("nan"))
@@ -211,7 +219,7 @@ def _pick(tensors: dict[str, Tensor], names: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("op", _operands())
 def test_every_operand_may_lie_in_memory_as_it_likes(op: str) -> None:
-    """Weights, tables, activations and gradients with strides, offsets and repeated numbers: the reference's values and gradients."""
+    """With strides, offsets and repeated numbers, every operand gives the reference's values and gradients."""
     operands, call = _operands()[op]
 
     def run(tensors: dict[str, Tensor], ahead: Tensor | None, backend: str) -> list[Tensor]:

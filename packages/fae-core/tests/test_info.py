@@ -1,4 +1,4 @@
-"""`fae info` on presets of packages that nobody here wrote: what it is, or one line."""
+"""`fae info` on presets of third-party packages: the facts, or one line of error."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def run(**environment: str) -> str:
 
 
 @pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back and can be told not to"
+    platform.libc_ver()[0] != "glibc", reason="only glibc returns freed memory and has a setting against it"
 )
 def test_glibc_takes_the_settings() -> None:
     assert run() == "True\n"

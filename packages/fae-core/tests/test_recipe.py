@@ -1,4 +1,4 @@
-"""Recipes: variables, sizes and combinations are filled in as written, and what is wrong is told in one line."""
+"""Recipes: variables, sizes and combinations are filled in as written, and errors are one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ steps:
   - {name: encode, run: "encode --data {data} --out {out}/latents"}
   - name: "{rung}-{seed}"
     for: {rung: {sit: --set model.rope=false --set model.swiglu=false, dit: ""}, seed: [0, 1]}
-    run: "train diffusion --latents {out}/latents --steps {steps} --seed {seed} --out {out}/{rung}-{seed} {rung_options}"
+    run: >-
+      train diffusion --latents {out}/latents --steps {steps} --seed {seed} --out {out}/{rung}-{seed} {rung_options}
     resumable: true
 """
 

@@ -1,4 +1,4 @@
-"""Steps at once: each waits for what it reads, and a failure is told without losing the others."""
+"""Steps in parallel: each waits for what it reads, and after a failure the others still end and are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing steps: what is run, on how many blocks, and what follows from the seconds. No claim about the seconds themselves."""
+"""Timing steps: what is run, on how many blocks, and what follows from the seconds, which are not checked."""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ def bundle(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Put a tokenizer and a generator of its latents into one folder, with bundle.json and README.md.
+    """Put a tokenizer and a generator of its latents into one folder.
+
+    OUT gets tokenizer/, generator/, bundle.json and README.md.
 
     Example: fae bundle --tokenizer runs/fae --generator runs/dit --out bundle --results runs/results/generation.json
     """

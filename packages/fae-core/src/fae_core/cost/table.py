@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fae_core.cost.measured import Throughput
+    from fae_core.models.pretrained import PretrainedModel
 
 H100_TFLOPS = 989.0  # dense bf16
 
@@ -35,7 +36,7 @@ class Assumptions:
     rate: float | None
 
 
-def training_lines(build: Callable[..., Any], about: Assumptions, measured: Throughput | None = None) -> list[str]:
+def training_lines(build: Callable[..., PretrainedModel], about: Assumptions, measured: Throughput | None = None) -> list[str]:
     """What training takes, as a table with the assumptions under it.
 
     Args:
@@ -115,7 +116,7 @@ def measured_lines(found: Throughput, samples: int, devices: int, tflops: float 
     ]
 
 
-def measure(build: Callable[..., Any], device: str | None, batch: int, **options: Any) -> Throughput:
+def measure(build: Callable[..., PretrainedModel], device: str | None, batch: int, **options: Any) -> Throughput:
     """Time this device.
 
     Args:

@@ -1,4 +1,4 @@
-"""Several steps of a recipe at once, each a process of its own: `fae run RECIPE --jobs N`."""
+"""Several steps of a recipe in parallel, each in its own process: `fae run RECIPE --jobs N`."""
 
 from __future__ import annotations
 
