@@ -68,6 +68,8 @@ def rope_attention(
 ) -> Tensor:
     """`attention` on queries and keys that are rotated by the tables (see `fae_core.ops.rotary`).
 
+    mask, causal, scale and backend are as for `attention`.
+
     Args:
         q: Queries, (B, H, N, D).
         k: Keys, (B, H, N, D), or with fewer heads, whose number divides H.
@@ -75,10 +77,6 @@ def rope_attention(
         cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2).
         sin: Sines of the angles, of the same shape.
         layout: Which entries of a head form a pair.
-        mask: As for `attention`.
-        causal: As for `attention`.
-        scale: As for `attention`.
-        backend: As for `attention`.
 
     Returns:
         (B, H, N, D).
@@ -114,6 +112,8 @@ def self_attention(
 ) -> Tensor:
     """`qk_norm_rope` and `attention` of packed queries, keys and values in one call.
 
+    mask, causal, scale and backend are as for `attention`.
+
     Args:
         qkv: Packed queries, keys and values, (B, N, 3, H, D).
         cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2); None: no rotation.
@@ -122,10 +122,6 @@ def self_attention(
         k_weight: Weight of the keys' RMS norm, (D,); None: no norm.
         layout: Which entries of a head form a pair.
         eps: Added to the mean square in the norms.
-        mask: As for `attention`.
-        causal: As for `attention`.
-        scale: As for `attention`.
-        backend: As for `attention`.
 
     Returns:
         (B, H, N, D).

@@ -279,10 +279,10 @@ class _Maker:
 
     def self_attention(self, shape: tuple[int, int, int, int], layout: Layout, kind: str) -> Case:
         def call(t: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
+            tables = (t.get("cos"), t.get("sin"))
             out = ops.self_attention(
                 t["qkv"],
-                t.get("cos"),
-                t.get("sin"),
+                *tables,
                 q_weight=t.get("q_weight"),
                 k_weight=t.get("k_weight"),
                 layout=layout,

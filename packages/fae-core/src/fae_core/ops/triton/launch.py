@@ -82,14 +82,7 @@ def launch(
     """Start a kernel on the device of its tensors; nothing where the grid is empty.
 
     Vectors, which are weights, are copied where they have gaps. Of everything else the kernels take strides, or it is
-    contiguous.
-
-    Args:
-        kernel: The function under `triton.jit`.
-        grid: Blocks along each axis.
-        arguments: By name: tensors, numbers, or None for an absent tensor.
-        constants: By name: the values of `tl.constexpr`s.
-        config: The launch configuration.
+    contiguous. The parameters are the attributes of a `Launch`.
     """
     arguments = {n: a.contiguous() if isinstance(a, Tensor) and a.ndim == 1 else a for n, a in arguments.items()}
     record = _recording.get()
