@@ -36,7 +36,9 @@ class Assumptions:
     rate: float | None
 
 
-def training_lines(build: Callable[..., PretrainedModel], about: Assumptions, measured: Throughput | None = None) -> list[str]:
+def training_lines(
+    build: Callable[..., PretrainedModel], about: Assumptions, measured: Throughput | None = None
+) -> list[str]:
     """What training takes, as a table with the assumptions under it.
 
     Args:
