@@ -202,12 +202,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
-    from xformers.ops import (  # pyright: ignore[reportMissingImports]  (an extra)
-        LowerTriangularMask,
-        memory_efficient_attention,
-    )
+    import xformers.ops as xops  # pyright: ignore[reportMissingImports]  (an extra)
 
-    bias = LowerTriangularMask() if causal else None
+    bias = xops.LowerTriangularMask() if causal else None
     if mask is not None:
         additive = (
             torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
@@ -215,5 +212,5 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
             else mask
         )
         bias = additive.to(q.dtype).expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2]).contiguous()
-    out = memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_bias=bias, scale=scale)
+    out = xops.memory_efficient_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_bias=bias, scale=scale)
     return out.transpose(1, 2)

@@ -51,9 +51,7 @@ def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
     for name, command in commands.items():
         words = {part for word in command for part in {word, word.rpartition("=")[2]}}
         found[name] = frozenset(other for other, path in written if any(_overlap(word, path) for word in words))
-        out = _written(command)
-        if out is not None:
-            written.append((name, out))
+        written += [(name, out) for out in outputs_of(command)[:1]]
     return found
 
 
@@ -125,10 +123,6 @@ def _log(logs: Path, job: Job) -> Path:
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it printed nothing"
-
-
-def _written(command: list[str]) -> str | None:
-    return next(iter(outputs_of(command)), None)
 
 
 def _overlap(word: str, path: str) -> bool:

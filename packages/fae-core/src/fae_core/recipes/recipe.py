@@ -208,7 +208,8 @@ def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: in
         done.append({"name": name, "command": _as_recorded(commands[name]), "seconds": round(seconds, 1)})
         _record(record_path, recipe, done)
 
-    attempts = {step.name: [*commands[step.name], *(_again(step) if resume else [])] for step in due}
+    again = {step.name: ["--resume" if step.resumable else "--overwrite"] if resume else [] for step in due}
+    attempts = {name: [*commands[name], *options] for name, options in again.items()}
     if jobs == 1:
         _one_after_the_other(attempts, started, ended)
     else:
@@ -226,11 +227,6 @@ def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]
         if not finished or (due and not step.resumable):
             due.append(step)
     return due
-
-
-def _again(step: Step) -> list[str]:
-    """The option that a second attempt at a step gets."""
-    return ["--resume" if step.resumable else "--overwrite"]
 
 
 def _one_after_the_other(
