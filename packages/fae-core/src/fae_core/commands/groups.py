@@ -43,7 +43,7 @@ class PluginGroup(TyperGroup):
     """A group whose commands are the entry points below a prefix; each is loaded when it is named.
 
     Attributes:
-        prefix: Such as "train.", or "" for `fae` itself.
+        prefix: Common beginning of the entry points' names, such as "train.", or "" for `fae` itself.
     """
 
     prefix = ""

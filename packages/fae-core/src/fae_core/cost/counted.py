@@ -30,10 +30,10 @@ class Cost:
     """The counts of one model; FLOPs and bytes are per sample, activations in bf16.
 
     Attributes:
-        parameters: Number of all of them.
-        trainable: Number of those that are trained.
-        forward_flops: Of the forward pass.
-        backward_flops: Of the backward pass.
+        parameters: Number of all parameters.
+        trainable: Number of parameters that are trained.
+        forward_flops: FLOPs of the forward pass.
+        backward_flops: FLOPs of the backward pass.
         activations: Bytes that autograd keeps for the backward pass.
         checkpointed: The same where each block is computed again in the backward pass; None: the model cannot do so.
     """
@@ -114,14 +114,14 @@ def estimate(
     """What training a model of this cost takes.
 
     Args:
-        cost: The model's.
+        cost: The counts of the model.
         gpus: Number of GPUs.
         batch_size: Samples of a step on all GPUs together.
-        samples: Of an epoch.
+        samples: Number of samples in an epoch.
         parallel: How the GPUs work together.
         gradient_checkpointing: Compute blocks again in the backward pass.
-        gpu_memory: Of each GPU, in GB.
-        flops_per_second: That a GPU reaches in training.
+        gpu_memory: Memory of each GPU, in GB.
+        flops_per_second: Speed that a GPU reaches in training.
     """
     activations = cost.checkpointed if gradient_checkpointing and cost.checkpointed is not None else cost.activations
     # Under autocast the weights exist in fp32 and, converted once a step, in bf16.
@@ -144,9 +144,9 @@ def with_measured_rate(estimated: Estimate, samples: int, gpus: int, samples_per
 
     Args:
         estimated: The estimate to change.
-        samples: Of an epoch.
+        samples: Number of samples in an epoch.
         gpus: Number of GPUs.
-        samples_per_second: Of all GPUs together.
+        samples_per_second: Measured rate of all GPUs together.
     """
     return replace(estimated, gpu_hours_per_epoch=samples / samples_per_second / 3600 * gpus)
 

@@ -36,12 +36,12 @@ class Throughput:
     """A measured rate. FLOPs count forward, backward and what gradient checkpointing computes again.
 
     Attributes:
-        device: Its name.
+        device: Name of the device.
         precision: "bf16" or "fp32".
         batch: Samples of a step.
         blocks: (measured, all) of the longest run of identical blocks; None where there is no such run.
-        seconds: Of each repeat, by the clock.
-        core_seconds: That the processor's cores spent on each repeat; on a GPU they only wait.
+        seconds: Duration of each repeat.
+        core_seconds: Time of the processor's cores in each repeat, added up; on a GPU they only wait.
         work: FLOPs of a sample in the part that was timed.
         whole: FLOPs of a sample in the whole model.
     """
@@ -76,10 +76,10 @@ class BlockRun:
     """Neighbours of one kind and shape in a ModuleList or Sequential.
 
     Attributes:
-        path: Of the ModuleList or Sequential in the model.
+        path: Name of the ModuleList or Sequential in the model.
         start: Index of the first.
-        count: How many.
-        parameters: Of one of them.
+        count: Number of blocks.
+        parameters: Number of parameters of one block.
     """
 
     path: str
@@ -102,9 +102,9 @@ def measure_throughput(
 
     Args:
         build: Makes the model, given fields of its config.
-        device: To time.
+        device: Device to time, such as "cpu" or "cuda:0".
         batch: Samples of a step.
-        blocks: Of the longest run of identical blocks; None: as many as fit.
+        blocks: Number of blocks of the longest run of identical blocks; None: as many as fit.
         repeats: Steps that are timed.
         warmup: Steps before them.
         memory: Bytes that may be used; None: 80 % of what is free.
@@ -172,7 +172,7 @@ def shorten(model: ModelT, kept: int) -> ModelT:
     """Remove blocks from a model's longest run of identical blocks, of which it has one.
 
     Args:
-        model: To change.
+        model: The model, which is changed.
         kept: Number of blocks to keep, from the first on.
 
     Returns:

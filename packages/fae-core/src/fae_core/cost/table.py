@@ -20,8 +20,8 @@ class Assumptions:
     Attributes:
         gpus: Number of GPUs.
         batch_size: Samples of a step on all GPUs together.
-        samples: Of an epoch.
-        gpu_memory: Of each GPU, in GB.
+        samples: Number of samples in an epoch.
+        gpu_memory: Memory of each GPU, in GB.
         tflops: Peak of a GPU; None: `H100_TFLOPS`.
         utilisation: Share of the peak that training reaches.
         rate: Measured samples per second of all GPUs together; None: not measured.
@@ -96,7 +96,7 @@ def measured_lines(found: Throughput, samples: int, devices: int, tflops: float 
 
     Args:
         found: The measured rate.
-        samples: Of an epoch.
+        samples: Number of samples in an epoch.
         devices: Number of devices.
         tflops: The device's peak, where it is known.
     """
@@ -123,8 +123,8 @@ def measure(build: Callable[..., PretrainedModel], device: str | None, batch: in
 
     Args:
         build: Makes the model, as for `measure_cost`.
-        device: To time; None: CUDA where there is one.
-        batch: Of a GPU where `measure_batch` is None; a CPU then takes 1.
+        device: Device to time; None: CUDA where there is one.
+        batch: Samples of a step on a GPU where `measure_batch` is None; a CPU then takes 1.
         **options: `measure_batch`, and further options of `measure_throughput`.
     """
     from fae_core.cost.measured import measure_throughput

@@ -61,7 +61,7 @@ def adaln(
         shift: Added after the norm, (B, D).
         update: Output of the branch before, (B, N, D); None: residual is x itself.
         gate: Factor of the update, (B, D).
-        weight: Of the norm, (D,).
+        weight: Weight of the norm, (D,).
         norm: "rms" or "layer".
         eps: Added to the mean square, or to the variance.
         backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.

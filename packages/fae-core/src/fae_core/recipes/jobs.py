@@ -23,7 +23,7 @@ class Job:
     """A step that is due.
 
     Attributes:
-        name: Of the step.
+        name: Name of the step.
         command: The arguments after `fae`.
         needs: Names of the steps that must have ended before.
     """
@@ -63,7 +63,7 @@ def run_jobs(
     After a failure no job is started, and those that run are waited for. A signal is passed on to all.
 
     Args:
-        jobs: To run.
+        jobs: The jobs to run.
         count: Most jobs at a time.
         logs: Folder for the jobs' output, NAME.log each.
         started: Called in this process with a job's name.

@@ -61,7 +61,7 @@ class Step:
     """One command.
 
     Attributes:
-        name: Of the step.
+        name: Name of the step.
         run: The command after `fae`, with variables in braces.
         resumable: A second attempt is made with --resume; of other steps with --overwrite.
     """
@@ -76,7 +76,7 @@ class Recipe:
     """A validated recipe, whose variables are filled in by `command`.
 
     Attributes:
-        title: Of the experiment.
+        title: Title of the experiment.
         variables: Values by name.
         steps: In the order of the recipe.
     """
@@ -123,7 +123,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
     """Read a recipe.
 
     Args:
-        path: Of the YAML file.
+        path: Path of the YAML file.
         overrides: Variables to replace.
         size: One of the recipe's sets of variables.
 
@@ -165,7 +165,7 @@ def run_recipe(
     """Run the steps that are not finished yet.
 
     Args:
-        recipe: To run.
+        recipe: The recipe to run.
         out: Folder of the experiment.
         resume: Continue in a folder that has finished steps.
         overwrite: Replace the folder.
@@ -263,7 +263,7 @@ def announce(text: str) -> None:
     """Print a line of progress to stderr.
 
     Args:
-        text: Of the line.
+        text: Text of the line.
     """
     import sys
 

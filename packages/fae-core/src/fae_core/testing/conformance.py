@@ -27,9 +27,9 @@ def toy_latents(spec: LatentSpec, count: int, classes: int = 3, seed: int = 0) -
 
     Args:
         spec: Their latent space.
-        count: How many.
+        count: Number of blocks.
         classes: Number of classes; labels take turns.
-        seed: Of patterns and noise.
+        seed: Seed of patterns and noise.
 
     Returns:
         (latents, labels): (count, C, H, W) in fp32, and (count,).

@@ -64,9 +64,9 @@ class Row:
     Attributes:
         op: Name of the op.
         shape: Sizes and kind.
-        dtype: Of the inputs.
+        dtype: Dtype of the inputs.
         worst: Name of the output or gradient.
-        error: Its relative L2 error.
+        error: The relative L2 error.
         limit: The largest error that is accepted.
         eager: The error of plain torch in the same dtype.
         repeatable: Whether two runs agreed; None under the interpreter, which runs blocks one after another.
@@ -97,8 +97,8 @@ def cases(seed: int, device: str, large: bool, count: int) -> Iterator[Case]:
     """Fixed edge cases, random ones, and the models' shapes.
 
     Args:
-        seed: Of the inputs and of the random cases.
-        device: Of the inputs.
+        seed: Seed of the inputs and of the random cases.
+        device: Device of the inputs.
         large: Add the models' shapes.
         count: Random cases of each op.
     """
@@ -147,7 +147,7 @@ def measure(case: Case, dtype: torch.dtype) -> Row:
 
     Args:
         case: What to run.
-        dtype: Of the first two.
+        dtype: Dtype of the inputs of kernels and plain torch.
     """
     got = _run(case, dtype, dtype, "triton")
     eager = _run(case, dtype, dtype, case.plain)
@@ -174,7 +174,7 @@ def check(seed: int = 0, count: int = 2, only: str | None = None) -> list[Row]:
     """All cases in all dtypes that this machine can check.
 
     Args:
-        seed: Of the inputs and of the random cases.
+        seed: Seed of the inputs and of the random cases.
         count: Random cases of each op.
         only: The op to check; None: every one.
 

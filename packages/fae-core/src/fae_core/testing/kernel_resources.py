@@ -36,13 +36,13 @@ class Resources:
     """What one kernel needs on one architecture.
 
     Attributes:
-        kernel: Its module and name, such as "rms_norm.forward".
+        kernel: Module and name of the kernel, such as "rms_norm.forward".
         arch: The architecture.
         shared: Bytes of shared memory of a block.
-        registers: Of a thread.
+        registers: Registers of a thread.
         stack: Bytes of a thread; spilled registers are stored there.
         wgmma: Number of such instructions in the PTX.
-        warps: Of a block.
+        warps: Warps of a block.
         tensor_memory: Columns of sm_100's tensor memory.
     """
 
@@ -76,12 +76,12 @@ class Shape:
     """The shape of a model's block: its width is heads * head_dim.
 
     Attributes:
-        model: Its name.
+        model: Name of the model.
         heads: Number of attention heads.
         head_dim: Their dimension.
         qk_norm: Queries and keys are normed.
         layer_norm: AdaLN with LayerNorm instead of RMSNorm.
-        tokens: Of a sample.
+        tokens: Tokens of a sample.
     """
 
     model: str
@@ -106,9 +106,9 @@ def launches(shape: Shape, arch: Arch, dtype: torch.dtype) -> list[Launch]:
     """Every launch of a block of this shape in training.
 
     Args:
-        shape: Of the block.
+        shape: Shape of the block.
         arch: The architecture to launch on.
-        dtype: Of the inputs.
+        dtype: Dtype of the inputs.
     """
     width = shape.heads * shape.head_dim
 

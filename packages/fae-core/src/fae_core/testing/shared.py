@@ -14,7 +14,7 @@ def shared_folder(*parts: str) -> Path:
     Skips the test where the path is absent.
 
     Args:
-        *parts: Of the path.
+        *parts: Parts of the path.
     """
     root = os.environ.get("FAE_SHARED")
     candidates = [Path(root)] if root else [parent / "shared" for parent in Path.cwd().resolve().parents]

@@ -27,7 +27,7 @@ def adaln(
         gate: Factor of the update, (B, D), or None.
         scale: Modulation of the norm, (B, D).
         shift: Added after the norm, (B, D), or None.
-        weight: Of the norm, (D,), or None.
+        weight: Weight of the norm, (D,), or None.
         layer: LayerNorm instead of RMSNorm.
         eps: Added to the mean square, or to the variance.
 
@@ -81,7 +81,7 @@ def adaln_backward(
         dout: Gradient of out, (B, N, D).
         dresidual: Gradient of the residual, or None where it was not used.
         residual: What was normed: the residual, or x where there was no update.
-        x_dtype: Of x's gradient.
+        x_dtype: Dtype of x's gradient.
 
     Returns:
         The gradients of x, update, gate, scale, shift and weight; empty where the input was None.

@@ -171,7 +171,7 @@ def norm_and_rotate(
 
     Args:
         x: Queries or keys, (B, N, H, D).
-        weight: Of the norm, (D,), or None for no norm.
+        weight: Weight of the norm, (D,), or None for no norm.
         cos: Cosines of the angles, or None for no rotation.
         sin: Sines of the angles, given where cos is.
         interleaved: Pairs are neighbours; otherwise they are D/2 apart.

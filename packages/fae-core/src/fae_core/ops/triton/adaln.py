@@ -121,7 +121,7 @@ class Operands(NamedTuple):
         gate: Factor of the update, (B, D).
         scale: Modulation of the norm, (B, D).
         shift: Added after the norm, (B, D).
-        weight: Of the norm, (D,).
+        weight: Weight of the norm, (D,).
     """
 
     update: Tensor | None
@@ -141,8 +141,8 @@ def forward(
         operands: What is combined with it.
         layer: LayerNorm instead of RMSNorm.
         eps: Added to the mean square, or to the variance.
-        residual_dtype: Of the residual.
-        out_dtype: Of out.
+        residual_dtype: Dtype of the residual.
+        out_dtype: Dtype of out.
 
     Returns:
         (residual, out), contiguous; residual is None where there is no update.
@@ -198,7 +198,7 @@ def backward(
         operands: As for `forward`.
         layer: As for `forward`.
         eps: As for `forward`.
-        x_dtype: Of x's gradient.
+        x_dtype: Dtype of x's gradient.
 
     Returns:
         The gradients of x and of the operands.

@@ -31,8 +31,8 @@ class Config:
 
     Attributes:
         rows: Rows (tokens, queries) that a block holds together.
-        warps: Of a block.
-        stages: Of software pipelining.
+        warps: Warps of a block.
+        stages: Stages of software pipelining.
         columns: Keys that a block holds together; 0 where there are none.
         blocks: Into which a reduction over rows is divided; 0 where there is none.
     """

@@ -200,12 +200,12 @@ def forward(
 
     Args:
         xs: [q], [q, k] or [q, k, v], each (B, N, H, D).
-        weights: Of the norms of q and k, (D,) or None for no norm.
+        weights: Weights of the norms of q and k, (D,) or None for no norm.
         tables: Cosines and sines, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
         interleaved: Pairs are neighbours; otherwise they are D/2 apart.
         eps: Added to the mean square in the norms.
         inverse: Rotate by the opposite angles.
-        dtype: Of the results; None: that of x * weight.
+        dtype: Dtype of the results; None: that of x * weight.
 
     Returns:
         The results, contiguous.

@@ -88,7 +88,7 @@ def forward(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) ->
         x: (..., D); copied unless it has at most four axes, of which the last is contiguous.
         weight: (D,), or None for no weight.
         eps: Added to the mean square.
-        dtype: Of y.
+        dtype: Dtype of y.
 
     Returns:
         (y, rstd): y contiguous, rstd in fp32, one per row.

@@ -189,7 +189,7 @@ def forward(
         q: Queries, (B, N, H, D).
         k: Keys, (B, M, H, D); M = N where there are tables.
         v: Values, (B, M, H, D).
-        weights: Of the norms of q and k, (D,) or None for no norm.
+        weights: Weights of the norms of q and k, (D,) or None for no norm.
         tables: Cosines and sines, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
         interleaved: Pairs are neighbours; otherwise they are D/2 apart.
         scale: Factor of the scores.

@@ -61,7 +61,7 @@ def parse(path: Path) -> dict[tuple[str, ...], bool]:
     """The wins in a table.
 
     Args:
-        path: Of a file like wins.json.
+        path: Path of a file like wins.json.
 
     Returns:
         By arch, op, shape, dtype and against: whether it is also a win with the backward pass.
