@@ -57,17 +57,17 @@ class Throughput:
 
     @property
     def flops_per_second(self) -> float:
-        """That the device reached, by the median repeat."""
+        """The speed that the device reached, by the median repeat."""
         return self.batch * self.work / statistics.median(self.seconds)
 
     @property
     def samples_per_second(self) -> float:
-        """Of the whole model."""
+        """The rate of the whole model."""
         return self.flops_per_second / self.whole
 
     @property
     def samples_per_core_second(self) -> float:
-        """Of the whole model on a CPU: what one core does that is not shared, by the median repeat."""
+        """The rate of one core that is not shared, of the whole model on a CPU, by the median repeat."""
         return self.batch * self.work / self.whole / statistics.median(self.core_seconds)
 
 

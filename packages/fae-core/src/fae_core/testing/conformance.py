@@ -27,7 +27,7 @@ def toy_latents(spec: LatentSpec, count: int, classes: int = 3, seed: int = 0) -
 
     Args:
         spec: Their latent space.
-        count: Number of blocks.
+        count: Number of latents.
         classes: Number of classes; labels take turns.
         seed: Seed of patterns and noise.
 
