@@ -51,7 +51,7 @@ def calls() -> dict[str, tuple[object, tuple[object, ...]]]:
 @pytest.mark.parametrize("name", calls())
 def test_torch_finds_the_operator_well_formed(name: str) -> None:
     operator, arguments = calls()[name]
-    torch.operators.opcheck(operator, arguments)
+    torch.library.opcheck(operator, arguments)
 
 
 def public(name: str, t: dict[str, Tensor], plain: bool) -> tuple[Tensor, ...]:
