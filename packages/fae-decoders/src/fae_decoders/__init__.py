@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import fae_core.moved  # noqa: F401 (earlier names of modules)
 from fae_decoders._version import __version__
 
 if TYPE_CHECKING:
