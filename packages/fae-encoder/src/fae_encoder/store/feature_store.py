@@ -51,8 +51,8 @@ class FeatureStore:
         if spec.fingerprint != encoder.features_fingerprint():
             raise FAEError(
                 f"{folder} holds something else than the features of {encoder.backbone.name}: another backbone, "
-                "other layers or sizes, an encoder whose adapter is not the identity, or one of an earlier version: encode "
-                "them again"
+                "other layers or sizes, an encoder whose adapter is not the identity, or one of an earlier version: "
+                "encode them again"
             )
         # Stores of earlier versions knew their images by name alone.
         identity = identity_by_name if is_identity_by_name(self.store.plan.source) else source_identity

@@ -34,7 +34,7 @@ def is_identity_by_name(identity: str) -> bool:
 
 
 def identity_by_name(source: ImageSource, size: tuple[int, int], precision: str) -> str:
-    """The identity of earlier versions: names, labels and captions of some images. Arguments as of `source_identity`."""
+    """The identity of earlier versions: names, labels and captions of some images; see `source_identity`."""
     step = max(1, len(source) // _SAMPLES)
     captions = source.captions if source.blocks is None else None
     digest = hashlib.sha256()
