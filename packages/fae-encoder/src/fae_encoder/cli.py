@@ -63,7 +63,7 @@ def encode(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Encode images to a latent store, which fae-core alone can read. An interrupted call goes on with --resume.
+    """Encode images to a latent store, which fae-core alone can read. An interrupted call continues with --resume.
 
     Example: fae encode --data IMAGES --out runs/latents --model runs/tokenizer
     """

@@ -26,7 +26,7 @@ def processing(name: str, config: BackboneConfig, configuration: dict[str, Any])
 
     Args:
         name: the repository or folder.
-        config: the backbone's configuration; what it gives is not looked up.
+        config: the backbone's configuration; values that it sets are not looked up.
         configuration: the network's own configuration, whose image_size is the fallback.
 
     Returns:

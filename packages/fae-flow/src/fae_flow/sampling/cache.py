@@ -45,14 +45,14 @@ class BlockCache:
         self.store = torch.zeros(layers, rows, 2 * heads, slots, head_dim, device=device, dtype=dtype)
 
     def stretch(self, start: int, count: int) -> list[LayerCache]:
-        """Views that write slots start .. start + count - 1 and see all up to them; few calls make those of all layers."""
+        """Views that write slots start .. start + count - 1 and see all up to them, for all layers in few calls."""
         length = start + count
         places = self.store.narrow(3, start, count).unbind(0)
         keys, values = self.store.narrow(3, 0, length).chunk(2, 2)
         return [Views(*views) for views in zip(places, keys.unbind(0), values.unbind(0), strict=True)]
 
     def indexed(self, slots: Tensor) -> list[LayerCache]:
-        """Views that write `slots` (n,) int64, whose values only the device knows, and see all slots: shapes are fixed."""
+        """Views that write `slots` (n,) int64, with values that only the device knows, and see all slots."""
         return [Indexed(layer, self.heads, slots) for layer in self.store.unbind(0)]
 
     def rows(self, start: int, count: int, rows: Tensor) -> list[LayerCache]:

@@ -1,4 +1,4 @@
-"""Sequential decoding as one captured CUDA graph, replayed once per token without launch overhead or work on the host."""
+"""Sequential decoding as one captured CUDA graph, replayed once per token without work on the host."""
 
 from __future__ import annotations
 
