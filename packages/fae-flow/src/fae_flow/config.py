@@ -17,8 +17,7 @@ class STARFlowConfig(Config):
 
     Attributes:
         width: C of every block but, where top_width is set, the top one.
-        layers: transformer layers of each block in the direction of density, so the last number is the deep top block;
-            a block of 0 layers is the identity.
+        layers: transformer layers of each block, the deep top block last; a block of 0 layers is the identity.
         top_width: width of the top block; None = width.
         head_dim: dimension of a head.
         heads: query heads; None = width / head_dim.
@@ -34,12 +33,10 @@ class STARFlowConfig(Config):
         rope: axial rotary positions; else a learned table per block.
         rope_layout: which entries form a rotated pair.
         rope_length: side to which positions are scaled; None = that of the grid.
-        sos: a learned first input, so that the first token is transformed too; without it a block keeps
-            its first token.
+        sos: a learned first input, so that the first token is transformed too; else a block keeps it.
         scale: sigma = exp(a) or softplus(a + 0.5413), both 1 at a = 0.
         soft_clip: c of c * tanh(. / c) on a and the mean; 0 = off.
-        order: direction of the blocks, which alternates: "R2L" leaves the first block in raster order,
-            "L2R" reverses it.
+        order: direction of the blocks, which alternates; the first is in raster order for "R2L", reversed for "L2R".
         classes: number of classes of a class-conditional model; label `classes` is the null label.
         text_dim: width of the embeddings of a text-conditional model.
         text_tokens: usual number of embeddings; above 0 it reserves rotations for the text axis.

@@ -56,7 +56,7 @@ class Backbone(RememberedBuffers):
 
     @property
     def name(self) -> str:
-        """ "timm/<model>" or "hf/<repository or folder>"."""
+        """The library and model: "timm/<model>" or "hf/<repository or folder>"."""
         return self.config.name
 
     @property

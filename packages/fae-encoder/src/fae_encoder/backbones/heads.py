@@ -1,7 +1,6 @@
 """The rest of a pretrained network: from the features of one layer to its embedding and its logits.
 
-A classifier can then judge features that went through a latent space, without being trained on
-them (zero-shot probing).
+A classifier can then judge features that went through a latent space without training on them (zero-shot probing).
 """
 
 from __future__ import annotations
