@@ -1,4 +1,4 @@
-"""Claims about backbones from timm: frozen, on their grid, equal to the library's own forward, heads only where exact."""
+"""Claims about backbones from timm: frozen, on their grid, equal to the library, heads only where exact."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ class Preprocess(Fp32Buffers):
             (B, 3, *size), fp32.
 
         Raises:
-            FAEError: for another shape or range (fae_core/images/check.py states the cost and the exceptions), or another
-                aspect ratio, which a resize would distort: crop first, or give the backbone a non-square image_size.
+            FAEError: for another shape or range (fae_core/images/check.py states the exceptions), or another aspect
+                ratio, which a resize would distort: crop first, or give the backbone a non-square image_size.
         """
         require_image_batch(images)
         if images.device != self.mean.device:
