@@ -68,10 +68,10 @@ def constructor_arguments(settings: Mapping[str, Any], state: Mapping[str, Tenso
     if "arguments" not in settings:
         return given
     try:
-        listed = {key: value for entry in settings["arguments"] for key, value in entry.items()}
+        listed: dict[str, Any] = {key: value for entry in settings["arguments"] for key, value in entry.items()}
     except (AttributeError, TypeError):
         raise InvalidFile("arguments: must be a list of `- name: value`") from None
-    options: dict[str, Any] = {_TRAINER_NAMES.get(key, key): value for key, value in listed.items()}
+    options = {_TRAINER_NAMES.get(key, key): value for key, value in listed.items()}
     layers = options.get("layers_per_block", 8)
     try:
         options["layers_per_block"] = [int(count) for count in str(layers).split()]

@@ -124,9 +124,8 @@ class BlockDecoder:
         start = 0 if rope is None else len(rope[0]) - self.prefix - noise_BTK.shape[1]
         self.rope = None if rope is None else _rows(rope, start, slots)
         # One complex product rotates interleaved pairs; compilers prefer plain arithmetic.
-        interleaved = all(layer.attention.layout == "interleaved" for layer in block.layers)
-        plain = self.rope is None or static or not interleaved
-        self.turns = None if plain else torch.complex(*self.rope).unsqueeze(1)
+        turns = not static and all(layer.attention.layout == "interleaved" for layer in block.layers)
+        self.turns = torch.complex(*self.rope).unsqueeze(1) if turns and self.rope is not None else None
         self.cache = BlockCache(len(block.layers), rows, slots, block.kv_heads, block.head_dim, device, block.dtype)
         self.heads, self.attend = (None, attend) if static else self._prepare_single_tokens(rows)
         if prefix is not None:
