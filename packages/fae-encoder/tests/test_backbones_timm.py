@@ -1,4 +1,4 @@
-"""Claims about backbones from timm: frozen, on their grid, equal to the library's own forward, honest about heads."""
+"""Claims about backbones from timm: frozen, on their grid, equal to the library, heads only where exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about backbones from transformers: small random models of each family, saved to a folder and loaded from it."""
+"""Claims about backbones from transformers: small random models of each family, loaded from a folder."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_stage_4_is_stride_16_and_the_rest_of_the_network_follows_from_it(lite0)
 
 @pytest.mark.slow
 def test_top_1_on_the_sample_photographs() -> None:
-    """84.0 % of 796 photographs (probably training images: no accuracy to quote); 77.5 and 73.2 % for the wrong variants."""
+    """84.0 % of 796 photographs (probably training images, so no accuracy); 77.5 and 73.2 % for wrong variants."""
     source = open_images(shared_folder("data", "imagenet-samples"))
     backbone = create_backbone(LITE0, "pip", layers=(4,))
     correct = 0

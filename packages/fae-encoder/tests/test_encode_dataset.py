@@ -1,4 +1,4 @@
-"""Claims about `fae encode`: the same bytes whoever does the work and however often it was killed; bad images are named."""
+"""Claims about `fae encode`: the same bytes for any processes and interruptions; bad images are named."""
 
 from __future__ import annotations
 

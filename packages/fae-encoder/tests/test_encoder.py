@@ -1,4 +1,4 @@
-"""Claims about FAEEncoder: presets, what is trained, what is saved, and that changed weights never go unnoticed."""
+"""Claims about FAEEncoder: presets, what is trained, what is saved, and that changed weights are detected."""
 
 from __future__ import annotations
 

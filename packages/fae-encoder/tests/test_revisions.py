@@ -1,4 +1,4 @@
-"""Claims about pretrained weights: the commit that was used is recorded, and fetched and compared when they are loaded again."""
+"""Claims about pretrained weights: the commit is recorded, and fetched and compared when they are loaded again."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def vit(seed):
         torch.manual_seed(seed)
         small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
         AutoModel.from_config(ViTConfig(**small, image_size=32, patch_size=16)).save_pretrained(folder)
-        colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32, "image_processor_type": "ViTImageProcessor"}
-        (folder / "preprocessor_config.json").write_text(json.dumps(colours))
+        settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32}
+        settings["image_processor_type"] = "ViTImageProcessor"
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return write
 
 def of_timm(seed):

@@ -1,4 +1,4 @@
-"""Claims about identity: what was made of images belongs to their content, not to their names, and not to where they lie."""
+"""Claims about identity: results belong to the content of images, not to their names or folder."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def make_flow(spec: LatentSpec, seed: int = 0, **fields: Any) -> STARFlow:
 
 
 def make_condition(model: STARFlow, batch: int, seed: int = 1) -> torch.Tensor | None:
-    """Labels, text or None, as the model wants."""
+    """Labels, text or None, as the model needs."""
     random = torch.Generator().manual_seed(seed)
     if model.config.classes:
         return torch.arange(batch) % model.config.classes

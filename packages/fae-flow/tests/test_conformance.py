@@ -1,4 +1,4 @@
-"""STARFlow is a generator of the house, with and without its denoising step."""
+"""STARFlow conforms to the Generator protocol, with and without its denoising step."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_loss_matches(case, official) -> None:
 
 def test_gradients_match(case) -> None:
     inputs = case["inputs"]
-    # The case differentiated the loss with the regulariser: its norms fit that one to 1e-6 and the plain one to 3e-4 only.
+    # The case differentiated the loss with the regulariser: its norms fit that one to 1e-6, the plain one only to 3e-4.
     model = STARFlow.from_official(case["state_dict"], case["config"], noise_std=0.0, regularization=1e-4)
     model.loss(inputs["x"], inputs["y"])["loss"].backward()
     # Norms travel through the importer's own renaming, as one-number tensors.

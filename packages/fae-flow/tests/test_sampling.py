@@ -1,4 +1,4 @@
-"""Every way of sampling gives what full recomputation of the definition gives."""
+"""Every way of sampling equals full recomputation of the definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""STARFlow's sampling options and conditions: refused by the class alone where they cannot be; lost samples are told."""
+"""STARFlow's sampling options and conditions: impossible ones are refused by the class, lost samples reported."""
 
 from __future__ import annotations
 
@@ -83,8 +83,9 @@ def test_the_null_label_is_no_label_of_data(build, spec, latents_for) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"width": 10**9}, {"layers": [10**6]}, {"layers": [1] * 1000}, {"classes": 10**12}, {"text_dim": 10**9, "text_tokens": 4},
-     {"text_dim": 8, "text_tokens": 10**9}, {"head_dim": 10**6}, {"noise_std": 1e30}, {"rope_length": 1e30}, {"mlp_ratio": 1e6}],
+    [{"width": 10**9}, {"layers": [10**6]}, {"layers": [1] * 1000}, {"classes": 10**12},
+     {"text_dim": 10**9, "text_tokens": 4}, {"text_dim": 8, "text_tokens": 10**9}, {"head_dim": 10**6},
+     {"noise_std": 1e30}, {"rope_length": 1e30}, {"mlp_ratio": 1e6}],
     ids=str,
 )  # fmt: skip
 def test_absurd_sizes_are_refused_before_memory_is_taken(fields: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The sampling engine's products and cache, each against what it stands for."""
+"""The sampling engine's products and cache, each compared with its definition."""
 
 from __future__ import annotations
 

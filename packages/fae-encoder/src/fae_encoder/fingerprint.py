@@ -1,4 +1,4 @@
-"""Fingerprints of weights: equal numbers, equal hash, on every machine."""
+"""Fingerprints of weights: equal weights have equal hashes, on every machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fae_core.errors import FAEError
 def fingerprint_state(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of a state dict, in the order of the names.
 
-    Raises FAEError for tensors on the meta device, which hold no numbers.
+    Raises:
+        FAEError: for tensors on the meta device, which hold no numbers.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -22,12 +23,12 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
         if tensor.is_meta:
             raise FAEError(f"{name} is on the meta device and has no weights to fingerprint")
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode())
-        # contiguous() also undoes channels_last, which is a layout and not a difference.
+        # contiguous() also undoes channels_last, a memory layout that must not change the hash.
         flat = tensor.detach().cpu().contiguous(memory_format=torch.contiguous_format).reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def combine_fingerprints(*parts: str) -> str:
-    """One hash for several, order-sensitive."""
+    """One hash of several, which depends on their order."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

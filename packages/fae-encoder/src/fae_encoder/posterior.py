@@ -1,4 +1,4 @@
-"""The distribution over latents that an encoder gives for an image: a diagonal Gaussian, not yet normalised."""
+"""Posterior: the distribution over latents that an encoder returns for an image."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class Posterior:
-    """N(mean, exp(logvar)) per element; mean, logvar: (B, C, h, w), raw (before the spec's normalisation), fp32."""
+    """A diagonal Gaussian N(mean, exp(logvar)) over raw latents, before the spec's normalisation.
+
+    Attributes:
+        mean: (B, C, h, w), fp32.
+        logvar: (B, C, h, w), fp32.
+    """
 
     mean: Tensor
     logvar: Tensor
 
     @cached_property
     def std(self) -> Tensor:
+        """The standard deviation exp(logvar / 2), (B, C, h, w)."""
         return torch.exp(0.5 * self.logvar)
 
     def mode(self) -> Tensor:
@@ -30,7 +36,14 @@ class Posterior:
         return self.mean
 
     def sample(self, random: SlotRandom | None = None) -> Tensor:
-        """One draw (B, C, h, w), differentiable in mean and logvar; without `random` from torch's global generator."""
+        """One sample, differentiable in mean and logvar.
+
+        Args:
+            random: source of the noise (stream "posterior"); None = torch's global generator.
+
+        Returns:
+            (B, C, h, w).
+        """
         if random is None:
             noise = torch.randn_like(self.mean)
         else:
@@ -38,9 +51,9 @@ class Posterior:
         return self.mean + self.std * noise
 
     def select(self, rows: slice) -> Posterior:
-        """The posterior of some of the batch."""
+        """The posterior of some rows of the batch."""
         return Posterior(self.mean[rows], self.logvar[rows])
 
     def kl(self) -> Tensor:
-        """KL(posterior || N(0, 1)) per element in nats, (B, C, h, w): `.mean()` or `.sum((1, 2, 3))` as a loss wants it."""
+        """KL(posterior || N(0, 1)) per element in nats, (B, C, h, w); losses use its mean or a sum."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)

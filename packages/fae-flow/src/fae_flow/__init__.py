@@ -1,4 +1,4 @@
-"""fae-flow: STARFlow, an autoregressive normalizing flow, on any latent space. Importing it is light."""
+"""fae-flow: STARFlow, an autoregressive normalizing flow, on any latent space. Importing it does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One block of the flow: an affine map of each token whose mean and scale come from the tokens before it.
+"""FlowBlock: an affine map of each token, whose mean and scale are computed from the tokens before it.
 
     density:  z_t = (x_t - mean_t) / sigma_t,   (mean_t, sigma_t) = transformer(condition, x_0 .. x_{t-1})
     sampling: x_t = z_t * sigma_t + mean_t, one token after the other
@@ -7,6 +7,9 @@ Shapes: B batch, T tokens in the block's own order, K channels of a token, C wid
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +26,18 @@ _SOFTPLUS_TAIL = -15.0
 
 
 class FlowBlock(nn.Module):
-    """An autoregressive affine map. `flip`: it runs from the last token of the raster to the first."""
+    """An autoregressive affine map.
+
+    Args:
+        config: the model's configuration.
+        channels: K, channels of a token.
+        tokens: T, tokens of the spec's grid.
+        layers: number of transformer layers.
+        top: whether this is the top block, which has its own width and always sees the condition.
+        flip: run from the last token of the raster to the first.
+    """
+
+    layers: Sequence[FlowLayer]
 
     def __init__(self, config: STARFlowConfig, channels: int, tokens: int, layers: int, *, top: bool, flip: bool):
         super().__init__()
@@ -38,12 +52,12 @@ class FlowBlock(nn.Module):
         self.position = None if config.rope else nn.Parameter(torch.empty(tokens, width))
         self.labels = nn.Embedding(config.classes + 1, width) if conditional and config.classes else None
         self.text = nn.Linear(config.text_dim, width) if conditional and config.text_dim else None
-        self.layers = nn.ModuleList(FlowLayer(config, width) for _ in range(layers))
+        self.layers = cast("Sequence[FlowLayer]", nn.ModuleList(FlowLayer(config, width) for _ in range(layers)))
         self.final_norm = OffsetRMSNorm(width) if config.final_norm else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The map starts as the identity: mean 0, sigma 1."""
+        """Initialise the map as the identity: mean 0, sigma 1."""
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
         if self.sos is not None:
@@ -55,24 +69,39 @@ class FlowBlock(nn.Module):
 
     @property
     def conditional(self) -> bool:
+        """Whether the block sees the condition."""
         return self.labels is not None or self.text is not None
 
     def prefix(self, condition: Tensor | None) -> Tensor | None:
-        """The condition as tokens (B, L, C): labels (B,) or embeddings (B, L, text_dim); None where the block sees none."""
+        """The condition as tokens.
+
+        Args:
+            condition: labels (B,) or embeddings (B, L, text_dim); None only for a block that sees no condition.
+
+        Returns:
+            (B, L, C), L = 1 for labels; None if the block sees no condition.
+        """
         if self.labels is not None:
             return self.labels(condition).unsqueeze(1)
         if self.text is not None:
+            assert condition is not None
             return self.text(condition.to(self.text.weight.dtype))
         return None
 
     def order(self, tokens: Tensor) -> Tensor:
-        """Raster order to the block's order, or back; tokens on axis -2."""
+        """Tokens on axis -2 from raster order to the block's order, or back."""
         return tokens.flip(-2) if self.flip else tokens
 
     def forward(self, x_BTK: Tensor, condition: Tensor | None, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        """Density direction: tokens in the block's order to (z, log sigma), both (B, T, K) fp32.
+        """Density direction.
 
-        rope: tables of prefix and grid; a block that sees no condition takes those of the grid.
+        Args:
+            x_BTK: tokens in the block's order.
+            condition: as of `prefix`.
+            rope: tables of prefix and grid; a block that sees no condition takes those of the grid.
+
+        Returns:
+            z and log sigma, (B, T, K) fp32 each.
         """
         batch, tokens, _ = x_BTK.shape
         x_BTK = x_BTK.float()
@@ -94,13 +123,22 @@ class FlowBlock(nn.Module):
                 hidden = layer(hidden, rope)
         mean, log_sigma = affine(self.proj_out(self.final_norm(hidden[:, -tokens:])), self.scale, self.soft_clip)
         if self.sos is None:
-            # Output t speaks of token t + 1; the first token has nothing before it and stays as it is.
+            # Output t is for token t + 1; the first token has no predecessor and stays as it is.
             mean, log_sigma = (F.pad(value[:, :-1], (0, 0, 1, 0)) for value in (mean, log_sigma))
         return (x_BTK - mean) * torch.exp(-log_sigma), log_sigma
 
 
 def affine(out: Tensor, scale: str, soft_clip: float) -> tuple[Tensor, Tensor]:
-    """Mean and log sigma (..., K), fp32 whatever the weights are, from a block's output (..., 2K)."""
+    """Mean and log sigma from a block's output.
+
+    Args:
+        out: (..., 2K), of any floating type.
+        scale: "exp" or "softplus", as in STARFlowConfig.
+        soft_clip: bound of a soft clip on the output; 0 = off.
+
+    Returns:
+        Mean and log sigma, (..., K) fp32 each.
+    """
     out = out.float()
     if soft_clip:
         out = soft_clip * torch.tanh(out / soft_clip)
@@ -109,5 +147,5 @@ def affine(out: Tensor, scale: str, soft_clip: float) -> tuple[Tensor, Tensor]:
 
 
 def log_softplus(x: Tensor) -> Tensor:
-    """log(softplus(x)), finite and differentiable however negative x is."""
+    """log(softplus(x)), finite and differentiable for any negative x."""
     return F.softplus(x.clamp(min=_SOFTPLUS_TAIL)).log() + (x.clamp(max=_SOFTPLUS_TAIL) - _SOFTPLUS_TAIL)

@@ -37,21 +37,22 @@ def import_starflow(
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="One of the original's arguments; model.KEY sets one of our fields."
+            "--set", metavar="KEY=VALUE", help="An argument of the original; model.KEY sets a field of STARFlowConfig."
         ),
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option("--spec", help="Latent store, model folder or latent_spec.json to bind it to.")
+        Path | None,
+        typer.Option("--spec", help="Latent store, model folder or latent_spec.json whose latent space it is for."),
     ] = None,
     classes: Annotated[
         int | None,
         typer.Option(
-            "--classes", min=1, max=1_000_000, help="Read a model of one-hot labels as one of so many classes."
+            "--classes", min=1, max=1_000_000, help="Read a model of one-hot labels as one of this many classes."
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint of apple/ml-starflow's image models into a model folder.
+    """Convert a checkpoint of apple/ml-starflow's image models to a model folder.
 
     Example: fae import starflow starflow_3B.pth --config starflow_3B_t2i_256x256.yaml --out models/starflow-3b
     """

@@ -1,8 +1,8 @@
 """Conditions: what callers pass, what blocks take, and the null condition that stands for "none".
 
-Labels are (B,) int64 in [0, classes], where `classes` itself is the null label: no label of data, see `check_data`. Text is
-(B, L, text_dim) embeddings, or a pair with a mask (B, L), True at words (see `token_mask`): masked embeddings become zero, as in
-the original. Null text is zeros.
+Labels are (B,) int64 in [0, classes]. `classes` itself is the null label, which data must not have (`check_data`). Text
+is (B, L, text_dim) embeddings, alone or in a pair with a mask (B, L), True at words (see `token_mask`): masked
+embeddings become zero, as in the original. Null text is zeros.
 """
 
 from __future__ import annotations
@@ -20,17 +20,26 @@ from fae_flow.config import STARFlowConfig
 
 
 def prepare_condition(config: STARFlowConfig, condition: Any, batch: int, device: torch.device) -> Tensor | None:
-    """The condition of `batch` samples as one tensor on `device`. None is the null condition for every row; a model without
-    conditions ignores what it is given and gets None.
+    """The condition as blocks take it.
 
-    Raises FAEError where labels are out of range, embeddings have another width, or rows do not fit.
+    Args:
+        config: the model's configuration.
+        condition: labels or text, as in the module's docstring; None = the null condition for every sample.
+        batch: number of samples.
+        device: of the result.
+
+    Returns:
+        Labels (batch,) or embeddings (batch, L, text_dim); None for an unconditional model, which ignores conditions.
+
+    Raises:
+        FAEError: if labels are out of range, embeddings have another width, or the rows do not fit.
     """
     if not config.conditional:
         return None
     if condition is None:
         return null_condition(config, batch, device)
     if config.classes is not None:
-        # Without dropout the null row is there, but untrained.
+        # Without dropout the null label has an embedding, but an untrained one.
         return class_labels(condition, batch, config.classes, null=config.label_dropout > 0).to(device)
     prepared = _text(config, condition)
     if len(prepared) != batch:
@@ -39,32 +48,45 @@ def prepare_condition(config: STARFlowConfig, condition: Any, batch: int, device
 
 
 def check_data(config: STARFlowConfig, condition: Any, batch: int) -> None:
-    """Raise FAEError for training labels that are no classes, the null label among them: it is for `drop_condition` to set."""
+    """Raise FAEError for training labels that are not classes, such as the null label: `drop_condition` sets it."""
     if config.classes is not None and condition is not None:
         class_labels(condition, batch, config.classes)
 
 
-def null_condition(
-    config: STARFlowConfig, batch: int, device: torch.device, like: Tensor | None = None
-) -> Tensor | None:
-    """The null condition of `batch` samples; text takes its length and dtype from `like` where given.
+def null_condition(config: STARFlowConfig, batch: int, device: torch.device, like: Tensor | None = None) -> Tensor:
+    """The null condition of a conditional model.
 
-    Raises FAEError for a model that was trained without it (label_dropout 0).
+    Args:
+        config: the model's configuration.
+        batch: number of samples.
+        device: of the result.
+        like: embeddings whose length and dtype null text takes.
+
+    Returns:
+        Labels (batch,) or embeddings (batch, L, text_dim).
+
+    Raises:
+        FAEError: for a model that was trained without it (label_dropout 0).
     """
-    if not config.conditional:
-        return None
     if not config.label_dropout:
         raise FAEError(
             "this model has no null condition (label_dropout is 0): give conditions, and uncond for guidance"
         )
     if config.classes is not None:
         return torch.full((batch,), config.classes, dtype=torch.long, device=device)
+    assert config.text_dim is not None  # the model is conditional
     length = like.shape[1] if like is not None else max(config.text_tokens, 1)
     return torch.zeros(batch, length, config.text_dim, device=device, dtype=like.dtype if like is not None else None)
 
 
 def drop_condition(config: STARFlowConfig, condition: Tensor | None, random: SlotRandom | None) -> Tensor | None:
-    """Replace the condition of a `label_dropout` share of samples by the null condition; stream "label_dropout"."""
+    """Replace the condition of a share of `label_dropout` of the samples by the null condition.
+
+    Args:
+        config: the model's configuration.
+        condition: what `prepare_condition` returned.
+        random: source of the draws (stream "label_dropout"); None = torch's global generator.
+    """
     if condition is None or not config.label_dropout:
         return condition
     batch, device = condition.shape[0], condition.device
@@ -75,16 +97,17 @@ def drop_condition(config: STARFlowConfig, condition: Tensor | None, random: Slo
 
 
 def condition_rows(condition: Any) -> int:
-    """How many samples a condition as passed by a caller stands for."""
+    """The number of samples of a condition, as callers pass it."""
     return len(condition[0] if _is_pair(condition) else condition)
 
 
 def _is_pair(condition: Any) -> bool:
-    """Whether these are embeddings with their mask, and not a sequence of labels."""
+    """Whether a condition is embeddings with their mask, and not a sequence of labels."""
     return isinstance(condition, tuple | list) and len(condition) == 2 and all(isinstance(c, Tensor) for c in condition)
 
 
 def _text(config: STARFlowConfig, condition: Any) -> Tensor:
+    """Embeddings (B, L, text_dim), zero where they are masked."""
     embeddings, mask = condition if _is_pair(condition) else (condition, None)
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
         raise FAEError(f"expected text embeddings (B, L, {config.text_dim}), with a mask (B, L) or without")
@@ -92,4 +115,5 @@ def _text(config: STARFlowConfig, condition: Any) -> Tensor:
         raise FAEError(f"expected text embeddings of shape (B, L, {config.text_dim}), got {tuple(embeddings.shape)}")
     if mask is None:
         return embeddings
-    return without_padding(embeddings, token_mask(mask, embeddings.shape[:2]).to(embeddings.device))
+    batch, length, _ = embeddings.shape
+    return without_padding(embeddings, token_mask(mask, (batch, length)).to(embeddings.device))

@@ -1,4 +1,4 @@
-"""What a STARFlow is made of."""
+"""STARFlowConfig: every choice of a STARFlow but the shape of its latents."""
 
 from __future__ import annotations
 
@@ -8,29 +8,44 @@ from pydantic import Field, model_validator
 
 from fae_core.config import Config
 
-# Rotations that the original keeps for the text axis as soon as a model can see text.
+# Rotations that the original reserves for the text axis if a model can see text.
 TEXT_FREQUENCIES = 8
 
 
 class STARFlowConfig(Config):
-    """Fields of a STARFlow; the latents' shape comes from the LatentSpec.
+    """The configuration of a STARFlow; the latents' shape comes from the LatentSpec.
 
-    layers: transformer layers of each block in the direction of density, so the last number is the deep top block; a
-        block of 0 layers is the identity.
-    top_width: width of the top block where it differs. heads, kv_heads: width / head_dim and heads where None.
-    mlp: "gelu" (exact), "geglu" (tanh GELU times a gate; the original names it SwiGLU) or "swiglu" (SiLU gate).
-    norm: pre-norm; "rms" multiplies by 1 + weight. post_norm, final_norm, qk_norm: RMS norms of the same kind.
-    rope: axial rotary positions, else a learned table per block. rope_length: side that positions are scaled to, by
-        default that of the grid. rope_layout: which entries form a rotated pair.
-    sos: a learned first input, so that the first token is transformed too; without it a block keeps its first token.
-    scale: sigma = exp(a) or softplus(a + 0.5413), both 1 at a = 0. soft_clip: c * tanh(. / c) on a and the mean; 0 = off.
-    order: direction of the blocks, alternating: "R2L" leaves the first block in raster order, "L2R" reverses it.
-    classes: class-conditional, with label `classes` as the null class. text_dim: conditional on embeddings of that width.
-        text_tokens: their usual number; above 0 it reserves rotations for the text axis.
-    condition_top_only: only the top block sees the condition. label_dropout: share of samples trained without it.
-    noise_std: standard deviation of the noise added to latents in training, in units of normalised latents.
-    regularization: weight of the mean squared input of each block.
-    denoise: whether `sample` ends with a Tweedie step unless told otherwise.
+    Attributes:
+        width: C of every block but, where top_width is set, the top one.
+        layers: transformer layers of each block, the deep top block last; a block of 0 layers is the identity.
+        top_width: width of the top block; None = width.
+        head_dim: dimension of a head.
+        heads: query heads; None = width / head_dim.
+        kv_heads: key heads; None = heads.
+        patch_size: side of the square of latent positions that forms a token.
+        mlp: "gelu" (exact), "geglu" (tanh GELU times a gate; the original names it SwiGLU) or "swiglu" (SiLU gate).
+        mlp_ratio: hidden width of the MLP over the width.
+        norm: pre-norm; "rms" multiplies by 1 + weight.
+        post_norm: an RMS norm (times 1 + weight) after each branch.
+        final_norm: the same after the last layer.
+        qk_norm: the same on queries and keys.
+        bias: biases in the linear layers of attention and MLP.
+        rope: axial rotary positions; else a learned table per block.
+        rope_layout: which entries form a rotated pair.
+        rope_length: side to which positions are scaled; None = that of the grid.
+        sos: a learned first input, so that the first token is transformed too; else a block keeps it.
+        scale: sigma = exp(a) or softplus(a + 0.5413), both 1 at a = 0.
+        soft_clip: c of c * tanh(. / c) on a and the mean; 0 = off.
+        order: direction of the blocks, which alternates; the first is in raster order for "R2L", reversed for "L2R".
+        classes: number of classes of a class-conditional model; label `classes` is the null label.
+        text_dim: width of the embeddings of a text-conditional model.
+        text_tokens: usual number of embeddings; above 0 it reserves rotations for the text axis.
+        condition_top_only: only the top block sees the condition.
+        label_dropout: share of samples that are trained without the condition.
+        noise_std: standard deviation of the noise added to latents in training, in units of normalised latents.
+        regularization: weight of the mean squared input of each block.
+        denoise: whether `sample` ends with a Tweedie step by default.
+        gradient_checkpointing: recompute layers in the backward pass, to save memory.
     """
 
     width: int = Field(256, gt=0)
@@ -81,15 +96,17 @@ class STARFlowConfig(Config):
         rotations = self.head_dim // 2 - self.text_frequencies
         if self.rope and (self.head_dim % 2 or rotations % 2 or rotations < 0):
             raise ValueError(
-                f"head_dim {self.head_dim} leaves {rotations} rotations for two axes; they must be even and not negative"
+                f"head_dim {self.head_dim} leaves {rotations} rotations for two axes; they must be even and not "
+                "negative"
             )
         return self
 
     @property
     def conditional(self) -> bool:
+        """Whether the model has a condition, of classes or text."""
         return self.classes is not None or self.text_dim is not None
 
     @property
     def text_frequencies(self) -> int:
-        """Rotations kept for the text axis."""
+        """Rotations reserved for the text axis."""
         return TEXT_FREQUENCIES if self.text_tokens else 0

@@ -1,8 +1,8 @@
-"""Rotary angles of a prefix followed by a grid, as STARFlow places them.
+"""Rotary angles of a prefix followed by a grid, with STARFlow's positions.
 
-Rotation i of a head turns with the row, the column or the text position. Rows and columns are scaled so that a grid of any
-shape covers `length`^2; text positions are spread over [0, length). Text sits at row 0, column 0; the grid at text
-position 0.
+The angle of rotation i of a head depends on the row, the column or the text position. Rows and columns are scaled so
+that a grid of any shape covers `length`^2; text positions are spread over [0, length). Text has row 0 and column 0; the
+grid has text position 0.
 """
 
 from __future__ import annotations
@@ -25,9 +25,19 @@ def rope_tables(
     length: float | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (prefix + height * width, head_dim / 2), fp32, of tokens in raster order.
+    """Tables of rotary angles, of a prefix and then a grid in raster order.
 
-    length: what the mean side of the grid, sqrt(height * width), is scaled to; by default itself (no scaling).
+    Args:
+        height: rows of the grid, in tokens.
+        width: columns of the grid, in tokens.
+        prefix: number of tokens before the grid.
+        head_dim: dimension of a head.
+        text_frequencies: how many rotations depend on the text position.
+        length: what the mean side of the grid, sqrt(height * width), is scaled to; None = itself (no scaling).
+        device: of the tables.
+
+    Returns:
+        Cosines and sines, (prefix + height * width, head_dim / 2) fp32 each.
     """
     side = math.sqrt(height * width)
     length = side if length is None else length

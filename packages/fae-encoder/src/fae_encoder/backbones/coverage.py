@@ -1,4 +1,4 @@
-"""Whether every pixel of an image reaches the network: a patch of 14 pixels leaves four rows of 256 unread, without a word."""
+"""Whether every pixel of an image reaches the network: patches of 14 pixels silently leave four of 256 rows unread."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ _SIDES = ("rows", "columns")
 
 @contextmanager
 def every_pixel_used(network: nn.Module, size: tuple[int, int]) -> Iterator[None]:
-    """While this is open, a forward pass of an image of `size` (height, width) raises FAEError, naming sizes that fit, where
-    strided convolutions or poolings leave the image's last rows or columns unread.
+    """A context in which a forward pass fails if strided layers leave the image's last rows or columns unread.
 
-    Of every layer it is followed how far the last window reaches beyond the image's end: padding moves it on, what a stride
-    leaves over moves it back. Layers are taken as one chain, so of parallel branches the most generous counts.
+    It tracks how far the last window of each convolution or pooling reaches beyond the image's end: padding moves it
+    forward, what a stride leaves over moves it back. Layers are treated as one chain, so of parallel branches the one
+    that reaches furthest counts.
+
+    Args:
+        network: the network whose forward pass is checked.
+        size: (height, width) of the image, in pixels.
+
+    Raises:
+        FAEError: during the forward pass, if pixels remain unread; the message names the nearest sizes that fit.
     """
     reach = [0, 0]
 
@@ -33,14 +40,14 @@ def every_pixel_used(network: nn.Module, size: tuple[int, int]) -> Iterator[None
             if left_over and reach[side] < 0:
                 less, more = size[side] - left_over * scale, size[side] + (stride - left_over) * scale
                 raise FAEError(
-                    f"image_size {size[0]}x{size[1]}: the network would not see the last {-reach[side]} {_SIDES[side]} of the "
-                    f"image; the nearest that fit are {f'{less} and ' if less > 0 else ''}{more}"
+                    f"image_size {size[0]}x{size[1]}: the network would not see the last {-reach[side]} {_SIDES[side]} "
+                    f"of the image; the nearest that fit are {f'{less} and ' if less > 0 else ''}{more}"
                 )
 
     hooks = [
         module.register_forward_pre_hook(look)
         for module in network.modules()
-        # Those that pad to whole strides by themselves leave nothing out, and their `padding` does not say so.
+        # Layers that pad to whole strides by themselves leave nothing out, and their `padding` does not say so.
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d))
         and not (type(module).__name__.endswith("Same") or isinstance(module.padding, str))
         and not getattr(module, "ceil_mode", False)
@@ -53,8 +60,11 @@ def every_pixel_used(network: nn.Module, size: tuple[int, int]) -> Iterator[None
 
 
 def _last_window(layer: nn.Module, length: int, side: int) -> tuple[int, int, int]:
-    """Positions behind the last window, padding, and stride of a layer; 0 and 0 where it skips positions at every size, as
-    windows narrower than their stride do, or where not even one window fits."""
+    """Positions behind a layer's last window, padding and stride.
+
+    The first two are 0 if the layer skips positions at every size (its window is narrower than its stride) or
+    no window fits.
+    """
     kernel, stride, padding, dilation = (
         value if isinstance(value, int) else value[side]
         for value in (getattr(layer, name, 1) for name in ("kernel_size", "stride", "padding", "dilation"))
@@ -66,5 +76,5 @@ def _last_window(layer: nn.Module, length: int, side: int) -> tuple[int, int, in
 
 
 def _pixels_per_position(pixels: int, positions: int) -> int:
-    """The stride of a map in the image: exact, or the power of two that padded strides of 2 come to."""
+    """The stride of a map in the image: exact, or the nearest power of two where strides of 2 are padded."""
     return pixels // positions if pixels % positions == 0 else 2 ** round(math.log2(pixels / positions))

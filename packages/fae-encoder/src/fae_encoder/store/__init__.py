@@ -1,1 +1,1 @@
-"""Data sets of latents and of features: encoded, stored, and told apart by content."""
+"""Data sets of latents and of features: encoding, storage, and identity by content."""

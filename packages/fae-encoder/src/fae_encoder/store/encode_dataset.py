@@ -1,4 +1,4 @@
-"""Encoding a data set into a latent store: images in, posteriors out, by one process or many, resumable at any moment."""
+"""Encoding a data set into a latent store of posteriors, by one process or several; resumable at any time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -36,15 +36,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fae")
 _POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
-_GROUP = 32  # images that pass through the encoder together, whatever the batch size: matrix products round by shape
+_GROUP = 32  # images per forward pass, whatever the batch size: the rounding of matrix products depends on their shape
 
 
 @runtime_checkable
 class LatentEncoder(Protocol):
-    """What a data set can be encoded with: FAEEncoder, and every tokenizer with these (a torch module besides)."""
+    """What can encode a data set: FAEEncoder, and every tokenizer that is a torch module with these members."""
 
     spec: LatentSpec
-    read_size: tuple[int, int]
+
+    @property
+    def read_size(self) -> tuple[int, int]:
+        """(height, width) at which to read images."""
+        ...
 
     def posterior(self, images: Tensor) -> Posterior:
         """The distribution over raw latents of images (B, 3, H, W) in [0, 1], read at `read_size`."""
@@ -56,27 +60,34 @@ class LatentEncoder(Protocol):
 
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
+    def to(self, device: str | torch.device) -> Self: ...
+
 
 class EncodeConfig(Config):
     """How a data set is encoded.
 
-    batch_size: images read and handed to the device at a time, in multiples of 32; the same latents whatever it is.
-    dtype: of the stored latents. posterior: "distribution" keeps mean and std, so that every reading may draw a fresh
-    sample; "mean" and "sample" take half the space. flips: encode the mirror images too. shard_size: samples per file,
-    about 64 MiB by default. precision: of the encoder's arithmetic. seed: of the draws of posterior="sample".
-    statistics: what the store normalises by: the "encoder"'s own, those of the "data", or "auto", the encoder's if it has any.
-    threads: that decode images.
+    Attributes:
+        batch_size: images read and moved to the device at a time, in multiples of 32; it does not change the latents.
+        dtype: of the stored latents.
+        posterior: "distribution" stores mean and std, so that each reading can draw a new sample; "mean" and "sample"
+            take half the space.
+        flips: encode the mirror images too.
+        shard_size: samples per file; None = about 64 MiB.
+        precision: of the encoder's arithmetic.
+        seed: of the draws of posterior="sample".
+        statistics: those by which the store normalises: "encoder", "data", or "auto" (the encoder's if it has any).
+        threads: that decode images, per process.
     """
 
-    batch_size: int = Field(32, ge=1, le=LARGEST_BATCH)
+    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH)
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     posterior: Literal["distribution", "mean", "sample"] = "distribution"
     flips: bool = False
-    shard_size: int | None = Field(None, ge=1)
+    shard_size: int | None = Field(default=None, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
+    seed: int = Field(default=0, ge=SMALLEST_SEED, le=LARGEST_SEED)
     statistics: Literal["auto", "encoder", "data"] = "auto"
-    threads: int = Field(4, ge=1, le=MOST_PROCESSES)
+    threads: int = Field(default=4, ge=1, le=MOST_PROCESSES)
 
 
 def encode_dataset(
@@ -90,17 +101,32 @@ def encode_dataset(
     overwrite: bool = False,
     rank: int = 0,
     world: int = 1,
-    barrier: Any = None,
+    barrier: Callable[[], None] | None = None,
 ) -> LatentStore | None:
     """Encode every image of `source`; process `rank` of `world` writes its share of shards.
 
-    Returns the finished store in the first process, None in the others.
+    Images that cannot be read are left out and named in the store's skipped.txt. An interrupted call continues with
+    resume=True, with any number of processes, even if the images have moved: they are compared by content.
 
-    features: of the same images, computed before: the images are then not read, and an FAEEncoder's adapter is all that runs.
-    Images that cannot be read are left out and named in the store's skipped.txt. barrier: called once by every process
-    after the first has begun the store. An interrupted call goes on with resume=True, whatever `world` was before and wherever
-    the images lie now: they are compared by content.
-    Raises DataError where no image can be read, OutputExists, LatentSpecMismatch, one line each.
+    Args:
+        encoder: what encodes; its spec is stamped.
+        source: the images.
+        out: folder of the store.
+        config: how to encode; None = the defaults.
+        features: of the same images, computed before; then no image is read and only an FAEEncoder's adapter runs.
+        resume: continue an interrupted call.
+        overwrite: replace an existing store.
+        rank: number of this process, from 0.
+        world: number of processes.
+        barrier: called once by every process, after the first has begun the store.
+
+    Returns:
+        The finished store in the first process, None in the others.
+
+    Raises:
+        DataError: if no image can be read, or a resumed store was begun with other images.
+        OutputExists: if the folder exists and neither resume nor overwrite is given.
+        LatentSpecMismatch: if a resumed store has another latent space.
     """
     config = config or EncodeConfig()
     if rank == 0:
@@ -112,11 +138,10 @@ def encode_dataset(
     inputs = _of_images(encoder, source) if features is None else _of_features(encoder, features)
     first = rank == 0
     with hold(out) if first else nullcontext():
-        if first:
-            writer = LatentStoreWriter(out, encoder.spec, plan, resume=resume, overwrite=overwrite)
+        writer = LatentStoreWriter(out, encoder.spec, plan, resume=resume, overwrite=overwrite) if first else None
         if barrier is not None:
             barrier()
-        if not first:
+        if writer is None:
             writer = LatentStoreWriter(out, encoder.spec, plan, resume=True)
         pending = writer.pending(rank, world)
         total = sum(len(plan.range(shard)) for shard in range(rank, plan.shards, world))
@@ -134,8 +159,11 @@ def encode_dataset(
 
 
 def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:
-    """The plan under which a begun store goes on. Raises DataError where it was begun with other images, or by a version that
-    knew images by name alone; a store that such a version finished stays what it is."""
+    """The plan with which a begun store continues.
+
+    Raises DataError if it was begun with other images, or by a version that compared images by name; a store that such
+    a version finished keeps its plan.
+    """
     finished = (out / STORE_INDEX).is_file()
     if not finished and not (out / STORE_PROGRESS / STORE_PLAN).is_file():
         return plan
@@ -148,12 +176,12 @@ def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:
             return plan.model_copy(update={"source": older.source})
         if not finished:
             raise DataError(
-                f"{out} was begun by an earlier version, which did not record the images' content, so they cannot be compared; "
-                "--overwrite encodes them anew"
+                f"{out} was begun by an earlier version, which did not record the images' content, so they cannot be "
+                "compared; --overwrite encodes them anew"
             )
     raise DataError(
-        f"{out} was begun with source {older.source!r}, not {plan.source!r}: other images, labels or captions, or another size "
-        "or precision; give the same again, or --overwrite"
+        f"{out} was begun with source {older.source!r}, not {plan.source!r}: other images, labels or captions, or "
+        "another size or precision; give the same again, or --overwrite"
     )
 
 
@@ -165,7 +193,18 @@ def make_plan(
     *,
     show: bool = False,
 ) -> Plan:
-    """The store's plan: whatever decides the bytes of its shards. Raises DataError for flips of features, which hold none."""
+    """The store's plan: everything that determines the bytes of its shards.
+
+    Args:
+        encoder: what encodes.
+        source: the images.
+        config: how to encode.
+        features: of the same images, computed before.
+        show: show a progress bar over large sets.
+
+    Raises:
+        DataError: if flips are asked of features, which have none.
+    """
     if features is not None and config.flips:
         raise DataError("features are of the images as they are; encode mirror images without a store of features")
     channels, height, width = encoder.spec.shape
@@ -188,7 +227,7 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What the encoder is given for a place in the source, and what it makes of a batch of them."""
+    """How to read the encoder's input for a place in the source, and the posterior of a batch of inputs."""
 
     read: Callable[[int], Tensor | DataError]
     posterior: Callable[[Tensor], Posterior]
@@ -201,7 +240,8 @@ def _of_images(encoder: LatentEncoder, source: ImageSource) -> _Inputs:
     )
 
 
-def _of_features(encoder: FAEEncoder, features: FeatureStore) -> _Inputs:
+def _of_features(encoder: LatentEncoder, features: FeatureStore) -> _Inputs:
+    encoder = cast("FAEEncoder", encoder)  # no other has a FeatureStore
     return _Inputs(
         lambda place: features.read([place])[0],
         lambda raw: encoder.adapt(encoder.feature_norm(raw)),
@@ -217,7 +257,7 @@ def _encode_shard(
     pool: ThreadPoolExecutor,
     bar: Bar,
 ) -> None:
-    """One shard: a function of its range of the source alone, whoever computes it."""
+    """Write one shard, which depends only on its range of the source, whichever process computes it."""
     for places, loaded in _read_ahead(inputs.read, shard.range, config.batch_size, pool):
         for start in range(0, len(places), _GROUP):
             group = dict(zip(places[start : start + _GROUP], loaded[start : start + _GROUP], strict=True))
@@ -233,7 +273,7 @@ def _encode_shard(
 def _add(
     inputs: _Inputs, source: ImageSource, shard: ShardWriter, read: dict[int, Tensor], config: EncodeConfig
 ) -> None:
-    """Latents of some images, by place, with what is known about them."""
+    """Add the latents of some images, by place, with their labels, names and captions."""
     places = list(read)
     shard.add(
         places,
@@ -247,7 +287,7 @@ def _add(
 @torch.inference_mode()
 def _latents(inputs: _Inputs, read: Tensor, places: Sequence[int], config: EncodeConfig) -> dict[str, Tensor]:
     read = read.to(inputs.device)
-    # Always whole groups: a matrix product may round a row differently in a product of another shape.
+    # Always whole groups: a matrix product of another shape may round a row differently.
     padded = torch.cat([read, read.new_zeros(_GROUP - len(places), *read.shape[1:])])
     found: dict[str, Tensor] = {}
     for side in ("", "_flip") if config.flips else ("",):

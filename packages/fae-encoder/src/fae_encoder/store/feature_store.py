@@ -1,8 +1,10 @@
-"""Features computed once: the latent store of an encoder whose adapter is the identity, read back in the backbone's place.
+"""FeatureStore: features that were computed once, read in place of a run of the backbone.
 
-A frozen backbone gives the same features in every run. Where many adapters or decoders are trained on the same images, it can
-run once (`fae encode --model <a preset with adapter type identity>`), and `--features STORE` reads what it gave. Shapes: B
-images, N tokens row-major over the grid, D feature channels.
+It is the latent store of an encoder whose adapter is the identity. A frozen backbone returns the same features in every
+run, so it need not run again for every adapter or decoder that is trained on the same images: encode them once (`fae
+encode --model <a preset with adapter type identity>`) and pass `--features STORE`.
+
+Shapes: B images, N tokens row-major over the grid, D feature channels.
 """
 
 from __future__ import annotations
@@ -23,11 +25,19 @@ if TYPE_CHECKING:
 
 
 class FeatureStore:
-    """The features of every image of `source`, as `encoder.backbone` gives them, before FeatureNorm.
+    """The features of every image of `source`, as `encoder.backbone` returns them, before FeatureNorm.
 
-    folder: a latent store made from the same images, read at the same size, by an encoder with the same backbone, an identity
-    adapter and no statistics of features. Images are compared by content (those of a store that an earlier version wrote by
-    name). Raises FAEError, naming what differs, where it is not one; DataError where it is damaged or no store.
+    Images are compared by content, or by name for a store of an earlier version.
+
+    Args:
+        folder: a latent store of the same images, read at the same size, by an encoder with the same backbone, an
+            identity adapter and no feature statistics.
+        encoder: the encoder whose backbone it replaces.
+        source: the images.
+
+    Raises:
+        FAEError: if the store does not fit; the message names what differs.
+        DataError: if the folder is damaged or no latent store.
     """
 
     def __init__(self, folder: str | Path, encoder: FAEEncoder, source: ImageSource) -> None:
@@ -35,19 +45,21 @@ class FeatureStore:
         spec, (height, width) = self.store.spec, encoder.backbone.grid
         if spec.shape != (encoder.backbone.dim, height, width):
             raise FAEError(
-                f"{folder} holds {'x'.join(map(str, spec.shape))}, the backbone's features are {encoder.backbone.dim}x{height}x{width}"
+                f"{folder} holds {'x'.join(map(str, spec.shape))}, the backbone's features are "
+                f"{encoder.backbone.dim}x{height}x{width}"
             )
         if spec.fingerprint != encoder.features_fingerprint():
             raise FAEError(
-                f"{folder} holds something else than the features of {encoder.backbone.name}: another backbone, other layers or "
-                "sizes, an encoder whose adapter is not the identity, or one of an earlier version: encode them again"
+                f"{folder} holds something else than the features of {encoder.backbone.name}: another backbone, "
+                "other layers or sizes, an encoder whose adapter is not the identity, or one of an earlier version: "
+                "encode them again"
             )
         # Stores of earlier versions knew their images by name alone.
         identity = identity_by_name if is_identity_by_name(self.store.plan.source) else source_identity
         if self.store.plan.source != identity(source, encoder.read_size, self.precision):
             raise FAEError(
-                f"{folder} was made from other images than the {len(source)} given, in another order or size, or with other labels "
-                "or captions"
+                f"{folder} was made from other images than the {len(source)} given, in another order or size, or with "
+                "other labels or captions"
             )
         if len(self.store) != len(source):
             raise FAEError(f"{folder} has features of {len(self.store)} images, and {len(source)} are given")
@@ -57,10 +69,17 @@ class FeatureStore:
 
     @property
     def precision(self) -> str:
-        """Of the arithmetic that made them: fp32 or bf16."""
+        """Of the arithmetic that computed the features: fp32 or bf16."""
         return self.store.plan.source.rpartition(" ")[2]
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Features (B, N, D), fp32, on the CPU."""
+        """Features of some images.
+
+        Args:
+            indices: the images' places in the source.
+
+        Returns:
+            (B, N, D), fp32, on the CPU.
+        """
         mean, _ = self.store.read_posterior(indices)
         return mean.flatten(2).transpose(1, 2)

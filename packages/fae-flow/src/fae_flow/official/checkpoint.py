@@ -1,4 +1,4 @@
-"""The original's configuration files in the terms of its constructor."""
+"""The original's configuration files as arguments of its constructor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fae_core.errors import InvalidFile, require_known
 
-# The released YAML files hold the trainer's options; these are the ones that its constructor knows by another name.
+# The released YAML files hold the trainer's options; these have another name in its constructor.
 _TRAINER_NAMES = {"channel_size": "in_channels", "blocks": "num_blocks"}
-# What the importer reads of the constructor's arguments; a list of the trainer's options may hold others.
+# The constructor's arguments that the importer reads; a list of the trainer's options may hold others.
 _ARGUMENTS = [
     "in_channels",
     "img_size",
@@ -50,20 +50,28 @@ _VAE_FACTOR = 8  # of the SD-VAE, which the image models were trained with
 
 
 def constructor_arguments(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The original's constructor arguments from a mapping of them, or from a released YAML file (`arguments:` list).
+    """The original's constructor arguments, from a mapping of them or a released YAML file (`arguments:` list).
 
-    The list gives image sizes in pixels and names a text encoder instead of its width, which the weights tell; single arguments
-    beside it go over it. Raises UnknownName for one of these that the importer does not read, InvalidFile for a wrong list.
+    The list gives image sizes in pixels, and the name of a text encoder instead of its width, which is read
+    from the weights.
+
+    Args:
+        settings: single arguments, and perhaps a list `arguments`, over which the single ones take precedence.
+        state: the checkpoint's tensors by name.
+
+    Raises:
+        UnknownName: for a single argument that the importer does not read.
+        InvalidFile: for a wrong list.
     """
     given = {key: value for key, value in settings.items() if key != "arguments"}
     require_known("argument of the original", given, _ARGUMENTS)
     if "arguments" not in settings:
         return given
     try:
-        options = {key: value for entry in settings["arguments"] for key, value in entry.items()}
+        listed: dict[str, Any] = {key: value for entry in settings["arguments"] for key, value in entry.items()}
     except (AttributeError, TypeError):
         raise InvalidFile("arguments: must be a list of `- name: value`") from None
-    options = {_TRAINER_NAMES.get(key, key): value for key, value in options.items()}
+    options = {_TRAINER_NAMES.get(key, key): value for key, value in listed.items()}
     layers = options.get("layers_per_block", 8)
     try:
         options["layers_per_block"] = [int(count) for count in str(layers).split()]

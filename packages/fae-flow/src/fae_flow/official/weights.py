@@ -1,7 +1,7 @@
 """Weights of apple/ml-starflow's transformer_flow.Model, key by key.
 
-Every trainable tensor there has exactly one counterpart here, of the same size. Buffers that it keeps for old checkpoints
-(`var`, `attn_mask`, `feat_rope.*`) hold nothing and are left out.
+Every trainable tensor there has exactly one counterpart here, of the same size. Buffers that it has for old checkpoints
+(`var`, `attn_mask`, `feat_rope.*`) hold no information and are left out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,19 @@ def load_official(
     spec: LatentSpec | None,
     fields: dict[str, Any],
 ) -> Model:
-    """See `STARFlow.from_official`. With `classes` in fields, a model of one-hot labels becomes one of class labels."""
+    """A model from the original's weights; with `classes` in fields, one of one-hot labels becomes one of class labels.
+
+    Args:
+        cls: the model's class.
+        state_dict: the original's tensors by name.
+        config: its constructor's arguments.
+        spec: the latent space; None = one of the right shape.
+        fields: of STARFlowConfig, which take precedence; see `STARFlow.from_official`.
+
+    Raises:
+        InvalidFile: if keys or arguments do not fit.
+        FAEError: for options of the video model and for `use_pretrained_lm`.
+    """
     missing = [name for name in _REQUIRED if name not in config]
     if missing:
         raise InvalidFile(f"the official config lacks {', '.join(missing)}")
@@ -107,6 +119,7 @@ def _config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rename(state_dict: Mapping[str, Tensor], config: STARFlowConfig) -> dict[str, Tensor]:
+    """The tensors under our names."""
     # Identity blocks have a number there and none here.
     top = len(config.layers) - 1
     numbers = [i for i, count in enumerate(config.layers) if count > 0 or i == top]
@@ -126,7 +139,7 @@ def _rename(state_dict: Mapping[str, Tensor], config: STARFlowConfig) -> dict[st
 
 
 def _labels_from_one_hot(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A projection of one-hot labels, the last of them the empty one, is a table of labels."""
+    """Projections of one-hot labels, the last of which is the null label, as tables of label embeddings."""
     tables = {key: tensor for key, tensor in state.items() if key.endswith(".text.weight")}
     rest = {key: tensor for key, tensor in state.items() if ".text." not in key}
     for key, weight in tables.items():

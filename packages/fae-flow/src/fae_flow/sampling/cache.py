@@ -1,10 +1,10 @@
 """Keys and values of the tokens decided so far, in memory that is allocated once per block and sample call.
 
-Shapes: L layers, R rows, S slots (prefix + steps), G key heads, D head dimension, n tokens of a stretch. Keys are stored
-rotated, so a step rotates only its own; the original rotates its whole prefix again at every step.
+Keys are stored rotated, so a step rotates only its own; the original rotates its whole prefix again at every step. A
+step opens the cache once for all layers (`stretch`, `indexed` or `rows`). Each layer then gets a view whose `update`
+stores its new keys and values.
 
-A step opens the cache once for all layers (`stretch`, `indexed` or `rows`); each layer then gets a view whose `update`
-stores (R, 2G, n, D) and returns the keys and values that its queries see, (R, G, length, D) each.
+Shapes: L layers, R rows, S slots (prefix + steps), G key heads, D head dimension, n tokens of a stretch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,23 @@ from torch import Tensor
 class LayerCache(Protocol):
     """One layer's keys and values during one step."""
 
-    def update(self, keys_values: Tensor) -> tuple[Tensor, Tensor]: ...
+    def update(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values (R, 2G, n, D); returns those that the layer's queries see, (R, G, length, D) each."""
+        ...
 
 
 class BlockCache:
-    """Of all layers of a block, (L, R, 2G, S, D): what one head reads lies together."""
+    """Keys and values of all layers of a block, (L, R, 2G, S, D): those that one head reads are contiguous.
+
+    Args:
+        layers: L.
+        rows: R.
+        slots: S.
+        heads: G.
+        head_dim: D.
+        device: of the memory.
+        dtype: of the memory.
+    """
 
     def __init__(
         self, layers: int, rows: int, slots: int, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
@@ -33,25 +45,31 @@ class BlockCache:
         self.store = torch.zeros(layers, rows, 2 * heads, slots, head_dim, device=device, dtype=dtype)
 
     def stretch(self, start: int, count: int) -> list[LayerCache]:
-        """Write slots start .. start + count - 1, see all up to them. The views of all layers are cut in a few calls."""
+        """Views that write slots start .. start + count - 1 and see all up to them, for all layers in few calls."""
         length = start + count
         places = self.store.narrow(3, start, count).unbind(0)
         keys, values = self.store.narrow(3, 0, length).chunk(2, 2)
         return [Views(*views) for views in zip(places, keys.unbind(0), values.unbind(0), strict=True)]
 
     def indexed(self, slots: Tensor) -> list[LayerCache]:
-        """Write `slots` (n,) int64, whose values only the device knows; see every slot, so that shapes never change."""
+        """Views that write `slots` (n,) int64, with values that only the device knows, and see all slots."""
         return [Indexed(layer, self.heads, slots) for layer in self.store.unbind(0)]
 
     def rows(self, start: int, count: int, rows: Tensor) -> list[LayerCache]:
-        """As `stretch`, for the cache's rows that `rows` (r,) int64 names; the batch is as long as they are."""
+        """As `stretch`, for some of the cache's rows, `rows` (r,) int64; the batch has r rows."""
         slots = torch.arange(start, start + count, device=rows.device)
         return [Rows(layer, self.heads, slots, start + count, rows) for layer in self.store.unbind(0)]
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Slots known in advance: place (R, 2G, n, D), keys and values (R, G, length, D) share memory with it."""
+    """Slots known in advance.
+
+    Attributes:
+        place: the slots to write, (R, 2G, n, D).
+        keys: those that queries see, (R, G, length, D), a view of the same memory.
+        values: the same for values.
+    """
 
     place: Tensor
     keys: Tensor
@@ -64,7 +82,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Indexed:
-    """Slots named by a tensor. A number that changes would make a compiler start over; a tensor does not."""
+    """Slots named by a tensor: a number that changes would make the compiler recompile, a tensor does not.
+
+    Attributes:
+        store: one layer's memory, (R, 2G, S, D).
+        heads: G.
+        slots: the slots to write, (n,) int64.
+    """
 
     store: Tensor
     heads: int
@@ -77,7 +101,15 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some of the rows: what they see is copied together."""
+    """Some of the rows, whose keys and values are copied.
+
+    Attributes:
+        store: one layer's memory, (R, 2G, S, D).
+        heads: G.
+        slots: the slots to write, (n,) int64.
+        length: how many slots the queries see.
+        rows: the rows, (r,) int64.
+    """
 
     store: Tensor
     heads: int

@@ -1,4 +1,4 @@
-"""Sequential decoding as one captured CUDA graph, replayed once per token: no launch overhead, no work on the host."""
+"""Sequential decoding as one captured CUDA graph, replayed once per token without work on the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WARM_UP = 3
 
 
 def decode_graph(decoder: BlockDecoder) -> None:
-    """Decode a block whose decoder is `static`. The index of the step is a tensor that the graph itself increments."""
+    """Decode a block whose decoder is `static`. The graph itself increments the step's index, which is a tensor."""
     index = torch.zeros(1, dtype=torch.long, device=decoder.slots.device)
 
     def step() -> None:
@@ -30,7 +30,7 @@ def decode_graph(decoder: BlockDecoder) -> None:
         decoder.tokens.index_copy_(1, index + 1, decided)
         index.add_(1)
 
-    # The capture wants warm kernels and allocations. What the warm-up writes, the replay decides again from step 0.
+    # A capture needs loaded kernels and allocated memory. The replay decides all tokens again, from step 0.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

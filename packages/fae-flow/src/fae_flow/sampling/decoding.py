@@ -1,7 +1,7 @@
-"""One block of the flow being decoded: its frozen weights, and the state of one call.
+"""Decoding one block of the flow: SamplingBlock has its frozen weights, BlockDecoder the state of one call.
 
-`BlockDecoder.step` advances any stretch of tokens by one pass through the layers, over the cache; sequential decoding here
-calls it token by token, Jacobi decoding (jacobi.py) on stretches.
+`BlockDecoder.step` advances any stretch of tokens by one pass through the layers, over the cache. Sequential decoding
+here calls it token by token, Jacobi decoding (jacobi.py) on stretches.
 
 Shapes: B samples, R rows (2B under guidance: condition, then null), T tokens, S steps, K channels of a token, C width.
 """
@@ -9,7 +9,6 @@ Shapes: B samples, R rows (2B under guidance: condition, then null), T tokens, S
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +20,19 @@ from fae_flow.layers import Rope
 from fae_flow.sampling.cache import BlockCache, LayerCache
 from fae_flow.sampling.guidance import guide
 from fae_flow.sampling.layer import Heads, Rotation, SamplingLayer, Stretch, attend, sampling_norm
+from fae_flow.sampling.linear import SamplingLinear
 
 
 class SamplingBlock:
-    """A frozen FlowBlock, without state: shared by all calls of a sampler."""
+    """A frozen FlowBlock, without state: shared by all calls of a sampler.
 
-    def __init__(self, block: FlowBlock, make_linear: Any, dtype: torch.dtype) -> None:
+    Args:
+        block: the block.
+        make_linear: class of its linear layers.
+        dtype: of weights and activations.
+    """
+
+    def __init__(self, block: FlowBlock, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
         self.source, self.dtype = block, dtype
         self.sos = None if block.sos is None else block.sos.detach().float()
         self.position = None if block.position is None else block.order(block.position.detach().to(dtype))
@@ -49,9 +55,17 @@ class SamplingBlock:
         stretch: Stretch,
         guidance: float | None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log sigma (B, n, K), fp32 and guided, of the tokens that follow each of `tokens_BnK`.
+        """Mean and log sigma of the tokens that follow each of `tokens_BnK`.
 
-        caches: per layer, opened for this step.
+        Args:
+            tokens_BnK: n consecutive tokens of each sample.
+            position: rows (n, C) of the learned position table; None without one.
+            caches: per layer, opened for this step.
+            stretch: what the layers have in common in this step.
+            guidance: scale; None = the block is not guided.
+
+        Returns:
+            Mean and log sigma, (B, n, K) fp32 each, guided.
         """
         batch, count, channels = tokens_BnK.shape
         hidden = self.proj_in(tokens_BnK.reshape(batch * count, channels).to(self.dtype))
@@ -71,13 +85,19 @@ class SamplingBlock:
 
 
 class BlockDecoder:
-    """The state of one call on one block: tokens so far, targets (the noise), cache.
+    """The state of one call on one block: tokens so far, targets (the noise) and cache.
 
-    tokens (B, S + 1, K): what the block reads at step s is token s, what step s decides is token s + 1. With a learned
-    first input that is token 0; without one token 0 is the first token of the noise, which such a block keeps.
+    Step s reads token s of `tokens` (B, S + 1, K) and decides token s + 1. Token 0 is the learned first input or, in a
+    block without one, the first token of the noise, which such a block keeps.
 
-    forward: the block, or a compiled version of it. static: every step sees the whole cache behind a mask, so that shapes
-    never change.
+    Args:
+        block: the block's weights.
+        forward: the block, or a compiled version of it.
+        noise_BTK: the noise, in the block's order.
+        condition: labels or embeddings, for R rows.
+        rope: tables of prefix and grid.
+        guidance: scale; None = the block is not guided.
+        static: every step sees the whole cache behind a mask, so that shapes do not change.
     """
 
     def __init__(
@@ -102,10 +122,10 @@ class BlockDecoder:
         slots, rows = self.prefix + self.steps, self.batch * (1 if guidance is None else 2)
         self.slots = torch.arange(slots, device=device)
         start = 0 if rope is None else len(rope[0]) - self.prefix - noise_BTK.shape[1]
-        self.rope = None if rope is None else tuple(table[start : start + slots] for table in rope)
+        self.rope = None if rope is None else _rows(rope, start, slots)
         # One complex product rotates interleaved pairs; compilers prefer plain arithmetic.
-        interleaved = rope is not None and all(layer.attention.layout == "interleaved" for layer in block.layers)
-        self.turns = torch.complex(*self.rope).unsqueeze(1) if interleaved and not static else None
+        turns = not static and all(layer.attention.layout == "interleaved" for layer in block.layers)
+        self.turns = torch.complex(*self.rope).unsqueeze(1) if turns and self.rope is not None else None
         self.cache = BlockCache(len(block.layers), rows, slots, block.kv_heads, block.head_dim, device, block.dtype)
         self.heads, self.attend = (None, attend) if static else self._prepare_single_tokens(rows)
         if prefix is not None:
@@ -116,14 +136,22 @@ class BlockDecoder:
         return self.tokens[:, 1:] if self.block.sos is not None else self.tokens
 
     def decode(self) -> None:
-        """Token by token."""
+        """Decode token by token."""
         for step in range(self.steps):
             self.write(step, *self.step(step, 1))
 
     def step(self, start: int, count: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log sigma (b, count, K) of the tokens that steps start .. start + count - 1 decide.
+        """Mean and log sigma of the tokens that steps start .. start + count - 1 decide.
 
-        rows: the samples to advance, int64; None = all. Their inputs are read from `tokens` as they are.
+        Their inputs are read from `tokens`, decided or not.
+
+        Args:
+            start: the first step.
+            count: number of steps.
+            rows: the samples to advance, (b,) int64; None = all.
+
+        Returns:
+            Mean and log sigma, (b, count, K) each.
         """
         tokens = self.tokens.narrow(1, start, count)
         position = None if self.block.position is None else self.block.position[start : start + count]
@@ -138,7 +166,17 @@ class BlockDecoder:
         return self.forward(tokens, position, caches, self._stretch(first, count, lone), self.guidance)
 
     def write(self, start: int, mean: Tensor, log_sigma: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Decide tokens from their means and scales; returns them (b, count, K)."""
+        """Decide tokens from their means and scales.
+
+        Args:
+            start: the first step.
+            mean: (b, count, K), from `step`.
+            log_sigma: (b, count, K), from `step`.
+            rows: as of `step`.
+
+        Returns:
+            The tokens (b, count, K).
+        """
         count = mean.shape[1]
         targets = self.targets.narrow(1, start, count)
         decided = torch.addcmul(mean, targets if rows is None else targets[rows], torch.exp(log_sigma))
@@ -149,8 +187,7 @@ class BlockDecoder:
         return decided
 
     def _prepare_single_tokens(self, rows: int) -> tuple[Heads, Callable[..., Tensor]]:
-        """Memory and attention of a step that reads one token of every row: the common case, so nothing is left to it
-        that can be settled once per block."""
+        """Memory and attention of the most frequent step, one token of every row, chosen once per block."""
         block, store = self.block, self.cache.store
         packed = store.new_empty(rows, (block.heads + 2 * block.kv_heads) * block.head_dim)
         heads = Heads.of(packed, 1, block.heads, block.kv_heads)
@@ -163,7 +200,7 @@ class BlockDecoder:
         )
 
     def _stretch(self, start: int, count: int, lone: bool = False) -> Stretch:
-        """lone: a single token of every row, the one case that comes often enough to be prepared for."""
+        """What the layers have in common in a step; lone: one token of every row, whose memory is prepared."""
         rotation, mask = self._rotation(start, count), self._mask(start, count)
         return Stretch(count, rotation, mask, self.heads, self.attend) if lone else Stretch(count, rotation, mask)
 
@@ -176,10 +213,14 @@ class BlockDecoder:
     def _rotation(self, start: int, count: int) -> Rotation | None:
         if self.turns is not None:
             return self.turns.narrow(0, start, count)
-        return None if self.rope is None else tuple(table[start : start + count] for table in self.rope)
+        return None if self.rope is None else _rows(self.rope, start, count)
 
     def _read_prefix(self, prefix: Tensor) -> None:
         """Fill the cache with the condition's tokens (R, L, C)."""
         hidden, stretch = prefix.flatten(0, 1), self._stretch(0, self.prefix)
         for layer, cache in zip(self.block.layers, self._open(0, self.prefix), strict=True):
             hidden = layer(hidden, cache, stretch)
+
+
+def _rows(rope: Rope, start: int, count: int) -> Rope:
+    return rope[0].narrow(0, start, count), rope[1].narrow(0, start, count)

@@ -9,12 +9,21 @@ from torch import Tensor
 def guide(
     mean: Tensor, log_sigma: Tensor, mean_null: Tensor, log_sigma_null: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Mean and log sigma of the Gaussian that guidance samples from.
+    """Mean and log sigma of the Gaussian from which guidance samples.
 
     With w = scale - 1 and s = min(sigma / sigma_null, 1)^2:
+
         sigma' = sigma / sqrt(1 + w - w s),   mean' = ((1 + w) mean - w s mean_null) / (1 + w - w s)
-    which is the Gaussian proportional to p^(1+w) / p_null^w, with the ratio of variances held at or below 1 so that it always
-    exists. scale 1 gives (mean, sigma) back; any scale >= 0 is defined.
+
+    This is the Gaussian proportional to p^(1+w) / p_null^w, with the ratio of variances limited to 1 so that
+    it always exists.
+
+    Args:
+        mean: of p, (..., K).
+        log_sigma: of p, (..., K).
+        mean_null: of p_null, (..., K).
+        log_sigma_null: of p_null, (..., K).
+        scale: at least 0; 1 returns mean and log sigma unchanged.
     """
     # mean' is written as mean + w s (mean - mean_null) / (1 + w - w s): fewer operations, and exact at w = 0.
     w = scale - 1.0

@@ -1,8 +1,8 @@
-"""Block-Jacobi decoding: guess a stretch of tokens, compute all their means and scales at once, decide again, repeat.
+"""Block-Jacobi decoding: guess a stretch of tokens, compute all means and scales in one pass, decide again, repeat.
 
-After i passes the first i tokens of a stretch are exact, because each depends on earlier tokens only; in a trained flow most
-of the others have settled long before. A sample stops when its own last change is below the tolerance, whatever the rest of
-the batch does, so a result does not depend on the batch. A stretch that has not settled is finished exactly.
+After i passes the first i tokens of a stretch are exact, because each depends only on earlier tokens; in a trained flow
+most of the others converge much earlier. A sample stops when its own last change is below the tolerance, so a result
+does not depend on the rest of the batch. A stretch that has not converged is finished exactly.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 class Jacobi:
     """How to decode in stretches.
 
-    stretch: tokens decided together. tolerance: a sample has settled when mean((new - old)^2) < tolerance * mean(new^2) over
-    the stretch; 0 decodes exactly. max_passes: after so many, the tokens still in doubt are decoded one by one; None = as
-    many as the stretch is long, by when everything is exact. per_sample: off, the whole batch stops together on its mean
-    change, as in the original.
+    Attributes:
+        stretch: tokens decided together, at least 1.
+        tolerance: a sample has converged when mean((new - old)^2) < tolerance * mean(new^2) over the stretch;
+            0 is exact.
+        max_passes: number of passes after which the tokens that are not exact are decoded one by one; None = as many as
+            the stretch is long, after which all are exact.
+        per_sample: each sample stops by itself; False = the batch stops together on its mean change, as
+            in the original.
+
+    Raises:
+        FAEError: for values out of range.
     """
 
     stretch: int = 16
@@ -42,8 +49,12 @@ class Jacobi:
 
     @classmethod
     def parse(cls, value: Jacobi | Mapping[str, Any] | None) -> Jacobi | None:
-        """From a mapping of its fields, as the command line gives it."""
-        if value is None or isinstance(value, cls):
+        """Options from a mapping of their fields, as the command line gives them.
+
+        Raises:
+            FAEError: for an unknown field or a value out of range.
+        """
+        if value is None or isinstance(value, Jacobi):
             return value
         try:
             return cls(**value)
@@ -52,11 +63,12 @@ class Jacobi:
 
 
 def decode_jacobi(decoder: BlockDecoder, options: Jacobi) -> None:
-    """Decode a block in stretches. The first guess for a token is its noise, which `tokens` already holds."""
+    """Decode a block in stretches. The first guess for a token is its noise, which `decoder.tokens` already holds."""
     for start in range(0, decoder.steps, options.stretch):
         count = min(options.stretch, decoder.steps - start)
-        rows = None  # samples still moving; None = all of them
-        for done in range(1, min(count, options.max_passes or count) + 1):
+        passes = min(count, options.max_passes or count)
+        rows = None  # samples that have not converged; None = all of them
+        for done in range(1, passes + 1):
             old = decoder.tokens[:, start + 1 : start + 1 + count]
             old = old.clone() if rows is None else old[rows]
             new = decoder.write(start, *decoder.step(start, count, rows), rows)
@@ -69,13 +81,13 @@ def decode_jacobi(decoder: BlockDecoder, options: Jacobi) -> None:
             if not len(rows):
                 break
         else:
-            # The first `done` tokens are exact, and so are the keys of the inputs that decided them.
-            for step in range(start + done, start + count):
+            # The first `passes` tokens are exact, and so are the keys of the inputs that decided them.
+            for step in range(start + passes, start + count):
                 decoder.write(step, *decoder.step(step, 1, rows), rows)
 
 
 def _moving(old: Tensor, new: Tensor, options: Jacobi) -> Tensor:
-    """Which samples have not settled, (b,) bool."""
+    """Which samples have not converged, (b,) bool."""
     change, size = (new - old).square().flatten(1).mean(1), new.square().flatten(1).mean(1)
     if not options.per_sample:
         change, size = change.mean().expand(len(new)), size.mean().expand(len(new))

@@ -1,25 +1,28 @@
-"""The layer of layers.py for sampling: a stretch of tokens against a cache, with few and fused operations.
+"""The layer of layers.py for sampling: a stretch of tokens over a cache, with few and fused operations.
 
-At a handful of rows per call a layer's time goes into reading its weights and launching its operations, so here the
-weights may be packed, activations and residuals join the products, and queries and keys are rotated in place. Tests hold it
-against the training layer.
+With few rows per call a layer's time is spent on reading its weights and launching its operations. Therefore the
+weights may be packed, activations and residuals are part of the products, and queries and keys are rotated in place.
+Tests compare it with the training layer.
 
-Shapes: R rows, n tokens of the stretch, C width, H query heads, G key heads, D head dimension; hidden states are (R * n, C).
+Shapes: R rows, n tokens of the stretch, C width, H query heads, G key heads, D head dimension; hidden states are (R
+* n, C).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core import ops
+from fae_core.ops.rotary import Layout
 from fae_flow.layers import CausalAttention, FlowLayer, GatedMLP, OffsetRMSNorm, Rope
 from fae_flow.sampling.cache import LayerCache
+from fae_flow.sampling.linear import SamplingLinear
 
 # One complex number per rotated pair, (n, 1, D/2); or cosines and sines (n, D/2).
 Rotation = Tensor | Rope
@@ -27,10 +30,13 @@ Norm = Callable[[Tensor], Tensor]
 
 
 class Heads(NamedTuple):
-    """Views of one product of queries, keys and values, packed (R * n, (H + 2G) * D).
+    """Views of one product of queries, keys and values.
 
-    turned: queries and keys (R, n, H + G, D), to be rotated in place. queries: (R, H, n, D). new: keys and values
-    (R, 2G, n, D), to be cached.
+    Attributes:
+        packed: the product, (R * n, (H + 2G) * D).
+        turned: queries and keys (R, n, H + G, D), to be rotated in place.
+        queries: (R, H, n, D).
+        new: keys and values (R, 2G, n, D), to be cached.
     """
 
     packed: Tensor
@@ -40,13 +46,14 @@ class Heads(NamedTuple):
 
     @classmethod
     def of(cls, packed: Tensor, tokens: int, heads: int, kv_heads: int) -> Heads:
+        """The views of a product for n `tokens`, H `heads` and G `kv_heads`."""
         by_token = packed.view(packed.shape[0] // tokens, tokens, heads + 2 * kv_heads, -1)
         queries, new = by_token.transpose(1, 2).split_with_sizes((heads, 2 * kv_heads), 1)
         return cls(packed, by_token.narrow(2, 0, heads + kv_heads), queries, new)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """`ops.attention`, its arguments in the order of torch's function."""
+    """`ops.attention` with its arguments in the order of torch's function."""
     return ops.attention(queries, keys, values, mask=mask)
 
 
@@ -54,8 +61,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
 class Stretch:
     """What one pass over n tokens has in common for all layers of a block.
 
-    mask: (n, length), True where a token may look; None = everywhere. heads: memory that each layer's product is written to
-    in turn, with its views made beforehand; None = memory of its own. attend: the function above, or what it comes down to.
+    Attributes:
+        tokens: n.
+        rotation: of the tokens' positions; None without rope.
+        mask: (n, length), True where a token may attend; None = everywhere.
+        heads: memory for every layer's product, with its views; None = each layer allocates its own.
+        attend: the function `attend`, or torch's where that is what it would call.
     """
 
     tokens: int
@@ -66,20 +77,20 @@ class Stretch:
 
 
 class SamplingLayer:
-    """A frozen FlowLayer. make_linear: PlainLinear or PackedLinear; dtype: of weights and activations."""
+    """A frozen FlowLayer; arguments as of `SamplingBlock`."""
 
-    def __init__(self, layer: FlowLayer, make_linear: Any, dtype: torch.dtype) -> None:
+    def __init__(self, layer: FlowLayer, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
         self.attention_norm = sampling_norm(layer.attention_norm, dtype)
         self.attention = SamplingAttention(layer.attention, make_linear, dtype)
         self.attention_post_norm = sampling_norm(layer.attention_post_norm, dtype)
         self.mlp_norm = sampling_norm(layer.mlp_norm, dtype)
         self.gate_kind = layer.mlp.kind if isinstance(layer.mlp, GatedMLP) else None
-        self.gate = make_linear(layer.mlp.gate, dtype) if self.gate_kind else None
+        self.gate = make_linear(layer.mlp.gate, dtype) if isinstance(layer.mlp, GatedMLP) else None
         self.up, self.down = make_linear(layer.mlp.up, dtype), make_linear(layer.mlp.down, dtype)
         self.mlp_post_norm = sampling_norm(layer.mlp_post_norm, dtype)
 
     def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
-        """x: (R * n, C), overwritten."""
+        """(R * n, C) to the same shape; `x` is overwritten."""
         attended = self.attention(_apply(self.attention_norm, x), cache, stretch)
         x = _branch(self.attention.proj, attended, self.attention_post_norm, x)
         normed = _apply(self.mlp_norm, x)
@@ -93,19 +104,20 @@ class SamplingLayer:
 
 
 class SamplingAttention:
-    """Attention of a stretch over a cache, up to the output projection, which the layer joins with its residual."""
+    """Attention of a stretch over a cache, without the output projection, which the layer joins with its residual."""
 
-    def __init__(self, attention: CausalAttention, make_linear: Any, dtype: torch.dtype) -> None:
+    def __init__(self, attention: CausalAttention, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
-        self.layout = attention.layout
+        self.layout: Layout = attention.layout
         self.qkv, self.proj = make_linear(attention.qkv, dtype), make_linear(attention.proj, dtype)
         self.qk_weight: Tensor | None = None
-        if attention.q_norm is not None:
+        if attention.q_norm is not None and attention.k_norm is not None:
             q, k = (1 + norm.weight.detach().to(dtype) for norm in (attention.q_norm, attention.k_norm))
             self.qk_weight = torch.cat([q.expand(self.heads, -1), k.expand(self.kv_heads, -1)])
             self.qk_eps = attention.q_norm.eps
 
     def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
+        """(R * n, C) to (R * n, H * D)."""
         heads, tokens, mask = stretch.heads, stretch.tokens, stretch.mask
         if heads is None:
             heads = Heads.of(self.qkv(x), tokens, self.heads, self.kv_heads)
@@ -125,7 +137,7 @@ class SamplingAttention:
         return out.reshape(x.shape[0], -1)
 
     def _norm_and_rotate(self, qk: Tensor, rotation: Rotation | None) -> None:
-        """Queries and keys (R, n, H + G, D), in place."""
+        """Norm and rotate queries and keys (R, n, H + G, D), in place."""
         if self.qk_weight is not None:
             qk.copy_(ops.rms_norm(qk, None, self.qk_eps) * self.qk_weight)
         if rotation is None:
@@ -142,10 +154,11 @@ def sampling_norm(norm: nn.Module, dtype: torch.dtype) -> Norm | None:
     """A frozen norm as a function; None for the identity."""
     if isinstance(norm, nn.Identity):
         return None
-    weight = norm.weight.detach().to(dtype)
     if isinstance(norm, OffsetRMSNorm):
-        weight = 1 + weight
-        return lambda x: ops.rms_norm(x, weight, norm.eps)
+        offset, rms_eps = 1 + norm.weight.detach().to(dtype), norm.eps
+        return lambda x: ops.rms_norm(x, offset, rms_eps)
+    assert isinstance(norm, nn.LayerNorm)
+    weight = norm.weight.detach().to(dtype)
     bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
     return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
@@ -154,6 +167,6 @@ def _apply(norm: Norm | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
-def _branch(linear: Any, x: Tensor, post_norm: Norm | None, residual: Tensor) -> Tensor:
-    """residual + post_norm(linear(x)), the sum inside the product where nothing comes between."""
+def _branch(linear: SamplingLinear, x: Tensor, post_norm: Norm | None, residual: Tensor) -> Tensor:
+    """residual + post_norm(linear(x)); without a norm the product itself adds the residual."""
     return linear(x, residual=residual) if post_norm is None else residual + post_norm(linear(x))

@@ -1,8 +1,8 @@
-"""Linear layers for sampling: plain, or packed by oneDNN, with what follows them in one call where that is possible.
+"""Linear layers for sampling: plain, or packed by oneDNN, joined with the operation that follows if possible.
 
-Both are called as layer(x), which is x W^T + b, also into memory `out`; as layer(x, gelu=), which is its GELU, "none" (exact)
-or "tanh"; or as layer(x, residual=), which is residual + x W^T + b and may overwrite the residual. x: (rows, in).
-Weights are frozen copies or views; the model that they come from is never touched.
+For x (rows, in), layer(x) is x W^T + b, also written to `out`; layer(x, gelu=) is its GELU, "none" (exact) or "tanh";
+layer(x, residual=) is residual + x W^T + b and may overwrite the residual. Weights are frozen copies or views; the
+model that they come from is not changed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ _CACHE_LINE = 64
 class PlainLinear:
     """torch's own product, on any device.
 
-    On a CPU the weight is kept as (in, out), with rows a cache line longer than they need to be: a product of a few rows of x
-    then runs along the outputs, and the rows of a weight as wide as a page do not crowd the same lines of the cache. At 4 rows
-    of x that takes 0.7 of the time of the usual layout.
+    On a CPU the weight is stored as (in, out), with rows longer by one cache line: a product of a few rows of x then
+    runs along the outputs, and the rows of a weight as wide as a page do not share the same cache lines. For 4 rows of
+    x it takes 0.7 of the time of the usual layout.
+
+    Args:
+        linear: the layer whose weights are taken.
+        dtype: of weight and bias.
     """
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
@@ -52,9 +56,14 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """The weight in oneDNN's blocked layout, with activation or residual inside the product: made for AVX-512.
+    """The weight in oneDNN's blocked layout, with activation or residual inside the product; best with AVX-512.
 
-    torch's compiler uses these operators when it freezes weights; they have no public name, so `choose_linear` tries them.
+    torch's compiler uses these operators when it freezes weights. They have no public name, so
+    `choose_linear` tests them.
+
+    Args:
+        linear: the layer whose weights are taken.
+        dtype: of weight and bias.
     """
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
@@ -72,10 +81,23 @@ class PackedLinear:
         return result if out is None else out.copy_(result)
 
 
-def choose_linear(packed: bool | None, device: torch.device, dtype: torch.dtype) -> Any:
-    """PackedLinear or PlainLinear; packed None takes what was faster where it was measured: on a CPU packed weights for
-    bf16 and with AVX-512, else plain ones. A rule and not a timing, so that equal calls on one machine round alike. Raises
-    FAEError where a request cannot be met."""
+SamplingLinear = PlainLinear | PackedLinear
+
+
+def choose_linear(packed: bool | None, device: torch.device, dtype: torch.dtype) -> type[SamplingLinear]:
+    """PackedLinear or PlainLinear.
+
+    With `packed` None it is what measurements found faster: on a CPU packed weights for bf16 and with AVX-512, else
+    plain ones. This is a rule and not a timing, so that equal calls on one machine round alike.
+
+    Args:
+        packed: whether to pack; None = the rule.
+        device: of the model.
+        dtype: of the weights.
+
+    Raises:
+        FAEError: if packed weights are requested and do not work here.
+    """
     if packed is None:
         packable = device.type == "cpu" and (dtype != torch.float32 or _has_avx512())
         return PackedLinear if packable and _packing_obstacle(dtype) is None else PlainLinear
@@ -100,6 +122,7 @@ def _packing_obstacle(dtype: torch.dtype) -> str | None:
         return f"oneDNN packs fp32 and bf16, not {dtype}"
     with torch.inference_mode():
         linear = nn.utils.skip_init(nn.Linear, 32, 32)
+        assert isinstance(linear, nn.Linear)
         linear.weight.copy_(torch.linspace(-0.3, 0.4, 1024).view(32, 32))
         linear.bias.copy_(torch.linspace(1, 2, 32))
         x = torch.linspace(-1, 1, 96).view(3, 32).to(dtype)

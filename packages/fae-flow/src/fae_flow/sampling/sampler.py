@@ -1,7 +1,7 @@
-"""Sampling: the blocks in reverse, each token from those before it.
+"""FlowSampler: the blocks in reverse, each token from those before it.
 
-Weights may be bf16; latents, affine maps and guidance are fp32. All state lives in the call, so threads can share a sampler
-or a model. Guidance doubles the batch only inside blocks where it acts.
+Weights may be bf16; latents, affine maps and guidance are fp32. All state belongs to the call, so threads can share a
+sampler or a model. Guidance doubles the batch only in blocks where it acts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.models.draw import check_samples
+from fae_flow.block import FlowBlock
 from fae_flow.conditioning import null_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
+from fae_flow.layers import Rope
 from fae_flow.sampling.cuda_graph import decode_graph
 from fae_flow.sampling.decoding import BlockDecoder, SamplingBlock
 from fae_flow.sampling.jacobi import Jacobi, decode_jacobi
@@ -26,10 +28,10 @@ from fae_flow.sampling.linear import choose_linear
 
 
 class Flow(Protocol):
-    """What sampling reads of a STARFlow."""
+    """What sampling uses of a STARFlow."""
 
     config: STARFlowConfig
-    blocks: Sequence[Any]
+    blocks: Sequence[FlowBlock]
 
     def check_grid(self, z: Tensor) -> None: ...
 
@@ -37,15 +39,23 @@ class Flow(Protocol):
 
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor: ...
 
-    def rope(self, height: int, width: int, condition: Tensor | None) -> Any: ...
+    def rope(self, height: int, width: int, condition: Tensor | None) -> Rope | None: ...
 
 
 class FlowSampler:
-    """A model's weights made ready for sampling, for any number of calls and threads. Later training does not reach it.
+    """A model's weights prepared for sampling, for any number of calls and threads. Later training leaves them.
 
-    dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's. packed: oneDNN's weight layout on the
-    CPU; None = where it is the faster one. compile: torch.compile each block's step. cuda_graph: replay one captured step per token,
-    which removes the launch overhead that dominates on a GPU. The last two decode sequentially and warm up per batch size.
+    `compile` and `cuda_graph` decode sequentially, and warm up for each batch size.
+
+    Args:
+        model: the flow.
+        dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's.
+        packed: oneDNN's weight layout on the CPU; None = where it is faster.
+        compile: torch.compile each block's step.
+        cuda_graph: replay one captured step per token, without the launch overhead that dominates on a GPU.
+
+    Raises:
+        FAEError: if the options exclude each other, or the device or machine does not support one.
     """
 
     def __init__(
@@ -72,7 +82,19 @@ class FlowSampler:
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
 
     def sample(self, condition: Any, noise: Tensor, **options: Any) -> Tensor:
-        """Noise (B, C, h, w) to latents of the same shape; options as of `trace`. No denoising. Raises FAEError for lost samples."""
+        """Noise to latents, without denoising.
+
+        Args:
+            condition: labels or text; None = the null condition.
+            noise: (B, C, h, w), standard normal.
+            options: as of `trace`.
+
+        Returns:
+            (B, C, h, w).
+
+        Raises:
+            FAEError: if samples are not finite.
+        """
         return check_samples(self.trace(condition, noise, **options)[-1])
 
     def trace(
@@ -85,7 +107,22 @@ class FlowSampler:
         guide_top_only: bool = False,
         jacobi: Jacobi | Mapping[str, Any] | None = None,
     ) -> list[Tensor]:
-        """The noise and what each block made of it, from the top block to the latents, (B, C, h, w) fp32 each."""
+        """The noise and each block's output, from the top block's to the latents.
+
+        Args:
+            condition: labels or text; None = the null condition.
+            noise: (B, C, h, w), standard normal.
+            guidance: scale, 1 = off.
+            uncond: the condition to guide away from; None = the null condition.
+            guide_top_only: guide in the top block alone.
+            jacobi: solve stretches of tokens in parallel instead of one by one.
+
+        Returns:
+            (B, C, h, w) fp32 each.
+
+        Raises:
+            FAEError: if the arguments do not fit.
+        """
         if not 0 <= guidance < math.inf:
             raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {guidance}")
         jacobi = Jacobi.parse(jacobi)
@@ -95,18 +132,20 @@ class FlowSampler:
         model.check_grid(noise)
         height, width = (side // model.config.patch_size for side in noise.shape[-2:])
         condition = prepare_condition(model.config, condition, len(noise), self.device)
-        null = self._null(condition, uncond) if guidance != 1.0 and condition is not None else None
+        both = None  # condition, then null
+        if guidance != 1.0 and condition is not None:
+            both = torch.cat([condition, self._null(condition, uncond)])
         with torch.inference_mode():
             rope = model.rope(height, width, condition)
             states = [model.patchify(noise.to(self.device)).float()]
             for i in reversed(range(len(self.blocks))):
                 block = model.blocks[i]
-                guided = block.conditional and null is not None and (i == len(self.blocks) - 1 or not guide_top_only)
+                guided = block.conditional and both is not None and (i == len(self.blocks) - 1 or not guide_top_only)
                 decoder = BlockDecoder(
                     self.blocks[i],
                     self.forwards[i],
                     block.order(states[-1]),
-                    torch.cat([condition, null]) if guided else condition,
+                    both if guided else condition,
                     rope,
                     guidance if guided else None,
                     self.static,
@@ -119,19 +158,20 @@ class FlowSampler:
                     decoder.decode()
                 states.append(block.order(decoder.result()))
             latents = [model.unpatchify(state, height, width) for state in states]
-        # Clones leave inference mode behind, so that callers can differentiate through what they do next.
+        # Clones are not inference tensors, so that callers can differentiate through what they compute from them.
         return [z.clone() for z in latents]
 
     def _null(self, condition: Tensor, uncond: Any) -> Tensor:
         if uncond is None:
             return null_condition(self.model.config, len(condition), self.device, condition)
         null = prepare_condition(self.model.config, uncond, len(condition), self.device)
+        assert null is not None  # the model is conditional
         if null.shape != condition.shape:
             raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
         return null
 
 
 def _compilers() -> list[str]:
-    """The C++ compilers that torch's compiler would find."""
+    """The paths of the C++ compilers that torch's compiler would find."""
     named = os.environ.get("CXX")
     return [path for name in ([named] if named else ["g++", "clang++"]) if (path := shutil.which(name))]
