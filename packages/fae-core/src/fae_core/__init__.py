@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "FAEError": "fae_core.errors",
     "LatentSpecMismatch": "fae_core.errors",
-    "Decoder": "fae_core.models.load",
-    "Generator": "fae_core.models.load",
-    "Tokenizer": "fae_core.models.load",
+    "Decoder": "fae_core.protocols",
+    "Generator": "fae_core.protocols",
+    "Tokenizer": "fae_core.protocols",
     "load_decoder": "fae_core.models.load",
     "load_generator": "fae_core.models.load",
     "load_tokenizer": "fae_core.models.load",

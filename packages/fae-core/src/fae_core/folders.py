@@ -25,6 +25,8 @@ RUN_CHECKPOINTS = "checkpoints"
 RUN_MODEL = "model"
 RUN_SAMPLES = "samples"
 CHECKPOINT_STATE = "state.json"
+ANY_CHECKPOINT = "step-*"  # see `checkpoint`
+ANY_BAD_BATCH = "bad-batch-*.safetensors"  # see `bad_batch`
 
 # A bundle
 BUNDLE_RECORD = "bundle.json"
@@ -35,6 +37,7 @@ STORE_INDEX = "index.json"
 STORE_LABELS = "labels.npy"
 STORE_SKIPPED = "skipped.txt"
 STORE_PROGRESS = ".progress"
+ANY_STORE_SHARD = "shard-*.safetensors"  # see `store_shard`
 STORE_PLAN = "plan.json"  # in .progress, while the store is being written
 
 # A cache of text embeddings
@@ -86,6 +89,11 @@ def preview_image(step: int) -> str:
 def store_shard(shard: int) -> str:
     """The file of a latent store's shard, by its number."""
     return f"shard-{shard:06d}.safetensors"
+
+
+def bad_batch(step: int) -> str:
+    """The file, in a run, of a batch whose gradients were not finite."""
+    return f"bad-batch-{step:08d}.safetensors"
 
 
 def image(index: int) -> str:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fae_core import folders
 from fae_core._version import __version__ as core_version
 from fae_core.errors import FAEError
 from fae_core.files import write_json
@@ -58,7 +59,7 @@ class Reconstruction:
                 shown += [pair for i, *pair in zip(rows, target, painted, strict=True) if i in wanted]
                 if files:
                     for index, image in zip(rows, painted, strict=True):
-                        save_image(image, folder / IMAGES / f"{index:06d}.png")
+                        save_image(image, folder / IMAGES / folders.image(index))
                 bar.advance(len(rows))
         save_grid(
             torch.stack([image for pair in zip(*shown, strict=True) for image in pair]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from fae_core.errors import InvalidFile
 from fae_core.files import read_json, read_yaml
-from fae_core.folders import BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CHECKPOINTS, RUN_CONFIG
+from fae_core.folders import ANY_CHECKPOINT, BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CHECKPOINTS, RUN_CONFIG
 from fae_core.redact import redact
 
 _CLASSES = 20  # names that a card lists
@@ -98,7 +98,7 @@ def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
     training = training if isinstance(training, dict) else {}
     facts = {key: settings[key] for key in ("command", "data") if key in settings}
     facts |= {key: training[key] for key in ("seed", "steps", "batch_size") if key in training}
-    left = sorted(run.glob(f"{RUN_CHECKPOINTS}/step-*/{CHECKPOINT_STATE}"))
+    left = sorted(run.glob(f"{RUN_CHECKPOINTS}/{ANY_CHECKPOINT}/{CHECKPOINT_STATE}"))
     states = [source / CHECKPOINT_STATE] if is_checkpoint else left
     found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})
 

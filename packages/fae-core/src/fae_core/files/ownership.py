@@ -20,6 +20,8 @@ from fae_core.commands.running import inputs_in_force, outputs_of
 from fae_core.documents import read_json, read_json_value, read_yaml
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import (
+    ANY_BAD_BATCH,
+    ANY_STORE_SHARD,
     BUNDLE_RECORD,
     CACHE_INDEX,
     CACHE_KEYS,
@@ -74,7 +76,7 @@ _OWN = frozenset(
         RUN_SAMPLES,
         RESULTS,
         REPORT,
-        "bad-batch-*.safetensors",
+        ANY_BAD_BATCH,
         MODEL_CONFIG,
         MODEL_WEIGHTS,
         LATENT_SPEC,
@@ -88,7 +90,7 @@ _OWN = frozenset(
         RECIPE_STEPS,
         RECIPE_LOGS,
         STORE_INDEX,
-        "shard-*.safetensors",
+        ANY_STORE_SHARD,
         STORE_LABELS,
         STORE_SKIPPED,
         STORE_PROGRESS,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fae_core import folders
 from fae_core._version import __version__
 from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
 from fae_core.errors import FAEError
@@ -108,7 +109,7 @@ class SampleJob:
             return self._finish(record, labels, made, time.monotonic() - started, group) if group.is_main else None
 
     def image_path(self, index: int) -> Path:
-        return self.out / IMAGES / f"{index:06d}.png"
+        return self.out / IMAGES / folders.image(index)
 
     def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
         path = self.out / SAMPLES_RECORD

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import FAEError
 from fae_core.files import staged_file
+from fae_core.folders import bad_batch
 from fae_core.processes import Processes
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import optimizer_tensors
@@ -183,7 +184,7 @@ def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, Slo
     """Keep the batch behind a non-finite gradient for inspection; returns the safetensors file."""
     from safetensors.torch import save_file
 
-    path = folder / f"bad-batch-{step:08d}.safetensors"
+    path = folder / bad_batch(step)
     tensors = {
         f"{i}/{name}": t.contiguous().cpu() for i, (batch, _) in enumerate(micro_batches) for name, t in batch.items()
     }
