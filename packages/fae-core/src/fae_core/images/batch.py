@@ -1,4 +1,4 @@
-"""Many images at once: batches for models, and the survey that finds unreadable files before a long job starts."""
+"""Many images: batches for models, and the check that finds unreadable files before a long job starts."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class Checkpoints:
         return state
 
     def _prune(self, saved: int) -> None:
-        """Remove what is older than the newest `keep` whole checkpoints, and damaged ones, but not the one just saved."""
+        """Remove damaged checkpoints and all but the newest `keep` whole ones, but not the one just saved."""
         whole = 0
         for step, path in reversed(numbered(self.folder).items()):
             fine = step in self._whole or whole >= self.keep

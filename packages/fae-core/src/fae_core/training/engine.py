@@ -169,7 +169,7 @@ class _RunningPhase:
         )
 
     def accumulate(self, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor]:
-        """Leave the clipped mean gradient with the parameters; the loss's terms, and "gradient_norm" before clipping."""
+        """Give parameters the clipped mean gradient; the loss's terms, and "gradient_norm" before clipping."""
         totals: dict[str, Tensor] = {}
         for index, (batch, random) in enumerate(micro_batches):
             with self._reducing(last=index == len(micro_batches) - 1):

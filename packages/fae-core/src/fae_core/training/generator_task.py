@@ -115,6 +115,6 @@ def check_labels(generator: Generator, store: LatentStore | LiveLatents) -> None
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise DataError(
-            f"{store.folder} has the label {labels[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this model's "
-            f"classes are 0..{classes - 1}: number classes from 0, or set model.classes"
+            f"{store.folder} has the label {labels[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this "
+            f"model's classes are 0..{classes - 1}: number classes from 0, or set model.classes"
         )

@@ -121,7 +121,7 @@ def _free_length(training: dict[str, Any]) -> set[str]:
 
 
 def _require_same_filter(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise InvalidFile where a run of an earlier version, which always resized bicubically, would go on differently."""
+    """Raise InvalidFile where a run of an earlier version, which resized bicubically, would go on otherwise."""
     then, backbone = ((side.get("encoder") or {}).get("backbone") for side in (before, now))
     if not isinstance(then, dict) or not isinstance(backbone, dict) or "interpolation" in then:
         return
@@ -156,8 +156,8 @@ def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any
         then, given = (str(side.get(name, "none"))[:12] for side in (before, now))
         if before.get(name) != now.get(name):
             raise InvalidFile(
-                f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it with "
-                "what it was started on, wherever that lies now, or use a new --out"
+                f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it "
+                "with what it was started on, wherever that lies now, or use a new --out"
             )
 
 

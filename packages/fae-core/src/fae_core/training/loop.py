@@ -186,7 +186,8 @@ def _report_skip(
     if skipped > config.max_skipped:
         kept = save_bad_batch(run, step, micro_batches) if group.is_main else None
         raise FAEError(
-            f"{skipped} updates in a row had a non-finite gradient; the last batch is in {kept}; lower the learning rate"
+            f"{skipped} updates in a row had a non-finite gradient; the last batch is in {kept}; lower the learning "
+            "rate"
         )
 
 
@@ -268,7 +269,7 @@ class _Stop:
 
 @contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Record SIGTERM (preemption) or SIGINT (Ctrl-C), so that the loop ends after its step. A second one has its usual effect."""
+    """Record SIGTERM (preemption) or SIGINT (Ctrl-C), so that the loop ends after its step; a second one acts now."""
     stop, before = _Stop(), {}
 
     def restore() -> None:

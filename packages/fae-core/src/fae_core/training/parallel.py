@@ -40,7 +40,7 @@ def replicate(phase: PhaseModule, group: Processes, *, deterministic: bool = Fal
     Args:
         phase: what one optimiser updates.
         group: the processes that each hold a copy.
-        deterministic: sum gradients in the same order in each step, so that resuming is exact at any number of processes.
+        deterministic: sum gradients in one order in all steps, so that resuming is exact at any number of processes.
     """
     if group.world_size == 1:
         return phase
@@ -49,7 +49,8 @@ def replicate(phase: PhaseModule, group: Processes, *, deterministic: bool = Fal
     renamed = "forward_sync_buffers" in inspect.signature(parallel).parameters  # since torch 2.15
     options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     # After the first step DDP lays its buckets out again, in the order in which gradients came. With more than two
-    # processes that changes the order of sums from the first step to the others. Looking for unused parameters stops it.
+    # processes that changes the order of sums from the first step to the others, but not where it looks for unused
+    # parameters.
     return parallel(phase, device_ids=ids, find_unused_parameters=deterministic, **options)
 
 
