@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from fae_core.documents import require_regular
@@ -14,6 +15,7 @@ from fae_core.images.source import ImageSource
 from fae_core.images.splits import files_of_split
 from fae_core.images.tell import log_on_first_process
 
+_SHARDS = (".parquet", ".tar")
 _PATTERN = re.compile(r"\{\d{1,18}\.\.\d{1,18}\}")
 _SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]")  # start, stop and step as in Python
 
@@ -72,14 +74,8 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     require_regular(path, DataError)
     if split is not None:
         raise DataError(f"{path} is one file and has no split {split!r}")
-    if path.suffix == ".parquet":
-        from fae_core.images.parquet import ParquetImages
-
-        return ParquetImages([path])
-    if path.suffix == ".tar":
-        from fae_core.images.tar import TarImages
-
-        return TarImages([path])
+    if path.suffix in _SHARDS:
+        return _open_shards([path], path.suffix)
     if path.suffix == ".npz":
         from fae_core.images.npz import NpzImages
 
@@ -93,21 +89,26 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
 
 def _open_pattern(pattern: str) -> ImageSource:
     """The images of the shards that a pattern or an address names."""
-    files = expand(pattern)
-    if pattern.endswith(".tar"):
+    files, suffix = expand(pattern), Path(pattern).suffix
+    if suffix not in _SHARDS:
+        raise DataError(f"{pattern}: patterns and remote addresses name .tar or .parquet files")
+    return _open_shards(files, suffix)
+
+
+def _open_shards(files: Sequence[str | Path], suffix: str) -> ImageSource:
+    """The images of shards of one kind."""
+    if suffix == ".tar":
         from fae_core.images.tar import TarImages
 
         return TarImages(files)
-    if pattern.endswith(".parquet"):
-        from fae_core.images.parquet import ParquetImages
+    from fae_core.images.parquet import ParquetImages
 
-        return ParquetImages(files)
-    raise DataError(f"{pattern}: patterns and remote addresses name .tar or .parquet files")
+    return ParquetImages(files)
 
 
 def _open_folder(path: Path, split: str | None) -> ImageSource:
     """The images of a folder of shards or of image files."""
-    kinds = {suffix: _visible(path, f"*{suffix}") for suffix in (".parquet", ".tar")}
+    kinds = {suffix: _visible(path, f"*{suffix}") for suffix in _SHARDS}
     if all(kinds.values()):
         several = " and ".join(f"{len(files)} {suffix} files ({files[0].name})" for suffix, files in kinds.items())
         raise DataError(
@@ -117,14 +118,9 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
         log_on_first_process(
             f"{path} is read for its shards; {len(loose)} image files beside them are left out, such as {loose[0].name}"
         )
-    if kinds[".parquet"]:
-        from fae_core.images.parquet import ParquetImages
-
-        return ParquetImages(files_of_split(kinds[".parquet"], split))
-    if kinds[".tar"]:
-        from fae_core.images.tar import TarImages
-
-        return TarImages(files_of_split(kinds[".tar"], split))
+    for suffix, files in kinds.items():
+        if files:
+            return _open_shards(files_of_split(files, split), suffix)
     if split is not None:
         if not (path / split).is_dir():
             raise DataError(f"{path} has no split {split!r}")

@@ -47,9 +47,8 @@ class GeneratorTask(Task):
         check_labels(generator, store)
         if preview is not None:
             check_options(generator, preview.options)
-        assert isinstance(generator, nn.Module)
         self.generator, self.store = generator, store
-        self.modules = {"model": generator}
+        self.modules = {"model": cast("nn.Module", generator)}
         if store.classes is not None and class_count(generator) is not None:
             # Saved with the model, so that classes can be chosen by name.
             cast("PretrainedModel[Any]", generator).class_names = tuple(store.classes)
