@@ -1,4 +1,4 @@
-"""Sampling options of any generator: what there is not, or is out of range, is refused before anything is loaded or written."""
+"""Sampling options of any generator: unknown ones, and values out of range, are refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPEC = LatentSpec(3, 4, 4, 4, "toy/backbone", fingerprint="toy")
 
 
 class ThirdParty(nn.Module):
-    """A generator of somebody else: it has nothing but `sample` and `loss`."""
+    """A generator of another package: it has nothing but `sample` and `loss`."""
 
     spec, config = SPEC, SimpleNamespace(classes=2)
 

@@ -1,4 +1,4 @@
-"""Claims about the one check of images: what is no image in [0, 1] is named with what was found, and graphs are not broken."""
+"""Claims about the check of images: errors name what was found in place of images in [0, 1]; graphs are not broken."""
 
 from __future__ import annotations
 

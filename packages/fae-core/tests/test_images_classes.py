@@ -1,4 +1,4 @@
-"""Classes meet by name: of two sets of images, and of a person's list and a generator."""
+"""Classes are matched by name: of two sets of images, and of a user's list and a generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader never resolves a conflict or drops a sample without a word: it is right, refuses, or says what it leaves out."""
+"""A reader never resolves a conflict or drops a sample silently: it is right, refuses, or logs what it leaves out."""
 
 from __future__ import annotations
 

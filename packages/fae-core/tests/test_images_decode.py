@@ -49,7 +49,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def tiff(pixels: np.ndarray, photometric: int, **tags: int) -> bytes:
-    """An uncompressed TIFF of one strip; pixels: (H, W) or (H, W, C). tags: "n258=12" and the like replace or add some."""
+    """An uncompressed TIFF of one strip; pixels: (H, W) or (H, W, C). tags such as "n258=12" replace or add some."""
     height, width, *channels = pixels.shape
     samples, data = channels[0] if channels else 1, pixels.tobytes()
     entries = {256: width, 257: height, 258: 8 * pixels.itemsize, 259: 1, 262: photometric, 273: 0, 277: samples}
@@ -263,7 +263,7 @@ _HUGE = zlib.compress(bytes(3 * 2**20))
         (b"eXIf", b"II*\0\xff\xff\xff\xff"),
     ],
 )
-def test_metadata_that_nobody_needs_takes_no_picture(body: tuple[bytes, bytes]) -> None:
+def test_metadata_that_is_not_used_makes_no_image_unreadable(body: tuple[bytes, bytes]) -> None:
     for place in ("before", "behind"):
         assert pixel(png(1, 4, 8, 2, b"\1\2\3", **{place: chunk(*body)})) == (1, 2, 3)
 

@@ -1,4 +1,4 @@
-"""What one picture may cost: at most 16 bytes of memory a pixel of its file, and what is asked for; measured, not counted."""
+"""The memory of reading an image: at most 16 bytes for a pixel of its file, and the result; measured, not counted."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_center_crop_halves_with_a_box_filter() -> None:
 
 
 def test_center_crop_is_the_recipe_of_adm() -> None:
-    """Against the published steps, written out: halve while the short side is at least twice, then bicubic, then cut."""
+    """Against the published steps: halve while the short side is at least twice as long, then bicubic, then cut."""
     rng = np.random.default_rng(1)
     for width, height, size in ((301, 211, 64), (64, 200, 33), (50, 40, 64), (129, 128, 64)):
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""metrics.jsonl as it is read again: a crash cuts the last line off, and any other damage is named instead of skipped."""
+"""Reading metrics.jsonl: a last line that a crash cut off is left out, and any other damage is an error."""
 
 from __future__ import annotations
 

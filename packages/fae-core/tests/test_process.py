@@ -1,4 +1,4 @@
-"""What `fae` settles for its process before torch is loaded. What keeping freed memory gains: tools/bench/malloc.py."""
+"""What `fae` sets for its process before torch is loaded. What keeping freed memory gains: tools/bench/malloc.py."""
 
 from __future__ import annotations
 

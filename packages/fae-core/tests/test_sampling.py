@@ -1,4 +1,4 @@
-"""Writing samples: each image is its own, whatever the batch, and a device that runs out of memory only makes batches smaller."""
+"""Writing samples: an image does not depend on its batch, and running out of memory only makes batches smaller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: weights move, accumulation equals the large batch, processes agree, a killed run resumes bit-identically."""
+"""The loop: weights move, accumulation equals a large batch, processes agree, a killed run resumes bit-identically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an update may and may not do to numbers: all phases move or none, averages keep what bf16 loses, gradients travel once."""
+"""Numbers in an update: all phases move or none, averages keep what bf16 loses, gradients are exchanged once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A small training run as a program of its own, so that tests can start it under torchrun, kill it, and resume it.
 
-python toy_training.py RUN [--resume] [--steps N] [--accumulation N] [--parallel ddp|fsdp] [--delay SECONDS] [--adversarial] [--deterministic]
+python toy_training.py RUN [--resume] [--steps N] [--accumulation N] [--parallel ddp|fsdp] [--delay SECONDS]
+    [--adversarial] [--deterministic]
 """
 
 from __future__ import annotations

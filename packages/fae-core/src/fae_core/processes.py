@@ -1,4 +1,7 @@
-"""Which processes work together, on which device each, and how they agree. Started by torchrun, by --processes, or alone."""
+"""Which processes work together, on which device each, and how they exchange values.
+
+They are started by torchrun or by --processes; one that was started otherwise is alone.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,16 +20,23 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 
+Value = TypeVar("Value")
 _GPU = re.compile(r"cuda(?::(0|[1-9]\d{0,3}))?")
 # How long processes wait for each other. torch's ten minutes (nccl) are too few where the first writes a large model or
-# measures a preview while the others wait; a process that dies is noticed at once, by torchrun.
-_PATIENCE = timedelta(hours=2)
+# measures a preview while the others wait. A process that dies is noticed by torchrun.
+_TIMEOUT = timedelta(hours=2)
 _SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The process group as one process sees it. `rank` 0 writes files and speaks to the user."""
+    """The process group as one process sees it.
+
+    Attributes:
+        rank: this process's number; 0 writes files, logs and prints.
+        world_size: how many processes there are.
+        device: this process's: "cpu", "cuda" or "cuda:N".
+    """
 
     rank: int
     world_size: int
@@ -33,34 +44,40 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the process that writes files, logs and prints."""
         return self.rank == 0
 
     def barrier(self) -> None:
+        """Wait until every process is here."""
         if self.world_size > 1:
             dist.barrier()
 
-    def broadcast(self, value: object) -> object:
-        """Rank 0's value on every process."""
+    def broadcast(self, value: Value) -> Value:
+        """Rank 0's value, on every process."""
         if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gather(self, value: object) -> list:
+    def gather(self, value: Value) -> list[Value]:
         """Every process's value in order of rank, on every process."""
         if self.world_size == 1:
             return [value]
-        box: list = [None] * self.world_size
+        box: list[Any] = [None] * self.world_size
         dist.all_gather_object(box, value)
         return box
 
     def gather_rows(self, rows: Tensor) -> Tensor | None:
-        """All processes' rows (n_i, ...), which may differ in number only, joined in order of rank, on rank 0's CPU; None elsewhere."""
+        """All processes' rows, joined in order of rank, on rank 0's CPU; None on the others.
+
+        Args:
+            rows: (n_i, ...), of the same shape and dtype on every process but for their number n_i.
+        """
         if self.world_size == 1:
             return rows.cpu()
         counts = self.gather(len(rows))
-        # The collectives want equal shapes, and nccl wants them on its device.
+        # Collectives need equal shapes, and nccl needs tensors on its device.
         padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype, device=self.device)
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts] if self.is_main else None
@@ -88,9 +105,13 @@ ALONE = Processes(0, 1, "cpu")
 
 
 def resolve_device(device: str | torch.device | None = None) -> str:
-    """The device asked for ("cpu", "cuda" or "cuda:N"); without one cuda where there is one, else cpu.
+    """The name of a device.
 
-    Raises FAEError, one line, for any other name and for a GPU that torch does not see.
+    Args:
+        device: "cpu", "cuda" or "cuda:N"; without one, cuda where there is one, else cpu.
+
+    Raises:
+        FAEError: the name is another, or of a GPU that torch does not see.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,9 +131,12 @@ def resolve_device(device: str | torch.device | None = None) -> str:
 
 @contextmanager
 def processes(device: str | None = None) -> Iterator[Processes]:
-    """Join the group that torchrun describes in the environment (or be alone), and leave it at the end.
+    """Join the process group that torchrun describes in the environment, if any, and leave it at the end.
 
-    device: as `resolve_device` takes it. gloo serves the CPU, nccl the GPU.
+    gloo is used on the CPU, nccl on GPUs, of which each process takes the one of its local rank.
+
+    Args:
+        device: as `resolve_device` takes it.
     """
     kind = resolve_device(device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -124,13 +148,13 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         torch.cuda.set_device(kind)
     owner = not dist.is_initialized()
     if owner:
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_TIMEOUT)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), kind)
     finally:
         if owner:
             dist.destroy_process_group()
-            # gloo's threads release the tensors of the last operation after it has returned. They need the interpreter's
-            # lock for it, and abort the process (std::terminate) if the interpreter is shut down meanwhile. Sharded models
-            # keep these threads alive, so they get the lock here.
+            # gloo's threads release the tensors of the last operation after it has returned. They need the
+            # interpreter's lock for it, and abort the process (std::terminate) if the interpreter is shut down
+            # meanwhile. Sharded models keep these threads alive, so they get the lock here.
             time.sleep(_SETTLE_SECONDS)

@@ -1,4 +1,4 @@
-"""Real images in, tensors out, pictures back. Sources decode on demand and name the file when one is unreadable."""
+"""Reading images from files, to tensors and back. Sources decode on demand and name the file that cannot be read."""
 
 from fae_core.images.batch import load_batch, read_tensor, readable_images
 from fae_core.images.check import require_images, unchecked_images

@@ -1,26 +1,37 @@
-"""Many images at once: batches for models, and the survey that finds unreadable files before a long job starts."""
+"""Many images: batches for models, and the check that finds unreadable files before a long job starts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
+from fae_core.images.read_ahead import read_ahead
 from fae_core.images.source import ImageSource
 from fae_core.images.transform import center_crop, to_tensor
 
+Result = TypeVar("Result")
 _NAMED = 5  # unreadable images that a message names
 
 
 def load_batch(source: ImageSource, indices: Sequence[int], size: int | tuple[int, int], *, threads: int = 1) -> Tensor:
-    """Centre crops of some images: (B, 3, H, W), fp32 in [0, 1]. size: one side, or (height, width).
+    """Centre crops of some images.
 
-    threads: decode so many images at once. Raises DataError, naming the image, where one cannot be read.
+    Args:
+        source: the images.
+        indices: which of them, at least one.
+        size: of the crops in pixels, one side or (height, width).
+        threads: how many images are decoded at the same time.
+
+    Returns:
+        (B, 3, H, W), fp32 in [0, 1].
+
+    Raises:
+        DataError: an image, which is named, cannot be read.
     """
     if len(indices) == 0:
         raise DataError("a batch needs at least one image")
@@ -28,7 +39,7 @@ def load_batch(source: ImageSource, indices: Sequence[int], size: int | tuple[in
 
 
 def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int]) -> Tensor:
-    """The centre crop of one image: (3, H, W), fp32 in [0, 1]. Raises DataError, naming the image, where it cannot be read."""
+    """The centre crop of one image: (3, H, W), fp32 in [0, 1]. Arguments and errors are those of `load_batch`."""
     with DECODING.share():  # until the image is down to the size asked for
         cropped = center_crop(source.read(index), size)
     return to_tensor(cropped)
@@ -37,9 +48,16 @@ def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int]) ->
 def readable_images(
     source: ImageSource, log: Callable[[str], Any], *, threads: int = 1, progress: Callable[[int], Any] | None = None
 ) -> list[int]:
-    """Indices of the images that decode, after trying every one; `log` gets one line with the count and names of the rest.
+    """Indices of the images that decode, after trying every one.
 
-    progress: called with the number of images tried so far. Raises DataError where none can be read.
+    Args:
+        source: the images.
+        log: called with one line that counts and names the others, where there are any.
+        threads: how many images are tried at the same time.
+        progress: called with the number of images tried so far.
+
+    Raises:
+        DataError: none can be read.
     """
     reasons = _map(lambda index: _obstacle(source, index), range(len(source)), threads, progress)
     bad = [index for index, reason in enumerate(reasons) if reason is not None]
@@ -54,6 +72,7 @@ def readable_images(
 
 
 def _obstacle(source: ImageSource, index: int) -> str | None:
+    """Why an image cannot be read."""
     try:
         source.read(index)
     except DataError as error:
@@ -62,18 +81,15 @@ def _obstacle(source: ImageSource, index: int) -> str | None:
 
 
 def _map(
-    function: Callable[[int], Any], items: Iterable[int], threads: int, progress: Callable[[int], Any] | None = None
-) -> list[Any]:
-    if threads <= 1:
-        return _collect(map(function, items), progress)
-    with ThreadPoolExecutor(threads) as pool:
-        return _collect(pool.map(function, items), progress)
-
-
-def _collect(results: Iterable[Any], progress: Callable[[int], Any] | None) -> list[Any]:
-    collected = []
-    for result in results:
-        collected.append(result)
+    function: Callable[[int], Result],
+    items: Iterable[int],
+    threads: int,
+    progress: Callable[[int], Any] | None = None,
+) -> list[Result]:
+    """What a function gives for each item, in order, with more than one thread computed in these."""
+    results = []
+    for _, result in read_ahead(function, items, threads=threads if threads > 1 else 0, ahead=4 * threads):
+        results.append(result)
         if progress is not None:
-            progress(len(collected))
-    return collected
+            progress(len(results))
+    return results

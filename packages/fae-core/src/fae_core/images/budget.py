@@ -1,4 +1,4 @@
-"""What reading pictures may cost: how many pixels are decoded at once, over all threads of a process, and what may be unpacked."""
+"""Limits of memory: how many pixels all threads of a process decode at the same time, and what may be unpacked."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from contextlib import contextmanager
 
 from fae_core.errors import DataError
 
-UNPACKED_IN_MEMORY = 2**30  # bytes of compressed pictures that are unpacked into memory as they are
+UNPACKED_IN_MEMORY = 2**30  # bytes of compressed images that are unpacked into memory
 _MAX_RATIO = 100
 
 
 def check_unpacked(unpacked: int, packed: int, where: str) -> None:
-    """Raise DataError for what takes more than 1 GiB and a hundred times its size when it is unpacked: no pictures do."""
+    """Refuse what unpacks to more than 1 GiB and to more than a hundred times its size: no images do.
+
+    Args:
+        unpacked: bytes after unpacking.
+        packed: bytes before.
+        where: what errors call it.
+
+    Raises:
+        DataError: it is larger than that.
+    """
     if unpacked > max(UNPACKED_IN_MEMORY, _MAX_RATIO * packed):
         raise DataError(
             f"{where} unpacks to {unpacked} bytes from {packed}, which no pictures do; nothing is read from it"
@@ -22,9 +31,12 @@ def check_unpacked(unpacked: int, packed: int, where: str) -> None:
 
 
 class PixelBudget:
-    """`pixels` for all threads together. A thread takes what a picture has and gives it back at the end of its `share`.
+    """A number of pixels that all threads share. A thread takes as many as an image has and returns them after it.
 
     A thread that waits holds nothing, so that threads never wait for each other in a circle.
+
+    Args:
+        pixels: how many there are.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -33,7 +45,7 @@ class PixelBudget:
 
     @contextmanager
     def share(self) -> Iterator[None]:
-        """A block that works on one picture at a time. Inside another one of the same thread it is part of that."""
+        """A block that decodes one image at a time and returns its pixels at the end. Nested blocks count as one."""
         if getattr(self._held, "pixels", None) is not None:
             yield
             return
@@ -45,15 +57,20 @@ class PixelBudget:
             self._held.pixels = None
 
     def take(self, pixels: int) -> None:
-        """Wait until so many pixels (at most all) are free, and hold them instead of what this thread's share held."""
+        """Wait until pixels are free, and hold them in place of those that this thread held. Called within `share`.
+
+        Args:
+            pixels: how many; more than there are count as all.
+        """
         self._give_back()
         pixels = min(pixels, self.pixels)
-        with self._first, self._changed:  # one thread at a time waits for room, so that large pictures get their turn
+        with self._first, self._changed:  # one thread at a time waits, so that large images get their turn
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
         self._held.pixels = pixels
 
     def _give_back(self) -> None:
+        """Return what this thread holds."""
         if self._held.pixels:
             with self._changed:
                 self._free += self._held.pixels
@@ -61,6 +78,7 @@ class PixelBudget:
             self._held.pixels = 0
 
     def _reset(self) -> None:
+        """Make all pixels free."""
         self._free = self.pixels
         self._first, self._changed, self._held = threading.Lock(), threading.Condition(), threading.local()
 

@@ -1,15 +1,16 @@
-"""Captions that stand in files beside images: metadata.jsonl, or one text file for each image."""
+"""Captions in files beside images: metadata.jsonl, or one text file for each image."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 from fae_core.documents import parse_json, read_text
 from fae_core.errors import DataError
 from fae_core.folders import IMAGE_METADATA
-from fae_core.images.tell import tell
+from fae_core.images.tell import log_on_first_process
 
 SIDECAR_SUFFIX = ".txt"
 CAPTION_KEYS = ("caption", "text")
@@ -20,7 +21,13 @@ _MAX_LINES = 2**32
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of the lines of a UTF-8 file, with or without a byte order mark, blank ones left out.
 
-    Only line feeds end a line: captions may hold Unicode's other separators. Raises DataError.
+    Only line feeds end a line: captions may hold Unicode's other separators.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
     """
     text = read_text(path, max_bytes=_MAX_LINES, error=DataError)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -28,7 +35,15 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
-    """The JSON object in a line. Raises DataError where it is something else, or holds halves of characters."""
+    """The JSON object in a line.
+
+    Args:
+        line: the text.
+        where: what errors call it.
+
+    Raises:
+        DataError: it is something else, or holds halves of surrogate pairs.
+    """
     try:
         entry = parse_json(line)
     except ValueError as error:
@@ -38,11 +53,16 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     return entry
 
 
-class Picked(Sequence[str]):
-    """Some texts of a sequence, in the order of `indices`, fetched when they are asked for."""
+class LazyTexts(Sequence[str]):
+    """Texts that are read when they are asked for.
 
-    def __init__(self, texts: Sequence[str], indices: Sequence[int]) -> None:
-        self._texts, self._indices = texts, indices
+    Args:
+        read: gives the text of an index.
+        indices: which indices, in order.
+    """
+
+    def __init__(self, read: Callable[[int], str], indices: Sequence[int]) -> None:
+        self._read, self._indices = read, indices
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -53,64 +73,60 @@ class Picked(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return Picked(self._texts, self._indices[index])
-        return self._texts[self._indices[index]]
+            return LazyTexts(self._read, self._indices[index])
+        return self._read(self._indices[index])
 
 
-class Sidecars(Sequence[str]):
-    """The text files beside images, read when they are asked for; raises DataError, naming the file, where that fails."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return Sidecars(self._paths[index])
-        path = self._paths[index]
-        try:
-            return " ".join(read_text(path, max_bytes=_MAX_SIDECAR, error=DataError).split())
-        except DataError as error:
-            raise DataError(f"cannot read the caption: {error}") from None
+def _read_sidecar(paths: Sequence[Path], index: int) -> str:
+    """The text file beside an image. Raises DataError, naming the file, where it cannot be read."""
+    try:
+        return " ".join(read_text(paths[index], max_bytes=_MAX_SIDECAR, error=DataError).split())
+    except DataError as error:
+        raise DataError(f"cannot read the caption: {error}") from None
 
 
 def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) -> Sequence[str] | None:
-    """The captions of `files` (paths within `folder`), or None where there are none.
+    """The captions of images in a folder.
 
-    metadata.jsonl, as Hugging Face's image folders have it, comes first: a line {"file_name": ..., "caption" or "text": ...}
-    for each image. Else NAME.txt beside NAME.jpg, all of them in `texts` (paths within `folder`). Raises DataError where one
-    image has a caption and another has none; an empty caption is one.
+    metadata.jsonl, as Hugging Face's image folders have it, comes first: a line {"file_name": ..., "caption" or
+    "text": ...} for each image. Without it, NAME.txt beside NAME.jpg. An empty caption counts as one.
+
+    Args:
+        folder: where the images are.
+        files: paths of the images, relative to the folder.
+        texts: paths of all text files, relative to the folder.
+
+    Returns:
+        One caption for each image, in order, or None where there are none.
+
+    Raises:
+        DataError: one image has a caption and another has none, or metadata.jsonl is damaged.
     """
     listed = _read_metadata(folder / IMAGE_METADATA)
     if listed is not None:
         _require_all([name for name in files if name not in listed], folder / IMAGE_METADATA)
-        strangers = listed.keys() - set(files)
-        if strangers:
-            described = f"{len(strangers)} files that are not among the images, such as {min(strangers)}"
-            tell(f"{folder / IMAGE_METADATA} describes {described}")
+        others = listed.keys() - set(files)
+        if others:
+            described = f"{len(others)} files that are not among the images, such as {min(others)}"
+            log_on_first_process(f"{folder / IMAGE_METADATA} describes {described}")
         return [listed[name] for name in files]
     beside = [str(Path(name).with_suffix(SIDECAR_SUFFIX).as_posix()) for name in files]
     missing = [name for name, text in zip(files, beside, strict=True) if text not in texts]
     if len(missing) == len(files):
         return None
     _require_all(missing, f"{folder}, where other images have a {SIDECAR_SUFFIX} file,")
-    return Sidecars([folder / text for text in beside])
+    return LazyTexts(partial(_read_sidecar, [folder / text for text in beside]), range(len(beside)))
 
 
 def _require_all(missing: list[str], where: Path | str) -> None:
+    """Raise DataError, naming an image, unless none lacks a caption."""
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{where} has no caption for {missing[0]}{more}")
 
 
 def _read_metadata(path: Path) -> dict[str, str] | None:
-    """Captions by file name; None where the file is absent or its lines have no captions."""
+    """Captions by file name; None where metadata.jsonl is absent or its lines have no captions."""
     if not path.is_file():
         return None
     captions: dict[str, str] = {}

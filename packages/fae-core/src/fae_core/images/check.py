@@ -1,9 +1,9 @@
-"""The one check of images that every door makes: floats (B, 3, H, W) in [0, 1], and not [-1, 1], [0, 255], normalised or NaN.
+"""The one check that all public functions make of images: floats (B, 3, H, W) in [0, 1], not [-1, 1], [0, 255] or NaN.
 
-Shape and type are always checked. The values are looked at by one pass over the batch; on a GPU the process waits for it (a
-synchronisation, some ten microseconds beside what was queued before). Inside torch.compile, torch.export and the capture of a
-CUDA graph they are not looked at, since no graph can stop there; `unchecked_images()` and FAE_CHECK_IMAGES=0 leave that out
-elsewhere. Then wrong ranges give wrong numbers without a word.
+Shape and type are always checked. Values are checked in one pass over the batch; on a GPU the process waits for it (a
+synchronisation, some ten microseconds beside what was queued before). Inside torch.compile, torch.export and the
+capture of a CUDA graph values are not checked, since no graph can stop there. `unchecked_images()` and
+FAE_CHECK_IMAGES=0 turn the check of values off elsewhere; wrong ranges then give wrong numbers without an error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 
-TOLERANCE = (
-    1e-3  # what rounding may leave beyond the range; the overshoot of a cubic filter is clamped by whoever resizes
-)
+TOLERANCE = 1e-3  # beyond the range, for rounding; the overshoot of a cubic filter is clamped where images are resized
 VARIABLE = "FAE_CHECK_IMAGES"
 _unchecked: ContextVar[bool] = ContextVar("unchecked_images", default=False)
 
 
 @contextmanager
 def unchecked_images() -> Iterator[None]:
-    """No values of images are looked at inside: for images that are known to be right, and vmap, which cannot look."""
+    """A block in which values of images are not checked: for images that are known to be right, and for vmap."""
     token = _unchecked.set(True)
     try:
         yield
@@ -35,8 +33,20 @@ def unchecked_images() -> Iterator[None]:
         _unchecked.reset(token)
 
 
-def require_image_batch(images: object, what: str = "images", channels: int | None = 3) -> None:
-    """Raise FAEError unless these are floats (B, channels, H, W) with pixels, whatever their values. channels: None = any."""
+def require_image_batch(images: object, what: str = "images", channels: int | None = 3) -> Tensor:
+    """Check type and shape of images, but not their values.
+
+    Args:
+        images: what to check.
+        what: what errors call them.
+        channels: how many channels they have; None allows any number.
+
+    Returns:
+        The images.
+
+    Raises:
+        FAEError: they are not a tensor of floats (B, channels, H, W) with at least one pixel each.
+    """
     wanted = f"{what} must be floats in [0, 1] of shape (B, {channels or 'C'}, H, W)"
     if not isinstance(images, Tensor):
         hint = "; fae_core.images.to_tensor makes one of an RGB picture" if hasattr(images, "convert") else ""
@@ -46,11 +56,21 @@ def require_image_batch(images: object, what: str = "images", channels: int | No
         raise FAEError(f"{wanted}, got {images.dtype} {tuple(images.shape)}{hint}")
     if images.ndim != 4 or images.shape[1] != (channels or images.shape[1]) or not all(images.shape[1:]):
         raise FAEError(f"{wanted}, got shape {tuple(images.shape)}{_shape_hint(tuple(images.shape))}")
+    return images
 
 
 def require_range(images: Tensor, low: float = 0.0, high: float = 1.0, what: str = "images") -> None:
-    """Raise FAEError, naming the range that was found, unless every value lies in [low, high]; see the module for when this
-    is left out. images: floats of any shape."""
+    """Check the values of images, except where the module's docstring says that values are not checked.
+
+    Args:
+        images: floats of any shape.
+        low: the least value that is allowed, up to rounding.
+        high: the largest.
+        what: what errors call the images.
+
+    Raises:
+        FAEError: a value is outside or NaN; the range that was found is named.
+    """
     if torch.compiler.is_compiling() or _unchecked.get() or images.is_meta or not images.numel():
         return
     if os.environ.get(VARIABLE) == "0" or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -64,12 +84,20 @@ def require_range(images: Tensor, low: float = 0.0, high: float = 1.0, what: str
 
 
 def require_images(images: object, what: str = "images") -> None:
-    """Raise FAEError unless these are floats (B, 3, H, W) in [0, 1]."""
-    require_image_batch(images, what)
-    require_range(images, what=what)
+    """Check images completely.
+
+    Args:
+        images: what to check.
+        what: what errors call them.
+
+    Raises:
+        FAEError: they are not floats (B, 3, H, W) in [0, 1].
+    """
+    require_range(require_image_batch(images, what), what=what)
 
 
 def _named(value: object) -> str:
+    """What a value is, for messages."""
     kind = type(value).__name__
     if isinstance(value, (list, tuple)):
         return f"a {kind} of {len(value)}"
@@ -78,6 +106,7 @@ def _named(value: object) -> str:
 
 
 def _shape_hint(shape: tuple[int, ...]) -> str:
+    """How to get from a shape to (B, 3, H, W)."""
     if len(shape) == 3 and shape[0] == 3:
         return "; add the batch's axis: images[None]"
     if len(shape) == 4 and shape[3] == 3:
@@ -88,6 +117,7 @@ def _shape_hint(shape: tuple[int, ...]) -> str:
 
 
 def _range_hint(least: float, most: float, low: float) -> str:
+    """How to get from a range to [0, 1]."""
     if low != 0:
         return ""
     if least >= 0 and 2 < most <= 255:

@@ -1,4 +1,4 @@
-"""Class names and labels that stand in files beside images: classes.json and labels.json."""
+"""Class names and labels in files beside images: classes.json and labels.json."""
 
 from __future__ import annotations
 
@@ -18,21 +18,45 @@ _MOST_CLASSES = 2**31
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names in label order, and every key (folder name, id, name) under which a class may be asked for."""
+    """The classes of a data set.
+
+    Attributes:
+        names: class names in the order of the labels.
+        index_of: the label of each key (folder name, id, name) under which a class may be looked up.
+        where: what errors call the list.
+    """
 
     names: list[str]
     index_of: dict[str, int]
     where: str
 
     def label(self, key: str, asked_by: str) -> int:
-        """The label of a class; raises DataError where the list does not have it."""
+        """The label of a class.
+
+        Args:
+            key: its folder name, id or name.
+            asked_by: what errors call the place that names it.
+
+        Raises:
+            DataError: the list does not have it.
+        """
         if key not in self.index_of:
             raise DataError(f"{asked_by} has the class {key!r}, which {self.where} does not list")
         return self.index_of[key]
 
 
 def read_classes(folder: Path) -> ClassList | None:
-    """The classes.json of `folder`, or None: a list of names, or of {"index", "wnid", "name"}. Raises DataError."""
+    """The classes.json of a folder: a list of names, or of {"index", "wnid", "name"}.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        The classes, or None where there is no such file.
+
+    Raises:
+        DataError: the file holds something else.
+    """
     path = folder / IMAGE_CLASSES
     if not path.is_file():
         return None
@@ -48,7 +72,15 @@ def read_classes(folder: Path) -> ClassList | None:
 
 
 def class_list(names: Sequence[str], where: str) -> ClassList:
-    """Classes that are known by their names alone. Raises DataError where one is no text, or comes twice."""
+    """Classes that are known by their names alone.
+
+    Args:
+        names: in the order of the labels.
+        where: what errors call the list.
+
+    Raises:
+        DataError: a name is no text, or comes twice.
+    """
     for name in names:
         if not isinstance(name, str) or not _is_utf8(name):
             raise DataError(f"{where} has the class name {ascii(name)[:60]}, which is no UTF-8 text")
@@ -58,6 +90,7 @@ def class_list(names: Sequence[str], where: str) -> ClassList:
 
 
 def _is_utf8(name: str) -> bool:
+    """Whether a name is not empty and can be written as UTF-8."""
     try:
         return bool(name.encode())
     except UnicodeEncodeError:
@@ -65,6 +98,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _from_objects(entries: list[Any], path: Path) -> ClassList:
+    """The classes of a list of {"index", "wnid", "name"}. Raises DataError."""
     if not all(
         isinstance(e, dict)
         and type(e.get("index")) is int
@@ -83,9 +117,18 @@ def _from_objects(entries: list[Any], path: Path) -> ClassList:
 
 
 def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -> list[int] | None:
-    """The labels.json of a flat folder, or None: {"file name": label or class name}, for exactly `files`.
+    """The labels.json of a flat folder: {"file name": label or class name}.
 
-    Raises DataError where files and labels do not match, or a label is outside the classes.
+    Args:
+        folder: where to look.
+        files: the names of all images in it.
+        classes: the classes, where they are known.
+
+    Returns:
+        A label for each file, in order, or None where there is no such file or all labels are -1.
+
+    Raises:
+        DataError: files and labels do not match, or a label is outside the classes.
     """
     path = folder / IMAGE_LABELS
     if not path.is_file():
@@ -109,11 +152,22 @@ def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -
 def match_classes(
     labels: Sequence[int], names: Sequence[str] | None, known: Sequence[str] | None, *, where: str, known_where: str
 ) -> list[int]:
-    """`labels` into `names`, as labels into `known`: classes meet by name, never by their place in a list.
+    """Labels in one list of classes as labels in another. Classes are matched by name, not by their place in a list.
 
-    Only classes that have samples need a counterpart. Where neither side has names, numbers are all that there is, and stay.
-    where, known_where: what errors call the two sides. Raises DataError, showing the difference, where a class is not among
-    those known, one name stands for several of them, or only one side has names.
+    Only classes that have samples need a counterpart. Where neither side has names, labels stay as they are.
+
+    Args:
+        labels: indices into `names`.
+        names: the classes of the labels.
+        known: the classes to express them in.
+        where: what errors call the first side.
+        known_where: what errors call the second side.
+
+    Returns:
+        Indices into `known`.
+
+    Raises:
+        DataError: a class is not among those known, a name stands for several classes, or only one side has names.
     """
     if (names is None and known is None) or list(names or ()) == list(known or ()):
         return list(labels)
@@ -136,10 +190,19 @@ def match_classes(
 
 
 def chosen_classes(text: str, names: Sequence[str] | None, count: int) -> list[int]:
-    """Labels of the classes that a person lists, by name or index: "cat,dog", "0,3,7".
+    """Labels of the classes that a user lists, by name or index: "cat,dog", "0,3,7".
 
-    A name may hold commas: the longest stretch that is one is taken. "name:10" and "index:10" say which of the two is meant.
-    names: by label, None where they are not known; count: how many classes there are. Raises FAEError, UnknownName.
+    A name may hold commas: the longest part of the text that is a name is taken. "name:10" and "index:10" say which of
+    the two is meant.
+
+    Args:
+        text: the list.
+        names: of the classes, by label; None where they are not known.
+        count: how many classes there are.
+
+    Raises:
+        UnknownName: no class has the name.
+        FAEError: an entry is ambiguous, or no index of a class.
     """
     known: dict[str, list[int]] = {}
     for label, name in enumerate(names or ()):
@@ -154,6 +217,7 @@ def chosen_classes(text: str, names: Sequence[str] | None, count: int) -> list[i
 
 
 def _chosen(word: str, known: dict[str, list[int]], count: int) -> int:
+    """The label of one entry of the list."""
     kind, colon, rest = word.partition(":")
     kind, asked = (kind, rest.strip()) if colon and kind in ("name", "index") else ("", word)
     named = known.get(asked, []) if kind != "index" else []
@@ -179,15 +243,23 @@ def _chosen(word: str, known: dict[str, list[int]], count: int) -> int:
 
 
 def _plain(name: str) -> str:
-    """A name without the spaces around its commas, as a list of words on a command line has it."""
+    """A name without spaces around its commas, as `chosen_classes` compares them."""
     return ",".join(part.strip() for part in name.split(","))
 
 
 def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list[int] | None:
-    """Labels as plain integers; None where every one is -1 or null, as public test sets have it.
+    """Labels as plain integers.
 
-    Raises DataError where one is no integer (truth values and fractions are none), negative, too large for an index of a class,
-    or not below `classes`.
+    Args:
+        labels: what a file holds.
+        classes: how many classes there are; None where that is not known.
+        where: what errors call the file.
+
+    Returns:
+        The labels; None where all are -1 or null, as in public test sets.
+
+    Raises:
+        DataError: a label is no integer (bool and float are none), negative, or too large for the classes.
     """
     if all(label is None or (type(label) is int and label == NO_LABEL) for label in labels):
         return None

@@ -1,4 +1,4 @@
-"""Which columns of a parquet file hold pictures, labels and captions: by Hugging Face's types and by usual names."""
+"""Which columns of a parquet file hold images, labels and captions: by Hugging Face's types and by usual names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; classes: what the labels' own description calls them. notes: what else could have been meant."""
+    """What a parquet file's columns are.
+
+    Attributes:
+        image: the column of images.
+        label: the column of labels, if there is one.
+        caption: the column of captions, if there is one.
+        classes: class names from the description of the label column.
+        notes: lines for the log about other columns that could have been meant.
+    """
 
     image: str
     label: str | None
@@ -27,22 +35,28 @@ class Columns:
 
 
 def choose_columns(schema: Any, where: str) -> Columns:
-    """The columns of an arrow schema. Of several, the one with a usual name is taken, and a note says so.
+    """The columns to read. Of several of a kind, the one with a usual name is taken, and a note says so.
 
-    Raises DataError where there is no picture, where several columns hold pictures or labels under unusual names, and where
-    labels are no integers.
+    Args:
+        schema: the file's, from arrow.
+        where: what errors call the file.
+
+    Raises:
+        DataError: no column holds images, several of unusual names hold images or labels, or labels are no integers.
     """
     if len(set(schema.names)) < len(schema.names):
         raise DataError(f"{where} has two columns called {next(n for n in schema.names if schema.names.count(n) > 1)}")
     features, notes = _features(schema.metadata), list[str]()
 
     def choose(kind: str, feature: str, names: Sequence[str], fits: Callable[[Any], bool]) -> str | None:
+        """The column of a kind, by its Hugging Face type or its name, among those whose arrow type fits."""
         meant = [c for c in schema.names if c in names or (feature and features.get(c, {}).get("_type") == feature)]
         fitting = [column for column in meant if fits(schema.field(column).type)]
         usual = [name for name in names if name in fitting]
         if len(fitting) > 1 and not usual:
             raise DataError(
-                f"{where} has several columns of {kind}: {_some(fitting)}; call the one to read {names[0]}, or leave it alone"
+                f"{where} has several columns of {kind}: {_some(fitting)}; call the one to read {names[0]}, or remove "
+                "the others"
             )
         chosen = (usual or fitting or [None])[0]
         if others := [column for column in meant if column != chosen]:
@@ -76,36 +90,41 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str | None, dict[str,
 
 
 def _some(names: Sequence[str]) -> str:
+    """A few names, for messages."""
     return ", ".join(str(name)[:40] for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _value(kind: Any) -> Any:
+    """An arrow type, or what a dictionary type stands for."""
     import pyarrow
 
     return kind.value_type if pyarrow.types.is_dictionary(kind) else kind
 
 
 def _is(kind: Any, *names: str) -> bool:
-    """Whether a column's type is one of arrow's; not every version of it knows every name."""
+    """Whether a column's type is one of these of arrow's; not every version knows every name."""
     import pyarrow
 
     return any(getattr(pyarrow.types, f"is_{name}", lambda _: False)(_value(kind)) for name in names)
 
 
 def _holds_bytes(kind: Any) -> bool:
+    """Whether a column may hold encoded images."""
     if _is(kind, "struct"):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
     return _is(kind, "binary", "large_binary", "binary_view", "fixed_size_binary")
 
 
 def _holds_text(kind: Any) -> bool:
+    """Whether a column holds strings."""
     return _is(kind, "string", "large_string", "string_view")
 
 
 def _holds_integers(kind: Any) -> bool:
+    """Whether a column holds integers, or nothing."""
     return _is(kind, "integer", "null")
 
 
 def _holds_things(kind: Any) -> bool:
-    """Pictures, masks, lists: what is called a label in data for other tasks than telling classes apart."""
+    """Whether a column holds images, masks or lists, as labels of other tasks than classification do."""
     return _holds_bytes(kind) or _is(kind, "struct", "list", "large_list", "fixed_size_list", "map")

@@ -28,8 +28,14 @@ _TRIES = 100  # draws of a held-out crop before giving up on finding one that tr
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How to crop. size: pixels of the square result; scale: side as a fraction of the short side, (low, high);
-    center: part of the free range around its middle that offsets come from; jitter: change of colours, 0.05 = 5 %.
+    """How to crop.
+
+    Attributes:
+        size: side of the square result, in pixels.
+        scale: (low, high) of the crop's side as a fraction of the image's short side.
+        center: the part of the free range, around its middle, from which offsets are drawn, in [0, 1].
+        jitter: the largest change of brightness, contrast and saturation, 0.05 = 5 %.
+        seed: of all draws.
     """
 
     size: int
@@ -51,12 +57,29 @@ def write_crops(
     log: Callable[[str], Any] = lambda line: None,
     progress: Callable[[int, str], AbstractContextManager[Any]] | None = None,
 ) -> Path:
-    """Write `count` crops to out/train and `held_out` other ones to out/held-out, as PNGs in one folder per class.
+    """Write crops to out/train and other ones to out/held-out, as PNGs in one folder per class, whole or not at all.
 
-    Crops go round the classes and, within a class, round its images, so that all get their equal share. A crop depends on
-    the seed, its number and its image alone; no held-out crop has the box of a training crop of the same image. Without
-    labels the folders are flat, or every image is a class of its own (`class_per_image`). Unreadable images are skipped and
-    named through `log`. The folder appears whole or not at all. Raises DataError, OutputExists.
+    Crops take turns among the classes and, within a class, among its images, so that all get equal shares. A crop
+    depends on the seed, its number and its image alone; no held-out crop has the box of a training crop of the same
+    image. Images that cannot be read are skipped.
+
+    Args:
+        source: the images.
+        out: the new folder.
+        settings: how to crop.
+        count: how many crops to train on.
+        held_out: how many other crops.
+        class_per_image: make each image a class of its own; else images without labels give flat folders.
+        overwrite: replace what is there.
+        log: called with one line that names skipped images.
+        progress: makes a progress bar of a total and a name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: a number is out of range, no image can be read, or images have too few different crops.
+        OutputExists: the folder is in use.
     """
     if count < 1 or held_out < 0 or settings.size < 1 or not 0 <= settings.jitter < 1:
         raise DataError("crops need a count and size of at least 1, held-out of at least 0 and a jitter below 1")
@@ -73,14 +96,14 @@ def write_crops(
                 for split, number, crop in _crops_of(source, index, plan, settings):
                     folder = _folder_of(source, index, classes, class_per_image)
                     file = staging / split / folder / f"{number + 1:0{max(4, len(str(count)))}d}.png"
-                    crop.save(file, compress_level=1)  # half of the time went into compressing
+                    crop.save(file, compress_level=1)  # more takes twice as long in all
                     if bar is not None:
                         bar.advance()
     return Path(out)
 
 
 def _plan(order: Sequence[int], total: int) -> dict[int, list[int]]:
-    """Which crop numbers each image gives: crop i comes from the i-th image of the endless round."""
+    """Which crop numbers each image gives: crop i comes from the i-th image of `order`, repeated without end."""
     plan: dict[int, list[int]] = {}
     for number in range(total):
         plan.setdefault(order[number % len(order)], []).append(number)
@@ -88,7 +111,7 @@ def _plan(order: Sequence[int], total: int) -> dict[int, list[int]]:
 
 
 def _round_robin(labels: list[int] | None, total: int) -> list[int]:
-    """Image indices such that classes take turns. A class that has run out starts again: all classes get equal shares."""
+    """Image indices such that classes take turns. A class that has run out starts again: all get equal shares."""
     if labels is None:
         return list(range(total))
     members: dict[int, list[int]] = {}
@@ -102,12 +125,13 @@ def _round_robin(labels: list[int] | None, total: int) -> list[int]:
 def _crops_of(
     source: ImageSource, index: int, plan: dict[str, dict[int, list[int]]], settings: CropSettings
 ) -> Iterator[tuple[str, int, Image]]:
+    """(split, number, crop) of all crops of one image."""
     numbers = {split: by_image.get(index, []) for split, by_image in plan.items()}
     if not any(numbers.values()):
         return
     image = source.read(index)
     taken: set[Box] = set()
-    for split, wanted in numbers.items():  # training first: held-out crops keep clear of it
+    for split, wanted in numbers.items():  # training comes first: held-out crops avoid its boxes
         for number in wanted:
             box = _draw(image, split, number, settings, taken if split == HELD_OUT else frozenset())
             if box is None:
@@ -120,6 +144,7 @@ def _crops_of(
 def _draw(
     image: Image, split: str, number: int, settings: CropSettings, taken: set[Box] | frozenset[Box]
 ) -> Box | None:
+    """A random box that is not taken; None where none is found."""
     for attempt in range(_TRIES):
         random = SlotRandom(settings.seed, [number], step=attempt)
         (box,) = crop_boxes([image.size], random, scale=settings.scale, center=settings.center, stream=f"{split}/crop")
@@ -129,6 +154,7 @@ def _draw(
 
 
 def _cut(image: Image, box: Box, split: str, number: int, settings: CropSettings) -> Image:
+    """The crop of a box, with its colours changed."""
     crop = crop_resize(image, box, settings.size)
     if not settings.jitter:
         return crop
@@ -153,12 +179,14 @@ def _class_folders(source: ImageSource, class_per_image: bool) -> list[tuple[str
 
 
 def _folder_of(source: ImageSource, index: int, classes: list[tuple[str, str]], class_per_image: bool) -> str:
-    if not classes:
-        return ""
-    return classes[index if class_per_image else source.labels[index]][0]
+    """The folder of an image's crops, within the split's."""
+    if class_per_image or source.labels is None:
+        return classes[index][0] if classes else ""
+    return classes[source.labels[index]][0]
 
 
 def _make_folders(folder: Path, classes: list[tuple[str, str]]) -> None:
+    """Make a split's folders and its classes.json."""
     folder.mkdir()
     for name, _ in classes:
         (folder / name).mkdir()

@@ -1,9 +1,10 @@
 """One image file to one RGB image, or one clear error.
 
-What becomes of the unusual ones: the EXIF orientation is applied; transparency is laid on white; greyscale is repeated into
-three channels; palettes and CMYK are converted by Pillow's formulas (colour profiles are ignored); greyscale of 12 and 16 bits
-is rounded to 8, of 16-bit colours the upper 8 bits are taken; an alpha channel that is 0 everywhere is ignored where the
-format does not say that it is one (BMP, some TIFF); of animations and multi-page files the first frame is read.
+- The EXIF orientation is applied; transparent pixels are composed with white; greyscale is repeated in three channels.
+- Palettes and CMYK are converted by Pillow's formulas; colour profiles are ignored.
+- Greyscale of 12 and 16 bits is rounded to 8; of 16-bit colours the upper 8 bits are taken.
+- An alpha channel that is 0 everywhere is ignored where the format does not declare it as one (BMP, some TIFF).
+- Of animations and files of several pages the first frame is read.
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
 from fae_core.images.png import without_texts
 
-# Formats that Pillow decodes itself: no external program (as for EPS) ever sees a file.
+# Formats that Pillow decodes itself, without an external program (as for EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-# Pictures too, but not read: readers count them, and name one, where they pass over other files without a word.
+# Images that are not read: readers count them and name one; other files are skipped without a message.
 OTHER_SUFFIXES = frozenset(
     {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2"}
     | {".nef", ".arw", ".pfm", ".eps", ".qoi"}
@@ -41,7 +43,7 @@ _BAND = 2**20  # pixels converted at a time
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
 _BITS, _PHOTOMETRIC, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 338, 339
 _SIGNED = 2
-_TRANSPOSED = {
+_TRANSPOSED: dict[int | None, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -51,16 +53,23 @@ _TRANSPOSED = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# The size is checked here, before anything is decoded, and refused with one line.
+# `check_size` refuses large images before anything is decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:
-    """The RGB uint8 image in a file, or in the bytes of one. `name` is what errors call it.
+    """The RGB uint8 image in a file.
 
-    Takes at most 16 bytes of memory for each pixel of the file, and waits while other threads decode so many pixels that it
-    would be more than 2**27 in all. Raises DataError where it is missing, truncated, no image, larger than 1 GiB, 65,535
-    pixels a side or 2**27 pixels, or has pixels without a defined range (floating point, signed or 32-bit integers).
+    Takes at most 16 bytes of memory for each pixel of the file, and waits where other threads decode so many pixels
+    that it would be more than 2**27 in all.
+
+    Args:
+        source: the file's path, or its bytes.
+        name: what errors call it.
+
+    Raises:
+        DataError: it is missing, truncated, no image, larger than 1 GiB, 65,535 pixels a side or 2**27 pixels, or has
+            pixels without a defined range (floating point, signed or 32-bit integers).
     """
     if not isinstance(source, (bytes, str, Path)):
         raise DataError(f"an image is decoded from bytes or a path, not from {type(source).__name__}")
@@ -84,7 +93,15 @@ def decode_image(source: bytes | str | Path, name: str | None = None) -> Image.I
 
 
 def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
-    """Any Pillow image as RGB uint8; see the module's first lines. Raises DataError where its pixels have no defined range."""
+    """A Pillow image of any mode as RGB uint8, converted as the module's docstring says.
+
+    Args:
+        image: what to convert; it is returned itself where it is RGB already.
+        name: what errors call it.
+
+    Raises:
+        DataError: its pixels have no defined range.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -96,12 +113,12 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
 
 
 def printable(path: str | Path) -> str:
-    """A path for messages: what is no UTF-8 in it is written as escapes."""
+    """A path for messages: bytes in it that are not UTF-8 are written as escapes."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Raise DataError, naming the image, where it has more pixels than are read."""
+    """Raise DataError, naming the image, where it has more than 65,535 pixels a side or 2**27 in all."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DataError(
             f"image {name} has {width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read"
@@ -109,41 +126,42 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def check_bytes(size: int, name: str) -> None:
-    """Raise DataError, naming the image, where its file is larger than is read."""
+    """Raise DataError, naming the image, where its file has more than 1 GiB."""
     if size > MAX_BYTES:
         raise DataError(f"image {name} has {size} bytes; at most {MAX_BYTES} are read")
 
 
 def _opened(source: bytes | str | Path, name: str) -> IO[bytes]:
+    """The file, open for reading. Raises DataError where it is too large or no regular file."""
     if isinstance(source, bytes):
         check_bytes(len(source), name)
         return io.BytesIO(source)
     facts = Path(source).stat()
-    if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for without end
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe could wait without end
         raise DataError(f"cannot read image {name}: it is no file")
     check_bytes(facts.st_size, name)
     return Path(source).open("rb")
 
 
-def _loaded(image: Image.Image) -> Image.Image:
-    """The image with its pixels, which lie in memory as few times as possible."""
+def _loaded(image: ImageFile) -> Image.Image:
+    """The image with its pixels, with as few copies of them in memory as possible."""
     if image.format == "PNG":
         _scale_transparency(image)
     decoder = getattr(image, "_decoder", None)
     if image.format != "WEBP" or decoder is None:
         image.load()
         return image
-    # Pillow keeps two canvases of 4 bytes a pixel until the image is gone; they go before the image is made.
+    # Pillow keeps two canvases of 4 bytes a pixel as long as the decoder; they are freed before the image is made.
     frame = decoder.get_next()
     if frame is None:
         raise DataError("the first frame is damaged")
     mode, raw = ("RGB", "RGBX") if image.mode == "RGB" else (image.mode, image.mode)
-    image._decoder = decoder = None
+    image._decoder = decoder = None  # pyright: ignore[reportAttributeAccessIssue]  # WebP images have one
     return Image.frombytes(mode, image.size, frame[0], "raw", raw)
 
 
-def _scale_transparency(image: Image.Image) -> None:
-    """Bring a PNG's transparent colour to the 8 bits that its pixels are brought to; Pillow leaves it as it is stored."""
+def _scale_transparency(image: ImageFile) -> None:
+    """Convert a PNG's transparent colour to 8 bits as Pillow converts its pixels; Pillow leaves it as it is stored."""
     transparent, layout = image.info.get("transparency"), image.tile[0][3] if image.tile else None
     if isinstance(transparent, int) and layout in ("L;2", "L;4"):
         image.info["transparency"] = transparent * (85 if layout == "L;2" else 17)
@@ -152,14 +170,15 @@ def _scale_transparency(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, where there is one."""
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged metadata takes nothing from the pixels
+    except Exception:  # damaged metadata does not matter for the pixels
         return None
 
 
 def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert(image)`, some rows at a time, so that what it makes on the way stays small."""
+    """`convert(image)`, some rows at a time, so that its intermediate results stay small."""
     rows = max(1, _BAND // image.width)
     if rows >= image.height:
         return convert(image)
@@ -171,23 +190,24 @@ def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image])
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """A transparent image over white, as RGB."""
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _has_idle_alpha(image: Image.Image) -> bool:
-    """Whether the fourth channel may be padding, and holds nothing: viewers show such pictures as opaque."""
+    """Whether the fourth channel may be padding and is 0 everywhere: viewers show such images as opaque."""
     if image.mode != "RGBA" or not (image.format == "BMP" or _tag(image, _EXTRA_SAMPLES, "missing") == "missing"):
         return False
-    return image.getextrema()[3] == (0, 0)
+    return image.getextrema()[-1] == (0, 0)
 
 
 def _grey(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
-    """How integers of more than 8 bits become RGB."""
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # Pillow has these brought to 0..65535
+    """What converts integers of more than 8 bits to RGB."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # of these Pillow scales the values to 0..65535
         raise _undefined(name)
     white = 4095 if _tag(image, _BITS) == 12 else 65_535
-    inverted = _tag(image, _PHOTOMETRIC) == 0  # Pillow inverts WhiteIsZero for up to 8 bits only
+    inverted = _tag(image, _PHOTOMETRIC) == 0  # Pillow inverts WhiteIsZero up to 8 bits only
     transparent = image.info.get("transparency")
 
     def convert(part: Image.Image) -> Image.Image:
@@ -206,14 +226,15 @@ def _grey(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]
 
 def _tag(image: Image.Image, number: int, default: int | str | None = None) -> int | str | None:
     """The first value of a TIFF's tag; None for other formats."""
-    if image.format != "TIFF":
+    tags: Mapping[int, Any] | None = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
         return None
-    value = image.tag_v2.get(number, default)
-    return value[0] if isinstance(value, tuple) and value else value
+    value: Any = tags.get(number, default)
+    return next(iter(value), None) if isinstance(value, tuple) else value
 
 
 def _check_tiles(image: Image.Image, name: str) -> None:
-    """Raise DataError for a TIFF whose tiles are far larger than itself: each is unpacked whole; and for signed pixels."""
+    """Raise DataError for a TIFF with signed pixels, or with tiles far larger than itself: each is unpacked whole."""
     width, length = _tag(image, _TILE_WIDTH), _tag(image, _TILE_LENGTH)
     if width and length and int(width) * int(length) > max(image.width * image.height, _BAND):
         raise DataError(f"image {name} has {image.width}x{image.height} pixels in tiles of {width}x{length}")
@@ -222,6 +243,7 @@ def _check_tiles(image: Image.Image, name: str) -> None:
 
 
 def _undefined(name: str) -> DataError:
+    """The error for pixels without a defined range."""
     return DataError(
         f"cannot read image {name}: signed or 32-bit integers have no defined range (they may lie outside 0..65535); "
         "save it with 8 or 16 bits, unsigned"
@@ -229,6 +251,7 @@ def _undefined(name: str) -> DataError:
 
 
 def _reason(error: Exception) -> str:
+    """What a decoder's error says, in one line."""
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image in a known format ({', '.join(FORMATS)})"
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

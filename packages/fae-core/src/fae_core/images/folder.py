@@ -15,18 +15,24 @@ from fae_core.images.classes import class_list, read_classes, read_labels
 from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, decode_image, printable
 from fae_core.images.source import ImageSource
 from fae_core.images.splits import are_splits
-from fae_core.images.tell import tell
+from fae_core.images.tell import log_on_first_process
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class FolderImages(ImageSource):
-    """Image files in the order of their names; hidden files and folders, and files of other kinds, are passed over. Images in
-    other formats or further down are counted, and one is named.
+    """Image files in the order of their names. Hidden files and folders, and files of other kinds, are skipped.
 
-    With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless classes.json
-    says otherwise. Captions come from metadata.jsonl or text files (see `read_captions`). Raises DataError where there is no image, or images lie both beside and inside subfolders.
+    With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless
+    classes.json lists them in another order. Captions come from metadata.jsonl or text files (see `read_captions`). A
+    warning counts images in other formats or in deeper folders, and names one.
+
+    Args:
+        folder: where the images are.
+
+    Raises:
+        DataError: there is no image, images are both beside and inside subfolders, or labels or captions do not match.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -37,7 +43,8 @@ class FolderImages(ImageSource):
         listed = read_classes(self.folder)
         if own and inside:
             raise DataError(
-                f"{self.folder} holds images both beside and inside of subfolders ({next(iter(inside))}); use one layout"
+                f"{self.folder} holds images both beside and inside of subfolders ({next(iter(inside))}); use one "
+                "layout"
             )
         if own:
             self._files = own
@@ -62,9 +69,9 @@ class FolderImages(ImageSource):
         deeper_files = [f"{below}/{file}" for below in deeper for file in _list(self.folder / below).files]
         others += [f"{name}/{file}" for name, listing in listings.items() for file in listing.others] + deeper_files
         if others:
-            tell(
-                f"{self.folder}: {len(others)} files are left out, such as {printable(others[0])}: they are in folders further "
-                f"down, or in formats that are not read ({', '.join(sorted(SUFFIXES))} are)"
+            log_on_first_process(
+                f"{self.folder}: {len(others)} files are left out, such as {printable(others[0])}: they are in folders "
+                f"further down, or in formats that are not read ({', '.join(sorted(SUFFIXES))} are)"
             )
 
     def __len__(self) -> int:
@@ -83,13 +90,18 @@ class FolderImages(ImageSource):
             yield from (self.captions[i] for i in chosen)
 
     def _hint(self, subfolders: list[str]) -> str:
+        """Which subfolders may have been meant."""
         listings = {name: _list(self.folder / name) for name in subfolders}
         splits = [name for name, listing in listings.items() if listing.files or listing.folders or listing.shards]
         return f"; did you mean {' or '.join(str(self.folder / name) for name in splits[:2])}?" if splits else ""
 
 
 class ImageFile(ImageSource):
-    """One image file."""
+    """One image file.
+
+    Args:
+        path: the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,6 +130,7 @@ class _Listing(NamedTuple):
 
 
 def _list(folder: Path) -> _Listing:
+    """What is directly in a folder. Raises DataError where it cannot be read."""
     listing = _Listing([], [], set(), [], [])
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Pictures of tensors: single images, and grids with text."""
+"""Image files of tensors: single images, and grids with text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ _LONGEST = 200  # letters of a label
 
 
 def save_image(image: Tensor, path: str | Path) -> Path:
-    """Write (3, H, W) in [0, 1] as a PNG, whole or not at all; makes the folder. Returns the path."""
+    """Write an image as a PNG, whole or not at all.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        path: the file; its folder is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        FAEError: the image has another shape or range, or the disk cannot be written.
+    """
     return _write(to_pillow(image), path)
 
 
@@ -35,10 +46,21 @@ def save_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> Path:
-    """Write (B, 3, H, W) in [0, 1] row by row as one PNG on white, whole or not at all; makes the folder. Returns the path.
+    """Write images row by row as one PNG on white, whole or not at all.
 
-    labels: one below each image; row_labels: one left of each row; column_labels: one above each column.
-    Raises FAEError where the number of labels does not fit.
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        path: the file; its folder is made.
+        columns: images in a row.
+        labels: one below each image.
+        row_labels: one left of each row.
+        column_labels: one above each column.
+
+    Returns:
+        The path.
+
+    Raises:
+        FAEError: images are of another shape or range, the number of labels does not fit, or the grid is too large.
     """
     return _write(draw_grid(images, columns, labels, row_labels=row_labels, column_labels=column_labels), path)
 
@@ -51,7 +73,7 @@ def draw_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """The picture that `save_grid` writes; images out of range raise FAEError."""
+    """The image that `save_grid` writes. Arguments and errors are those of `save_grid`."""
     if images.ndim != 4 or images.shape[1] != 3 or not len(images) or columns < 1:
         raise FAEError(f"a grid needs images (B, 3, H, W) and a column, got {tuple(images.shape)} and {columns}")
     if not column_labels:
@@ -97,7 +119,7 @@ def draw_grid(
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] as an RGB image. Raises FAEError for another shape or range."""
+    """A tensor (3, H, W) in [0, 1] as an RGB image. Raises FAEError for another shape or range."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise FAEError(f"an image has shape (3, H, W), got {tuple(image.shape)}")
     require_range(image, what="an image")
@@ -105,18 +127,19 @@ def to_pillow(image: Tensor) -> Image.Image:
 
 
 def _extent(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, texts: Sequence[str]) -> tuple[int, int]:
+    """(width, height) in pixels of the largest text."""
     boxes = [font.getbbox(text) for text in texts]
     return int(max(box[2] for box in boxes)), int(max(box[3] for box in boxes))
 
 
 def _drawable(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str) -> str:
-    """On one line, no longer than can be seen, and of letters that the font takes: Pillow's bitmap font knows Latin-1 only."""
+    """A text on one line, cut, in letters that the font has: Pillow's bitmap font has Latin-1 only."""
     encoding = "utf-8" if isinstance(font, ImageFont.FreeTypeFont) else "latin-1"
     return " ".join(text[:_LONGEST].split()).encode(encoding, "replace").decode(encoding)
 
 
 def _fitted(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:
-    """`text` in one line, cut so that it stays within `width` pixels."""
+    """A text on one line, cut so that it stays within `width` pixels."""
     text = " ".join(text[: max(width, 1)].encode(errors="replace").decode().split())
     while text and _extent(font, [text])[0] > width:
         text = text[:-1]
@@ -124,6 +147,7 @@ def _fitted(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width
 
 
 def _write(picture: Image.Image, path: str | Path) -> Path:
+    """Write a PNG, whole or not at all."""
     path = Path(path)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

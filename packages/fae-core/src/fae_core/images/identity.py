@@ -1,7 +1,7 @@
-"""What a set of images is, by content: the same text wherever the images lie, another as soon as one of them is another.
+"""A hash of a set of images by content: the same wherever the images are, and different as soon as one image differs.
 
-Whatever is made of images (a store of latents, a training run, statistics of a reference) records it, and compares it when it
-goes on or serves again. Paths and names only say where to look.
+What is made of images (a store of latents, a training run, statistics of a reference) records it, and compares it when
+it is resumed or used again. Paths and names are not part of it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 def content_identity(source: ImageSource, *, show: bool = False) -> str:
     """Hexadecimal SHA-256 of a source's images, in order, with their labels, class names and captions.
 
-    Every file is read once; its hash is then remembered in the cache folder ($FAE_CACHE) beside its size, times and inode. Of a
-    remote file it is what the other side tells (ETag, checksum, time of change), and where it tells nothing, its bytes.
-    show: a progress bar over large sets. Raises DataError where a file cannot be read.
+    Every file is read once; its hash is then kept in the cache folder ($FAE_CACHE) with its size, times and inode. Of a
+    remote file the server's own version is hashed (ETag, checksum, time of change), or its bytes where there is none.
+
+    Args:
+        source: the images.
+        show: whether to show a progress bar over large sets.
+
+    Raises:
+        DataError: a file cannot be read.
     """
     digest = hashlib.sha256(f"{len(source)} images\x1e".encode())
     cache = cache_folder() / "digests.sqlite"

@@ -1,4 +1,4 @@
-"""ADM's sample files: an .npz with arr_0, uint8 (N, H, W, 3), often arr_1, labels (N,), and from us the classes' names."""
+"""ADM's sample files: an .npz with arr_0, uint8 (N, H, W, 3), often arr_1, labels (N,), and our own array `classes`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,22 @@ from fae_core.images.source import ImageSource
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CLASSES_ARRAY = "classes"  # names by label, (K,) of text: ours, other readers pass it over
+CLASSES_ARRAY = "classes"  # names by label, (K,) of text; other readers ignore it
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its name and of its extra field
 _MAX_COMPRESSED = 64 * 2**30  # bytes that a compressed array may unpack to
 
 
 @dataclass(frozen=True)
 class Member:
-    """What the header of an array in an .npz file says. offset: of its data behind the zip member's start."""
+    """What the header of an array in an .npz file says.
+
+    Attributes:
+        info: the zip member.
+        shape: of the array.
+        fortran: whether it is stored in Fortran order.
+        dtype: of the array.
+        offset: where its data start, in bytes from the start of the unpacked member.
+    """
 
     info: zipfile.ZipInfo
     shape: tuple[int, ...]
@@ -49,11 +57,16 @@ class Member:
 
 
 class NpzImages(ImageSource):
-    """The images of an .npz file, memory-mapped where it is not compressed (numpy.savez; ADM's are). Compressed ones are
-    unpacked: up to 1 GiB into memory, more into a file that nobody else sees in the cache folder.
+    """The images of an .npz file, memory-mapped where it is not compressed (numpy.savez; ADM's files).
 
-    Raises DataError where arr_0 is missing, not uint8 (N, H, W, 3), or holds objects: nothing is unpickled; and where it
-    unpacks to more than 64 GiB, or to more than 1 GiB and a hundred times its size.
+    Compressed ones are unpacked: up to 1 GiB into memory, more into an unnamed temporary file in the cache folder.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: arr_0 is missing, is not uint8 (N, H, W, 3), holds objects (nothing is unpickled), unpacks to more
+            than 64 GiB, or to more than 1 GiB and a hundred times its size; or labels or class names do not match.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -88,6 +101,7 @@ class NpzImages(ImageSource):
         return f"{self.path}[{index}]"
 
     def _class_names(self) -> list[str] | None:
+        """Class names from the file, or from classes.json beside it."""
         listed = read_classes(self.path.parent)
         if f"{CLASSES_ARRAY}.npy" not in _members(self.path):
             return listed.names if listed else None
@@ -106,7 +120,15 @@ class NpzImages(ImageSource):
 
 
 def read_member(path: Path, name: str) -> np.ndarray:
-    """One array of an .npz file, memory-mapped where it is stored uncompressed. Raises DataError; never unpickles."""
+    """One array of an .npz file, memory-mapped where it is stored uncompressed. Nothing is unpickled.
+
+    Args:
+        path: the file.
+        name: of the array.
+
+    Raises:
+        DataError: there is no such array, it holds objects, is damaged, or is too large to unpack.
+    """
     member = read_header(path, name)
     if member.dtype.hasobject:
         raise DataError(f"{path}: {name} holds Python objects, which are never unpickled")
@@ -133,7 +155,15 @@ def read_member(path: Path, name: str) -> np.ndarray:
 
 
 def read_header(path: Path, name: str) -> Member:
-    """What an array of an .npz file is, without reading it. Raises DataError."""
+    """What an array of an .npz file is, without reading it.
+
+    Args:
+        path: the file.
+        name: of the array.
+
+    Raises:
+        DataError: there is no such array, or its header is damaged.
+    """
     if _members(path).count(f"{name}.npy") != 1:
         raise DataError(f"{path} has {'two arrays' if f'{name}.npy' in _members(path) else 'no array'} {name}")
     try:
@@ -147,7 +177,7 @@ def read_header(path: Path, name: str) -> Member:
 
 
 def _unpacked(path: Path, member: Member) -> np.ndarray:
-    """The array in a temporary file without a name, which goes when the array does."""
+    """The array in a temporary file without a name, which is removed with the array."""
     folder = cache_folder()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +189,7 @@ def _unpacked(path: Path, member: Member) -> np.ndarray:
 
 
 def _members(path: Path) -> list[str]:
+    """The names of an .npz file's members. Raises DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()

@@ -1,46 +1,51 @@
-"""Opening whatever holds images: folders, parquet files, WebDataset shards, ADM's .npz files, the built-in photographs."""
+"""Opening image sources: folders, parquet files, WebDataset shards, ADM's .npz files, the built-in photographs."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fae_core.documents import require_regular
 from fae_core.errors import DataError
 from fae_core.images.decode import SUFFIXES, printable
-from fae_core.images.shards import expand, is_remote
-from fae_core.images.splits import files_of_split
-from fae_core.images.tell import tell
-
-if TYPE_CHECKING:
-    pass
 from fae_core.images.photographs import Photographs
+from fae_core.images.shards import expand, is_remote
 from fae_core.images.source import ImageSource
+from fae_core.images.splits import files_of_split
+from fae_core.images.tell import log_on_first_process
 
+_SHARDS = (".parquet", ".tar")
 _PATTERN = re.compile(r"\{\d{1,18}\.\.\d{1,18}\}")
 _SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]")  # start, stop and step as in Python
 
 
 def open_images(source: str | Path | ImageSource, split: str | None = None) -> ImageSource:
-    """The images of `source`:
+    """The images of a source:
 
     - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
-      class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with "file_name" and
-      "caption" or "text", or NAME.txt beside every image.
-    - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of strings
-      "caption" or "text" gives captions. split: the start of the files' names, or a word in them.
+      class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with
+      "file_name" and "caption" or "text", or NAME.txt beside every image.
+    - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
+      strings "caption" or "text" gives captions. split: the start of the files' names, or a word in them.
     - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files.
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
     - one image file.
     - "photographs": the eight colour photographs inside scikit-image (needs fae-core[demo]), each a class of its own.
-    - any of these with a slice behind it, as in "train.parquet[:45000]", "photos[-100:]" or "photos[::4]".
+    - any of these followed by a slice, as in "train.parquet[:45000]", "photos[-100:]" or "photos[::4]".
 
-    What a folder or shard holds beside its images is passed over; what looks like an image or a caption and is left out is
-    counted, and one is named in the log. Raises DataError where there is nothing to read, where files of several splits or
-    kinds lie together, or labels do not match, MissingPackage where an extra is missing.
+    Other files in a folder or shard are skipped. A warning counts those that look like an image or a caption and are
+    not read, and names one.
+
+    Args:
+        source: a path, an address, or an ImageSource, which is returned as it is.
+        split: which part of the data set, where the source holds several.
+
+    Raises:
+        DataError: there is nothing to read, files of several splits or kinds are together, or labels do not match.
+        MissingPackage: an extra is not installed.
     """
     if isinstance(source, ImageSource):
         return source
@@ -69,14 +74,8 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     require_regular(path, DataError)
     if split is not None:
         raise DataError(f"{path} is one file and has no split {split!r}")
-    if path.suffix == ".parquet":
-        from fae_core.images.parquet import ParquetImages
-
-        return ParquetImages([path])
-    if path.suffix == ".tar":
-        from fae_core.images.tar import TarImages
-
-        return TarImages([path])
+    if path.suffix in _SHARDS:
+        return _open_shards([path], path.suffix)
     if path.suffix == ".npz":
         from fae_core.images.npz import NpzImages
 
@@ -89,37 +88,39 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
 
 
 def _open_pattern(pattern: str) -> ImageSource:
-    files = expand(pattern)
-    if pattern.endswith(".tar"):
+    """The images of the shards that a pattern or an address names."""
+    files, suffix = expand(pattern), Path(pattern).suffix
+    if suffix not in _SHARDS:
+        raise DataError(f"{pattern}: patterns and remote addresses name .tar or .parquet files")
+    return _open_shards(files, suffix)
+
+
+def _open_shards(files: Sequence[str | Path], suffix: str) -> ImageSource:
+    """The images of shards of one kind."""
+    if suffix == ".tar":
         from fae_core.images.tar import TarImages
 
         return TarImages(files)
-    if pattern.endswith(".parquet"):
-        from fae_core.images.parquet import ParquetImages
+    from fae_core.images.parquet import ParquetImages
 
-        return ParquetImages(files)
-    raise DataError(f"{pattern}: patterns and remote addresses name .tar or .parquet files")
+    return ParquetImages(files)
 
 
 def _open_folder(path: Path, split: str | None) -> ImageSource:
-    kinds = {suffix: _visible(path, f"*{suffix}") for suffix in (".parquet", ".tar")}
+    """The images of a folder of shards or of image files."""
+    kinds = {suffix: _visible(path, f"*{suffix}") for suffix in _SHARDS}
     if all(kinds.values()):
         several = " and ".join(f"{len(files)} {suffix} files ({files[0].name})" for suffix, files in kinds.items())
         raise DataError(
             f"{path} holds {several}; name one kind by a pattern such as {path}/{{0000..0099}}.tar, or move one"
         )
     if any(kinds.values()) and (loose := [file for file in _visible(path, "*") if file.suffix.lower() in SUFFIXES]):
-        tell(
+        log_on_first_process(
             f"{path} is read for its shards; {len(loose)} image files beside them are left out, such as {loose[0].name}"
         )
-    if kinds[".parquet"]:
-        from fae_core.images.parquet import ParquetImages
-
-        return ParquetImages(files_of_split(kinds[".parquet"], split))
-    if kinds[".tar"]:
-        from fae_core.images.tar import TarImages
-
-        return TarImages(files_of_split(kinds[".tar"], split))
+    for suffix, files in kinds.items():
+        if files:
+            return _open_shards(files_of_split(files, split), suffix)
     if split is not None:
         if not (path / split).is_dir():
             raise DataError(f"{path} has no split {split!r}")
@@ -130,6 +131,7 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
 
 
 def _exists(path: Path) -> bool:
+    """Whether there is a file or folder of that name."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or holds a zero byte
@@ -137,4 +139,5 @@ def _exists(path: Path) -> bool:
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder that are not hidden, by name."""
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))

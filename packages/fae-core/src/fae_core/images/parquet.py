@@ -21,7 +21,7 @@ from fae_core.images.columns import Columns, choose_columns
 from fae_core.images.decode import decode_image
 from fae_core.images.shards import is_remote, open_remote
 from fae_core.images.source import ImageSource
-from fae_core.images.tell import tell
+from fae_core.images.tell import log_on_first_process
 from fae_core.redact import redact
 
 if TYPE_CHECKING:
@@ -31,12 +31,19 @@ _CACHE_BYTES = 2**30
 
 
 class ParquetImages(ImageSource):
-    """The rows of parquet files, in order. Images stay encoded, in row groups, of which up to 1 GiB are kept in memory:
-    random access is fast over files of that size; larger ones have `blocks`, by which training orders its reading. Remote
-    files (see `fae_core.images.shards`) are read where they are, a row group at a time.
+    """The rows of parquet files, in order.
 
-    A column of strings named caption or text gives captions. Class names come from classes.json beside the files or from the
-    files' own metadata. Raises DataError.
+    Images stay encoded, in row groups, of which up to 1 GiB are kept in memory: random access is fast over files of
+    that size; larger ones have `blocks`, by which training orders its reading. Remote files (see
+    `fae_core.images.shards`) are read where they are, a row group at a time. A column of strings named caption or text
+    gives captions. Class names come from classes.json beside the files or from the files' own metadata.
+
+    Args:
+        files: the files, all with the same columns and classes.
+
+    Raises:
+        DataError: a file is damaged, has no images, or differs from the first in its columns or classes.
+        MissingPackage: pyarrow is not installed.
     """
 
     def __init__(self, files: Sequence[str | Path]) -> None:
@@ -67,8 +74,9 @@ class ParquetImages(ImageSource):
                     labels += opened.read(columns=[columns.label]).column(0).to_pylist()
                 if columns.caption is not None:
                     captions += [text or "" for text in opened.read(columns=[columns.caption]).column(0).to_pylist()]
+        assert columns is not None  # there is at least one file
         for note in columns.notes:
-            tell(note)
+            log_on_first_process(note)
         self._column = columns.image
         self._starts = list(itertools.accumulate(counts, initial=0))
         self.blocks = counts if size > _CACHE_BYTES else None
@@ -100,9 +108,11 @@ class ParquetImages(ImageSource):
         yield "" if indices is None else f"{list(indices)}"
 
     def _group(self, index: int) -> int:
+        """The row group of an image."""
         return bisect.bisect_right(self._starts, range(len(self))[index]) - 1
 
     def _cell(self, index: int) -> Any:
+        """What an image's row holds in the image column."""
         group = self._group(index)
         with self._lock:
             if group not in self._cache:
@@ -116,6 +126,7 @@ class ParquetImages(ImageSource):
         return column[range(len(self))[index] - self._starts[group]].as_py()
 
     def _set_classes(self, labels: list[Any] | None, names: tuple[str, ...] | None) -> None:
+        """Set labels and class names, from classes.json or the files' metadata."""
         where = redact(str(self.files[0]))
         listed = None if is_remote(str(self.files[0])) else read_classes(Path(self.files[0]).parent)
         if listed and names and listed.names != list(names):
@@ -128,7 +139,7 @@ class ParquetImages(ImageSource):
 
     @contextmanager
     def _open(self, file: str | Path) -> Iterator[Any]:
-        """The opened file; whatever arrow says about a damaged one becomes a DataError."""
+        """The opened file; arrow's errors about a damaged one become a DataError."""
         try:
             if not is_remote(str(file)):
                 require_regular(file, DataError)
@@ -147,8 +158,8 @@ def _require_same(first: Columns, other: Columns, first_file: str, file: str) ->
         one, two = getattr(first, names), getattr(other, names)
         if one != two:
             raise DataError(
-                f"{file} has its {kind} in {two or 'no column'}, {first_file} in {one or 'no column'}; they do not all have "
-                f"a column of {kind} that is called the same"
+                f"{file} has its {kind} in {two or 'no column'}, {first_file} in {one or 'no column'}; they do not all "
+                f"have a column of {kind} that is called the same"
             )
     if first.classes != other.classes:
         mine, theirs = other.classes or (), first.classes or ()
@@ -158,7 +169,7 @@ def _require_same(first: Columns, other: Columns, first_file: str, file: str) ->
 
 
 def _check_unpacked(groups: list[Any], column: str, where: str) -> None:
-    """Raise DataError where a row group is a bomb: it is read whole."""
+    """Raise DataError where a row group, which is read whole, unpacks to far more than its size."""
     for group in groups:
         parts = [group.column(i) for i in range(group.num_columns)]
         mine = [part for part in parts if f"{part.path_in_schema}.".startswith(f"{column}.")]

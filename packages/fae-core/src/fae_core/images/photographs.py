@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from fae_core.errors import DataError, MissingPackage
 from fae_core.files.digests import FileDigests
 from fae_core.images.decode import decode_image
+from fae_core.images.source import ImageSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-from fae_core.images.source import ImageSource
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",
@@ -28,7 +28,12 @@ PHOTOGRAPHS = {
 
 
 class Photographs(ImageSource):
-    """Eight real colour photographs that every installation of scikit-image carries; image i is the only one of class i."""
+    """Eight colour photographs that every installation of scikit-image contains; image i is the only one of class i.
+
+    Raises:
+        DataError: the installed scikit-image lacks some of them.
+        MissingPackage: scikit-image is not installed.
+    """
 
     def __init__(self) -> None:
         found = importlib.util.find_spec("skimage")

@@ -1,4 +1,4 @@
-"""What a PNG says beside its pixels: compressed texts and colour profiles, which can be huge and which nobody needs."""
+"""PNG files without their texts and colour profiles, which can be huge when unpacked and are not used."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import IO
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
-_ORIENTED = (
-    b"XML:com.adobe.xmp",
-    b"Raw profile type exif",
-)  # where cameras' software writes the orientation, beside eXIf
+# Texts in which cameras' software writes the orientation, beside eXIf.
+_ORIENTED = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 _MAX_TEXT = 2**18  # bytes of such a text, unpacked
 
 
 def without_texts(file: IO[bytes]) -> IO[bytes]:
     """The file as it is, or, of a PNG with texts or a colour profile, a copy in memory of the other chunks.
 
-    The first short text that may hold the orientation stays. What is damaged is left to the decoder.
+    The first short text that may hold the orientation stays. Damaged chunks are left to the decoder.
+
+    Args:
+        file: an image file of any format, open at its start.
+
+    Returns:
+        A file open at its start.
     """
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
         file.seek(0)
@@ -49,6 +53,7 @@ def without_texts(file: IO[bytes]) -> IO[bytes]:
 
 
 def _is_short(file: IO[bytes], kind: bytes, length: int) -> bool:
+    """Whether a text has at most `_MAX_TEXT` bytes when it is unpacked."""
     if length > _MAX_TEXT:
         return False
     _, _, rest = file.read(length).partition(b"\0")

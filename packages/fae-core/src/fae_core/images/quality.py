@@ -1,4 +1,4 @@
-"""How near one image is to another, by the one convention that every command and log uses."""
+"""How similar two images are, by the one convention that every command and log uses."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ LEAST_ERROR = 1e-10
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, (B,) float64. a, b: (B, C, H, W) in [0, 1], the peak is 1.
+    """Peak signal-to-noise ratio of each image; the peak is 1.
 
-    A mean squared error below 1e-10 counts as 1e-10: identical images have 100 dB, the largest value, so that one blank image
-    leaves a mean finite. (Smaller errors are no visible difference: a single value of one 8-bit level in 256x256 is 8e-11.)
+    A mean squared error below 1e-10 counts as 1e-10: identical images have 100 dB, the largest value, so that one blank
+    image leaves a mean finite. (One value of 256x256 that differs by one 8-bit level gives 8e-11.)
+
+    Args:
+        a: (B, C, H, W) in [0, 1].
+        b: (B, C, H, W) in [0, 1].
+
+    Returns:
+        (B,) float64, in dB.
     """
     error = (a.double() - b.double()).square().flatten(1).mean(1)
     return -10 * error.clamp_min(LEAST_ERROR).log10()

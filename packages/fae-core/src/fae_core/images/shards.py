@@ -1,7 +1,7 @@
-"""Shard files by name, here or elsewhere: patterns such as train-{0000..0099}.tar, and local copies of remote ones.
+"""Shard files by name, local or remote: patterns such as train-{0000..0099}.tar, and local copies of remote ones.
 
-Remote shards (any address that fsspec reads: https, s3, gs, hf, ...) are copied whole when first needed, once per machine, into
-a folder that never holds more than its limit, so that data larger than the disk can be read.
+Remote shards (any address that fsspec reads: https, s3, gs, hf, ...) are copied whole when first needed, once per
+machine, into a folder that never holds more than its limit, so that data larger than the disk can be read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIMIT_VARIABLE = "FAE_SHARD_CACHE_GB"
 _DEFAULT_LIMIT_GB = 50.0
 _MOST_SHARDS = 1_000_000
 
-# What file systems say of a file that changes with its content; one of them is enough.
+# What file systems report of a file and what changes with its content; one of them is enough.
 _VALIDATORS = (
     *("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "checksum", "generation", "VersionId"),
     *("Last-Modified", "LastModified", "last_modified", "last_commit", "updated", "mtime", "created"),
@@ -37,7 +37,7 @@ _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
 def cache_folder() -> Path:
-    """Where FAE keeps what it can make again: $FAE_CACHE, or fae/ in the user's cache folder."""
+    """The folder of what FAE can make again: $FAE_CACHE, or fae/ in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fae"
 
@@ -50,7 +50,11 @@ def is_remote(source: str) -> bool:
 def expand(pattern: str) -> list[str]:
     """The names that a pattern with numeric ranges stands for: "a-{08..11}.tar" is a-08.tar to a-11.tar.
 
-    Raises DataError where a range runs backwards or the pattern stands for more than a million names.
+    Args:
+        pattern: a name with any number of ranges.
+
+    Raises:
+        DataError: a range runs backwards, or the pattern stands for more than a million names.
     """
     found = _RANGE.search(pattern)
     if not found:
@@ -68,29 +72,44 @@ def expand(pattern: str) -> list[str]:
 
 
 def open_remote(address: str) -> IO[bytes]:
-    """A remote file, for reading any part of it. Raises DataError where it cannot be had."""
+    """A remote file, open for reading any part of it.
+
+    Args:
+        address: what fsspec reads.
+
+    Raises:
+        DataError: it cannot be opened.
+        MissingPackage: fsspec is not installed.
+    """
     with _remote_errors(address):
-        return _fsspec().open(address, "rb").open()
+        system, path = _fsspec().core.url_to_fs(address)
+        return system.open(path, "rb")
 
 
 def remote_version(address: str) -> str:
-    """Text that changes when a remote file does: what the other side tells of it, or a hash of its bytes where it tells nothing.
+    """Text that changes when a remote file does: the version that its server reports, else a hash of its bytes.
 
-    Raises DataError where it cannot be had.
+    Args:
+        address: what fsspec reads.
+
+    Raises:
+        DataError: the file cannot be read.
+        MissingPackage: fsspec is not installed.
     """
     with _remote_errors(address):
         system, path = _fsspec().core.url_to_fs(address)
         system.invalidate_cache()
         facts = system.info(path)
-    told = {key: str(facts[key]) for key in _VALIDATORS if facts.get(key)}
-    if told:
-        return f"{facts.get('size')} {sorted(told.items())}"
+    reported = {key: str(facts[key]) for key in _VALIDATORS if facts.get(key)}
+    if reported:
+        return f"{facts.get('size')} {sorted(reported.items())}"
     with open_remote(address) as opened, _remote_errors(address):
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        # typing.IO lacks the `readinto` that fsspec's files have.
+        return hashlib.file_digest(opened, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 class ShardFiles:
-    """Shards as open files. Safe for threads and processes: a remote shard is copied by whoever needs it first."""
+    """Shards as open files. Safe in threads and processes: a remote shard is copied when it is first needed."""
 
     def __init__(self) -> None:
         self.folder = cache_folder() / "shards"
@@ -98,9 +117,16 @@ class ShardFiles:
         self._versions: dict[str, str] = {}
 
     def open(self, shard: str) -> IO[bytes]:
-        """The shard open for reading, after copying it here if it is remote. Raises DataError where it cannot be had.
+        """The shard open for reading, after copying it here if it is remote.
 
-        An open file and not a path: another process may make room at any moment, which takes a copy's name but not its bytes.
+        This is an open file and not a path: another process may remove a copy at any time, but an open one stays.
+
+        Args:
+            shard: a path or an address.
+
+        Raises:
+            DataError: it cannot be read.
+            MissingPackage: fsspec, which remote shards need, is not installed.
         """
         if not is_remote(shard):
             require_regular(shard, DataError)
@@ -123,7 +149,15 @@ class ShardFiles:
                 return self._copy(shard, copy)
 
     def identity(self, shard: str) -> str:
-        """Text that changes when the shard does: where it lies and its version, asked for once. Raises OSError, DataError."""
+        """Text that changes when the shard does: its path or address and its version, found once.
+
+        Args:
+            shard: a path or an address.
+
+        Raises:
+            OSError: a local file cannot be read.
+            DataError: a remote file cannot be read.
+        """
         if not is_remote(shard):
             return f"{Path(shard).resolve()} {file_version(shard)[0]}"
         if shard not in self._versions:
@@ -131,14 +165,15 @@ class ShardFiles:
         return f"{shard} {self._versions[shard]}"
 
     def _open_copy(self, copy: Path) -> IO[bytes]:
-        """A copy that is there, now the one used last. Raises FileNotFoundError."""
+        """Open a copy, and record that it was used. Raises FileNotFoundError."""
         opened = copy.open("rb")
-        with suppress(OSError):  # a read-only cache keeps the order of its first uses
+        with suppress(OSError):  # in a read-only cache the time of use stays as it is
             os.utime(copy)
         return opened
 
     def _copy(self, shard: str, copy: Path) -> IO[bytes]:
-        for leftover in self.folder.glob(f".{glob.escape(copy.name)}.*.tmp"):  # of who was killed while copying it
+        """Copy a remote shard, whole or not at all, and open the copy."""
+        for leftover in self.folder.glob(f".{glob.escape(copy.name)}.*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
         temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
         try:
@@ -152,7 +187,7 @@ class ShardFiles:
             temporary.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> None:
-        """Remove the copies that were used longest ago. Whoever has one open keeps reading it: its name goes, not its bytes."""
+        """Remove the copies that were used longest ago. Those that are open can still be read."""
         copies = []
         for path in filter(_is_copy, self.folder.iterdir()):
             with suppress(FileNotFoundError):  # another thread or process made room meanwhile
@@ -167,16 +202,18 @@ class ShardFiles:
 
 
 def _is_copy(path: Path) -> bool:
-    """Whether a file is a copy that was made here, by its name; others may keep shards of their own in the cache's folder."""
+    """Whether a file's name is that of a copy made here; the folder may hold other files."""
     return re.match(r"[0-9a-f]{16}-.", path.name) is not None and path.suffix != ".lock"
 
 
 def _key(shard: str) -> str:
+    """A short hash of a shard's identity, for file names."""
     return hashlib.sha256(shard.encode()).hexdigest()[:16]
 
 
 @contextmanager
 def _remote_errors(address: str) -> Iterator[None]:
+    """A block in which errors of reading become DataError, a full disk excepted."""
     try:
         yield
     except FAEError:
@@ -190,10 +227,12 @@ def _remote_errors(address: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _fsspec():
+    """The fsspec module. Raises MissingPackage."""
     try:
         import fsspec
     except ImportError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fae_core.errors import DataError
 from fae_core.files.digests import FileDigests
-from fae_core.images.captions import Picked
+from fae_core.images.captions import LazyTexts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class ImageSource(ABC):
     """Images by index, with their labels and captions where they have any.
 
-    labels: one class index per image, or None. classes: class names by index, or None where they are not known.
-    captions: one text per image, or None; read when it is asked for, so that opening a source stays quick.
-    blocks: how many images lie together in each file or row group, in order, where reading them out of order is dear;
-    None where it is not.
+    Attributes:
+        labels: one class index for each image, or None.
+        captions: one text for each image, or None; read when it is asked for, so that opening a source stays fast.
+        classes: class names by index, or None where they are not known.
+        blocks: how many images each file or row group holds, in order, where reading out of order is slow; else None.
     """
 
     labels: list[int] | None = None
@@ -37,16 +38,24 @@ class ImageSource(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Image:
-        """The image as RGB uint8, in its own size. Raises DataError, naming it, where it cannot be read. Thread-safe."""
+        """The image as RGB uint8, in its own size. Safe in threads.
+
+        Raises:
+            DataError: the image, which is named, cannot be read.
+        """
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What to call the image in messages: its path, or its place in a file."""
+        """The image's name in messages: its path, or its place in a file."""
 
     def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
-        """What `content_identity` is made of beside labels and classes: the images' files and captions, in order.
+        """What `content_identity` hashes beside labels and classes: the images' files and captions, in order.
 
-        indices: of some images alone. Here every image is decoded; sources that know their files say so more cheaply.
+        This method decodes every image; sources that know their files override it with a faster one.
+
+        Args:
+            digests: hashes of files that are known already.
+            indices: which images; None for all.
         """
         for index in range(len(self)) if indices is None else indices:
             yield pixels_digest(self, index)
@@ -54,7 +63,7 @@ class ImageSource(ABC):
                 yield self.captions[index]
 
     def place(self, index: int) -> int:
-        """Which image `read(index)` gave, for its label: this one, unless it cannot be read and another takes its place."""
+        """The index of the image that `read(index)` gives: another where that one cannot be read and was replaced."""
         return index
 
     def select(self, indices: Sequence[int]) -> ImageSource:
@@ -63,11 +72,13 @@ class ImageSource(ABC):
 
 
 class _Selection(ImageSource):
+    """Some images of a source."""
+
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
         self._source, self._indices = source, [range(len(source))[i] for i in indices]
         self.classes = source.classes
         self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
-        self.captions = None if source.captions is None else Picked(source.captions, self._indices)
+        self.captions = None if source.captions is None else LazyTexts(source.captions.__getitem__, self._indices)
         self.blocks = None if source.blocks is None else _blocks_of(self._indices, source.blocks)
 
     def __len__(self) -> int:
@@ -85,7 +96,7 @@ class _Selection(ImageSource):
 
 
 def _blocks_of(indices: Sequence[int], blocks: Sequence[int]) -> list[int] | None:
-    """How a selection in ascending order lies in the blocks; None for one in another order."""
+    """How many images of a selection each block holds; None for a selection that is not in ascending order."""
     if any(a >= b for a, b in itertools.pairwise(indices)):
         return None
     bounds = list(itertools.accumulate(blocks))
@@ -94,7 +105,7 @@ def _blocks_of(indices: Sequence[int], blocks: Sequence[int]) -> list[int] | Non
 
 
 def pixels_digest(source: ImageSource, index: int) -> str:
-    """Of one image as it is decoded, for sources that do not say which file holds it."""
+    """A hash of an image's size and pixels, or "unreadable", for sources that do not say which file holds it."""
     try:
         image = source.read(index)
     except DataError:

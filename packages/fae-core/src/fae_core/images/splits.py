@@ -23,7 +23,12 @@ _NUMBERED = re.compile(r"(.+?)-\d+-of-\d+")  # Hugging Face: train-00000-of-0001
 def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
     """The files of a split, by their names: `train-00000-of-00004`, `train*`, or `imagenet1k-train-0000`.
 
-    Raises DataError where no file is of that split, or, without one, where they are of several.
+    Args:
+        files: all files of a folder, at least one.
+        split: the name of the split; None where all files are of one.
+
+    Raises:
+        DataError: no file is of that split, or, without a split, they are of several.
     """
     if split is None:
         require_one_split((file.stem for file in files), f"{files[0].parent}")
@@ -41,7 +46,15 @@ def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
 
 
 def require_one_split(names: Iterable[str], where: str) -> None:
-    """Raise DataError where names of files or folders are of several splits, such as train-0 and test-0."""
+    """Check that files or folders are of one split.
+
+    Args:
+        names: their names.
+        where: what errors call the place that holds them.
+
+    Raises:
+        DataError: they are of several splits, such as train-0 and test-0.
+    """
     found: dict[tuple[str, ...], str] = {}
     for name in names:
         words = [word for word in _words(name) if word in _NAMES]
@@ -55,14 +68,16 @@ def require_one_split(names: Iterable[str], where: str) -> None:
 
 
 def are_splits(names: Sequence[str]) -> bool:
-    """Whether all of several folders are called like splits, so that they cannot be classes."""
+    """Whether there are several folders and all have names of splits, so that they cannot be classes."""
     return len(names) > 1 and all(name.lower() in _NAMES for name in names)
 
 
 def _numbered(stem: str) -> str | None:
+    """The split in a name such as train-00000-of-00012."""
     found = _NUMBERED.fullmatch(stem)
     return found[1] if found else None
 
 
 def _words(name: str) -> list[str]:
+    """The parts of a name that consist of letters, in lower case."""
     return re.findall(r"[a-z]+", name.lower())

@@ -1,7 +1,8 @@
-"""WebDataset's tar shards: members that share a name up to the first dot of it are one sample (0001.jpg, 0001.cls, 0001.txt).
+"""WebDataset's tar shards: members with one name up to its first dot are one sample (0001.jpg, 0001.cls, 0001.txt).
 
-A shard is scanned once, for where its members lie; the result is kept in the cache folder. After that any sample is one read at
-a known place, so the order of training, resuming at an exact sample and sharing among processes need no streaming state.
+A shard is scanned once for the places of its members; the result is kept in the cache folder. After that any sample is
+one read at a known place, so the order of training, resuming at an exact sample and sharing among processes need no
+streaming state.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -19,12 +19,14 @@ import numpy as np
 
 from fae_core.errors import DataError
 from fae_core.files.digests import FileDigests
+from fae_core.images.captions import LazyTexts
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.read_ahead import read_ahead
 from fae_core.images.shards import ShardFiles, cache_folder, is_remote
 from fae_core.images.source import ImageSource
 from fae_core.images.tar_index import INDEX_VERSION, ShardIndex, read_index, scan, write_index
-from fae_core.images.tell import tell
+from fae_core.images.tell import log_on_first_process
 from fae_core.progress import progress
 from fae_core.redact import redact
 
@@ -32,13 +34,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _OPEN_SHARDS = 64
+_THREADS = 8  # that index shards
 
 
 class TarImages(ImageSource):
     """The images of plain .tar shards, local or remote (see `fae_core.images.shards`), in the order of the files given.
 
-    blocks: samples per shard, by which training orders its reading. labels come from .cls members, captions from .txt ones,
-    where every sample has one. Raises DataError where a shard is damaged, compressed, or holds no images.
+    `blocks` are the samples of each shard, by which training orders its reading. `labels` come from .cls members,
+    `captions` from .txt members, where every sample has one.
+
+    Args:
+        files: paths or addresses of the shards.
+
+    Raises:
+        DataError: a shard is damaged or compressed, there are no images, or some samples alone have labels.
     """
 
     def __init__(self, files: Sequence[str | Path]) -> None:
@@ -47,9 +56,11 @@ class TarImages(ImageSource):
         self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
         self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
         self._lock = threading.Lock()
-        with progress(len(self.files), "indexing shards", enabled=len(self.files) > 16) as bar, _pool() as pool:
+        shards = range(len(self.files))
+        with progress(len(shards), "indexing shards", enabled=len(shards) > 16) as bar:
             labels, self.blocks, texts, left_out = [], [], [], []
-            for shard, index in enumerate(pool.map(self._load_index, range(len(self.files)))):
+            threads = min(_THREADS, len(shards))
+            for shard, index in read_ahead(self._load_index, shards, threads=threads, ahead=4 * threads):
                 if shard < _OPEN_SHARDS:
                     self._indices[shard] = index
                 self.blocks.append(len(index))
@@ -61,9 +72,9 @@ class TarImages(ImageSource):
         if left_out:
             shard, index = left_out[0]
             count, name = sum(int(other.left_out[0]) for _, other in left_out), index.left_out_name.tobytes().decode()
-            tell(
-                f"{count} members of the shards are left out, such as {redact(self.files[shard])}/{name[:80]}: they are no part "
-                "of a sample, which is an image and what shares its name up to the first dot"
+            log_on_first_process(
+                f"{count} members of the shards are left out, such as {redact(self.files[shard])}/{name[:80]}: they "
+                "are no part of a sample, which is an image and what shares its name up to the first dot"
             )
         if not len(self):
             raise DataError(f"{self.files[0]} holds no images ({', '.join(sorted(SUFFIXES))})")
@@ -89,7 +100,11 @@ class TarImages(ImageSource):
         yield "" if indices is None else f"{places}"
 
     def caption(self, index: int) -> str:
-        """The sample's .txt member. Raises DataError where it is not UTF-8."""
+        """The text of a sample's .txt member.
+
+        Raises:
+            DataError: it is not UTF-8, or the shard cannot be read.
+        """
         shard, row = self._locate(index)
         offset, length = self._index(shard).text[row]
         try:
@@ -104,11 +119,13 @@ class TarImages(ImageSource):
         self.__init__(state["files"])
 
     def _locate(self, index: int) -> tuple[int, int]:
+        """A sample's shard and its row in the shard's index."""
         place = range(len(self))[index]
         shard = int(np.searchsorted(self._starts, place, side="right")) - 1
         return shard, place - int(self._starts[shard])
 
     def _bytes(self, shard: int, offset: int, length: int) -> bytes:
+        """A part of a shard."""
         file = self._file(shard)
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length:
@@ -116,6 +133,7 @@ class TarImages(ImageSource):
         return data
 
     def _file(self, shard: int) -> IO[bytes]:
+        """A shard, open for reading; some stay open."""
         with self._lock:
             if shard in self._open:
                 self._open.move_to_end(shard)
@@ -123,17 +141,18 @@ class TarImages(ImageSource):
         opened = self._local.open(self.files[shard])
         with self._lock:
             if len(self._open) >= _OPEN_SHARDS:
-                # Let go, not closed: a thread that reads from it just now keeps it open until it is done.
+                # Not closed: a thread that is reading from it keeps it open until it is done.
                 self._open.popitem(last=False)
             return self._open.setdefault(shard, opened)
 
     def _index(self, shard: int) -> ShardIndex:
+        """A shard's index; some stay in memory."""
         with self._lock:
             if shard in self._indices:
                 self._indices.move_to_end(shard)
                 return self._indices[shard]
         index = self._load_index(shard)
-        if len(index) != self.blocks[shard]:
+        if len(index) != self._starts[shard + 1] - self._starts[shard]:
             raise DataError(f"{self.files[shard]} has changed since it was opened")
         with self._lock:
             self._indices[shard] = index
@@ -142,7 +161,7 @@ class TarImages(ImageSource):
         return index
 
     def _load_index(self, shard: int) -> ShardIndex:
-        """From the cache folder, or by scanning the shard, which is then cached."""
+        """A shard's index, from the cache folder or by scanning the shard."""
         file = self.files[shard]
         try:
             identity = f"{INDEX_VERSION} {self._local.identity(file)}"
@@ -156,15 +175,18 @@ class TarImages(ImageSource):
             write_index(cached, index)
         return index
 
-    def _set_captions(self, there: np.ndarray) -> None:
-        self.captions = _Captions(self) if there.all() else None
-        if there.any() and not there.all():
-            missing = np.flatnonzero(~there)
-            tell(
-                f"{len(missing)} of {len(there)} samples have no .txt member, such as {self.name(int(missing[0]))}: no captions"
+    def _set_captions(self, present: np.ndarray) -> None:
+        """Set captions where all samples have one; log where some have."""
+        self.captions = LazyTexts(self.caption, range(len(self))) if present.all() else None
+        if present.any() and not present.all():
+            missing = np.flatnonzero(~present)
+            log_on_first_process(
+                f"{len(missing)} of {len(present)} samples have no .txt member, such as {self.name(int(missing[0]))}: "
+                "no captions"
             )
 
     def _set_labels(self, labels: np.ndarray) -> None:
+        """Set labels and class names, or raise DataError where some samples alone have a label."""
         if (labels == NO_LABEL).any():
             if (labels != NO_LABEL).any():
                 missing = int(np.flatnonzero(labels == NO_LABEL)[0])
@@ -173,20 +195,3 @@ class TarImages(ImageSource):
         listed = None if is_remote(self.files[0]) else read_classes(Path(self.files[0]).parent)
         self.labels = check_labels(labels.tolist(), len(listed.names) if listed else None, self.files[0])
         self.classes = listed.names if listed else None
-
-
-class _Captions(Sequence):
-    """Captions by index, read when asked for."""
-
-    def __init__(self, source: TarImages) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> str:
-        return self._source.caption(index)
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(8)

@@ -1,4 +1,4 @@
-"""Where the samples of a tar shard lie: found by one scan, in which nothing is extracted, and kept in the cache folder."""
+"""The places of the samples in a tar shard: found by one scan, in which nothing is extracted, and cached."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _MAX_LABEL = 64  # bytes that are read of a .cls member
 
 
 class _Place(NamedTuple):
+    """A member's data in the tar, and its name."""
+
     offset: int
     size: int
     name: str
@@ -29,11 +31,15 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of one tar lie. All arrays have one row per sample, in the tar's order.
+    """The places of the samples in one tar, in its order.
 
-    image, text: (N, 2) int64, offset and length of the image and of the .txt member (length -1: none).
-    label: (N,) int64 from .cls, -1 where there is none. keys: "\\n"-joined names, as UTF-8 bytes. left_out: (1,), how many
-    members look like a part of a sample and are in none; left_out_name: one of them.
+    Attributes:
+        image: (N, 2) int64, offset and length of each image in bytes.
+        text: (N, 2) int64, the same of the .txt members; length -1 where there is none.
+        label: (N,) int64 from the .cls members, -1 where there is none.
+        keys: the samples' names as UTF-8 bytes, joined by line feeds.
+        left_out: (1,) int64, how many members look like a part of a sample and are in none.
+        left_out_name: the name of one of them, as UTF-8 bytes.
     """
 
     image: np.ndarray
@@ -48,10 +54,15 @@ class ShardIndex:
 
 
 def scan(file: IO[bytes], name: str) -> ShardIndex:
-    """Find the samples of an open tar. Nothing is extracted. `name` is what errors call it.
+    """Find the samples of a tar. Nothing is extracted.
 
-    Raises DataError where it is compressed or no tar, ends in the middle of a member, or holds links, devices, sparse files,
-    absolute names or names with "..": no shard that a writer of shards makes has them.
+    Args:
+        file: the tar, open for reading.
+        name: what errors call it.
+
+    Raises:
+        DataError: it is compressed or no tar, ends in the middle of a member, or holds links, devices, sparse files,
+            absolute names or names with "..", which writers of shards do not make.
     """
     samples: dict[str, dict[str, _Place]] = {}
     left_out: list[str] = []
@@ -69,9 +80,10 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
                     _add(samples.setdefault(key, {}), kind, member, name)
                 elif PurePosixPath(member.name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES:
                     left_out.append(member.name)
-                archive.members = []  # tarfile keeps every member it has seen
+                # tarfile keeps every member that it has read.
+                archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # typeshed lacks it
             labels = [_class_of(file, found["cls"], name) if "cls" in found else NO_LABEL for found in samples.values()]
-            # tarfile takes the end of a file for the end of the archive, wherever it comes.
+            # tarfile accepts the end of a file as the end of the archive, wherever it comes.
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise DataError(f"{name} is cut off: the archive's end mark is missing")
@@ -93,7 +105,7 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
 
 
 def _add(found: dict[str, _Place], kind: str, member: tarfile.TarInfo, name: str) -> None:
-    """Add a member to its sample. Raises DataError where the sample has one of that kind: one of them would be lost."""
+    """Add a member to its sample. Raises DataError where the sample has one of that kind already."""
     if kind in found:
         one, two = found[kind].name, member.name
         what = f"holds {_shown(one)} twice" if one == two else f"has {_shown(one)} and {_shown(two)} for one sample"
@@ -106,16 +118,18 @@ def _add(found: dict[str, _Place], kind: str, member: tarfile.TarInfo, name: str
 
 
 def _packed(names: Sequence[str]) -> np.ndarray:
-    # Names that are no UTF-8 are only shown: their bytes become escapes.
+    """Names as UTF-8 bytes, joined by line feeds. Names are for messages; what is no UTF-8 becomes escapes."""
     text = "\n".join(names).encode(errors="surrogateescape").decode(errors="backslashreplace")
     return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
 def _shown(member: str) -> str:
+    """A member's name, for messages."""
     return ascii(member[:80])
 
 
 def _refuse_strange(member: tarfile.TarInfo, name: str, size: int) -> None:
+    """Raise DataError for a member that is no plain file or folder inside the tar."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\n" in member.name:
         raise DataError(f"{name} holds the member {_shown(member.name)}, whose name leads out of the archive")
@@ -133,6 +147,7 @@ def _split(member: str) -> tuple[str, str, str]:
 
 
 def _class_of(file: IO[bytes], member: _Place, name: str) -> int:
+    """The label in a .cls member. Raises DataError."""
     file.seek(member.offset)
     text = file.read(min(member.size, _MAX_LABEL)).removeprefix(BOM_UTF8).strip()
     if text == b"-1":
@@ -143,6 +158,7 @@ def _class_of(file: IO[bytes], member: _Place, name: str) -> int:
 
 
 def read_index(path: Path) -> ShardIndex | None:
+    """A cached index; None where there is none, or it is damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -154,6 +170,7 @@ def read_index(path: Path) -> ShardIndex | None:
 
 
 def write_index(path: Path, index: ShardIndex) -> None:
+    """Cache an index, if the disk can be written."""
     from safetensors.numpy import save
 
     from fae_core.files import write_atomic

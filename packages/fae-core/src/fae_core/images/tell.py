@@ -1,4 +1,4 @@
-"""One line for the user about what a reader leaves out or chooses: from the first process alone, where several read the same."""
+"""Warnings about what a reader leaves out or chooses: from the first process alone, where several read the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fae_core.commands.running import is_first_process
 log = logging.getLogger("fae")
 
 
-def tell(line: str) -> None:
-    """Log a warning, unless this is another process of torchrun than the first."""
+def log_on_first_process(line: str) -> None:
+    """Log a warning, unless this is another process than the first."""
     if is_first_process():
         log.warning("%s", line)

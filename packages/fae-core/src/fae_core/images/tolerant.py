@@ -1,5 +1,8 @@
-"""What every trainer does about unreadable images: they are left out, counted and named before the first step; in sources too
-large for that, an unreadable one is named, counted, and replaced by the next one when it is met."""
+"""What every trainer does about images that cannot be read.
+
+They are left out, counted and named before the first step. In sources that are too large for that, such an image is
+named, counted and replaced by the next one when it is read.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +16,45 @@ from fae_core.files.digests import FileDigests
 from fae_core.images.batch import readable_images
 from fae_core.images.open import open_images
 from fae_core.images.source import ImageSource
-from fae_core.images.tell import tell
+from fae_core.images.tell import log_on_first_process
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _NAMED = 5  # unreadable images that are named; the rest are counted
-_NEIGHBOURS = 16
+_NEIGHBOURS = 16  # images that are tried in place of one
 
 
 def readable_source(data: str | Path | ImageSource, split: str | None = None) -> ImageSource:
-    """The images of `open_images(data, split)` that decode; the others are counted and named in the log, now or, in large sets
-    of shards, when met. Raises DataError where none can be read."""
+    """The images of `open_images(data, split)` that can be decoded.
+
+    The others are counted and named in the log: now, or in large sets of shards when they are read.
+
+    Args:
+        data: as `open_images` takes it.
+        split: as `open_images` takes it.
+
+    Raises:
+        DataError: none can be read, or as `open_images`.
+    """
     source = open_images(data, split)
     if source.blocks is not None:
-        return TolerantImages(source, tell)
-    readable = readable_images(source, tell, threads=2)
+        return TolerantImages(source, log_on_first_process)
+    readable = readable_images(source, log_on_first_process, threads=2)
     return source if len(readable) == len(source) else source.select(readable)
 
 
 class TolerantImages(ImageSource):
-    """`source` as it is, but `read` of an image that cannot be read gives the next one that can: always the same one, so that
-    a resumed run sees what an uninterrupted one saw. Labels are those of `source`: what was read at an index has the label of
-    its `place`.
+    """A source in which the next image that can be read replaces one that cannot.
 
-    log: gets a line for each of the first few. Raises DataError where more than `limit` of the images read so far cannot be
-    read (from the hundredth of these on), or none of 16 in a row can.
+    It is always the same one, so that a resumed run reads what an uninterrupted one read. Labels are those of the
+    source: what was read at an index has the label of its `place`. `read` raises DataError where too many images so far
+    could not be read (at least 100 of them), or none of 16 in a row could.
+
+    Args:
+        source: the images.
+        log: called with a line for each of the first few that cannot be read.
+        limit: the largest share of images that may be replaced.
     """
 
     def __init__(self, source: ImageSource, log: Callable[[str], Any], limit: float = 0.05) -> None:
@@ -79,6 +95,7 @@ class TolerantImages(ImageSource):
         return self.source.content(digests, indices)
 
     def _count(self, place: int, error: DataError) -> None:
+        """Record an image that cannot be read. Raises DataError where there are too many."""
         with self._lock:
             new = place not in self._bad
             self._bad.add(place)

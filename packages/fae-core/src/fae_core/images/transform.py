@@ -1,4 +1,4 @@
-"""Crops, colours, and the way between Pillow images and tensors. Tensors are (..., 3, H, W), float in [0, 1]."""
+"""Crops, changes of colour, conversion of Pillow images and tensors. Tensors are (..., 3, H, W), float in [0, 1]."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from fae_core.images.decode import MAX_PIXELS
 from fae_core.random import SlotRandom
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow has it
-_LONG = 8  # times as many pixels as are asked for: what is cut off a strip before it is resized rather than after
+_LONG = 8  # from so many times the pixels that are asked for, an image is cut before it is resized rather than after
 
 
 def center_crop(image: Image, size: int | tuple[int, int]) -> Image:
-    """The centre of an image at `size` (one side, or (height, width)), as ADM prepares ImageNet.
+    """The centre of an image, as ADM prepares ImageNet.
 
-    Halved with a box filter while twice as large as needed, then resized bicubically until it just covers `size`, then cut.
+    The image is halved with a box filter while it is twice as large as needed, then resized bicubically so that it just
+    covers `size`, then cut.
+
+    Args:
+        image: any image.
+        size: of the result in pixels, one side or (height, width).
+
+    Raises:
+        DataError: the size is no size of an image.
     """
     height, width = as_height_width(size)
     while image.width >= 2 * width and image.height >= 2 * height:
@@ -34,11 +42,17 @@ def center_crop(image: Image, size: int | tuple[int, int]) -> Image:
 
 
 def part_of_resized(image: Image, whole: tuple[int, int], box: Box) -> Image:
-    """The box of an image that is brought bicubically to the size `whole`, (width, height)."""
+    """A part of an image that is resized bicubically.
+
+    Args:
+        image: any image.
+        whole: (width, height) to which all of it is resized.
+        box: which part of that is returned.
+    """
     size = box[2] - box[0], box[3] - box[1]
     if whole[0] * whole[1] <= max(image.width * image.height, _LONG * size[0] * size[1]):
         return image.resize(whole, Resampling.BICUBIC).crop(box)
-    # A long strip, made only where it is kept: the whole of it could take any amount of memory.
+    # Only what is kept of a long strip is resized: the whole could take any amount of memory.
     steps = image.width / whole[0], image.height / whole[1]
     left, top, right, bottom = (side * steps[number % 2] for number, side in enumerate(box))
     return image.resize(size, Resampling.BICUBIC, (left, top, min(right, image.width), min(bottom, image.height)))
@@ -52,10 +66,20 @@ def crop_boxes(
     center: float = 1.0,
     stream: str = "crop",
 ) -> list[Box]:
-    """One random square per image, a pure function of `random`'s slots.
+    """One random square for each image, a pure function of the slots.
 
-    sizes: (width, height) of each image. scale: range of the side as a fraction of the short side. center: the part of
-    the free range, around its middle, from which offsets are drawn (1 = anywhere, 0 = always the middle).
+    Args:
+        sizes: (width, height) of each of B images.
+        random: B slots.
+        scale: range of the side as a fraction of the short side, in (0, 1].
+        center: the part of the free range, around its middle, from which offsets are drawn: 1 = all, 0 = the middle.
+        stream: the name of the draws.
+
+    Returns:
+        B boxes.
+
+    Raises:
+        DataError: an argument is out of range, or there are not as many slots as images.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise DataError(f"the crop scale must be 0 < low <= high <= 1, not {scale[0]},{scale[1]}")
@@ -72,14 +96,24 @@ def crop_boxes(
 
 
 def crop_resize(image: Image, box: Box, size: int | tuple[int, int]) -> Image:
-    """The box of an image, brought to `size` as `center_crop` does."""
+    """The box of an image, resized to `size` as `center_crop` does."""
     return center_crop(image.crop(box), size)
 
 
 def jitter_colors(images: Tensor, amount: float, random: SlotRandom, *, stream: str = "jitter") -> Tensor:
-    """Brightness, contrast and saturation of each image times its own factors in [1 - amount, 1 + amount]; clamped to [0, 1].
+    """Multiply brightness, contrast and saturation of each image by random factors.
 
-    images: (B, 3, H, W) in [0, 1]; random: B slots. Raises FAEError for images out of range.
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        amount: factors are uniform in [1 - amount, 1 + amount].
+        random: B slots.
+        stream: the name of the draws.
+
+    Returns:
+        (B, 3, H, W), clamped to [0, 1].
+
+    Raises:
+        FAEError: images are out of range.
     """
     require_images(images)
     factors = 1 + amount * (2 * random.uniform((3,), stream, images.device) - 1)
@@ -102,15 +136,27 @@ def to_tensor(image: Image) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [0, 1] as uint8, rounded (truncation would darken by half a level); values outside are clamped. Raises FAEError for NaN."""
+    """Floats in [0, 1] as uint8. Values outside are clamped.
+
+    Values are rounded to the nearest level; truncation would darken by half a level.
+
+    Raises:
+        FAEError: a value is NaN.
+    """
     require_range(images, -math.inf, math.inf)
     return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def as_height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a size given as one side or as both. Raises DataError where a side is no positive integer, or there
-    are more pixels than an image may have."""
-    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    """(height, width) of a size that is given as one side or as both.
+
+    Args:
+        size: in pixels.
+
+    Raises:
+        DataError: a side is no positive integer, or there are more than 2**27 pixels.
+    """
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
         raise DataError(f"an image size must be positive, one side or (height, width) in pixels, not {str(size)[:40]}")
     if sides[0] * sides[1] > MAX_PIXELS:

@@ -12,13 +12,19 @@ from torch import Tensor, nn
 
 from fae_core import ops
 from fae_core.layers.norm import RMSNorm
+from fae_core.ops.rotary import Layout
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with packed qkv; optional norm on queries and keys, optional rotation, optional causality.
+    """Self-attention with packed qkv; optionally with normalised queries and keys, with rotation, or causal.
 
-    qk_norm: "rms" (or True), or "layer": torch's LayerNorm with weight and bias.
-    forward(x_BNC, rope=None or (cos, sin) tables of (N, D/2), mask=None) -> (B, N, C).
+    Args:
+        dim: width C, a multiple of `heads`.
+        heads: number of heads H.
+        bias: whether the projections have biases.
+        qk_norm: how queries and keys are normalised: "rms" (or True), "layer" (LayerNorm with weight and bias), False.
+        causal: whether a token sees only itself and those before it.
+        rope_layout: which entries form a rotated pair.
     """
 
     def __init__(
@@ -29,13 +35,14 @@ class SelfAttention(nn.Module):
         bias: bool = True,
         qk_norm: bool | Literal["rms", "layer"] = False,
         causal: bool = False,
-        rope_layout: ops.rotary.Layout = "interleaved",
+        rope_layout: Layout = "interleaved",
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"width {dim} is not a multiple of {heads} heads")
         self.heads, self.head_dim = heads, dim // heads
-        self.causal, self.rope_layout = causal, rope_layout
+        self.causal = causal
+        self.rope_layout: Layout = rope_layout
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         norm = nn.LayerNorm if qk_norm == "layer" else RMSNorm
         self.q_norm = norm(self.head_dim) if qk_norm else None
@@ -43,9 +50,16 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x_BNC: Tensor, rope: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, C) of tokens (B, N, C).
+
+        Args:
+            x_BNC: the tokens.
+            rope: tables (cos, sin), each (N, D/2).
+            mask: as `fae_core.ops.self_attention` takes it.
+        """
         batch, tokens, _ = x_BNC.shape
         qkv_BN3HD = self.qkv(x_BNC).view(batch, tokens, 3, self.heads, self.head_dim)
-        if isinstance(self.q_norm, nn.LayerNorm):
+        if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
             q, k, v = qkv_BN3HD.unbind(2)
             qkv_BN3HD = torch.stack([self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v], dim=2)
         cos, sin = rope if rope is not None else (None, None)

@@ -12,7 +12,12 @@ from fae_core.errors import FAEError
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoids of t (cosines first, 256 numbers, period up to 10000) through a two-layer SiLU MLP: (B,) -> (B, dim)."""
+    """Sinusoids of t (cosines first, periods up to 10000) through a two-layer MLP with SiLU.
+
+    Args:
+        dim: width of the result.
+        frequencies: how many sinusoids there are, cosines and sines together.
+    """
 
     def __init__(self, dim: int, frequencies: int = 256) -> None:
         super().__init__()
@@ -20,15 +25,22 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
+        """(B, dim) of times (B,)."""
         half = self.frequencies // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angles = t.float()[:, None] * rates
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedding(nn.Module):
-    """A table of class embeddings; where `null` is on, one more row stands for "no class" (index `classes`)."""
+    """A table of class embeddings.
+
+    Args:
+        classes: how many classes there are.
+        dim: width of an embedding.
+        null: whether there is one more row, at index `classes`, for "no class".
+    """
 
     def __init__(self, classes: int, dim: int, null: bool = True) -> None:
         super().__init__()
@@ -37,36 +49,59 @@ class LabelEmbedding(nn.Module):
 
     @property
     def null_label(self) -> int:
+        """The label that stands for "no class"."""
         return self.classes
 
     def forward(self, labels: Tensor) -> Tensor:
+        """(B, dim) of labels (B,) int64."""
         return self.table(labels)
 
 
 def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -> Tensor:
-    """Labels (B,) int64, each in 0 .. classes - 1. null: `classes` itself, which stands for "no class", is one too.
+    """Labels (B,) int64, checked.
 
-    Raises FAEError. Labels on a GPU are not waited for: one that is out of range stops the device.
+    Labels on a GPU are checked there, without waiting: one that is out of range ends the process with a device error.
+
+    Args:
+        labels: integers in 0 .. classes - 1, as a tensor or what torch makes one of.
+        batch: how many there must be.
+        classes: how many classes there are.
+        null: whether `classes` itself, which stands for "no class", is allowed.
+
+    Raises:
+        FAEError: labels are of another type or number, or out of range.
     """
     labels = torch.as_tensor(labels)
     if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise FAEError(
-            f"expected {batch} integer class labels of shape ({batch},), got {labels.dtype} of shape {tuple(labels.shape)}"
+            f"expected {batch} integer class labels of shape ({batch},), got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
         )
     if len(labels) != batch:
         raise FAEError(f"{len(labels)} conditions do not fit {batch} latents: expected {batch} integer class labels")
     rows = classes + int(null)
     if labels.device.type == "cuda":
-        torch._assert_async(((labels >= 0) & (labels < rows)).all())
+        inside = ((labels >= 0) & (labels < rows)).all()
+        torch._assert_async(inside)  # pyright: ignore[reportPrivateImportUsage]  # no public name
     elif not labels.is_meta and batch and not 0 <= int(labels.min()) <= int(labels.max()) < rows:
         raise FAEError(
-            f"class labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; no class at all is None"
+            f"class labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; no class at all "
+            "is None"
         )
     return labels.long()
 
 
 def sincos_position_table(height: int, width: int, dim: int) -> Tensor:
-    """MAE's fixed 2-D table (height * width, dim) as DiT uses it: half the width for columns (x), half for rows (y)."""
+    """MAE's fixed 2-D table as DiT uses it: half the width for columns (x), half for rows (y).
+
+    Args:
+        height: of the grid.
+        width: of the grid.
+        dim: width of an embedding, a multiple of 4.
+
+    Returns:
+        (height * width, dim) fp32.
+    """
     if dim % 4:
         raise ValueError(f"a 2-D sinusoidal table needs a width that is a multiple of 4, not {dim}")
     rates = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))

@@ -8,16 +8,27 @@ from torch import Tensor, nn
 
 
 def swiglu_hidden(dim: int, ratio: float = 4.0, multiple_of: int = 8) -> int:
-    """Hidden width that gives SwiGLU the parameters of a plain MLP of `ratio`: 2/3 * ratio * dim, rounded up.
+    """The hidden width at which SwiGLU has as many parameters as a plain MLP: 2/3 * ratio * dim, rounded up.
 
     1536 -> 4096 and 1024 -> 2736, the widths behind the paper's parameter counts (appendix D).
+
+    Args:
+        dim: width of the model.
+        ratio: hidden width of the plain MLP as a multiple of `dim`.
+        multiple_of: what the result is a multiple of.
     """
     hidden = int(2 / 3 * ratio * dim)
     return -(-hidden // multiple_of) * multiple_of
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer, 2020), gate and up packed in one projection, in that order."""
+    """down(silu(gate(x)) * up(x)) (Shazeer, 2020), with gate and up packed in one projection, in that order.
+
+    Args:
+        dim: width of the model.
+        hidden: width between.
+        bias: whether the projections have biases.
+    """
 
     def __init__(self, dim: int, hidden: int, bias: bool = True) -> None:
         super().__init__()
@@ -25,14 +36,22 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) of (..., dim)."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        # Without a backward pass nobody needs silu(gate) again: its memory takes the product.
+        # Without a backward pass silu(gate) is not needed again: the product is written in its place.
         hidden = F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate).mul_(up)
         return self.down(hidden)
 
 
 class MLP(nn.Module):
-    """down(gelu(up(x))); DiT and SiT use the tanh approximation of GELU."""
+    """down(gelu(up(x))).
+
+    Args:
+        dim: width of the model.
+        hidden: width between.
+        bias: whether the projections have biases.
+        approximate: torch's approximation of GELU: "tanh", as in DiT and SiT, or "none".
+    """
 
     def __init__(self, dim: int, hidden: int, bias: bool = True, approximate: str = "tanh") -> None:
         super().__init__()
@@ -41,4 +60,5 @@ class MLP(nn.Module):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) of (..., dim)."""
         return self.down(F.gelu(self.up(x), approximate=self.approximate))

@@ -9,7 +9,13 @@ from fae_core import ops
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a learned weight (initially 1), or without one."""
+    """Root-mean-square norm.
+
+    Args:
+        dim: width of the model.
+        eps: what is added to the mean square.
+        affine: whether there is a learned weight, initially 1.
+    """
 
     def __init__(self, dim: int, eps: float = 1e-6, affine: bool = True) -> None:
         super().__init__()
@@ -17,4 +23,5 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) of (..., dim)."""
         return ops.rms_norm(x, self.weight, self.eps)

@@ -9,9 +9,18 @@ from fae_core.layers.fp32_buffers import Fp32Buffers
 
 
 def axial_angles(height: int, width: int, head_dim: int, theta: float = 10000.0) -> Tensor:
-    """Angles (height * width, head_dim / 2): the first half of them turns with the row, the second with the column.
+    """Angles of rotation on a grid: the first half depends on the row, the second on the column.
 
-    Frequencies within each half are theta^(-2i / (head_dim / 2)). head_dim must be a multiple of 4.
+    Frequencies within each half are theta^(-2i / (head_dim / 2)).
+
+    Args:
+        height: of the grid.
+        width: of the grid.
+        head_dim: width of an attention head, a multiple of 4.
+        theta: base of the frequencies.
+
+    Returns:
+        (height * width, head_dim / 2) float64.
     """
     if head_dim % 4:
         raise ValueError(f"axial rope needs a head dimension that is a multiple of 4, not {head_dim}")
@@ -24,7 +33,17 @@ def axial_angles(height: int, width: int, head_dim: int, theta: float = 10000.0)
 
 
 class AxialRope(Fp32Buffers):
-    """Cosine and sine tables (N, head_dim / 2) of a fixed grid, fp32 whatever the weights are, moved with the model and never saved."""
+    """Cosine and sine tables of a fixed grid: fp32 whatever the weights are, moved with the model and never saved.
+
+    Args:
+        height: of the grid.
+        width: of the grid.
+        head_dim: width of an attention head, a multiple of 4.
+        theta: base of the frequencies.
+    """
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, height: int, width: int, head_dim: int, theta: float = 10000.0) -> None:
         super().__init__()
@@ -36,4 +55,5 @@ class AxialRope(Fp32Buffers):
         return {"cos": angles.cos().float(), "sin": angles.sin().float()}
 
     def forward(self) -> tuple[Tensor, Tensor]:
+        """(cos, sin), each (N, head_dim / 2)."""
         return self.cos, self.sin

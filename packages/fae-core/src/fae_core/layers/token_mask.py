@@ -1,4 +1,4 @@
-"""Which tokens of a text count: one reading of the masks that callers pass, for every generator that takes text."""
+"""Which tokens of a text count: one interpretation of masks for every generator that takes text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ _HIDDEN = -1e4  # an additive mask holds 0 where a token counts and this, or les
 
 
 def token_mask(mask: Any, shape: tuple[int, int]) -> Tensor:
-    """A boolean mask of `shape` (B, L), True where a token counts, from the kinds that are in use.
+    """A boolean mask, True where a token counts, from any of the usual kinds.
 
-    Booleans; numbers that are all 0 or 1 (a tokenizer's attention_mask); additive masks of 0 and -inf (or -1e4 and less).
-    Numbers that are neither, or that mean opposite things in two of these kinds (0 everywhere as a float), raise FAEError, and
-    so does any other shape: (1, L) and (B, 1, 1, L) too.
+    Args:
+        mask: booleans; numbers that are all 0 or 1 (a tokenizer's attention_mask); or an additive mask of 0 and -inf
+            (or -1e4 and less).
+        shape: (B, L), which the mask must have; (1, L) and (B, 1, 1, L) are refused.
+
+    Returns:
+        (B, L) bool.
+
+    Raises:
+        FAEError: the mask has another shape, other numbers, or is ambiguous (floats that are all 0).
     """
     if not isinstance(mask, Tensor):
         raise FAEError(f"a text mask is a tensor, not a {type(mask).__name__}")
@@ -38,5 +45,10 @@ def token_mask(mask: Any, shape: tuple[int, int]) -> Tensor:
 
 
 def without_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """tokens (B, L, D) with zeros where mask (B, L) is False, whatever stands there: NaN and inf too."""
+    """Tokens with zeros where the mask is False, in place of any value, NaN and inf included.
+
+    Args:
+        tokens: (B, L, D).
+        mask: (B, L) bool; None keeps all tokens.
+    """
     return tokens if mask is None else torch.where(mask.unsqueeze(-1), tokens, tokens.new_zeros(()))

@@ -1,4 +1,4 @@
-"""Random numbers (slots, counter) and orders (permutation) that are pure functions of a seed and a place."""
+"""Random numbers (slots, counter) and permutations that are pure functions of a seed and a position."""
 
 from fae_core.random.slots import SlotRandom, derive_seed
 

@@ -10,13 +10,22 @@ _ROUNDS = 4
 
 
 def permute(positions: np.ndarray, samples: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of range(samples) sends `positions`."""
+    """A keyed permutation of range(samples), at some positions.
+
+    Args:
+        positions: (N,) integers below `samples`.
+        samples: size of the range.
+        key: which permutation.
+
+    Returns:
+        (N,) int64.
+    """
     half_bits = max(1, (max(samples - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half_bits) - 1)
     keys = [np.uint64(derive_seed(key, "round", r)) for r in range(_ROUNDS)]
     values = positions.astype(np.uint64)
     pending = np.ones(len(values), dtype=bool)
-    # The network permutes a power of four; walking its cycle until it lands inside keeps it a permutation of the range.
+    # The network permutes a power of four. Applying it until the value is inside the range keeps it a permutation.
     while pending.any():
         left, right = values[pending] >> np.uint64(half_bits), values[pending] & mask
         for round_key in keys:

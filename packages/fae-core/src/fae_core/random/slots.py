@@ -1,9 +1,9 @@
 """Random numbers that belong to samples, not to processes.
 
-A draw is a pure function of (seed, step, slot, stream), where the slot is a sample's place in the global batch (training)
-or its index among the samples (generation). So a result does not depend on the batch size, on the number of processes, on
-gradient accumulation, or on whether a run was interrupted. Numbers are drawn on the CPU, so that they do not depend on the device
-either; training on a GPU gives that up for speed (`on_device`).
+A draw is a pure function of (seed, step, slot, stream), where the slot is a sample's place in the global batch
+(training) or its index among the samples (generation). So a result does not depend on the batch size, on the number of
+processes, on gradient accumulation, or on whether a run was interrupted. Numbers are drawn on the CPU, so that they do
+not depend on the device; training on a GPU draws them there, which is faster (`on_device`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from fae_core.random import counter as counter_random
 class SlotRandom:
     """Draws for a batch of slots. Each named stream is independent, so the order of calls does not matter.
 
-    slots: (B,) integers; every method returns B rows. Drawing twice from one stream gives the same numbers: name each use.
-    on_device: draw what is wanted on a GPU there, by another generator: other numbers than on the CPU, and a few small kernels
-        instead of a loop over the slots. What is wanted on the CPU, or on no named device, stays as it is.
+    Every method returns one row for each slot. Drawing twice from one stream gives the same numbers, so each use needs
+    a name of its own.
+
+    Args:
+        seed: of all draws.
+        slots: (B,) integers.
+        step: the training step, or 0.
+        on_device: draw what is for a GPU there, in a few kernels instead of a loop over slots, with other numbers.
     """
 
     def __init__(self, seed: int, slots: Sequence[int] | Tensor, step: int = 0, *, on_device: bool = False) -> None:
@@ -38,22 +43,22 @@ class SlotRandom:
         return len(self.slots)
 
     def normal(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
-        """Standard normal numbers, (B, *shape), fp32."""
+        """Standard normal numbers (B, *shape), fp32."""
         return self._draw(torch.randn, counter_random.normal, shape, stream, device)
 
     def uniform(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
-        """Numbers in [0, 1), (B, *shape), fp32."""
+        """Uniform numbers (B, *shape) in [0, 1), fp32."""
         return self._draw(torch.rand, counter_random.uniform, shape, stream, device)
 
     def integers(
         self, high: int, shape: Sequence[int], stream: str, device: torch.device | str | None = None
     ) -> Tensor:
-        """Integers in [0, high), (B, *shape), int64."""
+        """Uniform integers (B, *shape) in [0, high), int64."""
         here, there = partial(torch.randint, high), partial(counter_random.integers, high=high)
         return self._draw(here, there, shape, stream, device)
 
     def select(self, rows: slice | Sequence[int]) -> SlotRandom:
-        """The same draws for some of the rows."""
+        """The same draws, for some of the slots."""
         slots = self.slots[rows] if isinstance(rows, slice) else [self.slots[r] for r in rows]
         return SlotRandom(self.seed, slots, self.step, on_device=self.on_device)
 
@@ -65,7 +70,7 @@ class SlotRandom:
         stream: str,
         device: torch.device | str | None,
     ) -> Tensor:
-        """Slot by slot on the CPU by `here`, a function of a size and a generator, or all at once on a GPU by `there`."""
+        """Draw slot by slot on the CPU by `here` (of a size and a generator), or together on a GPU by `there`."""
         if self.on_device and device is not None and torch.device(device).type != "cpu":
             key = derive_seed(self.seed, self.step, stream)
             return there(key, self._slots_on(torch.device(device)), math.prod(shape)).view(len(self), *shape)
@@ -78,6 +83,7 @@ class SlotRandom:
         return drawn if device is None else drawn.to(device)
 
     def _slots_on(self, device: torch.device) -> Tensor:
+        """The slots as a tensor on a device, copied once."""
         if device not in self._slots_there:
             self._slots_there[device] = torch.tensor(self.slots, dtype=torch.int64).to(device, non_blocking=True)
         return self._slots_there[device]

@@ -1,4 +1,4 @@
-"""Labels, latents and pictures of a generator and what decodes its latents."""
+"""Labels of samples, and images of a generator and a decoder."""
 
 from __future__ import annotations
 
@@ -18,15 +18,35 @@ from fae_core.random import SlotRandom, derive_seed
 
 
 def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Decoder]:
-    """A generator and what decodes its latents. Raises LatentSpecMismatch, or FAEError where a tokenizer cannot decode."""
-    loaded, painter = load_generator(generator, device=device), load_decoder(decoder, device=device)
-    painter.spec.require(loaded.spec, context=f"decoder {decoder} and generator {generator}")
-    return loaded, painter
+    """A generator and what decodes its latents.
+
+    Args:
+        generator: where it is: a folder, a run, a bundle or a repository.
+        decoder: the same of a tokenizer.
+        device: where to load them.
+
+    Raises:
+        LatentSpecMismatch: they are for different latent spaces.
+        FAEError: the tokenizer cannot decode, or as `load_generator` and `load_decoder`.
+    """
+    loaded, decodes = load_generator(generator, device=device), load_decoder(decoder, device=device)
+    decodes.spec.require(loaded.spec, context=f"decoder {decoder} and generator {generator}")
+    return loaded, decodes
 
 
 def draw_labels(labels: str, count: int, classes: int, seed: int = 0, names: Sequence[str] | None = None) -> list[int]:
-    """One label per sample: "equal" repeats 0..K-1 in order, "random" draws uniformly, a list is repeated: "0,3,7", or
-    "cat,dog" where the classes have `names` (see `chosen_classes`). Raises FAEError, UnknownName."""
+    """One label for each sample.
+
+    Args:
+        labels: "equal" repeats 0..K-1 in order, "random" draws uniformly; a list, "0,3,7" or "cat,dog", is repeated.
+        count: how many samples.
+        classes: how many classes there are.
+        seed: of "random".
+        names: of the classes, where they are known.
+
+    Raises:
+        FAEError: a listed class does not exist (see `chosen_classes`).
+    """
     if labels == "equal":
         return [i % classes for i in range(count)]
     if labels == "random":
@@ -38,14 +58,28 @@ def draw_labels(labels: str, count: int, classes: int, seed: int = 0, names: Seq
 def draw_images(
     generator: Generator, decoder: Decoder, condition: Any, random: SlotRandom, options: dict[str, Any]
 ) -> np.ndarray:
-    """Samples as uint8 (B, H, W, 3), one per condition; `random` fixes the noise. Raises FAEError as `draw_latents` does."""
+    """Samples of a generator as images, one for each condition.
+
+    Args:
+        generator: what to sample from.
+        decoder: what decodes its latents.
+        condition: as the generator's `sample` takes it.
+        random: the noise, B slots.
+        options: of `sample`.
+
+    Returns:
+        (B, H, W, 3) uint8.
+
+    Raises:
+        FAEError: an option is unknown, or samples are not finite (see `draw_latents`).
+    """
     with torch.inference_mode():
         images: Tensor = decoder.decode(draw_latents(generator, condition, random, options))
     return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def class_names_of(generator: Generator) -> tuple[str, ...] | None:
-    """The names of all of a generator's classes by label, their numbers where it knows only some; None where it knows none."""
+    """The names of a generator's classes by label, numbers where it knows some alone; None where it knows none."""
     names = getattr(generator, "class_names", None)
     return None if names is None else (*names, *map(str, range(len(names), classes_of(generator))))
 

@@ -1,4 +1,4 @@
-"""SampleJob: which images to make, and the folder that holds them; many processes, resumable."""
+"""SampleJob: which images to make, and the folder that holds them; by one process or many, resumable."""
 
 from __future__ import annotations
 
@@ -53,22 +53,41 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 @dataclass(frozen=True)
 class SampleJob:
-    """Which images to make. Image i depends on (generator, decoder, seed, i, labels, options) and on nothing else."""
+    """Which images to make. Image i depends on (generator, decoder, seed, i, labels, options) and on nothing else.
+
+    Attributes:
+        generator: where the generator is: a folder, a run, a bundle or a repository.
+        decoder: the same of the tokenizer.
+        out: the folder to write.
+        count: how many images.
+        labels: as `draw_labels` takes them; with prompts they choose among these.
+        guidance: the guidance scale, 1 = off; None for the generator's own default.
+        seed: of the noise.
+        batch_size: images at a time, halved where they do not fit in memory.
+        options: of the generator's `sample`.
+        columns: images in a row of the grid.
+        npz: whether to write ADM's file of all images.
+        prompts: for a generator that takes text.
+
+    Raises:
+        FAEError: a number is out of range.
+    """
 
     generator: str
     decoder: str
     out: Path
     count: int
     labels: str = "equal"
-    guidance: float | None = None  # None: the generator's own default
+    guidance: float | None = None
     seed: int = 0
     batch_size: int = 32
     options: dict[str, Any] = field(default_factory=dict)
     columns: int = 8
     npz: bool = True
-    prompts: tuple[str, ...] = ()  # for a generator of text; `labels` then chooses among them
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Check the numbers."""
         limits = {
             "count": (1, MOST_IMAGES),
             "batch_size": (1, LARGEST_BATCH),
@@ -81,9 +100,20 @@ class SampleJob:
                 raise FAEError(f"{option} must lie between {least} and {most}, it is {str(getattr(self, name))[:40]}")
 
     def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
-        """Write everything and return a line that says what, on the first process; None on the others.
+        """Write all images, the grid, the record and the .npz file.
 
-        Raises LatentSpecMismatch where generator and decoder differ, FAEError where samples are not finite.
+        Args:
+            resume: keep the images that an earlier call of the same job has written.
+            overwrite: replace what the folder holds.
+            device: "cpu", "cuda" or "cuda:N"; without one, cuda where there is one.
+
+        Returns:
+            A line that says what was written, on the first process; None on the others.
+
+        Raises:
+            OutputExists: the folder is in use.
+            LatentSpecMismatch: generator and decoder are for different latent spaces.
+            FAEError: samples are not finite, an option is unknown, or the folder was begun with another job.
         """
         with processes(device) as group, ExitStack() as held:
             if group.is_main:
@@ -109,9 +139,11 @@ class SampleJob:
             return self._finish(record, labels, made, time.monotonic() - started, group) if group.is_main else None
 
     def image_path(self, index: int) -> Path:
+        """Where image `index` is written."""
         return self.out / IMAGES / folders.image(index)
 
     def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        """Begin the folder, or check that the one to resume was begun with the same job."""
         path = self.out / SAMPLES_RECORD
         recover_folder(self.out)
         if resume and path.is_file():
@@ -126,7 +158,7 @@ class SampleJob:
             remove_leftovers(self.out / IMAGES)
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        """Raise FAEError unless a folder was begun with the same settings, generator and decoder, wherever these lie now."""
+        """Raise FAEError unless a folder was begun with the same settings and weights, wherever these are now."""
         then, identity = before.get("job"), before.get("identity") or {}
         if not isinstance(identity, dict):
             raise FAEError(f"{self.out / SAMPLES_RECORD} is damaged: identity must be a mapping; use a new --out")
@@ -137,17 +169,19 @@ class SampleJob:
         changed = sorted(name for name in known if identity[name] != now["identity"][name])
         if changed:
             raise FAEError(
-                f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of this one; "
-                "use a new --out"
+                f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of "
+                "this one; use a new --out"
             )
 
     def _settings(self) -> dict[str, Any]:
+        """What decides the images, as the record holds it."""
         settings = {
             key: value for key, value in asdict(self).items() if key not in ("out", "batch_size", "columns", "npz")
         }
-        return json.loads(json.dumps(redact_values(settings)))  # as the record holds them
+        return json.loads(json.dumps(redact_values(settings)))
 
     def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
+        """Write this process's images that are missing; how many they were."""
         missing = [i for i in range(group.rank, self.count, group.world_size) if not _is_whole(self.image_path(i))]
         with progress(len(missing), "sampling", enabled=group.is_main) as bar:
             for batch in HalvingBatches(missing, self.batch_size):
@@ -165,14 +199,17 @@ class SampleJob:
     def _make(
         self, generator: Generator, decoder: Decoder, indices: list[int], labels: list[int], device: str
     ) -> np.ndarray:
+        """Some images, (B, H, W, 3) uint8."""
         chosen = [labels[i] for i in indices]
         condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
         return draw_images(generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options())
 
     def _sample_options(self) -> dict[str, Any]:
+        """The options of `sample`, guidance among them."""
         return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
 
     def _finish(self, record: dict[str, Any], labels: list[int], made: int, seconds: float, group: Processes) -> str:
+        """Write the grid, the .npz file and the finished record; a line that says what was written."""
         names = record.get("class_names")
         shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
         grid = np.stack([np.asarray(Image.open(self.image_path(i))) for i in range(shown)])
@@ -220,19 +257,20 @@ class SampleJob:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write an image (H, W, 3) uint8, whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     write_atomic(path, buffer.getvalue())
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a picture is there to its last byte, by the checksums of its parts; one that is not is made again."""
-    if not path.is_file():  # a pipe would be waited for
+    """Whether an image is complete, by the checksums of its parts; one that is not is made again."""
+    if not path.is_file():  # reading a pipe could wait without end
         return False
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.verify()
-        with path.open("rb") as file:  # `verify` does not mind a missing end
+        with path.open("rb") as file:  # `verify` does not notice a missing end
             file.seek(-len(_PNG_END), 2)
             return file.read() == _PNG_END
     except (OSError, SyntaxError, ValueError):

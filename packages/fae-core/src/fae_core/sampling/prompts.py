@@ -10,9 +10,13 @@ from fae_core.redact import redact
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts in a text file, one per line, or in a .jsonl, the "caption" of each line; blank lines do not count.
+    """The prompts in a file. Blank lines do not count.
 
-    Raises FAEError where there are none, or a line of a .jsonl is something else.
+    Args:
+        path: a text file with one prompt per line, or a .jsonl with a "caption" in each line.
+
+    Raises:
+        FAEError: there are no prompts, a line of a .jsonl is something else, or a prompt holds a password or address.
     """
     prompts = tuple(
         _caption(line, f"{path}:{number}") if path.suffix == ".jsonl" else line for number, line in read_lines(path)
@@ -28,6 +32,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 
 def _caption(line: str, where: str) -> str:
+    """The caption in a line of a .jsonl. Raises FAEError."""
     caption = json_object(line, where).get("caption")
     if not isinstance(caption, str):
         raise FAEError(f'{where}: every line must be a JSON object with a "caption"')

@@ -1,6 +1,7 @@
 """The training loop, once for every model: torch.distributed underneath, exact resume, one screen of loop.
 
-Read in this order: task (what is trained), config, loop, then the parts: order, schedule, ema, checkpoint, journal, distributed.
+Read in this order: task (what is trained), config, loop, then the parts: engine, parallel, order, loader, schedule,
+ema, checkpoint, journal.
 """
 
 from fae_core.training.config import TrainConfig

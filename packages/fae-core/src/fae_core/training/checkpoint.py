@@ -1,9 +1,11 @@
-"""Checkpoints that are whole or absent: sharded safetensors by torch.distributed.checkpoint, staged, hashed, renamed, rotated.
+"""Checkpoints that are whole or absent: sharded safetensors, staged, hashed, renamed, rotated.
 
-    checkpoints/step-00001000/   *.safetensors (weights, averages, optimiser moments)   state.json (step, counts, hashes of the rest and of itself)
+    checkpoints/step-00001000/
+        *.safetensors   weights, averages, optimiser moments
+        state.json      step, counts, hashes of the other files and of itself
 
-torch's default checkpoint writer keeps its index in a pickle, so the safetensors writer is used instead: tensors from any
-number of processes, reloadable at any other number, nothing unpickled.
+torch.distributed.checkpoint writes them. Its default writer keeps its index in a pickle, so its safetensors writer is
+used: tensors from any number of processes, reloadable at any other number, nothing unpickled.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from fae_core import folders
 from fae_core.errors import InvalidFile
@@ -39,9 +42,13 @@ log = logging.getLogger("fae")
 
 
 class Checkpoints:
-    """The checkpoints of one run. All methods are called by every process.
+    """The checkpoints of one run. Every process calls each method.
 
-    keep: how many of the newest whole ones stay; keep_at: steps whose checkpoints stay besides.
+    Args:
+        run: the run folder.
+        group: the processes of the run.
+        keep: how many of the newest whole checkpoints stay.
+        keep_at: steps whose checkpoints stay as well.
     """
 
     def __init__(self, run: Path, group: Processes, keep: int, keep_at: Sequence[int] = ()) -> None:
@@ -49,7 +56,16 @@ class Checkpoints:
         self._whole: set[int] = set()  # steps whose files were written or verified by this process
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write a checkpoint after `step` updates; `state` is JSON. Older ones beyond `keep` go once it is in place."""
+        """Write a checkpoint. Older ones beyond `keep` are removed once it is in place.
+
+        Args:
+            step: how many updates were made.
+            tensors: what the checkpoint holds, by name.
+            state: anything else, as JSON.
+
+        Raises:
+            FAEError: the disk is full or cannot be written.
+        """
         final = self.folder / folders.checkpoint(step)
         staging = self.folder / f".{final.name}.new.tmp"
         with disk_errors(final):
@@ -60,7 +76,7 @@ class Checkpoints:
             self.group.barrier()
             try:
                 with quiet():
-                    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(staging), save_distributed=True))
+                    save(tensors, storage_writer=HuggingFaceStorageWriter(str(staging), save_distributed=True))
             except CheckpointException as error:
                 if self.group.is_main:  # a full disk needs its space back
                     shutil.rmtree(staging, ignore_errors=True)
@@ -78,8 +94,8 @@ class Checkpoints:
             self.group.barrier()
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint; a damaged one is named and passed over. The same on every process."""
-        chosen = None
+        """The newest whole checkpoint, the same on every process. A damaged one is named in the log and skipped."""
+        chosen: str | None = None
         if self.group.is_main and self.folder.is_dir():
             with disk_errors(self.folder):
                 remove_leftovers(self.folder)
@@ -94,18 +110,29 @@ class Checkpoints:
         return Path(chosen) if chosen else None
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Fill `tensors` in place from a checkpoint and return its state. Raises InvalidFile for another model's."""
+        """Fill tensors in place from a checkpoint.
+
+        Args:
+            path: the checkpoint's folder.
+            tensors: what to fill, by the names under which it was saved.
+
+        Returns:
+            The state that was saved with it.
+
+        Raises:
+            InvalidFile: the checkpoint is damaged or belongs to another model.
+        """
         state = read_state(path)
         if state["tensors"] != _signature(tensors):
             raise InvalidFile(
                 f"{path} belongs to another model: {_first_difference(state['tensors'], _signature(tensors))}"
             )
         with quiet():
-            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
         return state
 
     def _prune(self, saved: int) -> None:
-        """Remove what is older than the newest `keep` whole checkpoints, and damaged ones; never the one just saved."""
+        """Remove damaged checkpoints and all but the newest `keep` whole ones, but not the one just saved."""
         whole = 0
         for step, path in reversed(numbered(self.folder).items()):
             fine = step in self._whole or whole >= self.keep
@@ -120,15 +147,17 @@ class Checkpoints:
 
 
 def _cause(error: CheckpointException) -> BaseException:
-    """The system's own error behind torch's, which otherwise hides a full disk."""
+    """The system's own error behind torch's, which would hide a full disk."""
     return next((cause for cause, _ in error.failures.values() if isinstance(cause, OSError)), error)
 
 
 def _signature(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    """Shapes by name."""
     return {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
 
 
 def _first_difference(stored: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
+    """The first name under which two signatures differ, in words."""
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
             return f"{name} is {stored.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
@@ -136,7 +165,15 @@ def _first_difference(stored: dict[str, list[int]], wanted: dict[str, list[int]]
 
 
 def optimizer_tensors(optimizer: torch.optim.AdamW, names: dict[Tensor, str]) -> Iterator[tuple[str, Tensor]]:
-    """AdamW's moments by parameter name, created as zeros where no step was taken yet, so that loading can fill them."""
+    """AdamW's moments by parameter name, created as zeros before the first step, so that loading can fill them.
+
+    Args:
+        optimizer: whose moments.
+        names: the name of each of its parameters.
+
+    Returns:
+        Pairs of a name ("PARAMETER/step", "/exp_avg", "/exp_avg_sq") and the moment itself, not a copy.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
@@ -149,5 +186,5 @@ def optimizer_tensors(optimizer: torch.optim.AdamW, names: dict[Tensor, str]) ->
 
 
 def _step_device(optimizer: torch.optim.AdamW, parameter: Tensor) -> torch.device:
-    # AdamW keeps the count beside the moments only when it updates in one fused kernel.
+    """Where AdamW keeps its step count: beside the moments only when it updates in one fused kernel."""
     return parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")

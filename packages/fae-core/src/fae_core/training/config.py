@@ -16,8 +16,8 @@ Betas = tuple[Beta, Beta]  # of AdamW
 class TrainConfig(Config):
     """How to train; what to train is a Task. Steps count optimiser updates, `batch_size` is global.
 
-    Learning rate: linear warm-up, then flat for `hold_steps` (cosine only), then the schedule down to
-    `final_learning_rate_ratio` of the peak at the last step.
+    The learning rate rises linearly for `warmup_steps`, stays at its peak for `hold_steps` (cosine only), then follows
+    the schedule down to `final_learning_rate_ratio` of the peak at the last step.
     """
 
     steps: int = Field(1000, ge=1, le=10**12)
@@ -33,7 +33,7 @@ class TrainConfig(Config):
         None,
         ge=1,
         le=10**12,
-        description="length of the schedule, where it is not that of the run: a longer run stays at its end",
+        description="length of the schedule, where it differs from the run's; a longer run keeps the last rate",
     )
     warmup_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
     hold_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
@@ -49,7 +49,7 @@ class TrainConfig(Config):
     compile: bool = Field(False, description="torch.compile each transformer block")
     parallel: Literal["ddp", "fsdp"] = "ddp"
     deterministic: bool = Field(
-        False, description="torch's deterministic algorithms only, an op without one is an error; DDP sums in one order"
+        False, description="deterministic algorithms only, an op without one is an error; DDP sums in one order"
     )
     loader_threads: int = Field(
         1,
@@ -58,7 +58,7 @@ class TrainConfig(Config):
         description="threads per process that prepare batches ahead of time; 0 prepares each when it is due",
     )
 
-    stall_limit: float = Field(600.0, gt=0, description="stop when a batch is not there after so many seconds")
+    stall_limit: float = Field(600.0, gt=0, description="stop when a batch has not arrived after so many seconds")
     verify: bool = Field(True, description="compare each shard of latents with its checksum when it is first read")
     shuffle_window: int = Field(
         8192, ge=1, description="samples mixed with each other where data are read in blocks (tar shards, row groups)"
@@ -74,28 +74,29 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.warmup_steps + self.hold_steps > self.schedule_length:
-            raise ValueError(
-                f"warmup_steps + hold_steps ({self.warmup_steps + self.hold_steps}) exceed steps ({self.schedule_length})"
-            )
+        """Raise ValueError where settings contradict each other."""
+        ramp = self.warmup_steps + self.hold_steps
+        if ramp > self.schedule_length:
+            raise ValueError(f"warmup_steps + hold_steps ({ramp}) exceed steps ({self.schedule_length})")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self
 
     @property
     def schedule_length(self) -> int:
-        """Steps from the first to the end of the schedule."""
+        """Steps from the first to the end of the learning rate's schedule."""
         return self.steps if self.schedule_steps is None else self.schedule_steps
 
     @property
     def warmup(self) -> int:
-        """Steps of linear warm-up."""
+        """Steps of the linear warm-up."""
         return self._steps_of(self.warmup_steps)
 
     @property
     def hold(self) -> int:
-        """Steps at the peak before a cosine."""
+        """Steps at the peak before the cosine."""
         return self._steps_of(self.hold_steps)
 
     def _steps_of(self, value: float) -> int:
+        """A number of steps, or a fraction of the schedule, as steps."""
         return round(value * self.schedule_length) if value < 1 else int(value)

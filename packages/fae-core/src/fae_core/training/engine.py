@@ -1,4 +1,4 @@
-"""The moving parts of a training run, built once: optimisers, averages, wrapped phases, and their checkpointed state."""
+"""What a training run updates, built once: optimisers, averages, wrapped phases, and their checkpointed state."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from fae_core.errors import FAEError
 from fae_core.files import staged_file
@@ -26,7 +27,16 @@ log = logging.getLogger("fae")
 
 
 class Engine:
-    """Performs updates of a task's phases on this process's share of each batch."""
+    """Performs updates of a task's phases on this process's share of each batch.
+
+    Args:
+        task: what is trained; its modules are moved to the group's device, and sharded under FSDP.
+        config: how it is trained.
+        group: the processes that train together.
+
+    Raises:
+        FAEError: as `check_trainable`.
+    """
 
     def __init__(self, task: Task, config: TrainConfig, group: Processes) -> None:
         check_trainable(task, config, group)
@@ -52,9 +62,14 @@ class Engine:
                     block.compile()
 
     def update(self, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor] | None:
-        """One update of every phase that has started, each with the weights from before the step. Returns scalars.
+        """One update of every phase that has started, each with the weights from before the step.
 
-        Where any phase's gradient is not finite, nothing changes, in no module, and the answer is None.
+        Args:
+            step: the update, counted from 0.
+            micro_batches: this process's share of the batch, in parts, each with its random numbers.
+
+        Returns:
+            Scalars to log; None where a phase's gradient is not finite: then no module has changed.
         """
         buffers = [(b, b.clone()) for module in self.task.modules.values() for b in module.buffers()]
         terms: dict[str, Tensor] = {}
@@ -79,7 +94,7 @@ class Engine:
         return terms
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
-        """Everything that a continuation needs, by name; the tensors themselves, so that loading fills them in place."""
+        """All that a continuation needs, by name: the tensors themselves, so that loading fills them in place."""
         tensors: dict[str, Tensor] = {}
         for name, module in self.task.modules.items():
             tensors.update({f"weights/{name}/{key}": value.detach() for key, value in module.state_dict().items()})
@@ -91,7 +106,11 @@ class Engine:
         return tensors
 
     def final_modules(self) -> tuple[dict[str, nn.Module], ExitStack]:
-        """The modules with averaged weights in eval mode, whole on each process; close the stack to restore them."""
+        """The modules with averaged weights in eval mode, whole on each process.
+
+        Returns:
+            The modules by name, and a stack to close when they are no longer needed: it restores weights and mode.
+        """
         stack = ExitStack()
         for average in self.averages.values():
             stack.enter_context(average.applied())
@@ -103,12 +122,14 @@ class Engine:
         return {name: gathered(m, self._templates[name]) for name, m in self.task.modules.items()}, stack
 
     def _shard(self) -> None:
+        """Shard every module, and keep its shape for `final_modules`."""
         for name, module in self.task.modules.items():
             self._templates[name] = copy.deepcopy(module).to("meta")
             shard(module, self.group)
             self._trainable[name] = [p for p in module.parameters() if p.requires_grad]
 
     def _thaw(self, names: tuple[str, ...]) -> None:
+        """Let the named modules alone have gradients."""
         if len(self._phases) > 1:
             for name, parameters in self._trainable.items():
                 for parameter in parameters:
@@ -116,6 +137,7 @@ class Engine:
 
     @property
     def replicated(self) -> bool:
+        """Whether each process holds whole modules."""
         return not self._templates
 
 
@@ -133,7 +155,7 @@ class _RunningPhase:
             if p.requires_grad
         ]
         self.parameters = [p for _, p in named]
-        self.parameter_names = {p: name for name, p in named}
+        self.parameter_names: dict[Tensor, str] = {p: name for name, p in named}
         self.peak = phase.learning_rate or config.learning_rate
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -148,7 +170,7 @@ class _RunningPhase:
         )
 
     def accumulate(self, micro_batches: list[tuple[Batch, SlotRandom]]) -> dict[str, Tensor]:
-        """Leave the clipped mean gradient with the parameters; returns the loss's terms and the "gradient_norm" before clipping."""
+        """Give parameters the clipped mean gradient; the loss's terms, and "gradient_norm" before clipping."""
         totals: dict[str, Tensor] = {}
         for index, (batch, random) in enumerate(micro_batches):
             with self._reducing(last=index == len(micro_batches) - 1):
@@ -161,7 +183,7 @@ class _RunningPhase:
         return {**totals, "gradient_norm": norm}
 
     def finish(self, step: int | None) -> None:
-        """Move the parameters as the update `step` (0-based), or not at all, and forget the gradient."""
+        """Take the update `step` (0-based), or none, and free the gradient."""
         if step is not None:
             for parameter_group in self.optimizer.param_groups:
                 parameter_group["lr"] = self.peak * learning_rate_factor(self.config, step)
@@ -171,17 +193,29 @@ class _RunningPhase:
     def _reducing(self, last: bool) -> AbstractContextManager[object]:
         """Around a micro-batch: processes exchange gradients after the last one only, under DDP and FSDP2 alike."""
         for part in self.modules.values():
-            if hasattr(part, "set_requires_gradient_sync"):
+            if isinstance(part, FSDPModule):
                 part.set_requires_gradient_sync(last)
-        return nullcontext() if last or not hasattr(self.module, "no_sync") else self.module.no_sync()
+        if isinstance(self.module, nn.parallel.DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return nullcontext()
 
-    def _autocast(self):
+    def _autocast(self) -> AbstractContextManager[object]:
+        """The precision of the forward pass."""
         kind = self.group.device.split(":")[0]
         return torch.autocast(kind, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
 
 
 def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> Path:
-    """Keep the batch behind a non-finite gradient for inspection; returns the safetensors file."""
+    """Keep the batch that gave a non-finite gradient, for inspection.
+
+    Args:
+        folder: the run folder.
+        step: the update, counted from 0.
+        micro_batches: as `Engine.update` takes them.
+
+    Returns:
+        The safetensors file, with names "MICRO-BATCH/NAME".
+    """
     from safetensors.torch import save_file
 
     path = folder / bad_batch(step)
@@ -194,7 +228,16 @@ def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, Slo
 
 
 def check_trainable(task: Task, config: TrainConfig, group: Processes) -> None:
-    """Raise FAEError where the batch cannot be divided, or weights are of half precision, in which small updates are lost."""
+    """Check what would fail or silently go wrong in training.
+
+    Args:
+        task: what is to be trained.
+        config: how.
+        group: the processes that share each batch.
+
+    Raises:
+        FAEError: the batch cannot be divided, or weights are in half precision, in which small updates are lost.
+    """
     parts = group.world_size * config.accumulation
     if config.batch_size % parts:
         raise FAEError(
@@ -206,20 +249,20 @@ def check_trainable(task: Task, config: TrainConfig, group: Processes) -> None:
             if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
                 kind = str(parameter.dtype).removeprefix("torch.")
                 raise FAEError(
-                    f"{name} has weights in {kind} ({key}), which lose small updates: train fp32 weights (module.float()); "
-                    "training.precision=bf16 computes in bfloat16 and keeps them"
+                    f"{name} has weights in {kind} ({key}), which lose small updates: train fp32 weights "
+                    "(module.float()); training.precision=bf16 computes in bfloat16 and keeps them"
                 )
 
 
 def warn_of_a_young_average(task: Task, config: TrainConfig) -> None:
-    """Log where the average will end up nearer to the initial weights than to the trained ones."""
+    """Log a warning where the average will end nearer to the initial weights than to the trained ones."""
     if not task.ema_modules or config.ema_decay is None:
         return
     share = share_of_start(config.ema_decay, config.ema_warmup, config.steps)
     if share > 0.5:
         log.warning(
-            "the averaged weights, which are exported, will still be %.0f %% the initial ones after %d steps at ema_decay %g; "
-            "set training.ema_decay to %.3g, or training.ema_warmup to true",
+            "the averaged weights, which are exported, will still be %.0f %% the initial ones after %d steps at "
+            "ema_decay %g; set training.ema_decay to %.3g, or training.ema_warmup to true",
             100 * share,
             config.steps,
             config.ema_decay,

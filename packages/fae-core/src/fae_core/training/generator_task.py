@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from fae_core.errors import DataError
 from fae_core.models.draw import check_options
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.protocols import Generator, class_count
 from fae_core.random import SlotRandom
 from fae_core.training.live_latents import LiveLatents
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 
 
 class GeneratorTask(Task):
-    """The generator's own loss on normalised latents and labels. preview: what to draw and measure while it trains.
+    """The generator's own loss on normalised latents and labels.
 
-    Raises LatentSpecMismatch unless the latents are what the generator was built for, DataError where labels are not classes of
-    its, InvalidFile for preview options that it does not have.
+    Args:
+        generator: what to train.
+        store: its latents, with labels where they have any.
+        preview: what to draw and measure while it trains.
+
+    Raises:
+        LatentSpecMismatch: the latents are of another space than the generator was built for.
+        DataError: there are no latents, or a label is no class of the generator.
+        InvalidFile: the preview has options that the generator lacks.
     """
 
     ema_modules = ("model",)
@@ -40,19 +48,21 @@ class GeneratorTask(Task):
         if preview is not None:
             check_options(generator, preview.options)
         self.generator, self.store = generator, store
-        self.modules = {"model": generator}
+        self.modules = {"model": cast("nn.Module", generator)}
         if store.classes is not None and class_count(generator) is not None:
-            generator.class_names = tuple(store.classes)  # they go with the model, so that it can be asked by name
+            # Saved with the model, so that classes can be chosen by name.
+            cast("PretrainedModel[Any]", generator).class_names = tuple(store.classes)
         self.phases = [Phase("generator", ("model",), self._loss)]
         self.read_groups = store.blocks if isinstance(store, LiveLatents) else None
-        self._preview_config, self._preview = preview, None
+        self._preview_config = preview
+        self._preview: GeneratorPreview | None = None
 
     def __len__(self) -> int:
         return len(self.store)
 
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, labels = self.store.read(indices, random=random)
-        # Without labels everything is class 0, which is also what `fae sample` asks of a generator of one class.
+        # Without labels all samples are of class 0, the one that `fae sample` draws from a generator of one class.
         labels = torch.zeros(len(indices)) if labels is None else torch.as_tensor(labels)
         return {"z": z, "labels": labels.long()}
 
@@ -60,21 +70,24 @@ class GeneratorTask(Task):
         return {"latent_spec": self.store.spec.to_dict(), "latents": self.store.identity}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        modules["model"].save_pretrained(folder)
+        cast("PretrainedModel[Any]", modules["model"]).save_pretrained(folder)
 
     def prepare(self, device: str) -> None:
         if isinstance(self.store, LiveLatents):
             self.store.to(device)
-        if self._preview_config is not None:  # loaded before the first step, so that a wrong path is told at once
+        if self._preview_config is not None:  # loaded before the first step, so that a wrong path ends the run early
             self._preview = GeneratorPreview(self._preview_config, self.generator.spec, device)
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float] | None:
         if self._preview is None:
             return None
-        return self._preview(modules["model"].to(self._preview.device), self.preview_conditions, folder, step)
+        generator = modules["model"].to(self._preview.device)
+        assert isinstance(generator, Generator)
+        return self._preview(generator, self.preview_conditions, folder, step)
 
     def preview_conditions(self, indices: range) -> Any:
-        """What the sampled images of these indices are conditioned on: the classes in turn."""
+        """What the preview's samples of these indices are conditioned on: the classes in turn, (B,) int64."""
+        assert self._preview is not None
         classes = len(self.store.classes) if self.store.classes is not None else 1
         if self.store.classes is None and self.store.labels is not None:
             classes = int(max(self.store.labels)) + 1
@@ -85,7 +98,15 @@ class GeneratorTask(Task):
 
 
 def check_labels(generator: Generator, store: LatentStore | LiveLatents) -> None:
-    """Raise DataError where a label of the data is no class of the generator, 0 .. classes - 1; looked at once, before training."""
+    """Check all labels once, before training.
+
+    Args:
+        generator: whose classes are 0 .. classes - 1.
+        store: whose labels to check.
+
+    Raises:
+        DataError: a label is no class of the generator.
+    """
     classes = class_count(generator)
     if classes is None or store.labels is None:
         return
@@ -93,6 +114,6 @@ def check_labels(generator: Generator, store: LatentStore | LiveLatents) -> None
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise DataError(
-            f"{store.folder} has the label {labels[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this model's classes are "
-            f"0..{classes - 1}: number classes from 0, or set model.classes"
+            f"{store.folder} has the label {labels[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this "
+            f"model's classes are 0..{classes - 1}: number classes from 0, or set model.classes"
         )

@@ -1,4 +1,4 @@
-"""A run folder's own records: config.yaml as resolved and metrics.jsonl, and the lines that a person sees."""
+"""A run folder's own records: config.yaml, the resolved settings, and metrics.jsonl, what was measured in training."""
 
 from __future__ import annotations
 
@@ -65,17 +65,24 @@ _HF_CONFIG = "encoder.backbone.hf_config."  # earlier versions recorded its book
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Create the run folder and its config.yaml, or check that the one to resume was started with the same settings.
 
-    The caller holds the folder. Raises OutputExists for a folder in use, InvalidFile where a resumed run's settings or data
-    differ, LatentSpecMismatch where its latents are of another space.
+    Args:
+        run: the run folder, which the caller has locked (`fae_core.files.hold`).
+        settings: what config.yaml records.
+        resume: go on with the run that the folder holds, if it holds one.
+        overwrite: replace what the folder holds.
+
+    Raises:
+        OutputExists: the folder is in use.
+        InvalidFile: the run to resume was started with other settings or data.
+        LatentSpecMismatch: the run to resume was started with latents of another space.
     """
     path, settings = run / RUN_CONFIG, redact_values(settings)
     with disk_errors(run):
         recover_folder(run)
     if resume and path.is_file():
         before = read_yaml(path)
-        known = (
-            before.get(RUN_IDENTITY) or {}
-        )  # runs of earlier versions, and tasks without an identity, go by their paths
+        # Runs of earlier versions, and tasks without an identity, are compared by their paths.
+        known = before.get(RUN_IDENTITY) or {}
         if known:
             _require_same_identity(run, known, settings.get(RUN_IDENTITY, {}))
         free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
@@ -83,7 +90,7 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         if changed:
             raise InvalidFile(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
         _require_same_filter(run, before, settings)
-        _tell_new_length(before.get("training", {}), settings.get("training", {}))
+        _warn_of_new_length(before.get("training", {}), settings.get("training", {}))
         remove_leftovers(run)
         require_new_folder(run / RUN_MODEL, overwrite=True)  # the export will replace it
         _write_config(path, settings)
@@ -93,19 +100,20 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line: a latent space has two of as many numbers as channels."""
+    """Writes lists on one line: a latent space has two with a number for each channel."""
 
 
 _Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, True))
 
 
 def _write_config(path: Path, settings: dict[str, Any]) -> None:
+    """Write config.yaml, whole or not at all."""
     text = yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     write_atomic(path, text.encode())
 
 
 def _free_length(training: dict[str, Any]) -> set[str]:
-    """The number of steps, where earlier steps would have been the same in a run of another length, or its schedule's is named."""
+    """Settings of the run's length, where they may differ: earlier steps do not depend on them."""
     if training.get("schedule_steps") is not None:
         return {"training.steps", "training.schedule_steps"}
     in_parts = any(0 < training.get(name, 0) < 1 for name in ("warmup_steps", "hold_steps"))
@@ -113,30 +121,33 @@ def _free_length(training: dict[str, Any]) -> set[str]:
 
 
 def _require_same_filter(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Earlier versions resized bicubically whatever a backbone was trained with, and did not record it."""
+    """Raise InvalidFile where a run of an earlier version, which resized bicubically, would go on otherwise."""
     then, backbone = ((side.get("encoder") or {}).get("backbone") for side in (before, now))
     if not isinstance(then, dict) or not isinstance(backbone, dict) or "interpolation" in then:
         return
     if backbone.get("interpolation") not in (None, "bicubic"):
         raise InvalidFile(
-            f"{run} was started when images were resized bicubically; resume it with --set encoder.backbone.interpolation=bicubic"
+            f"{run} was started when images were resized bicubically; resume it with "
+            "--set encoder.backbone.interpolation=bicubic"
         )
 
 
-def _tell_new_length(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Say so where the length of the schedule is another from here on: no uninterrupted run would have the same rates."""
+def _warn_of_new_length(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Log where the schedule has another length from here on: no uninterrupted run would have the same rates."""
     then, length = (side.get("schedule_steps") or side.get("steps") for side in (before, now))
     if now.get("schedule_steps") is not None and then != length:
         log.warning("the learning rate's schedule is %s steps long from here on; before it was %s", length, then)
 
 
 def _remedy(changed: list[str]) -> str:
+    """What to do about settings that differ."""
     if len(changed) == 1 and changed[0].startswith("training.steps:"):
         return "name the length of the learning rate's schedule, --set training.schedule_steps=N, to train on"
     return "use a new --out"
 
 
 def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise LatentSpecMismatch or InvalidFile where a resumed run would learn from something else."""
     spaces = [side["latent_spec"] for side in (before, now) if "latent_spec" in side]
     if len(spaces) == 2:
         then, given = (LatentSpec.from_dict(fields, f"{run}/{RUN_CONFIG}") for fields in spaces)
@@ -145,13 +156,13 @@ def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any
         then, given = (str(side.get(name, "none"))[:12] for side in (before, now))
         if before.get(name) != now.get(name):
             raise InvalidFile(
-                f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it with what it "
-                "was started on, wherever that lies now, or use a new --out"
+                f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it "
+                "with what it was started on, wherever that lies now, or use a new --out"
             )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], prefix: str = "") -> list[str]:
-    """Settings that differ. One that an earlier version did not have yet is not compared."""
+    """Settings that differ, in words. One that an earlier version did not have is not compared."""
     changed = []
     for key in sorted(before.keys() - {RUN_IDENTITY}):
         old, new = before[key], json.loads(json.dumps(now.get(key)))
@@ -165,7 +176,13 @@ def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], pr
 
 
 class Journal:
-    """Collects a window's scalars without waiting for the device, and appends their means to metrics.jsonl."""
+    """Sums scalars between two rows of metrics.jsonl without waiting for the device, and appends rows.
+
+    Args:
+        run: the run folder.
+        enabled: whether this process writes.
+        resumed_at: the step from which a resumed run goes on; rows of later steps are removed.
+    """
 
     def __init__(self, run: Path, enabled: bool, resumed_at: int = 0) -> None:
         self.path = run / RUN_METRICS
@@ -177,18 +194,20 @@ class Journal:
             write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def add(self, terms: dict[str, Tensor]) -> None:
+        """Add one update's scalars, by name."""
         for name, value in terms.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """The means since the last call."""
+        """The means of what was added since the last call, by name."""
         means = {name: (total / self._counts[name]).item() for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 
-    def write(self, row: dict[str, float | int]) -> None:
+    def write(self, row: dict[str, float]) -> None:
+        """Append a row, on the disk when this returns."""
         if self.enabled:
             with disk_errors(self.path), self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -197,13 +216,20 @@ class Journal:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a last line that was cut off by a crash is left out. Raises InvalidFile for another damage."""
+    """The rows of metrics.jsonl: numbers by name, "step" among them. A last line that a crash cut off is left out.
+
+    Args:
+        run: the run folder; one without the file gives no rows.
+
+    Raises:
+        InvalidFile: another line is damaged.
+    """
     path = Path(run) / RUN_METRICS
     return [row for _, row in _rows(path)] if path.is_file() else []
 
 
 def _rows(path: Path) -> list[tuple[str, dict[str, float]]]:
-    """Each line and what it says: numbers by name, "step" among them; a loss may be NaN there."""
+    """Each line and what it holds: numbers by name, "step" among them; a loss may be NaN."""
     rows, lines = [], read_text(path, max_bytes=_LARGEST_JOURNAL).splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -220,5 +246,5 @@ def _rows(path: Path) -> list[tuple[str, dict[str, float]]]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value can be calculated with: integers that no float holds cannot."""
+    """Whether a value is a float, or an integer of at most 63 bits."""
     return type(value) is float or (type(value) is int and abs(value) < 2**63)

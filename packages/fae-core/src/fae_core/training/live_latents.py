@@ -1,12 +1,13 @@
-"""Latents of images that are encoded when a batch needs them: no store to write, at the price of the encoder in every step."""
+"""Latents of images that are encoded when a batch needs them: no store to write, but the encoder runs in every step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fae_core.errors import DataError
 from fae_core.images import ImageSource, load_batch
@@ -19,8 +20,15 @@ from fae_core.random import SlotRandom
 class LiveLatents:
     """What a GeneratorTask needs of a LatentStore, from images and a tokenizer.
 
-    A tokenizer with a `posterior` gives a fresh sample of it for every reading, as a store of distributions does.
-    Raises DataError where the tokenizer's latents have no statistics yet.
+    A tokenizer with a `posterior` gives a new sample of it in every reading, as a store of distributions does.
+
+    Args:
+        source: the images.
+        tokenizer: what encodes them.
+        threads: how many threads decode the images of a batch.
+
+    Raises:
+        DataError: the tokenizer's latents have no statistics yet.
     """
 
     def __init__(self, source: ImageSource, tokenizer: Tokenizer, *, threads: int = 2) -> None:
@@ -39,18 +47,26 @@ class LiveLatents:
 
     @property
     def identity(self) -> str:
-        """Of the images and, where its spec has no fingerprint, of the tokenizer's weights."""
+        """A hash of the images and, where the spec has no fingerprint, of the tokenizer's weights."""
         weights = "" if self.spec.fingerprint else model_identity(self.tokenizer) or ""
         return content_identity(self.source, show=True) + weights
 
     def to(self, device: torch.device | str) -> None:
-        """Encode there from now on."""
+        """Move the tokenizer to the device on which to encode."""
         self._device = device
-        self.tokenizer.to(device)
+        cast("nn.Module", self.tokenizer).to(device)
 
     @torch.no_grad()
     def read(self, indices: Sequence[int], random: SlotRandom | None = None) -> tuple[Tensor, Tensor | None]:
-        """Normalised latents (B, C, h, w) fp32 on the CPU and labels (B,), as `LatentStore.read` gives them."""
+        """Latents of some images, as `LatentStore.read` gives them.
+
+        Args:
+            indices: which images, (B,).
+            random: B slots, for samples of a posterior; without it a posterior's mean is read.
+
+        Returns:
+            Normalised latents (B, C, h, w), fp32 on the CPU, and labels (B,) or None.
+        """
         images = load_batch(self.source, indices, read_size(self.tokenizer), threads=self.threads).to(self._device)
         if random is not None and isinstance(self.tokenizer, PosteriorTokenizer):
             z = self.spec.normalize(self.tokenizer.posterior(images).sample(random))

@@ -1,4 +1,4 @@
-"""train(): fetch, loss, backward, clip, step, average, then whatever is due. Everything else lives in the parts."""
+"""train(): fetch, loss, backward, clip, step, average, then log, preview and save where they are due."""
 
 from __future__ import annotations
 
@@ -43,14 +43,30 @@ def train(
     overwrite: bool = False,
     device: str | None = None,
 ) -> Path:
-    """Train `task` into the run folder and return it; its model/ then holds the exported model.
+    """Train into a run folder, whose model/ then holds the exported model.
 
-    settings: recorded in config.yaml beside the TrainConfig; a resumed run must have the same, but for paths: what lies there
-        is recorded by content (`Task.identity`, and what `settings` has under "identity") and must be the same.
-    resume: continue from the newest whole checkpoint, if there is one. On the CPU, with the same number of processes and
-        threads, the result is bit-identical to a run that was never interrupted.
-    Raises OutputExists, InvalidFile, LatentSpecMismatch where a resumed run would go on with other latents, or FAEError when
-    gradients stay non-finite.
+    On the CPU, with the same number of processes and threads, a resumed run gives bit for bit what an uninterrupted one
+    gives. It must have the same settings, but paths may differ: data are compared by content (`Task.identity`, and
+    what `settings` has under "identity").
+
+    Args:
+        task: what to train.
+        config: how to train it.
+        run: the run folder.
+        settings: what config.yaml records beside the TrainConfig.
+        resume: continue from the newest whole checkpoint, if there is one.
+        overwrite: replace a run that is there.
+        device: "cpu", "cuda" or "cuda:N"; without one, cuda where there is one.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        OutputExists: the folder is in use.
+        InvalidFile: the run to resume was started with other settings or data, or has more steps already.
+        LatentSpecMismatch: the run to resume was started with other latents.
+        FAEError: gradients stay non-finite, there are no samples, or as `check_trainable`.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
     """
     run = Path(run)
     with processes(device) as group, ExitStack() as held:
@@ -107,7 +123,7 @@ def train(
 def _batches(
     task: Task, config: TrainConfig, group: Processes, start: int
 ) -> Iterator[tuple[int, list[tuple[Batch, SlotRandom]]]]:
-    """Each step's micro-batches for this process, on its device, loaded ahead in threads."""
+    """Each step's micro-batches for this process, on its device, loaded ahead of time in threads."""
     share = config.batch_size // (group.world_size * config.accumulation)
     if len(task) == 0:
         raise FAEError("there are no samples to train on")
@@ -137,6 +153,7 @@ def _batches(
 
 
 def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
+    """Load the newest whole checkpoint; its step and the seconds of training before it."""
     path = checkpoints.latest()
     if path is None:
         return 0, 0.0
@@ -149,6 +166,7 @@ def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
 
 
 def _row(done: int, clock: _Clock, means: dict[str, float], config: TrainConfig, group: Processes) -> dict[str, float]:
+    """A row of metrics.jsonl: means over the steps since the last one and over processes."""
     means = group.mean(means)
     rate = config.learning_rate * learning_rate_factor(config, done - 1)
     return {"step": done, "seconds": round(clock.seconds(), 3), **means, "learning_rate": rate}
@@ -162,16 +180,19 @@ def _report_skip(
     config: TrainConfig,
     group: Processes,
 ) -> None:
+    """Log a step whose gradient is not finite; raise FAEError after too many in a row."""
     if group.is_main:
         log.warning("step %d skipped: its gradient is not finite (%d in a row)", step + 1, skipped)
     if skipped > config.max_skipped:
         kept = save_bad_batch(run, step, micro_batches) if group.is_main else None
         raise FAEError(
-            f"{skipped} updates in a row had a non-finite gradient; the last batch is in {kept}; lower the learning rate"
+            f"{skipped} updates in a row had a non-finite gradient; the last batch is in {kept}; lower the learning "
+            "rate"
         )
 
 
 def _preview(engine: Engine, run: Path, done: int, clock: _Clock, journal: Journal, group: Processes) -> None:
+    """The task's preview with averaged weights, on the first process; the others wait."""
     modules, stack = engine.final_modules()
     with stack:
         if group.is_main:
@@ -185,6 +206,7 @@ def _preview(engine: Engine, run: Path, done: int, clock: _Clock, journal: Journ
 
 
 def _export(engine: Engine, run: Path, group: Processes) -> None:
+    """Write the run's model/, whole or not at all."""
     modules, stack = engine.final_modules()
     with stack:
         if group.is_main:
@@ -203,6 +225,7 @@ def _lift(folder: Path) -> None:
 
 
 def _provenance(config: TrainConfig, group: Processes) -> dict[str, Any]:
+    """What a checkpoint records of how it was made."""
     return {
         "processes": group.world_size,
         "accumulation": config.accumulation,
@@ -228,7 +251,7 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    # cuBLAS reads it when it makes its first workspace; without it torch refuses matrix products on CUDA.
+    # cuBLAS reads it with its first workspace; without it torch refuses deterministic matrix products on CUDA.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
@@ -239,12 +262,14 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 class _Stop:
+    """The signal that asked for an end; 0: none."""
+
     signal = 0
 
 
 @contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Notice SIGTERM (preemption) and SIGINT (Ctrl-C) and let the loop finish its step; a second signal acts at once."""
+    """Record SIGTERM (preemption) or SIGINT (Ctrl-C), so that the loop ends after its step; a second one acts now."""
     stop, before = _Stop(), {}
 
     def restore() -> None:
@@ -257,10 +282,8 @@ def _stop_signal() -> Iterator[_Stop]:
 
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) not in (
-                signal.SIG_IGN,
-                None,
-            ):  # nohup, and shells that start a job in the background
+            # nohup, and shells that start a job in the background, have signals ignored.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread: the host program owns the signals
         yield stop
@@ -272,7 +295,7 @@ def _stop_signal() -> Iterator[_Stop]:
 
 
 def _stop(done: int, number: int, group: Processes) -> None:
-    """End in order, after the checkpoint of step `done`; the first process says how to go on."""
+    """End after the checkpoint of step `done`; the first process names the command that continues."""
     if not group.is_main:
         raise SystemExit(128 + number)
     raise Interrupted(f"stopped at step {done} after saving a checkpoint", number, command_to_go_on())

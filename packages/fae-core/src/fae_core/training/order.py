@@ -1,8 +1,8 @@
 """Which samples make up which batch: a pure function of (seed, step), with no state to save.
 
 Positions run through the infinite sequence of epochs; each epoch visits every sample once, in an order given by a keyed
-Feistel permutation, so that 10^8 samples need no table. Data that are cheap to read only in blocks (tar shards, parquet row
-groups) are shuffled in two levels: the blocks, and the samples within a window of blocks that follow each other.
+Feistel permutation, so that 10^8 samples need no table. Data that are fast to read only in blocks (tar shards, parquet
+row groups) are shuffled in two levels: the blocks, and the samples within a window of blocks that follow each other.
 """
 
 from __future__ import annotations
@@ -17,21 +17,34 @@ from fae_core.random.permutation import permute
 
 
 class SampleOrder:
-    """The order of `samples` samples under `seed`, epoch after epoch.
+    """The order of samples under a seed, epoch after epoch.
 
-    blocks: sizes of the blocks that the samples lie in, in order; None where any sample is as cheap to read as any other.
-    window: samples that are mixed with each other, at least; a window is whole blocks, and at least two of them.
+    Args:
+        seed: of the permutations.
+        samples: how many samples there are.
+        blocks: sizes of the blocks that samples lie in, in order; None where reading is equally fast in any order.
+        window: how many samples, at least, are mixed with each other; a window is two or more whole blocks.
+
+    Raises:
+        ValueError: the blocks do not hold `samples` samples.
     """
 
     def __init__(self, seed: int, samples: int, blocks: Sequence[int] | None = None, window: int = 8192) -> None:
         self.seed, self.samples, self.window = seed, samples, window
-        self.blocks = None if blocks is None else np.asarray(blocks, dtype=np.int64)
-        if self.blocks is not None and self.blocks.sum() != samples:
+        self._in_blocks = blocks is not None
+        self.blocks = np.asarray([samples] if blocks is None else blocks, dtype=np.int64)
+        if self.blocks.sum() != samples:
             raise ValueError(f"blocks hold {self.blocks.sum()} samples, not {samples}")
+        self._first_of_block = np.cumsum(self.blocks) - self.blocks
         self._windows = lru_cache(maxsize=2)(self._windows)  # a batch may lie across the end of an epoch
 
     def batch(self, step: int, batch_size: int) -> list[int]:
-        """Sample indices of the global batch of `step` (0-based); batches run across the ends of epochs."""
+        """Sample indices of a step's global batch. Batches run across the ends of epochs.
+
+        Args:
+            step: the update, counted from 0.
+            batch_size: samples per update, over all processes.
+        """
         positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.uint64)
         epochs, offsets = positions // np.uint64(self.samples), positions % np.uint64(self.samples)
         indices = np.empty(batch_size, dtype=np.int64)
@@ -43,7 +56,7 @@ class SampleOrder:
     def _place(self, offsets: np.ndarray, epoch: int) -> np.ndarray:
         """The samples at some places of an epoch."""
         key = derive_seed(self.seed, "epoch", epoch)
-        if self.blocks is None:
+        if not self._in_blocks:
             return permute(offsets, self.samples, key)
         order, starts, bounds = self._windows(epoch)
         indices = np.empty(len(offsets), dtype=np.int64)
@@ -60,7 +73,7 @@ class SampleOrder:
         return indices
 
     def _windows(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """An epoch's order of blocks, the place where each of them starts in it, and the block that each window starts with."""
+        """An epoch's order of blocks, the place where each of them starts in it, and the first block of each window."""
         count = len(self.blocks)
         key = derive_seed(self.seed, "epoch", epoch, "blocks")
         order = permute(np.arange(count, dtype=np.uint64), count, key)
@@ -70,7 +83,3 @@ class SampleOrder:
             enough = int(np.searchsorted(starts, starts[bounds[-1]] + self.window))
             bounds.append(min(count, max(enough, bounds[-1] + 2)))
         return order, starts, np.asarray(bounds)
-
-    @property
-    def _first_of_block(self) -> np.ndarray:
-        return np.cumsum(self.blocks) - self.blocks

@@ -4,45 +4,63 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from fae_core.processes import Processes
+from fae_core.random import SlotRandom
+from fae_core.training.task import Batch
 
 
 class PhaseModule(nn.Module):
-    """The modules of one phase behind one forward, so that DistributedDataParallel sees every gradient."""
+    """The modules of one phase behind one forward, so that DistributedDataParallel sees every gradient.
 
-    def __init__(self, modules: dict[str, nn.Module], loss) -> None:
+    Args:
+        modules: what the phase trains, by name.
+        loss: the phase's loss, which calls them.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module], loss: Callable[[Batch, SlotRandom], dict[str, Tensor]]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(modules)
         self.loss = loss
 
-    def forward(self, *arguments):
-        return self.loss(*arguments)
+    def forward(self, batch: Batch, random: SlotRandom) -> dict[str, Tensor]:
+        """The loss's terms."""
+        return self.loss(batch, random)
 
 
 def replicate(phase: PhaseModule, group: Processes, *, deterministic: bool = False) -> nn.Module:
-    """The phase under DistributedDataParallel where there is more than one process.
+    """The phase under DistributedDataParallel where there is more than one process, else as it is.
 
-    deterministic: each step sums the gradients of all processes in the same order, so that a resumed run repeats one that was not
-    interrupted to the bit, whatever the number of processes.
+    Args:
+        phase: what one optimiser updates.
+        group: the processes that each hold a copy.
+        deterministic: sum gradients in one order in all steps, so that resuming is exact at any number of processes.
     """
     if group.world_size == 1:
         return phase
     ids = [torch.device(group.device)] if group.device.startswith("cuda") else None
     parallel = nn.parallel.DistributedDataParallel
-    # torch 2.15 renamed it.
-    known = inspect.signature(parallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    # After the first step DDP lays its buckets out anew, in the order in which gradients came; with more than two
-    # processes that changes the order of sums, between the first step and the others. It does not where it looks for unused parameters.
-    return parallel(phase, device_ids=ids, find_unused_parameters=deterministic, **{buffers: False})
+    renamed = "forward_sync_buffers" in inspect.signature(parallel).parameters  # since torch 2.15
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    # After the first step DDP lays its buckets out again, in the order in which gradients came. With more than two
+    # processes that changes the order of sums from the first step to the others, but not where it looks for unused
+    # parameters.
+    return parallel(phase, device_ids=ids, find_unused_parameters=deterministic, **options)
 
 
 def shard(module: nn.Module, group: Processes) -> None:
-    """FSDP2 in place: each entry of `module.blocks`, then the rest."""
+    """Shard a module in place with FSDP2: each entry of `module.blocks`, then the rest.
+
+    Args:
+        module: what to shard.
+        group: the processes that each hold a part.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -53,7 +71,12 @@ def shard(module: nn.Module, group: Processes) -> None:
 
 
 def gathered(module: nn.Module, template: nn.Module) -> nn.Module:
-    """A whole copy on the CPU of a sharded module. `template` is its meta-device twin from before sharding."""
+    """A whole copy of a sharded module, on the CPU. Every process calls it.
+
+    Args:
+        module: the sharded module.
+        template: a copy of it on the meta device, made before it was sharded.
+    """
     whole = copy.deepcopy(template).to_empty(device="cpu")
     with torch.no_grad():
         for (_, target), source in zip(whole.named_parameters(), module.parameters(), strict=True):
@@ -65,4 +88,5 @@ def gathered(module: nn.Module, template: nn.Module) -> nn.Module:
 
 def full(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered from all processes; any other tensor as it is."""
-    return tensor.detach().full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

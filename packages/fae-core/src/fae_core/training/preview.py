@@ -29,11 +29,18 @@ _BATCH = 64
 
 
 class PreviewConfig(Config):
-    """The section `preview` of a generator's settings; `training.preview_every` says when.
+    """The section `preview` of a generator's settings; `training.preview_every` gives the interval.
 
-    decoder: tokenizer that paints the latents. count, columns: of the grid. seed: of the samples, the same at every step.
-    options: of the generator's `sample` (guidance, steps, ...). reference: real images; with it, `measured` samples are compared
-    with them by `metric`, a name of the entry-point group "fae.metrics", on the features of `extractor`.
+    Attributes:
+        decoder: the tokenizer that decodes the latents.
+        count: how many images the grid has.
+        columns: how many of them stand in a row.
+        seed: of the samples, the same at every step.
+        options: of the generator's `sample` (guidance, steps, ...).
+        reference: real images to measure samples against; None measures nothing.
+        measured: how many samples are compared with the reference.
+        metric: what compares them, a name of the entry-point group "fae.metrics".
+        extractor: the network on whose features the metric works.
     """
 
     decoder: str
@@ -48,9 +55,17 @@ class PreviewConfig(Config):
 
 
 class GeneratorPreview:
-    """Draws and measures samples of a generator of `spec`. conditions: what `sample` takes, for some sample indices.
+    """Draws and measures samples of a generator.
 
-    Raises LatentSpecMismatch where the decoder paints other latents, MissingPackage where nothing measures.
+    Args:
+        config: what to draw and measure.
+        spec: the generator's latent space.
+        device: where to decode and measure.
+
+    Raises:
+        LatentSpecMismatch: the decoder is for latents of another space.
+        MissingPackage: no installed package measures samples.
+        UnknownName: no metric has the name that the settings give.
     """
 
     def __init__(self, config: PreviewConfig, spec: LatentSpec, device: str) -> None:
@@ -62,16 +77,26 @@ class GeneratorPreview:
     def __call__(
         self, generator: Generator, conditions: Callable[[range], Any], folder: Path, step: int
     ) -> dict[str, float]:
-        """Write step-NNNNNNNN.png into `folder`; returns the distance, if one is measured."""
+        """Write step-NNNNNNNN.png, and measure samples if the settings ask for it.
+
+        Args:
+            generator: what to sample from.
+            conditions: gives what `sample` takes, for some sample indices.
+            folder: where to write.
+            step: how many updates were made.
+
+        Returns:
+            What was measured, by name.
+        """
         images = torch.cat(list(self._images(generator, conditions, self.config.count)))
         save_grid(images.float() / 255, folder / folders.preview_image(step), self.config.columns)
         if self._metric is None:
             return {}
-        painted = self._images(generator, conditions, self.config.measured)
-        return self._metric(batch.permute(0, 2, 3, 1).numpy() for batch in painted)
+        samples = self._images(generator, conditions, self.config.measured)
+        return self._metric(batch.permute(0, 2, 3, 1).numpy() for batch in samples)
 
     def _images(self, generator: Generator, conditions: Callable[[range], Any], count: int) -> Iterator[Tensor]:
-        """uint8 (B, 3, H, W) on the CPU."""
+        """Batches of samples, uint8 (B, 3, H, W) on the CPU."""
         for start in range(0, count, _BATCH):
             indices = range(start, min(count, start + _BATCH))
             random = SlotRandom(self.config.seed, indices)
@@ -79,6 +104,7 @@ class GeneratorPreview:
             yield to_uint8(self.decoder.decode(z.to(self.device))).cpu()
 
     def _load_metric(self) -> Callable[[Iterator[np.ndarray]], dict[str, float]]:
+        """What measures batches of uint8 (B, H, W, 3)."""
         known = load_plugins("fae.metrics")
         if not known:
             raise MissingPackage("measuring previews", "fae-eval")

@@ -1,4 +1,4 @@
-"""A generator as a checkpoint of its training run has it, without the run: for samples from the middle of training."""
+"""What a run folder tells of the middle of its training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from fae_core.training.journal import read_metrics
 
 
 def seconds_at(run: str | Path, step: int) -> float | None:
-    """Seconds of training after `step` updates, between the lines of metrics.jsonl by interpolation; None beyond them."""
+    """Seconds of training up to a step, interpolated between the rows of metrics.jsonl.
+
+    Args:
+        run: the run folder.
+        step: how many updates were made.
+
+    Returns:
+        The seconds; None beyond the last row.
+
+    Raises:
+        InvalidFile: metrics.jsonl is damaged.
+    """
     before = (0.0, 0.0)
     for row in read_metrics(Path(run)):
         if "seconds" not in row:

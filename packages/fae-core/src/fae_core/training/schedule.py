@@ -8,7 +8,12 @@ from fae_core.training.config import TrainConfig
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """Multiple of the peak learning rate for the update `step` (0-based)."""
+    """The learning rate of one update as a multiple of its peak.
+
+    Args:
+        config: the schedule's settings.
+        step: the update, counted from 0.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.schedule == "constant":

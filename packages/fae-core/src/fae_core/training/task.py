@@ -17,13 +17,18 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser and its loss. A step computes every phase's gradient, in order, and then moves all; a GAN has two.
+    """One optimiser and its loss. A GAN has two.
 
-    modules: names in `Task.modules` that this phase updates; all others are frozen meanwhile.
-    loss: (batch, random) -> scalars, means over the batch's samples; "loss" is minimised, all are logged as `name/term`
-        (or `term` in a task of one phase).
-    learning_rate, betas: this phase's own, where they differ from the TrainConfig's.
-    start_step: the first step in which the phase runs.
+    A step computes the gradients of all phases, in order, and then updates all modules.
+
+    Attributes:
+        name: what logs call the phase.
+        modules: names in `Task.modules` that this phase updates; all others are frozen meanwhile.
+        loss: (batch, random) -> scalars, means over the batch's samples. "loss" is minimised; all are logged as
+            `name/term`, or as `term` in a task of one phase.
+        learning_rate: this phase's own, where it differs from the TrainConfig's.
+        betas: this phase's own, where they differ from the TrainConfig's.
+        start_step: the first step in which the phase runs.
     """
 
     name: str
@@ -35,11 +40,18 @@ class Phase:
 
 
 class Task(ABC):
-    """Models, data and losses. `load` and the losses take every random number from the SlotRandom they are given."""
+    """Models, data and losses. `load` and the losses take every random number from the SlotRandom they are given.
 
-    modules: dict[str, nn.Module]  # all that is trained and checkpointed
-    ema_modules: tuple[str, ...] = ()  # those of them that keep a moving average
-    read_groups: Sequence[int] | None = None  # sizes of the files or row groups that samples lie in, where order costs
+    Attributes:
+        modules: all that is trained and checkpointed, by name.
+        ema_modules: the names of those that keep a moving average.
+        read_groups: sizes of the files or row groups that samples lie in, where reading out of order is slow.
+        phases: the optimisers and their losses.
+    """
+
+    modules: dict[str, nn.Module]
+    ema_modules: tuple[str, ...] = ()
+    read_groups: Sequence[int] | None = None
     phases: list[Phase]
 
     @abstractmethod
@@ -48,22 +60,51 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
-        """A batch on the CPU: a pure function of its arguments. Runs ahead of time in a thread."""
+        """A batch on the CPU, a pure function of the arguments. Called ahead of time in a thread.
+
+        Args:
+            indices: which samples, (B,).
+            random: B slots.
+        """
 
     @abstractmethod
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        """Write the trained model into the new empty `folder`. `modules` hold averaged weights where they are kept."""
+        """Write the trained model.
+
+        Args:
+            folder: a new empty folder.
+            modules: as `self.modules`, with averaged weights where an average is kept.
+        """
 
     def identity(self) -> dict[str, Any]:
-        """What the run learns from, by content and not by path: hashes as text, and under "latent_spec" a LatentSpec's fields.
-        Recorded in config.yaml and compared when the run is resumed. Called on the first process alone."""
+        """What the run learns from, by content and not by path; called on the first process alone.
+
+        config.yaml records it, and a resumed run must have the same.
+
+        Returns:
+            Hashes as text, by name, and under "latent_spec" a LatentSpec's fields.
+        """
         return {}
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float] | None:
-        """Write pictures for a person to look at; return numbers to log, if any. `modules` as in `export`."""
+        """Write images to look at.
+
+        Args:
+            folder: where to write.
+            step: how many updates were made.
+            modules: as in `export`.
+
+        Returns:
+            Numbers to log, by name, if any.
+        """
         return None
 
     def prepare(self, device: str) -> None:
-        """Make ready what the task keeps outside `modules`, once, before the first step and on every process: move frozen
-        networks and statistics to the device, load what previews need."""
+        """Make ready what the task keeps outside `modules`; called once on every process, before the first step.
+
+        Move frozen networks and statistics to the device, and load what previews need.
+
+        Args:
+            device: where the modules are trained.
+        """
         return None

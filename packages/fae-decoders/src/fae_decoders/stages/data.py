@@ -21,6 +21,7 @@ from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.images.identity import content_identity
+from fae_core.images.read_ahead import read_ahead
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
 from fae_decoders.stages.statistics import ChannelStatistics
@@ -150,10 +151,13 @@ class StageData:
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
         with progress(len(indices), description, enabled=is_main_process()) as bar, torch.no_grad():
-            for rows in self._chunks(indices):
-                images = load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
+            for rows, images in read_ahead(self._read, self._chunks(indices), threads=1, ahead=1):
                 yield rows, images.to(self.device)
                 bar.advance(len(rows))
+
+    def _read(self, rows: list[int]) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], on the CPU."""
+        return load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
 
     def feature_batches(self, indices: range | list[int], description: str) -> Iterator[Tensor]:
         """Features (B, N, D) of some images in order, from memory or computed."""

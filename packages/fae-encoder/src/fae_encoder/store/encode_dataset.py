@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, runtime_checkable
 
@@ -22,6 +20,8 @@ from fae_core.errors import DataError
 from fae_core.files import hold, require_new_folder
 from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
 from fae_core.images import ImageSource, read_tensor
+from fae_core.images.halving import HalvingBatches
+from fae_core.images.read_ahead import read_ahead
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
 from fae_core.latent_store.format import default_shard_size, read_index, read_plan
 from fae_core.progress import Bar, progress
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from fae_encoder.encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
 
-log = logging.getLogger("fae")
 _POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
 _GROUP = 32  # images per forward pass, whatever the batch size: the rounding of matrix products depends on their shape
 
@@ -147,9 +146,9 @@ def encode_dataset(
         total = sum(len(plan.range(shard)) for shard in range(rank, plan.shards, world))
         done = total - sum(len(plan.range(shard)) for shard in pending)
         name = "encode" if world == 1 else f"encode (process 1 of {world})"
-        with progress(total, name, done=done, enabled=first) as bar, ThreadPoolExecutor(config.threads) as pool:
+        with progress(total, name, done=done, enabled=first) as bar:
             for number in pending:
-                _encode_shard(inputs, source, writer.shard(number), config, pool, bar)
+                _encode_shard(inputs, source, writer.shard(number), config, bar)
         if not first:
             return None
         while writer.pending():  # the launcher ends this process if one of the others fails
@@ -254,19 +253,18 @@ def _encode_shard(
     source: ImageSource,
     shard: ShardWriter,
     config: EncodeConfig,
-    pool: ThreadPoolExecutor,
     bar: Bar,
 ) -> None:
     """Write one shard, which depends only on its range of the source, whichever process computes it."""
-    for places, loaded in _read_ahead(inputs.read, shard.range, config.batch_size, pool):
-        for start in range(0, len(places), _GROUP):
-            group = dict(zip(places[start : start + _GROUP], loaded[start : start + _GROUP], strict=True))
-            read = {place: one for place, one in group.items() if isinstance(one, Tensor)}
-            for place in group.keys() - read.keys():
-                shard.skip(place, str(group[place]))
-            if read:
-                _add(inputs, source, shard, read, config)
-            bar.advance(len(group))
+    ahead = -(-config.batch_size // _GROUP) * _GROUP
+    reading = read_ahead(inputs.read, shard.range, threads=config.threads, ahead=ahead)
+    while group := dict(itertools.islice(reading, _GROUP)):
+        read = {place: one for place, one in group.items() if isinstance(one, Tensor)}
+        for place in group.keys() - read.keys():
+            shard.skip(place, str(group[place]))
+        if read:
+            _add(inputs, source, shard, read, config)
+        bar.advance(len(group))
     shard.commit()
 
 
@@ -304,34 +302,14 @@ def _latents(inputs: _Inputs, read: Tensor, places: Sequence[int], config: Encod
 
 
 def _posterior(inputs: _Inputs, batch: Tensor) -> Posterior:
-    """The posterior of a group, in smaller parts where the device has too little memory for all of it at once."""
-    try:
-        return inputs.posterior(batch)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    # Outside of the handler, so that the failed attempt's tensors are free by now.
-    _tell_halving(len(batch))
-    halves = [_posterior(inputs, half) for half in batch.chunk(2)]
-    return Posterior(*(torch.cat([getattr(half, name) for half in halves]) for name in ("mean", "logvar")))
-
-
-@cache  # once, not for every group
-def _tell_halving(count: int) -> None:
-    log.warning("out of memory for %d images at once; going on with half as many", count)
-
-
-def _read_ahead(
-    read: Callable[[int], Tensor | DataError], places: range, batch_size: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[int], list[Tensor | DataError]]]:
-    """Batches of inputs (or why one cannot be read), the next one being read while this one is used."""
-    batch_size = -(-batch_size // _GROUP) * _GROUP
-    batches = [list(places[start : start + batch_size]) for start in range(0, len(places), batch_size)]
-    ahead: list[Future] = []
-    for batch, following in zip(batches, [*batches[1:], []], strict=True):
-        current = ahead or [pool.submit(read, place) for place in batch]
-        ahead = [pool.submit(read, place) for place in following]
-        yield batch, [future.result() for future in current]
+    """The posterior of a group, in smaller parts where it does not fit in the device's memory."""
+    parts: list[Posterior] = []
+    for part in HalvingBatches(list(range(len(batch))), len(batch)):
+        try:
+            parts.append(inputs.posterior(batch[part.indices[0] : part.indices[-1] + 1]))
+        except torch.OutOfMemoryError:
+            part.halve()
+    return Posterior(*(torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "logvar")))
 
 
 def _read(source: ImageSource, place: int, size: tuple[int, int]) -> Tensor | DataError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fae_core.images import ImageSource, center_crop, open_images, to_uint8
 from fae_core.images.budget import DECODING
 from fae_core.images.classes import check_labels
 from fae_core.images.identity import content_identity
+from fae_core.images.read_ahead import read_ahead
 from fae_core.models.folder import checked_names
 from fae_core.protocols import can_decode
 from fae_eval.extractors.base import as_uint8_nchw
@@ -136,23 +137,24 @@ class SourceSamples(Samples):
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         shape, skipped = None, []
-        with ThreadPoolExecutor(self.threads) as pool:
-            for start in batch_starts(len(self), batch_size, share):
-                indices = range(start, min(len(self), start + batch_size))
-                images = []
-                for index, image in zip(indices, pool.map(self._read, indices), strict=True):
-                    if image is None:
-                        skipped.append(self.source.name(index))
-                        continue
-                    shape = shape or image.shape
-                    if image.shape != shape:
-                        raise DataError(
-                            f"{self.source.name(index)} has another size than the rest; give --size to crop all"
-                        )
-                    images.append(image)
-                self.skipped = tuple(skipped)
-                if images:
-                    yield np.stack(images)
+        starts = batch_starts(len(self), batch_size, share)
+        indices = range(len(self))[starts.start : starts.stop]
+        reading = read_ahead(self._read, indices, threads=self.threads, ahead=batch_size)
+        for _ in starts:
+            images = []
+            for index, image in itertools.islice(reading, batch_size):
+                if image is None:
+                    skipped.append(self.source.name(index))
+                    continue
+                shape = shape or image.shape
+                if image.shape != shape:
+                    raise DataError(
+                        f"{self.source.name(index)} has another size than the rest; give --size to crop all"
+                    )
+                images.append(image)
+            self.skipped = tuple(skipped)
+            if images:
+                yield np.stack(images)
 
     def _read(self, index: int) -> np.ndarray | None:
         with DECODING.share():  # until the image is down to the size asked for
