@@ -14,24 +14,19 @@ A record is plain JSON, so that any program can write one without importing this
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
-import shlex
-import sys
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fae_core.commands.running import arguments_in_force
+from fae_core.commands.provenance import provenance as core_provenance
 from fae_core.errors import InvalidFile
 from fae_core.files import disk_errors, read_json, write_json
 from fae_core.redact import redact
 
 LARGEST = 1e100
 FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
-_PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
+_PACKAGES = ("numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
 
 @dataclass
@@ -92,30 +87,9 @@ class Result:
         return _whole(redact("\n".join([*lines, "", provenance_line(self.provenance)])))
 
 
-def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> dict[str, Any]:
-    """Who measured what, when and with which versions; `facts` are added, None left out."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    known = {
-        "command": command_line(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(device) if device is not None else None,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "seed": seed,
-        "versions": versions,
-    }
-    return {name: value for name, value in {**known, **facts}.items() if value is not None}
-
-
-def command_line() -> str:
-    """The command that is running, as it would be typed."""
-    if arguments := arguments_in_force.get():
-        return shlex.join(["fae", *arguments])
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
+def provenance(**facts: Any) -> dict[str, Any]:
+    """`fae_core.commands.provenance.provenance` with the versions of every package that a metric rests on."""
+    return core_provenance(packages=_PACKAGES, **facts)
 
 
 def provenance_line(facts: dict[str, Any]) -> str:
