@@ -20,7 +20,8 @@ def count_warnings(count: int, dim: int) -> list[str]:
     if count <= dim:
         return [
             f"{count} samples for {dim} dimensions leave the covariance singular; the Frechet distance is far above "
-            "its value for many samples, so compare it only with other sets of the same size (see the real-vs-real floor)"
+            "its value for many samples, so compare it only with other sets of the same size (see the real-vs-real "
+            "floor)"
         ]
     if count < PUBLISHED_COUNT:
         return [f"{count} samples; published values use {PUBLISHED_COUNT:,}, and fewer give a higher distance"]

@@ -34,7 +34,7 @@ def sample_prompts(folder: Path, count: int) -> list[str]:
 
 
 def prompts_in(path: Path, count: int) -> list[str]:
-    """One prompt per image, in order, from a file that `read_prompts` reads. Raises DataError unless there are `count`."""
+    """One prompt per image, in order, from a file that `read_prompts` reads. Raises DataError for another number."""
     prompts = list(read_prompts(path))
     if len(prompts) != count:
         raise DataError(f"{path} has {len(prompts)} prompts for {count} images")

@@ -94,8 +94,8 @@ def open_samples(
 ) -> Samples:
     """Anything that can be measured, as samples:
 
-    - a path: image folder, .parquet, .npz, "photographs" (see `fae_core.images.open_images`), a folder that `fae sample` wrote, or a
-      latent store, with a decoder;
+    - a path: image folder, .parquet, .npz, "photographs" (see `fae_core.images.open_images`), a folder that
+      `fae sample` wrote, or a latent store, with a decoder;
     - a `GeneratedSamples` (any Samples): images that a generator draws while they are measured;
     - an ImageSource;
     - arrays or tensors, uint8 (N, H, W, 3) or float (N, 3, H, W) in [0, 1];

@@ -106,8 +106,8 @@ def find_weights(weights: str | Path | None = None) -> Path:
         except (OSError, RuntimeError) as error:
             raise FAEError(
                 f"Inception's weights could not be fetched ({' '.join(str(error).split())[:80]}); "
-                f"download {WEIGHTS_URL} on any machine and set {WEIGHTS_VARIABLE} to the file, or use --extractor efficientnet-lite2 for "
-                "development"
+                f"download {WEIGHTS_URL} on any machine and set {WEIGHTS_VARIABLE} to the file, "
+                "or use --extractor efficientnet-lite2 for development"
             ) from None
     return cached
 

@@ -1,4 +1,4 @@
-"""Images against texts: the CLIP score of samples and their prompts, and retrieval of captions and images by each other."""
+"""Images against texts: the CLIP score of samples and their prompts, and retrieval of captions and images."""
 
 from __future__ import annotations
 
@@ -43,9 +43,17 @@ def evaluate_clip_score(
 ) -> Result:
     """100 * mean of max(cosine, 0) between each image and its prompt; no words are put before the prompt.
 
-    samples: anything `open_samples` takes. model: name or folder of a CLIP or SigLIP model; only scores of one model compare.
-    prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
-    Raises FAEError's subclasses where prompts and images do not fit together.
+    Args:
+        samples: anything `open_samples` takes.
+        model: name or folder of a CLIP or SigLIP model, or the model; only scores of one model compare.
+        prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        title: heading of the record.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where prompts and images do not fit together.
     """
     started = time.monotonic()
     opened = open_samples(samples)
@@ -95,11 +103,24 @@ def evaluate_retrieval(
     title: str = "Image-text retrieval",
     progress: Any = None,
 ) -> Result:
-    """Recall at 1, 5 and 10, both ways: image to text and text to image.
+    """Recall at 1, 5 and 10 from image to text and from text to image.
 
-    images, captions: see `captions_of`; limit: at most so many images, evenly spread. model: a CLIP or SigLIP model by name or folder.
-    tokenizer: an FAE on the same model's image encoder: its rows then show image embeddings that the encoder's own head makes of
-    its features, and of the features rebuilt from latents (paper, section 5.4). Raises FAEError where the spaces differ.
+    With an FAE on the same model's image encoder, further rows show the embeddings that the encoder's own head makes of
+    its features, and of the features rebuilt from latents (paper, section 5.4).
+
+    Args:
+        images: anything `open_images` takes.
+        captions: file that says which text belongs to which image, see `captions_of`.
+        model: name or folder of a CLIP or SigLIP model, or the model.
+        tokenizer: such an FAE, or its folder or hub id.
+        limit: most images, evenly spread.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        title: heading of the record.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where captions fit no image, or the spaces differ.
     """
     started = time.monotonic()
     source = spread(open_images(images), limit)
@@ -125,8 +146,8 @@ def evaluate_retrieval(
         vectors = torch.cat(parts)
         if vectors.shape[1] != written.shape[1]:
             raise FAEError(
-                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must stand on the image "
-                f"encoder of {towers.name}"
+                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must stand on "
+                f"the image encoder of {towers.name}"
             )
         both = [retrieval_recall(vectors, written, whose, k) for k in RECALL_AT]
         numbers = [pair[way] for way in (0, 1) for pair in both]
@@ -146,7 +167,7 @@ def evaluate_retrieval(
 
 
 def _through(fae: Any, towers: TwoTowers, batch: list[np.ndarray]) -> dict[str, Tensor]:
-    """Image embeddings by the tokenizer's own encoder, of original and rebuilt features."""
+    """Image embeddings that the tokenizer's encoder makes of original and of rebuilt features."""
     if fae is None:
         return {}
     images = towers.pixels(batch)
