@@ -139,8 +139,8 @@ def test_unknown_names_are_refused(name):
         load_extractor(name)
 
 
-# One of each way in which timm's models pool: class token, two tokens, mean, two heads, a classifier that is a convolution,
-# branches, a convolution behind the pooling, attention, no classifier. All are random, so that nothing is fetched.
+# One of each way in which timm's models pool: class token, two tokens, mean, two heads, a classifier that is a
+# convolution, branches, a convolution behind the pooling, attention, no classifier. All are random: nothing is fetched.
 WAYS = (
     ("test_vit", {}),
     ("deit_tiny_distilled_patch16_224", {"depth": 1}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,7 @@ def clip_score(
 
     path = result_path(out, "clip-score", overwrite)
     heading = {} if title is None else {"title": title}
-    options = {"prompts": prompts, "batch_size": batch_size, "device": device, "progress": progress}
+    options: dict[str, Any] = {"prompts": prompts, "batch_size": batch_size, "device": device, "progress": progress}
     finish(evaluate_clip_score(samples, text_model, **options, **heading), path)
 
 
@@ -61,7 +61,7 @@ def retrieval(
     out: ResultFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Recall at 1, 5 and 10 from image to text and from text to image; with --model through an FAE, too.
+    """Recall at 1, 5 and 10 from image to text and from text to image; with --model through an FAE too.
 
     Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
     """
@@ -70,5 +70,11 @@ def retrieval(
 
     path = result_path(out, "retrieval", overwrite)
     heading = {} if title is None else {"title": title}
-    options = {"tokenizer": tokenizer, "limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
+    options: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "limit": limit,
+        "batch_size": batch_size,
+        "device": device,
+        "progress": progress,
+    }
     finish(evaluate_retrieval(images, captions, text_model, **options, **heading), path)

@@ -56,8 +56,8 @@ def zero_shot_probe(
     Args:
         tokenizer: folder or hub id of a tokenizer, or the tokenizer.
         images: labelled images, anything that `open_images` takes.
-        pool: how a transformer's own head pools tokens (see `Backbone.head`). None is the network's own way; "avg" takes
-            the mean of the patches where the class token is not part of the features.
+        pool: how a transformer's own head pools tokens (see `Backbone.head`); None is the network's way, "avg" the mean
+            of the patches where the class token is not part of the features.
         head: file of one of DINOv2's linear heads; None for the classifier inside the backbone.
         cls: class token of such a head, "original" or "mean".
         limit: most images, evenly spread.
