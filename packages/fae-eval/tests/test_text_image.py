@@ -1,4 +1,4 @@
-"""CLIP scores and retrieval with small random models that are loaded as published ones, and checked with their forward."""
+"""CLIP scores and retrieval with small random models, loaded as published ones, against their own forward."""
 
 from __future__ import annotations
 

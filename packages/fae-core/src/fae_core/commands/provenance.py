@@ -1,4 +1,4 @@
-"""Where a result comes from: the one record of command, date, device, machine and versions that every output carries."""
+"""Where a result comes from: the record of command, date, device, machine and versions that outputs carry."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def convergence(
             sets,
             reference,
             run=generator,
-            **({} if title is None else {"title": title}),
+            title=title,
             floor=floor,
             extractor=extractor,
             weights=weights,

@@ -39,9 +39,8 @@ def clip_score(
     from fae_eval.studies.text_image import evaluate_clip_score
 
     path = result_path(out, "clip-score", overwrite)
-    heading = {} if title is None else {"title": title}
-    options: dict[str, Any] = {"prompts": prompts, "batch_size": batch_size, "device": device, "progress": progress}
-    finish(evaluate_clip_score(samples, text_model, **options, **heading), path)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
+    finish(evaluate_clip_score(samples, text_model, prompts=prompts, **options), path)
 
 
 def retrieval(
@@ -69,12 +68,5 @@ def retrieval(
     from fae_eval.studies.text_image import evaluate_retrieval
 
     path = result_path(out, "retrieval", overwrite)
-    heading = {} if title is None else {"title": title}
-    options: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "limit": limit,
-        "batch_size": batch_size,
-        "device": device,
-        "progress": progress,
-    }
-    finish(evaluate_retrieval(images, captions, text_model, **options, **heading), path)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
+    finish(evaluate_retrieval(images, captions, text_model, tokenizer=tokenizer, limit=limit, **options), path)

@@ -58,7 +58,7 @@ def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], 
     places: dict[str, int] = {}
     for index in range(len(source)):
         if places.setdefault(Path(source.name(index)).name, index) != index:
-            raise DataError(f"two images are called {Path(source.name(index)).name}; captions cannot tell them apart")
+            raise DataError(f"two images are called {Path(source.name(index)).name}; captions cannot be assigned")
     pairs = _json_lines(path) if path.suffix == ".jsonl" else _coco_captions(path)
     missing = [name for name, _ in pairs if name not in places]
     if missing and path.suffix == ".jsonl":

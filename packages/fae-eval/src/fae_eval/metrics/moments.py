@@ -82,8 +82,8 @@ class Moments:
         if bool(high.any()):
             high_low, high_high = self._high_products()
             self._high += high.sum(0).long()
-            high_low += (high.T @ low).long()
-            high_high += (high.T @ high).long()
+            high_low.add_((high.T @ low).long())
+            high_high.add_((high.T @ high).long())
 
     def _high_products(self) -> tuple[Tensor, Tensor]:
         """The two sums of products with high parts, made where there are none yet."""

@@ -41,7 +41,7 @@ def evaluate_convergence(
     *,
     run: str | Path | None = None,
     metrics: Sequence[str] = ("frechet",),
-    title: str = "Convergence",
+    title: str | None = None,
     **options: Any,
 ) -> Result:
     """One row per step, in order: the step, the seconds of training until then, and the metrics.
@@ -60,9 +60,7 @@ def evaluate_convergence(
     if not samples:
         raise FAEError("there are no samples to measure")
     names = {f"step {step}": step for step in sorted(samples)}
-    measured = evaluate(
-        {name: samples[step] for name, step in names.items()}, reference, metrics=metrics, title=title, **options
-    )
+    measured = evaluate({name: samples[step] for name, step in names.items()}, reference, metrics=metrics, **options)
     columns = ["", "step", "seconds", *measured.columns[1:]]
     rows, notes = [], list(measured.notes)
     for name, *cells in measured.rows:
@@ -74,4 +72,4 @@ def evaluate_convergence(
             notes.append(f"{name}: " + ", ".join(f"{column} {cell:.4g}" for column, cell in pairs))
     table = {"columns": columns, "rows": rows}
     facts = measured.provenance if run is None else {**measured.provenance, "run": str(run)}
-    return Result(KIND, title, table, [], notes, measured.warnings, measured.values, facts)
+    return Result(KIND, title or "Convergence", table, [], notes, measured.warnings, measured.values, facts)

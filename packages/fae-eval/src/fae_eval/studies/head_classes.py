@@ -1,4 +1,4 @@
-"""Which output of a classifier stands for which class of the images: by name where the classifier's names are known."""
+"""Which output of a classifier means which class of the images: by name where the classifier's names are known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IMAGENET = 1000
 
 
 def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs: int) -> tuple[list[int], str | None]:
-    """The outputs of a head that stand for the labels of images.
+    """The outputs of a head that mean the labels of images.
 
     A head of 1000 outputs is ImageNet's. Images whose classes have WordNet ids or ImageNet's names are matched by
     these, in any order, also where they are only some of the classes.
@@ -54,7 +54,7 @@ def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs:
 
 @functools.cache
 def _imagenet() -> dict[str, tuple[int, ...]]:
-    """WordNet id or name -> the outputs it may stand for (two are called crane); empty without timm."""
+    """WordNet id or name -> the outputs it may mean (two are called crane); empty without timm."""
     try:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:

@@ -24,7 +24,7 @@ from fae_eval.tokenizers import class_token
 
 CLASS_TOKENS: dict[str, str] = {
     "original": "the network's own class token of the original image, which did not pass through the latents",
-    "mean": "the mean of the patches stands for the class token, so that nothing bypasses the latents",
+    "mean": "the mean of the patches in place of the class token, so that nothing bypasses the latents",
 }
 
 

@@ -178,9 +178,7 @@ def trained_probe(
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
     seen = set(train_y.tolist())
     if len(seen) < 2:
-        raise DataError(
-            f"a probe tells classes apart: it needs images of two, and {images} has {len(seen)} to train on"
-        )
+        raise DataError(f"a probe separates classes: it needs images of two, and {images} has {len(seen)} to train on")
     unseen = sum(label not in seen for label in test_y.tolist())
     warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
     classes = int(max(train_y.max(), test_y.max())) + 1

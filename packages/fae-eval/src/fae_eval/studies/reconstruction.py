@@ -133,7 +133,7 @@ class _Pass:
         decoded = model.decode(z)
         if not bool(decoded.isfinite().all()):
             raise FAEError(
-                f"the tokenizer paints numbers that are not finite (images {indices.start} to {indices.stop - 1})"
+                f"the tokenizer decodes to numbers that are not finite (images {indices.start} to {indices.stop - 1})"
             )
         rebuilt = to_uint8(decoded).float() / 255  # clamped, as by `fae sample`: decoders may leave [0, 1]
         self.content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())

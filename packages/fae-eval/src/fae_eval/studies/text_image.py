@@ -38,7 +38,7 @@ def evaluate_clip_score(
     prompts: str | Path | Sequence[str] | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    title: str = "Samples against their prompts",
+    title: str | None = None,
     progress: Any = None,
 ) -> Result:
     """100 * mean of max(cosine, 0) between each image and its prompt; no words are put before the prompt.
@@ -87,7 +87,7 @@ def evaluate_clip_score(
     name = "CLIP score" if not towers.is_siglip else "SigLIP score"
     table = {"columns": ["", "images", name], "rows": [[Path(opened.origin).name, len(images), score]]}
     notes = [f"Measured with {towers.name}: scores of different models do not compare."]
-    return Result("text", title, table, [], notes, [], {name: score}, record)
+    return Result("text", title or "Samples against their prompts", table, [], notes, [], {name: score}, record)
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def evaluate_retrieval(
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    title: str = "Image-text retrieval",
+    title: str | None = None,
     progress: Any = None,
 ) -> Result:
     """Recall at 1, 5 and 10 from image to text and from text to image.
@@ -146,7 +146,7 @@ def evaluate_retrieval(
         vectors = torch.cat(parts)
         if vectors.shape[1] != written.shape[1]:
             raise FAEError(
-                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must stand on "
+                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must use "
                 f"the image encoder of {towers.name}"
             )
         both = [retrieval_recall(vectors, written, whose, k) for k in RECALL_AT]
@@ -163,7 +163,8 @@ def evaluate_retrieval(
         captions={"source": str(captions), "count": len(texts)},
         seconds=round(time.monotonic() - started, 1),
     )
-    return Result("text", title, {"columns": columns, "rows": rows}, values=values, provenance=record)
+    table = {"columns": columns, "rows": rows}
+    return Result("text", title or "Image-text retrieval", table, values=values, provenance=record)
 
 
 def _through(fae: Any, towers: TwoTowers, batch: list[np.ndarray]) -> dict[str, Tensor]:
