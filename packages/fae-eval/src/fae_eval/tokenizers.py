@@ -91,6 +91,11 @@ def grid_of(tokens: Tensor, height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
+def name_of(source: object) -> str:
+    """What a record calls a tokenizer or generator: its path or hub id, or the class of an object."""
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+
+
 def device_of(model: Any) -> torch.device:
     """Where a model's weights are; the CPU where it has none."""
     parameters: Callable[[], Iterable[Tensor]] | None = getattr(model, "parameters", None)

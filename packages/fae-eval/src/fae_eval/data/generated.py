@@ -14,7 +14,7 @@ from fae_core.models.load import load_generator
 from fae_core.random import SlotRandom
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels
 from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
-from fae_eval.tokenizers import device_of, load_image_tokenizer
+from fae_eval.tokenizers import device_of, load_image_tokenizer, name_of
 
 
 class GeneratedSamples(Samples):
@@ -57,10 +57,9 @@ class GeneratedSamples(Samples):
         self.decoder = load_image_tokenizer(decoder, device, needs_decode=True)
         self.wanted_labels, self.prompts, self.seed = labels, tuple(prompts), seed
         self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
-        named = str(generator) if isinstance(generator, (str, Path)) else type(generator).__name__
         settings = "".join(f", {name} {value}" for name, value in self.options.items())
         about = f"{len(prompts)} prompts, " if prompts else ""
-        self.origin = f"generator {named} ({about}labels {labels}, seed {seed}{settings})"
+        self.origin = f"generator {name_of(generator)} ({about}labels {labels}, seed {seed}{settings})"
 
     def __len__(self) -> int:
         return self.count

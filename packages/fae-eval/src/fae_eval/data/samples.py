@@ -43,6 +43,11 @@ def batch_starts(count: int, batch_size: int, share: Share = WHOLE) -> range:
     return range(first * batch_size, last * batch_size, batch_size)
 
 
+def share_size(count: int, batch_size: int, share: Share = WHOLE) -> int:
+    """How many of `count` images are in a process's batches; arguments as in `batch_starts`."""
+    return sum(min(batch_size, count - start) for start in batch_starts(count, batch_size, share))
+
+
 class Samples(ABC):
     """Images in a fixed order.
 

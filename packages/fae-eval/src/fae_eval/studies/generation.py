@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fae_core.errors import FAEError, UnknownName
 from fae_core.processes import Processes, processes
 from fae_eval import warnings as protocol
-from fae_eval.data.samples import Samples, batch_starts, open_samples
+from fae_eval.data.samples import Samples, open_samples, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.features import FeatureSet, extract_cached
@@ -21,6 +21,7 @@ from fae_eval.metrics.inception_score import inception_score
 from fae_eval.metrics.kernel import kernel_distance
 from fae_eval.metrics.precision_recall import precision_recall
 from fae_eval.results import FLOOR, Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.reference import Reference, gaussian, open_reference
 
 METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
@@ -58,7 +59,7 @@ def evaluate(
     device: str | None = None,
     cache: str | Path | None = None,
     title: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Measure samples against a reference and record exactly how.
 
@@ -217,9 +218,12 @@ def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> d
 class _Runner:
     """Extraction by all processes, with a progress bar on the first."""
 
-    def __init__(self, extractor: FeatureExtractor, batch_size: int, progress: Any, group: Processes) -> None:
+    def __init__(
+        self, extractor: FeatureExtractor, batch_size: int, progress: Progress | None, group: Processes
+    ) -> None:
         self.extractor, self.progress = extractor, progress
-        self.options = {"batch_size": batch_size, "group": group}
+        self.batch_size, self.group = batch_size, group
+        self.options: dict[str, Any] = {"batch_size": batch_size, "group": group}
 
     def features(self, samples: Samples, name: str, cache: Path | None) -> FeatureSet | None:
         with self._bar(samples, f"features of {name}") as advance:
@@ -233,16 +237,9 @@ class _Runner:
         with self._bar(samples, "features of the reference") as advance:
             return open_reference(samples, self.extractor, progress=advance, **options)
 
-    @contextmanager
-    def _bar(self, samples: Samples, description: str) -> Iterator[Any]:
-        if self.progress is None:
-            yield None
-            return
-        group, size = self.options["group"], self.options["batch_size"]
-        own = batch_starts(len(samples), size, (group.rank, group.world_size))
-        total = sum(min(size, len(samples) - start) for start in own)
-        with self.progress(total, description, enabled=group.is_main) as bar:
-            yield bar.advance
+    def _bar(self, samples: Samples, description: str) -> AbstractContextManager[Callable[[int], None]]:
+        total = share_size(len(samples), self.batch_size, (self.group.rank, self.group.world_size))
+        return advancing(self.progress, total, description, enabled=self.group.is_main)
 
 
 def _measure(

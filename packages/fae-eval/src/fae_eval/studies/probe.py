@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from fae_core.images.classes import match_classes
 from fae_core.protocols import encoder_of, read_size
 from fae_eval.data.samples import spread
 from fae_eval.results import Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.head_classes import labels_for_head
 from fae_eval.studies.linear_head import CLASS_TOKENS, LinearHead, dinov2_batch, dinov2_size
 from fae_eval.tokenizers import (
@@ -26,6 +26,7 @@ from fae_eval.tokenizers import (
     image_features,
     latent_tokens,
     load_image_tokenizer,
+    name_of,
     own_scale,
     rebuilds_features,
 )
@@ -42,7 +43,7 @@ def zero_shot_probe(
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Top-1 and top-5 of a classifier trained on the backbone, on its features and on features rebuilt from latents.
 
@@ -99,7 +100,7 @@ def zero_shot_probe(
     values = {f"{row[0]}: top-1": row[2] for row in rows}
     record = provenance(
         device=device_of(model),
-        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+        tokenizer=name_of(tokenizer),
         images=str(images),
         head="the network's own" if head is None else str(head),
         pool=None if linear is not None else pool or "the network's own",
@@ -139,7 +140,7 @@ def trained_probe(
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Accuracy of logistic regressions on mean tokens: of features, of latents, and of features rebuilt from latents.
 
@@ -193,7 +194,7 @@ def trained_probe(
     record = provenance(
         device=device_of(model),
         seed=seed,
-        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+        tokenizer=name_of(tokenizer),
         images=str(images),
         test_images=str(test_images) if test_images is not None else f"random {test_share:.0%}",
         counts={"train": len(train_y), "test": len(test_y), "classes": classes},
@@ -268,7 +269,9 @@ def labels_of(source: ImageSource) -> list[int]:
     return list(source.labels)
 
 
-def _pooled(model: Any, source: ImageSource, batch_size: int, progress: Any, what: str) -> dict[str, Tensor]:
+def _pooled(
+    model: Any, source: ImageSource, batch_size: int, progress: Progress | None, what: str
+) -> dict[str, Tensor]:
     """Mean tokens (N, D) of every space."""
     found: dict[str, list[Tensor]] = {}
     for batch, _ in _batches(source, len(source), batch_size, model, progress, what):
@@ -286,12 +289,12 @@ def _batches(
     count: int,
     batch_size: int,
     model: Any,
-    progress: Any,
+    progress: Progress | None,
     what: str,
     dinov2: int | None = None,
 ) -> Iterator[tuple[Tensor, range]]:
     """Images on the model's device, and their indices. dinov2: side of DINOv2's crops, None for the tokenizer's."""
-    with progress(count, what) if progress is not None else nullcontext() as bar:
+    with advancing(progress, count, what) as advance:
         for start in range(0, count, batch_size):
             indices = range(start, min(count, start + batch_size))
             if dinov2 is None:
@@ -299,8 +302,7 @@ def _batches(
             else:
                 batch = dinov2_batch(source, indices, dinov2)
             yield batch.to(device_of(model)), indices
-            if bar is not None:
-                bar.advance(len(indices))
+            advance(len(indices))
 
 
 def _hits(logits: Tensor, truth: Tensor) -> Tensor:

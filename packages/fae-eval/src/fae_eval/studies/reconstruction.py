@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ from fae_core.images import ImageSource, load_batch, open_images, to_uint8
 from fae_core.processes import Processes, processes
 from fae_core.protocols import read_size
 from fae_eval import warnings as protocol
-from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
+from fae_eval.data.samples import ContentHash, batch_starts, share_size, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
 from fae_eval.results import Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.generation import metric_labels
 from fae_eval.studies.reference import gaussian
 from fae_eval.tokenizers import (
@@ -29,6 +28,7 @@ from fae_eval.tokenizers import (
     features_of_latents,
     image_features,
     load_image_tokenizer,
+    name_of,
     rebuilds_features,
 )
 
@@ -48,7 +48,7 @@ def evaluate_reconstruction(
     device: str | None = None,
     picture: str | Path | None = None,
     title: str = "Reconstructions",
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Encode and decode images, and compare.
 
@@ -77,10 +77,10 @@ def evaluate_reconstruction(
         source = spread(open_images(images), limit)
         network = load_extractor(extractor, weights=weights, device=group.device) if extractor is not None else None
         pass_ = _Pass(model, source, network, LPIPS().to(device_of(model)) if lpips else None)
-        starts = batch_starts(len(source), batch_size, (group.rank, group.world_size))
-        own = sum(min(batch_size, len(source) - start) for start in starts)
-        with _bar(progress, own, group.is_main) as advance:
-            for start in starts:
+        share = group.rank, group.world_size
+        own = share_size(len(source), batch_size, share)
+        with advancing(progress, own, "reconstructing", enabled=group.is_main) as advance:
+            for start in batch_starts(len(source), batch_size, share):
                 indices = range(start, min(len(source), start + batch_size))
                 pass_.add(indices)
                 advance(len(indices))
@@ -90,7 +90,7 @@ def evaluate_reconstruction(
             values, warnings = pass_.values()
             record = provenance(
                 device=device_of(model),
-                tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+                tokenizer=name_of(tokenizer),
                 fingerprint=model.spec.fingerprint or None,
                 images={
                     "source": str(images),
@@ -220,12 +220,3 @@ def _draw(shown: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, str]:
     rows = [[from_tensor(image) for image in side] for side in zip(*shown, strict=True)]
     save_picture(compose(rows, row_titles=["original", "rebuilt"]), path)
     return {"path": path.name, "caption": "Originals above, their reconstructions below."}
-
-
-@contextmanager
-def _bar(progress: Any, total: int, enabled: bool) -> Iterator[Any]:
-    if progress is None:
-        yield lambda count: None
-        return
-    with progress(total, "reconstructing", enabled=enabled) as bar:
-        yield bar.advance

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ from fae_eval.data.samples import open_samples, spread
 from fae_eval.extractors.two_towers import TwoTowers
 from fae_eval.metrics import clip_score, retrieval_recall
 from fae_eval.results import Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.tokenizers import (
     features_of_latents,
     image_embedding,
     image_features,
     load_image_tokenizer,
+    name_of,
     rebuilds_features,
 )
 
@@ -39,7 +40,7 @@ def evaluate_clip_score(
     batch_size: int = 32,
     device: str | None = None,
     title: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """100 * mean of max(cosine, 0) between each image and its prompt; no words are put before the prompt.
 
@@ -67,11 +68,10 @@ def evaluate_clip_score(
         raise FAEError("the CLIP score needs the prompts that the images were drawn for")
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     parts = []
-    with progress(len(opened), "embedding images") if progress else nullcontext() as bar:
+    with advancing(progress, len(opened), "embedding images") as advance:
         for images in opened.batches(batch_size):
             parts.append(towers.embed_images(list(images)))
-            if bar is not None:
-                bar.advance(len(images))
+            advance(len(images))
     images = torch.cat(parts)
     if opened.skipped or len(images) != len(texts):
         raise FAEError(f"{len(texts)} prompts for {len(images)} images that can be read: every prompt needs its image")
@@ -101,7 +101,7 @@ def evaluate_retrieval(
     batch_size: int = 32,
     device: str | None = None,
     title: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Recall at 1, 5 and 10 from image to text and from text to image.
 
@@ -128,15 +128,14 @@ def evaluate_retrieval(
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
     found: dict[str, list[Tensor]] = {}
-    with progress(len(indices), "embedding images") if progress else nullcontext() as bar:
+    with advancing(progress, len(indices), "embedding images") as advance:
         for start in range(0, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
             batch = [np.array(source.read(i).convert("RGB"), np.uint8) for i in chosen]
             found.setdefault("the model itself", []).append(towers.embed_images(batch))
             for name, vectors in _through(fae, towers, batch).items():
                 found.setdefault(name, []).append(vectors.cpu())
-            if bar is not None:
-                bar.advance(len(chosen))
+            advance(len(chosen))
     written = towers.embed_texts(texts)
     whose = torch.tensor(owner)
     columns = ["images as", "images", "texts"]
@@ -156,9 +155,7 @@ def evaluate_retrieval(
     record = provenance(
         device=towers.device,
         model=towers.facts,
-        tokenizer=None
-        if tokenizer is None
-        else str(tokenizer if isinstance(tokenizer, (str, Path)) else type(fae).__name__),
+        tokenizer=None if tokenizer is None else name_of(tokenizer),
         images={"source": str(images), "count": len(indices)},
         captions={"source": str(captions), "count": len(texts)},
         seconds=round(time.monotonic() - started, 1),
