@@ -152,7 +152,8 @@ def test_journals_of_any_content_make_a_curve_or_one_line(tmp_path: Path) -> Non
     (run / "metrics.jsonl").write_text('{"step": 0, "loss": NaN}\n' + good + '{"step": 12, "lo')  # cut off by a crash
     invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])
     assert len(re.search(r'<polyline points="([^"]*)"', out.read_text())[1].split()) == 2
-    for line in ('{"step": "a", "loss": 1}', '{"step": 3, "loss": "x"}', "[1]", "7", "[" * 9999, '{"step": null}', '"step"',
+    for line in ('{"step": "a", "loss": 1}', '{"step": 3, "loss": "x"}', "[1]", "7", "[" * 9999, '{"step": null}',
+                 '"step"',
                  f'{{"step": 4, "loss": 1{"0" * 400}}}', "\ud800"):  # fmt: skip
         (run / "metrics.jsonl").write_bytes((line + "\n" + good).encode(errors="surrogatepass"))
         with pytest.raises(FAEError) as told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import warnings
 
 import numpy as np
@@ -15,9 +16,23 @@ from fae_eval.extractors import load_extractor
 from fae_eval.extractors.base import as_uint8_nchw
 
 
+def empty_inception():
+    """The network with uninitialised weights, for its keys and shapes."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Empty(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_arguments, **_options):
+            return None
+
+    buffer = io.BytesIO()
+    torch.save({}, buffer)
+    buffer.seek(0)
+    return Empty("fae", ["2048"], feature_extractor_weights_path=buffer)
+
+
 def seeded_inception():
     pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
-    from fae_eval.extractors.inception import InceptionExtractor, empty_inception
+    from fae_eval.extractors.inception import InceptionExtractor
 
     place = shared_folder("cases/eval/inception_seed.py")
     spec = importlib.util.spec_from_file_location("inception_seed", place)
@@ -44,10 +59,12 @@ def test_inception_gives_torch_fidelitys_outputs_for_seeded_weights():
 
 def test_resize_is_tensorflow_ones():
     pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
-    from fae_eval.extractors.inception import resize_like_tensorflow
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
     case = np.load(shared_folder("cases/eval/resize_tf1_256.npz"))
-    resized = resize_like_tensorflow(as_uint8_nchw(case["x"][None]).float())[0].permute(1, 2, 0).numpy()
+    pixels = as_uint8_nchw(case["x"][None]).float()
+    resized = interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False)
+    resized = resized[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(resized[::23], case["y_rows"], atol=1e-4)
     np.testing.assert_allclose(resized[:, ::29], case["y_cols"], atol=1e-4)
     assert resized.astype(np.float64).sum() == pytest.approx(float(case["y_sum"]), rel=1e-7)
@@ -122,8 +139,8 @@ def test_unknown_names_are_refused(name):
         load_extractor(name)
 
 
-# One of each way in which timm's models pool: class token, two tokens, mean, two heads, a classifier that is a convolution,
-# branches, a convolution behind the pooling, attention, no classifier. All are random, so that nothing is fetched.
+# One of each way in which timm's models pool: class token, two tokens, mean, two heads, a classifier that is a
+# convolution, branches, a convolution behind the pooling, attention, no classifier. All are random: nothing is fetched.
 WAYS = (
     ("test_vit", {}),
     ("deit_tiny_distilled_patch16_224", {"depth": 1}),

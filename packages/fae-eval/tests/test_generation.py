@@ -291,7 +291,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import PixelExtractor
 from fae_eval import evaluate
 for _ in range(2):
-    print(evaluate({str(real)!r}, {str(real)!r}, extractor=PixelExtractor(), metrics=["fid"], cache={str(cache)!r}).values)
+    options = {{"extractor": PixelExtractor(), "metrics": ["fid"], "cache": {str(cache)!r}}}
+    print(evaluate({str(real)!r}, {str(real)!r}, **options).values)
 """
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -64,7 +64,8 @@ def test_everything_is_on_the_page_in_order_and_nothing_is_fetched(demo, tmp_pat
         [demo], tmp_path / "r.html", note="It shows this.\n\nIt does not show that.", paper=True
     ).read_text()
     order = [
-        "A demo", "It does not show that.", "Reconstructions", "samples-diffusion", "samples-flow", "Maps", "<svg", "Numbers",
+        "A demo", "It does not show that.", "Reconstructions", "samples-diffusion", "samples-flow", "Maps", "<svg",
+        "Numbers",
         "only four images", "the paper&#x27;s", "Settings", "How to reproduce", "fae train autoencoder",
     ]  # fmt: skip
     body = page[page.index("<h1>") :].replace("the paper's", "the paper&#x27;s")
@@ -311,7 +312,8 @@ def test_a_real_browser_draws_it_without_sideways_scrolling(demo, tmp_path, widt
     # The page in a frame of the wanted width: headless windows cannot be narrower than 500 pixels.
     frame = tmp_path / "frame.html"
     frame.write_text(
-        f'<body style="margin:0;background:#f0f"><iframe src="{page.name}" style="border:0;width:{width}px;height:2400px"></iframe>'
+        f'<body style="margin:0;background:#f0f"><iframe src="{page.name}" '
+        f'style="border:0;width:{width}px;height:2400px"></iframe>'
         "<script>onload = () => setTimeout(() => { const d = document.querySelector('iframe').contentDocument;"
         "document.title = d.documentElement.scrollWidth + ' ' + d.images.length + ' ' +"
         "[...d.images].filter(i => i.complete && i.naturalWidth > 0).length }, 500)</script>"

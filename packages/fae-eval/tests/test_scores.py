@@ -88,7 +88,7 @@ def test_retrieval_counts_what_a_full_table_counts():
 
 
 def test_sets_of_equal_rows_lie_inside_each_other():
-    """A model that always paints one picture: all distances and radii are 0, though rounding would leave some of them above."""
+    """A model that always makes one image: all distances and radii are 0, though rounding would leave some above."""
     row = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)) * 30
     for tile in (7, 1024):
         assert precision_recall(row.expand(40, -1), row.expand(30, -1), 3, tile=tile) == (1.0, 1.0)

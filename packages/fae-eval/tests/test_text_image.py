@@ -1,4 +1,4 @@
-"""CLIP scores and retrieval with small random two-tower models, loaded as published ones are; checked against their own forward."""
+"""CLIP scores and retrieval with small random models, loaded as published ones, against their own forward."""
 
 from __future__ import annotations
 
@@ -196,7 +196,11 @@ def test_captions_of_coco_and_of_json_lines(pictures, tmp_path):
 
     source = open_images(pictures)
     coco = {
-        "images": [{"id": 7, "file_name": "3.png"}, {"id": 8, "file_name": "absent.png"}, {"id": 9, "file_name": "1.png"}],
+        "images": [
+            {"id": 7, "file_name": "3.png"},
+            {"id": 8, "file_name": "absent.png"},
+            {"id": 9, "file_name": "1.png"},
+        ],
         "annotations": [
             {"id": 2, "image_id": 7, "caption": "three\n"},
             {"id": 1, "image_id": 9, "caption": " one  "},

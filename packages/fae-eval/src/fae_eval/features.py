@@ -1,4 +1,4 @@
-"""One pass over a set of images: everything that the metrics need from it, and a cache for sets that serve again."""
+"""One pass over a set of images: everything that the metrics need from it, and a cache for sets that are used again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,18 @@ _FORMAT = "fae-features-2"
 
 @dataclass
 class FeatureSet:
-    """What one pass keeps. pool (N, D) fp32 and its moments; spatial moments and probs (N, classes) where the network has them."""
+    """What one pass over N images keeps.
+
+    Attributes:
+        count: N.
+        image_size: (h, w).
+        content: hash of the images.
+        pool: features, (N, D) fp32.
+        moments: exact moments of `pool`.
+        spatial: moments of the spatial features; None where the network has none.
+        probs: (N, classes), the softmax of its classifier; None where the network has none.
+        skipped: names of images that could not be read.
+    """
 
     count: int
     image_size: tuple[int, int]
@@ -39,7 +50,7 @@ class FeatureSet:
     skipped: list[str] = field(default_factory=list)
 
     def subset(self, most: int) -> Tensor:
-        """At most so many rows of `pool`, evenly spaced."""
+        """At most `most` rows of `pool`, evenly spaced."""
         if self.count <= most:
             return self.pool
         return self.pool[spread_indices(self.count, most)]
@@ -53,16 +64,28 @@ def extract(
     progress: Callable[[int], None] | None = None,
     group: Processes = ALONE,
 ) -> FeatureSet | None:
-    """Run the extractor over all samples; every process of the group takes a share, and only the first gets the set.
+    """Run an extractor over all samples. The result has the same bits whatever the number of processes.
 
-    The result has the same bits whatever the number of processes. progress: called with the number of images of each batch.
+    Args:
+        samples: the images.
+        extractor: the network.
+        batch_size: images of a batch.
+        progress: called with the number of images of each batch.
+        group: the processes, of which each takes a share.
+
+    Returns:
+        The features on the first process of the group, None on the others.
+
+    Raises:
+        DataError: where no image can be read, or images differ in size.
+        FAEError: where features have another shape than the extractor says, or are not finite.
     """
     pool, probs, moments, spatial = [], [], None, None
     content, sizes, count = ContentHash(), set(), 0
     for images in samples.batches(batch_size, (group.rank, group.world_size)):
         sizes.add(images.shape[1:3])
         content.add(images)
-        # cuDNN would round convolutions to TF32, and distances to another device's would follow.
+        # cuDNN would round convolutions to TF32, and distances would differ from those of another device.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             outputs = extractor.outputs(images)
         features = outputs["pool"]
@@ -84,7 +107,7 @@ def extract(
         raise DataError(f"none of the {len(samples)} images of {samples.origin} can be read")
     if len(sizes) > 1:
         raise DataError(f"{samples.origin} has images of another size than the rest; give --size to crop all")
-    # A process may have had no image at all, and takes part with nothing of the right width.
+    # A process may have had no image at all. It takes part with no rows of the right width.
     moments = _all_reduced(moments or Moments(extractor.dim, group.device), group)
     rows = group.gather_rows(torch.cat(pool) if pool else torch.empty(0, extractor.dim))
     spatial_dim = next((part.spatial for part in parts if part.spatial), None)
@@ -106,7 +129,7 @@ def _all_reduced(moments: Moments, group: Processes) -> Moments:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one process tells the others about its share; spatial and classes are widths, None where it has seen none."""
+    """What one process reports of its share; `spatial` and `classes` are widths, None where it has seen none."""
 
     content: ContentHash
     sizes: set[tuple[int, int]]
@@ -125,14 +148,28 @@ def extract_cached(
     cache: Path | None = None,
     group: Processes = ALONE,
 ) -> tuple[FeatureSet | None, bool]:
-    """As `extract`, but looks into the cache folder first; returns whether it was found there.
+    """As `extract`, but with a cache.
 
-    An entry's name is a hash of the images' content and preparation, and of all that decides what the extractor makes of them.
-    Damaged entries are made again, whole ones replaced at once: several processes may share the folder. cache: None for none.
-    Raises FAEError, before anything is measured, where the folder cannot be written.
+    An entry's name is a hash of the images' content and preparation, and of all that decides what the extractor makes
+    of them. Damaged entries are made again. Entries are replaced atomically: several processes may share the folder.
+
+    Args:
+        samples: the images.
+        extractor: the network.
+        batch_size: images of a batch.
+        progress: called with the number of images of each batch.
+        cache: folder of the cache; None for no cache.
+        group: the processes, of which each takes a share.
+
+    Returns:
+        The features, as `extract` returns them, and whether they were in the cache.
+
+    Raises:
+        FAEError: as `extract`; before anything is measured, where the folder cannot be written.
     """
-    key = samples.cache_key() if cache is not None and group.is_main else None
-    path = None if key is None else cache / f"{extractor_key(extractor)}-{key}.safetensors"
+    path, key = None, None
+    if cache is not None and group.is_main and (key := samples.cache_key()) is not None:
+        path = cache / f"{extractor_key(extractor)}-{key}.safetensors"
     features = _load_cached(path) if path is not None else None
     if group.broadcast(features is not None):
         return features, True
@@ -145,7 +182,7 @@ def extract_cached(
 
 
 def extractor_key(extractor: FeatureExtractor) -> str:
-    """A hash of what decides an extractor's numbers: its class, network, weights, resize, and the arithmetic of this machine."""
+    """A hash of what decides an extractor's numbers: class, network, weights, resize, and this machine's arithmetic."""
     kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
     own = (kind, extractor.name, extractor.dim, extractor.resize, extractor.fingerprint, extractor.settings)
     device = torch.device(getattr(extractor, "device", None) or "cpu").type
@@ -154,7 +191,7 @@ def extractor_key(extractor: FeatureExtractor) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise FAEError where a cache could not be kept."""
+    """Raise FAEError where a cache cannot be written."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -173,7 +210,7 @@ def default_cache() -> Path:
 
 
 def save_features(features: FeatureSet, path: Path) -> Path:
-    """Write a feature set as safetensors."""
+    """Write a feature set as safetensors, whole or not at all; returns the path."""
     tensors = {"pool": features.pool.contiguous()}
     if features.probs is not None:
         tensors["probs"] = features.probs.contiguous()
@@ -195,7 +232,7 @@ def save_features(features: FeatureSet, path: Path) -> Path:
 
 
 def load_features(path: Path) -> FeatureSet:
-    """Read what `save_features` wrote. Raises InvalidFile."""
+    """A feature set that `save_features` wrote. Raises InvalidFile where it is absent, damaged or of another format."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -205,7 +242,8 @@ def load_features(path: Path) -> FeatureSet:
         if metadata.get("digest") != _digest(tensors, metadata["record"]):
             raise InvalidFile(f"{path} is damaged: its content does not match its digest")
         record = json.loads(metadata["record"])
-        moments, spatial = (_stored_moments(tensors, record, name, path) for name in ("moments", "spatial"))
+        moments = _stored_moments(tensors, record, "moments", path)
+        spatial = None if record["spatial"] is None else _stored_moments(tensors, record, "spatial", path)
         size = (int(record["image_size"][0]), int(record["image_size"][1]))
         pool, probs = tensors["pool"], tensors.get("probs")
         return FeatureSet(record["count"], size, record["content"], pool, moments, spatial, probs, record["skipped"])
@@ -213,11 +251,9 @@ def load_features(path: Path) -> FeatureSet:
         raise InvalidFile(f"{path} cannot be read as features: {error}") from None
 
 
-def _stored_moments(tensors: dict[str, Tensor], record: dict, name: str, path: Path) -> Moments | None:
-    if record[name] is None:
-        return None
+def _stored_moments(tensors: dict[str, Tensor], record: dict, name: str, path: Path) -> Moments:
     own = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
-    return Moments.from_tensors(own, record[name], f"{path} ({name})")
+    return Moments.from_tensors(own, dict(record[name]), f"{path} ({name})")
 
 
 def _digest(tensors: dict[str, Tensor], record: str) -> str:

@@ -14,18 +14,25 @@ from fae_eval.studies.reference import gaussian, open_reference
 
 
 class PreviewFrechet:
-    """Frechet distance of samples to one reference, which is read once. Works in one process, whatever the training does.
+    """Frechet distance of samples to one reference, which is read once. It works in one process, also under torchrun.
 
-    Called with batches of uint8 images (B, H, W, 3); returns {"preview_FD-<extractor>": distance}, or "preview_FID".
+    Args:
+        reference: anything that `fae_eval.data.open_samples` takes, or an .npz with ADM's statistics.
+        extractor: a name, see `load_extractor`.
+        device: where the extractor runs.
     """
 
     def __init__(self, reference: str, extractor: str, *, device: str = "cpu") -> None:
         self.extractor = load_extractor(extractor, device=device)
         cache = default_cache()
-        self._reference = open_reference(reference, self.extractor, need_features=False, cache=cache)
+        opened = open_reference(reference, self.extractor, need_features=False, cache=cache)
+        assert opened is not None  # only other processes of a group get None
+        self._reference = opened
         name = self.extractor.name
         self.name = "preview_FID" if self.extractor.official_inception else f"preview_FD-{name}"
 
     def __call__(self, images: Iterable[np.ndarray]) -> dict[str, float]:
+        """{"preview_FD-<extractor>": distance}, or "preview_FID", of batches of uint8 images (B, H, W, 3)."""
         features = extract(open_samples(images), self.extractor)
+        assert features is not None  # as above
         return {self.name: float(frechet_distance(self._reference.pool, mu2=gaussian(features.moments)))}

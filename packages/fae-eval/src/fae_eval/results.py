@@ -1,42 +1,49 @@
 """Result records: what was measured, and everything needed to measure it again.
 
-A record is plain JSON, so that any program can write one without importing this package; `fae eval report` reads them all:
+A record is plain JSON, so that any program can write one without importing this package; `fae eval report` reads them
+all:
 
-    {"kind": "generation",                        # reconstruction | samples | generation | similarity | matching | pca | probe |
-                                                  # text | convergence | comparison | timing | anything: decides the place in a report
+    {"kind": "generation",   # reconstruction | samples | generation | similarity | matching | pca | probe | text |
+                             # convergence | comparison | timing | anything; it decides the place in a report
      "title": "Generated against held-out crops",
-     "table": {"columns": ["", "PSNR"], "rows": [["FAE", 26.6]]},         # or null; numbers stay numbers
-     "figures": [{"path": "grid.png", "caption": "..."}],                 # paths relative to the record
+     "table": {"columns": ["", "PSNR"], "rows": [["FAE", 26.6]]},      # or null; numbers stay numbers
+     "figures": [{"path": "grid.png", "caption": "..."}],              # paths relative to the record
      "notes": ["..."], "warnings": ["..."],
-     "values": {"psnr": 26.6},                                            # optional: the same numbers by name
+     "values": {"psnr": 26.6},                                         # optional: the same numbers by name
      "provenance": {"command": "...", "date": "...", "device": "...", "versions": {...}, "seed": 0, ...}}
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
-import shlex
-import sys
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fae_core.commands.running import arguments_in_force
+from fae_core.commands.provenance import provenance as core_provenance
 from fae_core.errors import InvalidFile
 from fae_core.files import disk_errors, read_json, write_json
 from fae_core.redact import redact
 
 LARGEST = 1e100
 FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
-_PACKAGES = ("fae-core", "fae-eval", "torch", "numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
+_PACKAGES = ("numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
 
 @dataclass
 class Result:
-    """One record; see the module's first lines for its layout."""
+    """One record; the module's docstring gives its layout.
+
+    Attributes:
+        kind: decides the place in a report.
+        title: the heading.
+        table: `columns` and `rows`, one cell per column; None for no table.
+        figures: pictures with `path`, relative to the record, and `caption`.
+        notes: sentences on what was measured.
+        warnings: sentences on where the measurement departs from the published protocol.
+        values: the same numbers by name.
+        provenance: command, date, device, versions and whatever else is needed to measure it again.
+    """
 
     kind: str
     title: str
@@ -47,8 +54,18 @@ class Result:
     values: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def columns(self) -> list[Any]:
+        """The names of the table's columns; empty without a table."""
+        return self.table["columns"] if self.table else []
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """The rows of the table; empty without a table."""
+        return self.table["rows"] if self.table else []
+
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, whole or not at all. Numbers that are not finite become null, secrets in addresses ***."""
+        """Write the record as JSON, whole or not at all. Numbers that are not finite become null, secrets ***."""
         path = Path(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,12 +74,20 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read a record, whoever wrote it. Raises InvalidFile, one line, where it is not one."""
+        """Read a record that any program wrote. Raises InvalidFile, one line, where it is not one."""
         return cls.from_dict(read_json(path), str(path))
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any], where: str = "record") -> Result:
-        """Checks the types of all parts; unknown keys are kept out. Raises InvalidFile."""
+        """A record from parsed JSON, once the types of all parts are checked. Unknown keys are left out.
+
+        Args:
+            stored: the parsed JSON.
+            where: what an error calls its source.
+
+        Raises:
+            InvalidFile: where it is not a record.
+        """
         types = {"table": (dict, type(None)), "figures": list, "notes": list, "warnings": list, "values": dict}
         types |= {"kind": str, "title": str, "provenance": dict}
         if not isinstance(stored.get("kind"), str) or not isinstance(stored.get("title"), str):
@@ -92,34 +117,13 @@ class Result:
         return _whole(redact("\n".join([*lines, "", provenance_line(self.provenance)])))
 
 
-def provenance(*, device: Any = None, seed: int | None = None, **facts: Any) -> dict[str, Any]:
-    """Who measured what, when and with which versions; `facts` are added, None left out."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    known = {
-        "command": command_line(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(device) if device is not None else None,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "seed": seed,
-        "versions": versions,
-    }
-    return {name: value for name, value in {**known, **facts}.items() if value is not None}
-
-
-def command_line() -> str:
-    """The command that is running, as it would be typed."""
-    if arguments := arguments_in_force.get():
-        return shlex.join(["fae", *arguments])
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
+def provenance(**facts: Any) -> dict[str, Any]:
+    """`fae_core.commands.provenance.provenance` with the versions of every package that a metric rests on."""
+    return core_provenance(packages=_PACKAGES, **facts)
 
 
 def provenance_line(facts: dict[str, Any]) -> str:
-    """All facts in one line; nested ones as name(key=value)."""
+    """All facts of a provenance record in one line; nested ones as name(key=value)."""
     parts = []
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -131,12 +135,12 @@ def provenance_line(facts: dict[str, Any]) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from a file can be calculated with: an int or float, no bool, whose squares and sums stay finite."""
+    """Whether a value from a file is a number to calculate with: no bool, and its squares and sums stay finite."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def format_cell(value: Any) -> str:
-    """A table cell: four significant digits for floats, plain text for the rest, a dash for what is missing."""
+    """A table cell as text: four significant digits for floats, a dash for what is missing or not finite."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -150,7 +154,7 @@ def format_cell(value: Any) -> str:
 
 
 def _whole(text: str) -> str:
-    """Without halves of characters, as names of files may hold: no terminal and no file takes them."""
+    """Text without lone surrogates, which names of files may hold: no terminal and no file takes them."""
     return text.encode(errors="replace").decode()
 
 
@@ -169,8 +173,6 @@ def _finite(value: Any) -> Any:
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+    if getattr(value, "ndim", None) == 0 and not isinstance(value, float):
         return _finite(value.item())
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,11 +11,17 @@ PUBLISHED_COUNT = 50_000
 
 
 def count_warnings(count: int, dim: int) -> list[str]:
-    """Too few samples for a Frechet distance: it is biased upwards, the more the fewer."""
+    """Too few samples for a Frechet distance, whose upward bias grows as they get fewer.
+
+    Args:
+        count: samples.
+        dim: dimensions of a feature.
+    """
     if count <= dim:
         return [
-            f"{count} samples for {dim} dimensions leave the covariance singular; the Frechet distance is far above its "
-            "value for many samples, so compare it only with other sets of the same size (see the real-vs-real floor)"
+            f"{count} samples for {dim} dimensions leave the covariance singular; the Frechet distance is far above "
+            "its value for many samples, so compare it only with other sets of the same size (see the real-vs-real "
+            "floor)"
         ]
     if count < PUBLISHED_COUNT:
         return [f"{count} samples; published values use {PUBLISHED_COUNT:,}, and fewer give a higher distance"]
@@ -23,7 +29,12 @@ def count_warnings(count: int, dim: int) -> list[str]:
 
 
 def split_warnings(count: int, split_size: int) -> list[str]:
-    """Too few samples in the inception score's only split or in its last one, which counts like the others."""
+    """Too few samples in the inception score's only split, or in its last one, which counts like the others.
+
+    Args:
+        count: samples.
+        split_size: samples of a split.
+    """
     last = count % split_size
     if count < split_size:
         return [f"{count} samples; the inception score is lower with fewer than {split_size:,}"]
@@ -35,9 +46,12 @@ def split_warnings(count: int, split_size: int) -> list[str]:
 
 
 def order_warnings(labels: Sequence[int] | None, probs: Tensor, split_size: int) -> list[str]:
-    """Class-ordered samples collapse the inception score, because each split estimates p(y) from its own rows.
+    """Class-ordered samples, which collapse the inception score: each split estimates p(y) from its own rows.
 
-    Told from the labels where there are any; else from neighbours that are classified alike far more often than strangers.
+    Args:
+        labels: (N,) of the samples; None compares how often neighbours and strangers are classified alike.
+        probs: (N, classes), the softmax of the classifier.
+        split_size: samples of a split.
     """
     if len(probs) <= split_size:
         return []
@@ -53,7 +67,13 @@ def order_warnings(labels: Sequence[int] | None, probs: Tensor, split_size: int)
 
 
 def format_warnings(jpeg: int, count: int, skipped: Sequence[str]) -> list[str]:
-    """JPEG samples, whose artefacts the distance measures, and images that could not be read."""
+    """JPEG samples, whose artefacts change the distance, and images that could not be read.
+
+    Args:
+        jpeg: how many samples are stored as JPEG.
+        count: samples.
+        skipped: names of those that could not be read.
+    """
     warnings = []
     if jpeg:
         warnings.append(
@@ -66,7 +86,7 @@ def format_warnings(jpeg: int, count: int, skipped: Sequence[str]) -> list[str]:
 
 
 def size_warnings(size: tuple[int, int], reference_size: tuple[int, int] | None) -> list[str]:
-    """Samples and reference that reach the network through different resizes."""
+    """Samples and reference that reach the network through different resizes; sizes are (h, w) or not known."""
     if reference_size is None or size == reference_size:
         return []
     return [
@@ -76,7 +96,7 @@ def size_warnings(size: tuple[int, int], reference_size: tuple[int, int] | None)
 
 
 def purpose_warnings(purpose: str, reference_has_statistics: bool) -> list[str]:
-    """rFID compares reconstructions with the very images that were reconstructed, never with a generation reference."""
+    """A generation reference for rFID, which compares reconstructions with the images that were reconstructed."""
     if purpose == "reconstruction" and reference_has_statistics:
         return ["the reference is a generation reference (it carries statistics); rFID needs the originals themselves"]
     return []

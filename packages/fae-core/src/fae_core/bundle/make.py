@@ -11,6 +11,7 @@ import torch
 
 from fae_core._version import __version__
 from fae_core.bundle.card import public, read_results, training_history, write_card
+from fae_core.commands.provenance import provenance
 from fae_core.errors import FAEError, UnknownName
 from fae_core.files import require_new_folder, sha256_file, staged_folder, write_json
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, GENERATOR, README, TOKENIZER
@@ -72,6 +73,7 @@ def make_bundle(
         encoder.round_parameters(_DTYPES[dtype])
         round_parameters(model, _DTYPES[dtype])
         model.spec = encoder.spec
+    today = datetime.now(UTC).date().isoformat()
     record = {
         "format_version": FORMAT_VERSION,
         "description": public(description or f"A {model.model_type} on the latents of {encoder.spec.backbone}."),
@@ -79,11 +81,7 @@ def make_bundle(
         "generator": _facts(model, generator),
         **_space(encoder.spec),
         "dtype": dtype,
-        "made": {
-            "date": datetime.now(UTC).date().isoformat(),
-            "torch": torch.__version__,
-            "fae_core": __version__,
-        },
+        "made": public(provenance(date=today, torch=torch.__version__, fae_core=__version__)),
         "notes": public(list(notes)),
         "measured": measured,
     }

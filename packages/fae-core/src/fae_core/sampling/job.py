@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from PIL import Image
 
 from fae_core import folders
 from fae_core._version import __version__
+from fae_core.commands.provenance import provenance
 from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
 from fae_core.errors import FAEError
 from fae_core.files import (
@@ -220,16 +220,15 @@ class SampleJob:
         record = {
             **record,
             "labels": labels,
-            "provenance": {
-                "seconds": round(seconds, 3),
-                "made_now": made,
-                "processes": group.world_size,
-                "device": group.device.split(":")[0],
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "torch": torch.__version__,
-                "fae_core": __version__,
-                "uint8": "rounded to the nearest level",
-            },
+            "provenance": provenance(
+                device=group.device.split(":")[0],
+                seconds=round(seconds, 3),
+                made_now=made,
+                processes=group.world_size,
+                torch=torch.__version__,
+                fae_core=__version__,
+                uint8="rounded to the nearest level",
+            ),
         }
         write_json(self.out / SAMPLES_RECORD, record)
         target = self.out / SAMPLES_NPZ if self.npz else self.out / IMAGES

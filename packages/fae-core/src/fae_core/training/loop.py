@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fae_core.commands.provenance import provenance
 from fae_core.commands.running import command_to_go_on, recorded_arguments
 from fae_core.errors import FAEError, Interrupted, InvalidFile
 from fae_core.files import hold, require_new_folder, staged_folder
@@ -226,13 +227,13 @@ def _lift(folder: Path) -> None:
 
 def _provenance(config: TrainConfig, group: Processes) -> dict[str, Any]:
     """What a checkpoint records of how it was made."""
-    return {
-        "processes": group.world_size,
-        "accumulation": config.accumulation,
-        "threads": torch.get_num_threads(),
-        "device": group.device.split(":")[0],
-        "torch": torch.__version__,
-    }
+    return provenance(
+        device=group.device.split(":")[0],
+        processes=group.world_size,
+        accumulation=config.accumulation,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""`fae eval ...`: measure, draw, report. Heavy modules are imported inside the commands, so that help stays quick."""
+"""`fae eval ...`: measure, draw, report. Heavy modules are imported inside the commands, so that help is fast."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def compare(
 
     With --out a chart, NAME.svg, is written beside the record.
 
-    Example: fae eval compare "FAE=runs/results/fae-*.json" "VAE=runs/results/vae-*.json" --out runs/results/fae-vae.json
+    Example: fae eval compare "FAE=runs/results/fae-*.json" "VAE=runs/results/vae-*.json"
+    --out runs/results/fae-vae.json
     """
     from fae_core.files import write_atomic
     from fae_eval.studies.comparison import compare as compare_groups
@@ -57,7 +58,7 @@ def compare(
 
 
 def _records(name: str, where: str) -> list[Result]:
-    """A group's records in order of their files. Raises FAEError where there are none."""
+    """The records of a group in order of their files. Raises FAEError where there are none."""
     from fae_core.errors import FAEError
     from fae_eval.results import Result
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +30,7 @@ def convergence(
     generator: Annotated[
         Path | None,
         typer.Option(
-            "--generator", help="Run folder: its checkpoints are sampled, and its metrics.jsonl tells the seconds."
+            "--generator", help="Run folder: its checkpoints are sampled, and its metrics.jsonl gives the seconds."
         ),
     ] = None,
     decoder: Decoder = None,
@@ -57,11 +58,13 @@ def convergence(
     out: ResultFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """The Frechet distance over training: samples of every checkpoint of a run against real images. The report draws the curve.
+    """The Frechet distance over training: samples of every checkpoint of a run against real images.
 
-    A run keeps as many checkpoints as training.keep_checkpoints says. Nothing but the record is written.
+    The report draws the curve. A run keeps as many checkpoints as training.keep_checkpoints says. Only the record is
+    written.
 
-    Example: fae eval convergence --generator runs/dit --decoder runs/tokenizer --reference data/train --out runs/results
+    Example: fae eval convergence --generator runs/dit --decoder runs/tokenizer --reference data/train
+    --out runs/results
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
@@ -79,12 +82,16 @@ def convergence(
     if relaunched(processes):
         return
     with process_group(device) as group:
-        drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed, "device": group.device}
+        sets: Mapping[int, Any] = given
+        if not sets:
+            assert generator is not None
+            drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed, "device": group.device}
+            sets = checkpoint_samples(generator, decoder, count, **drawn)
         result = evaluate_convergence(
-            given or checkpoint_samples(generator, decoder, count, **drawn),
+            sets,
             reference,
             run=generator,
-            **({} if title is None else {"title": title}),
+            title=title,
             floor=floor,
             extractor=extractor,
             weights=weights,
@@ -101,7 +108,7 @@ def convergence(
 
 
 def steps_of(samples: list[str]) -> dict[int, str]:
-    """STEP=PATH. Raises FAEError for other words, and where a step comes twice."""
+    """Step -> path of arguments STEP=PATH. Raises FAEError for another form, and where a step comes twice."""
     from fae_core.errors import FAEError
 
     found: dict[int, str] = {}

@@ -22,7 +22,7 @@ def curves(
     title: Title = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """How a value moved while runs trained, as one SVG chart over the share of each run's steps.
+    """A value over the training of several runs, as one SVG chart over the share of each run's steps.
 
     Runs of different lengths share the axis, from 0 to 100 % of their steps.
 
@@ -44,7 +44,7 @@ def curves(
 
 
 def _line(name: str, folder: str, value: str) -> Group:
-    """A run as a curve of at most a hundred points. Raises FAEError, UnknownName."""
+    """A run as a curve of at most a hundred points. Raises FAEError where it has no such values."""
     from fae_core.errors import FAEError, UnknownName
     from fae_core.training.journal import read_metrics
     from fae_eval.studies.comparison import Group

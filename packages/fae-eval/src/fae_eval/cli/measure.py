@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,12 +48,11 @@ Generators = Annotated[
     list[str] | None,
     typer.Option(
         "--generator",
-        help="PATH or NAME=PATH of a generator to draw --count samples from, as `fae sample` would; nothing is written. Repeatable.",
+        help="PATH or NAME=PATH of a generator to draw --count samples from, as `fae sample` would; nothing is "
+        "written. Repeatable.",
     ),
 ]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the reference's features for the next time.")]
-
-
 NOT_STATED = "not stated"
 
 
@@ -129,46 +129,23 @@ def generation(
     )
 
 
-def frechet(
-    reference: Reference,
-    samples: SamplePaths = None,
-    floor: Floor = None,
-    extractor: Extractor = "efficientnet-lite2",
-    weights: Weights = None,
-    size: Size = None,
-    decoder: Decoder = None,
-    limit: Limit = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    processes: Processes = 1,
-    cache: Cache = True,
-    title: Title = None,
-    out: ResultFile = None,
-    overwrite: Overwrite = False,
-) -> None:
+def frechet(**options: Any) -> None:
     """Only the Frechet distance of samples to real images; called FID only with inception's published weights.
+
+    The same as fae eval generation --metrics fid.
 
     Example: fae eval frechet --samples out.npz --reference VIRTUAL_imagenet256_labeled.npz --extractor inception
     """
-    _measure(
-        "frechet",
-        samples,
-        reference,
-        decoder,
-        cache,
-        out,
-        overwrite,
-        processes,
-        floor=floor,
-        metrics=["frechet"],
-        extractor=extractor,
-        weights=weights,
-        size=size,
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-        title=title,
-    )
+    out = result_path(options.pop("out", None), "frechet", options.get("overwrite", False))
+    generation(**options, metrics="fid", out=out)
+
+
+# typer reads the options from these two: those of `generation`, less --metrics.
+_OPTIONS = {
+    name: one for name, one in inspect.signature(generation, eval_str=True).parameters.items() if name != "metrics"
+}
+frechet.__dict__["__signature__"] = inspect.Signature(list(_OPTIONS.values()), return_annotation=None)
+frechet.__annotations__ = {name: one.annotation for name, one in _OPTIONS.items()}
 
 
 def reconstruction(
@@ -190,7 +167,7 @@ def reconstruction(
     out: ResultFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Originals against reconstructions: PSNR, SSIM, LPIPS, how well features survive, and the Frechet distance between them.
+    """Originals against reconstructions: PSNR, SSIM, LPIPS, how well features are rebuilt, and their Frechet distance.
 
     Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
@@ -227,7 +204,7 @@ def pack(
     limit: Limit = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write images as ADM's .npz (arr_0 uint8, arr_1 labels), for other people's evaluators.
+    """Write images as ADM's .npz (arr_0 uint8, arr_1 labels), for other evaluators.
 
     Example: fae eval pack --samples runs/samples --out samples.npz
     """
@@ -265,7 +242,7 @@ def _measure(
     generators: dict[str, tuple[str, int, dict[str, Any]]] | None = None,
     **options: Any,
 ) -> None:
-    """`evaluate` with `options` in so many processes, its record printed and written to `out`."""
+    """Run `evaluate` with `options` in `processes` processes, print its record and write it to `out`."""
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
     from fae_core.processes import processes as process_group
@@ -284,13 +261,13 @@ def _measure(
     if relaunched(processes):
         return
     with process_group(options["device"]) as group:
-        painter = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
+        tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
         for label, (source, count, drawn) in (generators or {}).items():
-            sets[f"{label} (drawn)" if label in sets else label] = GeneratedSamples(source, painter, count, **drawn)
+            sets[f"{label} (drawn)" if label in sets else label] = GeneratedSamples(source, tokenizer, count, **drawn)
         result = evaluate(
             sets,
             reference,
-            decoder=painter,
+            decoder=tokenizer,
             cache=default_cache() if cache else None,
             progress=progress,
             **options,
@@ -300,7 +277,7 @@ def _measure(
 
 
 def named_samples(samples: list[str]) -> dict[str, str]:
-    """NAME=PATH or PATH, whose last part is then the name; equal names get numbers."""
+    """Name -> path of arguments NAME=PATH or PATH, whose last part is then the name; equal names get numbers."""
     named: dict[str, str] = {}
     for given in samples:
         name, equals, path = given.partition("=")

@@ -1,4 +1,4 @@
-"""Options that the commands of `fae eval` share, and the two things that all of them do: refuse to overwrite, and say what next."""
+"""Options that the commands of `fae eval` share, where their records go, and what they print at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
+from fae_core.folders import RESULTS
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -49,10 +50,20 @@ Images = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .np
 
 
 def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
-    """Where a record goes: `out` itself, or NAME.json in the folder `out`. Raises OutputExists, FAEError for other suffixes."""
+    """The file of a record.
+
+    Args:
+        out: a .json file, or a folder; None for no record.
+        name: of the file in a folder, without .json.
+        overwrite: whether it may replace another file.
+
+    Raises:
+        OutputExists: where it would.
+        FAEError: for other suffixes.
+    """
     if out is None:
         return None
-    if out.suffix and out.suffix != ".json" and not os.path.isdir(out):  # noqa: PTH112, since Path's raises for long names
+    if out.suffix and out.suffix != ".json" and not os.path.isdir(out):  # noqa: PTH112 (Path's raises for long names)
         raise FAEError(f"--out {out} must be a folder or end in .json")
     path = out if out.suffix == ".json" else out / f"{name}.json"
     require_new_file(path, overwrite=overwrite)
@@ -60,7 +71,16 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
 
 
 def names_and_paths(given: list[str], what: str, form: str) -> dict[str, str]:
-    """NAME=PATH, each name once. what, form: how a complaint calls them, such as "line" and "NAME=RUN". Raises FAEError."""
+    """Name -> path of arguments NAME=PATH.
+
+    Args:
+        given: the arguments.
+        what: what an error calls them, such as "line".
+        form: how an error writes them, such as "NAME=RUN".
+
+    Raises:
+        FAEError: for another form, and for a name that comes twice.
+    """
     found: dict[str, str] = {}
     for one in given:
         name, equals, path = one.partition("=")
@@ -73,7 +93,7 @@ def names_and_paths(given: list[str], what: str, form: str) -> dict[str, str]:
 
 
 def finish(result: Result, path: Path | None) -> None:
-    """Print the record, write it where it was asked for, and say what to run next."""
+    """Print a record, write it to `path` unless that is None, and print what to run next."""
     typer.echo(result.text())
     if path is None:
         typer.echo("wrote nothing (no --out); next: the same with --out results/")
@@ -84,5 +104,5 @@ def finish(result: Result, path: Path | None) -> None:
 
 
 def _run_folder(path: Path) -> Path:
-    """The folder that a report should be about: the one above a results folder."""
-    return path.parent.parent if path.parent.name == "results" else path.parent
+    """The folder for a report of a record: the one above a results folder."""
+    return path.parent.parent if path.parent.name == RESULTS else path.parent

@@ -33,7 +33,7 @@ def similarity(
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """How alike all patches are to one: in features and in latents side by side.
+    """How similar all patches are to one: in features and in latents side by side.
 
     Example: fae eval similarity --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
@@ -79,7 +79,8 @@ def matching(
     _picture(
         "matching",
         "Patch matching",
-        "Foreground patches (two-means over the features) that are each other's nearest by cosine; the surest are drawn.",
+        "Foreground patches (two-means over the features) that are each other's nearest by cosine; those of the "
+        "highest cosine are drawn.",
         "share of the features' matches also found",
         draw,
         (tokenizer, images, out, indices, 2, device, overwrite),
@@ -130,6 +131,7 @@ def _picture(
 
     tokenizer, images, out, indices, count, device, overwrite = arguments
     path = result_path(out, kind, overwrite)
+    assert path is not None
     model = load_image_tokenizer(tokenizer, device)
     source = open_images(images)
     chosen = choose_images(source, indices, count, same_class=same_class)
@@ -154,7 +156,17 @@ def _picture(
 
 
 def choose_images(source: Any, indices: str | None, count: int, *, same_class: bool = False) -> list[int]:
-    """Indices from the option, or spread over the classes (or the first so many of one class). Raises FAEError."""
+    """Which images of a source to show.
+
+    Args:
+        source: the images.
+        indices: the option, such as "0,5,9"; None spreads over the classes.
+        count: how many without the option.
+        same_class: whether to take the first of one class instead.
+
+    Raises:
+        FAEError: where the option is no list of indices, or one is too large.
+    """
     from fae_core.errors import FAEError
 
     if indices:
@@ -180,13 +192,17 @@ def choose_images(source: Any, indices: str | None, count: int, *, same_class: b
 
 
 def queries_of(given: list[str] | None, count: int) -> list[tuple[float, float]] | None:
-    """--query options as (y, x) pairs, one for each image. Raises FAEError."""
+    """The --query options as (y, x) pairs, one for each of `count` images; None without any.
+
+    Raises:
+        FAEError: for another form or number.
+    """
     from fae_core.errors import FAEError
 
     if not given:
         return None
     try:
-        pairs = [tuple(float(part) for part in text.split(",")) for text in given]
+        pairs: list[tuple[float, ...]] = [tuple(float(part) for part in text.split(",")) for text in given]
     except ValueError:
         pairs = [()]
     if any(len(pair) != 2 or not all(0 <= part <= 1 for part in pair) for pair in pairs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,15 +43,16 @@ def probe(
     out: ResultFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """What a classifier still sees: the backbone's own head on original and rebuilt features, or with --train a linear probe.
+    """Accuracy of the backbone's own classifier on original and rebuilt features, or with --train of a linear probe.
 
-    Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val --head dinov2_vitg14_reg4_linear_head.pth
+    Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val
+    --head dinov2_vitg14_reg4_linear_head.pth
     """
     from fae_core.progress import progress
     from fae_eval.studies.probe import trained_probe, zero_shot_probe
 
     path = result_path(out, "probe-trained" if train else "probe", overwrite)
-    options = {"limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
+    options: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
     if train:
         result = trained_probe(tokenizer, images, test_images=test_images, seed=seed, **options)
     else:

@@ -26,9 +26,9 @@ def report(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """One self-contained HTML page: samples, reconstructions, similarity maps, curves, tables, times, settings, commands.
+    """One self-contained HTML page with samples, reconstructions, similarity maps, curves, tables, times and settings.
 
-    A report is made from what lies in the folders, so an existing report.html is replaced without --overwrite.
+    A report only shows what the folders hold, so an existing report.html is replaced without --overwrite.
 
     Example: fae eval report runs/demo --note "Eight photographs only: this shows that the parts work together."
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,9 +39,8 @@ def clip_score(
     from fae_eval.studies.text_image import evaluate_clip_score
 
     path = result_path(out, "clip-score", overwrite)
-    heading = {} if title is None else {"title": title}
-    options = {"prompts": prompts, "batch_size": batch_size, "device": device, "progress": progress}
-    finish(evaluate_clip_score(samples, text_model, **options, **heading), path)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
+    finish(evaluate_clip_score(samples, text_model, prompts=prompts, **options), path)
 
 
 def retrieval(
@@ -61,7 +60,7 @@ def retrieval(
     out: ResultFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Recall at 1, 5 and 10 from image to text and from text to image; with --model through an FAE, too.
+    """Recall at 1, 5 and 10 from image to text and from text to image; with --model through an FAE too.
 
     Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
     """
@@ -69,6 +68,5 @@ def retrieval(
     from fae_eval.studies.text_image import evaluate_retrieval
 
     path = result_path(out, "retrieval", overwrite)
-    heading = {} if title is None else {"title": title}
-    options = {"tokenizer": tokenizer, "limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
-    finish(evaluate_retrieval(images, captions, text_model, **options, **heading), path)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
+    finish(evaluate_retrieval(images, captions, text_model, tokenizer=tokenizer, limit=limit, **options), path)

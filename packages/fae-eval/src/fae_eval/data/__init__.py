@@ -1,4 +1,4 @@
-"""Image sets to measure: folders, parquet, ADM's .npz, arrays, latent stores with a decoder, streams; and ADM's containers."""
+"""Image sets to measure: folders, parquet, .npz, arrays, streams, latent stores, generators; and ADM's containers."""
 
 from fae_eval.data.adm import AdmStatistics, read_adm_statistics, write_adm
 from fae_eval.data.generated import GeneratedSamples

@@ -16,7 +16,14 @@ from fae_core.images.npz import CLASSES_ARRAY, read_header, read_member
 
 @dataclass(frozen=True)
 class AdmStatistics:
-    """Statistics that a reference file carries: of pool3 (mu, sigma) and of the spatial features (mu_s, sigma_s)."""
+    """Statistics that a reference file carries.
+
+    Attributes:
+        mu: mean of the pooled features, (d,).
+        sigma: their covariance, (d, d).
+        mu_s: mean of the spatial features, (s,); None where the file has none.
+        sigma_s: their covariance, (s, s).
+    """
 
     mu: np.ndarray
     sigma: np.ndarray
@@ -34,27 +41,31 @@ def members(path: Path) -> set[str]:
 
 
 def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
-    """The statistics in an ADM (or pytorch-fid) reference file; None where it has none. Raises DataError."""
+    """The statistics in an ADM (or pytorch-fid) reference file; None where it has none.
+
+    Raises:
+        DataError: where it is no .npz file, or means and covariances do not fit together.
+    """
     path = Path(path)
     names = members(path)
     if not {"mu", "sigma"} <= names:
         return None
-    arrays = {n: np.asarray(read_member(path, n)) if n in names else None for n in ("mu", "sigma", "mu_s", "sigma_s")}
+    arrays = {n: np.asarray(read_member(path, n)) for n in ("mu", "sigma", "mu_s", "sigma_s") if n in names}
     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
-        mu, sigma = arrays[mean], arrays[covariance]
-        if (mu is None) != (sigma is None):
-            raise DataError(f"{path} has only one of {mean} and {covariance}")
-        if mu is None:
+        mu, sigma = arrays.get(mean), arrays.get(covariance)
+        if mu is None and sigma is None:
             continue
+        if mu is None or sigma is None:
+            raise DataError(f"{path} has only one of {mean} and {covariance}")
         if any(array.dtype.kind not in "fiu" for array in (mu, sigma)):
             raise DataError(f"{path}: {mean} and {covariance} must be numbers, they are {mu.dtype} and {sigma.dtype}")
         if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
             raise DataError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} do not fit together")
-    return AdmStatistics(**arrays)
+    return AdmStatistics(arrays["mu"], arrays["sigma"], arrays.get("mu_s"), arrays.get("sigma_s"))
 
 
 def image_size(path: str | Path) -> tuple[int, int] | None:
-    """(height, width) of the images in an .npz file, from the header alone; None where it has none. Raises DataError."""
+    """(height, width) of the images in an .npz file, from its header; None where it has none. Raises DataError."""
     if "arr_0" not in members(Path(path)):
         return None
     shape = read_header(Path(path), "arr_0").shape
@@ -69,10 +80,18 @@ def write_adm(
     statistics: AdmStatistics | None = None,
     classes: Sequence[str] | None = None,
 ) -> Path:
-    """Write an ADM container, streaming: uint8 batches (B, H, W, 3), `count` images in all; whole or not at all.
+    """Write an ADM container, streaming, whole or not at all; returns the path.
 
-    classes: the names of the labels, for our own readers.
-    Raises DataError where the batches are of another type, of different sizes, or not `count` images.
+    Args:
+        path: the .npz file.
+        batches: images, uint8 (B, H, W, 3).
+        count: how many images there are in all.
+        labels: (count,), the class of each.
+        statistics: of a reference, written beside the images.
+        classes: the names of the labels; only FAE's own readers use them.
+
+    Raises:
+        DataError: where batches are of another type, of different sizes, or not `count` images in all.
     """
     path = Path(path)
     with disk_errors(path):

@@ -15,19 +15,26 @@ from fae_core.sampling.prompts import read_prompts
 
 
 def sample_prompts(folder: Path, count: int) -> list[str]:
-    """The prompt of each image in a folder that `fae sample --prompts` wrote. Raises DataError where it was not one."""
+    """The prompt of each of the `count` images in a folder that `fae sample --prompts` wrote.
+
+    Raises:
+        DataError: where it is no such folder.
+    """
     record = read_json(folder / SAMPLES_RECORD) if (folder / SAMPLES_RECORD).is_file() else {}
     job = record.get("job")
     prompts = job.get("prompts") if isinstance(job, dict) else None
     labels = record.get("labels")
-    whole = isinstance(prompts, list) and prompts and isinstance(labels, list) and len(labels) == count
-    if not whole or any(type(label) is not int or not 0 <= label < len(prompts) for label in labels):
+    if not (
+        (isinstance(prompts, list) and prompts)
+        and (isinstance(labels, list) and len(labels) == count)
+        and all(type(label) is int and 0 <= label < len(prompts) for label in labels)
+    ):
         raise DataError(f"{folder} does not say which prompt each image was drawn for; give --prompts")
     return [str(prompts[label]) for label in labels]
 
 
 def prompts_in(path: Path, count: int) -> list[str]:
-    """One prompt per image, in order, from what `read_prompts` reads. Raises DataError where there are more or fewer."""
+    """One prompt per image, in order, from a file that `read_prompts` reads. Raises DataError for another number."""
     prompts = list(read_prompts(path))
     if len(prompts) != count:
         raise DataError(f"{path} has {len(prompts)} prompts for {count} images")
@@ -35,17 +42,23 @@ def prompts_in(path: Path, count: int) -> list[str]:
 
 
 def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], list[int]]:
-    """(indices of described images, texts, for each text the position of its image among these), from
+    """Which images a file describes, and with which texts.
 
-    - a .jsonl with "image" (file name) and "caption" a line, where every image named must be there, or
-    - COCO's captions_*.json, of which the captions of the images that are there are taken.
+    Args:
+        source: the images.
+        path: a .jsonl with "image" (file name) and "caption" a line, where every image named must be there; or COCO's
+            captions_*.json, of which the captions of the images that are there are taken.
 
-    Raises DataError where names are ambiguous, or nothing fits.
+    Returns:
+        Indices of the described images; the texts; for each text the position of its image among these indices.
+
+    Raises:
+        DataError: where names are ambiguous, or nothing fits.
     """
     places: dict[str, int] = {}
     for index in range(len(source)):
         if places.setdefault(Path(source.name(index)).name, index) != index:
-            raise DataError(f"two images are called {Path(source.name(index)).name}; captions cannot tell them apart")
+            raise DataError(f"two images are called {Path(source.name(index)).name}; captions cannot be assigned")
     pairs = _json_lines(path) if path.suffix == ".jsonl" else _coco_captions(path)
     missing = [name for name, _ in pairs if name not in places]
     if missing and path.suffix == ".jsonl":

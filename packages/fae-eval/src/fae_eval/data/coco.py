@@ -1,7 +1,8 @@
 """MS-COCO text-to-image evaluation as U-ViT and the paper do it: which captions to draw, and what to compare with.
 
-val2014, the largest centred square of each image, resized to 256 with Lanczos; 30,000 images, one of each image's captions chosen at
-random. The choice is a pure function of (seed, image id). Compare samples and reference.npz with the extractor inception.
+30,000 images of val2014: the largest centred square of each, resized to 256 pixels with Lanczos, and one of its
+captions, chosen at random. The choice is a pure function of (seed, image id). Compare samples and reference.npz with
+the extractor inception.
 """
 
 from __future__ import annotations
@@ -25,9 +26,18 @@ COUNT, SIZE = 30_000, 256
 
 
 def choose_captions(annotations: dict[str, Any], count: int = COUNT, seed: int = 0) -> list[dict[str, Any]]:
-    """[{"image": file name, "image_id", "caption"}], one per image, in an order that depends on the seed only.
+    """One caption of each image, in an order that depends on the seed only.
 
-    annotations: the content of captions_val2014.json. Raises DataError where it has another layout or too few images.
+    Args:
+        annotations: the content of captions_val2014.json.
+        count: how many images.
+        seed: of the choice.
+
+    Returns:
+        One {"image": file name, "image_id", "caption"} per image.
+
+    Raises:
+        DataError: where the annotations have another layout, or too few images.
     """
     try:
         names = {int(image["id"]): str(image["file_name"]) for image in annotations["images"]}
@@ -51,7 +61,7 @@ def choose_captions(annotations: dict[str, Any], count: int = COUNT, seed: int =
 
 
 def centre_square(image: Image.Image, size: int = SIZE) -> Image.Image:
-    """The largest centred square, resized with Lanczos."""
+    """The largest centred square of an image, resized to `size` pixels a side with Lanczos."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
@@ -67,7 +77,23 @@ def write_coco(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Path]:
-    """Write prompts.jsonl (one caption a line, in the order of the samples to draw) and reference.npz into `out`."""
+    """Write prompts.jsonl (one caption a line, in the order of the samples to draw) and reference.npz.
+
+    Args:
+        annotations: captions_val2014.json.
+        images: the folder val2014.
+        out: folder to write into.
+        count: how many images.
+        size: side of the reference images in pixels.
+        seed: of the choice of images and captions.
+        progress: called with 1 for each image that is cropped.
+
+    Returns:
+        The paths of prompts.jsonl and reference.npz.
+
+    Raises:
+        DataError: where the annotations do not fit, or an image is missing.
+    """
     chosen = choose_captions(read_json(annotations, max_bytes=2**30), count, seed)
     outside = next((entry["image"] for entry in chosen if Path(entry["image"]).name != entry["image"]), None)
     if outside is not None:
@@ -83,8 +109,6 @@ def write_coco(
                 progress(1)
 
     reference = write_adm(out / REFERENCE, squares(), count)
-    prompts = out / PROMPTS
-    write_atomic(
-        prompts, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in chosen).encode(errors="replace")
-    )
-    return [prompts, reference]
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in chosen)
+    write_atomic(out / PROMPTS, lines.encode(errors="replace"))
+    return [out / PROMPTS, reference]

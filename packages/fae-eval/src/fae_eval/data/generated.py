@@ -1,4 +1,4 @@
-"""Images that a generator makes as they are measured: nothing is written, and none is made twice."""
+"""Images that a generator draws while they are measured: nothing is written, and none is drawn twice."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ from fae_core.models.load import load_generator
 from fae_core.random import SlotRandom
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels
 from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
-from fae_eval.tokenizers import device_of, load_image_tokenizer
+from fae_eval.tokenizers import device_of, load_image_tokenizer, name_of
 
 
 class GeneratedSamples(Samples):
-    """`count` images of a generator through a decoder, the same that `fae sample` would write.
+    """Images of a generator through a decoder, the same that `fae sample` would write.
 
-    generator: a run, model or checkpoint folder or hub id (loaded when its images are wanted and let go afterwards), or an
-    object. decoder: a folder or hub id, or a tokenizer that decodes. labels, prompts, guidance, seed, options: as in `fae sample`.
-    device: for what is loaded. Raises LatentSpecMismatch where the two speak of different latents.
+    Args:
+        generator: run, model or checkpoint folder, or hub id, loaded only while its images are drawn; or an object.
+        decoder: folder or hub id, or a tokenizer that decodes.
+        count: how many images.
+        labels: classes, as in `fae sample`.
+        prompts: texts, for a generator of text.
+        guidance: guidance scale, 1 is off; None for the generator's own.
+        seed: of the noise and of random labels.
+        options: further options of the generator's `sample`.
+        device: of what is loaded; cuda where there is one.
+
+    Raises:
+        LatentSpecMismatch: from `batches`, where generator and decoder are of different latents.
+        FAEError: where the count is below 1, or the tokenizer does not decode.
     """
 
     preparation = "generated, rounded to uint8"
@@ -46,10 +57,9 @@ class GeneratedSamples(Samples):
         self.decoder = load_image_tokenizer(decoder, device, needs_decode=True)
         self.wanted_labels, self.prompts, self.seed = labels, tuple(prompts), seed
         self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
-        named = str(generator) if isinstance(generator, (str, Path)) else type(generator).__name__
         settings = "".join(f", {name} {value}" for name, value in self.options.items())
         about = f"{len(prompts)} prompts, " if prompts else ""
-        self.origin = f"generator {named} ({about}labels {labels}, seed {seed}{settings})"
+        self.origin = f"generator {name_of(generator)} ({about}labels {labels}, seed {seed}{settings})"
 
     def __len__(self) -> int:
         return self.count

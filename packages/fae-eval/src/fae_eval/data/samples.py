@@ -31,26 +31,45 @@ WHOLE: Share = (0, 1)
 
 
 def batch_starts(count: int, batch_size: int, share: Share = WHOLE) -> range:
-    """Where each of a process's batches begins: a contiguous part of all batches, so that parts in order of rank are the whole."""
+    """Where each of a process's batches begins. Each process has a contiguous part of all batches, in order of rank.
+
+    Args:
+        count: images in all.
+        batch_size: images of a batch.
+        share: rank and number of processes.
+    """
     rank, processes = share
     batches = -(-count // batch_size)
     first, last = (-(-batches * r // processes) for r in (rank, rank + 1))
     return range(first * batch_size, last * batch_size, batch_size)
 
 
+def share_size(count: int, batch_size: int, share: Share = WHOLE) -> int:
+    """How many of `count` images are in a process's batches; arguments as in `batch_starts`."""
+    return sum(min(batch_size, count - start) for start in batch_starts(count, batch_size, share))
+
+
 class Samples(ABC):
-    """Images in a fixed order. `origin` says where they come from, `labels` (or None) their classes, `classes` (or None) the
-    names of these, `preparation` the resize."""
+    """Images in a fixed order.
+
+    Attributes:
+        origin: where they come from, in words.
+        labels: their classes; None where they are not known.
+        classes: the names of the classes; None where they are not known.
+        preparation: how they were resized, in words.
+        jpeg: how many are stored as JPEG.
+        skipped: names of those that could not be read in the last pass.
+    """
 
     origin: str
     labels: list[int] | None = None
     classes: list[str] | None = None
     preparation: str = "none: pixels as stored"
-    jpeg: int = 0  # images that are stored as JPEG
-    skipped: tuple[str, ...] = ()  # images that could not be read in the last pass
+    jpeg: int = 0
+    skipped: tuple[str, ...] = ()
 
     def cache_key(self) -> str | None:
-        """A hash of the images and how they are prepared; None where that cannot be told without measuring them."""
+        """A hash of the images and how they are prepared; None where it would take drawing or decoding them."""
         return None
 
     @abstractmethod
@@ -58,10 +77,17 @@ class Samples(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
-        """uint8 (B, H, W, 3), all of one size. Unreadable images are left out and named in `skipped`.
+        """Batches of uint8 images (B, H, W, 3), all of one size. Unreadable images are left out and named in `skipped`.
 
-        share: (rank, processes): only this process's batches. They are the very batches that one process would make, so that
-        a network whose rounding depends on its batch gives the same features. Raises DataError where an image has another size.
+        The batches are the same with any number of processes, so that a network whose rounding depends on its batch
+        gives the same features.
+
+        Args:
+            batch_size: images of a batch.
+            share: rank and number of processes; only this process's batches are given.
+
+        Raises:
+            DataError: where images differ in size.
         """
 
 
@@ -72,29 +98,37 @@ def open_samples(
     decoder: Any = None,
     limit: int | None = None,
 ) -> Samples:
-    """Samples from:
+    """Anything that can be measured, as samples:
 
-    - a path: image folder, .parquet, .npz, "photographs" (see `fae_core.images.open_images`), a folder that `fae sample` wrote,
-      or a latent store, with `decoder` (a Tokenizer that has `decode`);
-    - a `GeneratedSamples` (any Samples): images that a generator makes as they are measured;
-    - an ImageSource; uint8 (N, H, W, 3) or float (N, 3, H, W) in [0, 1] arrays or tensors; an iterable of such batches
-      (a generator of images: drawn once, kept as uint8).
+    - a path: image folder, .parquet, .npz, "photographs" (see `fae_core.images.open_images`), a folder that
+      `fae sample` wrote, or a latent store, with a decoder;
+    - a `GeneratedSamples` (any Samples): images that a generator draws while they are measured;
+    - an ImageSource;
+    - arrays or tensors, uint8 (N, H, W, 3) or float (N, 3, H, W) in [0, 1];
+    - an iterable of such batches, which is read once and kept as uint8.
 
-    size: centre-crop to that side or (h, w) as ADM prepares ImageNet; None takes pixels as they are. limit: at most so many,
-    evenly spread (a folder is ordered by class); of a stream the first.
+    Args:
+        source: one of these.
+        size: side, or (h, w), of a centre crop as ADM prepares ImageNet; None takes pixels as they are.
+        decoder: a tokenizer that decodes the latents of a store.
+        limit: most images, evenly spread, since folders are ordered by class; of a stream the first.
+
+    Raises:
+        FAEError: where it is none of these, or a store has no decoder.
     """
     if isinstance(source, Samples):
         return source
-    if isinstance(source, (str, Path)) and (Path(source) / LATENT_SPEC).is_file():
-        return _from_store(Path(source), decoder, limit)
-    if isinstance(source, (str, Path, ImageSource)):
-        written_by_sample = isinstance(source, (str, Path)) and (Path(source) / SAMPLES_RECORD).is_file()
-        images = open_images(Path(source) / IMAGES if written_by_sample else source)
+    if isinstance(source, (str, Path)):
+        folder = Path(source)
+        if (folder / LATENT_SPEC).is_file():
+            return _from_store(folder, decoder, limit)
+        written_by_sample = (folder / SAMPLES_RECORD).is_file()
+        images = open_images(folder / IMAGES if written_by_sample else source)
         if written_by_sample and images.labels is None:
-            images.labels, images.classes = _sampled_labels(Path(source), len(images))
-        origin = str(source) if isinstance(source, (str, Path)) else type(source).__name__
-        images = spread(images, limit)
-        return SourceSamples(images, size, origin)
+            images.labels, images.classes = _sampled_labels(folder, len(images))
+        return SourceSamples(spread(images, limit), size, str(source))
+    if isinstance(source, ImageSource):
+        return SourceSamples(spread(source, limit), size, type(source).__name__)
     if isinstance(source, (np.ndarray, Tensor)):
         return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
     if isinstance(source, Iterable):
@@ -103,19 +137,26 @@ def open_samples(
 
 
 def spread_indices(count: int, most: int | None) -> list[int]:
-    """At most `most` of `count` indices, evenly spread."""
+    """At most `most` of `count` indices, evenly spread; all where `most` is None."""
     if most is None or most >= count:
         return list(range(count))
     return [i * count // most for i in range(most)]
 
 
 def spread(source: ImageSource, most: int | None) -> ImageSource:
-    """At most `most` images, evenly spread over the source."""
+    """At most `most` images of a source, evenly spread; all where `most` is None."""
     return source if most is None or most >= len(source) else source.select(spread_indices(len(source), most))
 
 
 class SourceSamples(Samples):
-    """Images of an ImageSource, decoded in threads ahead of time."""
+    """Images of an ImageSource, decoded in threads.
+
+    Args:
+        source: the images.
+        size: side, or (h, w), of a centre crop; None takes pixels as they are.
+        origin: where they come from, in words.
+        threads: how many images are decoded side by side.
+    """
 
     def __init__(self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int = 4) -> None:
         self.source, self.size, self.origin, self.threads = source, size, origin, threads
@@ -132,7 +173,7 @@ class SourceSamples(Samples):
     def cache_key(self) -> str | None:
         try:
             return hashlib.sha256(f"{content_identity(self.source)} {self.preparation}".encode()).hexdigest()
-        except DataError:  # a file that cannot be read: that is told when its image is wanted
+        except DataError:  # a file that cannot be read: reported when its image is read
             return None
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
@@ -166,7 +207,16 @@ class SourceSamples(Samples):
 
 
 class ArraySamples(Samples):
-    """Images in memory, as uint8 (N, H, W, 3)."""
+    """Images in memory, kept as uint8 (N, H, W, 3).
+
+    Args:
+        images: uint8 (N, H, W, 3), or float (N, 3, H, W) in [0, 1].
+        origin: where they come from, in words.
+        labels: their classes; None where they are not known.
+
+    Raises:
+        DataError: where there are none.
+    """
 
     def __init__(self, images: np.ndarray | Tensor, origin: str, labels: list[int] | None = None) -> None:
         if not len(images):
@@ -186,7 +236,17 @@ class ArraySamples(Samples):
 
 
 class StoreSamples(Samples):
-    """Latents of a store, decoded batch by batch."""
+    """Latents of a store, decoded batch by batch.
+
+    Args:
+        store: a LatentStore.
+        decoder: a tokenizer that decodes its latents.
+        origin: where they come from, in words.
+        limit: most images, evenly spread.
+
+    Raises:
+        LatentSpecMismatch: where the decoder is of other latents.
+    """
 
     def __init__(self, store: Any, decoder: Any, origin: str, limit: int | None) -> None:
         decoder.spec.require(store.spec, context=origin)
@@ -204,8 +264,8 @@ class StoreSamples(Samples):
         for start in batch_starts(len(self), batch_size, share):
             z, _ = self.store.read(self.indices[start : start + batch_size])
             z = z.to(device_of(self.decoder))
-            painted = to_uint8(self.decoder.decode(z))  # clamped, as `fae sample` does: decoders may overshoot
-            yield painted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            images = to_uint8(self.decoder.decode(z))  # clamps, as `fae sample` does: decoders may leave [0, 1]
+            yield images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 class ContentHash:
@@ -216,6 +276,7 @@ class ContentHash:
         self._count = 0
 
     def add(self, images: np.ndarray) -> None:
+        """Add images, uint8 (B, H, W, 3)."""
         for image in images:
             digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
             self._sum = (self._sum + int.from_bytes(digest.digest(), "little")) % 2**128
@@ -232,11 +293,12 @@ class ContentHash:
 
     @property
     def value(self) -> str:
+        """16 hexadecimal digits."""
         return hashlib.sha256(f"{self._count} {self._sum}".encode()).hexdigest()[:16]
 
 
 def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[str] | None]:
-    """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are something else."""
+    """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are no labels."""
     record, where = read_json(folder / SAMPLES_RECORD), str(folder / SAMPLES_RECORD)
     labels, names = record.get("labels"), checked_names(record.get("class_names"), where)
     if not isinstance(labels, list) or len(labels) != count:

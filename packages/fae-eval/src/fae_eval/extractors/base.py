@@ -1,4 +1,7 @@
-"""What an extractor is. Images are uint8 (B, H, W, 3), or floats (B, 3, H, W) in [0, 1] that are rounded to uint8 first."""
+"""The interface of extractors.
+
+Images are uint8 (B, H, W, 3), or floats (B, 3, H, W) in [0, 1] that are rounded to uint8 first.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,15 @@ UINT8_RULE = "floats in [0, 1] are rounded to uint8 (never truncated)"
 
 
 class FeatureExtractor(ABC):
-    """One vector per image, and whatever else a protocol wants.
+    """A network that gives one vector per image, and whatever else a protocol needs. A subclass defines `outputs`.
 
-    name: goes into labels and records; dim: D; resize: how images reach the network's size, in words;
-    fingerprint: hash of the weights; settings: in words, what else decides the numbers (the architecture, the normalisation).
-    official_inception: only then a Frechet distance may be called FID.
-    A subclass defines `outputs`; for a network of your own that is all there is to write.
+    Attributes:
+        name: for labels and records.
+        dim: D, the length of the vector.
+        resize: how images reach the network's size, in words.
+        fingerprint: hash of the weights.
+        settings: what else decides the numbers (architecture, normalisation), in words.
+        official_inception: whether a Frechet distance may be called FID.
     """
 
     name: str
@@ -35,17 +41,21 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def outputs(self, images: ImageBatch) -> dict[str, Tensor]:
-        """ "pool" (B, D) fp32, and where the network has them "spatial" (B, S) and "logits" (B, classes)."""
+        """Outputs for images: "pool" (B, D) fp32, and where there are any "spatial" (B, S) and "logits" (B, K)."""
 
     def features(self, images: ImageBatch) -> Tensor:
-        """(B, D) fp32."""
+        """The vectors alone, (B, D) fp32."""
         return self.outputs(images)["pool"]
 
 
 def as_uint8_nchw(images: ImageBatch, device: torch.device | str | None = None) -> Tensor:
-    """Either layout as uint8 (B, 3, H, W). Raises FAEError where the shape or type is another, or a float leaves [0, 1]."""
+    """Either layout of images as uint8 (B, 3, H, W), moved to `device`.
+
+    Raises:
+        FAEError: where shape or type is another, or a float is outside of [0, 1].
+    """
     if isinstance(images, np.ndarray):
-        try:  # torch takes neither views that run backwards nor texts and objects
+        try:  # torch takes neither negative strides nor texts and objects
             images = torch.from_numpy(np.ascontiguousarray(images) if images.flags.writeable else images.copy())
         except (TypeError, ValueError) as error:
             raise FAEError(f"a {type(images).__name__} holds no images: {' '.join(str(error).split())[:100]}") from None
@@ -61,7 +71,7 @@ def as_uint8_nchw(images: ImageBatch, device: torch.device | str | None = None) 
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Hash of a network's weights and buffers, 16 hexadecimal digits."""
+    """A hash of a network's weights and buffers, 16 hexadecimal digits."""
     sha = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

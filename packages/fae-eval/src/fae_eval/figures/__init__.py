@@ -1,4 +1,4 @@
-"""Pictures of what a latent space keeps: patch similarity, patch matching, principal components; and charts as SVG."""
+"""Pictures of what a latent space keeps (patch similarity, patch matching, principal components), and charts as SVG."""
 
 from fae_eval.figures.charts import Series, line_chart
 from fae_eval.figures.matching import matching_picture

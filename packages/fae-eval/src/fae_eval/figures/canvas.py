@@ -1,5 +1,7 @@
-"""Laying out pictures with Pillow: cells in rows and columns, titles, colour maps. Backgrounds are transparent and text is
-mid-grey, so that a picture sits well on a light and on a dark page."""
+"""Laying out pictures with Pillow: cells in rows and columns, titles, colour maps.
+
+Backgrounds are transparent and text is mid-grey, so that a picture suits a light and a dark page.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ _STOPS = np.array([[34, 14, 66], [62, 62, 140], [38, 116, 142], [43, 164, 129], 
 
 
 def colormap(values: Tensor) -> np.ndarray:
-    """(h, w) in [0, 1] as uint8 (h, w, 3)."""
+    """Values (h, w) in [0, 1] as colours, uint8 (h, w, 3), from dark violet to yellow."""
     position = values.double().clamp(0, 1).cpu().numpy() * (len(_STOPS) - 1)
     low = np.minimum(position.astype(int), len(_STOPS) - 2)
     part = (position - low)[..., None]
@@ -32,23 +34,24 @@ def colormap(values: Tensor) -> np.ndarray:
 
 
 def from_tensor(image: Tensor, cell: int = CELL) -> Image.Image:
-    """(3, H, W) in [0, 1], scaled so that the longer side has `cell` pixels; small images keep hard pixels."""
+    """An image (3, H, W) in [0, 1], scaled so that its longer side has `cell` pixels."""
     picture = to_pillow(image)
     return scaled(picture, cell, Image.Resampling.LANCZOS if max(picture.size) > cell else Image.Resampling.BICUBIC)
 
 
 def from_grid(pixels: np.ndarray, cell: int = CELL) -> Image.Image:
-    """A small uint8 (h, w, 3) grid drawn with one square per entry."""
+    """A small grid of colours, uint8 (h, w, 3), as a picture of squares; its longer side has `cell` pixels."""
     return scaled(Image.fromarray(pixels), cell, Image.Resampling.NEAREST)
 
 
 def scaled(picture: Image.Image, cell: int, resampling: Image.Resampling) -> Image.Image:
+    """A picture whose longer side has `cell` pixels."""
     factor = cell / max(picture.size)
     return picture.resize((round(picture.width * factor), round(picture.height * factor)), resampling)
 
 
 def mark_patch(picture: Image.Image, row: int, column: int, grid: tuple[int, int]) -> Image.Image:
-    """Outline one patch of a grid (rows, columns)."""
+    """A picture with one patch of its grid (rows, columns) outlined."""
     marked = picture.convert("RGBA")
     height, width = picture.height / grid[0], picture.width / grid[1]
     box = [round(column * width), round(row * height), round((column + 1) * width) - 1, round((row + 1) * height) - 1]
@@ -64,7 +67,13 @@ def compose(
     column_titles: Sequence[str] | None = None,
     row_titles: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Cells of equal size in rows; titles above columns and, turned upwards, left of rows."""
+    """Cells of equal size in rows.
+
+    Args:
+        rows: the cells of each row.
+        column_titles: above the columns.
+        row_titles: left of the rows, turned upwards.
+    """
     width = max(cell.width for row in rows for cell in row)
     height = max(cell.height for row in rows for cell in row)
     columns = max(len(row) for row in rows)
@@ -88,7 +97,7 @@ def compose(
 
 
 def save_picture(picture: Image.Image, path: str | Path) -> Path:
-    """Write a PNG, whole or not at all; makes the folder."""
+    """Write a PNG, whole or not at all, and make its folder; returns the path."""
     path, buffer = Path(path), io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     with disk_errors(path):
@@ -98,7 +107,7 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
 
 
 def normalise(values: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
-    """Stretch each column of (N, C) so that its `low` and `high` quantiles become 0 and 1."""
+    """Values (N, C), each column stretched so that its `low` and `high` quantiles become 0 and 1, and clipped."""
     ends = torch.quantile(values.double(), torch.tensor([low, high], dtype=torch.float64), dim=0)
     return ((values.double() - ends[0]) / (ends[1] - ends[0]).clamp_min(1e-12)).clamp(0, 1)
 

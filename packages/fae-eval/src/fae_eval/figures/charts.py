@@ -1,5 +1,8 @@
-"""Line charts as small hand-made SVG: axes, round ticks, a legend, a second axis for seconds. Colours come from the page's CSS
-variables (--c1 .. --c6, --text, --muted, --grid), so that one chart serves light and dark pages."""
+"""Line charts as small SVG: axes, round ticks, a legend, a second axis for seconds.
+
+Colours come from the page's CSS variables (--c1 .. --c6, --text, --muted, --grid), so that a chart suits light and dark
+pages.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ _COLORS = 6
 
 @dataclass(frozen=True)
 class Series:
-    """A line: (x, y) points in order of x. seconds: time at each point, for the upper axis."""
+    """A line of a chart.
+
+    Attributes:
+        name: for the legend.
+        x: in ascending order.
+        y: one value for each x.
+        seconds: time at each x, for the upper axis; None for no such axis.
+    """
 
     name: str
     x: Sequence[float]
@@ -29,8 +39,16 @@ class Series:
 def line_chart(
     series: Sequence[Series], *, title: str, x_label: str = "step", y_label: str = "", log_y: bool | None = None
 ) -> str:
-    """One <svg>; points that are not finite, or beyond 1e100, are left out. log_y: None chooses a logarithmic axis for positive values over more
-    than a factor of 30. Returns "" where there is nothing to draw.
+    """An HTML <figure> with one <svg> and its legend; "" where there is nothing to draw.
+
+    Points that are not finite, or beyond 1e100, are left out.
+
+    Args:
+        series: the lines.
+        title: above the chart.
+        x_label: name of the x axis.
+        y_label: name of the y axis; "" for none.
+        log_y: whether the y axis is logarithmic; None makes it so for positive values over more than a factor of 30.
     """
     lines = [_clean(one) for one in series]
     lines = [one for one in lines if one.x]
@@ -73,7 +91,7 @@ def line_chart(
 
 
 def ticks(low: float, high: float, most: int = 8) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) between low and high, at most `most` of them."""
+    """At most `most` round numbers (1, 2 or 5 times a power of ten) between low and high."""
     span = high - low
     if span <= 0 or not math.isfinite(span):
         return [low]
@@ -86,7 +104,15 @@ def ticks(low: float, high: float, most: int = 8) -> list[float]:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values low .. high on the page's coordinates start .. end."""
+    """An axis that maps values to coordinates of the chart.
+
+    Attributes:
+        low: value at `start`.
+        high: value at `end`.
+        start: coordinate of `low`.
+        end: coordinate of `high`.
+        log: whether it is logarithmic.
+    """
 
     low: float
     high: float
@@ -95,11 +121,13 @@ class Axis:
     log: bool
 
     def place(self, value: float) -> float:
+        """The coordinate of a value."""
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
         part = ((math.log10(value) if self.log else value) - low) / (high - low)
         return self.start + part * (self.end - self.start)
 
     def ticks(self) -> list[float]:
+        """Round values along the axis."""
         if not self.log:
             return ticks(self.low, self.high)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -108,14 +136,21 @@ class Axis:
 
 
 def frame(across: Axis | None, upward: Axis, x_label: str, y_label: str) -> list[str]:
-    """Grid, ticks, axis and names; across: None where the places along the x axis are named by something else."""
+    """SVG of grid, ticks, axes and their names.
+
+    Args:
+        across: the x axis; None where positions along it have names of their own.
+        upward: the y axis.
+        x_label: name of the x axis.
+        y_label: name of the y axis; "" for none.
+    """
     parts = []
     for value in upward.ticks():
         y = upward.place(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    for value in across.ticks() if across is not None else ():
-        x = across.place(value)
+    places = [] if across is None else [(across.place(value), value) for value in across.ticks()]
+    for x, value in places:
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{_number(value)}</text>'
         )
@@ -126,19 +161,20 @@ def frame(across: Axis | None, upward: Axis, x_label: str, y_label: str) -> list
     if y_label:
         centre = (TOP + base) / 2
         parts.append(
-            f'<text class="name" x="14" y="{centre}" text-anchor="middle" transform="rotate(-90 14 {centre})">{html.escape(y_label)}</text>'
+            f'<text class="name" x="14" y="{centre}" text-anchor="middle" transform="rotate(-90 14 {centre})">'
+            f"{html.escape(y_label)}</text>"
         )
     return parts
 
 
 def _seconds_axis(lines: Sequence[Series], across: Axis) -> list[str]:
-    """Seconds above the chart, at the steps where round times were reached; only where one line tells the time."""
-    timed = [one for one in lines if one.seconds]
-    if len(timed) != 1 or len(timed[0].x) < 2 or timed[0].seconds[-1] <= timed[0].seconds[0]:
+    """Seconds above the chart, at the steps where round times were reached; only where one line has times."""
+    timed = [(one.seconds, one.x) for one in lines if one.seconds]
+    if len(timed) != 1 or len(timed[0][1]) < 2 or timed[0][0][-1] <= timed[0][0][0]:
         return []
-    one, parts = timed[0], []
-    for value in ticks(one.seconds[0], one.seconds[-1], 5):
-        x = across.place(_interpolate(value, one.seconds, one.x))
+    (seconds, steps), parts = timed[0], []
+    for value in ticks(seconds[0], seconds[-1], 5):
+        x = across.place(_interpolate(value, seconds, steps))
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 5}" y2="{TOP}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 10}" text-anchor="middle">{_number(value)} s</text>')
     return parts
@@ -160,7 +196,7 @@ def _clean(one: Series) -> Series:
 
 
 def _thinned(one: Series, most: int = 400) -> list[tuple[float, float]]:
-    """At most `most` points: means of equal groups, so that noise is not chosen over the course."""
+    """At most `most` points: means of groups of equal size, so that the course stays visible under noise."""
     if len(one.x) <= most:
         return list(zip(one.x, one.y, strict=True))
     edges = [round(i * len(one.x) / most) for i in range(most + 1)]
@@ -168,7 +204,12 @@ def _thinned(one: Series, most: int = 400) -> list[tuple[float, float]]:
 
 
 def padded(values: Sequence[float], log: bool) -> tuple[float, float]:
-    """The range of an axis: a little more than that of the values, from zero where they come near it."""
+    """Ends of an axis: a little more than the range of the values, from zero where they come near it.
+
+    Args:
+        values: what is drawn.
+        log: whether the axis is logarithmic.
+    """
     low, high = min(values), max(values)
     if log:
         return low / 1.1, high * 1.1

@@ -7,7 +7,17 @@ from torch import Tensor
 
 
 def kmeans(points: Tensor, clusters: int, *, seed: int = 0, rounds: int = 50) -> Tensor:
-    """Cluster numbers (N,) of points (N, D); k-means++ starts, deterministic for a seed. Raises ValueError for N < clusters."""
+    """Cluster number of each point, (N,), by k-means from a k-means++ start.
+
+    Args:
+        points: (N, D).
+        clusters: how many.
+        seed: of the start; the result is deterministic.
+        rounds: most iterations.
+
+    Raises:
+        ValueError: where there are fewer points than clusters.
+    """
     if len(points) < clusters:
         raise ValueError(f"{len(points)} points cannot form {clusters} clusters")
     points = points.double().cpu()
@@ -31,7 +41,13 @@ def kmeans(points: Tensor, clusters: int, *, seed: int = 0, rounds: int = 50) ->
 
 
 def foreground(tokens: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tensor:
-    """Mask (B, N) of the cluster, of two over all images, that touches the images' borders less. tokens: (B, N, D)."""
+    """Mask (B, N) of the foreground: of two clusters over all images, the one that touches the images' borders less.
+
+    Args:
+        tokens: (B, N, D).
+        grid: rows and columns of the N tokens.
+        seed: of the clusters.
+    """
     count, patches, _ = tokens.shape
     unit = torch.nn.functional.normalize(tokens.double().flatten(0, 1), dim=-1)
     assigned = kmeans(unit, 2, seed=seed).view(count, patches)

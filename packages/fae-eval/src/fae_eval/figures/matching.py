@@ -23,11 +23,23 @@ _LEAST = 0.05  # of an image's patches must be in each cluster
 def matching_picture(
     tokenizer: Any, first: Tensor, second: Tensor, *, most: int = 16, seed: int = 0
 ) -> tuple[Image.Image, dict[str, float]]:
-    """Two images (3, H, W) beside each other, once per space, with lines between foreground patches that are each other's
-    nearest by cosine; the `most` surest are drawn. The foreground is found once, by two-means over the features of both images;
-    where that only tells the images apart, each image is split by itself.
+    """Two images side by side, once per space, with lines between foreground patches that are each other's nearest.
 
-    Returns the picture and, for each space other than the features, the share of the features' matches that it finds too.
+    The foreground is found once, by two-means over the features of both images. Where that only separates the images
+    from each other, each image is split by itself.
+
+    Args:
+        tokenizer: what makes features and latents.
+        first: image (3, H, W) in [0, 1].
+        second: image (3, H, W) in [0, 1].
+        most: lines to draw, those of the highest cosine.
+        seed: of the two-means.
+
+    Returns:
+        The picture and, for each space other than the features, the share of the features' matches that it finds too.
+
+    Raises:
+        FAEError: where the spaces have different grids.
     """
     spaces = token_spaces(tokenizer, torch.stack([first, second]))
     tokens, grid = spaces["features"]
@@ -51,7 +63,14 @@ def matching_picture(
 
 
 def mutual_matches(first: Tensor, second: Tensor, mask_first: Tensor, mask_second: Tensor) -> list[tuple[int, int]]:
-    """Pairs (i, j) of masked tokens (N, D) that are each other's nearest by cosine, surest first."""
+    """Pairs (i, j) of tokens that are each other's nearest by cosine, the highest cosine first.
+
+    Args:
+        first: tokens (N, D) of one image.
+        second: tokens (M, D) of the other.
+        mask_first: (N,), which tokens take part.
+        mask_second: (M,), which tokens take part.
+    """
     cosine = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T
     cosine = cosine.masked_fill(~mask_first[:, None] | ~mask_second[None, :], -torch.inf)
     forward, backward = cosine.argmax(1), cosine.argmax(0)

@@ -19,11 +19,18 @@ from fae_eval.metrics.eigen import symmetric_eigen
 def pca_picture(
     tokenizer: Any, images: Tensor, *, row_titles: Sequence[str] | None = None
 ) -> tuple[Image.Image, dict[str, float]]:
-    """One row per image (B, 3, H, W): the image, then each space's components, fitted once over all images.
+    """One row per image: the image, then each space's components, fitted once over all images.
 
-    Components have no order or sign of their own across spaces: those of latents and of rebuilt features are rotated to agree
+    Components have no common order or sign across spaces: those of latents and of rebuilt features are rotated to agree
     best with the features' (orthogonal Procrustes), so that equal colours mean equal things.
-    Returns the picture and the share of variance that three components hold in each space.
+
+    Args:
+        tokenizer: what makes features and latents.
+        images: (B, 3, H, W) in [0, 1].
+        row_titles: left of the rows.
+
+    Returns:
+        The picture, and the share of variance that three components hold in each space.
     """
     rows = [[from_tensor(image)] for image in images]
     spaces, shares, first = token_spaces(tokenizer, images), {}, None
@@ -40,16 +47,23 @@ def pca_picture(
 
 
 def align(components: Tensor, target: Tensor) -> Tensor:
-    """Centred components (N, C), each scaled to unit variance, rotated or mirrored to agree best with target (N, C)."""
+    """Centred components (N, C), scaled to unit variance, rotated or mirrored to agree best with `target` (N, C)."""
     unit, wanted = (x / x.std(0).clamp_min(1e-12) for x in (components, target))
     left, _, right = torch.linalg.svd(unit.T @ wanted)
     return unit @ (left @ right)
 
 
 def principal_components(points: Tensor, count: int) -> tuple[Tensor, float]:
-    """Projections (N, count) of points (N, D) on their strongest directions, and the share of variance they hold.
+    """Projections of points on their strongest directions, and the share of variance that these hold.
 
     Signs are fixed so that each direction's largest entry is positive. Directions beyond the data's rank are zero.
+
+    Args:
+        points: (N, D).
+        count: directions.
+
+    Returns:
+        Projections (N, count), and the share in [0, 1].
     """
     centred = points.double() - points.double().mean(0)
     values, vectors = symmetric_eigen(centred.T @ centred)

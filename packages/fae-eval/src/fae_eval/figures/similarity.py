@@ -1,4 +1,4 @@
-"""Patch similarity: how alike all patches are to one, in features and in latents side by side (the paper's figure 3's kind)."""
+"""Patch similarity: how similar all patches are to one, in features and in latents (as in the paper's figure 3)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,22 @@ def similarity_picture(
     *,
     row_titles: Sequence[str] | None = None,
 ) -> tuple[Image.Image, dict[str, float]]:
-    """One row per image: the image with its query patch, then the cosine of every patch with it in features, in latents, and in
-    the features rebuilt from latents where the tokenizer does that. Colours run from cosine 0 or less (dark) to each map's own
-    98th percentile (bright).
+    """One row per image: the image with its query patch, then the cosine of every patch with it, once per space.
 
-    images: (B, 3, H, W) in [0, 1]. queries: (y, x) in [0, 1] for each image; default: the most typical foreground patch.
-    Returns the picture and the mean correlation between the maps of features and of the others.
+    The spaces are features, latents, and the features rebuilt from latents where the tokenizer does that. Colours run
+    from cosine 0 or less (dark) to each map's own 98th percentile (bright).
+
+    Args:
+        tokenizer: what makes features and latents.
+        images: (B, 3, H, W) in [0, 1].
+        queries: (y, x) in [0, 1] for each image; None takes the most typical foreground patch.
+        row_titles: left of the rows.
+
+    Returns:
+        The picture, and the mean correlation of the map of features with that of each other space.
+
+    Raises:
+        FAEError: where queries do not fit.
     """
     if queries is not None and len(queries) != len(images):
         raise FAEError(f"{len(images)} images need as many queries, got {len(queries)}")
@@ -60,7 +70,7 @@ def similarity_picture(
 
 
 def token_spaces(tokenizer: Any, images: Tensor) -> dict[str, tuple[Tensor, tuple[int, int]]]:
-    """{"features", "latents", "rebuilt features"}: tokens (B, N, D) on their grids."""
+    """Tokens (B, N, D) and their grid, for "features", "latents" and, where there are any, "rebuilt features"."""
     z = tokenizer.encode(images)
     grid = (z.shape[2], z.shape[3])
     features = image_features(tokenizer, images)
@@ -77,8 +87,14 @@ def cosine_map(tokens: Tensor, query: int) -> Tensor:
 
 
 def typical_patches(tokens: Tensor, grid: tuple[int, int]) -> list[tuple[float, float]]:
-    """For each image the foreground patch that is most like its foreground and least like its background, as (y, x) of its
-    centre in [0, 1].
+    """For each image the patch that is most like its foreground and least like its background.
+
+    Args:
+        tokens: (B, N, D).
+        grid: rows and columns of the N tokens.
+
+    Returns:
+        (y, x) of the patch's centre, in [0, 1], for each image.
     """
     found = []
     for image in tokens:

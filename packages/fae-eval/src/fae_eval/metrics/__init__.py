@@ -1,4 +1,7 @@
-"""Numbers from features, statistics or images. No file is read here and no network is run: see `evaluate` for whole protocols."""
+"""Metrics: numbers from features, statistics or images.
+
+No file of images is read here and no extractor is run: see `evaluate` for whole protocols.
+"""
 
 from fae_eval.metrics.features import feature_cosine, feature_mse, unexplained_variance
 from fae_eval.metrics.frechet import GaussianFactor, frechet_distance

@@ -1,4 +1,4 @@
-"""What every metric asks of its input: shapes that fit, and numbers that are numbers."""
+"""Checks of what a metric is given: shapes that fit together, and finite numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from fae_core.errors import FAEError
 
 
 def finite_rows(what: str, features: Tensor, least: int = 1) -> Tensor:
-    """`features` (N, d). Raises FAEError for another shape, fewer than `least` rows, and numbers that are not finite: a
-    comparison with one of them is false, and would count as a result."""
+    """The features, once they are checked. Every comparison with a NaN is false, and would count as a result.
+
+    Args:
+        what: what an error calls the rows, in the plural.
+        features: (N, d).
+        least: fewest rows that are allowed.
+
+    Raises:
+        FAEError: for another shape, fewer rows, or numbers that are not finite.
+    """
     if features.ndim != 2 or not features.shape[1]:
         raise FAEError(f"{what} have shape {tuple(features.shape)}, not (N, d)")
     if len(features) < least:
@@ -21,6 +29,6 @@ def finite_rows(what: str, features: Tensor, least: int = 1) -> Tensor:
 
 
 def same_width(first: Tensor, second: Tensor) -> None:
-    """Raises FAEError where rows of (N, d) and (M, e) cannot be compared."""
+    """Raise FAEError unless the rows of (N, d) and (M, e) have the same length."""
     if first.shape[1] != second.shape[1]:
         raise FAEError(f"features of {first.shape[1]} and of {second.shape[1]} dimensions cannot be compared")

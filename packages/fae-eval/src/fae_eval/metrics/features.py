@@ -1,4 +1,4 @@
-"""How well features are kept: cosine, mean squared error and unexplained variance between token tensors."""
+"""How well features are reconstructed: cosine, mean squared error and unexplained variance of tokens."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from fae_core.errors import FAEError
 
 
 def feature_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Mean cosine over tokens for each image, (B,). a, b: (B, N, D); a token of zeros counts as 0."""
+    """Mean cosine over tokens of each image, (B,), for a and b (B, N, D). A token of zeros counts as 0."""
     _require_alike(a, b)
     return F.cosine_similarity(a.float(), b.float(), dim=-1).flatten(1).mean(1)
 
 
 def feature_mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error for each image, (B,). a, b: (B, ...) of one shape."""
+    """Mean squared error of each image, (B,), for a and b (B, ...) of one shape."""
     _require_alike(a, b)
     return (a.float() - b.float()).square().flatten(1).mean(1)
 
 
 def unexplained_variance(target: Tensor, prediction: Tensor) -> float:
-    """Squared error over the target's variance about its per-channel mean; 0 is perfect, 1 is as good as the mean. (..., D).
+    """Squared error over the target's variance about its per-channel mean: 0 is perfect, 1 is no better than the mean.
 
-    Raises FAEError where the target does not vary, so that there is nothing to explain.
+    Args:
+        target: (..., D).
+        prediction: of the same shape.
+
+    Raises:
+        FAEError: where the target does not vary, or shapes differ.
     """
     _require_alike(target, prediction)
     target, prediction = target.double().flatten(0, -2), prediction.double().flatten(0, -2)

@@ -2,10 +2,11 @@
 
     d^2 = |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
-The last trace needs no square root of a non-symmetric product. With S1 = L L' by Cholesky it is the sum of the roots of the
-eigenvalues of the symmetric L' S2 L, of which only a triangle is made. That is exact where both covariances have full rank: the
-smallest eigenvalue tells, or a second Cholesky. Else the deficient side is factored by eigh, its noise dropped by the usual rank
-threshold (lambda_max * d * 2^-52), and the trace is the nuclear norm of A'B for S1 = A A' and S2 = B B'. In float64.
+The last trace needs no square root of a non-symmetric product. With S1 = L L' by Cholesky it is the sum of the roots of
+the eigenvalues of the symmetric L' S2 L, of which only a triangle is computed. That is exact where both covariances
+have full rank, which the smallest eigenvalue shows, or a second Cholesky. Otherwise the deficient side is factored by
+eigh, its noise is dropped by the usual rank threshold (lambda_max * d * 2^-52), and the trace is the nuclear norm of
+A'B for S1 = A A' and S2 = B B'. All of it in float64.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ _ROUNDING = 1e-4  # a negative eigenvalue over the largest; statistics in single
 
 @dataclass(frozen=True)
 class GaussianFactor:
-    """A Gaussian whose covariance is factored once, when it is first needed, so that a reference serves many comparisons.
+    """A Gaussian whose covariance is factored once, when it is first needed: a reference serves many comparisons.
 
-    mu: (d,); sigma: (d, d).
+    Args:
+        mu: mean, (d,).
+        sigma: covariance, (d, d).
     """
 
     mu: Array
@@ -42,21 +45,26 @@ class GaussianFactor:
 
     @property
     def full_rank(self) -> bool:
+        """Whether the covariance is invertible."""
         return self.factor.shape[1] == self.sigma.shape[0]
 
     @classmethod
-    def of(cls, mu: ArrayLike, sigma: ArrayLike) -> GaussianFactor:
-        """Validates. Raises FAEError where shapes differ, numbers are not finite or sigma is not symmetric."""
+    def of(cls, mu: ArrayLike | None, sigma: ArrayLike | None) -> GaussianFactor:
+        """The Gaussian of a mean (d,) and a covariance (d, d), once they are checked.
+
+        Raises:
+            FAEError: where shapes do not fit, numbers are not finite, or the covariance is not symmetric.
+        """
         try:
             mu, sigma = np.atleast_1d(np.asarray(mu, np.float64)), np.atleast_2d(np.asarray(sigma, np.float64))
         except (TypeError, ValueError):
             raise FAEError("mean and covariance must be arrays of numbers") from None
-        sigma = sigma if sigma.flags.writeable else sigma.copy()  # torch wants memory of its own, not a mapped file
+        sigma = sigma if sigma.flags.writeable else sigma.copy()  # torch cannot share a read-only mapped file
         if mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
             raise FAEError(f"mean {mu.shape} and covariance {sigma.shape} do not fit together")
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             raise FAEError("the statistics hold numbers that are not finite")
-        # One vector tells as surely as all entries, without reading the matrix across its rows.
+        # One random vector finds any asymmetry, without reading the matrix across its rows.
         probe = np.random.default_rng(0).standard_normal(mu.size)
         scale = np.abs(np.diagonal(sigma)).max() * np.linalg.norm(probe)
         if np.abs(sigma @ probe - probe @ sigma).max() > 1e-5 * scale:
@@ -70,10 +78,18 @@ def frechet_distance(
     mu2: ArrayLike | GaussianFactor | None = None,
     sigma2: ArrayLike | None = None,
 ) -> float:
-    """Squared Frechet (2-Wasserstein) distance, what papers call FID. Symmetric; never below zero.
+    """Squared Frechet (2-Wasserstein) distance of two Gaussians, what papers call FID. Symmetric; never below zero.
 
-    Call it with (mu1, sigma1, mu2, sigma2), (d,) and (d, d) each; a `GaussianFactor` may stand for a pair, as in
-    `frechet_distance(first, mu2=second)`. Raises FAEError where the dimensions differ.
+    A `GaussianFactor` may stand for a mean and its covariance, as in `frechet_distance(first, mu2=second)`.
+
+    Args:
+        mu1: mean of the first Gaussian, (d,).
+        sigma1: its covariance, (d, d).
+        mu2: mean of the second, (d,).
+        sigma2: its covariance, (d, d).
+
+    Raises:
+        FAEError: where the dimensions differ, or the distance overflows.
     """
     first = mu1 if isinstance(mu1, GaussianFactor) else GaussianFactor.of(mu1, sigma1)
     second = mu2 if isinstance(mu2, GaussianFactor) else GaussianFactor.of(mu2, sigma2)
@@ -88,12 +104,15 @@ def frechet_distance(
 
 
 def _factor(sigma: Array, noise: float) -> Array:
-    """sigma = R R'. noise: what rounding may leave of a variance that is 0. Cholesky where the smallest pivot says that the rank is full, else eigh without the noise."""
+    """R with sigma = R R': by Cholesky where the smallest pivot shows full rank, else by eigh, rounding noise removed.
+
+    noise: what rounding may leave of a variance that is 0.
+    """
     floor = sigma.shape[0] * np.finfo(np.float64).eps
     lower, failed = (tensor.numpy() for tensor in torch.linalg.cholesky_ex(torch.from_numpy(sigma)))
     if not failed and (np.diagonal(lower) ** 2).min() > floor * np.diagonal(sigma).max():
         return lower
-    if np.abs(sigma).max() <= noise:  # what rounding leaves of features that are all alike
+    if np.abs(sigma).max() <= noise:  # rounding of features that are all equal
         return np.zeros((len(sigma), 0))
     values, vectors = (found.numpy() for found in symmetric_eigen(torch.from_numpy(sigma)))
     _require_no_negative(values)
@@ -115,13 +134,13 @@ def _trace_of_root(first: GaussianFactor, second: GaussianFactor) -> float:
 
 
 def _require_no_negative(values: Array) -> None:
-    """values: eigenvalues, ascending. Those of a covariance are negative by rounding only."""
+    """Raise FAEError where eigenvalues, ascending, are below zero by more than rounding."""
     if values[0] < -_ROUNDING * max(values[-1], 0.0):
         raise FAEError("the covariance has negative variances: these are not statistics of features")
 
 
 def _between(lower: Array, sigma: Array, blocks: int = 8) -> Array:
-    """The lower triangle of L' sigma L for a lower triangular L, by blocks that leave out its zeros; above stands nothing of use."""
+    """L' sigma L for a lower triangular L, by blocks that skip its zeros. Only the lower triangle is valid."""
     size = len(lower)
     edges = [round(i * size / blocks) for i in range(blocks + 1)]
     product = np.zeros_like(sigma)

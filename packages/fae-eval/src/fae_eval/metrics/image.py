@@ -1,4 +1,4 @@
-"""Quality of reconstructions: PSNR, SSIM, LPIPS. Images are (B, 3, H, W) in [0, 1]; one value per image comes back, (B,)."""
+"""Quality of reconstructions: PSNR, SSIM, LPIPS. Images are (B, 3, H, W) in [0, 1]; each image has one value, (B,)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from fae_core.images.check import require_image_batch, require_range
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, peak 1, at most 100 (see `fae_core.images.psnr`)."""
+    """Peak signal-to-noise ratio in dB, (B,), of images a and b, (B, C, H, W) in [0, 1]; see `fae_core.images.psnr`."""
     _require_pair(a, b)
     return images.psnr(a, b)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5, K = (0.01, 0.03), data range 1.
+    """Structural similarity (Wang et al. 2004), (B,): 11x11 Gaussian window, sigma 1.5, K = (0.01, 0.03), data range 1.
 
-    Averaged over channels and all pixels of images padded by reflection, as torchmetrics does (scikit-image leaves out the five
-    pixels at the border, which differs in the third digit).
+    Averaged over channels and all pixels of images padded by reflection, as torchmetrics does. (scikit-image leaves out
+    the five pixels at the border, which changes the third digit.)
+
+    Args:
+        a: images (B, C, H, W) in [0, 1].
+        b: images of the same shape and range.
+
+    Raises:
+        FAEError: where a side is shorter than 11 pixels, or the images do not fit together.
     """
     _require_pair(a, b)
     if min(a.shape[-2:]) < 11:
@@ -49,9 +56,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 class LPIPS(nn.Module):
     """Learned perceptual distance from the `lpips` package (extra `perceptual`); 0 is identical.
 
-    Its wheel carries only the small heads; the network below them is torchvision's, fetched once or found in torch's cache.
-    It wants [-1, 1]: this wrapper takes [0, 1] and converts, because feeding [0, 1] gives .027 where .121 is right.
-    Raises MissingPackage without the package, FAEError where the network's weights cannot be had.
+    Its wheel carries only the small heads; the network below them is torchvision's, fetched once or found in torch's
+    cache. The package expects [-1, 1]. This wrapper takes [0, 1] and converts: [0, 1] as it is gives .027 where .121 is
+    right.
+
+    Args:
+        network: "alex", "vgg" or "squeeze".
+
+    Raises:
+        MissingPackage: without the package.
+        FAEError: where the network's weights cannot be found or fetched.
     """
 
     def __init__(self, network: str = "alex") -> None:
@@ -71,7 +85,7 @@ class LPIPS(nn.Module):
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B,) distances. a, b: (B, 3, H, W) in [0, 1]."""
+        """Distances (B,) of images a and b, (B, 3, H, W) in [0, 1]."""
         _require_pair(a, b)
         return self.model(a.float() * 2 - 1, b.float() * 2 - 1).flatten()
 

@@ -11,11 +11,18 @@ from fae_core.errors import FAEError
 
 
 def inception_score(probs: ArrayLike, splits: int | None = None, *, split_size: int = 5000) -> float:
-    """Mean over splits of exp(E[KL(p(y|x) || p(y))]); 1 .. number of classes, higher is better.
+    """Mean over splits of exp(E[KL(p(y|x) || p(y))]), from 1 to the number of classes; higher is better.
 
-    probs: (N, classes), each row a softmax (ADM: over Inception's 1008 logits WITHOUT bias).
-    splits: cut into that many contiguous parts; default: parts of `split_size`, the last one shorter and counted like the rest.
-    The rows must be in random order of class: each split estimates p(y) on its own, so class-ordered rows collapse the score.
+    The rows must be in random order of class: each split estimates p(y) on its own, so class-ordered rows collapse the
+    score.
+
+    Args:
+        probs: (N, classes), each row a softmax (ADM: over Inception's 1008 logits WITHOUT bias).
+        splits: number of contiguous parts of (almost) equal size; None cuts parts of `split_size`.
+        split_size: rows of a part where `splits` is None; the last part may be shorter and counts like the rest.
+
+    Raises:
+        FAEError: where rows are no probabilities, or cannot be cut into that many parts.
     """
     probs = np.asarray(probs, np.float64)
     if probs.ndim != 2 or not probs.size:

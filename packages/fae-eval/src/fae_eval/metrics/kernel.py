@@ -1,4 +1,4 @@
-"""Kernel distance (KID when the features are Inception's): an unbiased alternative to the Frechet distance for few samples."""
+"""Kernel distance (KID with Inception's features): an unbiased alternative to the Frechet distance for few samples."""
 
 from __future__ import annotations
 
@@ -13,16 +13,30 @@ from fae_eval.metrics.checks import finite_rows, same_width
 def kernel_distance(
     ref: ArrayLike, gen: ArrayLike, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-    """(mean, standard deviation over subsets) of the unbiased squared MMD with the kernel (x.y / d + 1)^3.
+    """Unbiased squared MMD with the kernel (x.y / d + 1)^3, averaged over subsets. It may be slightly negative.
 
-    ref, gen: features (N, d) and (M, d). Subsets are drawn without replacement from numpy's RandomState(seed), generated first,
-    as torch-fidelity does, so both give the same number. May be slightly negative: it is unbiased.
+    Subsets are drawn without replacement from numpy's RandomState(seed), those of `gen` first, as torch-fidelity does:
+    both give the same number.
+
+    Args:
+        ref: features of the reference, (N, d).
+        gen: features of the generated images, (M, d).
+        subsets: how many subsets of each are compared.
+        subset_size: rows of a subset; fewer where a set has fewer.
+        seed: of the subsets, from 0 to 2^32 - 1.
+
+    Returns:
+        Mean and standard deviation over the subsets.
+
+    Raises:
+        FAEError: where features do not fit together, are too few, or are too large for third powers.
     """
-    ref, gen = (
-        finite_rows("features of the kernel distance", torch.as_tensor(np.asarray(side, np.float64)), 2).numpy()
+    sides = [
+        finite_rows("features of the kernel distance", torch.as_tensor(np.asarray(side, np.float64)), 2)
         for side in (ref, gen)
-    )
-    same_width(ref, gen)
+    ]
+    same_width(*sides)
+    ref, gen = (side.numpy() for side in sides)
     subset_size = min(subset_size, len(ref), len(gen))
     if subset_size < 2 or subsets < 1:
         raise FAEError(f"the kernel distance needs a subset of two samples, not {subsets} of {subset_size}")

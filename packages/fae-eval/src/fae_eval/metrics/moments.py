@@ -6,8 +6,8 @@ Floating-point sums depend on their order; integer sums do not. Features are rou
 
 A float64 matrix product of such integers over at most 512 rows stays within 2^53 and is therefore exact in any order of
 summation, on any device. Blocks are added in int64. Merging is integer addition, so it is associative and commutative.
-The rounding, at most 1.9e-6 per feature, is the price: for N samples of d features of spread s it moves a Frechet distance
-by about 1e-6 * s * sqrt(d / N).
+The rounding is at most 1.9e-6 per feature. For N samples of d features of spread s it moves a Frechet distance by about
+1e-6 * s * sqrt(d / N).
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Moments:
     """Count, sum and second moments of features (N, d), as exact integers.
 
     `add` rows as they come; `merge` what other processes counted; then read `mean`, `covariance`, `digest`.
+
+    Args:
+        dim: d.
+        device: where the sums are kept; the CPU by default.
     """
 
     def __init__(self, dim: int, device: torch.device | str | None = None) -> None:
@@ -44,7 +48,7 @@ class Moments:
         self._low = torch.zeros(dim, dtype=torch.int64, device=self.device)
         self._high = torch.zeros_like(self._low)
         self._low_low = torch.zeros(dim, dim, dtype=torch.int64, device=self.device)
-        # Only features beyond +-32 need these two; most extractors never make one.
+        # Only features beyond +-16 need these two; most extractors never give one.
         self._high_low: Tensor | None = None
         self._high_high: Tensor | None = None
 
@@ -54,7 +58,11 @@ class Moments:
         return cls(features.shape[1], features.device).add(features)
 
     def add(self, features: Tensor) -> Moments:
-        """Count rows (B, d) of any float type. Raises FAEError where a number is not finite or beyond 1.6e7."""
+        """Add rows (B, d) of any float type.
+
+        Raises:
+            FAEError: where the width differs, or a number is not finite or beyond 1.6e7.
+        """
         if features.ndim != 2 or features.shape[1] != self.dim:
             raise FAEError(f"expected features of shape (B, {self.dim}), got {tuple(features.shape)}")
         for rows in features.detach().to(self.device).split(_ROWS):
@@ -72,24 +80,26 @@ class Moments:
         self._low_low += (low.T @ low).long()
         _require_room(self._low_low.diagonal().double())
         if bool(high.any()):
-            self._make_room()
+            high_low, high_high = self._high_products()
             self._high += high.sum(0).long()
-            self._high_low += (high.T @ low).long()
-            self._high_high += (high.T @ high).long()
+            high_low.add_((high.T @ low).long())
+            high_high.add_((high.T @ high).long())
 
-    def _make_room(self) -> None:
-        if self._high_low is None:
+    def _high_products(self) -> tuple[Tensor, Tensor]:
+        """The two sums of products with high parts, made where there are none yet."""
+        if self._high_low is None or self._high_high is None:
             self._high_low, self._high_high = torch.zeros_like(self._low_low), torch.zeros_like(self._low_low)
+        return self._high_low, self._high_high
 
     def merge(self, other: Moments) -> Moments:
-        """Add what `other` counted. Raises FAEError where the dimensions differ."""
+        """Add what `other` counted. Raises FAEError where the dimensions differ, or the sums would overflow."""
         if other.dim != self.dim:
             raise FAEError(f"moments of {other.dim} dimensions cannot be merged into {self.dim}")
         _require_room(self._low_low.diagonal().cpu().double() + other._low_low.diagonal().cpu().double())
         self.count += other.count
         for name, tensor in other.tensors().items():
             if name in ("high_low", "high_high"):
-                self._make_room()
+                self._high_products()
             getattr(self, f"_{name}").add_(tensor.to(self.device))
         return self
 
@@ -102,7 +112,7 @@ class Moments:
         flags = torch.tensor([self.count, int(self._high_low is not None)], device=self.device)
         dist.all_reduce(flags)
         if flags[1] > 0:
-            self._make_room()
+            self._high_products()
         squares = self._low_low.diagonal().double().contiguous()
         dist.all_reduce(squares)
         _require_room(squares)
@@ -113,16 +123,16 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(d,) float64."""
+        """The mean, (d,) float64."""
         self._require(1)
         return (self._low.double() + self._high.double() * 2.0**_LOW_BITS) * (2.0**-FRACTION_BITS / self.count)
 
     @property
     def covariance(self) -> Tensor:
-        """(d, d) float64, divided by N - 1."""
+        """The covariance, (d, d) float64, divided by N - 1."""
         self._require(2)
-        # Centre on whole numbers first, so that a large mean costs no digits: int64 wraps, and the result fits again.
-        if self._high_low is None:
+        # Centre on whole numbers first, so that a large mean loses no digits: int64 wraps, and the result fits again.
+        if self._high_low is None or self._high_high is None:
             centre = torch.div(self._low, self.count, rounding_mode="floor")
             cross = torch.outer(centre, self._low)
             second = (self._low_low - cross - cross.T + self.count * torch.outer(centre, centre)).double()
@@ -158,7 +168,7 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Read what `save` wrote. Raises InvalidFile where the file is absent, of another kind, or damaged."""
+        """Moments that `save` wrote. Raises InvalidFile where the file is absent, of another kind, or damaged."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -169,7 +179,16 @@ class Moments:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, str], where: str) -> Moments:
-        """Rebuild from `save`'s tensors and metadata; the digest is checked."""
+        """Moments from their tensors and metadata, as `tensors` and `metadata` gave them.
+
+        Args:
+            tensors: the integers, by name.
+            metadata: format, count and digest.
+            where: what an error calls their source.
+
+        Raises:
+            InvalidFile: where a part is missing or of another kind, or the digest differs.
+        """
         dim = len(tensors.get("low", ()))
         shapes = {"low": (dim,), "high": (dim,)} | dict.fromkeys(("low_low", "high_low", "high_high"), (dim, dim))
         wrong = [n for n, t in tensors.items() if tuple(t.shape) != shapes.get(n) or t.dtype != torch.int64]
@@ -187,7 +206,7 @@ class Moments:
     def tensors(self) -> dict[str, Tensor]:
         """The integers, by name; what `save` stores and `from_tensors` takes."""
         tensors = {"low": self._low, "high": self._high, "low_low": self._low_low}
-        if self._high_low is not None:
+        if self._high_low is not None and self._high_high is not None:
             tensors |= {"high_low": self._high_low, "high_high": self._high_high}
         return tensors
 
@@ -197,6 +216,6 @@ class Moments:
 
 
 def _require_room(squares: Tensor) -> None:
-    """The sums of squares bound every other sum (Cauchy-Schwarz), so they alone tell how full the int64s are."""
+    """Raise FAEError where int64 could overflow: the sums of squares bound every other sum (Cauchy-Schwarz)."""
     if bool((squares > _FULL).any()):
         raise FAEError("too many samples of too large features: the exact sums would overflow")

@@ -1,8 +1,9 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019), in the form of ADM's evaluator, by tiles.
 
-A set's manifold is the union of balls around its points, each reaching its k-th nearest neighbour. Precision is the share of
-generated points inside the reference's manifold, recall the reverse. One tile of distances exists at a time; a set's own
-distances are made once for each pair (rows and columns of a tile are both used), and so is the cross table.
+A set's manifold is the union of balls around its points, each reaching its k-th nearest neighbour. Precision is the
+share of generated points inside the reference's manifold, recall the reverse. One tile of distances exists at a time.
+Distances within a set are computed once for each pair (rows and columns of a tile are both used), and so are those
+between the sets.
 """
 
 from __future__ import annotations
@@ -23,13 +24,23 @@ Precision = Literal["fp32", "adm"]
 def precision_recall(
     ref: Tensor, gen: Tensor, k: int = 3, *, precision: Precision = "fp32", tile: int = 1024
 ) -> tuple[float, float]:
-    """(precision, recall) of generated features (M, d) against reference features (N, d), both in [0, 1].
+    """Precision and recall of generated features against those of the reference, both in [0, 1].
 
-    k: neighbours; the radius is entry k of the sorted row of distances with the point itself at 0, as in ADM.
-    precision: "fp32", or "adm" for its fp16 distance blocks (a tile with an overflow is redone in fp32). fp16 rounds
-        differently on every device: up to 1 % of the rows may flip.
-    In fp32 equal rows are exactly 0 apart. Raises FAEError where a set has k points or fewer, the dimensions differ, or
-    numbers are not finite or too large.
+    In fp32 equal rows are exactly 0 apart. fp16 rounds differently on every device: up to 1 % of the rows may change
+    sides.
+
+    Args:
+        ref: features of the reference, (N, d).
+        gen: features of the generated images, (M, d).
+        k: neighbours; the radius is entry k of a sorted row of distances, the point itself at 0, as in ADM.
+        precision: "fp32", or "adm" for its fp16 blocks of distances (a block with an overflow is redone in fp32).
+        tile: rows and columns of a tile.
+
+    Returns:
+        Precision and recall.
+
+    Raises:
+        FAEError: where a set has k points or fewer, dimensions differ, or numbers are not finite or too large.
     """
     ref, gen = _checked(ref), _checked(gen)
     same_width(ref, gen)
@@ -44,7 +55,17 @@ def precision_recall(
 
 
 def manifold_radii(features: Tensor, k: int = 3, *, precision: Precision = "fp32", tile: int = 1024) -> Tensor:
-    """Squared distance from each row of (N, d) to its k-th nearest neighbour, (N,) fp32; ties and duplicates count."""
+    """Squared distance of each row to its k-th nearest neighbour, (N,) fp32; ties and duplicates count.
+
+    Args:
+        features: (N, d).
+        k: which neighbour, from 1.
+        precision: as in `precision_recall`.
+        tile: rows and columns of a tile.
+
+    Raises:
+        FAEError: where there are k rows or fewer, or numbers are not finite or too large.
+    """
     features = _checked(features)
     count = len(features)
     if k < 1 or count <= k:
@@ -56,7 +77,7 @@ def manifold_radii(features: Tensor, k: int = 3, *, precision: Precision = "fp32
     for rows, columns, distances in _tiles(features, features, precision, tile, upper_half=True, twins=twins):
         nearest[rows] = _keep_nearest(nearest[rows], distances)
         if columns != rows:
-            # Along rows that lie together in memory the search takes a third of the time, copying included.
+            # Along rows that are contiguous in memory the search takes a third of the time, copying included.
             nearest[columns] = _keep_nearest(nearest[columns], distances.T.contiguous())
     return nearest[:, k].clone()
 
@@ -69,18 +90,20 @@ def _checked(features: Tensor) -> Tensor:
 
 
 def _twins(a: Tensor, b: Tensor, precision: Precision) -> tuple[Tensor, Tensor] | None:
-    """A number for each row of a and b, equal where rows are; None where fp16's own rounding is wanted.
+    """A number for each row of a and b, equal where rows are equal; None where fp16's own rounding is wanted.
 
-    |a|^2 - 2ab + |b|^2 leaves rounding between equal rows, and radii of 0 beside it: which of a constant set's points are
-    inside would be chance.
+    Between equal rows |a|^2 - 2ab + |b|^2 leaves rounding errors. Where radii are 0, as in a constant set, these would
+    decide which points are inside.
     """
     if precision == "adm":
         return None
     factors = torch.randint(-(2**62), 2**62, (a.shape[1],), generator=torch.Generator().manual_seed(0)).to(a.device)
-    # A hash of the bits, in integers: a sum of floats would depend on a row's place. Minus zero is zero.
-    return tuple(
-        torch.cat([((part + 0.0).view(torch.int32).long() * factors).sum(1) for part in x.split(1024)]) for x in (a, b)
-    )
+
+    def numbers(x: Tensor) -> Tensor:
+        # A hash of the bits, in integers: a sum of floats would depend on a row's position. Minus zero becomes zero.
+        return torch.cat([((part + 0.0).view(torch.int32).long() * factors).sum(1) for part in x.split(1024)])
+
+    return numbers(a), numbers(b)
 
 
 def _keep_nearest(best: Tensor, distances: Tensor) -> Tensor:
@@ -99,7 +122,7 @@ def _tiles(
     upper_half: bool = False,
     twins: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(rows, columns, squared distances max(|a|^2 - 2ab + |b|^2, 0) fp32) tile by tile; a tile is valid until the next one.
+    """Rows, columns and squared distances max(|a|^2 - 2ab + |b|^2, 0), fp32, tile by tile; valid until the next tile.
 
     upper_half: only tiles with columns at or after the rows.
     """

@@ -13,12 +13,23 @@ from fae_eval.metrics.checks import finite_rows, same_width
 def retrieval_recall(
     images: Tensor, texts: Tensor, image_of_text: Tensor | None = None, k: int = 1, *, block: int = 1024
 ) -> tuple[float, float]:
-    """(image to text, text to image) recall at k, in [0, 1].
+    """Recall at k from image to text and from text to image, in [0, 1].
 
-    images: (N, d), texts: (M, d) embeddings of any length. image_of_text: (M,) the image that each text describes; default one
-    text each, in order. Image to text counts as found when any of its texts is among the k nearest. Equal similarities count as
-    in a random order, on average: embeddings that are all alike find k of N. Raises FAEError where shapes or owners do not fit,
-    and for embeddings that are not finite or have no direction.
+    An image counts as found when any of its texts is among the k nearest. Equal similarities count as the mean over
+    their random orders: embeddings that are all equal find k of N.
+
+    Args:
+        images: embeddings (N, d), of any length.
+        texts: embeddings (M, d), of any length.
+        image_of_text: (M,), the image that each text describes; None means one text each, in order.
+        k: how many of the nearest are looked at.
+        block: texts that are compared with all images in one step.
+
+    Returns:
+        Recall from image to text, and from text to image.
+
+    Raises:
+        FAEError: where shapes or owners do not fit, or embeddings are not finite or have no direction.
     """
     if image_of_text is None:
         if len(images) != len(texts):
@@ -35,7 +46,7 @@ def retrieval_recall(
     zeros = torch.zeros(len(images), dtype=torch.long, device=images.device)
     image_beaten_by, image_tied, image_own = zeros.clone(), zeros.clone(), zeros.clone()
     text_found = 0.0
-    slack = 1e-6  # a pair must not lose to itself by the rounding of two different sums
+    slack = 1e-6  # so that a pair does not lose to itself by the rounding of two different sums
     for start in range(0, len(texts), block):
         rows = slice(start, start + block)
         table = texts[rows] @ images.T
@@ -54,7 +65,7 @@ def retrieval_recall(
 
 
 def _chance(beaten_by: Tensor, own: Tensor, others: Tensor, k: int) -> Tensor:
-    """That one of `own` is among the first k where `beaten_by` come before, and `own` and `others` in a random order behind."""
+    """Probability that one of `own` is among the first k, behind `beaten_by`, shuffled with `others`."""
     missed = torch.ones_like(beaten_by, dtype=torch.float64)
     for drawn in range(min(k, int((own + others).max()))):
         left = (others - drawn).clamp_min(0) / (own + others - drawn).clamp_min(1)
@@ -63,7 +74,7 @@ def _chance(beaten_by: Tensor, own: Tensor, others: Tensor, k: int) -> Tensor:
 
 
 def _directions(what: str, embeddings: Tensor) -> Tensor:
-    """Rows of length one."""
+    """The embeddings, checked and scaled to length one."""
     embeddings = finite_rows(f"embeddings of {what}", embeddings.float())
     if not bool(embeddings.any(1).all()):
         raise FAEError(f"an embedding of {what} is all zeros and has no direction")
@@ -71,7 +82,11 @@ def _directions(what: str, embeddings: Tensor) -> Tensor:
 
 
 def clip_score(images: Tensor, texts: Tensor) -> float:
-    """100 * mean of max(cosine, 0) over pairs. images, texts: (N, d) embeddings in the same order. Raises FAEError as above."""
+    """100 * mean of max(cosine, 0) over pairs of embeddings, (N, d) each, in the same order.
+
+    Raises:
+        FAEError: where shapes differ, or embeddings are not finite or have no direction.
+    """
     images, texts = _directions("images", images), _directions("texts", texts)
     if images.shape != texts.shape:
         raise FAEError(f"embeddings of shapes {tuple(images.shape)} and {tuple(texts.shape)} are not pairs")

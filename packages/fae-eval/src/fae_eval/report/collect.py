@@ -1,4 +1,4 @@
-"""Finding what a report shows: run folders, result records, folders of samples, the steps of a recipe."""
+"""Finding what a report shows: runs, result records, folders of samples, the steps of a recipe."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ from typing import Any
 from fae_core.errors import DataError, InvalidFile
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
+    ENCODER,
+    FEATURE_DECODER,
     GRID,
+    HELD_OUT,
     IMAGES,
+    PIXEL_DECODER,
     RECIPE_STEPS,
     RUN_CHECKPOINTS,
     RUN_CONFIG,
     RUN_METRICS,
+    RUN_MODEL,
     RUN_SAMPLES,
     SAMPLES_RECORD,
+    TRAIN,
+    checkpoint_step,
 )
 from fae_eval.results import Result, is_number
 
 _DEPTH = 3  # folders below a given one that are searched
-_KINDS = (
-    "reconstruction",
-    "samples",
-    "generation",
-    "comparison",
-    "convergence",
-    "text",
-    "probe",
-)  # the order of records; all others behind
+# The order of records; all others follow.
+_KINDS = ("reconstruction", "samples", "generation", "comparison", "convergence", "text", "probe")
 _MOST_CONFIG = 2**20  # bytes of a config.yaml that is shown
-_SKIPPED = {"checkpoints", "model", "images", "train", "held-out", "encoder", "feature_decoder", "pixel_decoder"}
+_SKIPPED = {RUN_CHECKPOINTS, RUN_MODEL, IMAGES, TRAIN, HELD_OUT, ENCODER, FEATURE_DECODER, PIXEL_DECODER}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: its journal, its resolved configuration, its last preview (below its folder), its planned steps."""
+    """A training run.
+
+    Attributes:
+        name: what the report calls it.
+        folder: of the run.
+        rows: its metrics, one mapping per logged step.
+        config: the text of its settings.
+        preview: its last preview, relative to the folder; None where there is none.
+        planned: steps that it was started for; None where they are not known.
+    """
 
     name: str
     folder: Path
@@ -51,23 +60,25 @@ class Run:
 
     @property
     def shortfall(self) -> str:
-        """Words for a run that ended, or stands, before its last step; "" for a whole one."""
-        names = [path.name.removeprefix("step-") for path in (self.folder / RUN_CHECKPOINTS).glob("step-*")]
-        done = max([self.steps or 0, *(int(name) for name in names if name.isdecimal() and len(name) < 16)])
+        """How far a run came that ended before its last step, in words; "" for a whole one."""
+        checkpoints = (self.folder / RUN_CHECKPOINTS).glob("*")
+        done = max([self.steps or 0, *(checkpoint_step(path.name) or 0 for path in checkpoints)])
         return "" if self.planned is None or done >= self.planned else f"not finished: {done} of {self.planned} steps"
 
     @property
     def seconds(self) -> float | None:
+        """Seconds of training that were logged last."""
         return next((row["seconds"] for row in reversed(self.rows) if "seconds" in row), None)
 
     @property
     def steps(self) -> int | None:
+        """The step that was logged last."""
         return next((int(row["step"]) for row in reversed(self.rows) if "step" in row), None)
 
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """A folder that `fae sample` wrote: its grid, and what its record says."""
+    """A folder of samples that `fae sample` wrote, and its record."""
 
     name: str
     folder: Path
@@ -76,7 +87,16 @@ class SampleGrid:
 
 @dataclass
 class Collection:
-    """Everything found below the given paths. results: (record, folder that its figures are relative to)."""
+    """Everything found below the given paths.
+
+    Attributes:
+        runs: training runs.
+        samples: folders of samples.
+        results: records, each with the folder that its figures are relative to.
+        steps: of the recipe that made the runs.
+        title: of the recipe.
+        problems: what could not be read, one sentence each.
+    """
 
     runs: list[Run] = field(default_factory=list)
     samples: list[SampleGrid] = field(default_factory=list)
@@ -87,9 +107,13 @@ class Collection:
 
 
 def collect(paths: Sequence[str | Path]) -> Collection:
-    """Search run folders, folders of runs and result files. What cannot be read is named in `problems`.
+    """What is found in runs, folders of runs and result files. What cannot be read is named in `problems`.
 
-    Raises DataError where a path does not exist or nothing was found at all.
+    Args:
+        paths: folders and .json files.
+
+    Raises:
+        DataError: where a path does not exist, or nothing was found at all.
     """
     found = Collection()
     for path in map(Path, paths):
@@ -143,11 +167,11 @@ def _read_run(folder: Path, name: str, problems: list[str]) -> Run:
             rows.append({k: float(v) for k, v in row.items() if is_number(v)})
         except (ValueError, AttributeError, RecursionError):
             damaged += 1
-    # The last line of a run that was killed is often cut off: no reason to complain.
+    # The last line of a run that was killed is often incomplete, which is not reported.
     if damaged > 1:
         problems.append(f"{journal}: {damaged} lines are unreadable")
     previews = sorted((folder / RUN_SAMPLES).glob("*.png")) if (folder / RUN_SAMPLES).is_dir() else []
-    preview = Path("samples") / previews[-1].name if previews else None
+    preview = Path(RUN_SAMPLES) / previews[-1].name if previews else None
     shown = _text(config, problems, _MOST_CONFIG)
     return Run(name, folder, [row for row in rows if "step" in row], shown, preview, _planned(config))
 
@@ -162,7 +186,7 @@ def _planned(config: Path) -> int | None:
 
 
 def _text(path: Path, problems: list[str], most: int | None = None) -> str:
-    """What a text file says, at most so many bytes of it; "" where there is none. What is no UTF-8 is replaced."""
+    """The text of a file, of at most `most` bytes; "" where there is none. What is not UTF-8 is replaced."""
     if not path.is_file():
         return ""
     try:
@@ -174,7 +198,7 @@ def _text(path: Path, problems: list[str], most: int | None = None) -> str:
 
 
 def mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
-    """A section of what someone else wrote; {} where it is none."""
+    """A section of a record that any program may have written; {} where it is not a mapping."""
     section = record.get(key)
     return section if isinstance(section, dict) else {}
 

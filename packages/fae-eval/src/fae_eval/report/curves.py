@@ -1,4 +1,4 @@
-"""Curves of a training run: the loss and its terms on one chart, everything else apart."""
+"""Curves of a training run: the loss and its terms on one chart, everything else on charts of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PER_CHART = 6
 
 
 def run_charts(run: Run) -> str:
-    """The loss with its terms, and picture quality apart; "" where the journal is empty."""
+    """Charts of the loss with its terms and, apart from these, of image quality; "" where nothing was logged."""
     terms = [name for name in _names(run) if name not in _ASIDE and not _is_quality(name)]
     terms.sort(key=lambda name: name != "loss")
     quality = [name for name in _names(run) if _is_quality(name)]
@@ -31,22 +31,21 @@ def run_charts(run: Run) -> str:
 
 
 def side_charts(run: Run) -> str:
-    """Learning rate, gradients, speed: one small chart each."""
+    """Learning rate, gradients and speed of a run, one chart each."""
     names = [name for name in _names(run) if name in _ASIDE and name not in ("step", "seconds")]
     return "".join(_chart(run, [name], f"{run.name}: {name.replace('_', ' ')}") for name in names)
 
 
 def convergence_charts(result: Result) -> str:
-    """Distances over training: of a record with a column "step" (and "seconds"), or whose rows are named after three steps or more.
+    """Charts of distances over training; "" for a record that is not about steps.
 
-    Such a name is "step-2000".
+    Args:
+        result: a record with a column "step" (and "seconds"), or rows named after three or more steps ("step-2000").
     """
-    if not result.table:
-        return ""
-    if "step" in result.table["columns"]:
+    if "step" in result.columns:
         return _plots(_timed_charts(result))
-    columns, found = result.table["columns"], []
-    for row in result.table["rows"]:
+    columns, found = result.columns, []
+    for row in result.rows:
         step = re.search(r"(\d{1,15})\D*$", str(row[0]) if row else "")
         if step:
             found.append((int(step[1]), row))
@@ -63,16 +62,16 @@ def convergence_charts(result: Result) -> str:
 
 
 def _timed_charts(result: Result) -> list[str]:
-    columns = [str(column) for column in result.table["columns"]]
+    columns = [str(column) for column in result.columns]
     at = columns.index("step")
-    rows = sorted((row for row in result.table["rows"] if is_number(row[at])), key=lambda row: row[at])
+    rows = sorted((row for row in result.rows if is_number(row[at])), key=lambda row: row[at])
     charts = []
     for number, column in enumerate(columns):
         kept = [row for row in rows if isinstance(row[number], float)]
         if column == "seconds" or len(kept) < 2:
             continue
-        times = [row[columns.index("seconds")] for row in kept] if "seconds" in columns else [None]
-        seconds = times if all(is_number(time) for time in times) else None
+        times = [row[columns.index("seconds")] for row in kept] if "seconds" in columns else []
+        seconds = times if times and all(is_number(time) for time in times) else None
         series = Series(column, [row[at] for row in kept], [row[number] for row in kept], seconds)
         charts.append(line_chart([series], title=f"{column} over training"))
     return charts
@@ -94,7 +93,7 @@ def _chart(run: Run, names: list[str], title: str) -> str:
     series = []
     for number, name in enumerate(names):
         rows = [row for row in run.rows if name in row]
-        # One clock is enough for the upper axis.
+        # The upper axis needs the times of one line.
         seconds = [row.get("seconds", 0.0) for row in rows] if number == 0 else None
         series.append(Series(name, [row["step"] for row in rows], [row[name] for row in rows], seconds))
     return line_chart(series, title=title)

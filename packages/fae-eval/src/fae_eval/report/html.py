@@ -1,7 +1,7 @@
 """Small pieces of HTML: escaped text, tables, pictures inlined as data.
 
-What they are made of was written by others: text is escaped and without secrets, and a picture is shown only where it lies in
-the folder of what names it.
+The content may come from anyone: text is escaped and without secrets, and a picture is shown only where it is inside
+the folder of the record that names it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ _KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
 def text(value: Any) -> str:
-    """Escaped for HTML, without secrets in addresses."""
+    """A value as text, escaped for HTML and without secrets."""
     return html.escape(redact(str(value)))
 
 
 def section(anchor: str, title: str, body: str, lead: str = "") -> str:
-    """A titled section; "" where there is no body."""
+    """A titled section; "" where there is no body.
+
+    Args:
+        anchor: its id, for links.
+        title: its heading.
+        body: HTML.
+        lead: a sentence below the heading.
+    """
     if not body:
         return ""
     intro = f'<p class="lead">{text(lead)}</p>' if lead else ""
@@ -40,7 +47,13 @@ def section(anchor: str, title: str, body: str, lead: str = "") -> str:
 
 
 def table(columns: list[Any], rows: list[list[Any]], *, classes: list[str] | None = None) -> str:
-    """A table that scrolls sideways on narrow screens; numbers are aligned to the right. classes: one per row."""
+    """A table that scrolls sideways on narrow screens; numbers are aligned to the right.
+
+    Args:
+        columns: names of the columns.
+        rows: one cell per column.
+        classes: CSS class of each row, "" for none.
+    """
     head = "".join(f"<th>{text(column)}</th>" for column in columns)
     lines = []
     for number, row in enumerate(rows):
@@ -51,42 +64,49 @@ def table(columns: list[Any], rows: list[list[Any]], *, classes: list[str] | Non
 
 
 def details(summary: str, body: str) -> str:
-    """A part that is closed until it is asked for."""
+    """A part of the page that stays closed until it is clicked."""
     return f"<details><summary>{text(summary)}</summary>{body}</details>"
 
 
 def code(content: str) -> str:
+    """Text with its line breaks, in a fixed-width font."""
     return f"<pre><code>{text(content)}</code></pre>"
 
 
 def picture(folder: Path, name: str | Path, caption: str = "") -> str:
-    """An inlined picture with its caption; a line that says so where it cannot be read or lies outside of `folder`.
+    """An inlined picture with its caption; a warning where it cannot be read, or is outside of the folder.
 
     A record may come from anyone, and a report is sent to others: no path in it may fetch a file from elsewhere.
+
+    Args:
+        folder: of the record.
+        name: path of the picture, relative to the folder.
+        caption: below the picture.
     """
     path = folder / name
     try:
         named_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
         inside = named_inside and path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # a name with a zero byte, one that is too long, a circle of links
+    except (OSError, ValueError, RuntimeError):  # a name with a zero byte, one that is too long, a loop of links
         inside = False
     if not inside:
-        return f'<p class="warning">The picture {text(name)} is not shown: it is outside of {text(folder.name or folder)}.</p>'
+        outside = f"it is outside of {text(folder.name or folder)}"
+        return f'<p class="warning">The picture {text(name)} is not shown: {outside}.</p>'
     source, size = data_uri(path)
     if source is None:
         return f'<p class="warning">The picture {text(path.name)} cannot be read.</p>'
     note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     crisp = ' class="crisp"' if size[0] < 400 and path.suffix != ".svg" else ""
     return (
-        f'<figure class="picture"><img{crisp} src="{source}" width="{size[0]}" height="{size[1]}" alt="{text(caption or path.stem)}" '
-        f'loading="lazy">{note}</figure>'
+        f'<figure class="picture"><img{crisp} src="{source}" width="{size[0]}" height="{size[1]}" '
+        f'alt="{text(caption or path.stem)}" loading="lazy">{note}</figure>'
     )
 
 
 def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
-    """A picture as a data: address and its size; (None, (0, 0)) where it cannot be read.
+    """A picture as a data: address, and its (width, height); (None, (0, 0)) where it cannot be read.
 
-    Heavy ones become WebP, too large ones smaller; SVG charts stay as they are.
+    Pictures of many bytes or other formats become WebP, too large ones are made smaller; SVG charts stay as they are.
     """
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
@@ -94,7 +114,7 @@ def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
         raw = path.read_bytes()
         if path.suffix == ".svg":
             return _svg_uri(raw)
-        image = decode_image(raw, path.name)  # with its limits on what a small file may unpack to
+        image = decode_image(raw, path.name)  # which limits what a small file may unpack to
         kind = next((kind for start, kind in _KINDS.items() if raw.startswith(start)), None)
         if kind is None or image.width > _WIDEST or image.height > _HIGHEST or len(raw) > _HEAVIEST:
             image.thumbnail((_WIDEST, _HIGHEST))
@@ -107,7 +127,7 @@ def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
 
 
 def _svg_uri(raw: bytes) -> tuple[str | None, tuple[int, int]]:
-    """A chart by its own width and height. Inside <img> a browser runs no script of it and fetches nothing for it."""
+    """A chart with its own width and height. Inside <img> a browser runs no scripts and fetches nothing for it."""
     sides = re.match(rb'<svg [^>]*\bwidth="(\d{1,4})" height="(\d{1,4})"', raw)
     if sides is None or len(raw) > _HEAVIEST:
         return None, (0, 0)

@@ -1,4 +1,4 @@
-"""The page itself: what was found, in the order in which a reader asks for it."""
+"""The page of a report: what was found, in the order in which a reader asks for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.files import disk_errors, write_atomic
-from fae_core.folders import GRID, PAIRS
+from fae_core.folders import GRID, PAIRS, RESULTS
 from fae_eval._version import __version__
 from fae_eval.report.collect import Collection, SampleGrid, collect, mapping
 from fae_eval.report.curves import convergence_charts, run_charts, side_charts
@@ -28,22 +28,37 @@ def write_report(
     note: str | None = None,
     paper: bool = False,
 ) -> Path:
-    """Write one HTML page about run folders, folders of runs and result records; returns its path.
+    """Write one HTML page about runs, folders of runs and result records; returns its path.
 
-    note: shown below the headline: what this shows and what it does not. Blank lines separate paragraphs.
-    paper: put the paper's own tables beside ours, marked as the paper's. Raises DataError where there is nothing to report.
+    Args:
+        runs: folders and .json files.
+        out: the HTML file.
+        title: headline; None takes the recipe's title, or the folders' names.
+        note: what this shows and what it does not, below the headline; blank lines separate paragraphs.
+        paper: whether to put the paper's own tables beside ours, marked as the paper's.
+
+    Raises:
+        DataError: where there is nothing to report.
     """
     found = collect(runs)
     page = render(found, title=title, note=note, paper=paper, names=[str(run) for run in runs])
     out = Path(out)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, page.encode(errors="replace"))  # names of files, and records, may hold half of a character
+    write_atomic(out, page.encode(errors="replace"))  # names of files, and records, may hold lone surrogates
     return out
 
 
 def render(found: Collection, *, title: str | None, note: str | None, paper: bool, names: Sequence[str]) -> str:
-    """The page's HTML: no script, no address but data: ones."""
+    """The HTML of a page, without scripts and without addresses other than data: ones.
+
+    Args:
+        found: what is shown.
+        title: headline; None takes the recipe's title, or `names`.
+        note: below the headline.
+        paper: whether to show the paper's tables too.
+        names: of the folders, for the headline.
+    """
     heading = title or found.title or f"FAE report: {', '.join(Path(name).resolve().name for name in names)}"
     parts = [
         (
@@ -60,7 +75,7 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
             _figures(found, ("comparison",)),
             "Means over seeds, with the range of the runs.",
         ),
-        ("curves", "Training", _curves(found), "Steps below, seconds above; the last value stands in the legend."),
+        ("curves", "Training", _curves(found), "Steps below, seconds above; the legend has the last value."),
         ("numbers", "Numbers", _tables(found, paper), ""),
         ("time", "Time", _times(found), ""),
         ("settings", "Settings", _settings(found), "Every setting as resolved, so that a run can be repeated."),
@@ -75,8 +90,8 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{text(heading)}</title><style>{style}</style></head><body><main>"
         f"<h1>{text(heading)}</h1>{_subtitle(found, names)}{_cards(found)}{_note(note)}"
-        f"{_problems(found)}<nav>{navigation}</nav>{body}<footer>Written by fae-eval {__version__}; this page needs no network.</footer>"
-        "</main></body></html>\n"
+        f"{_problems(found)}<nav>{navigation}</nav>{body}"
+        f"<footer>Written by fae-eval {__version__}; this page needs no network.</footer></main></body></html>\n"
     )
 
 
@@ -89,16 +104,15 @@ def _subtitle(found: Collection, names: Sequence[str]) -> str:
 
 
 def _cards(found: Collection) -> str:
-    """The few numbers that a reader looks for first."""
+    """The main numbers, at the top of the page."""
     cards: list[tuple[str, Any]] = []
     for result, _ in found.results:
         wanted = {"reconstruction": ("PSNR [dB]", "feature cosine")}.get(result.kind, ())
         cards += [(f"{name}, {result.title}", result.values[name]) for name in wanted if name in result.values]
-        if result.kind == "generation" and result.table:
-            column = next((i for i, c in enumerate(result.table["columns"]) if str(c).startswith(("FID", "FD-"))), None)
+        if result.kind == "generation":
+            column = next((i for i, c in enumerate(result.columns) if str(c).startswith(("FID", "FD-"))), None)
             if column is not None:
-                label = result.table["columns"][column]
-                cards += [(f"{label}, {row[0]}", row[column]) for row in result.table["rows"]]
+                cards += [(f"{result.columns[column]}, {row[0]}", row[column]) for row in result.rows]
     total = sum(seconds for _, seconds in _timed_steps(found)) or sum(run.seconds or 0 for run in found.runs)
     if total:
         cards.append(("all stages together" if found.steps else "training in all", _duration(total)))
@@ -130,7 +144,7 @@ def _figures(found: Collection, kinds: Sequence[str]) -> str:
                 continue
             shown = "".join(_figure(folder, f) for f in result.figures)
             if kind in _VIEWS and result.table:
-                shown += table(result.table["columns"], result.table["rows"]) + _provenance(result)
+                shown += table(result.columns, result.rows) + _provenance(result)
             blocks.append(f'<div class="block"><h3>{text(result.title)}</h3>{shown}</div>')
     return f'<div class="pictures">{"".join(blocks)}</div>' if blocks else ""
 
@@ -138,7 +152,7 @@ def _figures(found: Collection, kinds: Sequence[str]) -> str:
 def _figure(folder: Path, figure: dict[str, Any]) -> str:
     """A picture beside its record; records of earlier versions name pairs.png one folder above."""
     path = figure["path"]
-    if folder.name == "results" and path == "../pairs.png":
+    if folder.name == RESULTS and path == f"../{PAIRS}":
         folder, path = folder.parent, PAIRS
     return picture(folder, path, str(figure.get("caption", "")))
 
@@ -150,11 +164,8 @@ def _samples(found: Collection) -> str:
     ]
     own = _figures(found, ("samples",))
     if not blocks and not own:
-        blocks = [
-            f'<div class="block"><h3>{text(run.name)}, last preview</h3>{picture(run.folder, run.preview, f"step {run.steps}")}</div>'
-            for run in found.runs
-            if run.preview is not None
-        ]
+        previews = [(run, picture(run.folder, run.preview, f"step {run.steps}")) for run in found.runs if run.preview]
+        blocks = [f'<div class="block"><h3>{text(run.name)}, last preview</h3>{shown}</div>' for run, shown in previews]
     return (f'<div class="pictures">{"".join(blocks)}</div>' if blocks else "") + own
 
 
@@ -181,8 +192,8 @@ def _tables(found: Collection, paper: bool) -> str:
             continue
         block = f"<h3>{text(result.title)}</h3>"
         if result.table:
-            floor = ["floor" if row and row[0] == FLOOR else "" for row in result.table["rows"]]
-            block += table(result.table["columns"], result.table["rows"], classes=floor)
+            floor = ["floor" if row and row[0] == FLOOR else "" for row in result.rows]
+            block += table(result.columns, result.rows, classes=floor)
         block += convergence_charts(result)
         block += "".join(f'<p class="lead">{text(note)}</p>' for note in result.notes)
         block += "".join(f'<p class="warning">{text(warning)}</p>' for warning in result.warnings)
@@ -213,7 +224,8 @@ def _times(found: Collection) -> str:
         for name, seconds in rows
     )
     lines += f'<tr><td>together</td><td class="n">{total:,.1f} s</td><td></td></tr>'
-    return f'<div class="scroll"><table><thead><tr><th>stage</th><th>seconds</th><th></th></tr></thead><tbody>{lines}</tbody></table></div>'
+    head = "<thead><tr><th>stage</th><th>seconds</th><th></th></tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{lines}</tbody></table></div>'
 
 
 def _timed_steps(found: Collection) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""The paper's own numbers, to stand beside ours and never to be taken for ours.
+"""The paper's own numbers, shown beside ours and marked as the paper's.
 
 "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation": tables 1, 2, 3, 4 and 9.
 """

@@ -1,7 +1,7 @@
-"""Repeated experiments side by side: means over seeds, and differences in units of the seeds' own noise.
+"""Repeated experiments side by side: means over seeds, and differences in units of the noise between seeds.
 
-A group is one variant (a latent space, an adapter, a setting), its records one per seed. From records of kind "convergence" the
-value at each step is compared, from others the value in one row.
+A group is one variant (a latent space, an adapter, a setting), its records one per seed. From records of kind
+"convergence" the value at each step is compared, from others the value in one row.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ from fae_core.errors import FAEError, UnknownName
 from fae_eval.results import FLOOR, Result, is_number, provenance
 
 KIND = "comparison"
-CLEAR = 5.0  # differences below so many times the seeds' noise want more seeds, or no claim
+CLEAR = 5.0  # times the noise; a smaller difference needs more seeds before it is claimed
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one variant. steps: () for single values; runs: one list of values per seed, a value per step (or one)."""
+    """The runs of one variant.
+
+    Attributes:
+        name: of the variant.
+        steps: at which values were measured; () for single values.
+        runs: the values of each seed, one per step, or a single one.
+    """
 
     name: str
     steps: tuple[float, ...]
     runs: tuple[tuple[float, ...], ...]
 
     def means(self) -> list[float]:
+        """Means over the runs, one per step."""
         return [statistics.fmean(values) for values in zip(*self.runs, strict=True)]
 
     @property
@@ -42,9 +49,18 @@ class Group:
 
 
 def read_group(name: str, records: Sequence[Result], column: str | None = None, row: str | None = None) -> Group:
-    """One group from its records. column: whose values (default: the last numeric column of the first record). row: of records
-    without steps, by its first cell (default: the only row beside the floor, or in every record the one that comes first in the first record).
-    Raises FAEError where records do not fit each other."""
+    """One group from its records.
+
+    Args:
+        name: of the group.
+        records: one per seed.
+        column: whose values; by default the last numeric column of the first record.
+        row: first cell of the row in records without steps; by default the only row beside the floor or, where a record
+            has several, in every record the one that is named as the first record's first.
+
+    Raises:
+        FAEError: where records do not fit each other.
+    """
     if not records:
         raise FAEError(f"{name} has no records")
     column = column or _default_column(records[0])
@@ -59,8 +75,18 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
 def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = True, title: str = "Comparison") -> Result:
     """One row per group: mean and standard deviation over its runs, and the difference to the first group.
 
-    The noise is the pooled standard deviation of a single run over all groups that have several; a difference smaller than five
-    times the noise is marked. For curves, also the first step at which each group is as good as the others' best.
+    The noise is the pooled standard deviation of a single run over all groups that have several; a difference smaller
+    than five times the noise is marked. For curves, a note says at which step the first group is as good as the best of
+    each other.
+
+    Args:
+        groups: two or more; the first is what the others are compared with.
+        column: what the values are called.
+        lower_is_better: whether the smallest mean is the best.
+        title: heading of the record.
+
+    Raises:
+        FAEError: where there are fewer than two groups.
     """
     if len(groups) < 2:
         raise FAEError("a comparison needs at least two groups")
@@ -88,7 +114,11 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
 
 
 def pooled_deviation(runs: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation of one run around its group's mean, over all groups; None where no group has two runs."""
+    """Standard deviation of one run around its group's mean, over all groups; None where no group has two runs.
+
+    Args:
+        runs: the values of each group.
+    """
     several = [values for values in runs if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
     if not freedom:
@@ -97,22 +127,21 @@ def pooled_deviation(runs: Sequence[Sequence[float]]) -> float | None:
 
 
 def _race(groups: Sequence[Group], lower_is_better: bool) -> list[str]:
-    """When the first group's mean was as good as the best that each other reached."""
+    """For each other group, when the first group's mean was as good as the best of that one."""
     leader, sign = groups[0], 1 if lower_is_better else -1
-    told = []
+    notes = []
     for other in groups[1:]:
         if len(leader.steps) < 2 or len(other.steps) < 2:
             continue
         goal = min(sign * value for value in other.means())
         when = [step for step, value in zip(leader.steps, leader.means(), strict=True) if sign * value <= goal]
         reached = f"after {when[0]} steps" if when else "at none of its measured steps"
-        told.append(f"{leader.name} is as good as the best of {other.name} ({sign * goal:.4g}) {reached}.")
-    return told
+        notes.append(f"{leader.name} is as good as the best of {other.name} ({sign * goal:.4g}) {reached}.")
+    return notes
 
 
 def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    table = record.table or {"columns": [], "rows": []}
-    columns, rows = [str(name) for name in table["columns"]], table["rows"]
+    columns, rows = [str(name) for name in record.columns], record.rows
     if column not in columns:
         raise UnknownName(f"column of {record.title!r}", column, columns)
     for name in {column, "step"}:
@@ -137,8 +166,8 @@ def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ..
 
 
 def _numbers(record: Result, column: str, rows: Sequence[Sequence[Any]]) -> tuple[float, ...]:
-    """The cells of a column. Raises FAEError where one is no finite number."""
-    at = [str(name) for name in record.table["columns"]].index(column)
+    """The cells of a column. Raises FAEError where one is not a finite number."""
+    at = [str(name) for name in record.columns].index(column)
     cells = [row[at] for row in rows]
     if not all(is_number(cell) for cell in cells):
         raise FAEError(f"{record.title!r} has no number in every row of {column!r}")
@@ -146,7 +175,7 @@ def _numbers(record: Result, column: str, rows: Sequence[Sequence[Any]]) -> tupl
 
 
 def _default_row(records: Sequence[Result]) -> str | None:
-    """None where each record has one row beside the floor; else the first record's first, by its name."""
+    """None where each record has one row beside the floor; else the name of the first record's first."""
     if all(len(_measured(record)) < 2 for record in records):
         return None
     first = _measured(records[0])
@@ -155,19 +184,27 @@ def _default_row(records: Sequence[Result]) -> str | None:
 
 def _measured(record: Result) -> list[list[Any]]:
     """The rows of a record's table without that of real against real images."""
-    return [cells for cells in (record.table or {"rows": []})["rows"] if cells and cells[0] != FLOOR]
+    return [cells for cells in record.rows if cells and cells[0] != FLOOR]
 
 
 def _default_column(record: Result) -> str:
-    table = record.table or {"columns": [], "rows": []}
-    if table["rows"]:
-        for at in range(len(table["columns"]) - 1, 0, -1):
-            if isinstance(table["rows"][0][at], float):
-                return str(table["columns"][at])
+    if record.rows:
+        for at in range(len(record.columns) - 1, 0, -1):
+            if isinstance(record.rows[0][at], float):
+                return str(record.columns[at])
     raise FAEError(f"{record.title!r} has no column of numbers")
 
 
 def parse_groups(given: Mapping[str, Sequence[Result]], column: str | None, row: str | None) -> tuple[list[Group], str]:
-    """Groups in order, and the column that they were read from."""
+    """Groups in order, and the column that they were read from.
+
+    Args:
+        given: name of a group -> its records.
+        column: as in `read_group`; the default is taken from the first record of all.
+        row: as in `read_group`.
+
+    Raises:
+        FAEError: where records do not fit each other.
+    """
     chosen = column or _default_column(next(iter(given.values()))[0])
     return [read_group(name, records, chosen, row) for name, records in given.items()], chosen

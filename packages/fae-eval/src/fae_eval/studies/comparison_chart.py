@@ -17,7 +17,14 @@ _LEGEND_ROW = 18
 
 
 def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str, x_label: str = "step") -> str:
-    """One <svg> document: curves with bands where the groups have several steps, else a dot per run and a bar at the mean."""
+    """One <svg> document: curves with bands for groups of several steps, else a dot per run and a bar at the mean.
+
+    Args:
+        groups: what is drawn, in order.
+        title: above the chart.
+        y_label: name of the values.
+        x_label: name of the steps.
+    """
     curves = all(len(group.steps) > 1 for group in groups)
     values = [value for group in groups for run in group.runs for value in run]
     upward = Axis(*padded(values, False), HEIGHT - BOTTOM, TOP, False)
@@ -37,7 +44,8 @@ def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str, x_lab
     heading = f'<text class="title" x="{LEFT}" y="20">{html.escape(title)}</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
-        f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="white"/>{heading}{"".join(parts + legend)}</svg>\n'
+        f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="white"/>{heading}'
+        f"{''.join(parts + legend)}</svg>\n"
     )
 
 

@@ -20,12 +20,19 @@ KIND = "convergence"
 def checkpoint_samples(
     run: str | Path, decoder: Any, count: int, *, device: str | None = None, **options: Any
 ) -> dict[int, GeneratedSamples]:
-    """Step -> `count` samples of each checkpoint that the run still has, the same noise and labels at each.
+    """Step -> samples of each checkpoint that the run still has, the same noise and labels at each.
 
-    options: labels, guidance, seed, as in `GeneratedSamples`. Averaged weights are used where the run keeps them.
+    Averaged weights are used where the run keeps them.
+
+    Args:
+        run: folder of the run.
+        decoder: folder or hub id of a tokenizer that decodes, or the tokenizer.
+        count: samples of each checkpoint.
+        device: of what is loaded; cuda where there is one.
+        **options: labels, prompts, guidance and seed, as in `GeneratedSamples`.
     """
-    painter = load_image_tokenizer(decoder, device, needs_decode=True)
-    return {step: GeneratedSamples(path, painter, count, **options) for step, path in checkpoints_of(run).items()}
+    tokenizer = load_image_tokenizer(decoder, device, needs_decode=True)
+    return {step: GeneratedSamples(path, tokenizer, count, **options) for step, path in checkpoints_of(run).items()}
 
 
 def evaluate_convergence(
@@ -34,29 +41,35 @@ def evaluate_convergence(
     *,
     run: str | Path | None = None,
     metrics: Sequence[str] = ("frechet",),
-    title: str = "Convergence",
+    title: str | None = None,
     **options: Any,
 ) -> Result:
     """One row per step, in order: the step, the seconds of training until then, and the metrics.
 
-    samples: step -> anything that `evaluate` takes. run: a run folder whose metrics.jsonl tells the seconds.
-    options: as in `evaluate` (extractor, floor, size, cache, ...); the floor becomes a note, since it belongs to no step.
+    Args:
+        samples: step -> anything that `evaluate` takes.
+        reference: real images, as in `evaluate`.
+        run: folder of a run whose metrics.jsonl gives the seconds.
+        metrics: as in `evaluate`.
+        title: heading of the record.
+        **options: as in `evaluate` (extractor, floor, size, cache, ...); the floor becomes a note.
+
+    Raises:
+        FAEError: where there are no samples, and as `evaluate`.
     """
     if not samples:
         raise FAEError("there are no samples to measure")
     names = {f"step {step}": step for step in sorted(samples)}
-    measured = evaluate(
-        {name: samples[step] for name, step in names.items()}, reference, metrics=metrics, title=title, **options
-    )
-    columns = ["", "step", "seconds", *measured.table["columns"][1:]]
+    measured = evaluate({name: samples[step] for name, step in names.items()}, reference, metrics=metrics, **options)
+    columns = ["", "step", "seconds", *measured.columns[1:]]
     rows, notes = [], list(measured.notes)
-    for name, *cells in measured.table["rows"]:
+    for name, *cells in measured.rows:
         if name in names:
             step = names[name]
             rows.append([name, step, seconds_at(run, step) if run is not None else None, *cells])
         else:
-            told = zip(measured.table["columns"][1:], cells, strict=True)
-            notes.append(f"{name}: " + ", ".join(f"{column} {cell:.4g}" for column, cell in told))
+            pairs = zip(measured.columns[1:], cells, strict=True)
+            notes.append(f"{name}: " + ", ".join(f"{column} {cell:.4g}" for column, cell in pairs))
     table = {"columns": columns, "rows": rows}
     facts = measured.provenance if run is None else {**measured.provenance, "run": str(run)}
-    return Result(KIND, title, table, [], notes, measured.warnings, measured.values, facts)
+    return Result(KIND, title or "Convergence", table, [], notes, measured.warnings, measured.values, facts)

@@ -1,10 +1,10 @@
-"""Samples against a reference: the generation protocol, from anything that holds images to one result record."""
+"""Samples against a reference: the protocol of generation, from any source of images to one result record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fae_core.errors import FAEError, UnknownName
 from fae_core.processes import Processes, processes
 from fae_eval import warnings as protocol
-from fae_eval.data.samples import Samples, batch_starts, open_samples
+from fae_eval.data.samples import Samples, open_samples, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.features import FeatureSet, extract_cached
@@ -21,6 +21,7 @@ from fae_eval.metrics.inception_score import inception_score
 from fae_eval.metrics.kernel import kernel_distance
 from fae_eval.metrics.precision_recall import precision_recall
 from fae_eval.results import FLOOR, Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.reference import Reference, gaussian, open_reference
 
 METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
@@ -58,20 +59,38 @@ def evaluate(
     device: str | None = None,
     cache: str | Path | None = None,
     title: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
-    """Measure samples against a reference and say exactly how.
+    """Measure samples against a reference and record exactly how.
 
-    samples, reference: anything `fae_eval.data.open_samples` takes; samples may be a mapping name -> source, one row each.
-    metrics: of METRICS (or fid, sfid, is, pr, kid); default: ADM's five with Inception, else Frechet, precision and recall.
-    extractor: see `load_extractor`. Only the official Inception's Frechet distance is called FID; others are FD-<name>.
-    size: centre-crop both sides; floor: more real images, disjoint from the reference, for a real-vs-real row.
-    label_sampling: how classes were drawn (random, equal, ...): it moves FID by about 0.1, so it is recorded.
-    k, pr_precision, pr_reference: neighbours, "fp32" or ADM's fp16 blocks, and how many reference images precision and recall use.
-    seed: of the kernel distance's subsets. limit: at most so many images of each set, evenly spread over it. cache: a folder for reference features.
-    device: of what is loaded; cuda where there is one. progress: `fae_core.progress.progress`, or anything called like it.
-    Under torchrun every process takes a share of each set, and all return the same record, bit for bit the one of a single
-    process with the same batch size. Raises FAEError.
+    Under torchrun every process takes a share of each set. All return the same record, bit for bit that of a single
+    process with the same batch size.
+
+    Args:
+        samples: anything `fae_eval.data.open_samples` takes, or a mapping name -> source with one row each.
+        reference: real images, anything `open_samples` takes, or an .npz with ADM's statistics.
+        metrics: of METRICS (or fid, sfid, is, pr, kid); None for ADM's five with Inception, else frechet and pr.
+        extractor: see `load_extractor`; only the official Inception's Frechet distance is called FID, others FD-<name>.
+        weights: local file of the extractor's weights.
+        size: side, or (h, w), of a centre crop of all images; None takes them as they are.
+        floor: more real images, disjoint from the reference, for a row of real against real.
+        decoder: a tokenizer that decodes latent stores.
+        purpose: "reconstruction" calls the distance rFID or rFD.
+        label_sampling: how classes were drawn (random, equal, ...); it moves FID by about 0.1, so it is recorded.
+        k: neighbours of precision and recall.
+        pr_precision: "fp32", or "adm" for ADM's fp16 blocks, in precision and recall.
+        pr_reference: how many images of the reference precision and recall use.
+        kernel_subsets: how many subsets the kernel distance compares.
+        seed: of these subsets.
+        limit: most images of each set, evenly spread over it.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        cache: folder for features of the reference; None for no cache.
+        title: heading of the record.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: for unknown metrics, images that cannot be read, and statistics that the metrics cannot use.
     """
     with processes(device) as group:
         asked = _Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
@@ -82,7 +101,7 @@ def evaluate(
             raise FAEError("there are no samples to measure")
         if floor is not None:
             sets[FLOOR] = floor
-        # Opened before any network runs, so that a wrong path is told at once.
+        # Opened before any network runs, so that a wrong path is reported before long work.
         opened = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
         table = _Table(network, choose_metrics(metrics, network), asked, alone=len(sets) == 1)
         run = _Runner(network, batch_size, progress, group)
@@ -102,7 +121,9 @@ def evaluate(
         result = table.result(real, title, label_sampling) if real is not None else None
         if result is not None and group.world_size > 1:
             result.provenance["processes"] = group.world_size
-        return group.broadcast(result)
+        result = group.broadcast(result)
+        assert isinstance(result, Result)
+        return result
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,7 @@ class _Asked:
     seed: int
 
     def check(self, batch_size: int) -> None:
-        """Raises FAEError for what would fail only after all images were seen."""
+        """Raise FAEError for what would otherwise fail only after all images were seen."""
         if self.pr_precision not in ("fp32", "adm"):
             raise UnknownName("precision of precision and recall", str(self.pr_precision), ["fp32", "adm"])
         if min(self.k, self.pr_reference, self.kernel_subsets, batch_size) < 1 or not 0 <= self.seed < 2**32:
@@ -125,7 +146,7 @@ class _Asked:
 
 
 class _Table:
-    """The record as it grows, one row per set of samples."""
+    """The record that is being filled, one row per set of samples."""
 
     def __init__(self, extractor: FeatureExtractor, chosen: list[str], asked: _Asked, *, alone: bool) -> None:
         self.extractor, self.chosen, self.asked, self.alone = extractor, chosen, asked, alone
@@ -175,7 +196,7 @@ class _Table:
 
 
 def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -> list[str]:
-    """Full names, in METRICS' order. Raises UnknownName."""
+    """Full names of metrics, in the order of METRICS; None for those that suit the extractor. Raises UnknownName."""
     if metrics is None:
         return list(METRICS[:4]) if extractor.official_inception else ["frechet", "precision_recall"]
     wanted = {_ALIASES.get(name.lower(), name.lower()) for name in metrics}
@@ -185,7 +206,7 @@ def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -
 
 
 def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> dict[str, str]:
-    """What each metric may be called with this extractor."""
+    """The label of each metric with this extractor; `purpose` is "generation" or "reconstruction"."""
     if extractor.official_inception:
         frechet = "rFID" if purpose == "reconstruction" else "FID"
         return {"frechet": frechet, "spatial": "sFID", "inception_score": "IS", "kernel": "KID"}
@@ -197,9 +218,12 @@ def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> d
 class _Runner:
     """Extraction by all processes, with a progress bar on the first."""
 
-    def __init__(self, extractor: FeatureExtractor, batch_size: int, progress: Any, group: Processes) -> None:
+    def __init__(
+        self, extractor: FeatureExtractor, batch_size: int, progress: Progress | None, group: Processes
+    ) -> None:
         self.extractor, self.progress = extractor, progress
-        self.options = {"batch_size": batch_size, "group": group}
+        self.batch_size, self.group = batch_size, group
+        self.options: dict[str, Any] = {"batch_size": batch_size, "group": group}
 
     def features(self, samples: Samples, name: str, cache: Path | None) -> FeatureSet | None:
         with self._bar(samples, f"features of {name}") as advance:
@@ -213,16 +237,9 @@ class _Runner:
         with self._bar(samples, "features of the reference") as advance:
             return open_reference(samples, self.extractor, progress=advance, **options)
 
-    @contextmanager
-    def _bar(self, samples: Samples, description: str) -> Iterator[Any]:
-        if self.progress is None:
-            yield None
-            return
-        group, size = self.options["group"], self.options["batch_size"]
-        own = batch_starts(len(samples), size, (group.rank, group.world_size))
-        total = sum(min(size, len(samples) - start) for start in own)
-        with self.progress(total, description, enabled=group.is_main) as bar:
-            yield bar.advance
+    def _bar(self, samples: Samples, description: str) -> AbstractContextManager[Callable[[int], None]]:
+        total = share_size(len(samples), self.batch_size, (self.group.rank, self.group.world_size))
+        return advancing(self.progress, total, description, enabled=self.group.is_main)
 
 
 def _measure(
@@ -243,10 +260,12 @@ def _measure(
                 raise FAEError(f"{extractor.name} has no classifier; the inception score needs one")
             measured[labels[metric]] = inception_score(features.probs.numpy(), split_size=SPLIT_SIZE)
         elif metric == "precision_recall":
-            ours = real.features.subset(asked.pr_reference)
-            pair = precision_recall(ours, features.pool, asked.k, precision=asked.pr_precision)
+            assert real.features is not None  # `evaluate` asked for them
+            known = real.features.subset(asked.pr_reference)
+            pair = precision_recall(known, features.pool, asked.k, precision=asked.pr_precision)
             measured["precision"], measured["recall"] = pair
         elif metric == "kernel":
+            assert real.features is not None
             sides = real.features.pool.numpy(), features.pool.numpy()
             how = {"subsets": asked.kernel_subsets, "subset_size": KERNEL_SUBSET, "seed": asked.seed}
             measured[labels[metric]] = kernel_distance(*sides, **how)[0]

@@ -1,4 +1,4 @@
-"""Which output of a classifier is which class of the images: by name where the classifier's names are known."""
+"""Which output of a classifier means which class of the images: by name where the classifier's names are known."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ _IMAGENET = 1000
 
 
 def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs: int) -> tuple[list[int], str | None]:
-    """`labels` into `names` as outputs of a head, and a note where nothing but their order says so.
+    """The outputs of a head that mean the labels of images.
 
-    A head of 1000 outputs is ImageNet's: images whose classes are called by WordNet ids or ImageNet's names are matched by
-    them, in any order and also where they are only some of the classes. Raises FAEError where a class is no output.
+    A head of 1000 outputs is ImageNet's. Images whose classes have WordNet ids or ImageNet's names are matched by
+    these, in any order, also where they are only some of the classes.
+
+    Args:
+        labels: class of each image, an index into `names`.
+        names: of the images' classes; None where they are not known.
+        outputs: how many the head has.
+
+    Returns:
+        The output for each image, and a note where the match rests on nothing but the order of classes.
+
+    Raises:
+        FAEError: where a class matches no output.
     """
     if names is None:
         if max(labels) >= outputs:
@@ -30,21 +41,22 @@ def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs:
         return [found[label][0] for label in labels], None
     if len(names) != outputs:
         raise FAEError(
-            f"the images have {len(names)} classes and the head {outputs}; a classes.json that lists all of the head's classes "
-            "says which is which"
+            f"the images have {len(names)} classes and the head {outputs}; a classes.json that lists all of the head's "
+            "classes says which is which"
         )
     label, places = next((label, places) for label, places in found.items() if places and label not in places)
     raise DataError(
         f"class {label} of the images is called {names[label]!r}, which is output {places[0]} of the head, but "
-        f"{names[unclear]!r} is not one name of the head's; name all classes by WordNet ids, or list them in the head's order"
+        f"{names[unclear]!r} is not one name of the head's; name all classes by WordNet ids, or list them in the "
+        "head's order"
     )
 
 
 @functools.cache
 def _imagenet() -> dict[str, tuple[int, ...]]:
-    """WordNet id or name -> the outputs that may be meant (two are called crane); empty without timm, which lists them."""
+    """WordNet id or name -> the outputs it may mean (two are called crane); empty without timm."""
     try:
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
         return {}
     info = ImageNetInfo()

@@ -1,12 +1,11 @@
-"""Linear probes: the backbone's own head on rebuilt features (zero-shot), and a probe trained on features or latents."""
+"""Linear probes: the backbone's own head on rebuilt features (zero-shot), or one trained on features and latents."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +17,19 @@ from fae_core.images.classes import match_classes
 from fae_core.protocols import encoder_of, read_size
 from fae_eval.data.samples import spread
 from fae_eval.results import Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.head_classes import labels_for_head
-from fae_eval.studies.linear_head import CLASS_TOKENS, ClassToken, LinearHead, dinov2_batch, dinov2_size
+from fae_eval.studies.linear_head import CLASS_TOKENS, LinearHead, dinov2_batch, dinov2_size
 from fae_eval.tokenizers import (
     device_of,
     features_of_latents,
     image_features,
     latent_tokens,
     load_image_tokenizer,
+    name_of,
     own_scale,
     rebuilds_features,
 )
-
-Space = Literal["features", "latents", "rebuilt features"]
 
 
 @torch.no_grad()
@@ -40,21 +39,35 @@ def zero_shot_probe(
     *,
     pool: str | None = None,
     head: str | Path | None = None,
-    cls: ClassToken = "original",
+    cls: str = "original",
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Top-1 and top-5 of a classifier trained on the backbone, on its features and on features rebuilt from latents.
 
-    images: labelled. Their classes meet the head's by name where its names are known (see `labels_for_head`); else they must be
-    all of the head's classes in its order (one folder per class and a classes.json).
-    head: None is the classifier inside the backbone; a file holds one of DINOv2's linear heads, and images are then prepared as
-    DINOv2 does (shorter side 256, centre 224, bicubic). cls: where such a head gets its class token: "original" from the original
-    image (the default: with it the paper's 86.17 % is plausible, inferred), "mean" from the patches, so that all passes the latents.
-    pool: how a transformer's own head pools tokens (see `Backbone.head`): None is the network's own way; "avg" takes the mean of
-    the patches where the class token is not part of the features. Raises FAEError where labels or head do not fit.
+    The images' classes are matched with the head's by name where its names are known (see `labels_for_head`). Else they
+    must be all of the head's classes in its order (one folder per class and a classes.json).
+
+    With a head of DINOv2 images are prepared as DINOv2 does: shorter side 256, centre 224, bicubic. Such a head also
+    reads a class token. From the original image (the default) it never passes through the latents; with it the paper's
+    86.17 % is plausible (inferred). The mean of the patches lets nothing bypass the latents.
+
+    Args:
+        tokenizer: folder or hub id of a tokenizer, or the tokenizer.
+        images: labelled images, anything that `open_images` takes.
+        pool: how a transformer's own head pools tokens (see `Backbone.head`); None is the network's way, "avg" the mean
+            of the patches where the class token is not part of the features.
+        head: file of one of DINOv2's linear heads; None for the classifier inside the backbone.
+        cls: class token of such a head, "original" or "mean".
+        limit: most images, evenly spread.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where labels or head do not fit.
     """
     started = time.monotonic()
     if head is not None and pool is not None:
@@ -74,7 +87,11 @@ def zero_shot_probe(
         if rebuilds_features(model):
             spaces["rebuilt features"] = features_of_latents(model, model.encode(batch))
         for name, features in spaces.items():
-            logits = classify(features) if linear is None else linear(own_scale(model, features), token)
+            if linear is not None:
+                logits = linear(own_scale(model, features), token)
+            else:
+                assert classify is not None
+                logits = classify(features)
             if meant is None:
                 meant, unnamed = labels_for_head(labels, source.classes, logits.shape[1])
             truth = torch.tensor([meant[i] for i in indices], device=logits.device)
@@ -83,7 +100,7 @@ def zero_shot_probe(
     values = {f"{row[0]}: top-1": row[2] for row in rows}
     record = provenance(
         device=device_of(model),
-        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+        tokenizer=name_of(tokenizer),
         images=str(images),
         head="the network's own" if head is None else str(head),
         pool=None if linear is not None else pool or "the network's own",
@@ -94,7 +111,8 @@ def zero_shot_probe(
         seconds=round(time.monotonic() - started, 1),
     )
     notes = [
-        "A classifier of the backbone, not trained further. Images that it was trained on give no accuracy worth quoting."
+        "A classifier of the backbone, not trained further. Images that it was trained on give no accuracy worth "
+        "quoting."
     ]
     notes += [f"Class token: {CLASS_TOKENS[cls]}."] if linear is not None else []
     notes += [unnamed] if unnamed else []
@@ -122,38 +140,46 @@ def trained_probe(
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Accuracy of logistic regressions on mean tokens: of features, of latents, and of features rebuilt from latents.
 
-    images: labelled. test_images: to test on, their classes matched by name (`fae_core.images.classes.match_classes`); without
-    them a random share (fixed by seed) is held out. Raises FAEError where classes differ, or features are not finite.
+    Args:
+        tokenizer: folder or hub id of a tokenizer, or the tokenizer.
+        images: labelled images, anything that `open_images` takes.
+        test_images: images to test on, their classes matched by name; None holds a random share of `images` out.
+        test_share: that share.
+        weight_decay: of the regression.
+        seed: of the share.
+        limit: most images of each set, evenly spread.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where classes differ, images are too few, or features are not finite.
     """
     started = time.monotonic()
     model = load_image_tokenizer(tokenizer, device)
     train_source = spread(open_images(images), limit)
     train_y = torch.tensor(labels_of(train_source))
     if test_images is not None:
-        # Before any network runs, so that classes that differ are told at once.
         test_source = spread(open_images(test_images), limit)
         sides = {"where": str(test_images), "known_where": str(images)}
         test_y = torch.tensor(match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides))
-    train_x = _pooled(model, train_source, batch_size, progress, "training images")
-    if test_images is not None:
+        train_x = _pooled(model, train_source, batch_size, progress, "training images")
         test_x = _pooled(model, test_source, batch_size, progress, "test images")
     else:
         order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
         cut = round(len(order) * test_share)
         if not 0 < cut < len(order):
             raise DataError(f"{len(order)} images are too few to hold out {test_share:.0%}")
-        test_x = {name: x[order[:cut]] for name, x in train_x.items()}
-        train_x = {name: x[order[cut:]] for name, x in train_x.items()}
+        found = _pooled(model, train_source, batch_size, progress, "training images")
+        test_x, train_x = ({name: x[rows] for name, x in found.items()} for rows in (order[:cut], order[cut:]))
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
     seen = set(train_y.tolist())
     if len(seen) < 2:
-        raise DataError(
-            f"a probe tells classes apart: it needs images of two, and {images} has {len(seen)} to train on"
-        )
+        raise DataError(f"a probe separates classes: it needs images of two, and {images} has {len(seen)} to train on")
     unseen = sum(label not in seen for label in test_y.tolist())
     warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
     classes = int(max(train_y.max(), test_y.max())) + 1
@@ -168,7 +194,7 @@ def trained_probe(
     record = provenance(
         device=device_of(model),
         seed=seed,
-        tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+        tokenizer=name_of(tokenizer),
         images=str(images),
         test_images=str(test_images) if test_images is not None else f"random {test_share:.0%}",
         counts={"train": len(train_y), "test": len(test_y), "classes": classes},
@@ -184,9 +210,20 @@ def trained_probe(
 def fit_logistic(
     x: Tensor, y: Tensor, classes: int, *, weight_decay: float = 1e-3, rounds: int = 100
 ) -> tuple[Tensor, ...]:
-    """Multinomial logistic regression of standardised x (N, D) by L-BFGS: (mean, std, weight (classes, D), bias).
+    """Multinomial logistic regression of standardised features by L-BFGS, in float64.
 
-    Raises FAEError for fewer than two rows, and for numbers that are not finite.
+    Args:
+        x: features (N, D).
+        y: class of each row, (N,).
+        classes: how many there are.
+        weight_decay: factor of half the squared weights in the loss.
+        rounds: most iterations.
+
+    Returns:
+        Mean (D,), standard deviation (D,), weight (classes, D) and bias (classes,), for `apply_logistic`.
+
+    Raises:
+        FAEError: for fewer than two rows, and for numbers that are not finite.
     """
     x = x.double()
     if len(x) < 2 or not bool(x.isfinite().all()):
@@ -209,13 +246,13 @@ def fit_logistic(
 
 
 def apply_logistic(fitted: tuple[Tensor, ...], x: Tensor) -> Tensor:
-    """Logits (N, classes)."""
+    """Logits (N, classes) of features (N, D). fitted: what `fit_logistic` returned."""
     mean, std, weight, bias = fitted
     return (x.double() - mean) / std @ weight.T + bias
 
 
-def head_of(model: Any, pool: str | None) -> Any:
-    """features (B, N, D) -> logits by the backbone's own head. Raises FAEError where there is none."""
+def head_of(model: Any, pool: str | None) -> Callable[[Tensor], Tensor]:
+    """The backbone's own head: features (B, N, D) to logits (B, classes). Raises FAEError where it has none."""
     encoder = encoder_of(model)
     if hasattr(encoder, "head"):
         return lambda features: encoder.head(features, pool)
@@ -226,12 +263,15 @@ def head_of(model: Any, pool: str | None) -> Any:
 
 
 def labels_of(source: ImageSource) -> list[int]:
+    """The class of each image. Raises DataError where the source has none."""
     if source.labels is None:
         raise DataError("these images have no labels; use one folder per class, or a labels.json")
     return list(source.labels)
 
 
-def _pooled(model: Any, source: ImageSource, batch_size: int, progress: Any, what: str) -> dict[str, Tensor]:
+def _pooled(
+    model: Any, source: ImageSource, batch_size: int, progress: Progress | None, what: str
+) -> dict[str, Tensor]:
     """Mean tokens (N, D) of every space."""
     found: dict[str, list[Tensor]] = {}
     for batch, _ in _batches(source, len(source), batch_size, model, progress, what):
@@ -249,12 +289,12 @@ def _batches(
     count: int,
     batch_size: int,
     model: Any,
-    progress: Any,
+    progress: Progress | None,
     what: str,
     dinov2: int | None = None,
 ) -> Iterator[tuple[Tensor, range]]:
-    """(images on the model's device, their indices). dinov2: the side of DINOv2's crops instead of the tokenizer's own."""
-    with progress(count, what) if progress is not None else nullcontext() as bar:
+    """Images on the model's device, and their indices. dinov2: side of DINOv2's crops, None for the tokenizer's."""
+    with advancing(progress, count, what) as advance:
         for start in range(0, count, batch_size):
             indices = range(start, min(count, start + batch_size))
             if dinov2 is None:
@@ -262,8 +302,7 @@ def _batches(
             else:
                 batch = dinov2_batch(source, indices, dinov2)
             yield batch.to(device_of(model)), indices
-            if bar is not None:
-                bar.advance(len(indices))
+            advance(len(indices))
 
 
 def _hits(logits: Tensor, truth: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ from fae_core.images import ImageSource, load_batch, open_images, to_uint8
 from fae_core.processes import Processes, processes
 from fae_core.protocols import read_size
 from fae_eval import warnings as protocol
-from fae_eval.data.samples import ContentHash, batch_starts, spread, spread_indices
+from fae_eval.data.samples import ContentHash, batch_starts, share_size, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
 from fae_eval.results import Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.generation import metric_labels
 from fae_eval.studies.reference import gaussian
 from fae_eval.tokenizers import (
@@ -29,6 +28,7 @@ from fae_eval.tokenizers import (
     features_of_latents,
     image_features,
     load_image_tokenizer,
+    name_of,
     rebuilds_features,
 )
 
@@ -48,16 +48,28 @@ def evaluate_reconstruction(
     device: str | None = None,
     picture: str | Path | None = None,
     title: str = "Reconstructions",
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Encode and decode images, and compare.
 
-    tokenizer: an object with encode and decode, or a folder or hub id. images: anything `open_images` takes; centre-cropped to
-    the tokenizer's image size. limit: at most so many images, evenly spread. extractor: for the Frechet distance between originals and reconstructions (rFD, called rFID only
-    with the official Inception), None to leave it out. lpips: needs fae-eval[perceptual] and torchvision's weights.
-    picture: where to write originals above reconstructions. Reconstructions are rounded to uint8 before anything is measured.
-    device: of what is loaded; cuda where there is one. Under torchrun every process takes a share and all return the same record.
-    Raises FAEError where the tokenizer cannot decode or there is no image.
+    Reconstructions are rounded to uint8 before anything is measured. Under torchrun every process takes a share of the
+    images, and all return the same record.
+
+    Args:
+        tokenizer: an object with encode and decode, or its folder or hub id.
+        images: anything `open_images` takes; centre-cropped to the tokenizer's image size.
+        extractor: for the Frechet distance (rFD; rFID only with the official Inception); None leaves it out.
+        weights: local file of the extractor's weights.
+        lpips: whether to measure LPIPS, which needs fae-eval[perceptual] and torchvision's weights.
+        limit: most images, evenly spread.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        picture: file for a picture of originals above reconstructions; None for none.
+        title: heading of the record.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where the tokenizer cannot decode, or there is no image.
     """
     started = time.monotonic()
     with processes(device) as group:
@@ -65,10 +77,10 @@ def evaluate_reconstruction(
         source = spread(open_images(images), limit)
         network = load_extractor(extractor, weights=weights, device=group.device) if extractor is not None else None
         pass_ = _Pass(model, source, network, LPIPS().to(device_of(model)) if lpips else None)
-        starts = batch_starts(len(source), batch_size, (group.rank, group.world_size))
-        own = sum(min(batch_size, len(source) - start) for start in starts)
-        with _bar(progress, own, group.is_main) as advance:
-            for start in starts:
+        share = group.rank, group.world_size
+        own = share_size(len(source), batch_size, share)
+        with advancing(progress, own, "reconstructing", enabled=group.is_main) as advance:
+            for start in batch_starts(len(source), batch_size, share):
                 indices = range(start, min(len(source), start + batch_size))
                 pass_.add(indices)
                 advance(len(indices))
@@ -78,7 +90,7 @@ def evaluate_reconstruction(
             values, warnings = pass_.values()
             record = provenance(
                 device=device_of(model),
-                tokenizer=str(tokenizer) if isinstance(tokenizer, (str, Path)) else type(tokenizer).__name__,
+                tokenizer=name_of(tokenizer),
                 fingerprint=model.spec.fingerprint or None,
                 images={
                     "source": str(images),
@@ -95,11 +107,13 @@ def evaluate_reconstruction(
             figures = [_draw(pass_.shown, Path(picture))] if picture is not None else []
             table = {"columns": ["", "images", *values], "rows": [["reconstructed", len(source), *values.values()]]}
             result = Result("reconstruction", title, table, figures, [], warnings, values, record)
-        return group.broadcast(result)
+        result = group.broadcast(result)
+        assert isinstance(result, Result)
+        return result
 
 
 class _Pass:
-    """What one pass over a process's share of the images measures; `gather` joins the shares, bit for bit as if one had done all."""
+    """What one pass over a process's share of the images measures; `gather` joins the shares as if one had done all."""
 
     def __init__(self, model: Any, source: ImageSource, network: FeatureExtractor | None, lpips: LPIPS | None) -> None:
         self.model, self.source, self.network, self.lpips = model, source, network, lpips
@@ -116,12 +130,12 @@ class _Pass:
         moved = at_image_size(model, read)
         originals = moved.cpu()
         z = model.encode(read)
-        painted = model.decode(z)
-        if not bool(painted.isfinite().all()):
+        decoded = model.decode(z)
+        if not bool(decoded.isfinite().all()):
             raise FAEError(
-                f"the tokenizer paints numbers that are not finite (images {indices.start} to {indices.stop - 1})"
+                f"the tokenizer decodes to numbers that are not finite (images {indices.start} to {indices.stop - 1})"
             )
-        rebuilt = to_uint8(painted).float() / 255  # decoders may overshoot; `fae sample` clamps, too
+        rebuilt = to_uint8(decoded).float() / 255  # clamped, as by `fae sample`: decoders may leave [0, 1]
         self.content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
         self._append("PSNR [dB]", psnr(moved, rebuilt))
         if min(moved.shape[-2:]) >= 11:
@@ -130,8 +144,9 @@ class _Pass:
             self._append("LPIPS", self.lpips(moved, rebuilt))
         if self.fits is not None:
             self.fits.add(image_features(model, read), features_of_latents(model, z))
-        for moments, side in zip(self.moments, (moved, rebuilt), strict=False):
-            moments.add(self.network.features(side))
+        if self.network is not None:
+            for moments, side in zip(self.moments, (moved, rebuilt), strict=True):
+                moments.add(self.network.features(side))
         start = indices.start
         self.shown += [(originals[i - start], rebuilt[i - start].cpu()) for i in self._wanted if i in indices]
 
@@ -193,7 +208,7 @@ class _FeatureFit:
             "feature cosine": torch.cat(cosines).double().mean().item(),
             "feature MSE": (error / (count * len(total))).item(),
         }
-        # What the subtraction leaves of features that are all alike is rounding.
+        # For features that are all equal the subtraction leaves only rounding.
         return values | ({"unexplained variance": (error / spread).item()} if spread > 1e-12 * squares else {})
 
 
@@ -205,12 +220,3 @@ def _draw(shown: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, str]:
     rows = [[from_tensor(image) for image in side] for side in zip(*shown, strict=True)]
     save_picture(compose(rows, row_titles=["original", "rebuilt"]), path)
     return {"path": path.name, "caption": "Originals above, their reconstructions below."}
-
-
-@contextmanager
-def _bar(progress: Any, total: int, enabled: bool) -> Iterator[Any]:
-    if progress is None:
-        yield lambda count: None
-        return
-    with progress(total, "reconstructing", enabled=enabled) as bar:
-        yield bar.advance

@@ -15,14 +15,20 @@ from fae_eval.data.samples import Samples, open_samples
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.features import FeatureSet, extract_cached
 from fae_eval.metrics.frechet import GaussianFactor
+from fae_eval.metrics.moments import Moments
 
 
 @dataclass
 class Reference:
     """What samples are compared with.
 
-    pool, spatial: Gaussians, factored once. features: of its images, None where only statistics are known.
-    image_size: (h, w), None where only statistics are known. facts: for the record (source, count, hash, where the statistics come from).
+    Attributes:
+        pool: Gaussian of the features, factored once.
+        spatial: Gaussian of the spatial features; None where they are not needed.
+        features: of the reference's images; None where only statistics are used.
+        image_size: (h, w); None where only statistics are known.
+        facts: for the record (source, count, hash, where the statistics come from).
+        carries_statistics: whether the file holds ADM's statistics.
     """
 
     pool: GaussianFactor
@@ -46,60 +52,75 @@ def open_reference(
     progress: Callable[[int], None] | None = None,
     group: Processes = ALONE,
 ) -> Reference | None:
-    """The reference in `source`: anything `open_samples` takes, or an .npz with ADM's statistics.
+    """The reference of a comparison.
 
-    Statistics in the file are used where the extractor is the official Inception, whose they are; its images are read only where
-    features are needed, by all processes of the group; only the first gets the reference. Raises FAEError where a file has statistics only and the metrics need more.
+    ADM's statistics in a file are those of the official Inception, and are used with it alone. Images are then read
+    only where features are needed.
+
+    Args:
+        source: anything `open_samples` takes, or an .npz with ADM's statistics.
+        extractor: the network.
+        need_features: whether the metrics need the features themselves.
+        need_spatial: whether they need the spatial features' statistics.
+        size: side, or (h, w), of a centre crop; None takes images as they are.
+        limit: most images, evenly spread.
+        batch_size: images of a batch.
+        cache: folder of the cache of features; None for no cache.
+        progress: called with the number of images of each batch.
+        group: the processes, of which each reads a share of the images.
+
+    Returns:
+        The reference on the first process of the group, None on the others.
+
+    Raises:
+        FAEError: where a file has statistics only and the metrics need more, or statistics of another width.
     """
     stored, names = None, set()
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.suffix == ".npz" and path.is_file():
         stored, names = read_adm_statistics(path), members(path)
-    usable = stored is not None and extractor.official_inception
-    if usable and stored.mu.size != extractor.dim:
-        raise FAEError(f"{path} has statistics of {stored.mu.size} dimensions, {extractor.name} has {extractor.dim}")
-    if stored is not None and not usable and "arr_0" not in names:
+    usable = stored if extractor.official_inception else None
+    if usable is not None and usable.mu.size != extractor.dim:
+        raise FAEError(f"{path} has statistics of {usable.mu.size} dimensions, {extractor.name} has {extractor.dim}")
+    if stored is not None and usable is None and "arr_0" not in names:
         raise FAEError(f"{path} holds only Inception's statistics; {extractor.name} needs images")
-    opened = isinstance(source, Samples)
-    facts: dict[str, Any] = {"source": source.origin if opened else str(path or type(source).__name__)}
+    origin = source.origin if isinstance(source, Samples) else str(path or type(source).__name__)
+    facts: dict[str, Any] = {"source": origin}
     features = None
     missing_spatial = need_spatial and (stored is None or stored.mu_s is None)
-    if not usable or need_features or missing_spatial:
-        if usable and "arr_0" not in names:
+    if usable is None or need_features or missing_spatial:
+        if usable is not None and "arr_0" not in names:
             raise FAEError(
                 f"{path} holds statistics only; these metrics need its images too: leave out precision, recall, kernel"
             )
         samples = open_samples(source, size=size, limit=limit)
-        how = {"batch_size": batch_size, "cache": cache, "progress": progress, "group": group}
-        features, cached = extract_cached(samples, extractor, **how)
+        features, cached = extract_cached(
+            samples, extractor, batch_size=batch_size, cache=cache, progress=progress, group=group
+        )
         if features is None:
             return None
-        facts |= {"count": features.count, "hash": features.content, "size": _size_text(features.image_size)}
+        facts |= {"count": features.count, "hash": features.content, "size": "x".join(map(str, features.image_size))}
         facts |= {"preparation": samples.preparation, "cached": cached}
         if features.skipped:
             facts["unreadable"] = len(features.skipped)
     if not group.is_main:
         return None
-    if usable:
+    if usable is not None and path is not None:
         facts |= {"statistics": "from the file", "file_sha256": sha256_file(path)[:16]}
-        pool = GaussianFactor.of(stored.mu, stored.sigma)
+        pool = GaussianFactor.of(usable.mu, usable.sigma)
     else:
+        assert features is not None
         facts |= {"statistics": "computed", "moments": features.moments.digest}
         pool = gaussian(features.moments)
     spatial = None
-    if need_spatial:
-        if usable and stored.mu_s is not None:
-            spatial = GaussianFactor.of(stored.mu_s, stored.sigma_s)
-        elif features.spatial is not None:
-            spatial = gaussian(features.spatial)
+    if need_spatial and usable is not None and usable.mu_s is not None:
+        spatial = GaussianFactor.of(usable.mu_s, usable.sigma_s)
+    elif need_spatial and features is not None and features.spatial is not None:
+        spatial = gaussian(features.spatial)
     shown = features.image_size if features is not None else image_size(path) if path is not None else None
     return Reference(pool, spatial, features, shown, facts, stored is not None)
 
 
-def gaussian(moments: Any) -> GaussianFactor:
-    """Moments as a factored Gaussian."""
+def gaussian(moments: Moments) -> GaussianFactor:
+    """The Gaussian of exact moments."""
     return GaussianFactor.of(moments.mean.cpu().numpy(), moments.covariance.cpu().numpy())
-
-
-def _size_text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -1,10 +1,9 @@
-"""Images against texts: the CLIP score of samples and their prompts, and retrieval of captions and images by each other."""
+"""Images against texts: the CLIP score of samples and their prompts, and retrieval of captions and images."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ from fae_eval.data.samples import open_samples, spread
 from fae_eval.extractors.two_towers import TwoTowers
 from fae_eval.metrics import clip_score, retrieval_recall
 from fae_eval.results import Result, provenance
+from fae_eval.studies.bars import Progress, advancing
 from fae_eval.tokenizers import (
     features_of_latents,
     image_embedding,
     image_features,
     load_image_tokenizer,
+    name_of,
     rebuilds_features,
 )
 
@@ -38,14 +39,22 @@ def evaluate_clip_score(
     prompts: str | Path | Sequence[str] | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    title: str = "Samples against their prompts",
-    progress: Any = None,
+    title: str | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """100 * mean of max(cosine, 0) between each image and its prompt; no words are put before the prompt.
 
-    samples: anything `open_samples` takes. model: name or folder of a CLIP or SigLIP model; only scores of one model compare.
-    prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
-    Raises FAEError's subclasses where prompts and images do not fit together.
+    Args:
+        samples: anything `open_samples` takes.
+        model: name or folder of a CLIP or SigLIP model, or the model; only scores of one model compare.
+        prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        title: heading of the record.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where prompts and images do not fit together.
     """
     started = time.monotonic()
     opened = open_samples(samples)
@@ -59,11 +68,10 @@ def evaluate_clip_score(
         raise FAEError("the CLIP score needs the prompts that the images were drawn for")
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     parts = []
-    with progress(len(opened), "embedding images") if progress else nullcontext() as bar:
+    with advancing(progress, len(opened), "embedding images") as advance:
         for images in opened.batches(batch_size):
             parts.append(towers.embed_images(list(images)))
-            if bar is not None:
-                bar.advance(len(images))
+            advance(len(images))
     images = torch.cat(parts)
     if opened.skipped or len(images) != len(texts):
         raise FAEError(f"{len(texts)} prompts for {len(images)} images that can be read: every prompt needs its image")
@@ -79,7 +87,7 @@ def evaluate_clip_score(
     name = "CLIP score" if not towers.is_siglip else "SigLIP score"
     table = {"columns": ["", "images", name], "rows": [[Path(opened.origin).name, len(images), score]]}
     notes = [f"Measured with {towers.name}: scores of different models do not compare."]
-    return Result("text", title, table, [], notes, [], {name: score}, record)
+    return Result("text", title or "Samples against their prompts", table, [], notes, [], {name: score}, record)
 
 
 @torch.no_grad()
@@ -92,14 +100,27 @@ def evaluate_retrieval(
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    title: str = "Image-text retrieval",
-    progress: Any = None,
+    title: str | None = None,
+    progress: Progress | None = None,
 ) -> Result:
-    """Recall at 1, 5 and 10, both ways: image to text and text to image.
+    """Recall at 1, 5 and 10 from image to text and from text to image.
 
-    images, captions: see `captions_of`; limit: at most so many images, evenly spread. model: a CLIP or SigLIP model by name or folder.
-    tokenizer: an FAE on the same model's image encoder: its rows then show image embeddings that the encoder's own head makes of
-    its features, and of the features rebuilt from latents (paper, section 5.4). Raises FAEError where the spaces differ.
+    With an FAE on the same model's image encoder, further rows show the embeddings that the encoder's own head makes of
+    its features, and of the features rebuilt from latents (paper, section 5.4).
+
+    Args:
+        images: anything `open_images` takes.
+        captions: file that says which text belongs to which image, see `captions_of`.
+        model: name or folder of a CLIP or SigLIP model, or the model.
+        tokenizer: such an FAE, or its folder or hub id.
+        limit: most images, evenly spread.
+        batch_size: images of a batch.
+        device: of what is loaded; cuda where there is one.
+        title: heading of the record.
+        progress: `fae_core.progress.progress`, or anything called like it.
+
+    Raises:
+        FAEError: where captions fit no image, or the spaces differ.
     """
     started = time.monotonic()
     source = spread(open_images(images), limit)
@@ -107,15 +128,14 @@ def evaluate_retrieval(
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
     found: dict[str, list[Tensor]] = {}
-    with progress(len(indices), "embedding images") if progress else nullcontext() as bar:
+    with advancing(progress, len(indices), "embedding images") as advance:
         for start in range(0, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
             batch = [np.array(source.read(i).convert("RGB"), np.uint8) for i in chosen]
             found.setdefault("the model itself", []).append(towers.embed_images(batch))
             for name, vectors in _through(fae, towers, batch).items():
                 found.setdefault(name, []).append(vectors.cpu())
-            if bar is not None:
-                bar.advance(len(chosen))
+            advance(len(chosen))
     written = towers.embed_texts(texts)
     whose = torch.tensor(owner)
     columns = ["images as", "images", "texts"]
@@ -125,8 +145,8 @@ def evaluate_retrieval(
         vectors = torch.cat(parts)
         if vectors.shape[1] != written.shape[1]:
             raise FAEError(
-                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must stand on the image "
-                f"encoder of {towers.name}"
+                f"{name} have {vectors.shape[1]} dimensions and texts {written.shape[1]}: the tokenizer must use "
+                f"the image encoder of {towers.name}"
             )
         both = [retrieval_recall(vectors, written, whose, k) for k in RECALL_AT]
         numbers = [pair[way] for way in (0, 1) for pair in both]
@@ -135,18 +155,17 @@ def evaluate_retrieval(
     record = provenance(
         device=towers.device,
         model=towers.facts,
-        tokenizer=None
-        if tokenizer is None
-        else str(tokenizer if isinstance(tokenizer, (str, Path)) else type(fae).__name__),
+        tokenizer=None if tokenizer is None else name_of(tokenizer),
         images={"source": str(images), "count": len(indices)},
         captions={"source": str(captions), "count": len(texts)},
         seconds=round(time.monotonic() - started, 1),
     )
-    return Result("text", title, {"columns": columns, "rows": rows}, values=values, provenance=record)
+    table = {"columns": columns, "rows": rows}
+    return Result("text", title or "Image-text retrieval", table, values=values, provenance=record)
 
 
 def _through(fae: Any, towers: TwoTowers, batch: list[np.ndarray]) -> dict[str, Tensor]:
-    """Image embeddings by the tokenizer's own encoder, of original and rebuilt features."""
+    """Image embeddings that the tokenizer's encoder makes of original and of rebuilt features."""
     if fae is None:
         return {}
     images = towers.pixels(batch)
