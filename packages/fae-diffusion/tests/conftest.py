@@ -61,7 +61,7 @@ def make_t5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_bert(tmp_path: Path) -> Callable[..., Path]:
-    """make_bert(name, lower=..., turn=..., side=..., **fields of BertConfig) -> a folder with a tokenizer of whole words."""
+    """make_bert(name, lower=..., turn=..., side=..., **BertConfig) -> a folder with a tokenizer of whole words."""
     transformers = pytest.importorskip("transformers", reason="the extra fae-diffusion[text] is not installed")
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 

@@ -1,4 +1,4 @@
-"""Training on captions: what a run was started on is content, and the encoder that samples is the one that was trained on."""
+"""Training on captions: a run is bound to the content of its captions, and sampling uses the encoder of training."""
 
 from __future__ import annotations
 

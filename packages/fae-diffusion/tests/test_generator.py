@@ -1,4 +1,4 @@
-"""SiT and LightningDiT as generators: the house's conformance suite, and what is theirs alone."""
+"""SiT and LightningDiT as generators: the conformance suite, and what only they have."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def model() -> LightningDiT:
 )
 @pytest.mark.parametrize("method", ["euler", "dpm++2m", "sde"])
 def test_a_perfect_network_samples_its_one_datum(options: dict[str, str], method: str) -> None:
-    """With one datum z*, the best velocity, noise and data prediction are known in closed form; all samplers must reach z*."""
+    """With one datum z*, the best prediction of each kind has a closed form, and every sampler must reach z*."""
     transport = Transport(**options)
     datum = torch.randn(SPEC.shape, generator=torch.Generator().manual_seed(3))
 

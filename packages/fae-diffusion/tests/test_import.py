@@ -148,8 +148,8 @@ def test_the_command_takes_safetensors_statistics_and_our_own_fields(tmp_path: P
     torch.save({"mean": torch.ones(1, 3, 1, 1), "std": torch.full((1, 3, 1, 1), 2.0)}, tmp_path / "latents_stats.pt")
     (tmp_path / "arguments.yaml").write_text("\n".join(f"{k}: {v}" for k, v in ARGUMENTS.items()))
     command = f"import lightningdit {tmp_path}/dit.safetensors --out {tmp_path}/dit --config {tmp_path}/arguments.yaml"
-    extra = f"--statistics {tmp_path}/latents_stats.pt --set model.sampling.guidance.scale=6.7 --set model.transport.shift=2"
-    invoke([*command.split(), *extra.split()])
+    sets = "--set model.sampling.guidance.scale=6.7 --set model.transport.shift=2"
+    invoke([*command.split(), "--statistics", f"{tmp_path}/latents_stats.pt", *sets.split()])
     model = LightningDiT.from_pretrained(tmp_path / "dit")
     assert model.spec.mean == (1.0,) * 3 and model.spec.std == (2.0,) * 3
     assert model.config.sampling.guidance.scale == 6.7 and model.config.transport.shift == 2.0

@@ -25,7 +25,7 @@ def prompts(count: int, length: int = 5, width: int = 12, seed: int = 0) -> Text
 
 
 class OfLabels(MMDiT):
-    """Reads class labels as fixed prompts, so that the conformance suite can speak to it."""
+    """Reads class labels as fixed prompts, so that the conformance suite can call it."""
 
     def _check_condition(self, condition, batch, device):
         if isinstance(condition, torch.Tensor) and condition.ndim == 1:

@@ -1,4 +1,4 @@
-"""Agreement, number by number, with the original programs (cases made by running them; see the shared data's README)."""
+"""Agreement of every number with the original programs (cases made by running them; see the shared data's README)."""
 
 from __future__ import annotations
 

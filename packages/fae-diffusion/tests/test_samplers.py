@@ -1,4 +1,4 @@
-"""Samplers against closed forms: a Gaussian's probability flow is linear, so its solution and its marginals are known."""
+"""Samplers against closed forms: a Gaussian's probability flow is linear, its solution and marginals are known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gaussian_velocity(name: str = "linear"):
 
 
 def marginal(t: float, deviations: torch.Tensor, name: str = "linear") -> torch.Tensor:
-    """The points of time t that lie so many standard deviations off the mean: the flow maps them to one another."""
+    """The points of time t that lie so many standard deviations from the mean: the flow maps them to one another."""
     at = path(name, torch.tensor(t, dtype=torch.float64))
     return at.alpha * MEAN + (at.alpha**2 * STD**2 + at.sigma**2).sqrt() * deviations
 

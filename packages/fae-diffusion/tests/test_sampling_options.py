@@ -1,4 +1,4 @@
-"""Sampling options of the diffusion models: what is given is honoured, None included, and what cannot be is one line."""
+"""Sampling options of the diffusion models: what is given is used, None included; what is wrong ends in one line."""
 
 from __future__ import annotations
 

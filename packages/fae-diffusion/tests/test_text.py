@@ -1,4 +1,4 @@
-"""Text encoders: T5's own code path on a tiny model trained here, MiniLM where its package is installed, and the cache."""
+"""Text encoders: T5's code path on a tiny model trained here, MiniLM where its package is installed, the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of embeddings: whose they are, that they are whole, and that nothing of somebody else's is replaced by them."""
+"""The cache of embeddings: bound to its encoder, whole or refused, and never written over files of other kinds."""
 
 from __future__ import annotations
 

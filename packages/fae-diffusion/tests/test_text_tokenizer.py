@@ -1,4 +1,4 @@
-"""T5's ids are sentencepiece's own, all of a caption is text, and a folder that would be read otherwise is refused."""
+"""T5's ids are those of sentencepiece, all of a caption is text; a folder that would be read differently is refused."""
 
 from __future__ import annotations
 

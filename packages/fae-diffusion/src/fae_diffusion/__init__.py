@@ -1,4 +1,4 @@
-"""fae-diffusion: SiT, LightningDiT and MMDiT on FAE latents. Importing it is light; torch is loaded when a name needs it."""
+"""fae-diffusion: SiT, LightningDiT and MMDiT on FAE latents. torch is imported only when a name needs it."""
 
 from __future__ import annotations
 

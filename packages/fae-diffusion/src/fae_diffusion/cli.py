@@ -93,7 +93,7 @@ def import_sit(
 
     Example: fae import sit SiT-XL-2-256x256.pt --out models/sit-xl-2
     """
-    _import("sit", checkpoint, out, arch, config, overrides, spec, None, section, overwrite)
+    _import("sit", checkpoint, out, config, overrides, spec, section, overwrite, arch)
 
 
 def import_lightningdit(
@@ -111,7 +111,7 @@ def import_lightningdit(
 
     Example: fae import lightningdit lightningdit-xl-imagenet256-800ep.pt --out models/lightningdit --arch XL/1
     """
-    _import("lightningdit", checkpoint, out, arch, config, overrides, spec, statistics, section, overwrite)
+    _import("lightningdit", checkpoint, out, config, overrides, spec, section, overwrite, arch, statistics)
 
 
 def import_mmdit(
@@ -127,57 +127,43 @@ def import_mmdit(
 
     Example: fae import mmdit 0400000.pt --out models/mmdit --set depth=24 --set qk_norm=rms
     """
-    from fae_core.cli.settings import resolve_settings
-    from fae_core.files import require_new_folder
-    from fae_core.spec import LatentSpec
-    from fae_diffusion import MMDiT
-    from fae_diffusion.official.checkpoint import read_checkpoint
-
-    require_new_folder(out, overwrite=overwrite)
-    arguments = resolve_settings(None, config, overrides)
-    fields = arguments.pop("model", {})
-    latent_spec = LatentSpec.load(spec) if spec is not None else None
-    model = MMDiT.from_official(read_checkpoint(checkpoint, section), arguments, spec=latent_spec, **fields)
-    _save(model, checkpoint, out, overwrite)
+    _import("mmdit", checkpoint, out, config, overrides, spec, section, overwrite)
 
 
 def _import(
     model_type: str,
     checkpoint: Path,
     out: Path,
-    arch: str | None,
     config: Path | None,
     overrides: list[str] | None,
     spec: Path | None,
-    statistics: Path | None,
     section: str | None,
     overwrite: bool,
+    arch: str | None = None,
+    statistics: Path | None = None,
 ) -> None:
+    """Read a checkpoint of one of the originals, and write the model folder."""
     from fae_core.cli.settings import resolve_settings
     from fae_core.files import require_new_folder
     from fae_core.spec import LatentSpec
-    from fae_diffusion import LightningDiT, SiT
+    from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.official.checkpoint import read_checkpoint, read_statistics
     from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, official_arguments
 
     require_new_folder(out, overwrite=overwrite)
-    settings = resolve_settings(None, config, overrides)
-    fields = settings.pop("model", {})
-    released = {} if config is not None else RELEASED[model_type]
-    arguments = official_arguments(
-        model_type, {**released, **(architecture(model_type, arch) if arch is not None else {}), **settings}
-    )
-    latent_spec = LatentSpec.load(spec) if spec is not None else derived_spec(model_type, arguments)
+    arguments = resolve_settings(None, config, overrides)
+    fields = arguments.pop("model", {})
+    if model_type != "mmdit":
+        released = {} if config is not None else RELEASED[model_type]
+        size = architecture(model_type, arch) if arch is not None else {}
+        arguments = official_arguments(model_type, {**released, **size, **arguments})
+    latent_spec = LatentSpec.load(spec) if spec is not None else None
     if statistics is not None:
+        latent_spec = latent_spec or derived_spec(model_type, arguments)
         latent_spec = latent_spec.with_statistics(*read_statistics(statistics))
-    model_class = {"sit": SiT, "lightningdit": LightningDiT}[model_type]
-    state = read_checkpoint(checkpoint, section)
-    model = model_class.from_official(state, arguments, spec=latent_spec, **fields)
-    _save(model, checkpoint, out, overwrite)
-
-
-def _save(model: Any, checkpoint: Path, out: Path, overwrite: bool) -> None:
-    card = f"Imported from a checkpoint of the original {type(model).__name__} (`{checkpoint.name}`)."
+    model_class = {"sit": SiT, "lightningdit": LightningDiT, "mmdit": MMDiT}[model_type]
+    model = model_class.from_official(read_checkpoint(checkpoint, section), arguments, spec=latent_spec, **fields)
+    card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
     typer.echo(

@@ -1,18 +1,18 @@
 """The Generator protocol for flow-matching networks: a loss on noised latents, and sampling by integration.
 
-`FlowMatching` is mixed into a network whose forward(z, t, condition) gives what its transport predicts. What a condition is
-(labels here, text in MMDiT) stays behind the methods that end the class.
+`FlowMatching` is mixed into a network whose forward(z, t, condition) gives what its transport predicts. What a
+condition is (labels here, text in MMDiT) is decided by the last methods of the class, which a network may override.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import AfterValidator
-from torch import Tensor
+from torch import Tensor, nn
 
 from fae_core.config import Config
 from fae_core.errors import FAEError
@@ -22,38 +22,58 @@ from fae_core.models.load import load_generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
-from fae_diffusion.models.config import Sampling, sampling_with
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
+from fae_diffusion.samplers.config import Sampling, sampling_with
 from fae_diffusion.transport import Transport
 
-NOISE_LEVELS = 4  # the loss is logged apart for so many equally likely ranges of training times
+NOISE_LEVELS = 4  # equally likely ranges of training times, for each of which the loss is logged too
 
 
-def _descending(times: Tensor | Sequence[float] | None) -> Tensor | Sequence[float] | None:
-    """The times themselves. Raises FAEError unless they descend within [0, 1]."""
+_Times = TypeVar("_Times", bound=Tensor | Sequence[float] | None)
+
+
+def _descending(times: _Times) -> _Times:
+    """The times, unchanged. Raises FAEError unless they descend within [0, 1]."""
     grid = [1.0, 0.0] if times is None else check_times(times)
     if not 1 >= grid[0] > grid[-1] >= 0:
         raise FAEError(f"sampling times descend within [0, 1], where 1 is noise, not from {grid[0]:g} to {grid[-1]:g}")
     return times
 
 
-class FlowMatching:
-    """loss() and sample() for a network of `spec`, `config.transport` and `config.sampling`."""
+class FlowMatching(nn.Module):
+    """loss() and sample() for a network with a `spec`, `config.transport`, `config.sampling` and `blocks`."""
 
     spec: LatentSpec
-    config: Any
+    config: Any  # of the network; a subclass names its class
+    blocks: nn.ModuleList
     sample_config: ClassVar[type[Config]] = Sampling  # the options of `sample`
+    _blocks_compiled = False
+    _weak: tuple[str, FlowMatching] | None = None
 
     @property
     def transport(self) -> Transport:
+        """What the network predicts, along which path, at which times."""
         return self.config.transport
 
     def loss(self, z: Tensor, condition: Any, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
-        """Means over the batch: "loss"; its terms "mse" and, where it is on, "cosine"; and "loss_q1" .. "loss_q4".
+        """The loss on a batch, at one random time per sample.
 
-        z: normalised latents (B, C, h, w). While the module trains, a share `condition_dropout` of conditions is null.
-        loss_qN is the loss in the N-th quarter of the training times, cleanest first: the mean over the batch of 4 times the
-        loss of its samples there, so that it averages over steps and processes without bias, and the quarters to "loss".
+        While the module is in training mode, a share `condition_dropout` of the conditions is replaced by the null
+        condition.
+
+        Args:
+            z: normalised latents, (B, C, h, w).
+            condition: one per latent; None: the null condition for all.
+            random: draws times, noise and dropout; None: torch's global generator.
+
+        Returns:
+            Means over the batch: "loss"; its terms "mse" and, where its weight is not 0, "cosine"; and "loss_q1" ..
+            "loss_q4", the loss in each quarter of the training times, cleanest first. loss_qN is the mean over the
+            batch of 4 times the loss of the samples in that quarter, so that it averages over steps and processes
+            without bias, and the mean of the four is "loss".
+
+        Raises:
+            FAEError: for latents or conditions that do not fit the model.
         """
         self.spec.check(z)
         drawn = _Draws(random, len(z), z.device)
@@ -74,7 +94,7 @@ class FlowMatching:
         return {name: value.mean() for name, value in terms.items()} | levels
 
     def velocity(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
-        """dz/dt, whatever the network predicts. Shapes as in forward."""
+        """The velocity dz/dt, whatever the network predicts. Shapes as in forward."""
         output = self(z, t, condition)
         if self.transport.prediction == "velocity":
             return output
@@ -90,19 +110,32 @@ class FlowMatching:
         weak: FlowMatching | str | Path | None = None,
         **options: Any,
     ) -> Tensor:
-        """Normalised latents (B, C, h, w), one per condition; None is "no condition", as many as `noise` or `random` has rows.
+        """Samples, one per condition.
 
-        noise: the state at t = 1. random: draws it, and the noise of an SDE; a sample depends on its own slot alone.
-        times: an explicit grid from at most 1 down to at least 0, instead of `steps` and `shift`. weak: a worse model or its folder, for autoguidance instead of
-        the null condition. options: any field of `models.config.Sampling`; `guidance` may be a number.
-        Raises FAEError where samples come out non-finite or exploded, naming how many and which is the first.
+        Args:
+            condition: of the batch; None: no condition, for as many samples as `noise` or `random` has rows.
+            noise: the state at t = 1, (B, C, h, w); None: drawn.
+            random: draws the noise, and that of an SDE; a sample depends on its own slot alone.
+            times: an explicit grid from at most 1 down to at least 0, instead of `steps` and `shift`.
+            weak: a worse model or its folder, for autoguidance instead of the null condition.
+            **options: any field of `samplers.config.Sampling`; `guidance` may be a number.
+
+        Returns:
+            Normalised latents, (B, C, h, w), fp32.
+
+        Raises:
+            FAEError: for conditions that do not fit, and for samples that are not finite or exploded, naming how many
+                and the first of them.
+            InvalidFile: for an unknown option.
+            InvalidSettings: for a wrong value of one.
         """
         require_known(options, ["times", "weak", *Sampling.model_fields], self)
         settings = sampling_with(self.config.sampling, options)
+        grid = self._grid(settings) if times is None else _descending(times)
         device = next(self.parameters()).device
         batch = _batch_size(condition, noise, random)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
-            condition = condition.cpu()  # labels, few enough to be looked at
+            condition = condition.cpu()  # labels: few, and checked by value
         condition = self._check_condition(condition, batch, device)
         if noise is None:
             noise = _Draws(random, batch, device).normal(self.spec.shape, "noise")
@@ -114,11 +147,9 @@ class FlowMatching:
         # One context around all steps, so that the weights are cast once.
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
-            grid = self._grid(settings) if times is None else _descending(times)
             z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)
-        return check_samples(
-            z, random
-        ).clone()  # out of inference mode, so that callers may differentiate what they do next
+        # A clone outside inference mode can take part in what a caller differentiates.
+        return check_samples(z, random).clone()
 
     def _guided(self, condition: Any, settings: Sampling, weak: FlowMatching | None) -> GuidedVelocity:
         guidance, null = settings.guidance, None
@@ -133,8 +164,6 @@ class FlowMatching:
             weak=weak.velocity if weak is not None else None,
         )
 
-    _blocks_compiled = False
-
     def _compile_blocks(self) -> None:
         if not self._blocks_compiled:
             self._blocks_compiled = True
@@ -145,24 +174,33 @@ class FlowMatching:
         """The model in a folder is read once. Raises LatentSpecMismatch for one of another latent space."""
         if not isinstance(weak, str | Path):
             return weak
-        kept: tuple[str, Any] | None = getattr(self, "_weak", None)
-        if kept is None or kept[0] != f"{weak} {device}":
-            kept = (f"{weak} {device}", load_generator(weak, spec=self.spec, device=str(device)))
-            object.__setattr__(self, "_weak", kept)  # outside the modules: not this model's to save
+        key = f"{weak} {device}"
+        kept = self._weak
+        if kept is None or kept[0] != key:
+            # In a tuple, so that it is no submodule and not saved with this model.
+            found = load_generator(weak, spec=self.spec, device=str(device))
+            kept = self._weak = (key, cast(FlowMatching, found))  # the folder's own model type decides
         return kept[1]
 
     def _grid(self, settings: Sampling) -> Tensor:
+        """The grid of `steps` and `shift`."""
         shift = self.transport.shift if settings.shift is None else settings.shift
         end, start = self.transport.range
         if settings.stochastic and settings.last_step is not None:
-            # Where the times end above 0, so much of the last step is there already.
+            # Times that end above 0 leave that much less for the last step.
             size = max(0.0, settings.last_step_size - end)
             return sde_grid(settings.steps, last_step_size=size, shift=shift, start=start, end=end)
         return time_grid(settings.steps, shift=shift, start=start, end=end)
 
     def _integrate(
-        self, velocity: GuidedVelocity, z: Tensor, grid: Tensor, settings: Sampling, random: SlotRandom | None
+        self,
+        velocity: GuidedVelocity,
+        z: Tensor,
+        grid: Tensor | Sequence[float],
+        settings: Sampling,
+        random: SlotRandom | None,
     ) -> Tensor:
+        """The state at the last time of the grid, by the method of the settings."""
         name = self.transport.path
         if settings.stochastic:
             return integrate_sde(
@@ -176,43 +214,51 @@ class FlowMatching:
                 path=name,
                 random=random,
             )
-        tolerances = {"atol": settings.atol, "rtol": settings.rtol}
         if settings.method in ADAPTIVE:
-            # One step size per sample: a shared one would make a sample depend on its neighbours.
-            rows = [velocity.row(i) for i in range(len(z))]
-            return torch.cat(
-                [integrate(v, z[i : i + 1], grid, settings.method, **tolerances) for i, v in enumerate(rows)]
+            # One step size per sample: with a shared one, a sample would depend on the others of its batch.
+            alone = (
+                integrate(velocity.row(i), z[i : i + 1], grid, settings.method, atol=settings.atol, rtol=settings.rtol)
+                for i in range(len(z))
             )
+            return torch.cat(list(alone))
         return integrate(velocity, z, grid, settings.method, path=name)
 
-    # What a condition is: labels (B,) of `config.classes` classes.
+    # What a condition is: labels (B,) of `config.classes` classes. Networks with other conditions override the rest.
 
     @property
     def condition_dropout(self) -> float:
         """Share of training samples whose condition is replaced by the null condition."""
         return self.config.class_dropout
 
-    def _check_condition(self, condition: Any, batch: int, device: torch.device) -> Tensor:
+    def _check_condition(self, condition: Any, batch: int, device: torch.device) -> Any:
+        """The condition of a batch on the device, None made null. Raises FAEError for one that does not fit."""
         if condition is None:
             return torch.full((batch,), self.null_label, device=device)
         return class_labels(condition, batch, self.config.classes, null=self.config.class_dropout > 0).to(device)
 
     def _check_data(self, condition: Any, batch: int) -> None:
-        """Raise FAEError for data that hold the null condition: the model alone decides which samples lose theirs."""
+        """Raise FAEError for data with the null condition: only dropout gives a training sample the null condition."""
         class_labels(condition, batch, self.config.classes)
 
-    def _drop_condition(self, condition: Tensor, dropped: Tensor) -> Tensor:
+    def _drop_condition(self, condition: Any, dropped: Tensor) -> Any:
+        """The condition, null wherever `dropped` (B,) is True."""
         return torch.where(dropped, self.null_label, condition)
 
-    def _null_like(self, condition: Tensor) -> Tensor:
+    def _null_like(self, condition: Any) -> Any:
+        """The null condition, for as many samples."""
         return torch.full_like(condition, self.null_label)
 
-    def _join(self, first: Tensor, second: Tensor) -> Tensor:
+    def _join(self, first: Any, second: Any) -> Any:
+        """Two conditions in one batch."""
         return torch.cat([first, second])
 
     @property
     def null_label(self) -> int:
-        """The label that means "no class". Raises FAEError for a model trained without class dropout: it has none."""
+        """The label that means "no class".
+
+        Raises:
+            FAEError: for a model trained without class dropout, which has no such label.
+        """
         if self.config.class_dropout == 0:
             raise FAEError(
                 "this model has no null label (class_dropout is 0): give it labels, and guidance 1 or a weak model"
@@ -221,7 +267,7 @@ class FlowMatching:
 
 
 class _Draws:
-    """Random numbers for a batch, of a SlotRandom or of torch's global generator."""
+    """Random numbers for a batch, from a SlotRandom or from torch's global generator."""
 
     def __init__(self, random: SlotRandom | None, batch: int, device: torch.device) -> None:
         if random is not None and len(random) != batch:
@@ -240,6 +286,7 @@ class _Draws:
 
 
 def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:
+    """How many samples to make."""
     if isinstance(condition, tuple | list) and all(isinstance(part, Tensor) and part.ndim > 1 for part in condition):
         condition = condition[0] if condition else condition  # embeddings and their mask
     for given in (condition, noise, random):

@@ -1,8 +1,9 @@
-"""Guidance: how far a velocity is pushed beyond the conditional one, at which times, on which channels.
+"""Guidance: how far a velocity is extrapolated beyond the conditional one, at which times, on which channels.
 
     v = v_uncond + scale (v_cond - v_uncond)        scale 1 = off (Ho and Salimans, 2022)
 
-`Guidance` is configuration; `GuidedVelocity` applies it to a model. Outside the guided times a step costs one plain call.
+`Guidance` is configuration; `GuidedVelocity` applies it to a model. Outside the guided times a step costs one call of
+the model, for the condition alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fae_core.config import Config
 
-# A grid's times carry rounding, so that bounds hold within this much.
+# Times of a grid are rounded: bounds hold within this much.
 _TOLERANCE = 1e-6
 
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -26,22 +27,23 @@ Model = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 class Guidance(Config):
-    """One scale on an interval of times, or several parts of their own scale. In YAML, the paper's three parts:
+    """One scale on an interval of times, or several parts with a scale each. The paper's three parts in YAML:
 
         guidance: {parts: [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]}
 
-    scale: 1 = off.
-    interval: (low, high) times, both included, in which the scale acts; t = 1 is noise. LightningDiT's cfg_interval_start
-        a is (0, 1 - a).
-    parts: (from, to, scale), times descending; a part owns its `from` and not its `to`, except at t = 0. Replaces scale and
-        interval; between parts guidance is off.
-    channels: guide only the first so many; SiT's and LightningDiT's own code guide 3.
+    Attributes:
+        scale: 1 = off.
+        interval: (low, high) times, both included, in which the scale acts; t = 1 is noise. LightningDiT's
+            cfg_interval_start a is (0, 1 - a).
+        parts: (from, to, scale), times descending; `from` belongs to the part, `to` only where it is 0. Parts replace
+            scale and interval; between parts guidance is off.
+        channels: guide only the first so many channels; the code of SiT and LightningDiT guides 3. None: all.
     """
 
     scale: Scale = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     parts: tuple[tuple[float, float, Scale], ...] = ()
-    channels: int | None = Field(None, ge=1)
+    channels: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -76,7 +78,13 @@ class Guidance(Config):
         return 1.0
 
     def combine(self, conditional: Tensor, other: Tensor, scale: float) -> Tensor:
-        """other + scale (conditional - other) on the guided channels, the conditional one on the rest. (B, C, h, w)."""
+        """The guided velocity: other + scale (conditional - other) on the guided channels, conditional on the rest.
+
+        Args:
+            conditional: velocity with the condition, (B, C, h, w).
+            other: velocity without it, or of a worse model, (B, C, h, w).
+            scale: 1 gives `conditional`.
+        """
         if self.channels is None or self.channels >= conditional.shape[1]:
             return torch.lerp(other, conditional, scale)
         guided = torch.lerp(other[:, : self.channels], conditional[:, : self.channels], scale)
@@ -86,9 +94,13 @@ class Guidance(Config):
 class GuidedVelocity:
     """velocity(z, t) of a model under guidance, for `integrate` and `integrate_sde`.
 
-    model: (z, t, condition) -> velocity. condition: for the batch. null: the same for "no condition"; it shares one batched
-    call with the condition, for which `join(condition, null)` stacks the two.
-    weak: instead of `null`, a worse model given the same condition (autoguidance; Karras et al., 2024).
+    Args:
+        model: (z, t, condition) -> velocity.
+        condition: of the batch.
+        guidance: scales and times.
+        null: the condition "none" for the batch; both conditions go through the model in one batched call.
+        join: (condition, null) -> the two in one batch; None: torch.cat.
+        weak: instead of `null`, a worse model given the same condition (autoguidance; Karras et al., 2024).
     """
 
     def __init__(
@@ -102,14 +114,14 @@ class GuidedVelocity:
         weak: Model | None = None,
     ) -> None:
         self.model, self.condition, self.guidance, self.weak = model, condition, guidance, weak
-        # Stacked once, not in every step.
+        # Joined once, not in every step.
         self.both = None if weak is not None or null is None else (join or _stack)(condition, null)
 
     def __call__(self, z: Tensor, t: Tensor) -> Tensor:
         return self.at(z, float(t.reshape(-1)[0]))
 
     def at(self, z: Tensor, t: float) -> Tensor:
-        """The velocity at one time for the whole batch, given as a number: no device is waited for."""
+        """The velocity at one time for the whole batch. t is a number, so that nothing waits for the device."""
         times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
         scale = self.guidance.scale_at(t)
         if scale == 1.0:

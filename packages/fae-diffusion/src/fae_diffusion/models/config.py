@@ -1,73 +1,59 @@
-"""What can be chosen about a model: its architecture, its transport, and how it samples unless told otherwise."""
+"""What can be chosen about a network: sizes and options, its transport, and the defaults of sampling."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.config import Config, parse_config
-from fae_diffusion.guidance import Guidance
-from fae_diffusion.samplers.sde import Diffusion, LastStep
+from fae_core.config import Config
+from fae_diffusion.samplers.config import Sampling as Sampling
 from fae_diffusion.transport import Transport
 
 
-class Sampling(Config):
-    """How `sample` walks from noise to data. Every field can be overridden in the call."""
+class NetworkConfig(Config):
+    """The sizes of a transformer on patches of latents, class-conditional or with text."""
 
-    method: Literal[
-        "euler", "midpoint", "heun", "rk4", "dpm++2m", "dopri5", "dopri8", "bosh3", "adaptive_heun", "sde", "sde-heun"
-    ] = Field("euler", description="'sde' is Euler-Maruyama")
-    steps: int = Field(50, ge=1, le=100_000, description="intervals of the time grid")
-    shift: float | None = Field(None, ge=1e-3, le=1e3, description="of the grid; None: the shift of training")
-    guidance: Guidance = Guidance()
-    diffusion: Diffusion = "sigma"
-    diffusion_norm: float = Field(1.0, ge=0, le=1e3)
-    last_step: LastStep | None = "mean"
-    last_step_size: float = Field(0.04, ge=0, lt=1)
-    atol: float = Field(1e-6, ge=1e-15, le=1e3)
-    rtol: float = Field(1e-3, ge=1e-15, le=1e3)
-    precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32",
-        description="of the network; bf16 is autocast, the state is integrated in fp32; 'auto': bf16 on a GPU, fp32 elsewhere",
-    )
-    compile: bool = Field(False, description="torch.compile the blocks; the first call takes minutes, later ones less")
+    patch_size: int = Field(default=1, ge=1, description="side of a patch, in latent positions")
+    width: int = Field(default=384, ge=4, description="of a token")
+    depth: int = Field(default=12, ge=1, description="number of blocks")
+    heads: int = Field(default=6, ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the feed-forward layers over the width")
 
-    @property
-    def stochastic(self) -> bool:
-        return self.method.startswith("sde")
+    @model_validator(mode="after")
+    def _width_divides(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+        if self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4, which the position table needs")
+        return self
 
 
-class TransformerConfig(Config):
+class TransformerConfig(NetworkConfig):
     """A class-conditional diffusion transformer. The defaults are SiT's; `LightningDiTConfig` turns its options on."""
 
-    patch_size: int = Field(1, ge=1)
-    width: int = Field(384, ge=4)
-    depth: int = Field(12, ge=1)
-    heads: int = Field(6, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0)
-    classes: int = Field(1000, ge=1)
-    class_dropout: float = Field(0.1, ge=0, lt=1, description="0 leaves no null label: no classifier-free guidance")
-
-    swiglu: bool = False
-    rope: bool = False
-    rms_norm: bool = False
-    qk_norm: bool = Field(False, description="RMS with rms_norm, else LayerNorm")
-    wo_shift: bool = Field(False, description="blocks modulated by scale and gate alone")
-    learn_sigma: bool = Field(
-        False, description="twice the output channels, the second half unused (older checkpoints)"
+    classes: int = Field(default=1000, ge=1)
+    class_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="0 leaves no null label: no classifier-free guidance"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+
+    swiglu: bool = Field(default=False, description="feed-forward layers are SwiGLU instead of an MLP with GELU")
+    rope: bool = Field(default=False, description="rotary positions on the grid, in queries and keys")
+    rms_norm: bool = Field(default=False, description="RMSNorm with a weight, instead of LayerNorm without one")
+    qk_norm: bool = Field(default=False, description="RMS with rms_norm, else LayerNorm")
+    wo_shift: bool = Field(default=False, description="blocks modulated by scale and gate alone")
+    learn_sigma: bool = Field(
+        default=False, description="twice the output channels, the second half unused (older checkpoints)"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass to save memory"
+    )
 
     transport: Transport = Transport()
     sampling: Sampling = Sampling()
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
-        if self.width % 4:
-            raise ValueError(f"width {self.width} is not a multiple of 4, which the position table needs")
+    def _rotation_fits(self) -> Self:
         if self.rope and (self.width // self.heads) % 4:
             raise ValueError(
                 f"rope on a grid needs heads of a width that is a multiple of 4, not {self.width // self.heads}"
@@ -82,6 +68,7 @@ class TransformerConfig(Config):
 
     @property
     def norm(self) -> Literal["rms", "layer"]:
+        """The kind of norm before each branch."""
         return "rms" if self.rms_norm else "layer"
 
 
@@ -95,9 +82,3 @@ class LightningDiTConfig(TransformerConfig):
     swiglu: bool = True
     rope: bool = True
     rms_norm: bool = True
-
-
-def sampling_with(defaults: Sampling, options: dict[str, Any]) -> Sampling:
-    """`defaults` with the options, of which None is a value like any other. Raises InvalidFile, one line, for a bad one."""
-    fields = {name: getattr(defaults, name) for name in Sampling.model_fields}
-    return parse_config(Sampling, {**fields, **options}, "sampling options")

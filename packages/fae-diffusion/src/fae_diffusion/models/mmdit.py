@@ -5,8 +5,8 @@
     text embeddings --> linear (+ registers)     --> text stream  --/
     c = time embedding (+ pooled text); SiLU(c) modulates both streams
 
-In the last block the text only gives keys and values: nothing reads its output. Sizes follow SD3's rule in the presets,
-width = 64 * depth and heads = depth. As in the class-conditional transformer, a stream carries its last branch unadded.
+In the last block the text only gives keys and values, because nothing reads its output. The presets follow SD3's rule
+for sizes: width = 64 * depth and heads = depth.
 
 Shape suffixes: B batch, L text tokens, N image tokens (row-major), D width, H heads.
 """
@@ -14,7 +14,7 @@ Shape suffixes: B batch, L text tokens, N image tokens (row-major), D width, H h
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,30 +22,50 @@ from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
 from fae_core.config import Config
-from fae_core.errors import FAEError, InvalidFile
+from fae_core.errors import FAEError
 from fae_core.layers import MLP, Fp32Buffers, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.flow_matching import FlowMatching
 from fae_diffusion.models.mmdit_config import MMDiTConfig
-from fae_diffusion.models.transformer import patchify, unpatchify
+from fae_diffusion.models.transformer import (
+    patchify,
+    require_tiled,
+    reset_linear,
+    reset_time_embedding,
+    set_to_zero,
+    unpatchify,
+)
 from fae_diffusion.text.condition import TextCondition
+
+if TYPE_CHECKING:
+    from fae_diffusion.text.encoder import TextEncoder
 
 _USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
 log = logging.getLogger("fae")
-# A stream of tokens between blocks: tokens, and the branch and its gate that are not yet added to them.
-State = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+Before = tuple[Tensor | None, Tensor]  # shift and scale of the norm before attention
+After = tuple[
+    Tensor, Tensor | None, Tensor, Tensor
+]  # gate of attention; shift, scale and gate of the feed-forward layer
 
 
 class Stream(nn.Module):
-    """One kind of tokens in a block: modulated norms, qkv, projection, feed-forward. `ends`: only keys and values are wanted."""
+    """One kind of tokens in a block: modulated norms, qkv, projection, feed-forward.
+
+    Args:
+        config: sizes and options.
+        ends: the stream ends in this block, and gives keys and values alone.
+    """
 
     def __init__(self, config: MMDiTConfig, ends: bool = False) -> None:
         super().__init__()
         width = config.width
-        self.heads, self.norm, self.wo_shift, self.ends = config.heads, _norm_kind(config), config.wo_shift, ends
-        pieces = (1 if ends else 4) if config.wo_shift else (2 if ends else 6)
-        self.modulation = nn.Linear(width, pieces * width)
+        self.heads, self.wo_shift, self.ends = config.heads, config.wo_shift, ends
+        self.norm: Literal["rms", "layer"] = config.norm
+        self.pieces = (1 if ends else 4) if config.wo_shift else (2 if ends else 6)
+        self.modulation = nn.Linear(width, self.pieces * width)
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.q_norm, self.k_norm = _head_norm(config), _head_norm(config)
         if not ends:
@@ -53,78 +73,104 @@ class Stream(nn.Module):
             swiglu = config.swiglu
             self.mlp = SwiGLU(width, config.mlp_hidden, bias=False) if swiglu else MLP(width, config.mlp_hidden)
 
-    def enter(self, state: State, c_BD: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        """The stream with its branch added; q, k, v of (B, H, tokens, D / H); what `leave` needs of the modulation."""
-        x, branch, gate = state
-        shift, scale, *later = self._pieces(c_BD)
-        x, h = ops.adaln(x, scale, shift, update=branch, gate=gate, norm=self.norm)
-        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1))
-        if isinstance(self.q_norm, RMSNorm):
-            # Nobody asks for the queries of a stream that ends.
+    def modulations(self, c_BD: Tensor) -> tuple[Before, After | None]:
+        """What the condition does before and after attention, each (B, D); no shifts where blocks have none."""
+        pieces = self.modulation(c_BD).chunk(self.pieces, dim=1)
+        if self.ends:
+            return (None if self.wo_shift else pieces[0], pieces[-1]), None
+        if self.wo_shift:
+            scale1, gate1, scale2, gate2 = pieces
+            return (None, scale1), (gate1, None, scale2, gate2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = pieces
+        return (shift1, scale1), (gate1, shift2, scale2, gate2)
+
+    def queries_keys_values(self, x: Tensor, shift: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of the modulated tokens, each (B, H, tokens, D / H)."""
+        qkv = self.qkv(self._modulate(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
+        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
+            # The queries of a stream that ends are not used.
             q_weight = None if self.ends else self.q_norm.weight
             q, k, v = ops.qk_norm_rope(qkv, q_weight=q_weight, k_weight=self.k_norm.weight, eps=self.q_norm.eps)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            if self.q_norm is not None:
+            if self.q_norm is not None and self.k_norm is not None:
                 q, k = self.q_norm(q), self.k_norm(k)
-        return x, (q.to(v.dtype), k.to(v.dtype), v), tuple(later)
+        return q.to(v.dtype), k.to(v.dtype), v
 
-    def leave(self, x: Tensor, attended: Tensor, later: tuple[Tensor | None, ...]) -> State:
-        """The stream after its share of the attention's output: (tokens, feed-forward branch, gate)."""
-        gate1, shift2, scale2, gate2 = later
-        x, h = ops.adaln(x, scale2, shift2, update=self.proj(attended), gate=gate1, norm=self.norm)
-        return x, self.mlp(h), gate2
+    def residual(
+        self, x: Tensor, attended: Tensor, gate1: Tensor, shift2: Tensor | None, scale2: Tensor, gate2: Tensor
+    ) -> Tensor:
+        """x + gate1 * proj(attended), then x + gate2 * mlp(modulated x); see `models.transformer.Block`."""
+        x = torch.addcmul(x, gate1.unsqueeze(1), self.proj(attended))
+        return torch.addcmul(x, gate2.unsqueeze(1), self.mlp(self._modulate(x, shift2, scale2)))
 
-    def _pieces(self, c_BD: Tensor) -> tuple[Tensor | None, ...]:
-        """shift1, scale1 and, unless the stream ends here, gate1, shift2, scale2, gate2."""
-        modulation = self.modulation(c_BD)
-        if not self.wo_shift:
-            return modulation.chunk(2 if self.ends else 6, dim=1)
-        if self.ends:
-            return None, modulation
-        scale1, gate1, scale2, gate2 = modulation.chunk(4, dim=1)
-        return None, scale1, gate1, None, scale2, gate2
+    def _modulate(self, x: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
+        """norm(x) * (1 + scale) + shift."""
+        return ops.adaln(x, scale, shift, norm=self.norm)[1]
 
 
 class JointBlock(nn.Module):
-    """Attention over text and image together, everything else apart."""
+    """Attention over text and image tokens together; every other layer is applied to each stream alone."""
 
     def __init__(self, config: MMDiTConfig, last: bool) -> None:
         super().__init__()
         self.text, self.image = Stream(config, ends=last), Stream(config)
 
-    def forward(self, text: State, image: State, c_BD: Tensor, mask: Tensor | None) -> tuple[State | None, State]:
-        text_x, text_qkv, text_later = self.text.enter(text, c_BD)
-        image_x, image_qkv, image_later = self.image.enter(image, c_BD)
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(text_qkv, image_qkv, strict=True))
-        if self.text.ends:
-            q = image_qkv[0]
-        out_BMD = ops.attention(q, k, v, mask=mask).transpose(1, 2).flatten(2)
-        image_out = out_BMD[:, out_BMD.shape[1] - image_x.shape[1] :]
-        after = self.image.leave(image_x, image_out, image_later)
-        if self.text.ends:
-            return None, after
-        return self.text.leave(text_x, out_BMD[:, : text_x.shape[1]], text_later), after
+    def forward(
+        self, text_BLD: Tensor, image_BND: Tensor, c_BD: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Both streams after this block.
+
+        Args:
+            text_BLD: text tokens.
+            image_BND: image tokens.
+            c_BD: SiLU of the condition.
+            mask: True where a key counts, (B, 1, 1, L + N); None: all do.
+
+        Returns:
+            (text tokens, image tokens); None for the text where its stream ends.
+        """
+        text_before, text_after = self.text.modulations(c_BD)
+        image_before, image_after = self.image.modulations(c_BD)
+        text_q, text_k, text_v = self.text.queries_keys_values(text_BLD, *text_before)
+        image_q, image_k, image_v = self.image.queries_keys_values(image_BND, *image_before)
+        q = image_q if self.text.ends else torch.cat([text_q, image_q], dim=2)
+        k, v = torch.cat([text_k, image_k], dim=2), torch.cat([text_v, image_v], dim=2)
+        attended = ops.attention(q, k, v, mask=mask).transpose(1, 2).flatten(2)
+        assert image_after is not None  # the image stream never ends
+        image = self.image.residual(image_BND, attended[:, -image_BND.shape[1] :], *image_after)
+        if text_after is None:
+            return None, image
+        return self.text.residual(text_BLD, attended[:, : text_BLD.shape[1]], *text_after), image
 
 
 class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
-    """m(z (B, C, h, w), t, text) -> velocity, t = 1 is noise. h and w may be any that the position table covers.
+    """m(z (B, C, h, w), t, text) -> velocity, t = 1 is noise. The position table limits h and w.
 
-    text: a TextCondition, embeddings (B, L, text_width), a pair (embeddings, mask), or, where the config names a text encoder,
-    for `sample` also a list of prompts. The null prompt for guidance is part of the model: see `set_null`.
+    A text is a TextCondition, embeddings (B, L, text_width) or a pair (embeddings, mask); where the config names a text
+    encoder, `sample` also takes a list of prompts. The null prompt for guidance is part of the model: see `set_null`.
+
+    Args:
+        config: sizes and options.
+        spec: of the latents that the model is for; its height and width are multiples of the patch size.
+
+    Raises:
+        FAEError: without a spec.
+        InvalidFile: where patches do not tile the latents.
     """
 
     model_type: ClassVar[str] = "mmdit"
     config_class: ClassVar[type[Config]] = MMDiTConfig
     config: MMDiTConfig
+    positions: Tensor  # (side, side, D)
+    null_tokens: Tensor  # (1, null_length, text_width)
+    null_mask: Tensor  # (1, null_length)
+    _encoder: TextEncoder | None = None
 
     def __init__(self, config: MMDiTConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
-        if spec is None:
-            raise FAEError("MMDiT needs the LatentSpec of the latents that it is for: pass spec=")
         patch, width = config.patch_size, config.width
-        if spec.height % patch or spec.width % patch:
-            raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+        spec = require_tiled(spec, patch, type(self).__name__)
         self.position_side = config.position_size or max(spec.height, spec.width) // patch
         self.register_tables(persistent=True)
 
@@ -140,32 +186,55 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         self.blocks = nn.ModuleList(JointBlock(config, i == config.depth - 1) for i in range(config.depth))
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, spec.channels * patch**2 * (2 if config.learn_sigma else 1))
-        self.projections = nn.ModuleList(_projection(config, dim) for dim in config.projection_dims).requires_grad_(
-            False
-        )
+        self.projections = nn.ModuleList(_projection(config, dim) for dim in config.projection_dims)
+        self.projections.requires_grad_(False)
         self.reset_parameters()
 
     def tables(self) -> dict[str, Tensor]:
+        """The position table and the null prompt, which is one token of zeros until `set_null`."""
         config, side = self.config, self.position_side
         return {
             "positions": sincos_position_table(side, side, config.width).view(side, side, config.width),
-            # Until `set_null`: one token of zeros.
             "null_tokens": torch.zeros(1, config.null_length, config.text_width),
             "null_mask": torch.arange(config.null_length)[None] == 0,
         }
 
     @classmethod
     def from_official(cls, state_dict: Any, config: Any, *, spec: LatentSpec | None = None, **fields: Any) -> Self:
-        """The model of a checkpoint in SD3's layout; see `official_mmdit`. Time and sign are ours already: nothing is turned.
+        """The model of a checkpoint in SD3's layout; see `official.mmdit`. Its time and sign are ours.
 
-        config: constructor arguments of REPA's MMDiT. Widths that it hard-codes are read off the weights, so that SD3's own
-        checkpoints fit too (with time_scale=1000). Raises InvalidFile where names or shapes do not fit.
+        Args:
+            state_dict: with the original's names.
+            config: constructor arguments of REPA's MMDiT. Widths that it hard-codes are read from the weights, so that
+                SD3's own checkpoints fit too (with time_scale=1000).
+            spec: the latent space; None: derived from the arguments.
+            **fields: of our config, such as `transport`.
+
+        Returns:
+            The model, fp32, in eval mode.
+
+        Raises:
+            InvalidFile: where names or shapes do not fit.
+            UnknownName: for an argument that the original does not have.
         """
         from fae_diffusion.official.mmdit import load_official_mmdit
 
         return load_official_mmdit(cls, state_dict, config, spec, fields)
 
     def forward(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        """What the transport predicts.
+
+        Args:
+            z: noised latents, (B, C, h, w).
+            t: times in [0, 1], (B,) or a scalar; t = 1 is noise.
+            condition: text of the batch, see the class.
+
+        Returns:
+            (B, C, h, w), in the dtype of z.
+
+        Raises:
+            FAEError: for a text that does not fit, or a grid beyond the position table.
+        """
         return self._run(z, t, self._text(condition, len(z)), project=False)[0]
 
     def dry_run(self, batch: int) -> Tensor:
@@ -180,12 +249,12 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         return self._run(z, t, self._text(condition, len(z)), project=True)
 
     def _run(self, z: Tensor, t: Tensor | float, text: TextCondition, project: bool) -> tuple[Tensor, list[Tensor]]:
+        """The prediction, and with `project` the projections."""
         dtype, patch = self.patch_embedding.weight.dtype, self.config.patch_size
         grid = (z.shape[2] // patch, z.shape[3] // patch)
-        image: State = (self.patch_embedding(patchify(z.to(dtype), patch)) + self._crop(grid), None, None)
+        image = self.patch_embedding(patchify(z.to(dtype), patch)) + self._crop(grid)
         c_BD = self._condition(t, text, len(z), dtype, z.device)
-        tokens_BLD, mask = self._text_tokens(text, grid[0] * grid[1], dtype)
-        stream: State | None = (tokens_BLD, None, None)
+        stream, mask = self._text_tokens(text, grid[0] * grid[1], dtype)
         projected: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
@@ -193,14 +262,13 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             else:
                 stream, image = block(stream, image, c_BD, mask)
             if project and index + 1 == self.config.projection_depth:
-                x, branch, gate = image
-                projected = [head(x + gate.unsqueeze(1) * branch) for head in self.projections]
-        x, branch, gate = image
+                projected = [head(image) for head in self.projections]
         shift, scale = self.final_modulation(c_BD).chunk(2, dim=1)
-        out = self.final(ops.adaln(x, scale, shift, update=branch, gate=gate, norm="layer")[1])
+        out = self.final(ops.adaln(image, scale, shift, norm="layer")[1])
         return unpatchify(out, grid, patch)[:, : z.shape[1]].to(z.dtype), projected
 
     def _crop(self, grid: tuple[int, int]) -> Tensor:
+        """The positions of a grid from the middle of the table, (N, D)."""
         side = self.position_side
         if max(grid) > side:
             raise FAEError(f"a grid of {grid[0]}x{grid[1]} patches exceeds the position table of {side}x{side}")
@@ -215,6 +283,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         t = torch.as_tensor(t, dtype=torch.float32, device=device).expand(batch)
         c_BD = self.time_embedding(t * self.config.time_scale)
         if self.pooled_embedding is not None:
+            assert text.pooled is not None  # `_text` has checked it
             c_BD = c_BD + self.pooled_embedding(text.pooled.to(dtype))
         return nn.functional.silu(c_BD)
 
@@ -229,26 +298,22 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         return tokens_BLD, nn.functional.pad(keys, (0, image_tokens), value=True)[:, None, None]
 
     def reset_parameters(self) -> None:
-        """As the class-conditional transformer: Xavier-uniform, zeros where a block's branch or the output begins."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for layer in (self.time_embedding.mlp[0], self.time_embedding.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        """As the class-conditional transformer: Xavier-uniform; zeros for modulations and the output layer."""
+        reset_linear(self)
+        reset_time_embedding(self.time_embedding)
         if self.registers is not None:
             nn.init.normal_(self.registers)
-        zeroed = [stream.modulation for block in self.blocks for stream in (block.text, block.image)]
-        for layer in (*zeroed, self.final_modulation, self.final):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        modulations = [module.modulation for module in self.modules() if isinstance(module, Stream)]
+        set_to_zero(*modulations, self.final_modulation, self.final)
 
     def set_null(self, text: TextCondition) -> None:
-        """Keep the embeddings of the null prompt (a batch of one): saved with the model, used for dropout and guidance.
+        """Keep the embeddings of the null prompt, which dropout and guidance use. They are saved with the model.
 
-        A model that takes a pooled vector has zeros for it here. Raises FAEError where the tokens that count are more than
-        `null_length`, or the text brings another pooled vector.
+        Args:
+            text: a batch of one. In a model that takes a pooled vector, the null prompt's is zeros.
+
+        Raises:
+            FAEError: for no tokens that count or more than `null_length`, or a pooled vector that is not zeros.
         """
         if text.pooled is not None and bool((text.pooled != 0).any()):
             raise FAEError("the null prompt's pooled vector is zeros: leave it out")
@@ -261,10 +326,11 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         self.null_tokens[0].zero_()[:count] = tokens.to(self.null_tokens)
         self.null_mask[0] = torch.arange(room, device=self.null_mask.device) < count
 
-    # What a condition is: text. See FlowMatching.
+    # What a condition is: text. These methods override those of FlowMatching.
 
     @property
     def condition_dropout(self) -> float:
+        """Share of training samples whose text is replaced by the null prompt."""
         return self.config.text_dropout
 
     def _check_condition(self, condition: Any, batch: int, device: torch.device) -> TextCondition:
@@ -275,19 +341,20 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         return self._text(condition, batch).to(device)
 
     def _text(self, condition: Any, batch: int) -> TextCondition:
-        """What this model reads, or FAEError: `batch` texts of its width, with a pooled vector just where it takes one."""
+        """The condition as text that fits the model, one per sample. Raises FAEError for one that does not."""
         text, pooled = TextCondition.of(condition), self.config.pooled_width
         if len(text) != batch or text.tokens.shape[2] != self.config.text_width:
             wanted = f"({batch}, L, {self.config.text_width})"
             raise FAEError(f"expected text embeddings of shape {wanted}, got {tuple(text.tokens.shape)}")
-        if (text.pooled is None) != (pooled is None) or (pooled is not None and text.pooled.shape[1] != pooled):
+        found = None if text.pooled is None else text.pooled.shape[1]
+        if found != pooled:
             wanted = "without a pooled vector" if pooled is None else f"with a pooled vector (pooled_width {pooled})"
-            got = "none" if text.pooled is None else f"one of {text.pooled.shape[1]}"
+            got = "none" if found is None else f"one of {found}"
             raise FAEError(f"this model takes text {wanted}, and got {got}: give a TextCondition that fits")
         return text
 
     def _check_data(self, condition: Any, batch: int) -> None:
-        """An empty caption is a caption."""
+        """Nothing to check: data may hold empty captions."""
 
     def _drop_condition(self, condition: TextCondition, dropped: Tensor) -> TextCondition:
         return condition.replaced(dropped, self._null_like(condition))
@@ -299,15 +366,16 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         return first.joined(second)
 
     def _null(self, device: torch.device) -> TextCondition:
-        """The one null condition: of dropout, of guidance, and of `sample(None)`."""
+        """The null condition, a batch of one: for dropout, guidance, and `sample(None)`."""
         width = self.config.pooled_width
         pooled = None if width is None else self.null_tokens.new_zeros(1, width)
         return TextCondition(self.null_tokens, self.null_mask, pooled).to(device)
 
     def _encode(self, prompts: list[str], device: torch.device) -> TextCondition:
+        """Embeddings of prompts, by the text encoder that the config names."""
         if self.config.text_encoder is None:
             raise FAEError("this model's config names no text encoder: pass text embeddings")
-        if getattr(self, "_encoder", None) is None:
+        if self._encoder is None:
             from fae_diffusion.text.encoder import TextEncoder
 
             if self.config.text_encoder.fingerprint is None:
@@ -315,16 +383,13 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
                     "this model does not say on which text encoder it was trained: %s is taken",
                     self.config.text_encoder.name,
                 )
-            # Outside the modules: frozen, stored elsewhere, not this model's to save.
-            object.__setattr__(self, "_encoder", TextEncoder.from_config(self.config.text_encoder, device=device))
+            # No submodule, so that it is not saved with this model.
+            self._encoder = TextEncoder.from_config(self.config.text_encoder, device=device)
         return self._encoder.encode(prompts)
 
 
-def _norm_kind(config: MMDiTConfig) -> str:
-    return "rms" if config.rms_norm else "layer"
-
-
-def _head_norm(config: MMDiTConfig) -> nn.Module | None:
+def _head_norm(config: MMDiTConfig) -> RMSNorm | nn.LayerNorm | None:
+    """The norm of queries or keys."""
     head = config.width // config.heads
     if config.qk_norm is None:
         return None
@@ -332,6 +397,7 @@ def _head_norm(config: MMDiTConfig) -> nn.Module | None:
 
 
 def _projection(config: MMDiTConfig, dim: int) -> nn.Sequential:
+    """REPA's head of three layers."""
     width, hidden = config.width, config.projection_hidden
     layers = (nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, dim))
     return nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""SiT and LightningDiT: the same network under two names, each able to read its original's checkpoints."""
+"""SiT and LightningDiT: the same network under two names, each reading the checkpoints of its original."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor
 from fae_core.config import Config
 from fae_core.spec import LatentSpec
 from fae_diffusion.flow_matching import FlowMatching
-from fae_diffusion.models.config import LightningDiTConfig, SiTConfig
+from fae_diffusion.models.config import LightningDiTConfig, SiTConfig, TransformerConfig
 from fae_diffusion.models.transformer import DiffusionTransformer
 
 
 class _ClassConditional(FlowMatching, DiffusionTransformer):
     """What the two share."""
+
+    config: TransformerConfig
 
     @classmethod
     def from_official(
@@ -26,12 +28,20 @@ class _ClassConditional(FlowMatching, DiffusionTransformer):
         spec: LatentSpec | None = None,
         **fields: Any,
     ) -> Self:
-        """The model of an original checkpoint, answering in our convention: m(z, t, y) = -original(z, 1 - t, y).
+        """The model of an original checkpoint, in our convention: m(z, t, y) = -original(z, 1 - t, y).
 
-        state_dict: with the original's names (a "module." or "_orig_mod." in front of them is ignored).
-        config: the original's constructor arguments; absent ones have the original's defaults.
-        spec: the latent space; None derives one from the arguments. fields: of our config, such as `transport`.
-        Raises InvalidFile where names or shapes do not fit. In eval mode, fp32.
+        Args:
+            state_dict: with the original's names (a "module." or "_orig_mod." in front of them is ignored).
+            config: the original's constructor arguments; absent ones have the original's defaults.
+            spec: the latent space; None: derived from the arguments.
+            **fields: of our config, such as `transport`.
+
+        Returns:
+            The model, fp32, in eval mode.
+
+        Raises:
+            InvalidFile: where names or shapes do not fit.
+            UnknownName: for an argument that the original does not have.
         """
         from fae_diffusion.official.transformer import load_official
 

@@ -1,16 +1,18 @@
 """One diffusion transformer, from SiT to LightningDiT: patches of noisy latents in, a velocity out.
 
     z --patches--> linear + fixed position table --> blocks --> adaptive norm, linear --> patches back to a grid
-    c = time embedding + label embedding; SiLU(c) modulates every block: computed once, each block adds one linear layer.
+    c = time embedding + label embedding; SiLU(c), computed once, modulates every block through one linear layer of it.
 
-A block is DiT's (Peebles and Xie, 2023), adaLN-zero; the options are LightningDiT's (Yao et al., 2025): SwiGLU, axial RoPE,
-RMSNorm with a weight, qk-norm, no shifts. Departures, without effect on the numbers: the patch convolution is a linear layer
-on patches, and a block hands its last branch on unadded, so that gate, residual and the next norm are one operation.
+A block is DiT's (Peebles and Xie, 2023), adaLN-zero; the options are LightningDiT's (Yao et al., 2025): SwiGLU, axial
+RoPE, RMSNorm with a weight, qk-norm, no shifts. One departure, without effect on the numbers: the patch convolution is
+a linear layer on patches.
 
 Shape suffixes: B batch, N tokens (row-major), D width, C latent channels, h x w grid.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,22 +38,20 @@ Rope = tuple[Tensor, Tensor] | None
 
 
 class ModulatedNorm(nn.Module):
-    """gate * branch added to the residual stream, then normed, scaled and shifted; see `ops.adaln`."""
+    """A norm, scaled and shifted by the condition: norm(x) * (1 + scale) + shift; see `ops.adaln`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.kind = config.norm
-        # LayerNorm goes without a weight, RMSNorm has one: as in the originals.
+        self.kind: Literal["rms", "layer"] = config.norm
+        # As in the originals, RMSNorm has a weight and LayerNorm has none.
         self.weight = RMSNorm(config.width).weight if config.rms_norm else None
 
-    def forward(
-        self, x_BND: Tensor, scale: Tensor, shift: Tensor | None, branch: Tensor | None, gate: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        return ops.adaln(x_BND, scale, shift, update=branch, gate=gate, weight=self.weight, norm=self.kind)
+    def forward(self, x_BND: Tensor, shift_BD: Tensor | None, scale_BD: Tensor) -> Tensor:
+        return ops.adaln(x_BND, scale_BD, shift_BD, weight=self.weight, norm=self.kind)[1]
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed, modulated and gated by the condition."""
+    """Attention and feed-forward, each normed, modulated and gated by the condition: DiT's adaLN-zero block."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -64,18 +64,22 @@ class Block(nn.Module):
         self.wo_shift = config.wo_shift
         self.modulation = nn.Linear(width, (4 if config.wo_shift else 6) * width)
 
-    def forward(
-        self, x_BND: Tensor, branch: Tensor | None, gate: Tensor | None, c_BD: Tensor, rope: Rope
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(stream, branch and gate not yet added to it) -> the same after this block. c_BD: SiLU of the condition."""
+    def forward(self, x_BND: Tensor, c_BD: Tensor, rope: Rope) -> Tensor:
+        """The residual stream after this block.
+
+        Args:
+            x_BND: the residual stream.
+            c_BD: SiLU of the condition.
+            rope: tables (cos, sin), each (N, D / heads / 2), or None.
+        """
         if self.wo_shift:
             scale1, gate1, scale2, gate2 = self.modulation(c_BD).chunk(4, dim=1)
             shift1 = shift2 = None
         else:
             shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c_BD).chunk(6, dim=1)
-        x_BND, h_BND = self.norm1(x_BND, scale1, shift1, branch, gate)
-        x_BND, h_BND = self.norm2(x_BND, scale2, shift2, self.attention(h_BND, rope), gate1)
-        return x_BND, self.mlp(h_BND), gate2
+        # addcmul(x, gate, branch) is x + gate * branch in one pass over memory.
+        x_BND = torch.addcmul(x_BND, gate1.unsqueeze(1), self.attention(self.norm1(x_BND, shift1, scale1), rope))
+        return torch.addcmul(x_BND, gate2.unsqueeze(1), self.mlp(self.norm2(x_BND, shift2, scale2)))
 
 
 class FinalLayer(nn.Module):
@@ -87,31 +91,34 @@ class FinalLayer(nn.Module):
         self.modulation = nn.Linear(config.width, 2 * config.width)
         self.linear = nn.Linear(config.width, outputs)
 
-    def forward(self, x_BND: Tensor, branch: Tensor, gate: Tensor, c_BD: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
         shift, scale = self.modulation(c_BD).chunk(2, dim=1)
-        return self.linear(self.norm(x_BND, scale, shift, branch, gate)[1])
+        return self.linear(self.norm(x_BND, shift, scale))
 
 
 class DiffusionTransformer(PretrainedModel[TransformerConfig]):
-    """The network. forward(z (B, C, h, w), t, labels) -> what the transport predicts, (B, C, h, w) in z's dtype.
+    """The network.
 
-    t: (B,) or a scalar in [0, 1], t = 1 is noise. labels: (B,) in [0, classes], `classes` itself meaning none.
+    Args:
+        config: sizes and options.
+        spec: of the latents that the model is for; its height and width are multiples of the patch size.
+
+    Raises:
+        FAEError: without a spec.
+        InvalidFile: where patches do not tile the latents.
     """
 
     config: TransformerConfig
 
     def __init__(self, config: TransformerConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
-        if spec is None:
-            raise FAEError(f"{type(self).__name__} needs the LatentSpec of the latents that it is for: pass spec=")
         patch, width = config.patch_size, config.width
-        if spec.height % patch or spec.width % patch:
-            raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+        spec = require_tiled(spec, patch, type(self).__name__)
         self.grid = (spec.height // patch, spec.width // patch)
         self.out_channels = spec.channels * (2 if config.learn_sigma else 1)
 
         self.patch_embedding = nn.Linear(spec.channels * patch**2, width)
-        # Fixed, but a parameter: it is saved and counted like the originals'.
+        # Fixed, but a parameter as in the originals, which save and count it.
         self.positions = nn.Parameter(sincos_position_table(*self.grid, width)[None], requires_grad=False)
         self.time_embedding = TimestepEmbedding(width)
         self.label_embedding = LabelEmbedding(config.classes, width, null=config.class_dropout > 0)
@@ -121,18 +128,27 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         self.reset_parameters()
 
     def forward(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
+        """What the transport predicts.
+
+        Args:
+            z: noised latents, (B, C, h, w).
+            t: times in [0, 1], (B,) or a scalar; t = 1 is noise.
+            labels: (B,) in [0, classes], where `classes` itself means no class.
+
+        Returns:
+            (B, C, h, w), in the dtype of z.
+        """
         t = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(len(z))
         dtype = self.patch_embedding.weight.dtype
         x_BND = self.patch_embedding(patchify(z.to(dtype), self.config.patch_size)) + self.positions
         c_BD = nn.functional.silu(self.time_embedding(t) + self.label_embedding(labels))
         rope = self.rope() if self.rope is not None else None
-        branch = gate = None
         for block in self.blocks:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x_BND, branch, gate = checkpoint(block, x_BND, branch, gate, c_BD, rope, use_reentrant=False)
+                x_BND = checkpoint(block, x_BND, c_BD, rope, use_reentrant=False)
             else:
-                x_BND, branch, gate = block(x_BND, branch, gate, c_BD, rope)
-        out = unpatchify(self.final(x_BND, branch, gate, c_BD), self.grid, self.config.patch_size)
+                x_BND = block(x_BND, c_BD, rope)
+        out = unpatchify(self.final(x_BND, c_BD), self.grid, self.config.patch_size)
         return out[:, : z.shape[1]].to(z.dtype)
 
     def dry_run(self, batch: int) -> Tensor:
@@ -140,21 +156,61 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         return self(z, z.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=z.device))
 
     def reset_parameters(self) -> None:
-        """DiT's initialisation: Xavier-uniform linear layers, and zeros where a block's branch or the output begins."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        """DiT's initialisation: Xavier-uniform linear layers; zeros for modulations and the output layer."""
+        reset_linear(self)
         nn.init.normal_(self.label_embedding.table.weight, std=0.02)
-        for layer in (self.time_embedding.mlp[0], self.time_embedding.mlp[2]):
+        reset_time_embedding(self.time_embedding)
+        modulated = [module for module in self.modules() if isinstance(module, Block | FinalLayer)]
+        set_to_zero(*(module.modulation for module in modulated), self.final.linear)
+
+
+def require_tiled(spec: LatentSpec | None, patch: int, model: str) -> LatentSpec:
+    """The spec of the latents that a model is for.
+
+    Raises:
+        FAEError: without a spec; `model` is the name in the message.
+        InvalidFile: where patches of side `patch` do not tile the latents.
+    """
+    if spec is None:
+        raise FAEError(f"{model} needs the LatentSpec of the latents that it is for: pass spec=")
+    if spec.height % patch or spec.width % patch:
+        raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+    return spec
+
+
+def reset_linear(module: nn.Module) -> None:
+    """Set all linear layers in a module to Xavier-uniform weights and biases of zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def reset_time_embedding(embedding: TimestepEmbedding) -> None:
+    """Set the weights of the time embedding as DiT does: normal, deviation 0.02."""
+    for layer in embedding.mlp:
+        if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (*(block.modulation for block in self.blocks), self.final.modulation, self.final.linear):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+
+
+def set_to_zero(*layers: nn.Linear) -> None:
+    """Set weights and biases to zero."""
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
 
 def patchify(z: Tensor, patch: int) -> Tensor:
-    """(B, C, h, w) -> (B, N, C * patch * patch): tokens row-major, channels slowest, as a convolution's weight has them."""
+    """The patches of a latent as tokens.
+
+    Args:
+        z: (B, C, h, w).
+        patch: side of a patch, a divisor of h and w.
+
+    Returns:
+        (B, N, C * patch * patch): tokens row-major, channels slowest, as in the weight of a convolution.
+    """
     if patch == 1:
         return z.flatten(2).transpose(1, 2)
     batch, channels, height, width = z.shape
@@ -163,7 +219,16 @@ def patchify(z: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """(B, N, patch * patch * C) -> (B, C, h, w); channels fastest, as DiT's output layer has them."""
+    """The latent of the output tokens, whose channels vary fastest, as in DiT's output layer.
+
+    Args:
+        tokens: (B, N, patch * patch * C), row-major.
+        grid: (rows, columns) of patches.
+        patch: side of a patch.
+
+    Returns:
+        (B, C, rows * patch, columns * patch).
+    """
     batch = len(tokens)
     tokens = tokens.view(batch, *grid, patch, patch, -1)
     return tokens.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, grid[0] * patch, grid[1] * patch)

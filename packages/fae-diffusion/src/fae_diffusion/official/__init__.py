@@ -1,1 +1,1 @@
-"""The originals' checkpoints: SiT's and LightningDiT's, and an MMDiT's."""
+"""Checkpoints of the original code: of SiT and LightningDiT, and of an MMDiT."""

@@ -1,6 +1,6 @@
 """Reading checkpoints in SD3's MMDiT layout: REPA's text-to-image models, and SD3's own.
 
-Their time is ours (t = 1 is noise, v = noise - data), so that weights are only renamed and repacked.
+Their convention of time is ours (t = 1 is noise, v = noise - data), so that weights are only renamed and repacked.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ from torch import Tensor
 from fae_core.config import parse_config
 from fae_core.errors import InvalidFile, UnknownName
 from fae_core.models.folder import load_state
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.official.transformer import WRAPPERS
 
-# Constructor arguments of REPA's MMDiT and their defaults. Those that it overwrites or that change no number are ignored.
+ModelT = TypeVar("ModelT", bound=PretrainedModel[Any])
+
+# Constructor arguments of REPA's MMDiT and their defaults.
 _DEFAULTS: dict[str, Any] = {
     "input_size": 32,
     "patch_size": 2,
@@ -39,6 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     "z_dims": [768],
     "projector_dim": 2048,
 }
+# Arguments that it overwrites, or that change no number.
 _IGNORED = (
     "context_embedder_config",
     "attn_mode",
@@ -73,12 +77,12 @@ _NAMES: tuple[tuple[str, str], ...] = (
 
 
 def load_official_mmdit(
-    cls: type,
+    cls: type[ModelT],
     state_dict: Mapping[str, Tensor],
     config: Mapping[str, Any],
     spec: LatentSpec | None,
     fields: Mapping[str, Any],
-) -> Any:
+) -> ModelT:
     """See `MMDiT.from_official`."""
     for name in config:
         if name not in _DEFAULTS and name not in _IGNORED:
@@ -100,7 +104,15 @@ def load_official_mmdit(
 
 
 def translate_state(state_dict: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The state dict with our names and layouts."""
+    """An original's state dict with our names and layouts.
+
+    Args:
+        state_dict: with the original's names.
+        where: what it is called in messages.
+
+    Raises:
+        InvalidFile: where one of the matrices of a SwiGLU is missing.
+    """
     state: dict[str, Tensor] = {}
     for original, tensor in state_dict.items():
         name = WRAPPERS.sub("", original)
@@ -121,7 +133,7 @@ def translate_state(state_dict: Mapping[str, Tensor], where: str) -> dict[str, T
 
 
 def _fields(arguments: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Our config's fields: from the arguments, and from the weights where the original hard-codes a size."""
+    """Fields of our config, from the arguments and, where the original hard-codes a size, from the weights."""
     missing = [n for n in ("patch_embedding.weight", "text_embedding.weight", "positions") if n not in state]
     if missing:
         raise InvalidFile(f"{where} lacks {', '.join(missing)}")

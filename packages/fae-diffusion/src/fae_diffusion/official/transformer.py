@@ -1,10 +1,11 @@
 """Reading the checkpoints of willisma/SiT and hustvl/LightningDiT.
 
-Their time runs the other way (t' = 1 - t, v' = -v). Both changes are exact linear maps of two layers, so that an imported
-model is an ordinary one, without a flag in its forward:
+Their time runs the other way (t' = 1 - t, v' = -v). Both changes are exact linear maps of two layers, so that an
+imported model needs no flag in its forward:
 
-    cos((1 - t) w) = cos w cos tw + sin w sin tw;  sin((1 - t) w) = sin w cos tw - cos w sin tw    first layer of the time MLP
-    v = -v'                                                                                        output layer
+    first layer of the time MLP    cos((1 - t) w) = cos w cos tw + sin w sin tw
+                                   sin((1 - t) w) = sin w cos tw - cos w sin tw
+    output layer                   v = -v'
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,9 +21,12 @@ from torch import Tensor
 from fae_core.config import parse_config
 from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.models.folder import load_state
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 
-# The original's constructor arguments: name, its default, our field.
+ModelT = TypeVar("ModelT", bound=PretrainedModel[Any])
+
+# Constructor arguments of the originals: name, default, and our field.
 _ARGUMENTS: dict[str, dict[str, tuple[Any, str | None]]] = {
     "sit": {
         "input_size": (32, None),
@@ -82,18 +86,18 @@ WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
 def load_official(
-    cls: type,
+    cls: type[ModelT],
     state_dict: Mapping[str, Tensor],
     config: Mapping[str, Any],
     spec: LatentSpec | None,
     fields: Mapping[str, Any],
-) -> Any:
-    """A model of class `cls` with an original's weights; see `from_official` of the models."""
+) -> ModelT:
+    """See `SiT.from_official` and `LightningDiT.from_official`."""
     arguments = official_arguments(cls.model_type, config)
     known = _ARGUMENTS[cls.model_type]
     translated = {field: arguments[name] for name, (_, field) in known.items() if field is not None}
     where = f"official {cls.__name__} config"
-    ours = parse_config(cls.config_class, {**translated, **fields}, where)
+    ours: Any = parse_config(cls.config_class, {**translated, **fields}, where)
     if ours.transport.prediction != "velocity":
         raise FAEError("from_official reads checkpoints that predict the velocity")
     spec = spec or derived_spec(cls.model_type, arguments)
@@ -106,7 +110,15 @@ def load_official(
 
 
 def official_arguments(model_type: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The original's constructor arguments with its defaults filled in. Raises UnknownName for one that it lacks."""
+    """The original's constructor arguments, completed by its defaults.
+
+    Args:
+        model_type: "sit" or "lightningdit".
+        config: some of the arguments.
+
+    Raises:
+        UnknownName: for an argument that the original does not have.
+    """
     known = _ARGUMENTS[model_type]
     for name in config:
         if name not in known:
@@ -115,7 +127,15 @@ def official_arguments(model_type: str, config: Mapping[str, Any]) -> dict[str, 
 
 
 def architecture(model_type: str, name: str) -> dict[str, Any]:
-    """Constructor arguments of "XL/2" or "SiT-XL/2", as the originals name their sizes. Raises UnknownName."""
+    """Constructor arguments of a size.
+
+    Args:
+        model_type: "sit" or "lightningdit", for messages.
+        name: such as "XL/2" or "SiT-XL/2", as in the original code.
+
+    Raises:
+        UnknownName: for another size.
+    """
     size, slash, patch = name.rpartition("-")[2].partition("/")
     if size not in _SIZES or not slash or not patch.isdecimal():
         raise UnknownName(
@@ -125,7 +145,12 @@ def architecture(model_type: str, name: str) -> dict[str, Any]:
 
 
 def derived_spec(model_type: str, arguments: Mapping[str, Any]) -> LatentSpec:
-    """The latent space that an original was made for, as far as its arguments tell: SD's VAE (f8) or VA-VAE (f16)."""
+    """The latent space that an original was made for, derived from its arguments.
+
+    Args:
+        model_type: "sit": SD's VAE, 8 pixels per latent position; "lightningdit": VA-VAE, 16 pixels.
+        arguments: of the original's constructor, complete.
+    """
     (height, width), factor = _sides(arguments["input_size"]), 8 if model_type == "sit" else 16
     sizes = {"height": height, "width": width, "image_size": (height * factor, width * factor)}
     fields = {"channels": arguments["in_channels"], **sizes}
@@ -137,11 +162,21 @@ def derived_spec(model_type: str, arguments: Mapping[str, Any]) -> LatentSpec:
 
 
 def _sides(input_size: Any) -> tuple[int, int]:
-    return tuple(input_size) if isinstance(input_size, list | tuple) else (input_size, input_size)
+    """(height, width) of one number or two."""
+    height, width = input_size if isinstance(input_size, list | tuple) else (input_size, input_size)
+    return height, width
 
 
 def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
-    """An original's state dict with our names, layouts, direction of time and sign."""
+    """An original's state dict with our names, layouts, direction of time and sign.
+
+    Args:
+        state_dict: with the original's names.
+        model: with which stored tables of rotations are compared.
+
+    Raises:
+        InvalidFile: where they differ.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
         name = WRAPPERS.sub("", name)
@@ -164,7 +199,14 @@ def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module) ->
 
 
 def reverse_time(weight: Tensor) -> Tensor:
-    """The weight (D, 2 F) over [cos, sin] features of t that does what `weight` did over those of 1 - t. Self-inverse."""
+    """The first layer of the time MLP for the other direction of time; its own inverse.
+
+    Args:
+        weight: (D, 2 F), applied to the features [cos, sin] of 1 - t.
+
+    Returns:
+        The weight (D, 2 F) that gives the same result on the features of t.
+    """
     half = weight.shape[1] // 2
     rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
     cos, sin = rates.cos(), rates.sin()
@@ -173,7 +215,7 @@ def reverse_time(weight: Tensor) -> Tensor:
 
 
 def _check_rope(name: str, table: Tensor, model: torch.nn.Module) -> None:
-    """Their tables are derived values; ours must agree, or the checkpoint was trained with another rotation."""
+    """Raise InvalidFile where a stored table of rotations differs from the model's own."""
     rope = getattr(model, "rope", None)
     if rope is None:
         raise InvalidFile(f"the checkpoint holds {name}, but its config has use_rope off")

@@ -1,4 +1,4 @@
-"""Samplers: explicit time grids, ODE methods and SDE methods. They know a velocity, not a model."""
+"""Samplers: explicit time grids, ODE methods and SDE methods. They take a velocity function, not a model."""
 
 from fae_diffusion.samplers.grids import sde_grid, time_grid
 from fae_diffusion.samplers.ode import ADAPTIVE, METHODS, check_times, integrate

@@ -1,6 +1,6 @@
 """Time grids: descending times from noise (1) to data (0). `steps` counts intervals, so a grid has steps + 1 points.
 
-SiT and LightningDiT count points: their num_steps = 250 is 249 intervals here; REPA's 250 are 250 intervals.
+SiT and LightningDiT count points: their num_steps = 250 is 249 intervals here. REPA's 250 are 250 intervals.
 """
 
 from __future__ import annotations
@@ -13,13 +13,26 @@ from fae_diffusion.transport import shift_time
 
 
 def time_grid(steps: int, *, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """steps + 1 times from `start` to `end`, equally spaced before the shift (see transport). float64, on the CPU."""
+    """A time grid, equally spaced before the shift.
+
+    Args:
+        steps: intervals, at least 1.
+        shift: see `transport`; above 1 spends more steps at high noise.
+        start: the first time.
+        end: the last time, 0 <= end < start <= 1.
+
+    Returns:
+        steps + 1 descending times, float64, on the CPU.
+
+    Raises:
+        FAEError: for no step, or times that do not descend within [0, 1].
+    """
     if steps < 1:
         raise FAEError(f"a time grid needs at least one step, not {steps}")
     if not 0 <= end < start <= 1:
         raise FAEError(f"a time grid descends within [0, 1], not from {start} to {end}")
-    bounds = shift_time(1 / shift, torch.tensor([start, end], dtype=torch.float64)).tolist()
-    times = shift_time(shift, torch.linspace(*bounds, steps + 1, dtype=torch.float64))
+    first, last = shift_time(1 / shift, torch.tensor([start, end], dtype=torch.float64)).tolist()
+    times = shift_time(shift, torch.linspace(first, last, steps + 1, dtype=torch.float64))
     times[0], times[-1] = start, end
     return times
 
@@ -27,7 +40,21 @@ def time_grid(steps: int, *, shift: float = 1.0, start: float = 1.0, end: float 
 def sde_grid(
     steps: int, *, last_step_size: float = 0.04, shift: float = 1.0, start: float = 1.0, end: float = 0.0
 ) -> Tensor:
-    """A grid whose last interval, from `end + last_step_size`, is one longer step without noise. steps + 1 times."""
+    """A time grid for an SDE, whose last interval is one longer step that is taken without noise.
+
+    Args:
+        steps: intervals, the last one included; at least 2.
+        last_step_size: length of the last interval; 0: `time_grid`.
+        shift: of the other intervals, as in `time_grid`.
+        start: the first time.
+        end: the last time.
+
+    Returns:
+        steps + 1 descending times, float64, on the CPU.
+
+    Raises:
+        FAEError: for too few steps, or times that do not descend within [0, 1].
+    """
     if last_step_size == 0:
         return time_grid(steps, shift=shift, start=start, end=end)
     if steps < 2:

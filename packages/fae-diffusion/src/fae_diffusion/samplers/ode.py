@@ -1,7 +1,7 @@
 """integrate(): the probability-flow ODE dx/dt = v(x, t) along an explicit grid of times.
 
-A method is a function (velocity, x, times) -> x, with `times` as Python numbers, so that the device never waits for the
-host. A new one is a new entry in `METHODS`.
+A method is a function (velocity, x, times) -> x, with `times` as Python numbers, so that no step waits for the device.
+A new method is a new entry in `METHODS`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
-from fae_diffusion.transport import PathName, path
+from fae_diffusion.transport import Coefficients, PathName, path
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,13 +33,23 @@ def integrate(
     atol: float = 1e-6,
     rtol: float = 1e-3,
 ) -> Tensor:
-    """The state at the last of `times` of the solution that starts with `z` at the first.
+    """The solution of dz/dt = velocity(z, t) at the last of `times`.
 
-    velocity: (z (B, ...), t (B,)) -> dz/dt. times: strictly monotone; from 1 down to 0 to sample, upwards to encode.
-    method: "euler", "midpoint", "heun" (torchdiffeq's heun2), "rk4" (its 3/8 rule), "dpm++2m" (on `path`, which the others
-        do not need); or torchdiffeq's "dopri5", "dopri8", "bosh3", "adaptive_heun" with `atol` and `rtol`: these choose one
-        step size for the whole batch, so that results depend, within the tolerance, on who shares it.
-    Raises UnknownName, FAEError for times that turn back, MissingPackage for an adaptive method without torchdiffeq.
+    Args:
+        velocity: (z (B, ...), t (B,)) -> dz/dt.
+        z: the state at the first time, (B, ...).
+        times: strictly monotone; from 1 down to 0 to sample, upwards to encode.
+        method: "euler", "midpoint", "heun" (torchdiffeq's heun2), "rk4" (its 3/8 rule), "dpm++2m"; or one of
+            torchdiffeq's adaptive methods "dopri5", "dopri8", "bosh3", "adaptive_heun". These choose one step size for
+            the whole batch, so that a result depends, within the tolerance, on the other samples of its batch.
+        path: of the transport; only "dpm++2m" needs it.
+        atol: absolute tolerance of an adaptive method.
+        rtol: relative tolerance of an adaptive method.
+
+    Raises:
+        UnknownName: for an unknown method.
+        FAEError: for times that are not monotone, or an adaptive method that finds no step.
+        MissingPackage: for an adaptive method without torchdiffeq.
     """
     grid = check_times(times)
     if method in ADAPTIVE:
@@ -51,7 +62,11 @@ def integrate(
 
 
 def check_times(times: Tensor | Sequence[float]) -> list[float]:
-    """The grid as Python numbers. Raises FAEError unless it has two or more strictly monotone, finite times."""
+    """The times as Python numbers.
+
+    Raises:
+        FAEError: unless there are two or more, finite and strictly monotone.
+    """
     try:
         grid = [float(t) for t in (times.tolist() if isinstance(times, Tensor) else times)]
     except (TypeError, ValueError, OverflowError):
@@ -63,7 +78,7 @@ def check_times(times: Tensor | Sequence[float]) -> list[float]:
 
 
 def evaluate(velocity: Velocity, x: Tensor, t: float) -> Tensor:
-    """The velocity at one time for the whole batch. A guided velocity takes the number itself, see `guidance`."""
+    """The velocity at one time for the whole batch. A `GuidedVelocity` takes the number itself."""
     at = getattr(velocity, "at", None)
     if at is not None:
         return at(x, t)
@@ -112,10 +127,7 @@ METHODS: dict[str, Callable[[Velocity, Tensor, list[float]], Tensor]] = {
 
 
 def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name: PathName) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al., 2022): exponential integrator of the data prediction, second order from the last two.
-
-    The step of first order is used where the log signal-to-noise ratio is infinite at one end: from t = 1 and to t = 0.
-    """
+    """DPM-Solver++(2M) (Lu et al., 2022); of first order where the log signal-to-noise ratio is infinite: t = 1, 0."""
     if times[0] < times[-1]:
         raise FAEError("dpm++2m integrates from noise to data only; use heun or rk4 to encode")
     previous: tuple[float, Tensor] | None = None
@@ -133,13 +145,15 @@ def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name:
     return x
 
 
-def _log_snr(at) -> float:
+def _log_snr(at: Coefficients) -> float:
     alpha, sigma = at.alpha.item(), at.sigma.item()
-    # cos(pi / 2) is 6e-17 in floating point; a signal that weak is none.
+    # cos(pi / 2) is 6e-17 in floating point, which stands for 0.
     return -math.inf if alpha < 1e-12 else math.inf if sigma < 1e-12 else math.log(alpha / sigma)
 
 
-def _adaptive(velocity: Velocity, z: Tensor, times: Tensor | Sequence[float], method: str, atol: float, rtol: float):
+def _adaptive(
+    velocity: Velocity, z: Tensor, times: Tensor | Sequence[float], method: str, atol: float, rtol: float
+) -> Tensor:
     try:
         from torchdiffeq import odeint
     except ImportError:
@@ -147,11 +161,13 @@ def _adaptive(velocity: Velocity, z: Tensor, times: Tensor | Sequence[float], me
     grid = torch.as_tensor(times, dtype=torch.float32, device=z.device)
     options = {"max_num_steps": _MOST_STEPS}
     try:
-        return odeint(
+        states = odeint(
             lambda t, x: evaluate(velocity, x, float(t)), z, grid, method=method, atol=atol, rtol=rtol, options=options
-        )[-1]
-    except AssertionError as error:  # torchdiffeq's word for a step that shrank to nothing, or too many of them
+        )
+    except AssertionError as error:  # what torchdiffeq raises for a step that became too small, or for too many steps
         raise FAEError(
-            f"{method} found no step small enough for atol {atol:g} and rtol {rtol:g} ({first_line(error)}): the velocity is not "
-            "finite or too steep; lower the guidance scale, raise the tolerances, or take a method of fixed steps"
+            f"{method} found no step small enough for atol {atol:g} and rtol {rtol:g} ({first_line(error)}): the "
+            "velocity is not finite or too steep; lower the guidance scale, raise the tolerances, or take a method of "
+            "fixed steps"
         ) from None
+    return cast(Tensor, states)[-1]  # odeint also takes tuples of states, and then returns one

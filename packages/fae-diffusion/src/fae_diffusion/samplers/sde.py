@@ -1,4 +1,4 @@
-"""integrate_sde(): the reverse SDE of SiT (Ma et al., 2024, section 2.4) with a diffusion coefficient of one's choice.
+"""integrate_sde(): the reverse SDE of SiT (Ma et al., 2024, section 2.4) with any of several diffusion coefficients.
 
 From t down to t - h:  x <- x + h (w(t) score - v) + sqrt(2 w(t) h) noise.  Every w >= 0 has the same marginals.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,8 +22,8 @@ from fae_diffusion.transport import Coefficients, PathName, path, vp_beta
 Diffusion = Literal["sigma", "linear", "constant", "decreasing", "increasing-decreasing", "sbdm"]
 LastStep = Literal["mean", "tweedie", "euler"]
 
-DIFFUSIONS: tuple[str, ...] = Diffusion.__args__  # type: ignore[attr-defined]
-LAST_STEPS: tuple[str, ...] = LastStep.__args__  # type: ignore[attr-defined]
+DIFFUSIONS: tuple[Diffusion, ...] = get_args(Diffusion)
+LAST_STEPS: tuple[LastStep, ...] = get_args(LastStep)
 
 
 def integrate_sde(
@@ -38,13 +39,24 @@ def integrate_sde(
     noises: Tensor | None = None,
     random: SlotRandom | None = None,
 ) -> Tensor:
-    """Samples at the last of `times` (see `sde_grid`), starting with `z` at the first.
+    """Samples of the reverse SDE at the last of `times`.
 
-    method: "euler" is Euler-Maruyama; "heun" SiT's two-evaluation variant of it, which adds the noise first.
-    diffusion: w(t), multiplied by `norm`; see `diffusion_coefficient`.
-    last_step: how the last interval is taken, without noise: "mean" the drift of the SDE, "tweedie" the predicted data,
-        "euler" the velocity alone; None: like every other, with noise.
-    noises: (steps with noise, *z.shape); else `random` draws them, one stream per step; else torch's global generator.
+    Args:
+        velocity: (z (B, ...), t (B,)) -> dz/dt of the probability-flow ODE.
+        z: the state at the first time, (B, ...).
+        times: descending; see `sde_grid`.
+        method: "euler": Euler-Maruyama; "heun": SiT's variant of it with two evaluations, which adds the noise first.
+        diffusion: form of w(t); see `diffusion_coefficient`.
+        norm: factor of w(t).
+        last_step: the last interval, without noise: "mean": the drift of the SDE, "tweedie": the predicted data,
+            "euler": the velocity alone. None: like every other interval, with noise.
+        path: of the transport.
+        noises: (steps with noise, *z.shape); None: drawn.
+        random: draws the noises, one stream per step; None: torch's global generator.
+
+    Raises:
+        FAEError: for times that do not descend, or another number of noises.
+        UnknownName: for an unknown method, diffusion or last step.
     """
     grid = check_times(times)
     if grid[0] < grid[-1]:
@@ -70,11 +82,16 @@ def integrate_sde(
 def diffusion_coefficient(
     form: Diffusion, t: float, s: float, path_name: PathName = "linear", norm: float = 1.0
 ) -> float:
-    """w at time t for a step to s.
+    """The diffusion coefficient w at time t for a step to s.
 
-    sigma: sigma(t). linear: t. constant: 1. decreasing: (1 - cos(pi t))^2 / 4, from noise to data. increasing-decreasing:
-    sin(pi t)^2. sbdm: sigma sigma' - sigma^2 alpha'/alpha, the forward process's own (beta / 2 on VP); where it is infinite,
-    at t = 1 on the linear and GVP paths, the value at the step's end stands in.
+    Args:
+        form: "sigma": sigma(t). "linear": t. "constant": 1. "decreasing": (1 - cos(pi t))^2 / 4, from noise to data.
+            "increasing-decreasing": sin(pi t)^2. "sbdm": sigma sigma' - sigma^2 alpha' / alpha, that of the forward
+            process (beta / 2 on VP); where it is infinite, at t = 1 on the linear and GVP paths, its value at s.
+        t: where the step begins.
+        s: where the step ends.
+        path_name: of the transport.
+        norm: factor of w; in "decreasing" the factor of the cosine, as in SiT's code.
     """
     if form == "sbdm":
         return norm * _sbdm(path_name, t, s)
@@ -94,11 +111,14 @@ def _sbdm(path_name: PathName, t: float, s: float) -> float:
     return (at.sigma * at.determinant / at.alpha).item()
 
 
+@dataclass(frozen=True)
 class _Solver:
     """One step of each kind, for a given velocity and coefficient."""
 
-    def __init__(self, velocity: Velocity, diffusion: Diffusion, norm: float, path_name: PathName) -> None:
-        self.velocity, self.diffusion, self.norm, self.path_name = velocity, diffusion, norm, path_name
+    velocity: Velocity
+    diffusion: Diffusion
+    norm: float
+    path_name: PathName
 
     def euler_maruyama(self, x: Tensor, t: float, s: float, noise: Tensor) -> Tensor:
         w = diffusion_coefficient(self.diffusion, t, s, self.path_name, self.norm)

@@ -1,10 +1,10 @@
 """Embeddings of many prompts on disk, each encoded once: a folder of memory-mapped arrays.
 
-index.json     fingerprint of the encoder, width, prompts and tokens in all, which prompts became equal when they were cut; the
-               SHA-256 of each .npy file, and a checksum of all this
+index.json     fingerprint of the encoder, width, numbers of prompts and of tokens, which prompts became equal when they
+               were cut; the SHA-256 of each .npy file, and a checksum of index.json itself
 keys.npy       (P, 16) uint8, hash of each prompt
-offsets.npy    (P + 1,) int64, where each prompt's tokens begin
-sums.npy       (P,) uint32, CRC-32 of each prompt's tokens, compared whenever they are read
+offsets.npy    (P + 1,) int64, where the tokens of each prompt begin
+sums.npy       (P,) uint32, CRC-32 of the tokens of each prompt, compared whenever they are read
 tokens.bin     (T, width) bfloat16, the tokens that count, one prompt after the other
 """
 
@@ -51,10 +51,16 @@ _KIND = "text cache"
 
 
 class TextCache:
-    """read(prompts) -> TextCondition on the CPU, for prompts that were put in by `build`.
+    """A folder of embeddings. read(prompts) -> TextCondition on the CPU, for prompts that `build` has encoded.
 
-    Raises InvalidFile, one line, for files that are not what was written: the small ones at once, tokens when they are read.
-    Caches of before there were checksums are read without that.
+    The small files are compared with their checksums here, tokens when they are read. Older caches have no checksums
+    and are read without.
+
+    Args:
+        folder: the cache.
+
+    Raises:
+        InvalidFile: for files that are missing or not what was written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -74,7 +80,8 @@ class TextCache:
             size = (self.folder / CACHE_TOKENS).stat().st_size
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, EOFError, OSError) as error:
             raise InvalidFile(
-                f"{self.folder} is not a whole text cache: {' '.join(str(error).split())[:200]}; remove it to make it anew"
+                f"{self.folder} is not a whole text cache: {' '.join(str(error).split())[:200]}; "
+                "remove it to build it again"
             ) from None
         offsets, sums = self._offsets, self._sums
         if (
@@ -88,10 +95,13 @@ class TextCache:
             or (sums is not None and sums.shape != (count,))
             or size != total * self.width * 2
         ):
-            raise InvalidFile(f"{self.folder} is not a whole text cache: its parts disagree; remove it to make it anew")
+            raise InvalidFile(
+                f"{self.folder} is not a whole text cache: its parts disagree; remove it to build it again"
+            )
         self._rows = {key.tobytes(): row for row, key in enumerate(keys)}
 
     def _array(self, index: dict[str, Any], name: str) -> np.ndarray:
+        """One of the arrays. Raises ValueError where its file was changed."""
         path = self.folder / f"{name}.npy"
         if "sha256" in index and index["sha256"][name] != sha256_file(path):
             raise ValueError(f"{path.name} was changed")
@@ -109,9 +119,18 @@ class TextCache:
         return int(np.diff(self._offsets).max())
 
     def read(self, prompts: Sequence[str], length: int | None = None) -> TextCondition:
-        """(B, length, width) fp32, padded to `length` tokens; by default to the longest of all prompts.
+        """The embeddings of prompts.
 
-        Raises InvalidFile for a prompt that is not there or whose tokens are damaged, FAEError for one that is longer.
+        Args:
+            prompts: that `build` has encoded.
+            length: tokens to pad to; None: those of the longest prompt in the cache.
+
+        Returns:
+            Tokens (B, length, width), fp32, and their mask, on the CPU.
+
+        Raises:
+            InvalidFile: for a prompt that is not in the cache, or whose tokens are damaged.
+            FAEError: for a prompt with more than `length` tokens.
         """
         length = self.longest if length is None else length
         tokens = torch.zeros(len(prompts), length, self.width)
@@ -124,21 +143,22 @@ class TextCache:
         return TextCondition(tokens, mask)
 
     def _one(self, prompt: str) -> Tensor:
+        """The tokens of one prompt, (tokens, width), bfloat16."""
         row = self._rows.get(_key(prompt))
         if row is None:
             raise InvalidFile(f"{self.folder} has no embeddings of the prompt {prompt[:60]!r}")
         first, last = self._offsets[row : row + 2]
         tokens = np.array(self._tokens[first:last])
-        if self._sums is not None and zlib.crc32(tokens) != self._sums[row]:
+        if self._sums is not None and zlib.crc32(tokens.data) != self._sums[row]:
             raise InvalidFile(
-                f"{self.folder}/tokens.bin is damaged: the embeddings of {prompt[:60]!r} are not what was written; remove the "
-                "folder to make it anew"
+                f"{self.folder}/tokens.bin is damaged: the embeddings of {prompt[:60]!r} are not what was written; "
+                "remove the folder to build it again"
             )
         return torch.from_numpy(tokens).view(torch.bfloat16)
 
     @staticmethod
     def holds(folder: str | Path, encoder: TextEncoder, prompts: Sequence[str]) -> bool:
-        """Whether `build` would find its work done."""
+        """Whether the cache in `folder` has all these prompts from this encoder, so that `build` encodes nothing."""
         return _holds(Path(folder), encoder.fingerprint(), prompts)
 
     @classmethod
@@ -151,10 +171,20 @@ class TextCache:
         part: int = 4096,
         group: Processes | None = None,
     ) -> TextCache:
-        """The cache in `folder` if it has these prompts from this encoder; else encode them there, "" included.
+        """The cache in `folder`, made unless it has these prompts from this encoder already.
 
-        chunk: prompts at a time. part: prompts that a process writes at once; a call that was interrupted goes on with the parts that
-        it had finished. group: processes that share the parts; each of them calls this, and each gets the cache.
+        A call after an interrupted one keeps the parts that were finished.
+
+        Args:
+            folder: of the cache.
+            encoder: of the prompts.
+            prompts: texts; "" is added to them.
+            chunk: prompts encoded in one call of the encoder.
+            part: prompts written in one file until all are joined.
+            group: processes that share the parts; each of them calls this and gets the cache. None: one process.
+
+        Raises:
+            FAEError: for embeddings that are not finite.
         """
         folder, group = Path(folder), group or Processes(0, 1, str(encoder.device))
         check_prompts(prompts)
@@ -178,6 +208,7 @@ class TextCache:
         sizes: tuple[int, int],
         group: Processes,
     ) -> None:
+        """Encode this process's share of the parts; the first process joins them all."""
         chunk, part = sizes
         wanted = sorted({"", *prompts})
         parts = [_Part.of(folder, fingerprint, wanted[i : i + part]) for i in range(0, len(wanted), part)]
@@ -196,21 +227,23 @@ class TextCache:
 
 @dataclass(frozen=True)
 class _Part:
-    """A run of prompts and the file that holds their tokens until all parts are joined."""
+    """Consecutive prompts, and the file that holds their tokens until all parts are joined."""
 
     prompts: list[str]
     path: Path
 
     @classmethod
     def of(cls, folder: Path, fingerprint: str, prompts: list[str]) -> _Part:
-        """Named by what is in it, so that a file that is there is the right one."""
+        """The part of these prompts. The file is named by a hash of encoder and prompts, so that it needs no check."""
         name = hashlib.blake2b(b"".join([fingerprint.encode(), *map(_key, prompts)]), digest_size=16).hexdigest()
         return cls(prompts, _parts_folder(folder) / f"{name}.safetensors")
 
     def write(self, encoder: TextEncoder, chunk: int) -> None:
+        """Encode the prompts and write their tokens. Raises FAEError for embeddings that are not finite."""
         tokens, lengths = [], []
         for start in range(0, len(self.prompts), chunk):
             text = encoder.encode(self.prompts[start : start + chunk])
+            assert text.mask is not None
             rows = zip(self.prompts[start:], text.tokens.to(torch.bfloat16).cpu(), text.mask.cpu(), strict=False)
             for prompt, row, mask in rows:
                 tokens.append(row[mask])
@@ -223,22 +256,23 @@ class _Part:
         write_atomic(self.path, save({"tokens": torch.cat(tokens), "lengths": torch.tensor(lengths), "sums": sums}))
 
     def read(self) -> dict[str, Tensor] | None:
-        """What was written; None where there is nothing, or not all of it."""
+        """What was written; None where the file is missing or damaged."""
         try:
-            held = load_file(self.path)
-            pieces = held["tokens"].split(held["lengths"].tolist())
-            return held if [_sum(one) for one in pieces] == held["sums"].tolist() else None
+            stored = load_file(self.path)
+            pieces = stored["tokens"].split(stored["lengths"].tolist())
+            return stored if [_sum(one) for one in pieces] == stored["sums"].tolist() else None
         except (SafetensorError, OSError, KeyError, RuntimeError):
             return None
 
 
 def _parts_folder(folder: Path) -> Path:
+    """The hidden folder of the parts, beside the cache."""
     whole = folder.absolute()  # "." has no name
     return whole.with_name(f".{whole.name}.parts")
 
 
 def _is_cache(folder: Path) -> bool:
-    """Whether a folder is a text cache, which another may replace."""
+    """Whether a folder is a text cache, which `build` may replace."""
     try:
         return all((folder / name).is_file() for name in (CACHE_INDEX, CACHE_KEYS, CACHE_TOKENS))
     except OSError:  # a name that is too long
@@ -252,7 +286,7 @@ def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
     found = TextCache(folder)
     if found.fingerprint != fingerprint or not all(prompt in found for prompt in {"", *prompts}):
         return False
-    _tell(found.equal_after_cut)
+    _warn_of_equal(found.equal_after_cut)
     return True
 
 
@@ -262,12 +296,12 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
     with staged_folder(folder, overwrite=True, kind=_KIND) as staging:
         with (staging / CACHE_TOKENS).open("wb") as file:
             for part in parts:
-                held = part.read()
-                if held is None:
-                    raise InvalidFile(f"{part.path} is damaged; start again, and it is made anew")
-                file.write(held["tokens"].view(torch.uint16).numpy().tobytes())
-                lengths += held["lengths"].tolist()
-                sums += held["sums"].tolist()
+                stored = part.read()
+                if stored is None:
+                    raise InvalidFile(f"{part.path} is damaged; run the command again to encode it again")
+                file.write(stored["tokens"].view(torch.uint16).numpy().tobytes())
+                lengths += stored["lengths"].tolist()
+                sums += stored["sums"].tolist()
         arrays = {
             "keys": np.stack([np.frombuffer(_key(prompt), dtype=np.uint8) for prompt in wanted]),
             "offsets": np.cumsum([0, *lengths], dtype=np.int64),
@@ -275,7 +309,7 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
         }
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array, allow_pickle=False)
-        # Only a prompt that fills its places may have been cut.
+        # Only a prompt of the full length may have been cut.
         full = [prompt for prompt, length in zip(wanted, lengths, strict=True) if length == encoder.max_length]
         index = {
             **facts,
@@ -286,11 +320,11 @@ def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, 
         }
         write_json(staging / CACHE_INDEX, index, seal=True)
     remove_folder(_parts_folder(folder))
-    _tell(index["equal_after_cut"])
+    _warn_of_equal(index["equal_after_cut"])
 
 
 def _equal_after_cut(encoder: TextEncoder, prompts: list[str]) -> dict[str, Any] | None:
-    """How many prompts cannot be told apart once they are cut to the encoder's length, and two of them by name."""
+    """How many prompts are equal to another one once they are cut to the encoder's length, and two of them."""
     groups = encoder.equal_after_cut(prompts)
     if not groups:
         return None
@@ -298,19 +332,22 @@ def _equal_after_cut(encoder: TextEncoder, prompts: list[str]) -> dict[str, Any]
     return {"prompts": sum(map(len, groups)), "length": encoder.max_length, "example": example}
 
 
-def _tell(equal: dict[str, Any] | None) -> None:
+def _warn_of_equal(equal: dict[str, Any] | None) -> None:
+    """Log a warning for prompts that became equal when they were cut."""
     if equal is not None:
         first, second = equal["example"]
         log.warning(
-            f"{equal['prompts']} captions are the same as another one once they are cut to {equal['length']} tokens, such as "
-            f"{first!r} and {second!r}; a larger text_encoder.max_length tells them apart"
+            f"{equal['prompts']} captions are the same as another one once they are cut to {equal['length']} tokens, "
+            f"such as {first!r} and {second!r}; a larger text_encoder.max_length tells them apart"
         )
 
 
 def _sum(tokens: Tensor) -> int:
-    return zlib.crc32(tokens.contiguous().view(torch.uint16).numpy())
+    """The CRC-32 of tokens."""
+    return zlib.crc32(tokens.contiguous().view(torch.uint16).numpy().data)
 
 
 def _key(prompt: str) -> bytes:
+    """The hash of a prompt."""
     check_prompts([prompt])
     return hashlib.blake2b(prompt.encode(), digest_size=16).digest()

@@ -1,8 +1,8 @@
-"""What a text-conditional model is given: token embeddings, which of them count, and where used a pooled vector."""
+"""The condition of a text-conditional model: token embeddings, which of them count, and optionally a pooled vector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,15 @@ from fae_core.layers.token_mask import token_mask, without_padding
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Text of B prompts. tokens: (B, L, D). mask: (B, L), True where a token counts; None: all do. pooled: (B, P) or None.
+    """Embedded text of B prompts. Tokens that do not count are replaced by zeros.
 
-    A mask may be given as numbers, see `token_mask`. Tokens that do not count are zeros here, whatever they were before.
+    Attributes:
+        tokens: embeddings, (B, L, D).
+        mask: (B, L), True where a token counts; None: all do. May be given as numbers, see `token_mask`.
+        pooled: a vector per prompt, (B, P), or None.
+
+    Raises:
+        FAEError: for shapes or dtypes that do not fit together.
     """
 
     tokens: Tensor
@@ -35,12 +41,17 @@ class TextCondition:
                 f"pooled text has shape ({len(self.tokens)}, P) beside its tokens, not {tuple(self.pooled.shape)}"
             )
         if self.mask is not None:
-            object.__setattr__(self, "mask", token_mask(self.mask, self.tokens.shape[:2]).to(self.tokens.device))
+            batch, length, _ = self.tokens.shape
+            object.__setattr__(self, "mask", token_mask(self.mask, (batch, length)).to(self.tokens.device))
             object.__setattr__(self, "tokens", without_padding(self.tokens, self.mask))
 
     @classmethod
     def of(cls, value: Any) -> TextCondition:
-        """From itself, a tensor of embeddings, or a pair (embeddings, mask)."""
+        """A TextCondition as it is; or one made of a tensor of embeddings, or of a pair (embeddings, mask).
+
+        Raises:
+            FAEError: for anything else.
+        """
         if isinstance(value, cls):
             return value
         if isinstance(value, Tensor):
@@ -56,14 +67,19 @@ class TextCondition:
         return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> TextCondition:
+        """The same text on a device."""
         return self._map(lambda tensor: tensor.to(device))
 
     def expand(self, batch: int) -> TextCondition:
-        """One prompt, for `batch` samples."""
+        """One prompt (a batch of one), repeated for `batch` samples without a copy."""
         return self._map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
 
     def padded(self, length: int) -> TextCondition:
-        """The same text in `length` places, of which the new ones do not count."""
+        """The same text with `length` tokens, of which the added ones do not count.
+
+        Raises:
+            FAEError: for a text that is longer.
+        """
         extra = length - self.tokens.shape[1]
         if extra == 0:
             return self
@@ -72,12 +88,17 @@ class TextCondition:
         return TextCondition(F.pad(self.tokens, (0, 0, 0, extra)), F.pad(self._full_mask(), (0, extra)), self.pooled)
 
     def joined(self, other: TextCondition) -> TextCondition:
-        """Both batches, one after the other, padded to one length."""
+        """Both batches, one after the other, padded to the same length."""
         first, second = _aligned(self, other)
         return _combine(first, second, lambda a, b: torch.cat([a, b]))
 
     def replaced(self, rows: Tensor, other: TextCondition) -> TextCondition:
-        """`other`'s row (it has as many) wherever `rows` (B,) is True."""
+        """This text, with the row of `other` wherever `rows` is True.
+
+        Args:
+            rows: booleans, (B,).
+            other: as many prompts; both are padded to the same length.
+        """
         first, second = _aligned(self, other)
 
         def choose(a: Tensor, b: Tensor) -> Tensor:
@@ -86,24 +107,30 @@ class TextCondition:
         return _combine(first, second, choose)
 
     def _full_mask(self) -> Tensor:
+        """The mask, of ones where there is none."""
         return self.mask if self.mask is not None else torch.ones_like(self.tokens[..., 0], dtype=torch.bool)
 
-    def _map(self, function) -> TextCondition:
-        return TextCondition(*(None if t is None else function(t) for t in (self.tokens, self.mask, self.pooled)))
+    def _map(self, function: Callable[[Tensor], Tensor]) -> TextCondition:
+        """The function applied to each tensor."""
+        mask, pooled = (None if t is None else function(t) for t in (self.mask, self.pooled))
+        return TextCondition(function(self.tokens), mask, pooled)
 
 
 def _aligned(first: TextCondition, second: TextCondition) -> tuple[TextCondition, TextCondition]:
+    """Both, padded to the longer of the two."""
     length = max(first.tokens.shape[1], second.tokens.shape[1])
     return first.padded(length), second.padded(length)
 
 
-def _combine(first: TextCondition, second: TextCondition, function) -> TextCondition:
-    """Piece by piece; a mask appears where either has one."""
+def _combine(
+    first: TextCondition, second: TextCondition, function: Callable[[Tensor, Tensor], Tensor]
+) -> TextCondition:
+    """The function of each pair of tensors. The result has a mask where either has one."""
     masked = first.mask is not None or second.mask is not None
     if (first.pooled is None) != (second.pooled is None):
         raise FAEError("one of two texts to combine has a pooled vector and the other has none")
     return TextCondition(
         function(first.tokens, second.tokens.to(first.tokens.dtype)),
         function(first._full_mask(), second._full_mask()) if masked else None,
-        None if first.pooled is None else function(first.pooled, second.pooled),
+        None if first.pooled is None or second.pooled is None else function(first.pooled, second.pooled),
     )

