@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fae_core.config import Config
 from fae_core.errors import FAEError
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.training import Phase, Task
@@ -27,7 +28,6 @@ from fae_decoders.losses.vae import (
     unexplained_variance,
 )
 from fae_decoders.stages.data import DataConfig, StageData
-from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -135,13 +135,12 @@ class AutoencoderTask(Task):
             encoder.adapter, encoder.spec = live, spec
 
     @torch.no_grad()
-    def _latent_statistics(self) -> tuple[list[float], list[float]]:
+    def _latent_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the posterior mean over the training images."""
-        statistics = ChannelStatistics(self.encoder.spec.channels)
+        sums = ChannelSums.empty(self.encoder.spec.channels)
         for features in self.data.feature_batches(self.data.spread(), "latents of the data"):
-            statistics.add(self.encoder.adapt(features).mode().movedim(1, -1))
-        # A dead channel has no scale of its own; any small positive one keeps normalisation finite.
-        return statistics.mean.tolist(), statistics.std.clamp_min(1e-6).tolist()
+            sums = sums + ChannelSums.of(self.encoder.adapt(features).mode())
+        return sums.mean_std()
 
     def _channel_weights(self) -> Tensor | None:
         weights, dims = self.config.layer_weights, self.encoder.backbone.layer_dims

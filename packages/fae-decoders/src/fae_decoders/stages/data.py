@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.commands.running import is_first_process
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.images.identity import content_identity
+from fae_core.images.transform import resize
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
@@ -106,27 +106,25 @@ class StageData:
     def prepare(self) -> float:
         """One deterministic pass over the data: fit the encoder's FeatureNorm if it wants that, and keep features and targets
         where they fit. Returns the features' root mean square after normalisation."""
-        statistics = ChannelStatistics(self.encoder.backbone.dim)
+        sums = ChannelSums.empty(self.encoder.backbone.dim)
         indices = range(len(self)) if self.fits else self.spread()
         kept = torch.empty(len(self), *self._feature_shape()) if self.fits else None
         targets = (
             torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
         )
         for rows, images, raw in self._inputs(indices, needs_images=targets is not None):
-            statistics.add(raw)
+            sums = sums + ChannelSums.of(raw.transpose(1, 2))
             if kept is not None:
                 kept[rows] = raw.float().cpu()
             if targets is not None:
                 targets[rows] = to_uint8(self.as_target(images)).cpu()
         if self.wants_norm:
-            # A channel that never moves carries nothing; dividing by its tiny deviation would only blow up rounding.
-            floor = (1e-4 * statistics.std.max()).clamp_min(1e-12)
-            self.encoder.feature_norm.set_statistics(statistics.mean, statistics.std.clamp_min(floor))
+            self.encoder.feature_norm.standardize(sums)
         if kept is not None:
             for rows in self._chunks(range(len(self))):
                 kept[rows] = self._norm(kept[rows])
         self._features, self._targets = kept, targets
-        return self._normalized_rms(statistics)
+        return self._normalized_rms(sums)
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
@@ -149,7 +147,7 @@ class StageData:
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
-        with progress(len(indices), description, enabled=is_main_process()) as bar, torch.no_grad():
+        with progress(len(indices), description, enabled=is_first_process()) as bar, torch.no_grad():
             for rows in self._chunks(indices):
                 images = load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
                 yield rows, images.to(self.device)
@@ -217,18 +215,12 @@ class StageData:
         for start in range(0, len(indices), self.config.read_batch):
             yield list(indices[start : start + self.config.read_batch])
 
-    def _normalized_rms(self, raw: ChannelStatistics) -> float:
+    def _normalized_rms(self, raw: ChannelSums) -> float:
+        """Root mean square of features after FeatureNorm, given the sums of raw ones."""
         norm = self.encoder.feature_norm
-        mean, std = norm.mean.detach().cpu().double(), norm.std.detach().cpu().double()
-        second_moment = (raw.std / std).square() + ((raw.mean - mean) / std).square()
-        return float(second_moment.mean().sqrt())
-
-
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] at another (height, width): bicubic with antialiasing, as the backbones have it."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (table.detach().cpu().double().numpy() for table in (norm.mean, norm.std))
+        second_moment = (raw.variance + (raw.mean - mean) ** 2) / std**2
+        return float(second_moment.mean() ** 0.5)
 
 
 def spread(source: ImageSource, most: int) -> list[int]:
@@ -242,8 +234,3 @@ def spread(source: ImageSource, most: int) -> list[int]:
     chosen = min(len(blocks), -(-count * len(blocks) // total))
     picked = [i * len(blocks) // chosen for i in range(chosen)]
     return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks to the user."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fae_core.commands.running import is_first_process
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.data import DataConfig, is_main_process, spread
+from fae_decoders.stages.data import DataConfig, spread
 
 
 class ImageData:
@@ -60,7 +61,7 @@ class ImageData:
 
     def batches(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images on the CPU), in order."""
-        with progress(len(indices), description, enabled=is_main_process()) as bar:
+        with progress(len(indices), description, enabled=is_first_process()) as bar:
             for start in range(0, len(indices), self.config.read_batch):
                 rows = list(indices[start : start + self.config.read_batch])
                 yield rows, self.read(rows, self.config.read_threads)

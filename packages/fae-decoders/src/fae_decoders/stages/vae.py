@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images.identity import content_identity
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.baselines.conv_vae import ConvVAE
@@ -21,7 +22,6 @@ from fae_decoders.stages.adversary import Adversary
 from fae_decoders.stages.data import DataConfig
 from fae_decoders.stages.images import ImageData
 from fae_decoders.stages.preview import preview_rows, save_preview
-from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -115,8 +115,7 @@ class VAETask(Task):
 @torch.no_grad()
 def measure_statistics(vae: ConvVAE, data: ImageData, device: str) -> None:
     """Set the autoencoder's per-channel statistics to those of its posterior means over images."""
-    statistics = ChannelStatistics(vae.spec.channels)
+    sums = ChannelSums.empty(vae.spec.channels)
     for _, images in data.batches(data.spread(), "latents of the data"):
-        statistics.add(vae.posterior(images.to(device)).mode().movedim(1, -1))
-    # A dead channel has no scale of its own; any small positive one keeps normalisation finite.
-    vae.with_statistics(statistics.mean.tolist(), statistics.std.clamp_min(1e-6).tolist())
+        sums = sums + ChannelSums.of(vae.posterior(images.to(device)).mode())
+    vae.with_statistics(*sums.mean_std())
