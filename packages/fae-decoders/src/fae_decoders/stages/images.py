@@ -1,4 +1,4 @@
-"""Images alone, for stages that learn from pixels: kept in memory as they are read where they fit, mirrored afterwards."""
+"""Images without features, for stages that learn from pixels: kept in memory where they fit, mirrored afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from fae_decoders.stages.data import DataConfig, spread
 
 
 class ImageData:
-    """Centre crops of a source at one size, (height, width)."""
+    """Centre crops of a source at one size.
+
+    Args:
+        source: The images.
+        size: (height, width) in pixels.
+        config: How they are read.
+    """
 
     def __init__(self, source: ImageSource, size: tuple[int, int], config: DataConfig) -> None:
         self.source, self.size, self.config = source, size, config
@@ -26,7 +32,7 @@ class ImageData:
 
     @property
     def read_groups(self) -> list[int] | None:
-        """What `Task.read_groups` is: the source's, unless everything lies in memory."""
+        """What `Task.read_groups` is: the source's, unless everything is kept in memory."""
         return None if self.fits else self.source.blocks
 
     @property
