@@ -246,7 +246,7 @@ class TestAutoencoderKL:
             torch.testing.assert_close(vae.decode(z), painted, atol=1e-5, rtol=1e-5)
 
     def test_attention_of_older_checkpoints_is_read_too(self, original) -> None:
-        """Until 2023 its projections were called query, key, value and proj_attn; SD's first ones are 1x1 convolutions."""
+        """Until 2023 the projections had the names query, key, value and proj_attn; in SD they are 1x1 convolutions."""
         new = original.state_dict()
         old = {}
         for name, value in new.items():

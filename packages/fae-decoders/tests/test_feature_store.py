@@ -1,4 +1,4 @@
-"""Features read from a store do what the backbone does: the same training, the same latents, and no mix-up unnoticed."""
+"""Features read from a store do what the backbone does: the same training and latents, and mix-ups are noticed."""
 
 from __future__ import annotations
 

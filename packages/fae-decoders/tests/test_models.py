@@ -58,7 +58,7 @@ def test_feature_decoder_mixes_tokens_and_knows_where_they_are() -> None:
 
 @pytest.mark.parametrize("tail", [0, 4])
 def test_pixel_decoder_places_every_token_at_its_patch(tail: int) -> None:
-    """With the blocks' outputs silenced, one changed token changes its own patch only (and, with the tail, two pixels around)."""
+    """Without the blocks' outputs, a token changes its own patch only (and, with the tail, two pixels around)."""
     decoder = pixel_decoder(tail_channels=tail)
     for block in decoder.blocks:
         for layer in (block.attention.proj, block.mlp.down):

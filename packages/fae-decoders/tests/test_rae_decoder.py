@@ -1,4 +1,4 @@
-"""RAE's decoders: an import computes what an independent construction from the same weights does, and fits into an FAE."""
+"""RAE's decoders: an import computes what another construction from the same weights does, and fits into an FAE."""
 
 from __future__ import annotations
 

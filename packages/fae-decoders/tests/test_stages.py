@@ -1,4 +1,4 @@
-"""The three training stages: what they learn, what they measure, and that neither interruption nor batching changes it."""
+"""The three training stages: what they learn and measure, and that interruption and batching do not change it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tiny_fae import PAINT, TRAINING, Gradients, make_autoencoder_task, make_enc
 
 from fae_core.errors import FAEError
 from fae_core.images import load_batch
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.training import train
 from fae_core.training.journal import read_metrics
 from fae_decoders import FAE, FeatureSpaceMismatch, PixelDecoder
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.stages import DataConfig, PixelFinetuneConfig, PixelFinetuneTask
-from fae_decoders.stages.statistics import ChannelStatistics
 
 GAN = PixelLossConfig(
     perceptual="none", adversarial="patchgan", adaptive="per_image", discriminator_width=8, adversarial_start=2
@@ -74,19 +74,21 @@ def test_statistics_do_not_depend_on_how_the_data_is_read(read_batch: int) -> No
 
 def test_running_statistics_match_numpys() -> None:
     values = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5 + 1000
-    statistics = ChannelStatistics(3)
+    sums = ChannelSums.empty(3)
     for part in values.split([1, 20, 29]):
-        statistics.add(part)
-    torch.testing.assert_close(statistics.mean, values.mean(0), atol=0, rtol=1e-12)
-    torch.testing.assert_close(statistics.std, values.std(0, correction=0), atol=0, rtol=1e-10)
-    assert statistics.rms == pytest.approx(float(values.square().mean().sqrt()), rel=1e-12)
+        sums = sums + ChannelSums.of(part[:, :, None])
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in sums.mean_std())
+    torch.testing.assert_close(mean, values.mean(0), atol=0, rtol=1e-12)
+    torch.testing.assert_close(std, values.std(0, correction=0), atol=0, rtol=1e-10)
+    rms = (sums.variance + sums.mean**2).mean() ** 0.5
+    assert rms == pytest.approx(float(values.square().mean().sqrt()), rel=1e-12)
 
 
 def test_noise_follows_the_features_scale() -> None:
     raw = make_encoder().backbone(images())
     relative, absolute = make_noise_task(make_encoder()), make_noise_task(make_encoder(), relative=False)
     for task in (relative, absolute):
-        task.prepare()
+        task.prepare("cpu")
     assert relative.noise_std == pytest.approx(0.4 * float(raw.square().mean().sqrt()), rel=1e-4)
     assert absolute.noise_std == 0.4
     noisy = absolute.inputs(raw, SlotRandom(0, range(10)))
@@ -96,9 +98,9 @@ def test_noise_follows_the_features_scale() -> None:
 def test_kept_and_computed_features_are_the_same() -> None:
     kept, computed = make_noise_task(), make_noise_task(data=DataConfig(cache_gb=0))
     for task in (kept, computed):
-        task.prepare()
-    assert kept.data.is_kept
-    assert not computed.data.is_kept
+        task.prepare("cpu")
+    assert kept.data._features is not None
+    assert computed.data._features is None
     random = SlotRandom(0, range(3))
     batches = [task.load([7, 0, 7], random) for task in (kept, computed)]
     features = [task.data.batch_features(batch) for task, batch in zip((kept, computed), batches, strict=True)]

@@ -1,14 +1,14 @@
 """A tokenizer as the `vae` of a diffusers pipeline (extra `diffusers`).
 
-diffusers knows one scale and one shift for all channels, a LatentSpec has one for each. So the spec's normalisation happens in
-here: the latents on the outside are normalised, and scaling_factor is 1 and shift_factor 0. A pipeline whose denoiser was trained
-on normalised latents, as every generator of this house is, then needs no other statistics.
+diffusers has one scale and one shift for all channels, a LatentSpec has one for each. So the spec's normalisation
+happens in here: the latents outside are normalised, scaling_factor is 1 and shift_factor 0. A pipeline whose denoiser
+was trained on normalised latents, as all generators of FAE are, then needs no other statistics.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -17,32 +17,48 @@ from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.images.check import require_image_batch, require_range
 from fae_core.models.load import load_tokenizer
 from fae_core.models.sources import locate_folder
-from fae_core.protocols import PosteriorTokenizer, can_decode
+from fae_core.protocols import Decoder, PosteriorTokenizer, Tokenizer, can_decode
 
 try:
-    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.configuration_utils import ConfigMixin
     from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
+    from diffusers.models.modeling_utils import ModelMixin
 except ImportError:
     raise MissingPackage("a tokenizer for diffusers pipelines", "'fae-decoders[diffusers]'") from None
 
 
-class DiffusersVAE(ModelMixin, ConfigMixin):
-    """encode(x).latent_dist and decode(z).sample as AutoencoderKL has them; images (B, 3, H, W) in [-1, 1], z normalised.
+class WholeTokenizer(PosteriorTokenizer, Decoder, Protocol):
+    """What can be wrapped: a tokenizer with `posterior` and `decode` and a folder of its own."""
 
-    tokenizer: an FAE, a ConvVAE, or any other that has spec, posterior and decode. `save_pretrained` writes the tokenizer's own
-    folder, which `from_pretrained` and a pipeline's loader read again. `config` has scaling_factor, shift_factor,
-    latent_channels, sample_size and, as pipelines derive their stride from its length, block_out_channels.
-    Raises FAEError for a tokenizer that cannot do both, or whose stride is no power of two.
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Any:
+        """Write the folder."""
+        ...
+
+
+class DiffusersVAE(ModelMixin, ConfigMixin):
+    """encode(x).latent_dist and decode(z).sample as AutoencoderKL has them.
+
+    Images are (B, 3, H, W) in [-1, 1], latents normalised.
+
+    `save_pretrained` writes the tokenizer's own folder, which `from_pretrained` and a pipeline's loader read again.
+    `config` has scaling_factor, shift_factor, latent_channels, sample_size and, as pipelines derive their stride from
+    its length, block_out_channels.
+
+    Args:
+        tokenizer: An FAE, a ConvVAE, or any other that has spec, posterior and decode.
+
+    Raises:
+        FAEError: The tokenizer cannot both encode and decode, or its stride is no power of two.
     """
 
     config_name = "diffusers.json"  # config.json is the tokenizer's own
 
-    def __init__(self, tokenizer: PosteriorTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         if not isinstance(tokenizer, PosteriorTokenizer) or not can_decode(tokenizer):
             raise FAEError(f"a pipeline's vae encodes and decodes; this {type(tokenizer).__name__} does not do both")
-        self.tokenizer = tokenizer
+        self.tokenizer = cast("WholeTokenizer", tokenizer)
         spec = tokenizer.spec
         self.register_to_config(
             in_channels=3,
@@ -59,7 +75,15 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         )
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """The distribution of normalised latents (B, C, h, w) of images in [-1, 1]; FAEError for another range or shape."""
+        """The distribution of normalised latents (B, C, h, w).
+
+        Args:
+            x: Images (B, 3, H, W) in [-1, 1].
+            return_dict: As AutoencoderKL has it.
+
+        Raises:
+            FAEError: Images of another range or shape.
+        """
         require_image_batch(x)
         require_range(x, low=-1.0)
         posterior = self.tokenizer.posterior((x.float() + 1) / 2)
@@ -73,20 +97,34 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """Images (B, 3, H, W) in [-1, 1] of normalised latents. generator: accepted for AutoencoderKL's sake, nothing is drawn."""
+        """Images (B, 3, H, W) in [-1, 1].
+
+        Args:
+            z: Normalised latents (B, C, h, w).
+            return_dict: As AutoencoderKL has it.
+            generator: Accepted as by AutoencoderKL; nothing is drawn.
+        """
         images = (2 * self.tokenizer.decode(z) - 1).to(z.dtype)
         return DecoderOutput(sample=images) if return_dict else (images,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """decode(encode(sample).latent_dist.mode())."""
-        return self.decode(self.encode(sample).latent_dist.mode(), return_dict)
+        return self.decode(self.encode(sample, return_dict=False)[0].mode(), return_dict)
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Write the tokenizer's folder. options: of diffusers' models; weights are safetensors whatever they say."""
+    # The tokenizer's own folder: few of diffusers' options have a meaning for it.
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, **options: Any
+    ) -> None:
+        """Write the tokenizer's folder.
+
+        Args:
+            save_directory: Is replaced if it is a tokenizer's folder.
+            options: Of diffusers' models; ignored. Weights are always safetensors.
+        """
         self.tokenizer.save_pretrained(save_directory, overwrite=True)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls,
         source: str | Path,
         torch_dtype: torch.dtype | None = None,
@@ -97,11 +135,20 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         device_map: Any = None,
         **options: Any,
     ) -> Self:
-        """The tokenizer in a model folder, a run folder or on the hub, wrapped.
+        """The tokenizer in `source`, wrapped.
 
-        subfolder: of the folder or repository, where the tokenizer lies. device_map: a device, or {"": device}. options: of
-        diffusers' own models, as a pipeline's loader passes them. Raises FAEError for one that would change what is loaded,
-        such as a variant; InvalidFile where there is no tokenizer.
+        Args:
+            source: A model folder, a run folder, or "owner/name" on the hub.
+            torch_dtype: What to cast the weights to.
+            subfolder: Folder of the tokenizer in the folder or repository.
+            revision: Branch, tag or commit on the hub.
+            token: For a private repository on the hub.
+            device_map: A device, or {"": device}.
+            options: Of diffusers' own models, as a pipeline's loader passes them.
+
+        Raises:
+            FAEError: An option would change what is loaded, such as a variant.
+            InvalidFile: There is no tokenizer.
         """
         for name, value in options.items():
             without_effect = (None, True) if name == "use_safetensors" else (None, False)
@@ -110,9 +157,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         if isinstance(device_map, dict) and device_map.keys() == {""}:
             device_map = device_map[""]
         if device_map in ("auto", "balanced", "balanced_low_0", "sequential") or isinstance(device_map, dict):
-            raise FAEError(
-                f"a tokenizer lies on one device; give device_map='cuda' or leave it out, not {device_map!r}"
-            )
+            raise FAEError(f"a tokenizer is on one device; give device_map='cuda' or leave it out, not {device_map!r}")
         hub = {name: value for name, value in (("revision", revision), ("token", token)) if value is not None}
         if subfolder:
             source, hub = locate_folder(source, **hub) / subfolder, {}
@@ -120,7 +165,9 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
                 raise InvalidFile(f"{source} does not exist")
         vae = cls(load_tokenizer(source, **hub)).eval()
         wanted = {k: v for k, v in (("device", device_map), ("dtype", torch_dtype)) if v is not None}
-        return vae.to(**wanted) if wanted else vae  # diffusers warns of every dtype, also of none
+        if wanted:  # diffusers warns of every dtype, also of none
+            vae.to(**wanted)  # pyright: ignore[reportArgumentType] (diffusers' decorated signature)
+        return vae
 
 
 _HOW = ("low_cpu_mem_usage", "disable_mmap")  # options that change how weights are read, and not which

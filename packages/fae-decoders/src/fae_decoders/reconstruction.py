@@ -23,11 +23,11 @@ from fae_core.errors import FAEError
 from fae_core.files import write_json
 from fae_core.folders import IMAGES, PAIRS, RESULTS
 from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image, to_uint8
+from fae_core.images.transform import resize
 from fae_core.progress import progress
 from fae_core.protocols import read_size, require_decoder
 from fae_decoders._version import __version__
 from fae_decoders.fae.fae import FAE
-from fae_decoders.stages.data import resize
 
 
 class Reconstruction:

@@ -259,6 +259,8 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
     def measure_features(self, batches: Iterable[Tensor]) -> None:
         """Standardise features by the statistics of these images; before the adapter is trained, never after.
 
+        The training stages measure them in their own pass over the data, with the same sums.
+
         Args:
             batches: images in [0, 1], (B, 3, H, W) each.
         """

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.layers import Fp32Buffers
 
 
 class FeatureNorm(Fp32Buffers):
-    """(x - mean) / std per channel on (..., D), with fixed statistics; 0 and 1 until `set_statistics` or `measure`.
+    """(x - mean) / std per channel on (..., D), with fixed statistics; 0 and 1 until `set_statistics` or `standardize`.
 
     The paper's backbones end in a LayerNorm and keep the identity. Convolutional features are standardised, because
     their channels have very different scales and a plain L2 loss would depend on only some of them. Statistics stay in
@@ -65,27 +66,36 @@ class FeatureNorm(Fp32Buffers):
         self.std.copy_(std)
         self._note_identity()
 
-    def measure(self, batches: Iterable[Tensor], floor: float = 1e-6) -> None:
-        """Set mean and std from features, in one pass with float64 sums.
+    def standardize(self, sums: ChannelSums) -> None:
+        """Set mean and std to those of raw features with these sums.
+
+        A channel that hardly varies carries nothing, and dividing by its tiny std would only enlarge rounding errors: no
+        std is smaller than 1e-4 of the largest.
 
         Args:
-            batches: raw backbone features, (B, N, D) each.
-            floor: smallest std, for channels that are constant.
+            sums: of raw backbone features.
 
         Raises:
             FAEError: if there are no features.
         """
-        count = 0
-        total, squares = torch.zeros(2, self.dim, dtype=torch.float64)
-        for features_BND in batches:
-            wide = features_BND.detach().reshape(-1, self.dim).to("cpu", torch.float64)
-            count += wide.shape[0]
-            total += wide.sum(0)
-            squares += wide.square().sum(0)
-        if count == 0:
+        if sums.count == 0:
             raise FAEError("feature statistics need at least one batch of images")
-        mean = total / count
-        self.set_statistics(mean, (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=floor))
+        mean, std = sums.mean_std(relative_floor=1e-4)
+        self.set_statistics(torch.tensor(mean), torch.tensor(std))
+
+    def measure(self, batches: Iterable[Tensor]) -> None:
+        """`standardize` by features, in one pass.
+
+        Args:
+            batches: raw backbone features, (B, N, D) each.
+
+        Raises:
+            FAEError: if there are no features.
+        """
+        sums = ChannelSums.empty(self.dim)
+        for features_BND in batches:
+            sums = sums + ChannelSums.of(features_BND.transpose(1, 2))
+        self.standardize(sums)
 
     def _note_identity(self) -> None:
         self.is_identity = not self.mean.is_meta and bool(torch.all(self.mean == 0) and torch.all(self.std == 1))

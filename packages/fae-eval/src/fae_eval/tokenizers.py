@@ -7,20 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.processes import resolve_device
 from fae_core.protocols import FeatureEncoder, encoder_of, require_decoder
-
-
-def at_image_size(tokenizer: Any, images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) at the size that the tokenizer decodes to, resized where they were read at another."""
-    shape = tokenizer.spec.image_shape
-    if tuple(images.shape[-2:]) == tuple(shape):
-        return images
-    return F.interpolate(images, shape, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def image_features(tokenizer: Any, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
@@ -123,6 +124,18 @@ def jitter_colors(images: Tensor, amount: float, random: SlotRandom, *, stream: 
     images = mean + contrast * (images - mean)
     grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
     return (grey + saturation * (images - grey)).clamp(0, 1)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images at another size: bicubic with antialiasing, as the backbones resize; clamped to [0, 1].
+
+    Args:
+        images: (B, 3, H, W) in [0, 1]; returned as they are where they have that size already.
+        size: (height, width) in pixels.
+    """
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def to_tensor(image: Image) -> Tensor:

@@ -1,4 +1,7 @@
-"""Per-channel mean and standard deviation in one pass, the same whatever the batch size and the number of processes."""
+"""Per-channel mean and standard deviation in one pass, the same whatever the batch size and the number of processes.
+
+The one implementation for latents (encoding, the export of training stages) and for backbone features (FeatureNorm).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+FLOOR = 1e-6  # the smallest standard deviation that is ever reported
 _ROWS = 64  # samples widened to float64 at a time
 
 
@@ -34,16 +38,16 @@ class ChannelSums:
 
     @classmethod
     def of(cls, mean: Tensor, std: Tensor | None = None) -> ChannelSums:
-        """The sums of latents.
+        """The sums of latents or features.
 
         Args:
-            mean: Raw latents (n, C, h, w).
-            std: Of their posteriors (n, C, h, w); gives the expected sums of samples drawn from these.
+            mean: Raw latents (n, C, h, w), or features as (n, C, N), on any device.
+            std: Of the latents' posteriors, on the CPU; gives the expected sums of samples drawn from these.
         """
         sums = cls.empty(mean.shape[1])
         for start in range(0, len(mean), _ROWS):
             rows = slice(start, start + _ROWS)
-            wide = mean[rows].double().flatten(2).numpy()
+            wide = mean[rows].detach().cpu().double().flatten(2).numpy()
             squares = np.square(wide)
             if std is not None:
                 squares += np.square(std[rows].double().flatten(2).numpy())
@@ -55,15 +59,27 @@ class ChannelSums:
     def __add__(self, other: ChannelSums) -> ChannelSums:
         return ChannelSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
-    def mean_std(self, floor: float = 1e-6) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel, C numbers each.
+    @property
+    def mean(self) -> np.ndarray:
+        """(C,) float64."""
+        return self.total / self.count
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(C,) float64, of the population, without a floor."""
+        return np.maximum(self.squares / self.count - np.square(self.mean), 0.0)
+
+    def mean_std(self, relative_floor: float = 0.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of every channel, for a normalisation.
+
+        A constant channel has no scale of its own, so no standard deviation is smaller than `FLOOR`.
 
         Args:
-            floor: Smallest standard deviation, so that a constant channel can be divided by it.
+            relative_floor: Raises the floor to this fraction of the largest channel's standard deviation.
         """
-        mean = self.total / self.count
-        variance = np.maximum(self.squares / self.count - np.square(mean), 0.0)
-        return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), floor).tolist())
+        std = np.sqrt(self.variance)
+        floor = max(FLOOR, relative_floor * float(std.max()))
+        return tuple(self.mean.tolist()), tuple(np.maximum(std, floor).tolist())
 
     def to_dict(self) -> dict[str, object]:
         """The sums as JSON holds them."""

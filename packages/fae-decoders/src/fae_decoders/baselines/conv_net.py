@@ -1,7 +1,8 @@
-"""The convolutional encoder and decoder of a KL autoencoder (Rombach et al., 2022, appendix E; the shape that SD's VAEs have).
+"""The convolutional encoder and decoder of a KL autoencoder (Rombach et al., 2022, appendix E), as in SD's VAEs.
 
-    image -> conv -> levels of residual blocks, each but the last halving the grid -> middle -> norm, SiLU, conv -> 2C maps
-    z -> conv -> middle -> levels of residual blocks, each but the last doubling the grid -> norm, SiLU, conv -> image
+    image -> conv -> levels of residual blocks, each but the last halving the grid -> middle -> norm, SiLU,
+    conv -> 2C maps z -> conv -> middle -> levels of residual blocks, each but the last doubling the grid ->
+    norm, SiLU, conv -> image
 
 The middle is block, attention, block. Numbers agree with diffusers' AutoencoderKL to rounding (tests), key for key.
 
@@ -23,7 +24,13 @@ _EPS = 1e-6
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1x1 convolution on x where the width changes."""
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1x1 convolution on x where the width changes.
+
+    Args:
+        inside: Channels of the input.
+        outside: Channels of the output.
+        groups: Of both GroupNorms.
+    """
 
     def __init__(self, inside: int, outside: int, groups: int) -> None:
         super().__init__()
@@ -39,7 +46,12 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """x + attention(norm(x)) with one head over all positions."""
+    """x + attention(norm(x)) with one head over all positions.
+
+    Args:
+        width: Channels.
+        groups: Of the GroupNorm.
+    """
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -52,7 +64,7 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the grid: a strided 3x3 convolution, padded by one row and column at the far sides only, as SD's is."""
+    """Halves the grid: a strided 3x3 convolution, padded at the bottom and the right only, as SD's is."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,7 +75,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the grid: nearest neighbours, then a 3x3 convolution."""
+    """Doubles the grid: nearest neighbours, then a 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -74,7 +86,15 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, then `resample` (the identity at the last level)."""
+    """Residual blocks at one resolution, then `resample`.
+
+    Args:
+        inside: Channels of the input.
+        outside: Channels of the output.
+        blocks: How many residual blocks.
+        groups: Of every GroupNorm.
+        resample: Halves or doubles the grid; the identity at the last level.
+    """
 
     def __init__(self, inside: int, outside: int, blocks: int, groups: int, resample: nn.Module) -> None:
         super().__init__()
@@ -90,7 +110,13 @@ class Level(nn.Module):
 
 
 class Middle(nn.Sequential):
-    """Block, attention, block at the coarsest resolution; without `attention` the two blocks alone."""
+    """Block, attention, block at the coarsest resolution.
+
+    Args:
+        width: Channels.
+        groups: Of every GroupNorm.
+        attention: Without it there are the two blocks alone.
+    """
 
     def __init__(self, width: int, groups: int, attention: bool) -> None:
         between = SpatialAttention(width, groups) if attention else nn.Identity()
@@ -100,7 +126,13 @@ class Middle(nn.Sequential):
 class ConvEncoder(nn.Module):
     """forward(images (B, 3, H, W) in [-1, 1]) -> mean and log-variance (B, C, h, w), h = H / 2^(levels - 1).
 
-    widths: channels of each level, finest first. latent_conv: a 1x1 convolution on the result.
+    Args:
+        widths: Channels of each level, finest first.
+        channels: C of the latents.
+        blocks: Residual blocks per level.
+        groups: Of every GroupNorm.
+        attention: Whether the middle has an attention block.
+        latent_conv: Whether a 1x1 convolution follows at the end.
     """
 
     def __init__(
@@ -125,19 +157,31 @@ class ConvEncoder(nn.Module):
         return [*self.levels, self.middle]
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight that makes the latents; the alignment's adaptive weight compares gradients there."""
+    def last_layer(self) -> Tensor:
+        """The last weight before the latents; the alignment's adaptive weight compares gradients there."""
         return self.conv_out.weight
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, C, h, w) of images (B, 3, H, W) in [-1, 1]."""
         x_BCHW = self.conv_in(images.contiguous(memory_format=torch.channels_last))
         x_BCHW = _run(self.blocks, x_BCHW, self.gradient_checkpointing and self.training)
-        return self.latent_conv(self.conv_out(F.silu(self.norm_out(x_BCHW)))).chunk(2, dim=1)
+        mean, logvar = self.latent_conv(self.conv_out(F.silu(self.norm_out(x_BCHW)))).chunk(2, dim=1)
+        return mean, logvar
 
 
 class ConvDecoder(nn.Module):
-    """forward(latents (B, C, h, w), not normalised) -> images (B, 3, H, W), roughly in [-1, 1]; mirrors ConvEncoder, with one
-    more block at every level."""
+    """forward(latents (B, C, h, w), not normalised) -> images (B, 3, H, W), roughly in [-1, 1].
+
+    It mirrors ConvEncoder, with one more block at every level.
+
+    Args:
+        widths: Channels of each level, finest first.
+        channels: C of the latents.
+        blocks: Residual blocks per level of the encoder.
+        groups: Of every GroupNorm.
+        attention: Whether the middle has an attention block.
+        latent_conv: Whether a 1x1 convolution comes first.
+    """
 
     def __init__(
         self, widths: Sequence[int], channels: int, blocks: int, groups: int, attention: bool, latent_conv: bool
@@ -158,15 +202,16 @@ class ConvDecoder(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """As ConvEncoder's."""
+        """In the order of computation, as ConvEncoder's."""
         return [self.middle, *self.levels]
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""
+    def last_layer(self) -> Tensor:
+        """The last weight before the image; the adversarial term's adaptive weight compares gradients there."""
         return self.conv_out.weight
 
     def forward(self, z: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of latents (B, C, h, w), not normalised."""
         x_BCHW = self.conv_in(self.latent_conv(z.contiguous(memory_format=torch.channels_last)))
         x_BCHW = _run(self.blocks, x_BCHW, self.gradient_checkpointing and self.training)
         return self.conv_out(F.silu(self.norm_out(x_BCHW)))

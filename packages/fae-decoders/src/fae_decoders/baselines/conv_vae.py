@@ -2,8 +2,9 @@
 
 images (B, 3, H, W) in [0, 1] -> posterior N(mean, std) (B, C, h, w) -> z, normalised by the spec -> images
 
-The same door as an FAE (`encode`, `posterior`, `decode`, `spec`, folders), so every generator and every command takes either.
-It is trained from scratch (stages/vae.py), or holds the weights of an AutoencoderKL (autoencoder_kl.py).
+It has an FAE's interface (`encode`, `posterior`, `decode`, `spec`, folders), so every generator and every command
+takes either. It is trained from scratch (stages/vae.py), or holds the weights of an AutoencoderKL
+(imports/autoencoder_kl.py).
 """
 
 from __future__ import annotations
@@ -28,16 +29,24 @@ Side = Annotated[int, Field(gt=0, le=65536)]  # as LatentSpec has it
 
 
 class ConvVAEConfig(Config):
-    """image_size: of the images in pixels, one number or (height, width), multiples of the stride. channels: C of the latent.
-    widths: channels of each level, finest first; the stride is 2^(levels - 1). blocks: residual blocks per level of the encoder,
-    one fewer than in the decoder. norm_groups: of every GroupNorm. attention: one attention block in the middle. latent_conv:
-    1x1 convolutions on both sides of the latent (SD's quant_conv and post_quant_conv; SD3 and Flux have none)."""
+    """Sizes of a ConvVAE.
+
+    Args:
+        image_size: Of the images in pixels, one number or (height, width); multiples of the stride.
+        channels: C of the latents.
+        widths: Channels of each level, finest first; the stride is 2^(levels - 1).
+        blocks: Residual blocks per level of the encoder, one fewer than in the decoder.
+        norm_groups: Of every GroupNorm.
+        attention: One attention block in the middle.
+        latent_conv: 1x1 convolutions on both sides of the latent (SD's quant_conv and post_quant_conv; SD3 and Flux
+            have none).
+    """
 
     image_size: Side | tuple[Side, Side]
     channels: int = Field(gt=0, le=65536)
-    widths: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1)
-    blocks: int = Field(2, gt=0)
-    norm_groups: int = Field(32, gt=0)
+    widths: tuple[int, ...] = Field(default=(128, 256, 512, 512), min_length=1)
+    blocks: int = Field(default=2, gt=0)
+    norm_groups: int = Field(default=32, gt=0)
     attention: bool = True
     latent_conv: bool = True
 
@@ -63,8 +72,15 @@ class ConvVAEConfig(Config):
 class ConvVAE(PretrainedModel[ConvVAEConfig]):
     """Images to latents and back. Images are (B, 3, H, W) in [0, 1], latents (B, C, h, w) normalised by `spec`.
 
-    spec: its mean and std are 0 and 1 until `with_statistics`; its fingerprint is that of the encoder, set by `stamp`.
     Results do not depend on the batch size beyond rounding.
+
+    Args:
+        config: The sizes.
+        spec: The latents; by default those that follow from the sizes, with mean 0 and std 1 until `with_statistics`
+            and without a fingerprint until `stamp`.
+
+    Raises:
+        LatentSpecMismatch: `spec` does not fit the sizes.
     """
 
     model_type: ClassVar[str] = "conv-vae"
@@ -91,6 +107,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         self.decoder = ConvDecoder(*parts)
 
     def dry_run(self, batch: int) -> Tensor:
+        """A forward pass of random images, see PretrainedModel."""
         mean, _ = self.encoder(self.dry_input(batch, 3, *self.config.image_shape))
         return self.decoder(mean)
 
@@ -101,7 +118,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether levels are computed again in the backward pass instead of kept."""
+        """Whether levels are recomputed in the backward pass instead of kept."""
         return self.encoder.gradient_checkpointing
 
     @gradient_checkpointing.setter
@@ -110,26 +127,42 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     @property
     def read_size(self) -> tuple[int, int]:
-        """(height, width) at which images should be read: those that the latents stand for."""
+        """(height, width) at which images should be read: the size that the latents stand for."""
         return self.spec.image_shape
 
     def posterior(self, images: Tensor) -> Posterior:
-        """The distribution over raw latents. Images of another size are resized, of another aspect ratio refused."""
+        """The distribution over raw latents.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1]; another size is resized.
+
+        Raises:
+            FAEError: The images have another aspect ratio, shape or range.
+        """
         return self.as_posterior(*self.encoder(self.preprocess(images).to(self._dtype)))
 
     @staticmethod
     def as_posterior(mean: Tensor, logvar: Tensor) -> Posterior:
-        """What the encoder's two outputs mean."""
+        """The distribution that the encoder's two outputs (B, C, h, w) describe."""
         return Posterior(mean.float().contiguous(), logvar.float().clamp(*LOGVAR_RANGE).contiguous())
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
-        """Normalised latents (B, C, h, w): the posterior's mean, or a sample of it."""
+        """Normalised latents.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1]; another size is resized.
+            sample: Draw from the posterior instead of taking its mean.
+            random: Fixes the draw.
+
+        Returns:
+            (B, C, h, w).
+        """
         posterior = self.posterior(images)
         return self.spec.normalize(posterior.sample(random) if sample else posterior.mode())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W), fp32, clamped to [0, 1]."""
+        """Images (B, 3, H, W), fp32, clamped to [0, 1], of normalised latents (B, C, h, w)."""
         self.spec.check(z)
         raw = self.spec.denormalize(z.float()).to(self._dtype)
         return ((self.decoder(raw).float() + 1) / 2).clamp(0, 1).contiguous()
@@ -141,7 +174,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
     forward = reconstruct
 
     def with_statistics(self, mean: Any, std: Any) -> Self:
-        """Set the per-channel mean and std by which latents are normalised; returns the autoencoder."""
+        """Set the per-channel mean and std by which latents are normalised; returns the autoencoder itself."""
         self.spec = self.spec.with_statistics(mean, std)
         return self
 

@@ -31,7 +31,7 @@ def assemble(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Put a tokenizer together from parts trained apart: without fine-tuning (stage II), or with features as latents.
+    """Make a tokenizer of parts that were trained apart: without fine-tuning (stage II), or with features as latents.
 
     Example: fae assemble --autoencoder runs/autoencoder --pixel runs/pixel --out runs/tokenizer
     """
@@ -56,6 +56,6 @@ def assemble(
         fae = assemble_direct(built, pixel, statistics=statistics)
     fae.save_pretrained(out, overwrite=overwrite)
     shape = "x".join(map(str, fae.spec.shape))
-    # Standardised features are normalised already: measuring them anew would make another space of them.
+    # Standardised features are normalised already: measuring them again would make other latents of them.
     own = "" if fae.spec.is_normalized else " --statistics encoder"
     typer.echo(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS{own}")

@@ -1,4 +1,4 @@
-"""`fae import autoencoder-kl` and `fae import rae`: other people's tokenizers and decoders."""
+"""`fae import autoencoder-kl` and `fae import rae`: other projects' tokenizers and decoders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fae_core.config.limits import LARGEST_SIDE
 
 
 class PixelScale(StrEnum):
-    """The scale of the images that a backbone sees, in which RAE's decoders paint."""
+    """The scale of a backbone's images, which is that of the output of RAE's decoders."""
 
     IMAGENET = "imagenet"
     HALF = "half"
@@ -37,7 +37,9 @@ def import_autoencoder_kl(
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
-    """Turn diffusers' AutoencoderKL into a tokenizer folder. Without --data its scaling_factor and shift_factor are its statistics.
+    """Turn diffusers' AutoencoderKL into a tokenizer folder.
+
+    Without --data latents are normalised by its scaling_factor and shift_factor.
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
@@ -63,8 +65,8 @@ def import_autoencoder_kl(
     parameters = sum(p.numel() for p in vae.parameters())
     whose = "their statistics over the data" if data is not None else "its own scaling"
     typer.echo(
-        f"wrote {out} ({parameters:,} parameters), latents {'x'.join(map(str, vae.spec.shape))} normalised by {whose}; next: "
-        f"fae encode --model {out} --data IMAGES --out LATENTS"
+        f"wrote {out} ({parameters:,} parameters), latents {'x'.join(map(str, vae.spec.shape))} normalised by {whose}; "
+        f"next: fae encode --model {out} --data IMAGES --out LATENTS"
     )
 
 
@@ -84,7 +86,9 @@ def import_rae(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn one of RAE's decoders into a pixel decoder for features of the same backbone without its norm's scale and shift.
+    """Turn one of RAE's decoders into a pixel decoder.
+
+    It is for features of the same backbone without its last norm's scale and shift.
 
     Example: fae import rae model.pt --out models/rae-dinov2-b
     """

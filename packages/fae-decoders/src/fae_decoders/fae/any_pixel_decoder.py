@@ -15,9 +15,13 @@ _KINDS = {kind.model_type: kind for kind in (PixelDecoder, RAEDecoder)}
 
 
 def load_pixel_decoder(source: str | Path) -> AnyPixelDecoder:
-    """The pixel decoder in a model folder, a run folder or on the hub, in eval mode.
+    """The pixel decoder in `source`, in eval mode.
 
-    Raises InvalidFile where there is none, or a model of another kind.
+    Args:
+        source: A model folder, a run folder, or "owner/name" on the hub.
+
+    Raises:
+        InvalidFile: There is no model, or one of another kind.
     """
     folder = resolve_model_folder(source)
     kind = read_config(folder).get("model_type")

@@ -1,4 +1,4 @@
-"""Putting a tokenizer together from parts that were trained apart: no stage II, or no feature decoder at all."""
+"""A tokenizer made of parts that were trained apart: no stage II, or no feature decoder."""
 
 from __future__ import annotations
 
@@ -17,20 +17,31 @@ if TYPE_CHECKING:
 
 
 def assemble(autoencoder: str | Path, pixel: str | Path) -> FAE:
-    """The encoder and feature decoder of stage Ia with the pixel decoder of stage Ib, as it is (the paper's FAE before stage II).
+    """The paper's FAE before stage II: the parts of stage Ia with the pixel decoder of stage Ib as it is.
 
-    Raises FeatureSpaceMismatch where they were trained on other features, FAEError where the images' sizes differ.
+    Args:
+        autoencoder: Run or folder of stage Ia, with encoder and feature decoder.
+        pixel: Run or folder of the pixel decoder.
+
+    Raises:
+        FeatureSpaceMismatch: They were trained on different features.
+        FAEError: The image sizes differ.
     """
     fae = FAE.from_pretrained(autoencoder)
     return FAE(fae.encoder, fae.feature_decoder, load_pixel_decoder(pixel))
 
 
 def assemble_direct(encoder: FAEEncoder, pixel: str | Path, *, statistics: str | Path | None = None) -> FAE:
-    """A tokenizer whose latents are the backbone's features ("direct predict", RAE), painted by a pixel decoder of stage Ib.
+    """A tokenizer whose latents are the backbone's features ("direct predict", RAE), with a pixel decoder of stage Ib.
 
-    encoder: fresh, with an identity adapter; it becomes part of the tokenizer. statistics: a latent store of these features,
-    whose per-channel mean and std then normalise the latents. It is not needed where the pixel decoder was trained on
-    standardised features: those are the latents then.
+    Args:
+        encoder: Fresh, with an identity adapter; it becomes part of the tokenizer.
+        pixel: Run or folder of the pixel decoder.
+        statistics: A latent store of these features, whose per-channel mean and std then normalise the latents. Not
+            needed where the pixel decoder was trained on standardised features: those are the latents then.
+
+    Raises:
+        FAEError: The encoder has an adapter to train, or `statistics` are not needed or of other features.
     """
     decoder = load_pixel_decoder(pixel)
     if encoder.config.adapter.type != "identity":
@@ -38,7 +49,7 @@ def assemble_direct(encoder: FAEEncoder, pixel: str | Path, *, statistics: str |
     known = decoder.config.features
     if known is not None and known.mean is not None and known.std is not None:
         if statistics is not None:
-            raise FAEError(f"{pixel} paints standardised features, which need no other statistics")
+            raise FAEError(f"{pixel} was trained on standardised features, which need no other statistics")
         encoder.feature_norm.set_statistics(torch.tensor(known.mean), torch.tensor(known.std))
         encoder.with_statistics([0.0] * encoder.spec.channels, [1.0] * encoder.spec.channels)
     elif statistics is not None:

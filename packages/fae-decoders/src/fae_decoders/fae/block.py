@@ -23,7 +23,14 @@ def make_norm(kind: Norm, dim: int) -> nn.Module:
 
 
 class DecoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + swiglu(norm(x)): a pre-norm block with biases on every projection."""
+    """x + attention(norm(x)), then x + swiglu(norm(x)): a pre-norm block with biases on every projection.
+
+    Args:
+        dim: Width C.
+        heads: Attention heads.
+        hidden: SwiGLU's hidden width.
+        norm: RMSNorm or LayerNorm.
+    """
 
     def __init__(self, dim: int, heads: int, hidden: int, norm: Norm) -> None:
         super().__init__()
@@ -33,12 +40,20 @@ class DecoderBlock(nn.Module):
         self.mlp = SwiGLU(dim, hidden)
 
     def forward(self, x_BNC: Tensor, rope: Rope | None = None) -> Tensor:
+        """(B, N, C) to the same shape; `rope` is what AxialRope gives."""
         x_BNC = x_BNC + self.attention(self.norm1(x_BNC), rope)
         return x_BNC + self.mlp(self.norm2(x_BNC))
 
 
 def run_blocks(blocks: nn.ModuleList, x_BNC: Tensor, rope: Rope | None, recompute: bool) -> Tensor:
-    """Every block in turn; `recompute` keeps only the blocks' inputs for the backward pass (gradient checkpointing)."""
+    """Every block in turn.
+
+    Args:
+        blocks: Each is called as block(x, rope).
+        x_BNC: The first one's input.
+        rope: What AxialRope gives, or None.
+        recompute: Keep only the blocks' inputs for the backward pass (gradient checkpointing).
+    """
     for block in blocks:
         if recompute and torch.is_grad_enabled():
             x_BNC = checkpoint(block, x_BNC, rope, use_reentrant=False)
@@ -48,7 +63,7 @@ def run_blocks(blocks: nn.ModuleList, x_BNC: Tensor, rope: Rope | None, recomput
 
 
 def initialize(module: nn.Module) -> None:
-    """Xavier-uniform matrices and zero biases, as ViT and MAE start; norms and position tables keep their own start."""
+    """Xavier-uniform matrices and zero biases, as ViT and MAE start; other parameters stay as they are."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -1,65 +1,79 @@
-"""FAEDecoder: the half of an FAE that sampling needs, read from the same folder. No backbone is built, fetched or imported."""
+"""FAEDecoder: the half of an FAE that sampling needs, read from the same folder without building the backbone.
+
+DecoderPair holds what it shares with the whole FAE: decoding, and reading the folder.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError, InvalidFile
-from fae_core.folders import FEATURE_DECODER, LATENT_SPEC, PIXEL_DECODER
+from fae_core.folders import ENCODER, FEATURE_DECODER, LATENT_SPEC, PIXEL_DECODER
 from fae_core.models.folder import read_config, require_unchanged
 from fae_core.models.sources import resolve_model_folder
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder, load_pixel_decoder
 from fae_decoders.fae.feature_decoder import FeatureDecoder
 
-PARTS = ("encoder", "feature_decoder", "pixel_decoder")
+PARTS = (ENCODER, FEATURE_DECODER, PIXEL_DECODER)
 NO_PIXEL_DECODER = (
     "no pixel decoder and cannot paint images; train one with `fae train pixel --stage noise` and `--stage finetune`"
 )
 
 
-class FAEDecoder(nn.Module):
-    """Normalised latents (B, C, h, w) to features and to images, exactly as the whole FAE decodes them.
+class DecoderPair(nn.Module):
+    """A feature decoder and a pixel decoder for the latents of one `spec`: the base of FAE and FAEDecoder.
 
-    feature_decoder: None where the latents are the features. Raises FeatureSpaceMismatch or FAEError where the two decoders were
-    not made for each other.
+    Args:
+        feature_decoder: Latents to features; None where the latents are the features.
+        pixel_decoder: Features to images; None where only features are decoded.
     """
 
-    def __init__(
-        self, spec: LatentSpec, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder
-    ) -> None:
+    model_type: ClassVar[str] = "fae"
+
+    def __init__(self, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder | None) -> None:
         super().__init__()
-        self.spec = spec
         self.feature_decoder = feature_decoder
         self.pixel_decoder = pixel_decoder
-        if feature_decoder is not None:
-            spec.require(feature_decoder.spec, context="latents and feature decoder")
-            self._require_features(feature_decoder, pixel_decoder)
-        require_image_shape(spec, pixel_decoder)
 
-    @staticmethod
-    def _require_features(feature_decoder: FeatureDecoder, pixel_decoder: AnyPixelDecoder) -> None:
-        rebuilt, expected = feature_decoder.config, pixel_decoder.config
-        if rebuilt.features is not None and expected.features is not None:
-            expected.features.require(rebuilt.features, "pixel decoder and feature decoder")
-        elif rebuilt.feature_dim != expected.feature_dim:
-            raise FAEError(
-                f"the feature decoder makes {rebuilt.feature_dim} channels, the pixel decoder takes {expected.feature_dim}"
-            )
+    @property
+    def spec(self) -> LatentSpec:
+        """The latents that are decoded."""
+        raise NotImplementedError
 
     def features(self, z: Tensor) -> Tensor:
-        """Reconstructed backbone features (B, N, D)."""
-        return features_of(self.spec, self.feature_decoder, z)
+        """Backbone features of normalised latents: reconstructed, or the latents themselves without a feature decoder.
+
+        Args:
+            z: (B, C, h, w), normalised.
+
+        Returns:
+            (B, N, D).
+        """
+        if self.feature_decoder is not None:
+            return self.feature_decoder(z)
+        self.spec.check(z)
+        return self.spec.denormalize(z).flatten(2).transpose(1, 2)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W), fp32, clamped to [0, 1]."""
-        return paint(self.spec, self.feature_decoder, self.pixel_decoder, z)
+        """Images of normalised latents.
 
-    forward = decode
+        Args:
+            z: (B, C, h, w), normalised.
+
+        Returns:
+            (B, 3, H, W), fp32, clamped to [0, 1].
+
+        Raises:
+            FAEError: There is no pixel decoder.
+        """
+        if self.pixel_decoder is None:
+            raise FAEError(f"this FAE has {NO_PIXEL_DECODER}, or use features(z)")
+        return self.pixel_decoder(self.features(z)).float().clamp(0, 1)
 
     @classmethod
     def from_pretrained(
@@ -72,41 +86,102 @@ class FAEDecoder(nn.Module):
         revision: str | None = None,
         token: str | None = None,
     ) -> Self:
-        """The decoders of the FAE in `source` (see `FAE.from_pretrained`), frozen, in eval mode.
+        """The FAE in `source`, or its decoders, frozen and in eval mode.
 
-        Raises FAEError where the FAE has no pixel decoder, LatentSpecMismatch, InvalidFile.
+        Args:
+            source: A folder, a run folder of stage Ia or II, or "owner/name" on the hub.
+            spec: The latents that it must have been made for.
+            device: Where to put it.
+            dtype: What to cast its weights to.
+            revision: Branch, tag or commit on the hub.
+            token: For a private repository on the hub.
+
+        Raises:
+            LatentSpecMismatch: It was made for other latents than `spec`.
+            InvalidFile: Files are missing, damaged, or of another model.
+            FAEError: An FAEDecoder is asked for and there is no pixel decoder.
         """
         folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
-        parts = stored_parts(folder, "fae")
-        if "pixel_decoder" not in parts:
-            raise FAEError(f"{source} has {NO_PIXEL_DECODER}")
-        own_spec = stored_spec(folder)
+        parts, own_spec = _stored_parts(folder, cls.model_type), LatentSpec.load(folder)
+        require_unchanged(folder, {}, own_spec)
         if spec is not None:
             spec.require(own_spec, context=str(source))
-        feature_decoder = None
-        if "feature_decoder" in parts:
-            feature_decoder = FeatureDecoder.from_pretrained(folder / FEATURE_DECODER, spec=own_spec)
-        decoder = cls(own_spec, feature_decoder, load_pixel_decoder(folder / PIXEL_DECODER))
-        return decoder.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        model = cls._load(folder, parts, own_spec)
+        return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+    @classmethod
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec) -> Self:
+        """The model made of the parts in `folder`, whose latents are those of `spec`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _load_decoders(
+        folder: Path, parts: list[str], spec: LatentSpec
+    ) -> tuple[FeatureDecoder | None, AnyPixelDecoder | None]:
+        """Both decoders, None for one that `parts` does not name."""
+        has_features, has_pixels = (part in parts for part in (FEATURE_DECODER, PIXEL_DECODER))
+        features = FeatureDecoder.from_pretrained(folder / FEATURE_DECODER, spec=spec) if has_features else None
+        return features, load_pixel_decoder(folder / PIXEL_DECODER) if has_pixels else None
 
 
-def features_of(spec: LatentSpec, feature_decoder: FeatureDecoder | None, z: Tensor) -> Tensor:
-    """Features (B, N, D) of normalised latents (B, C, h, w): rebuilt, or the latents themselves where nothing compressed them."""
-    if feature_decoder is not None:
-        return feature_decoder(z)
-    spec.check(z)
-    return spec.denormalize(z).flatten(2).transpose(1, 2)
+class FAEDecoder(DecoderPair):
+    """Normalised latents (B, C, h, w) to features and to images, exactly as the whole FAE decodes them.
 
+    Args:
+        spec: The latents.
+        feature_decoder: None where the latents are the features.
+        pixel_decoder: Features to images.
 
-def paint(
-    spec: LatentSpec, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder, z: Tensor
-) -> Tensor:
-    """Images (B, 3, H, W), fp32, clamped to [0, 1], of normalised latents (B, C, h, w)."""
-    return pixel_decoder(features_of(spec, feature_decoder, z)).float().clamp(0, 1)
+    Raises:
+        LatentSpecMismatch: The feature decoder was made for other latents.
+        FeatureSpaceMismatch: The decoders were trained on different features.
+        FAEError: The number of feature channels or the image sizes differ.
+    """
+
+    def __init__(
+        self, spec: LatentSpec, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder
+    ) -> None:
+        super().__init__(feature_decoder, pixel_decoder)
+        self._spec = spec
+        if feature_decoder is not None:
+            spec.require(feature_decoder.spec, context="latents and feature decoder")
+            self._require_features(feature_decoder, pixel_decoder)
+        require_image_shape(spec, pixel_decoder)
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The latents that are decoded."""
+        return self._spec
+
+    @staticmethod
+    def _require_features(feature_decoder: FeatureDecoder, pixel_decoder: AnyPixelDecoder) -> None:
+        """Raise unless the pixel decoder takes what the feature decoder makes."""
+        rebuilt, expected = feature_decoder.config, pixel_decoder.config
+        if rebuilt.features is not None and expected.features is not None:
+            expected.features.require(rebuilt.features, "pixel decoder and feature decoder")
+        elif rebuilt.feature_dim != expected.feature_dim:
+            raise FAEError(
+                f"the feature decoder makes {rebuilt.feature_dim} channels, "
+                f"the pixel decoder takes {expected.feature_dim}"
+            )
+
+    forward = DecoderPair.decode
+
+    @classmethod
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec) -> Self:
+        if PIXEL_DECODER not in parts:
+            raise FAEError(f"{folder} has {NO_PIXEL_DECODER}")
+        feature_decoder, pixel_decoder = cls._load_decoders(folder, parts, spec)
+        assert pixel_decoder is not None
+        return cls(spec, feature_decoder, pixel_decoder)
 
 
 def require_image_shape(spec: LatentSpec, pixel_decoder: AnyPixelDecoder) -> None:
-    """Raise FAEError unless the pixel decoder paints images of the size that the latents stand for."""
+    """Check that the pixel decoder makes images of the size that the latents stand for.
+
+    Raises:
+        FAEError: The sizes differ.
+    """
     if pixel_decoder.config.image_shape != spec.image_shape:
         raise FAEError(
             f"the latents stand for images of {spec.image_shape} pixels, the pixel decoder paints "
@@ -114,22 +189,15 @@ def require_image_shape(spec: LatentSpec, pixel_decoder: AnyPixelDecoder) -> Non
         )
 
 
-def stored_parts(folder: Path, model_type: str) -> list[str]:
+def _stored_parts(folder: Path, model_type: str) -> list[str]:
     """Which parts a folder holds; raises InvalidFile unless it is an FAE's."""
     stored: dict[str, Any] = read_config(folder)
     if stored.get("model_type") != model_type:
         hint = "; an FAE is written by `fae train autoencoder` and `fae train pixel --stage finetune`"
         raise InvalidFile(f"{folder} holds a {stored.get('model_type')!r} model, not an {model_type!r}{hint}")
     parts = stored.get("config", {}).get("parts")
-    if not isinstance(parts, list) or not {"encoder"} < set(parts) <= set(PARTS):
+    if not isinstance(parts, list) or not {ENCODER} < set(parts) <= set(PARTS):
         raise InvalidFile(f"{folder}/config.json does not say which parts the FAE has")
     if not (folder / LATENT_SPEC).is_file():
         raise InvalidFile(f"{folder} has no {LATENT_SPEC}")
     return parts
-
-
-def stored_spec(folder: Path) -> LatentSpec:
-    """The spec of an FAE's folder; raises InvalidFile where it is not the one that was saved."""
-    spec = LatentSpec.load(folder)
-    require_unchanged(folder, {}, spec)
-    return spec

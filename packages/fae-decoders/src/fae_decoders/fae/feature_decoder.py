@@ -1,9 +1,11 @@
 """Feature decoder: latents back into the backbone's features (section 4.2; the numbers of appendix D).
 
-    z (B, C, h, w) -> linear -> + position table -> depth x [RMSNorm, RoPE attention, RMSNorm, SwiGLU] -> features (B, N, D)
+    z (B, C, h, w) -> linear -> + position table -> depth x [RMSNorm, RoPE attention, RMSNorm, SwiGLU] -> features (B,
+    N, D)
 
-The width is the backbone's, so that the residual stream ends in feature space and no output projection is needed. Small
-presets are narrower than their backbone and end in one (a departure that the configuration shows: width != feature_dim).
+The width is the backbone's, so that the residual stream ends in feature space and no output projection is
+needed. Small presets are narrower than their backbone and end in one (a departure that the configuration
+shows: width != feature_dim).
 
 Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 """
@@ -24,15 +26,23 @@ from fae_decoders.fae.feature_space import FeatureSpace
 
 
 class FeatureDecoderConfig(Config):
-    """feature_dim: D of the features. width, depth, heads: of the transformer. mlp_hidden: SwiGLU's hidden width, by default
-    2/3 * 4 * width rounded up to a multiple of 8. final_norm: an RMSNorm at the end (the paper's count is met without it).
-    features: the space that it was trained to reconstruct, None before training."""
+    """Sizes of a FeatureDecoder.
+
+    Args:
+        feature_dim: D of the features.
+        width: Of the transformer.
+        depth: Number of its blocks.
+        heads: Of its attention; a multiple of 4 channels each.
+        mlp_hidden: SwiGLU's hidden width; by default 2/3 * 4 * width rounded up to a multiple of 8.
+        final_norm: An RMSNorm at the end (the paper's parameter count is met without it).
+        features: The space that it was trained to reconstruct; None before training.
+    """
 
     feature_dim: int = Field(gt=0)
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
     heads: int = Field(gt=0)
-    mlp_hidden: int | None = Field(None, gt=0)
+    mlp_hidden: int | None = Field(default=None, gt=0)
     final_norm: bool = False
     features: FeatureSpace | None = None
 
@@ -48,8 +58,12 @@ class FeatureDecoderConfig(Config):
 class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
     """forward(z (B, C, h, w) normalised) -> features (B, h*w, feature_dim).
 
-    `spec` says how latents are normalised; they are denormalised inside, so that every caller passes the same z that
-    generators make. Raises FAEError for latents of another shape.
+    Args:
+        config: The sizes.
+        spec: The latents. They are denormalised inside, so that every caller passes the same z that generators make.
+
+    Raises:
+        FAEError: There is no spec, `config.features` does not fit it, or latents have another shape.
     """
 
     model_type = "feature-decoder"
@@ -63,8 +77,8 @@ class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
             config.features.dim != config.feature_dim or config.features.grid != (spec.height, spec.width)
         ):
             raise FAEError(
-                f"the feature decoder makes {config.feature_dim}-dimensional features on {spec.height}x{spec.width}, its "
-                f"feature space has {config.features.dim} on {config.features.grid[0]}x{config.features.grid[1]}"
+                f"the feature decoder makes {config.feature_dim}-dimensional features on {spec.height}x{spec.width}, "
+                f"its feature space has {config.features.dim} on {config.features.grid[0]}x{config.features.grid[1]}"
             )
         hidden = config.mlp_hidden or swiglu_hidden(config.width)
         self.proj_in = nn.Linear(spec.channels, config.width)
@@ -80,13 +94,16 @@ class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw initial weights from torch's global generator."""
         self.apply(initialize)
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def dry_run(self, batch: int) -> Tensor:
+        """A forward pass of random latents, see PretrainedModel."""
         return self(self.dry_input(batch, *self.spec.shape))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Features (B, N, D) of normalised latents (B, C, h, w)."""
         self.spec.check(z)
         tokens_BNC = self.spec.denormalize(z.float()).flatten(2).transpose(1, 2).to(self.position.dtype)
         x_BNC = self.proj_in(tokens_BNC) + self.position

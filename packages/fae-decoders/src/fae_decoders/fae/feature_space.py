@@ -1,6 +1,6 @@
-"""FeatureSpace: which features a decoder was trained on, so that parts of two FAEs are never mixed up unnoticed.
+"""FeatureSpace: which features a decoder was trained on, so that parts of two FAEs are not mixed up unnoticed.
 
-What LatentSpec is to latents, this is to the (B, N, D) features between a frozen backbone and the two decoders.
+It is to the features (B, N, D) between a frozen backbone and the two decoders what LatentSpec is to latents.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from fae_core.errors import FAEError
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
 
-# Two passes over the same images may sum in another order, so normalisation statistics agree up to this many of their own
-# standard deviations; statistics of other data differ by far more.
+# Two passes over the same images may sum in another order, so normalisation statistics agree up to this many of their
+# own standard deviations; statistics of other data differ by far more.
 _TOLERANCE = 1e-3
 
 
 class FeatureSpaceMismatch(FAEError):
-    """Two parts speak of different features. `fields` maps each differing field to (wanted, found)."""
+    """Two parts were made for different features.
+
+    Args:
+        fields: Each field that differs, with (wanted, found).
+        context: Which two parts they are.
+    """
 
     def __init__(self, fields: dict[str, tuple[object, object]], context: str = "") -> None:
         self.fields = fields
@@ -30,10 +35,16 @@ class FeatureSpaceMismatch(FAEError):
 class FeatureSpace(Config):
     """Features of one frozen backbone after one normalisation.
 
-    backbone: as `create_backbone` names it. dim: D. grid: (h, w) with N = h * w, row-major.
-    image_size: pixels that the backbone sees. layers: which of its layers. final_norm: whether its last norm is applied.
-    fingerprint: hash of the backbone's weights.
-    mean, std: what `FeatureNorm` subtracts and divides by, D numbers each; None is the identity (the paper's presets).
+    Args:
+        backbone: As `create_backbone` names it.
+        dim: D.
+        grid: (h, w) with N = h * w, row-major.
+        image_size: (height, width) in pixels that the backbone sees.
+        layers: Which of its layers.
+        final_norm: Whether its last norm is applied.
+        fingerprint: Hash of the backbone's weights.
+        mean: What `FeatureNorm` subtracts, D numbers; None is the identity (the paper's presets).
+        std: What it divides by, as `mean`.
     """
 
     backbone: str
@@ -64,7 +75,15 @@ class FeatureSpace(Config):
         )
 
     def require(self, other: FeatureSpace, context: str = "") -> None:
-        """Raise FeatureSpaceMismatch naming every field of `other` that differs from what this space wants."""
+        """Check that `other` is this space.
+
+        Args:
+            other: What was found.
+            context: Which two parts are compared, for the error.
+
+        Raises:
+            FeatureSpaceMismatch: Names every field that differs.
+        """
         fields: dict[str, tuple[object, object]] = {}
         for name in ("backbone", "dim", "grid", "image_size", "layers", "final_norm", "fingerprint"):
             wanted, found = getattr(self, name), getattr(other, name)
@@ -77,6 +96,7 @@ class FeatureSpace(Config):
 
 
 def _same_statistics(a: FeatureSpace, b: FeatureSpace) -> bool:
+    """Whether means and stds agree up to _TOLERANCE standard deviations."""
     mean_a, std_a, mean_b, std_b = (
         value if value is not None else (default,) * a.dim
         for value, default in ((a.mean, 0.0), (a.std, 1.0), (b.mean, 0.0), (b.std, 1.0))
@@ -88,10 +108,13 @@ def _same_statistics(a: FeatureSpace, b: FeatureSpace) -> bool:
 
 
 def _describe(space: FeatureSpace) -> str:
+    """The statistics in a few words."""
     if space.mean is None or space.std is None:
         return "none"
-    return f"means from {min(space.mean):.3g} to {max(space.mean):.3g}, stds from {min(space.std):.3g} to {max(space.std):.3g}"
+    (low, high), (least, most) = ((min(v), max(v)) for v in (space.mean, space.std))
+    return f"means from {low:.3g} to {high:.3g}, stds from {least:.3g} to {most:.3g}"
 
 
 def _short(value: Any) -> Any:
+    """A value as an error shows it: hashes are cut."""
     return value[:12] + "..." if isinstance(value, str) and len(value) > 64 else value

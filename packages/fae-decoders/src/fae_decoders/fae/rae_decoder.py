@@ -1,10 +1,10 @@
-"""RAE's pixel decoder (Zheng et al., 2025): MAE's decoder on every patch's features, with a class token of its own.
+"""RAE's pixel decoder (Zheng et al., 2025): MAE's decoder on every patch's features, with its own class token.
 
-    features -> linear -> [class token, tokens] + fixed sin-cos positions -> depth x [LayerNorm, attention, LayerNorm, MLP]
-    -> LayerNorm -> linear -> pixels, of which the class token's are dropped
+    features -> linear -> [class token, tokens] + fixed sin-cos positions -> depth x [LayerNorm, attention, LayerNorm,
+    MLP] -> LayerNorm -> linear -> pixels, of which the class token's are dropped
 
-Published for DINOv2-B with registers, SigLIP2-B and MAE-B; `fae import rae` reads them. Those decoders were trained on features
-behind the backbone's last LayerNorm without its learned scale and shift: an encoder with `norm_affine: false`.
+Published for DINOv2-B with registers, SigLIP2-B and MAE-B; `fae import rae` reads them. Those decoders were trained on
+features after the backbone's last LayerNorm without its learned scale and shift: an encoder with `norm_affine: false`.
 
 Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 """
@@ -20,15 +20,21 @@ from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_tab
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.block import initialize, run_blocks
-from fae_decoders.fae.pixel_decoder import PaintingConfig
+from fae_decoders.fae.pixel_decoder import AnyPixelDecoderConfig
 
 
-class RAEDecoderConfig(PaintingConfig):
-    """mlp_hidden: hidden width of the GELU MLP. norm_eps: of every LayerNorm. pixel_mean, pixel_std: per colour, of the scale in
-    which it paints, which is the backbone's own input scale."""
+class RAEDecoderConfig(AnyPixelDecoderConfig):
+    """Sizes of a RAEDecoder, beside those of every pixel decoder.
+
+    Args:
+        mlp_hidden: Hidden width of the GELU MLP.
+        norm_eps: Of every LayerNorm.
+        pixel_mean: Per colour, of the scale of the network's output, which is the backbone's own input scale.
+        pixel_std: As `pixel_mean`.
+    """
 
     mlp_hidden: int = Field(gt=0)
-    norm_eps: float = Field(1e-12, gt=0)
+    norm_eps: float = Field(default=1e-12, gt=0)
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -44,19 +50,26 @@ class RAEBlock(nn.Module):
         self.mlp = MLP(config.width, config.mlp_hidden, approximate="none")
 
     def forward(self, x_BNC: Tensor, rope: None = None) -> Tensor:
+        """(B, N, C) to the same shape; `rope` is there for `run_blocks` alone."""
         x_BNC = x_BNC + self.attention(self.norm1(x_BNC))
         return x_BNC + self.mlp(self.norm2(x_BNC))
 
 
 class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
-    """forward(features (B, N, D)) -> images (B, 3, H, W), roughly in [0, 1] and not clamped: PixelDecoder's door.
+    """forward(features (B, N, D)) -> images (B, 3, H, W), roughly in [0, 1] and not clamped, as PixelDecoder's.
 
-    Raises FAEError for features of another shape.
+    Args:
+        config: The sizes.
+        spec: Not used: a pixel decoder does not depend on the latents.
+
+    Raises:
+        FAEError: Features have another shape.
     """
 
     model_type = "rae-decoder"
     config_class = RAEDecoderConfig
     needs_spec = False
+    position: Tensor
 
     def __init__(self, config: RAEDecoderConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
@@ -70,24 +83,27 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
         self.apply(initialize)
 
     def tables(self) -> dict[str, Tensor]:
+        """The fixed positions (1 + N, C)."""
         table = sincos_position_table(*self.config.grid, self.config.width)
         return {"position": torch.cat([torch.zeros(1, self.config.width), table])}  # row 0 is the class token's
 
     def dry_run(self, batch: int) -> Tensor:
+        """A forward pass of random features, see PretrainedModel."""
         return self(self.dry_input(batch, len(self.position) - 1, self.config.feature_dim))
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight that paints the image; the adversarial term's adaptive weight compares gradients there."""
+    def last_layer(self) -> Tensor:
+        """The last weight before the image; the adversarial term's adaptive weight compares gradients there."""
         return self.proj_out.weight
 
     def forward(self, features: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of features (B, N, D), not clamped."""
         self.config.check(features)
         x_BNC = self.proj_in(features.to(self.class_token.dtype))
         x_BNC = torch.cat([self.class_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1) + self.position.to(x_BNC.dtype)
         x_BNC = run_blocks(self.blocks, x_BNC, None, self.gradient_checkpointing and self.training)
-        painted = self.proj_out(self.norm(x_BNC))[:, 1:]
+        patches = self.proj_out(self.norm(x_BNC))[:, 1:]
         (h, w), (ph, pw) = self.config.grid, self.config.patch
-        images = rearrange(painted, "b (h w) (ph pw c) -> b c (h ph) (w pw)", h=h, w=w, ph=ph, pw=pw)
+        images = rearrange(patches, "b (h w) (ph pw c) -> b c (h ph) (w pw)", h=h, w=w, ph=ph, pw=pw)
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.config.pixel_mean, self.config.pixel_std))
         return images * std + mean

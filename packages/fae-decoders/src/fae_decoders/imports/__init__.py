@@ -1,1 +1,1 @@
-"""Other people's autoencoders, read into our classes."""
+"""Other projects' autoencoders, read into our classes."""

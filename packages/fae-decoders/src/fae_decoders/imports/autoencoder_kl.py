@@ -1,6 +1,7 @@
-"""The weights of diffusers' AutoencoderKL (SD, SDXL, SD3, Flux and their kin) in a ConvVAE: same numbers, no diffusers needed.
+"""The weights of diffusers' AutoencoderKL (SD, SDXL, SD3, Flux and others) in a ConvVAE, without diffusers.
 
-A folder as diffusers writes it: config.json and diffusion_pytorch_model.safetensors, or a whole pipeline's with vae/ in it.
+It reads a folder as diffusers writes it: config.json and diffusion_pytorch_model.safetensors, or a whole
+pipeline's with vae/ in it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ def load_autoencoder_kl(
 ) -> ConvVAE:
     """The AutoencoderKL in a folder or hub repository as a ConvVAE in eval mode, with its own scale as statistics.
 
-    image_size: pixels of the images that latents stand for, None = its `sample_size`. variant: of the weights, as "fp16"; None
-    takes the plain file, or the only variant that there is. The spec's statistics are such that
-    normalised latents are those that diffusers' pipelines work with: (z - shift_factor) * scaling_factor, or with
-    latents_mean and latents_std where it has them. Raises InvalidFile for another class or structure.
+    The spec's statistics are such that normalised latents are those that diffusers' pipelines work with:
+    (z - shift_factor) * scaling_factor, or with latents_mean and latents_std where it has them.
+
+    Args:
+        source: A folder, or "owner/name" on the hub.
+        image_size: Pixels of the images that latents stand for; None is its `sample_size`.
+        variant: Of the weights, as "fp16"; None takes the plain file, or the only variant that there is.
+
+    Raises:
+        InvalidFile: There is no such model, or it is of another class or structure.
     """
     folder = _vae_folder(source, variant)
     stored = read_json(folder / "config.json")
@@ -46,7 +53,16 @@ def load_autoencoder_kl(
 
 
 def read_config(stored: Mapping[str, Any], where: str, image_size: int | tuple[int, int] | None) -> ConvVAEConfig:
-    """A ConvVAE's configuration for one of AutoencoderKL's; raises InvalidFile naming what differs."""
+    """A ConvVAE's configuration for one of AutoencoderKL's.
+
+    Args:
+        stored: Content of its config.json.
+        where: Names it in errors.
+        image_size: Pixels of the images; None is its `sample_size`.
+
+    Raises:
+        InvalidFile: Names what a ConvVAE does not support.
+    """
     if stored.get("_class_name") != "AutoencoderKL":
         raise InvalidFile(f"{where} holds a {stored.get('_class_name')!r}, not diffusers' AutoencoderKL")
     for name, wanted in _FIXED.items():
@@ -73,7 +89,16 @@ def read_config(stored: Mapping[str, Any], where: str, image_size: int | tuple[i
 
 
 def latent_statistics(stored: Mapping[str, Any], channels: int, where: str) -> tuple[list[float], list[float]]:
-    """Per-channel mean and standard deviation by which diffusers' pipelines normalise these latents."""
+    """Per-channel mean and standard deviation by which diffusers' pipelines normalise these latents.
+
+    Args:
+        stored: Content of the model's config.json.
+        channels: C of the latents.
+        where: Names it in errors.
+
+    Raises:
+        InvalidFile: The numbers do not fit the channels, or the scale is 0.
+    """
     scale = stored.get("scaling_factor", 0.18215)
     shift = stored.get("shift_factor") or 0.0
     mean, std = stored.get("latents_mean"), stored.get("latents_std")
@@ -91,7 +116,11 @@ def latent_statistics(stored: Mapping[str, Any], channels: int, where: str) -> t
 
 
 def convert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """AutoencoderKL's weights under a ConvVAE's names."""
+    """AutoencoderKL's weights under a ConvVAE's names.
+
+    Raises:
+        InvalidFile: An attention layer lacks one of query, key and value.
+    """
     converted: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
@@ -141,6 +170,7 @@ _NAMES = (
 
 
 def _rename(key: str) -> str:
+    """A ConvVAE's name for one of AutoencoderKL's."""
     key = f".{key}"
     for theirs, ours in _NAMES:
         key = key.replace(theirs, ours)
@@ -148,7 +178,7 @@ def _rename(key: str) -> str:
 
 
 def _weights_file(folder: Path, variant: str | None) -> Path:
-    """The weights to read: safetensors before torch's own format. Raises InvalidFile where there is none, or a choice."""
+    """The weights to read: safetensors before torch's own format; InvalidFile where there are none or several."""
     wanted = [f"{_STEM}.{variant}{suffix}" if variant else f"{_STEM}{suffix}" for suffix in _SUFFIXES]
     for name in wanted:
         if (folder / name).is_file():
@@ -162,6 +192,7 @@ def _weights_file(folder: Path, variant: str | None) -> Path:
 
 
 def _vae_folder(source: str | Path, variant: str | None) -> Path:
+    """The folder with config.json and weights, downloaded where `source` is a repository."""
     folder = Path(source)
     if not folder.is_dir():
         # A repository often has every variant; without a choice they are fetched only where there is no plain file.
@@ -175,6 +206,7 @@ def _vae_folder(source: str | Path, variant: str | None) -> Path:
 
 
 def _from_hub(name: str, weights: str) -> Path:
+    """A snapshot of a repository's configuration and of the files that `weights` matches."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise InvalidFile(f"{name} does not exist")
     from huggingface_hub import snapshot_download
@@ -185,4 +217,4 @@ def _from_hub(name: str, weights: str) -> Path:
         )
     except Exception as error:
         reason = first_line(error)
-        raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None
+        raise InvalidFile(f"{name} is neither a local folder nor a model that the hub provides: {reason}") from None

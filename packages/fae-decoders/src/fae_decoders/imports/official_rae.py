@@ -1,4 +1,4 @@
-"""RAE's decoder checkpoints in our layout: names, packed attention weights, and the sizes that can be read off the weights."""
+"""RAE's decoder checkpoints in our layout: names, packed attention weights, and the sizes that the weights show."""
 
 from __future__ import annotations
 
@@ -45,10 +45,16 @@ def decoder_from_official(
     pixel_mean: tuple[float, float, float] | None = None,
     pixel_std: tuple[float, float, float] | None = None,
 ) -> RAEDecoder:
-    """The decoder in a state dict of the original, alone or inside a whole RAE's. In eval mode.
+    """The decoder in a state dict of the original, in eval mode.
 
-    stored: the original's config.json, needed for another width than the released ones. pixel_mean, pixel_std: the scale that
-    it paints in, None for ImageNet's (DINOv2, MAE); 0.5 each for SigLIP2. Raises InvalidFile where it is something else.
+    Args:
+        state: Of a decoder alone or of a whole RAE.
+        stored: Content of the original's config.json, needed for other widths than the released ones.
+        pixel_mean: Of the scale of its output; None for ImageNet's (DINOv2, MAE), 0.5 each for SigLIP2.
+        pixel_std: As `pixel_mean`.
+
+    Raises:
+        InvalidFile: It is something else, or has a structure that is not supported.
     """
     state = _decoder_part(state)
     scale = {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
@@ -62,6 +68,7 @@ def decoder_from_official(
 
 
 def _decoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The decoder's own weights, without wrappers' prefixes; InvalidFile where there are none."""
     part = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     part = {name: value for name, value in part.items() if name.startswith(("decoder_", "trainable_cls_token"))}
     needed = {
@@ -92,7 +99,9 @@ def _sizes(state: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, 
     tokens = state["decoder_pos_embed"].shape[-2] - 1 if "decoder_pos_embed" in state else 256
     side, patch = isqrt(tokens), isqrt(state["decoder_pred.weight"].shape[0] // 3)
     if side * side != tokens or 3 * patch * patch != state["decoder_pred.weight"].shape[0]:
-        raise InvalidFile(f"{tokens} tokens that paint {state['decoder_pred.weight'].shape[0]} numbers are no square")
+        raise InvalidFile(
+            f"{tokens} tokens of {state['decoder_pred.weight'].shape[0]} numbers each do not form a square"
+        )
     return {
         "feature_dim": feature_dim,
         "grid": (side, side),
@@ -106,6 +115,7 @@ def _sizes(state: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, 
 
 
 def _convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under a RAEDecoder's names."""
     converted: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():

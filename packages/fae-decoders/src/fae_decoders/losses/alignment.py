@@ -22,22 +22,40 @@ from fae_decoders.losses.perceptual import frozen_backbone
 
 
 class AlignmentConfig(Config):
-    """backbone, weights, image_size, layers: as `create_backbone` takes them; features are put on the latents' grid.
-    weight: w_hyper, 0.1 in the paper (its released model began with 0.5). cosine_margin, distance_margin: m1 and m2.
-    adaptive: w_adaptive, which looks at one micro-batch; off, it is 1."""
+    """Settings of the alignment term. Features are resampled to the latents' grid.
+
+    Args:
+        backbone: As `create_backbone` takes it.
+        weights: As `create_backbone` takes it.
+        image_size: As `create_backbone` takes it.
+        layers: As `create_backbone` takes it.
+        weight: w_hyper; 0.1 in the paper (its released model began with 0.5).
+        cosine_margin: m1.
+        distance_margin: m2.
+        adaptive: Whether to use w_adaptive, which depends on one micro-batch; otherwise it is 1.
+    """
 
     backbone: str = "timm/vit_large_patch14_dinov2.lvd142m"
     weights: str | None = "pretrained"
     image_size: int | tuple[int, int] | None = None
     layers: tuple[int, ...] | None = None
-    weight: float = Field(0.1, gt=0)
-    cosine_margin: float = Field(0.5, ge=0, le=2)
-    distance_margin: float = Field(0.25, ge=0, le=2)
+    weight: float = Field(default=0.1, gt=0)
+    cosine_margin: float = Field(default=0.5, ge=0, le=2)
+    distance_margin: float = Field(default=0.25, ge=0, le=2)
     adaptive: bool = True
 
 
 class Alignment:
-    """The alignment term. `projection` (W) belongs to the task's modules; the backbone is frozen and does not."""
+    """The alignment term. `projection` (W) belongs to the task's modules; the backbone is frozen and does not.
+
+    Args:
+        config: The term's settings.
+        channels: C of the latents.
+        grid: (h, w) of the latents.
+
+    Raises:
+        FAEError: The backbone's weights cannot be loaded.
+    """
 
     def __init__(self, config: AlignmentConfig, channels: int, grid: tuple[int, int]) -> None:
         self.config = config
@@ -45,11 +63,21 @@ class Alignment:
         self.projection = nn.Conv2d(channels, self.backbone.dim, 1, bias=False)
 
     def to(self, device: str | torch.device) -> None:
+        """Move the frozen backbone."""
         self.backbone.to(device)
 
-    def terms(self, z: Tensor, images: Tensor, reconstruction: Tensor, last_layer: nn.Parameter) -> dict[str, Tensor]:
-        """ "loss", weighted, and its parts. z: (B, C, h, w) raw latents with their graph; images: (B, 3, H, W) in [0, 1];
-        reconstruction: the scalar that the adaptive weight compares with; last_layer: the encoder's last weight."""
+    def terms(self, z: Tensor, images: Tensor, reconstruction: Tensor, last_layer: Tensor) -> dict[str, Tensor]:
+        """The weighted alignment loss and its parts.
+
+        Args:
+            z: (B, C, h, w), raw latents with their graph.
+            images: (B, 3, H, W) in [0, 1].
+            reconstruction: The scalar that the adaptive weight compares with.
+            last_layer: The encoder's last weight.
+
+        Returns:
+            "loss", "alignment_cosine", "alignment_distance" and, if adaptive, "alignment_weight".
+        """
         with torch.no_grad():
             features = self.backbone(images)
         mapped = self.projection(z).flatten(2).transpose(1, 2)

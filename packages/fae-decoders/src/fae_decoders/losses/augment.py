@@ -1,7 +1,7 @@
 """DiffAugment (Zhao et al., 2020): differentiable colour, translation and cutout before the discriminator.
 
-Real and painted images are both augmented, so a discriminator with few images cannot learn them by heart, and the decoder
-is not taught to paint the augmentation. Every draw belongs to a sample (see SlotRandom).
+Real and decoded images are both augmented, so a discriminator with few images cannot memorise them, and the
+decoder does not learn to reproduce the augmentation. Every draw belongs to a sample (see SlotRandom).
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from fae_core.random import SlotRandom
 
 
 def diff_augment(images: Tensor, random: SlotRandom, stream: str) -> Tensor:
-    """Augmented copies of images (B, 3, H, W) in [-1, 1]. `stream` separates the draws of several uses in one step."""
+    """Augmented copies of images.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        random: One slot per image.
+        stream: Separates the draws of several uses in one step.
+    """
     draws = random.uniform((7,), f"{stream}/augment", images.device).to(images.dtype)
     images = _colour(images, draws[:, :3])
     images = _translate(images, draws[:, 3:5])
@@ -21,6 +27,7 @@ def diff_augment(images: Tensor, random: SlotRandom, stream: str) -> Tensor:
 
 
 def _colour(images: Tensor, u: Tensor) -> Tensor:
+    """Brightness, saturation and contrast by u (B, 3) in [0, 1)."""
     brightness, saturation, contrast = (u[:, i].view(-1, 1, 1, 1) for i in range(3))
     images = images + (brightness - 0.5)
     grey = images.mean(dim=1, keepdim=True)

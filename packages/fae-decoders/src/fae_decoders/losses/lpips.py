@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., 2018) from the `lpips` package, with a clear word where its trunk's weights cannot be had.
+"""LPIPS (Zhang et al., 2018) from the `lpips` package, with a clear error where its trunk's weights cannot be loaded.
 
 The package carries the calibration layers; the ImageNet trunk (VGG16, AlexNet or SqueezeNet) is torchvision's and is
 downloaded on first use, or read from a file.
@@ -7,12 +7,13 @@ downloaded on first use, or read from a file.
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import FAEError, InvalidFile, MissingPackage
+from fae_core.errors import FAEError, InvalidFile, MissingPackage, first_line
 from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
 from fae_decoders.losses.perceptual import require_pair
@@ -28,11 +29,18 @@ _FILES = {
 
 
 class LPIPS(nn.Module):
-    """forward(painted, target), both (B, 3, H, W), the target in [0, 1] -> mean over the batch. Frozen; gradients reach
-    `painted`, which may leave the range.
+    """forward(decoded, target) -> mean distance over the batch. Frozen; gradients reach `decoded`.
 
-    weights: torchvision's state dict of the trunk on disk; None downloads it.
-    forward raises FAEError for targets out of range. Raises MissingPackage without the `perceptual` extra, FAEError where the trunk's weights cannot be fetched.
+    Both are (B, 3, H, W); the target is in [0, 1], `decoded` may leave the range.
+
+    Args:
+        trunk: The network whose features are compared.
+        weights: torchvision's state dict of the trunk on disk; None downloads it.
+
+    Raises:
+        MissingPackage: The `perceptual` extra is not installed.
+        FAEError: The trunk's weights cannot be downloaded; from forward: targets out of range, or different shapes.
+        InvalidFile: `weights` does not hold the trunk's weights.
     """
 
     def __init__(self, trunk: Trunk = "vgg", weights: str | Path | None = None) -> None:
@@ -50,15 +58,17 @@ class LPIPS(nn.Module):
             else:
                 self.net = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
                 load_trunk(self.net, Path(weights))
-        self.net.scaling_layer = _Scaling(self.net.scaling_layer)
+        self.net.register_module("scaling_layer", _Scaling(self.net.get_submodule("scaling_layer")))
         self.requires_grad_(False).eval()
 
-    def forward(self, painted: Tensor, target: Tensor) -> Tensor:
-        require_pair(painted, target)
+    def forward(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """A scalar."""
+        require_pair(decoded, target)
         require_range(target, what="target images")
-        return self.net(2 * painted - 1, 2 * target - 1).mean()
+        return self.net(2 * decoded - 1, 2 * target - 1).mean()
 
     def train(self, mode: bool = True) -> LPIPS:
+        """Stays in eval mode."""
         return super().train(False)
 
 
@@ -74,26 +84,34 @@ class _Scaling(Fp32Buffers):
 
 
 def load_trunk(net: nn.Module, path: Path) -> None:
-    """Fill lpips' sliced trunk from torchvision's state dict: `slice2.5.weight` there is `features.5.weight` here."""
+    """Load torchvision's state dict into lpips' sliced trunk: its `features.5.weight` is `slice2.5.weight` there.
+
+    Args:
+        net: lpips' network, whose trunk is called `net`.
+        path: The state dict.
+
+    Raises:
+        InvalidFile: There is no file, or it does not hold the trunk's weights.
+    """
     if not path.is_file():
         raise InvalidFile(f"{path} does not exist")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        wanted = net.net.state_dict()
-        state = {key: stored[f"features.{key.split('.', 1)[1]}"] for key in wanted}
-        net.net.load_state_dict(state)
+        trunk = net.get_submodule("net")
+        state = {key: stored[f"features.{key.split('.', 1)[1]}"] for key in trunk.state_dict()}
+        trunk.load_state_dict(state)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise InvalidFile(f"{path} does not hold torchvision's weights of the LPIPS trunk: {reason}") from None
 
 
-def _with_downloaded_trunk(lpips, trunk: Trunk) -> nn.Module:
+def _with_downloaded_trunk(lpips: ModuleType, trunk: Trunk) -> nn.Module:
+    """lpips' network with ImageNet's trunk; FAEError where it cannot be downloaded."""
     try:
         return lpips.LPIPS(net=trunk, verbose=False)
     except Exception as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FAEError(
-            f"the LPIPS trunk {_FILES[trunk]} could not be fetched ({reason}); copy it from another machine into {folder}, or "
-            "set lpips_weights to its path, or choose perceptual: backbone or none"
+            f"the LPIPS trunk {_FILES[trunk]} could not be fetched ({first_line(error)}); copy it from another machine "
+            f"into {folder}, or set lpips_weights to its path, or choose perceptual: backbone or none"
         ) from None

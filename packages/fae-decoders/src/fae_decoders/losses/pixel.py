@@ -28,21 +28,39 @@ from fae_decoders.losses.perceptual import LogitDistance, StageDistance, Weighte
 class PixelLossConfig(Config):
     """Weights and choices; the paper names the three terms and leaves every number open. Images are compared in [0, 1].
 
-    l1, l2: weights of the mean absolute and mean squared error.
-    perceptual: "lpips"; "convnext" (logits of ConvNeXt-S); "lpips+convnext" (1 and 0.1, TA-TiTok's mixture); "backbone" (unit
-        features of `perceptual_backbone`'s `perceptual_layers`, which needs no download with weights "pip"); or "none".
-    adversarial: "patchgan", "backbone" (heads on the frozen `adversarial_backbone`), or "none".
-    discriminator_start, adversarial_start: the steps in which the discriminator begins to learn and the decoder to listen.
-    adaptive: scales the adversarial term to the gradient of the others: "last_layer" as VQGAN and RAE, "per_image" (exact
-        under accumulation), "none" as TiTok.
-    lecam: weight of LeCam's regulariser. augment: DiffAugment before the discriminator.
+    Args:
+        l1: Weight of the mean absolute error.
+        l2: Weight of the mean squared error.
+        perceptual: "lpips"; "convnext" (logits of ConvNeXt-S); "lpips+convnext" (1 and 0.1, TA-TiTok's mixture);
+            "backbone" (unit features, which need no download with weights "pip"); or "none".
+        perceptual_weight: Weight of the perceptual term.
+        lpips_trunk: Network of LPIPS.
+        lpips_weights: File with its ImageNet weights; None downloads them.
+        convnext_weights: As `create_backbone` takes them.
+        perceptual_backbone: Network of "backbone".
+        perceptual_backbone_weights: Its weights, as `create_backbone` takes them.
+        perceptual_layers: Which of its layers.
+        adversarial: "patchgan", "backbone" (heads on the frozen `adversarial_backbone`), or "none".
+        adversarial_weight: Weight of the adversarial term.
+        discriminator_start: The step in which the discriminator begins to learn.
+        adversarial_start: The step from which the decoder's loss has the adversarial term; not before the former.
+        discriminator_width: Channels of the PatchGAN's first layer.
+        discriminator_learning_rate: None is the training's own.
+        discriminator_betas: AdamW's, of the discriminator.
+        adversarial_backbone: Network of "backbone".
+        adversarial_backbone_weights: Its weights, as `create_backbone` takes them.
+        adversarial_layers: Which of its layers; None is its default.
+        adaptive: Scales the adversarial term to the gradient of the others: "last_layer" as VQGAN and RAE, "per_image"
+            (exact under accumulation), "none" as TiTok.
+        lecam: Weight of LeCam's regulariser.
+        augment: Whether DiffAugment comes before the discriminator.
     """
 
-    l1: float = Field(1.0, ge=0)
-    l2: float = Field(0.0, ge=0)
+    l1: float = Field(default=1.0, ge=0)
+    l2: float = Field(default=0.0, ge=0)
 
     perceptual: Literal["none", "lpips", "convnext", "lpips+convnext", "backbone"] = "lpips"
-    perceptual_weight: float = Field(1.0, ge=0)
+    perceptual_weight: float = Field(default=1.0, ge=0)
     lpips_trunk: Trunk = "vgg"
     lpips_weights: str | None = None
     convnext_weights: str = "pretrained"
@@ -51,17 +69,17 @@ class PixelLossConfig(Config):
     perceptual_layers: tuple[int, ...] = (0, 1, 2)
 
     adversarial: Literal["none", "patchgan", "backbone"] = "none"
-    adversarial_weight: float = Field(0.1, ge=0)
-    discriminator_start: int = Field(0, ge=0)
-    adversarial_start: int = Field(0, ge=0)
-    discriminator_width: int = Field(64, ge=8, multiple_of=8)
-    discriminator_learning_rate: float | None = Field(None, gt=0)
+    adversarial_weight: float = Field(default=0.1, ge=0)
+    discriminator_start: int = Field(default=0, ge=0)
+    adversarial_start: int = Field(default=0, ge=0)
+    discriminator_width: int = Field(default=64, ge=8, multiple_of=8)
+    discriminator_learning_rate: float | None = Field(default=None, gt=0)
     discriminator_betas: Betas = (0.5, 0.9)
     adversarial_backbone: str = "timm/tf_efficientnet_lite0"
     adversarial_backbone_weights: str | None = "pip"
     adversarial_layers: tuple[int, ...] | None = None
     adaptive: Adaptive = "none"
-    lecam: float = Field(1e-3, ge=0)
+    lecam: float = Field(default=1e-3, ge=0)
     augment: bool = True
 
     @model_validator(mode="after")
@@ -69,7 +87,7 @@ class PixelLossConfig(Config):
         if self.l1 == self.l2 == 0 and (self.perceptual == "none" or self.perceptual_weight == 0):
             raise ValueError("l1, l2 and perceptual are all off: the decoder would not see the target")
         if self.adversarial_start < self.discriminator_start:
-            raise ValueError("adversarial_start lies before discriminator_start: the decoder would listen to noise")
+            raise ValueError("adversarial_start lies before discriminator_start: the discriminator would be untrained")
         return self
 
 
@@ -77,6 +95,13 @@ class PixelLoss:
     """The two losses of a GAN, or the first one alone. `discriminator` is None where there is no adversarial term.
 
     The discriminator belongs to the task's modules (it is trained and checkpointed); the perceptual network does not.
+
+    Args:
+        config: Weights and choices.
+        image_size: (height, width) of the images.
+
+    Raises:
+        FAEError: A network's weights cannot be loaded.
     """
 
     def __init__(self, config: PixelLossConfig, image_size: tuple[int, int]) -> None:
@@ -85,45 +110,69 @@ class PixelLoss:
         self.discriminator = make_discriminator(config, image_size)
 
     def to(self, device: str | torch.device) -> None:
+        """Move the frozen networks."""
         if self.perceptual is not None:
             self.perceptual.to(device)
         if isinstance(self.discriminator, BackboneDiscriminator):
             self.discriminator.backbone.to(device)
 
     def decoder_terms(
-        self, painted: Tensor, target: Tensor, random: SlotRandom, last_layer: nn.Parameter
+        self, decoded: Tensor, target: Tensor, random: SlotRandom, last_layer: Tensor
     ) -> dict[str, Tensor]:
-        """ "loss" and its parts for the decoder; "reconstruction" is the loss without the adversarial term.
+        """The decoder's loss and its parts.
 
-        painted, target: (B, 3, H, W), painted with its graph. Raises FAEError for targets that leave [0, 1]."""
+        Args:
+            decoded: (B, 3, H, W) with its graph.
+            target: (B, 3, H, W) in [0, 1].
+            random: Of the augmentation; also says which step it is.
+            last_layer: The decoder's last weight, for the adaptive weight.
+
+        Returns:
+            "loss" and its parts; "reconstruction" is the loss without the adversarial term.
+
+        Raises:
+            FAEError: Targets leave [0, 1], or the shapes differ.
+        """
         config = self.config
-        require_pair(painted, target)
+        require_pair(decoded, target)
         require_range(target, what="target images")
-        error = painted.float() - target.float()
+        error = decoded.float() - target.float()
         terms = {"l1": error.abs().mean(), "l2": error.square().mean()}
         loss = config.l1 * terms["l1"] + config.l2 * terms["l2"]
         if self.perceptual is not None:
-            with unchecked_images():  # the target was looked at above
-                terms["perceptual"] = self.perceptual(painted, target)
+            with unchecked_images():  # the target was checked above
+                terms["perceptual"] = self.perceptual(decoded, target)
             loss = loss + config.perceptual_weight * terms["perceptual"]
         terms["reconstruction"] = loss
         if self.discriminator is not None and random.step >= config.adversarial_start:
-            logits = self.discriminator(self._seen(painted, random, "decoder"))
+            logits = self.discriminator(self._seen(decoded, random, "decoder"))
             per_image = -logits.float().flatten(1).mean(1)
-            weight = self._adaptive_weight(loss, per_image.mean(), painted, last_layer)
+            weight = self._adaptive_weight(loss, per_image.mean(), decoded, last_layer)
             terms["adversarial"] = per_image.mean()
             if config.adaptive != "none":
                 terms["adaptive_weight"] = weight.mean()
             loss = loss + config.adversarial_weight * (weight * per_image).mean()
         return {"loss": loss, **terms}
 
-    def discriminator_terms(self, painted: Tensor, target: Tensor, random: SlotRandom) -> dict[str, Tensor]:
-        """ "loss" and its parts for the discriminator. `painted` is taken without its graph."""
+    def discriminator_terms(self, decoded: Tensor, target: Tensor, random: SlotRandom) -> dict[str, Tensor]:
+        """The discriminator's loss and its parts.
+
+        Args:
+            decoded: (B, 3, H, W), taken without its graph.
+            target: (B, 3, H, W) in [0, 1].
+            random: Of the augmentation; also says which step it is.
+
+        Returns:
+            "loss", "hinge", "lecam", and the mean logits "real_logit" and "fake_logit".
+
+        Raises:
+            FAEError: Targets leave [0, 1], or the shapes differ.
+        """
         assert isinstance(self.discriminator, Discriminator)
-        require_pair(painted, target)
+        require_pair(decoded, target)
         require_range(target, what="target images")
         real = self.discriminator(self._seen(target, random, "real"))
-        fake = self.discriminator(self._seen(painted.detach(), random, "fake"))
+        fake = self.discriminator(self._seen(decoded.detach(), random, "fake"))
         hinge = discriminator_hinge(real, fake)
         self.discriminator.begin_step(random.step)
         anchors = self.discriminator.anchor_real, self.discriminator.anchor_fake
@@ -138,19 +187,27 @@ class PixelLoss:
         }
 
     def _seen(self, images: Tensor, random: SlotRandom, stream: str) -> Tensor:
-        """What the discriminator is shown, in [0, 1]."""
+        """What the discriminator sees, in [0, 1]."""
         return (diff_augment(2 * images - 1, random, stream) + 1) / 2 if self.config.augment else images
 
-    def _adaptive_weight(self, base: Tensor, adversarial: Tensor, painted: Tensor, last_layer: nn.Parameter) -> Tensor:
+    def _adaptive_weight(self, base: Tensor, adversarial: Tensor, decoded: Tensor, last_layer: Tensor) -> Tensor:
         if self.config.adaptive == "last_layer":
             return adaptive_weight(base, adversarial, last_layer)
         if self.config.adaptive == "per_image":
-            return adaptive_weight_per_image(base, adversarial, painted)
-        return painted.new_ones(())
+            return adaptive_weight_per_image(base, adversarial, decoded)
+        return decoded.new_ones(())
 
 
 def make_perceptual(config: PixelLossConfig, image_size: tuple[int, int]) -> nn.Module | None:
-    """The perceptual term that a configuration asks for, or None."""
+    """The perceptual term that a configuration asks for, or None.
+
+    Args:
+        config: Weights and choices.
+        image_size: (height, width) of the images.
+
+    Raises:
+        FAEError: A network's weights cannot be loaded.
+    """
     if config.perceptual == "none" or config.perceptual_weight == 0:
         return None
     if config.perceptual == "backbone":
@@ -164,14 +221,22 @@ def make_perceptual(config: PixelLossConfig, image_size: tuple[int, int]) -> nn.
         terms.append((1.0, LPIPS(config.lpips_trunk, config.lpips_weights)))
     if "convnext" in config.perceptual:
         # Its classes were learned at a short side of 224 pixels.
-        size = tuple(round(224 * side / min(image_size)) for side in image_size)
-        network = frozen_backbone("timm/convnext_small.fb_in1k", config.convnext_weights, size, None)
+        height, width = (round(224 * side / min(image_size)) for side in image_size)
+        network = frozen_backbone("timm/convnext_small.fb_in1k", config.convnext_weights, (height, width), None)
         terms.append((0.1 if terms else 1.0, LogitDistance(network)))
     return WeightedSum(terms)
 
 
 def make_discriminator(config: PixelLossConfig, image_size: tuple[int, int]) -> Discriminator | None:
-    """The discriminator that a configuration asks for, or None."""
+    """The discriminator that a configuration asks for, or None.
+
+    Args:
+        config: Weights and choices.
+        image_size: (height, width) of the images.
+
+    Raises:
+        FAEError: A backbone's weights cannot be loaded.
+    """
     if config.adversarial == "none" or config.adversarial_weight == 0:
         return None
     if config.adversarial == "patchgan":

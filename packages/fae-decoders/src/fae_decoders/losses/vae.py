@@ -1,7 +1,8 @@
 """The feature terms of stage Ia's objective (equation 4.1); its KL term is fae_encoder's `Posterior.kl`.
 
-All terms are means over every element, so that beta does not change its meaning with the grid, the channels or the width of
-the backbone. In sums over one image the paper's form ||x^ - x||^2 + beta' KL has beta' = beta * (N D) / (N C) = beta * D / C.
+All terms are means over every element, so that beta does not change its meaning with the grid, the channels or
+the width of the backbone. In sums over one image the paper's form ||x^ - x||^2 + beta' KL has beta' = beta * (N
+D) / (N C) = beta * D / C.
 """
 
 from __future__ import annotations
@@ -12,18 +13,32 @@ from torch import Tensor
 
 
 def feature_loss(reconstructed: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error of features (B, N, D). weights: (D,), of mean 1 (see `channel_weights`)."""
+    """Mean squared error of features.
+
+    Args:
+        reconstructed: (B, N, D).
+        target: (B, N, D).
+        weights: (D,), of mean 1 (see `channel_weights`); None for equal ones.
+    """
     error = (reconstructed.float() - target.float()).square()
     return (error if weights is None else error * weights).mean()
 
 
 def cosine_loss(reconstructed: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine similarity per token (B, N, D), mean over tokens: the direction matters, the length does not."""
+    """1 - cosine similarity per token (B, N, D), mean over tokens; the lengths do not matter."""
     return 1 - F.cosine_similarity(reconstructed.float(), target.float(), dim=-1).mean()
 
 
 def channel_weights(stage_weights: tuple[float, ...], stage_dims: tuple[int, ...]) -> Tensor:
-    """(D,) weights of concatenated backbone stages, scaled to mean 1 so that the loss keeps its scale."""
+    """Weights of concatenated backbone stages for `feature_loss`, scaled to mean 1 so that the loss keeps its scale.
+
+    Args:
+        stage_weights: One for each stage.
+        stage_dims: Channels of each stage.
+
+    Returns:
+        (D,).
+    """
     weights = torch.cat(
         [torch.full((dim,), float(weight)) for weight, dim in zip(stage_weights, stage_dims, strict=True)]
     )
@@ -31,7 +46,7 @@ def channel_weights(stage_weights: tuple[float, ...], stage_dims: tuple[int, ...
 
 
 def unexplained_variance(reconstructed: Tensor, target: Tensor) -> Tensor:
-    """Squared error over the variance of the target around its per-channel mean: 0 is perfect, 1 is the mean itself."""
+    """Squared error over the variance of the target around its per-channel mean: 0 is perfect, 1 is the mean."""
     target = target.float()
     centred = target - target.mean(dim=(0, 1))
     return (reconstructed.float() - target).square().sum() / centred.square().sum().clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""The discriminator's phase: it judges what the decoder painted in the same step."""
+"""The discriminator's phase: it judges the images that the decoder made in the same step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from fae_decoders.losses.pixel import PixelLoss
 
 
 class Adversary:
-    """Joins a task where its losses have a discriminator: adds the module and the phase, and carries images between phases."""
+    """The discriminator in a task, if its losses have one: adds the module and the phase, and hands images on to it.
+
+    Args:
+        losses: Of the task.
+        modules: Of the task; the discriminator is added.
+        phases: Of the task; the discriminator's is added.
+    """
 
     def __init__(self, losses: PixelLoss, modules: dict[str, nn.Module], phases: list[Phase]) -> None:
         self.losses = losses
-        # What was painted in this step, by the batch's first slot: the discriminator judges the same images.
-        self._painted: dict[int, Tensor] = {}
+        self._decoded: dict[int, Tensor] = {}  # images of this step, by the batch's first slot
         if losses.discriminator is not None:
             config = losses.config
             modules["discriminator"] = losses.discriminator
@@ -30,10 +35,10 @@ class Adversary:
                 )
             )
 
-    def remember(self, painted: Tensor, random: SlotRandom) -> None:
-        """Keep what the decoder painted (B, 3, H, W) until the discriminator's turn."""
+    def remember(self, decoded: Tensor, random: SlotRandom) -> None:
+        """Keep the decoder's images (B, 3, H, W) until the discriminator's phase."""
         if self.losses.discriminator is not None:
-            self._painted[random.slots[0]] = painted.detach()
+            self._decoded[random.slots[0]] = decoded.detach()
 
     def _loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
-        return self.losses.discriminator_terms(self._painted.pop(random.slots[0]), batch["target"], random)
+        return self.losses.discriminator_terms(self._decoded.pop(random.slots[0]), batch["target"], random)

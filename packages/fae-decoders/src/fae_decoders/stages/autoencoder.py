@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fae_core.config import Config
 from fae_core.errors import FAEError
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.training import Phase, Task
@@ -27,7 +28,6 @@ from fae_decoders.losses.vae import (
     unexplained_variance,
 )
 from fae_decoders.stages.data import DataConfig, StageData
-from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -36,13 +36,18 @@ if TYPE_CHECKING:
 
 
 class AutoencoderConfig(Config):
-    """beta: weight of the KL term, both terms being means over elements. cosine: weight of 1 - cosine similarity per token.
-    layer_weights: relative weight of each of the backbone's layers in the feature loss, where it concatenates several.
-    gradient_checkpointing: recompute the decoder's blocks in the backward pass.
+    """Settings of stage Ia.
+
+    Args:
+        beta: Weight of the KL term; both terms are means over elements.
+        cosine: Weight of 1 - cosine similarity per token.
+        layer_weights: Relative weight of each backbone layer in the feature loss, where features concatenate several.
+        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
+        data: How the images are read.
     """
 
-    beta: float = Field(1e-3, ge=0)
-    cosine: float = Field(0.0, ge=0)
+    beta: float = Field(default=1e-3, ge=0)
+    cosine: float = Field(default=0.0, ge=0)
     layer_weights: tuple[float, ...] | None = None
     gradient_checkpointing: bool = False
     data: DataConfig = DataConfig()
@@ -51,8 +56,20 @@ class AutoencoderConfig(Config):
 class AutoencoderTask(Task):
     """Adapter + feature decoder on features of a frozen backbone; exports an FAE without a pixel decoder.
 
-    During training latents are not normalised: the decoder's spec has mean 0 and standard deviation 1. `export` measures the
-    posterior means over the training images and writes their statistics into the spec; the decoder denormalises with them.
+    During training latents are not normalised: the decoder's spec has mean 0 and standard deviation 1.
+    `export` measures the posterior means over the training images and writes their statistics into the spec;
+    the decoder denormalises with them.
+
+    Args:
+        encoder: With the frozen backbone and the adapter to train.
+        decoder: The feature decoder to train, for latents without statistics.
+        source: The images.
+        config: The stage's settings.
+        features: Known features of the same images, read instead of computed.
+
+    Raises:
+        FAEError: Encoder and decoder do not fit each other, the decoder's latents have statistics, or `layer_weights`
+            do not fit the backbone.
     """
 
     ema_modules = ("adapter", "feature_decoder")
@@ -69,23 +86,21 @@ class AutoencoderTask(Task):
             raise FAEError(f"the encoder makes latents {encoder.spec.shape}, the decoder takes {decoder.spec.shape}")
         if decoder.config.feature_dim != encoder.backbone.dim:
             raise FAEError(
-                f"the backbone's features have {encoder.backbone.dim} channels, the decoder makes {decoder.config.feature_dim}"
+                f"the backbone's features have {encoder.backbone.dim} channels, "
+                f"the decoder makes {decoder.config.feature_dim}"
             )
         if decoder.spec.is_normalized:
             raise FAEError("a feature decoder is trained on latents without statistics; they are measured at its end")
         self.encoder, self.config = encoder, config
         self.data = StageData(source, encoder, config.data, store=features)
+        self.read_groups = self.data.read_groups
         decoder.gradient_checkpointing = config.gradient_checkpointing
-        self.modules = {"adapter": encoder.adapter, "feature_decoder": decoder}
+        self.modules: dict[str, nn.Module] = {"adapter": encoder.adapter, "feature_decoder": decoder}
         self.phases = [Phase("autoencoder", ("adapter", "feature_decoder"), self._loss)]
         self._weights = self._channel_weights()
 
     def __len__(self) -> int:
         return len(self.data)
-
-    @property
-    def read_groups(self) -> list[int] | None:
-        return self.data.read_groups
 
     def identity(self) -> dict[str, str]:
         # A fresh adapter has no fingerprint yet: it comes from the seed.
@@ -117,6 +132,7 @@ class AutoencoderTask(Task):
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         with self._finished_encoder(modules["adapter"]) as encoder:
             trained = modules["feature_decoder"]
+            assert isinstance(trained, FeatureDecoder)
             config = trained.config.model_copy(update={"features": FeatureSpace.of(encoder)})
             decoder = FeatureDecoder(config, encoder.spec)
             decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
@@ -135,15 +151,15 @@ class AutoencoderTask(Task):
             encoder.adapter, encoder.spec = live, spec
 
     @torch.no_grad()
-    def _latent_statistics(self) -> tuple[list[float], list[float]]:
+    def _latent_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the posterior mean over the training images."""
-        statistics = ChannelStatistics(self.encoder.spec.channels)
+        sums = ChannelSums.empty(self.encoder.spec.channels)
         for features in self.data.feature_batches(self.data.spread(), "latents of the data"):
-            statistics.add(self.encoder.adapt(features).mode().movedim(1, -1))
-        # A dead channel has no scale of its own; any small positive one keeps normalisation finite.
-        return statistics.mean.tolist(), statistics.std.clamp_min(1e-6).tolist()
+            sums = sums + ChannelSums.of(self.encoder.adapt(features).mode())
+        return sums.mean_std()
 
     def _channel_weights(self) -> Tensor | None:
+        """The loss weight of every feature channel (D,), None for equal ones."""
         weights, dims = self.config.layer_weights, self.encoder.backbone.layer_dims
         if weights is None:
             return None
@@ -156,5 +172,5 @@ class AutoencoderTask(Task):
 
 
 def training_spec(spec: LatentSpec) -> LatentSpec:
-    """The spec of latents while they are being learned: no statistics, no fingerprint yet."""
+    """The spec of latents while they are being learned: without statistics and fingerprint."""
     return dataclasses.replace(spec, mean=None, std=None, fingerprint="")

@@ -1,8 +1,8 @@
 """What all three stages learn from: images, and the frozen backbone's features of them.
 
-Images are read at the encoder's `read_size`, as `fae encode` reads them. Without augmentation both features and
-target images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
-step, on the training device. A store of features that was made before (fae_encoder/store/feature_store.py) replaces the backbone.
+Images are read at the encoder's `read_size`, as `fae encode` reads them. Without augmentation features and target
+images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
+step, on the training device. A store of features that was made before (fae_encoder/store/feature_store.py) replaces it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fae_core.commands.running import is_first_process
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.images.identity import content_identity
 from fae_core.images.read_ahead import read_ahead
+from fae_core.images.transform import resize
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
@@ -32,23 +32,35 @@ if TYPE_CHECKING:
 
 
 class DataConfig(Config):
-    """flip: mirror half of the images. cache_gb: memory per process for features and targets (flip excludes keeping them).
-    statistics_images: how many images, evenly spread over the data, measure statistics. read_batch: images at a time in passes
-    over the data. read_threads: that decode them."""
+    """How a stage reads its images.
+
+    Args:
+        flip: Mirror half of the images.
+        cache_gb: Memory in GiB per process for features and targets; with `flip` they are not kept.
+        statistics_images: How many images, evenly spread over the data, are used to measure statistics.
+        read_batch: Images at a time in passes over the data.
+        read_threads: Threads that decode them.
+    """
 
     flip: bool = False
-    cache_gb: float = Field(4.0, ge=0)
-    statistics_images: int = Field(50_000, ge=1)
-    read_batch: int = Field(64, ge=1)
-    read_threads: int = Field(2, ge=1)
+    cache_gb: float = Field(default=4.0, ge=0)
+    statistics_images: int = Field(default=50_000, ge=1)
+    read_batch: int = Field(default=64, ge=1)
+    read_threads: int = Field(default=2, ge=1)
 
 
 class StageData:
     """Features (after FeatureNorm) and target images of a source, kept or computed.
 
-    target_size: (height, width) of the images that a pixel decoder should paint; None where no images are needed.
-    store: features of the same images, read instead of computed; the images are then read for targets alone. Raises FAEError
-    together with flip, which would need features of mirrored images.
+    Args:
+        source: The images.
+        encoder: Its backbone and feature norm make the features.
+        config: How images are read.
+        target_size: (height, width) of the images that a pixel decoder should make; None where none are needed.
+        store: Features of the same images, read instead of computed; images are then read for targets alone.
+
+    Raises:
+        FAEError: A store together with `flip`, which would need features of mirrored images.
     """
 
     def __init__(
@@ -76,26 +88,21 @@ class StageData:
         return read if self.store is None else {**read, "features": self.store.store.identity}
 
     @property
-    def is_kept(self) -> bool:
-        """Whether features and targets lie in memory."""
-        return self._features is not None
-
-    @property
     def fits(self) -> bool:
-        """Whether they may."""
+        """Whether features and targets may be kept in memory."""
         tokens = self.encoder.backbone.grid[0] * self.encoder.backbone.grid[1]
         pixels = 3 * self.target_size[0] * self.target_size[1] if self.target_size else 0
         per_image = 4 * tokens * self.encoder.backbone.dim + pixels
         return not self.config.flip and len(self) * per_image <= self.config.cache_gb * 2**30
 
     def to(self, device: torch.device | str) -> None:
-        """Move the frozen encoder to where the training happens."""
+        """Move the frozen encoder to the training device."""
         self.device = device
         self.encoder.to(device)
 
     @property
     def read_groups(self) -> list[int] | None:
-        """What `Task.read_groups` is: the source's, unless everything lies in memory."""
+        """What `Task.read_groups` is: the source's, unless everything is kept in memory."""
         images_are_read = self.store is None or self.target_size is not None
         return self.source.blocks if images_are_read and not self.fits else None
 
@@ -105,29 +112,33 @@ class StageData:
         return self.encoder.config.standardize_features and self.encoder.feature_norm.is_identity
 
     def prepare(self) -> float:
-        """One deterministic pass over the data: fit the encoder's FeatureNorm if it wants that, and keep features and targets
-        where they fit. Returns the features' root mean square after normalisation."""
-        statistics = ChannelStatistics(self.encoder.backbone.dim)
+        """One deterministic pass over the data: measure the encoder's FeatureNorm, keep features and targets.
+
+        FeatureNorm is measured where `wants_norm`, features and targets are kept where they fit.
+
+        Returns:
+            The features' root mean square after normalisation.
+        """
+        sums = ChannelSums.empty(self.encoder.backbone.dim)
         indices = range(len(self)) if self.fits else self.spread()
         kept = torch.empty(len(self), *self._feature_shape()) if self.fits else None
         targets = (
             torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
         )
         for rows, images, raw in self._inputs(indices, needs_images=targets is not None):
-            statistics.add(raw)
+            sums = sums + ChannelSums.of(raw.transpose(1, 2))
             if kept is not None:
                 kept[rows] = raw.float().cpu()
             if targets is not None:
+                assert images is not None  # asked for with the targets
                 targets[rows] = to_uint8(self.as_target(images)).cpu()
         if self.wants_norm:
-            # A channel that never moves carries nothing; dividing by its tiny deviation would only blow up rounding.
-            floor = (1e-4 * statistics.std.max()).clamp_min(1e-12)
-            self.encoder.feature_norm.set_statistics(statistics.mean, statistics.std.clamp_min(floor))
+            self.encoder.feature_norm.standardize(sums)
         if kept is not None:
             for rows in self._chunks(range(len(self))):
                 kept[rows] = self._norm(kept[rows])
         self._features, self._targets = kept, targets
-        return self._normalized_rms(statistics)
+        return self._normalized_rms(sums)
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
@@ -150,7 +161,7 @@ class StageData:
 
     def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images in [0, 1] on the training device), in order."""
-        with progress(len(indices), description, enabled=is_main_process()) as bar, torch.no_grad():
+        with progress(len(indices), description, enabled=is_first_process()) as bar, torch.no_grad():
             for rows, images in read_ahead(self._read, self._chunks(indices), threads=1, ahead=1):
                 yield rows, images.to(self.device)
                 bar.advance(len(rows))
@@ -168,7 +179,16 @@ class StageData:
             yield self._known_features(rows).to(self.device)
 
     def load(self, indices: list[int], random: SlotRandom) -> dict[str, Tensor]:
-        """A CPU batch for `Task.load`: "features" where they are known, else "images"; "target" where images are painted."""
+        """A CPU batch for `Task.load`.
+
+        Args:
+            indices: Of the images.
+            random: Decides which images are mirrored.
+
+        Returns:
+            "features" (B, N, D) where they are known, else "images" (B, 3, H, W); "target" where images are to be
+            made.
+        """
         known: dict[str, Tensor] = {}
         if self._features is not None or self.store is not None:
             known["features"] = self._known_features(indices)
@@ -191,53 +211,58 @@ class StageData:
 
     @property
     def image_size(self) -> tuple[int, int]:
+        """(height, width) at which images are read."""
         return self.encoder.read_size
 
     def as_target(self, images: Tensor) -> Tensor:
-        """Images at the size to paint."""
+        """Images (B, 3, H, W) at the target size."""
         return images if self.target_size is None else resize(images, self.target_size)
 
     @torch.no_grad()
     def raw_features(self, images: Tensor) -> Tensor:
+        """The backbone's features (B, N, D) before FeatureNorm."""
         return self.encoder.backbone(images)
 
     def features(self, images: Tensor) -> Tensor:
+        """Features (B, N, D) of images (B, 3, H, W)."""
         return self._norm(self.raw_features(images))
 
     @torch.no_grad()
     def _norm(self, raw: Tensor) -> Tensor:
+        """FeatureNorm of raw features, returned on their device."""
         norm = self.encoder.feature_norm
         return norm(raw.to(norm.mean.device)).to(raw.device)
 
     def _known_features(self, rows: list[int]) -> Tensor:
         """Features (B, N, D) on the CPU, from memory or the store."""
-        return self._norm(self.store.read(rows)) if self._features is None else self._features[rows]
+        if self._features is not None:
+            return self._features[rows]
+        assert self.store is not None
+        return self._norm(self.store.read(rows))
 
     def _feature_shape(self) -> tuple[int, int]:
+        """(N, D)."""
         height, width = self.encoder.backbone.grid
         return height * width, self.encoder.backbone.dim
 
     def _chunks(self, indices: range | list[int]) -> Iterator[list[int]]:
+        """Indices in batches of `read_batch`."""
         for start in range(0, len(indices), self.config.read_batch):
             yield list(indices[start : start + self.config.read_batch])
 
-    def _normalized_rms(self, raw: ChannelStatistics) -> float:
+    def _normalized_rms(self, raw: ChannelSums) -> float:
+        """Root mean square of features after FeatureNorm, given the sums of raw ones."""
         norm = self.encoder.feature_norm
-        mean, std = norm.mean.detach().cpu().double(), norm.std.detach().cpu().double()
-        second_moment = (raw.std / std).square() + ((raw.mean - mean) / std).square()
-        return float(second_moment.mean().sqrt())
-
-
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] at another (height, width): bicubic with antialiasing, as the backbones have it."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (table.detach().cpu().double().numpy() for table in (norm.mean, norm.std))
+        second_moment = (raw.variance + (raw.mean - mean) ** 2) / std**2
+        return float(second_moment.mean() ** 0.5)
 
 
 def spread(source: ImageSource, most: int) -> list[int]:
-    """Indices of at most `most` images, evenly spread. Of a source in blocks whole ones are taken: a few shards are read
-    instead of a little of each."""
+    """Indices of at most `most` images, evenly spread.
+
+    Of a source in blocks whole blocks are taken, so that a few shards are read instead of a little of each.
+    """
     total, blocks = len(source), source.blocks
     count = min(total, most)
     if blocks is None or count == total:
@@ -246,8 +271,3 @@ def spread(source: ImageSource, most: int) -> list[int]:
     chosen = min(len(blocks), -(-count * len(blocks) // total))
     picked = [i * len(blocks) // chosen for i in range(chosen)]
     return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks to the user."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

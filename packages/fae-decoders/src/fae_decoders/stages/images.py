@@ -1,4 +1,4 @@
-"""Images alone, for stages that learn from pixels: kept in memory as they are read where they fit, mirrored afterwards."""
+"""Images without features, for stages that learn from pixels: kept in memory where they fit, mirrored afterwards."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fae_core.commands.running import is_first_process
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.data import DataConfig, is_main_process, spread
+from fae_decoders.stages.data import DataConfig, spread
 
 
 class ImageData:
-    """Centre crops of a source at one size, (height, width)."""
+    """Centre crops of a source at one size.
+
+    Args:
+        source: The images.
+        size: (height, width) in pixels.
+        config: How they are read.
+    """
 
     def __init__(self, source: ImageSource, size: tuple[int, int], config: DataConfig) -> None:
         self.source, self.size, self.config = source, size, config
@@ -25,7 +32,7 @@ class ImageData:
 
     @property
     def read_groups(self) -> list[int] | None:
-        """What `Task.read_groups` is: the source's, unless everything lies in memory."""
+        """What `Task.read_groups` is: the source's, unless everything is kept in memory."""
         return None if self.fits else self.source.blocks
 
     @property
@@ -60,7 +67,7 @@ class ImageData:
 
     def batches(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images on the CPU), in order."""
-        with progress(len(indices), description, enabled=is_main_process()) as bar:
+        with progress(len(indices), description, enabled=is_first_process()) as bar:
             for start in range(0, len(indices), self.config.read_batch):
                 rows = list(indices[start : start + self.config.read_batch])
                 yield rows, self.read(rows, self.config.read_threads)

@@ -1,4 +1,4 @@
-"""Stage II: the pixel decoder of stage Ib goes on with features that went through the latent (section 4.2)."""
+"""Stage II: the pixel decoder of stage Ib is trained further on features that went through the latent (section 4.2)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 
 
 class PixelFinetuneConfig(Config):
-    """latent: reconstruct from a "sample" of the posterior (the decoder also sees the spread that a generator will produce) or
-    from its "mean" (what `FAE.reconstruct` does). latent_noise: standard deviation of Gaussian noise on normalised latents, for
-    a decoder of samples that carry noise, as a normalizing flow's do before they are denoised."""
+    """Settings of stage II.
+
+    Args:
+        latent: Reconstruct from a "sample" of the posterior (the decoder also sees the spread that a generator will
+            produce) or from its "mean" (as `FAE.reconstruct` does).
+        latent_noise: Standard deviation of Gaussian noise on normalised latents, for a decoder of samples that carry
+            noise, as a normalizing flow's do before they are denoised.
+        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
+        losses: Weights and choices of the loss terms.
+        data: How the images are read.
+    """
 
     latent: Literal["sample", "mean"] = "sample"
-    latent_noise: float = Field(0.0, ge=0)
+    latent_noise: float = Field(default=0.0, ge=0)
     gradient_checkpointing: bool = False
     losses: PixelLossConfig = PixelLossConfig()
     data: DataConfig = DataConfig()
@@ -39,7 +47,16 @@ class PixelFinetuneConfig(Config):
 class PixelFinetuneTask(PixelTask):
     """Pixel decoder on the reconstructed features of a frozen FAE; exports the whole FAE.
 
-    Raises FeatureSpaceMismatch where the pixel decoder was trained on other features than the FAE's.
+    Args:
+        fae: Encoder and feature decoder; frozen.
+        decoder: Is trained; from stage Ib, or with fresh weights.
+        source: The images.
+        config: The stage's settings.
+        features: Known backbone features of the same images, read instead of computed.
+
+    Raises:
+        FeatureSpaceMismatch: The pixel decoder was trained on other features than the FAE's.
+        FAEError: It is for features of another width or grid.
     """
 
     def __init__(
@@ -85,7 +102,5 @@ class PixelFinetuneTask(PixelTask):
         return self.fae.features(self.fae.spec.normalize(self.encoder.adapt(features).mode()))
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        trained = modules["pixel_decoder"]
-        decoder = type(trained)(trained.config.model_copy(update={"features": self._space}))
-        decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+        decoder = self._trained_decoder(modules, features=self._space)
         FAE(self.fae.encoder, self.fae.feature_decoder, decoder).save_pretrained(folder)

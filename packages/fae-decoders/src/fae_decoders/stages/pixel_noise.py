@@ -1,11 +1,12 @@
-"""Stage Ib: the pixel decoder learns to paint from frozen features with Gaussian noise on them (section 4.2).
+"""Stage Ib: the pixel decoder learns to decode frozen features with Gaussian noise on them (section 4.2).
 
-The noise makes it forgiving: features that a feature decoder, or a generator behind it, gets a little wrong still paint well.
-It needs no latents, so one decoder serves every latent size of a backbone.
+The noise makes it robust to features that a feature decoder, or a generator before it, gets slightly wrong. It needs no
+latents, so one decoder serves every latent size of a backbone.
 
-How strong the noise is: the paper has sigma = 0.4 for DINOv2 and scales it "according to the norm of the embeddings" for
-others. Here sigma is a fraction of the features' root mean square over the training images, which is 1 where FeatureNorm
-standardises them; `relative: false` takes it in the features' own units, as the paper's number for DINOv2 is printed.
+How strong the noise is: the paper has sigma = 0.4 for DINOv2 and scales it "according to the norm of the
+embeddings" for others. Here sigma is a fraction of the features' root mean square over the training images, which
+is 1 where FeatureNorm standardises them; `relative: false` takes it in the features' own units, as the paper's
+number for DINOv2 is printed.
 """
 
 from __future__ import annotations
@@ -32,9 +33,17 @@ if TYPE_CHECKING:
 
 
 class PixelNoiseConfig(Config):
-    """sigma: standard deviation of the noise; relative: as a fraction of the features' root mean square."""
+    """Settings of stage Ib.
 
-    sigma: float = Field(0.4, ge=0)
+    Args:
+        sigma: Standard deviation of the noise.
+        relative: Whether sigma is a fraction of the features' root mean square over the data.
+        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
+        losses: Weights and choices of the loss terms.
+        data: How the images are read.
+    """
+
+    sigma: float = Field(default=0.4, ge=0)
     relative: bool = True
     gradient_checkpointing: bool = False
     losses: PixelLossConfig = PixelLossConfig()
@@ -42,7 +51,18 @@ class PixelNoiseConfig(Config):
 
 
 class PixelNoiseTask(PixelTask):
-    """Pixel decoder on frozen features + noise; exports a pixel decoder that knows its feature space."""
+    """Pixel decoder on frozen features + noise; exports a pixel decoder that knows its feature space.
+
+    Args:
+        encoder: Makes the features; frozen.
+        decoder: Is trained.
+        source: The images.
+        config: The stage's settings.
+        features: Known features of the same images, read instead of computed.
+
+    Raises:
+        FAEError: The decoder is for features of another width or grid.
+    """
 
     def __init__(
         self,
@@ -73,8 +93,5 @@ class PixelNoiseTask(PixelTask):
         return features
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        trained = modules["pixel_decoder"]
         learned = {"features": FeatureSpace.of(self.encoder), "noise_sigma": self.noise_std}
-        decoder = type(trained)(trained.config.model_copy(update=learned))
-        decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
-        decoder.save_pretrained(folder)
+        self._trained_decoder(modules, **learned).save_pretrained(folder)

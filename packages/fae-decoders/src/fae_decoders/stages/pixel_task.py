@@ -1,10 +1,10 @@
-"""What stages Ib and II share: a pixel decoder that paints images from some kind of features, with or without a GAN."""
+"""What stages Ib and II share: a pixel decoder learns to decode some kind of features, with or without a GAN."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,20 @@ if TYPE_CHECKING:
 
 
 class PixelTask(Task):
-    """A pixel decoder against target images. Subclasses say which features it sees (`inputs`) and what is exported."""
+    """A pixel decoder against target images. Subclasses say which features it sees (`inputs`) and what is exported.
+
+    Args:
+        encoder: Makes the features; frozen.
+        decoder: Is trained.
+        source: The images.
+        losses: Weights and choices of the loss terms.
+        data: How the images are read.
+        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
+        features: Known features of the same images, read instead of computed.
+
+    Raises:
+        FAEError: The decoder is for features of another width or grid.
+    """
 
     ema_modules = ("pixel_decoder",)
 
@@ -40,14 +53,16 @@ class PixelTask(Task):
         gradient_checkpointing: bool,
         features: FeatureStore | None = None,
     ) -> None:
-        if (decoder.config.feature_dim, decoder.config.grid) != (encoder.backbone.dim, tuple(encoder.backbone.grid)):
+        dim, grid = encoder.backbone.dim, tuple(encoder.backbone.grid)
+        if (decoder.config.feature_dim, decoder.config.grid) != (dim, grid):
             raise FAEError(
-                f"the backbone gives {encoder.backbone.dim} channels on {tuple(encoder.backbone.grid)}, the pixel decoder takes "
+                f"the backbone gives {dim} channels on {grid}, the pixel decoder takes "
                 f"{decoder.config.feature_dim} on {decoder.config.grid}"
             )
         self.encoder = encoder
         self.losses = PixelLoss(losses, decoder.config.image_shape)
         self.data = StageData(source, encoder, data, decoder.config.image_shape, features)
+        self.read_groups = self.data.read_groups
         decoder.gradient_checkpointing = gradient_checkpointing
         self.modules: dict[str, nn.Module] = {"pixel_decoder": decoder}
         self.phases = [Phase("decoder", ("pixel_decoder",), self._decoder_loss)]
@@ -55,10 +70,6 @@ class PixelTask(Task):
 
     def __len__(self) -> int:
         return len(self.data)
-
-    @property
-    def read_groups(self) -> list[int] | None:
-        return self.data.read_groups
 
     def identity(self) -> dict[str, str]:
         return self.data.identity()
@@ -77,21 +88,35 @@ class PixelTask(Task):
 
     @abstractmethod
     def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
-        """What the decoder sees in training (B, N, D), given the frozen features."""
+        """What the decoder sees in training (B, N, D), given the frozen features (B, N, D)."""
 
     @abstractmethod
     def clean_inputs(self, features: Tensor) -> Tensor:
-        """What it sees when it is used."""
+        """What the decoder sees when it is used (B, N, D), given the frozen features (B, N, D)."""
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float]:
         images = load_batch(self.data.source, preview_rows(len(self)), self.data.image_size).to(self.data.device)
-        painted = modules["pixel_decoder"].to(images.device)(self.clean_inputs(self.data.features(images)))
-        return save_preview(self.data.as_target(images), painted, folder, step)
+        decoded = modules["pixel_decoder"].to(images.device)(self.clean_inputs(self.data.features(images)))
+        return save_preview(self.data.as_target(images), decoded, folder, step)
 
     def _decoder_loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
-        decoder = self.modules["pixel_decoder"]
+        decoder = _pixel_decoder(self.modules)
         with torch.no_grad():
             inputs = self.inputs(self.data.batch_features(batch), random)
-        painted = decoder(inputs)
-        self._adversary.remember(painted, random)
-        return self.losses.decoder_terms(painted, batch["target"], random, decoder.last_layer)
+        decoded = decoder(inputs)
+        self._adversary.remember(decoded, random)
+        return self.losses.decoder_terms(decoded, batch["target"], random, decoder.last_layer)
+
+    @staticmethod
+    def _trained_decoder(modules: dict[str, nn.Module], **learned: object) -> AnyPixelDecoder:
+        """A copy of the trained decoder on the CPU, with `learned` fields in its config."""
+        trained = _pixel_decoder(modules)
+        config = trained.config.model_copy(update=learned)
+        decoder = type(trained)(config)  # pyright: ignore[reportArgumentType] (the class's own config)
+        decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+        return decoder
+
+
+def _pixel_decoder(modules: dict[str, nn.Module]) -> AnyPixelDecoder:
+    """The decoder among a task's modules."""
+    return cast("AnyPixelDecoder", modules["pixel_decoder"])

@@ -1,4 +1,4 @@
-"""What a stage shows of itself while it runs."""
+"""Pictures that a stage writes while it runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,19 @@ def preview_rows(count: int) -> list[int]:
     return [i * count // _PREVIEW_IMAGES for i in range(min(count, _PREVIEW_IMAGES))]
 
 
-def save_preview(target: Tensor, painted: Tensor, folder: Path, step: int) -> dict[str, float]:
-    """Write targets above what is painted, (B, 3, H, W) each, and return the PSNR of these few images."""
-    painted = painted.float().clamp(0, 1)
-    grid = torch.cat([target, painted]).cpu()
-    save_grid(grid, folder / folders.preview_image(step), len(target), row_labels=["image", "painted"])
-    return {"preview_psnr": float(psnr(target, painted).mean())}
+def save_preview(target: Tensor, decoded: Tensor, folder: Path, step: int) -> dict[str, float]:
+    """Write targets above the decoder's images.
+
+    Args:
+        target: (B, 3, H, W) in [0, 1].
+        decoded: (B, 3, H, W); clamped.
+        folder: Where the picture goes.
+        step: Names the file.
+
+    Returns:
+        The mean PSNR of these few images in dB, to log.
+    """
+    decoded = decoded.float().clamp(0, 1)
+    grid = torch.cat([target, decoded]).cpu()
+    save_grid(grid, folder / folders.preview_image(step), len(target), row_labels=["image", "decoded"])
+    return {"preview_psnr": float(psnr(target, decoded).mean())}

@@ -1,4 +1,4 @@
-"""A convolutional KL autoencoder from scratch: reconstruction, perceptual and adversarial terms, KL, and alignment if asked for."""
+"""A convolutional KL autoencoder from scratch: reconstruction, perceptual, adversarial, KL and alignment terms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images.identity import content_identity
+from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.baselines.conv_vae import ConvVAE
@@ -21,18 +22,25 @@ from fae_decoders.stages.adversary import Adversary
 from fae_decoders.stages.data import DataConfig
 from fae_decoders.stages.images import ImageData
 from fae_decoders.stages.preview import preview_rows, save_preview
-from fae_decoders.stages.statistics import ChannelStatistics
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
 
 
 class VAEConfig(Config):
-    """beta: weight of the KL term, all terms being means over elements. SD's and VA-VAE's 1e-6 weighs sums over one image and is
-    beta = 1e-6 * C h w / (3 H W) here. alignment: VA-VAE's term, None for a plain VAE. gradient_checkpointing: recompute the
-    levels in the backward pass."""
+    """Settings of a ConvVAE's training.
 
-    beta: float = Field(1e-6, ge=0)
+    SD's and VA-VAE's KL weight of 1e-6 is for sums over one image, and is beta = 1e-6 * C h w / (3 H W) here.
+
+    Args:
+        beta: Weight of the KL term; all terms are means over elements.
+        losses: Weights and choices of the other loss terms.
+        alignment: VA-VAE's term; None for a plain VAE.
+        gradient_checkpointing: Recompute the levels in the backward pass.
+        data: How the images are read.
+    """
+
+    beta: float = Field(default=1e-6, ge=0)
     losses: PixelLossConfig = PixelLossConfig()
     alignment: AlignmentConfig | None = None
     gradient_checkpointing: bool = False
@@ -40,7 +48,16 @@ class VAEConfig(Config):
 
 
 class VAETask(Task):
-    """Encoder and decoder on images; exports a ConvVAE with the statistics of its latents over the training images."""
+    """Encoder and decoder on images; exports a ConvVAE with the statistics of its latents over the training images.
+
+    Args:
+        vae: Is trained; its latents have no statistics yet.
+        source: The images.
+        config: The training's settings.
+
+    Raises:
+        FAEError: The latents have statistics.
+    """
 
     ema_modules = ("encoder", "decoder")
 
@@ -49,6 +66,7 @@ class VAETask(Task):
             raise FAEError("an autoencoder is trained on latents without statistics; they are measured at its end")
         self.vae, self.config = vae, config
         self.data = ImageData(source, vae.spec.image_shape, config.data)
+        self.read_groups = self.data.read_groups
         self.losses = PixelLoss(config.losses, vae.spec.image_shape)
         self.device = "cpu"
         vae.gradient_checkpointing = config.gradient_checkpointing
@@ -62,10 +80,6 @@ class VAETask(Task):
 
     def __len__(self) -> int:
         return len(self.data)
-
-    @property
-    def read_groups(self) -> list[int] | None:
-        return self.data.read_groups
 
     def identity(self) -> dict[str, str]:
         aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
@@ -84,8 +98,8 @@ class VAETask(Task):
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float]:
         target = self.data.read(preview_rows(len(self))).to(self.device)
         encoder, decoder = (modules[name].to(self.device) for name in ("encoder", "decoder"))
-        painted = (decoder(ConvVAE.as_posterior(*encoder(2 * target - 1)).mode()) + 1) / 2
-        return save_preview(target, painted, folder, step)
+        decoded = (decoder(ConvVAE.as_posterior(*encoder(2 * target - 1)).mode()) + 1) / 2
+        return save_preview(target, decoded, folder, step)
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         finished = ConvVAE(self.vae.config)
@@ -100,9 +114,9 @@ class VAETask(Task):
         target = batch["target"]
         posterior = ConvVAE.as_posterior(*self.modules["encoder"](2 * target - 1))
         z = posterior.sample(random)
-        painted = (self.modules["decoder"](z) + 1) / 2
-        self._adversary.remember(painted, random)
-        terms = self.losses.decoder_terms(painted, target, random, self.vae.decoder.last_layer)
+        decoded = (self.modules["decoder"](z) + 1) / 2
+        self._adversary.remember(decoded, random)
+        terms = self.losses.decoder_terms(decoded, target, random, self.vae.decoder.last_layer)
         terms["kl"] = posterior.kl().mean()
         terms["loss"] = terms["loss"] + self.config.beta * terms["kl"]
         if self.alignment is not None:
@@ -114,9 +128,14 @@ class VAETask(Task):
 
 @torch.no_grad()
 def measure_statistics(vae: ConvVAE, data: ImageData, device: str) -> None:
-    """Set the autoencoder's per-channel statistics to those of its posterior means over images."""
-    statistics = ChannelStatistics(vae.spec.channels)
+    """Set the autoencoder's per-channel statistics to those of its posterior means over images.
+
+    Args:
+        vae: Is changed.
+        data: At most its `statistics_images` are encoded.
+        device: Where the autoencoder is.
+    """
+    sums = ChannelSums.empty(vae.spec.channels)
     for _, images in data.batches(data.spread(), "latents of the data"):
-        statistics.add(vae.posterior(images.to(device)).mode().movedim(1, -1))
-    # A dead channel has no scale of its own; any small positive one keeps normalisation finite.
-    vae.with_statistics(statistics.mean.tolist(), statistics.std.clamp_min(1e-6).tolist())
+        sums = sums + ChannelSums.of(vae.posterior(images.to(device)).mode())
+    vae.with_statistics(*sums.mean_std())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images, to_uint8
+from fae_core.images.transform import resize
 from fae_core.processes import Processes, processes
 from fae_core.protocols import read_size
 from fae_eval import warnings as protocol
@@ -23,7 +24,6 @@ from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.generation import metric_labels
 from fae_eval.studies.reference import gaussian
 from fae_eval.tokenizers import (
-    at_image_size,
     device_of,
     features_of_latents,
     image_features,
@@ -127,7 +127,7 @@ class _Pass:
     def add(self, indices: range) -> None:
         model = self.model
         read = load_batch(self.source, indices, read_size(model)).to(device_of(model))
-        moved = at_image_size(model, read)
+        moved = resize(read, model.spec.image_shape)
         originals = moved.cpu()
         z = model.encode(read)
         decoded = model.decode(z)
