@@ -1,4 +1,5 @@
-"""Bundles: a tokenizer and a generator in one folder, found by name, checked, refused in one line where something is wrong."""
+"""Bundles: a tokenizer and a generator in one folder, found by name, checked, refused in one line where something is
+wrong."""
 
 from __future__ import annotations
 

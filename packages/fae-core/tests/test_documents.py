@@ -1,4 +1,5 @@
-"""Whatever lies under a document's name is plain data or one line, at once: pipes, devices, other encodings, bombs, keys that are there twice."""
+"""Whatever lies under a document's name is plain data or one line, at once: pipes, devices, other encodings, bombs,
+keys that are there twice."""
 
 from __future__ import annotations
 

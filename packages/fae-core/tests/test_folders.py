@@ -1,4 +1,5 @@
-"""Folders that FAE did not make are never deleted, an older one goes only once the new one stands, and each has one writer."""
+"""Folders that FAE did not make are never deleted, an older one goes only once the new one stands, and each has one
+writer."""
 
 from __future__ import annotations
 
@@ -194,7 +195,8 @@ from fae_core.files import staged_folder
 step, out, calls = int(sys.argv[1]), Path(sys.argv[2]), [0]
 
 def audit(event, arguments):
-    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree") or (event == "open" and "out" in str(arguments[0])):
+    moved = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
+    if moved or (event == "open" and "out" in str(arguments[0])):
         calls[0] += 1
         if calls[0] == step:
             os.kill(os.getpid(), 9)
@@ -330,9 +332,11 @@ def test_a_damaged_lock_file_of_a_dead_process_is_no_obstacle(content: str, tmp_
 
 def test_many_writers_at_once_take_turns(tmp_path: Path) -> None:
     script = (
-        "import sys, os\nfrom pathlib import Path\nfrom fae_core.errors import FolderInUse\nfrom fae_core.files import hold\n"
+        "import sys, os\nfrom pathlib import Path\nfrom fae_core.errors import FolderInUse\n"
+        "from fae_core.files import hold\n"
         "out = Path(sys.argv[1])\nfor _ in range(200):\n    try:\n        with hold(out):\n"
-        "            mark = out.with_name('inside')\n            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))\n            mark.unlink()\n"
+        "            mark = out.with_name('inside')\n            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))\n"
+        "            mark.unlink()\n"
         "    except FolderInUse:\n        pass\n"
     )
     each = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")]) for _ in range(3)]

@@ -220,8 +220,9 @@ def edited(data: bytes, changes: list[tuple[int, str, bytes]]) -> bytes:
 
 @pytest.mark.parametrize("file", FILES)
 def test_damaged_bytes_are_found_or_change_nothing(valid: Path, file: str) -> None:
-    """With `verify`, shards and labels can only be refused or be what they were. JSON has no checksum of its own: it may say
-    something else that makes sense, but whatever it says ends in a result or in one line; so does reading without `verify`."""
+    """With `verify`, shards and labels can only be refused or be what they were. JSON has no checksum of its own: it
+    may say something else that makes sense, but whatever it says ends in a result or in one line; so does reading
+    without `verify`."""
     whole = everything(LatentStore(valid))
 
     @settings(PROPERTY, max_examples=60)

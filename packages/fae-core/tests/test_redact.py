@@ -126,7 +126,8 @@ def test_secrets_in_every_guise_go_and_what_surrounds_them_stays(text: str, kept
 @pytest.mark.parametrize(
     "text",
     [
-        "--set training.steps=5 --model runs/tokenizer tokenizer=runs/x tokens=77 max_tokens=7 key=3 model.class_token=mean pad_token=x",
+        "--set training.steps=5 --model runs/tokenizer tokenizer=runs/x tokens=77 max_tokens=7 key=3 "
+        "model.class_token=mean pad_token=x",
         "FD-efficientnet-lite2@64: 3.2, train:efficientnet-lite2@64, hf/owner/name@main",
         "git@github.com:org/x.git and C:/data/x and a ratio of 16:9",
         "https://host:8080/a@b/c and https://medium.com/@user/x and s3://bucket/x.tar",

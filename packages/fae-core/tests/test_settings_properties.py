@@ -1,4 +1,5 @@
-"""Readers of settings under hypothesis: whatever a config, a preset, --set or a recipe says, it is read or refused in one line."""
+"""Readers of settings under hypothesis: whatever a config, a preset, --set or a recipe says, it is read or refused in
+one line."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ YAML = "{}[]:,-&*!?|>'\"#%@= \n\tab1.e<~_"
 snippets = st.lists(
     st.sampled_from(
         ["!!int ", "!!float ''", "!!bool x", "!!timestamp a", "!!set {a}", "<<: ", "? ", "[a]", ".nan", "-.inf", "1:30",
-         "2020-99-99", "0x", "0b_", "9" * 5000, "a: ", "\n", "- ", "'", "{", "}", "&a ", "*a", "%YAML 9.9\n---\n", "\x85", "\0"]
+         "2020-99-99", "0x", "0b_", "9" * 5000, "a: ", "\n", "- ", "'", "{", "}", "&a ", "*a",
+         "%YAML 9.9\n---\n", "\x85", "\0"]
     ),
     max_size=6,
 ).map("".join)  # fmt: skip

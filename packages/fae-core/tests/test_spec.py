@@ -1,4 +1,5 @@
-"""The latent spec: round trips exactly, refuses what is not a latent space, normalises by its statistics, names differences."""
+"""The latent spec: round trips exactly, refuses what is not a latent space, normalises by its statistics, names
+differences."""
 
 from __future__ import annotations
 

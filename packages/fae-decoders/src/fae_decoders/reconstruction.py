@@ -42,7 +42,8 @@ class Reconstruction:
         self.name = type(tokenizer).__name__
 
     def run(self, folder: Path, *, pairs: int, files: bool, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write pairs.png, images/ if `files`, and results/ with the record and its own copy of the picture into `folder`.
+        """Write pairs.png, images/ if `files`, and results/ with the record and its own copy of the picture into
+        `folder`.
 
         Returns the record. Raises FAEError where the tokenizer paints numbers that are not finite.
         """
@@ -108,7 +109,8 @@ class Reconstruction:
     def _record(self, means: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
         height, width = self.tokenizer.spec.image_shape
         notes = [
-            f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR of each image, peak 1, at most 100 dB.",
+            f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR of each image, peak 1, "
+            "at most 100 dB.",
         ]
         if "feature MSE" in means:
             notes.append(

@@ -69,8 +69,8 @@ class FeatureNorm(Fp32Buffers):
     def standardize(self, sums: ChannelSums) -> None:
         """Set mean and std to those of raw features with these sums.
 
-        A channel that hardly varies carries nothing, and dividing by its tiny std would only enlarge rounding errors: no
-        std is smaller than 1e-4 of the largest.
+        A channel that hardly varies carries nothing, and dividing by its tiny std would only enlarge rounding errors:
+        no std is smaller than 1e-4 of the largest.
 
         Args:
             sums: of raw backbone features.

@@ -24,9 +24,9 @@ def resolve_settings(
 ) -> dict[str, Any]:
     """{"model": ..., "training": ..., ...} merged from the three sources.
 
-    kind: the model_type that the settings must be of. sections: those that the command reads, each a mapping; any other is refused,
-    with the nearest name. None: keys are not known here, but to the reader of what an original's checkpoint was built with.
-    Raises UnknownName, InvalidFile or FAEError, one line each.
+    kind: the model_type that the settings must be of. sections: those that the command reads, each a mapping; any other
+        is refused, with the nearest name. None: keys are not known here, but to the reader of what an original's
+        checkpoint was built with. Raises UnknownName, InvalidFile or FAEError, one line each.
     """
     given = read_yaml(config) if config else {}
     if "command" in given and sections is not None:  # a run's own config.yaml: what it records besides is no setting

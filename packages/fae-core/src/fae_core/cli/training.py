@@ -17,7 +17,8 @@ from fae_core.models.build import seeded
 if TYPE_CHECKING:
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
 
-    # (class, model settings, latents, training settings, preview, device) -> the task, and what config.yaml records of it
+    # (class, model settings, latents, training settings, preview, device) -> the task, and what config.yaml records of
+    # it
     TaskFactory = Callable[
         [Any, dict[str, Any], Any, TrainConfig, PreviewConfig | None, str | None], tuple[GeneratorTask, dict[str, Any]]
     ]
@@ -99,7 +100,7 @@ def labelled_task(
 
 
 def build_generator(generator_class: Any, model: dict[str, Any], store: Any, config: TrainConfig) -> Any:
-    """A generator for the latents of a store, with weights from the seed. Raises InvalidSettings where it has no room."""
+    """A generator for the latents of a store, with weights from the seed. Raises InvalidFile where it has no room."""
     from fae_core.cost.counted import require_room
 
     model_config = parse_config(generator_class.config_class, model, "model settings")

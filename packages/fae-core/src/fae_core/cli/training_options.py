@@ -1,7 +1,7 @@
 """The options that every `fae train` command takes, as one object.
 
-A command has one parameter `options: TrainingOptions` and the decorator `training_command`, which shows typer the options
-one by one.
+A command has one parameter `options: TrainingOptions` and the decorator `training_command`, which shows typer the
+options one by one.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ def stage_settings(
 ) -> dict[str, Any]:
     """{"model", "training", "encoder", <stage>} for one stage.
 
-    A preset of a model may hold a section for each stage that trains it; its `training` goes over the preset's own. Then come
-    the command's own options, then --set. Raises UnknownName for a section that no stage knows, and for one of --set that this
-    stage does not read.
+    A preset of a model may hold a section for each stage that trains it; its `training` goes over the preset's own.
+    Then come the command's own options, then --set. Raises UnknownName for a section that no stage knows, and for one
+    of --set that this stage does not read.
     encoder: what the command was told to use; the preset's encoder section is then left out.
     """
     settings = resolve_settings(preset, config, None, kind, sections=(*_COMMON, *stages))

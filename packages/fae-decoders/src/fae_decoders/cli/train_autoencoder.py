@@ -35,7 +35,8 @@ def train_autoencoder(
 ) -> None:
     """Train the adapter and the feature decoder on features of a frozen backbone (stage Ia).
 
-    Sections of --set and --config: model (the feature decoder), encoder, autoencoder (beta, cosine, data, ...), training.
+    Sections of --set and --config: model (the feature decoder), encoder, autoencoder (beta, cosine, data, ...),
+    training.
 
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """

@@ -48,10 +48,12 @@ def train_pixel(
 ) -> None:
     """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
 
-    Stage noise needs no autoencoder; its decoder serves every latent size of the backbone. Stage finetune writes the whole FAE.
-    Sections of --set and --config: model (the pixel decoder), encoder, noise or finetune (losses, data, ...), training.
+    Stage noise needs no autoencoder; its decoder serves every latent size of the backbone. Stage finetune writes the
+    whole FAE. Sections of --set and --config: model (the pixel decoder), encoder, noise or finetune (losses, data,
+    ...), training.
 
-    Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out runs/fae
+    Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out
+    runs/fae
     """
     from fae_core.cli.launch import relaunched
 

@@ -23,9 +23,11 @@ def train_vae(
     ] = None,
     split: Split = None,
 ) -> None:
-    """Train a convolutional KL autoencoder on images: a tokenizer that `fae encode` and `fae sample` take as they take an FAE.
+    """Train a convolutional KL autoencoder on images: a tokenizer that `fae encode` and `fae sample` take as they take
+    an FAE.
 
-    Images of another size are resized. Sections of --set and --config: model, vae (beta, losses, alignment, data), training.
+    Images of another size are resized. Sections of --set and --config: model, vae (beta, losses, alignment, data),
+    training.
 
     Example: fae train vae --data IMAGES --preset conv-vae-cifar10 --out runs/vae
     """
