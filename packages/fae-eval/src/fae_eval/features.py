@@ -120,7 +120,8 @@ def extract(
     skipped = [name for part in parts for name in part.skipped]
     content = ContentHash.merged(part.content for part in parts).value
     total = sum(part.count for part in parts)
-    return FeatureSet(total, tuple(sizes.pop()), content, rows, moments, spatial, joined, skipped)
+    height, width = sizes.pop()
+    return FeatureSet(total, (height, width), content, rows, moments, spatial, joined, skipped)
 
 
 def _all_reduced(moments: Moments, group: Processes) -> Moments:

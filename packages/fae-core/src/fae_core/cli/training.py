@@ -70,13 +70,14 @@ def train_generator(
     with processes(options.device):
         store = _open_latents(latents, data, tokenizer, config.verify)
         task, facts = make_task(generator_class, model, store, config, preview, options.device)
+        generator: Any = task.generator
         recorded = {
             "command": f"fae train {command}",
             "data": str(latents or data),
             **({"tokenizer": tokenizer} if tokenizer else {}),
             **facts,
             "model_type": model_type,
-            "model": task.generator.config.model_dump(mode="json"),
+            "model": generator.config.model_dump(mode="json"),
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
         prompts = "" if make_task is labelled_task else " --prompts FILE"

@@ -60,7 +60,7 @@ def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
     if Path(source).is_dir():
         if fields:
             raise FAEError(f"an encoder's folder is taken as it is; encoder.{next(iter(fields))} cannot be changed")
-        return FAEEncoder.from_pretrained(source, **({} if weights is None else {"weights": weights}))
+        return FAEEncoder.from_pretrained(source, weights="default" if weights is None else weights)
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
     return FAEEncoder.from_preset(source, **chosen, **fields)
 

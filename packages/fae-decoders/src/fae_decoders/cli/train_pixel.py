@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fae_core.images import ImageSource
-    from fae_decoders.stages.pixel_task import PixelTask
+    from fae_decoders.stages import PixelFinetuneTask, PixelNoiseTask
 
 
 class Stage(StrEnum):
@@ -92,7 +92,9 @@ def train_pixel(
         require_fields(config_class, settings[section], f"{section} settings")
     source = readable_source(data, split)
 
-    def build() -> PixelTask:  # encoder, decoder and discriminator: every fresh weight comes from the seed
+    def build() -> (
+        PixelNoiseTask | PixelFinetuneTask
+    ):  # encoder, decoder and discriminator: every fresh weight comes from the seed
         if stage is Stage.NOISE:
             return _noise_task(source, settings, init, weights, features)
         return _finetune_task(source, settings, autoencoder, init, features)
@@ -130,7 +132,7 @@ def _noise_task(
     init: str | None,
     weights: str | None,
     features: Path | None,
-) -> PixelTask:
+) -> PixelNoiseTask:
     from fae_core.config import parse_config
     from fae_decoders.cli.stage import build_encoder, known_features
     from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
@@ -153,7 +155,7 @@ def _finetune_task(
     autoencoder: str | None,
     init: str | None,
     features: Path | None,
-) -> PixelTask:
+) -> PixelFinetuneTask:
     from fae_core.config import parse_config
     from fae_core.errors import FAEError
     from fae_decoders.cli.stage import known_features

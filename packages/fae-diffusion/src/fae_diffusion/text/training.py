@@ -71,12 +71,14 @@ class CaptionTask(GeneratorTask):
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, _ = self.store.read(indices, random=random)
         text = self.cache.read([self.captions[index] for index in indices])
+        assert text.mask is not None, "a cache knows which tokens are padding"
         return {"z": z, "tokens": text.tokens, "mask": text.mask}
 
     def preview_conditions(self, indices: range) -> TextCondition:
         """Distinct captions of the data in turn, in the order in which they first appear."""
         distinct = list(dict.fromkeys(self.captions))
         text = self.cache.read([distinct[index % len(distinct)] for index in indices])
+        assert self._preview is not None, "asked for by the preview"
         return text.to(self._preview.device)
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
