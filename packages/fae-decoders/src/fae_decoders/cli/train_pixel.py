@@ -92,9 +92,8 @@ def train_pixel(
         require_fields(config_class, settings[section], f"{section} settings")
     source = readable_source(data, split)
 
-    def build() -> (
-        PixelNoiseTask | PixelFinetuneTask
-    ):  # encoder, decoder and discriminator: every fresh weight comes from the seed
+    # Encoder, decoder and discriminator: every fresh weight comes from the seed.
+    def build() -> PixelNoiseTask | PixelFinetuneTask:
         if stage is Stage.NOISE:
             return _noise_task(source, settings, init, weights, features)
         return _finetune_task(source, settings, autoencoder, init, features)
