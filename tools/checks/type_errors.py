@@ -44,10 +44,14 @@ def main() -> int:
 
 def errors_by_package() -> dict[str, Counter[str]]:
     """Package -> errors by file, relative to the package's module. One run for all, which reads torch once."""
-    sources = {package.name: next((package / "src").iterdir()) for package in sorted((ROOT / "packages").iterdir())}
+    packages = sorted((ROOT / "packages").iterdir())
+    sources = {package.name: package / "src" / package.name.replace("-", "_") for package in packages}
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
     command += [str(source) for source in sources.values()]
-    report = json.loads(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if not result.stdout.startswith("{"):
+        sys.exit(f"pyright did not run: {(result.stderr or result.stdout).strip()[-300:]}")
+    report = json.loads(result.stdout)
     files = [Path(one["file"]) for one in report["generalDiagnostics"] if one["severity"] == "error"]
     return {
         name: Counter(file.relative_to(source).as_posix() for file in files if file.is_relative_to(source))

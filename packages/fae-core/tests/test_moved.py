@@ -16,7 +16,7 @@ def forgotten(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("forgotten", [name for name in MOVED if name.startswith("fae_core.")], indirect=True)
+@pytest.mark.parametrize("forgotten", list(MOVED), indirect=True)
 def test_every_earlier_module_of_the_core_imports_and_warns(forgotten: str) -> None:
     homes = MOVED[forgotten]
     with pytest.warns(DeprecationWarning, match=f"{forgotten} is now "):
@@ -25,7 +25,8 @@ def test_every_earlier_module_of_the_core_imports_and_warns(forgotten: str) -> N
         found = importlib.import_module(home)
         own = [name for name, value in vars(found).items() if getattr(value, "__module__", None) == home]
         for name in own:
-            assert getattr(module, name) is getattr(found, name) or len(homes) > 1
+            first = next(one for one in map(importlib.import_module, homes) if hasattr(one, name))
+            assert getattr(module, name) is getattr(first, name)
 
 
 @pytest.mark.parametrize("forgotten", ["fae_core.hub"], indirect=True)
@@ -51,3 +52,27 @@ def test_the_error_of_files_keeps_its_earlier_name() -> None:
 
     with pytest.warns(DeprecationWarning, match="InvalidFile"):
         assert errors.CheckpointError is errors.InvalidFile
+
+
+def test_a_task_with_the_earlier_names_is_prepared_and_read_in_groups() -> None:
+    from fae_core.training import Task
+
+    with pytest.warns(DeprecationWarning, match="is now"):
+
+        class Earlier(Task):
+            blocks = (3, 2)
+
+            def __len__(self) -> int:
+                return 5
+
+            def load(self, indices, random):
+                return {}
+
+            def export(self, folder, modules) -> None: ...
+
+            def to(self, device: str) -> None:
+                self.device = device
+
+    task = Earlier()
+    task.prepare("cpu")
+    assert task.device == "cpu" and task.read_groups == (3, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny_fae import Gradients
 
@@ -187,3 +188,9 @@ def test_training_from_shards_passes_over_bad_images_and_continues_at_the_exact_
         load_file(tmp_path / run / "model" / "feature_decoder" / "model.safetensors") for run in ("whole", "again")
     )
     torch.testing.assert_close(again, whole, atol=0, rtol=0)
+
+
+def test_set_goes_over_the_options_of_a_stage(data: Path, tmp_path: Path) -> None:
+    images = ["--data", str(data), "--preset", "conv-vae-tiny", "--device", "cpu", "--batch-size", "2"]
+    invoke(["train", "vae", *images, "--out", f"{tmp_path}/vae", "--steps", "5", "--set", "training.steps=1"])
+    assert yaml.safe_load((tmp_path / "vae" / "config.yaml").read_text())["training"]["steps"] == 1

@@ -157,4 +157,5 @@ def processes(device: str | None = None) -> Iterator[Processes]:
             # gloo's threads release the tensors of the last operation after it has returned. They need the
             # interpreter's lock for it, and abort the process (std::terminate) if the interpreter is shut down
             # meanwhile. Sharded models keep these threads alive, so they get the lock here.
-            time.sleep(_SETTLE_SECONDS)
+            if not kind.startswith("cuda"):
+                time.sleep(_SETTLE_SECONDS)

@@ -90,6 +90,15 @@ class FeatureEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Movable(Protocol):
+    """What works on a device that it is told, such as latents that are encoded as they are read."""
+
+    def to(self, device: str) -> Any:
+        """Work on `device` from now on."""
+        ...
+
+
 def encoder_of(tokenizer: Any) -> Any:
     """The part of a tokenizer that reads images: its `encoder`, or the tokenizer itself."""
     return getattr(tokenizer, "encoder", tokenizer)
@@ -97,7 +106,8 @@ def encoder_of(tokenizer: Any) -> Any:
 
 def read_size(tokenizer: Any) -> tuple[int, int]:
     """(height, width) of the images that a tokenizer takes: its own `read_size`, else its spec's `image_shape`."""
-    return getattr(encoder_of(tokenizer), "read_size", tokenizer.spec.image_shape)
+    own = getattr(tokenizer, "read_size", None)
+    return own or getattr(encoder_of(tokenizer), "read_size", tokenizer.spec.image_shape)
 
 
 def can_decode(tokenizer: Any) -> bool:
@@ -116,7 +126,9 @@ def require_decoder(tokenizer: Any, name: object) -> None:
         name: What the error message calls it, such as its path.
     """
     if not can_decode(tokenizer):
-        raise FAEError(f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder")
+        raise FAEError(
+            f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder, such as a whole FAE"
+        )
 
 
 def class_count(generator: Any) -> int | None:

@@ -5,11 +5,7 @@ For the metrics that need other networks (rFID, LPIPS) there is `fae eval recons
 
 from __future__ import annotations
 
-import platform
-import shlex
 import shutil
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core import folders
-from fae_core._version import __version__ as core_version
+from fae_core.commands.provenance import provenance
 from fae_core.errors import FAEError
 from fae_core.files import write_json
 from fae_core.folders import IMAGES, PAIRS, RESULTS
@@ -26,7 +22,6 @@ from fae_core.images import ImageSource, load_batch, psnr, save_grid, save_image
 from fae_core.images.transform import resize
 from fae_core.progress import progress
 from fae_core.protocols import read_size, require_decoder
-from fae_decoders._version import __version__
 from fae_decoders.fae.fae import FAE
 
 
@@ -124,14 +119,10 @@ class Reconstruction:
             "notes": notes,
             "warnings": [],
             "values": means,
-            "provenance": {
-                "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "device": self.device,
-                "machine": f"{platform.system()} {platform.machine()}",
-                "fingerprint": self.tokenizer.spec.fingerprint,
-                "images": len(self.source),
-                "versions": {"fae-core": core_version, "fae-decoders": __version__, "torch": torch.__version__},
+            "provenance": provenance(
+                device=self.device,
+                fingerprint=self.tokenizer.spec.fingerprint,
+                images=len(self.source),
                 **facts,
-            },
+            ),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -55,12 +55,16 @@ def train_diffusion(
     from functools import partial
 
     from fae_core.cli.training import train_generator
+    from fae_core.errors import FAEError
     from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.text.training import caption_task
 
-    factories: dict[str, Any] = {"mmdit": partial(caption_task, cache=text_cache, template=caption_template)}
-    if text_cache is not None:
-        factories |= {"lightningdit": _refuse_text_cache, "sit": _refuse_text_cache}
+    def check(model_type: str) -> None:
+        if model_type != "mmdit" and text_cache is not None:
+            raise FAEError("--text-cache is for models of text (mmdit); leave it out")
+        if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
+            raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
+
     train_generator(
         "diffusion",
         "lightningdit-tiny",
@@ -69,14 +73,9 @@ def train_diffusion(
         latents=latents,
         data=data,
         tokenizer=tokenizer,
-        task_factories=factories,
+        task_factories={"mmdit": partial(caption_task, cache=text_cache, template=caption_template)},
+        check=check,
     )
-
-
-def _refuse_text_cache(*_: Any) -> Any:
-    from fae_core.errors import FAEError
-
-    raise FAEError("--text-cache is for models of text (mmdit); leave it out")
 
 
 def import_sit(

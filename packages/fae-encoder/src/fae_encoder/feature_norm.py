@@ -70,7 +70,7 @@ class FeatureNorm(Fp32Buffers):
         """Set mean and std to those of raw features with these sums.
 
         A channel that hardly varies carries nothing, and dividing by its tiny std would only enlarge rounding errors:
-        no std is smaller than 1e-4 of the largest.
+        no std is smaller than 1e-4 of the largest, or than 1e-6.
 
         Args:
             sums: of raw backbone features.

@@ -11,7 +11,7 @@ from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrit
 from fae_core.cli.training_options import TrainingOptions, training_command
 
 
-@training_command("starflow-tiny")
+@training_command("starflow-tiny", "starflow")
 def train_flow(
     options: TrainingOptions, latents: Latents = None, data: LiveData = None, tokenizer: LiveTokenizer = None
 ) -> None:

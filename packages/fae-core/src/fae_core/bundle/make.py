@@ -11,7 +11,6 @@ import torch
 
 from fae_core._version import __version__
 from fae_core.bundle.card import public, read_results, training_history, write_card
-from fae_core.commands.provenance import provenance
 from fae_core.errors import FAEError, UnknownName
 from fae_core.files import require_new_folder, sha256_file, staged_folder, write_json
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, GENERATOR, README, TOKENIZER
@@ -81,7 +80,7 @@ def make_bundle(
         "generator": _facts(model, generator),
         **_space(encoder.spec),
         "dtype": dtype,
-        "made": public(provenance(date=today, torch=torch.__version__, fae_core=__version__)),
+        "made": {"date": today, "torch": torch.__version__, "fae_core": __version__},
         "notes": public(list(notes)),
         "measured": measured,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fae_core.cli.launch import relaunched
 from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
-from fae_core.config import parse_config, require_fields
+from fae_core.config import Config, parse_config, require_fields
 from fae_core.errors import DataError
 from fae_core.models.build import seeded
 
@@ -36,6 +36,7 @@ def train_generator(
     data: str | None = None,
     tokenizer: str | None = None,
     task_factories: dict[str, TaskFactory] | None = None,
+    check: Callable[[str], None] | None = None,
     **earlier: Any,
 ) -> None:
     """Resolve settings, build the generator for the latent space, train it, say what to run next.
@@ -47,6 +48,7 @@ def train_generator(
         options: what every training command takes. Its fields as keyword arguments still work, with a warning.
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
+        check: called with the model_type once settings are known, before anything is read or started.
 
     Raises:
         FAEError: one line, for settings, data or an output folder that cannot be used.
@@ -56,6 +58,8 @@ def train_generator(
     if options is None:
         warnings.warn("give train_generator its options as one TrainingOptions", DeprecationWarning, stacklevel=2)
         options = TrainingOptions(**earlier)
+    elif earlier:
+        raise TypeError(f"train_generator takes {', '.join(earlier)} as fields of its options")
     settings = resolve_settings(options.preset_or(default_preset), options.config, options.overrides, sections=SECTIONS)
     model_type = settings.get("model_type", next(iter(generator_classes)))
     if not isinstance(model_type, str) or model_type not in generator_classes:
@@ -64,20 +68,20 @@ def train_generator(
     config = options.train_config(settings)
     preview = _preview(settings)
     require_fields(generator_class.config_class, model, "model settings")
+    if check is not None:
+        check(model_type)
     if relaunched(options.processes):
         return
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
         store = _open_latents(latents, data, tokenizer, config.verify)
         task, facts = make_task(generator_class, model, store, config, preview, options.device)
-        generator: Any = task.generator
         recorded = {
             "command": f"fae train {command}",
             "data": str(latents or data),
             **({"tokenizer": tokenizer} if tokenizer else {}),
-            **facts,
             "model_type": model_type,
-            "model": generator.config.model_dump(mode="json"),
+            **facts,
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
         prompts = "" if make_task is labelled_task else " --prompts FILE"
@@ -97,16 +101,17 @@ def labelled_task(
     from fae_core.training import GeneratorTask
 
     model = model if "classes" in model else {**_class_count(store), **model}
-    return GeneratorTask(build_generator(generator_class, model, store, config), store, preview), {}
+    generator, model_config = build_generator(generator_class, model, store, config)
+    return GeneratorTask(generator, store, preview), {"model": model_config.model_dump(mode="json")}
 
 
-def build_generator(generator_class: Any, model: dict[str, Any], store: Any, config: TrainConfig) -> Any:
-    """A generator for the latents of a store, with weights from the seed. Raises InvalidFile where it has no room."""
+def build_generator(generator_class: Any, model: dict[str, Any], store: Any, config: TrainConfig) -> tuple[Any, Config]:
+    """A generator with weights from the seed, and its settings. Raises InvalidSettings where it does not fit."""
     from fae_core.cost.counted import require_room
 
     model_config = parse_config(generator_class.config_class, model, "model settings")
     require_room(lambda: generator_class(model_config, store.spec), "model settings")
-    return seeded(config.seed, lambda: generator_class(model_config, store.spec))
+    return seeded(config.seed, lambda: generator_class(model_config, store.spec)), model_config
 
 
 def _preview(settings: dict[str, Any]) -> PreviewConfig | None:

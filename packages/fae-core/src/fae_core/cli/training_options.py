@@ -77,13 +77,15 @@ class TrainingOptions:
             typer.echo(f"wrote {self.out}/{RUN_MODEL}; next: {after}")
 
 
-def training_command(default_preset: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function with a parameter `options: TrainingOptions`, and parameters of its own.
 
     Args:
         default_preset: named in the help of --preset.
+        kind: the model_type of its presets, where it has one.
     """
-    preset = Annotated[str | None, typer.Option("--preset", help=f"See `fae presets`; {default_preset} by default.")]
+    listing = f"fae presets {kind}".strip()
+    preset = Annotated[str | None, typer.Option("--preset", help=f"See `{listing}`; {default_preset} by default.")]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = typing.get_type_hints(TrainingOptions, globals(), {"Path": Path}, include_extras=True)
@@ -104,7 +106,7 @@ def training_command(default_preset: str) -> Callable[[Callable[..., None]], Cal
 
         @functools.wraps(function)
         def command(**values: Any) -> None:
-            options = TrainingOptions(**{field.name: values.pop(field.name) for field in fields(TrainingOptions)})
+            options = TrainingOptions(**{name: values.pop(name) for name in shared if name in values})
             function(options=options, **values)
 
         command.__signature__ = inspect.Signature(ordered)  # pyright: ignore[reportAttributeAccessIssue]

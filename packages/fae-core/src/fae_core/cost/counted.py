@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fae_core.errors import InvalidFile
+from fae_core.errors import InvalidSettings
 from fae_core.models.pretrained import PretrainedModel
 
 _GIGABYTE = 1e9
@@ -212,13 +212,13 @@ def require_room(build: Callable[[], nn.Module], what: str) -> None:
         what: The settings, for the message.
 
     Raises:
-        InvalidFile: The weights do not fit.
+        InvalidSettings: The weights do not fit.
     """
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in build().parameters())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if FP32 * count > memory:
-        raise InvalidFile(
+        raise InvalidSettings(
             f"{what} make {count:,} parameters, {FP32 * count / _GIGABYTE:,.0f} GB in fp32; this machine has "
             f"{memory / _GIGABYTE:,.0f} GB of memory: lower width or depth"
         )

@@ -36,7 +36,7 @@ class HalvingBatches:
     """
 
     def __init__(self, indices: list[int], size: int) -> None:
-        self._pending, self._size = list(indices), size
+        self._pending, self._size, self._halved = list(indices), size, False
 
     def __iter__(self) -> HalvingBatches:
         return self
@@ -44,6 +44,9 @@ class HalvingBatches:
     def __next__(self) -> HalvingBatch:
         if not self._pending:
             raise StopIteration
+        if self._halved:  # only now: while the error is handled its traceback holds the tensors that did not fit
+            torch.cuda.empty_cache()
+            self._halved = False
         taken, self._pending = self._pending[: self._size], self._pending[self._size :]
         return HalvingBatch(taken, self)
 
@@ -56,7 +59,7 @@ class HalvingBatches:
         if len(indices) == 1:
             raise FAEError("out of memory with one image at a time; use a smaller model or --device cpu")
         _log_halving(len(indices))
-        torch.cuda.empty_cache()
+        self._halved = True
         self._size = max(1, len(indices) // 2)
         self._pending = indices + self._pending
 

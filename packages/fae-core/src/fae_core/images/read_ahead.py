@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ def read_ahead(
     threads: int,
     ahead: int,
     wait: Callable[[Future[Read], Item], Read] = lambda future, _: future.result(),
+    patience: float = 60.0,
 ) -> Iterator[tuple[Item, Read]]:
     """Read items in threads before they are asked for, and give them in order.
 
@@ -29,6 +31,7 @@ def read_ahead(
         threads: how many threads read; 0 reads each item when it is asked for.
         ahead: how many items, at least one, are read or wait to be used beyond the one that is asked for.
         wait: waits for an item and gives what was read.
+        patience: seconds, at most, that the end waits for reads that have begun, also after an error.
 
     Returns:
         Pairs of an item and what was read.
@@ -38,8 +41,12 @@ def read_ahead(
         return
     asked: queue.SimpleQueue[tuple[Item, Future[Read]] | None] = queue.SimpleQueue()
     # Daemons, because a thread that hangs in a read must not keep the process from ending.
-    for number in range(threads):
-        threading.Thread(target=_work, args=(read, asked), name=f"loader-{number}", daemon=True).start()
+    readers = [
+        threading.Thread(target=_work, args=(read, asked), name=f"reader-{number}", daemon=True)
+        for number in range(threads)
+    ]
+    for reader in readers:
+        reader.start()
     waiting: deque[tuple[Item, Future[Read]]] = deque()
     try:
         for item in items:
@@ -54,8 +61,12 @@ def read_ahead(
     finally:
         for _, future in waiting:
             future.cancel()
-        for _ in range(threads):
+        for _ in readers:
             asked.put(None)
+        # A thread that still is in torch when the interpreter ends would abort the process.
+        until = time.monotonic() + patience
+        for reader in readers:
+            reader.join(max(0.0, until - time.monotonic()))
 
 
 def _work(read: Callable[[Item], Read], asked: queue.SimpleQueue[tuple[Item, Future[Read]] | None]) -> None:

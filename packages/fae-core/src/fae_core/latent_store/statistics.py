@@ -1,4 +1,4 @@
-"""Per-channel mean and standard deviation in one pass, the same whatever the batch size and the number of processes.
+"""Per-channel mean and standard deviation in one pass, equal up to rounding for any batch size.
 
 The one implementation for latents (encoding, the export of training stages) and for backbone features (FeatureNorm).
 """
@@ -51,7 +51,7 @@ class ChannelSums:
             squares = np.square(wide)
             if std is not None:
                 squares += np.square(std[rows].double().flatten(2).numpy())
-            # Summed within each sample first, then over samples, so that the batch size changes nothing.
+            # Summed within each sample first, then over samples: another batch size changes the last bits at most.
             part = cls(wide.shape[0] * wide.shape[2], wide.sum(2).sum(0), squares.sum(2).sum(0))
             sums = sums + part
         return sums

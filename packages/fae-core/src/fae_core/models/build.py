@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from fae_core.errors import InvalidFile, first_line
+from fae_core.errors import InvalidSettings, first_line
 
 ModelT = TypeVar("ModelT")
 
@@ -20,7 +20,7 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
         build: Makes the model.
 
     Raises:
-        InvalidFile: Where torch cannot make a model of these sizes.
+        InvalidSettings: Where torch cannot make a model of these sizes.
     """
     try:
         return build()
@@ -29,7 +29,7 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         if isinstance(error, TypeError) and "Overflow" not in str(error):  # torch raises one for a huge number
             raise
-        raise InvalidFile(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
+        raise InvalidSettings(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
 
 
 def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:

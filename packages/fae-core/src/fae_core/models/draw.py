@@ -19,7 +19,7 @@ from pydantic.errors import PydanticUserError
 from torch import Tensor
 
 from fae_core.config import parse_config
-from fae_core.errors import FAEError, InvalidFile, field_reasons
+from fae_core.errors import FAEError, InvalidSettings, field_reasons
 from fae_core.random import SlotRandom
 
 EXPLODED = 100.0  # root mean square at which a sample counts as diverged; normalised latents have 1
@@ -53,7 +53,7 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         options: Values by name.
 
     Raises:
-        InvalidFile: For an unknown option, naming those that exist, and for a wrong value.
+        InvalidSettings: For an unknown option, naming those that exist, and for a wrong value.
     """
     own, takes_more = _parameters(generator)
     declared = getattr(generator, "sample_config", None) if takes_more else None
@@ -61,14 +61,14 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     if not takes_more or declared is not None:
         require_known(options, [*own, *more], generator)
     for name in {*_CALLERS, "condition"} & options.keys():
-        raise InvalidFile(f"{name} is no sampling option: it is given for each sample")
+        raise InvalidSettings(f"{name} is no sampling option: it is given for each sample")
     if declared is not None:
         parse_config(declared, {n: v for n, v in options.items() if n not in own}, "sampling options")
     return {name: _valid(name, value, own[name]) if name in own else value for name, value in options.items()}
 
 
 def require_known(options: Iterable[str], known: Iterable[str], generator: Any) -> None:
-    """Raise InvalidFile for the first option that is not known, naming those that are.
+    """Raise InvalidSettings for the first option that is not known, naming those that are.
 
     Args:
         options: Names that were given.
@@ -79,7 +79,9 @@ def require_known(options: Iterable[str], known: Iterable[str], generator: Any) 
     for name in options:
         if name not in known:
             kind = generator if isinstance(generator, type) else type(generator)
-            raise InvalidFile(f"unknown sampling option {name!r}; {kind.__name__} takes {', '.join(known) or 'none'}")
+            raise InvalidSettings(
+                f"unknown sampling option {name!r}; {kind.__name__} takes {', '.join(known) or 'none'}"
+            )
 
 
 def check_samples(z: Tensor, random: SlotRandom | None = None) -> Tensor:
@@ -136,6 +138,6 @@ def _valid(name: str, value: Any, annotation: Any) -> Any:
     except ValidationError as error:
         found = [{**finding, "loc": finding["loc"][1:]} for finding in error.errors()]
         owner = annotation if isinstance(annotation, type) else object
-        raise InvalidFile(f"sampling option {name}: {field_reasons(found, owner)}") from None
+        raise InvalidSettings(f"sampling option {name}: {field_reasons(found, owner)}") from None
     except PydanticUserError:  # an annotation that pydantic does not understand
         return value

@@ -31,6 +31,8 @@ class _Moved:
         warnings.warn(text, DeprecationWarning, stacklevel=2)
 
         def find(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(f"module {old!r} has no attribute {name!r}")
             for home in homes:
                 found = importlib.import_module(home)
                 for known in (name, RENAMED.get(name, name)):

@@ -26,7 +26,13 @@ _FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def random_bits(key: int, slots: Tensor, count: int) -> Tensor:
-    """(B, count) int64, all 64 bits random."""
+    """(B, count) int64, all 64 bits random.
+
+    Args:
+        key: of the stream, 63 bits; see `derive_seed`.
+        slots: (B,) int64, on the device where the numbers are wanted.
+        count: how many numbers per slot.
+    """
     start = _mix(slots * _SLOT_STEP + key)
     positions = torch.arange(1, count + 1, device=slots.device) * _STEP
     return _mix(start[:, None] + positions)

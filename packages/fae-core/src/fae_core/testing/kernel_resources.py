@@ -150,7 +150,7 @@ def compile_launch(launch: Launch, arch: Arch) -> Resources:
     attributes: dict[tuple[int], list[list[str | int]]] = {}
     constants: dict[str, Any] = dict(launch.constants)
     for place, name in enumerate(launch.kernel.arg_names):
-        value = launch.arguments.get(name)
+        value = constants[name] if name in constants else launch.arguments[name]
         if name in constants or value is None or (isinstance(value, int) and value == 1):
             signature[name], constants[name] = "constexpr", constants.get(name, value)
             continue

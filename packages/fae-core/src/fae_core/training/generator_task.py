@@ -12,7 +12,7 @@ from torch import nn
 from fae_core.errors import DataError
 from fae_core.models.draw import check_options
 from fae_core.models.pretrained import PretrainedModel
-from fae_core.protocols import Generator, class_count
+from fae_core.protocols import Generator, Movable, class_count
 from fae_core.random import SlotRandom
 from fae_core.training.live_latents import LiveLatents
 from fae_core.training.preview import GeneratorPreview, PreviewConfig
@@ -53,7 +53,7 @@ class GeneratorTask(Task):
             # Saved with the model, so that classes can be chosen by name.
             cast("PretrainedModel[Any]", generator).class_names = tuple(store.classes)
         self.phases = [Phase("generator", ("model",), self._loss)]
-        self.read_groups = store.blocks if isinstance(store, LiveLatents) else None
+        self.read_groups = getattr(store, "blocks", None)  # of images; latents are cheap to read in any order
         self._preview_config = preview
         self._preview: GeneratorPreview | None = None
 
@@ -73,7 +73,7 @@ class GeneratorTask(Task):
         cast("PretrainedModel[Any]", modules["model"]).save_pretrained(folder)
 
     def prepare(self, device: str) -> None:
-        if isinstance(self.store, LiveLatents):
+        if isinstance(self.store, Movable):
             self.store.to(device)
         if self._preview_config is not None:  # loaded before the first step, so that a wrong path ends the run early
             self._preview = GeneratorPreview(self._preview_config, self.generator.spec, device)

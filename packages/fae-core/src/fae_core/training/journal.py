@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from fae_core.errors import InvalidFile
+from fae_core.errors import InvalidFile, InvalidSettings
 from fae_core.files import (
     begun_folder,
     disk_errors,
@@ -73,7 +73,8 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
 
     Raises:
         OutputExists: the folder is in use.
-        InvalidFile: the run to resume was started with other settings or data.
+        InvalidSettings: the run to resume was started with other settings.
+        InvalidFile: it was started with other data.
         LatentSpecMismatch: the run to resume was started with latents of another space.
     """
     path, settings = run / RUN_CONFIG, redact_values(settings)
@@ -88,7 +89,7 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
         changed = _differences(before, settings, free)
         if changed:
-            raise InvalidFile(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
+            raise InvalidSettings(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
         _require_same_filter(run, before, settings)
         _warn_of_new_length(before.get("training", {}), settings.get("training", {}))
         remove_leftovers(run)

@@ -16,7 +16,7 @@ import torch
 
 from fae_core.commands.provenance import provenance
 from fae_core.commands.running import command_to_go_on, recorded_arguments
-from fae_core.errors import FAEError, Interrupted, InvalidFile
+from fae_core.errors import FAEError, Interrupted, InvalidFile, InvalidSettings
 from fae_core.files import hold, require_new_folder, staged_folder
 from fae_core.folders import CHECKPOINT_STATE, RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES
 from fae_core.processes import Processes, processes
@@ -64,7 +64,8 @@ def train(
 
     Raises:
         OutputExists: the folder is in use.
-        InvalidFile: the run to resume was started with other settings or data, or has more steps already.
+        InvalidSettings: the run to resume was started with other settings, or has more steps already.
+        InvalidFile: it was started with other data, or is damaged.
         LatentSpecMismatch: the run to resume was started with other latents.
         FAEError: gradients stay non-finite, there are no samples, or as `check_trainable`.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
@@ -85,7 +86,7 @@ def train(
         checkpoints = Checkpoints(run, group, config.keep_checkpoints, config.keep_at)
         start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
         if start > config.steps:
-            raise InvalidFile(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
+            raise InvalidSettings(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
         journal = Journal(run, group.is_main, start)
         clock = _Clock(seconds)
         skipped = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,15 @@ class Task(ABC):
     ema_modules: tuple[str, ...] = ()
     read_groups: Sequence[int] | None = None
     phases: list[Phase]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Forward the earlier names of `prepare` and `read_groups`, for one release."""
+        super().__init_subclass__(**options)
+        for earlier, name in (("to", "prepare"), ("blocks", "read_groups")):
+            if earlier in vars(cls) and name not in vars(cls):
+                text = f"{cls.__name__}.{earlier} is now {name}; the old name goes with the next release"
+                warnings.warn(text, DeprecationWarning, stacklevel=2)
+                setattr(cls, name, vars(cls)[earlier])
 
     @abstractmethod
     def __len__(self) -> int:

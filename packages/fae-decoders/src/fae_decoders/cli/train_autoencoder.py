@@ -24,7 +24,7 @@ Features = Annotated[
 ]
 
 
-@training_command("feature-decoder-demo")
+@training_command("feature-decoder-demo", "feature-decoder")
 def train_autoencoder(
     options: TrainingOptions,
     data: Data,
@@ -48,6 +48,7 @@ def train_autoencoder(
     from fae_core.config import parse_config, require_fields
     from fae_core.images import readable_source
     from fae_core.models.build import seeded
+    from fae_core.training import TrainConfig
     from fae_decoders.cli.stage import (
         build_encoder,
         known_features,
@@ -68,7 +69,7 @@ def train_autoencoder(
         options.training,
         encoder,
     )
-    train_config = options.train_config(settings)
+    train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     require_fields(FeatureDecoderConfig, settings["model"], "model settings")
     source = readable_source(data, split)

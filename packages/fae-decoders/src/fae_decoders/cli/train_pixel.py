@@ -24,7 +24,7 @@ class Stage(StrEnum):
     FINETUNE = "finetune"
 
 
-@training_command("pixel-decoder-demo")
+@training_command("pixel-decoder-demo", "pixel-decoder")
 def train_pixel(
     options: TrainingOptions,
     data: Data,
@@ -61,11 +61,12 @@ def train_pixel(
     if relaunched(options.processes):
         return
     from fae_core.cli.settings import parse_overrides
-    from fae_core.config import require_fields
+    from fae_core.config import parse_config, require_fields
     from fae_core.errors import FAEError
     from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.models.identity import model_checksum
+    from fae_core.training import TrainConfig
     from fae_decoders.cli.stage import recorded, stage_settings
     from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
     from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
@@ -86,7 +87,7 @@ def train_pixel(
         options.training,
         _folder(autoencoder) or encoder,
     )
-    train_config = options.train_config(settings)
+    train_config = parse_config(TrainConfig, settings["training"], "training settings")
     own = PixelNoiseConfig if stage is Stage.NOISE else PixelFinetuneConfig
     for section, config_class in (("model", PixelDecoderConfig), (stage.value, own)):
         require_fields(config_class, settings[section], f"{section} settings")

@@ -13,7 +13,7 @@ from fae_decoders.cli.train_autoencoder import Data, Split
 DEFAULT_PRESET = "conv-vae-cifar10"
 
 
-@training_command(DEFAULT_PRESET)
+@training_command(DEFAULT_PRESET, "conv-vae")
 def train_vae(
     options: TrainingOptions,
     data: Data,
@@ -39,6 +39,7 @@ def train_vae(
     from fae_core.config import parse_config
     from fae_core.images import readable_source
     from fae_core.models.build import seeded
+    from fae_core.training import TrainConfig
     from fae_decoders.baselines.conv_vae import ConvVAE, ConvVAEConfig
     from fae_decoders.cli.stage import recorded, stage_settings
     from fae_decoders.stages import VAEConfig, VAETask
@@ -52,7 +53,7 @@ def train_vae(
         [*([f"model.image_size={image_size}"] if image_size else []), *(options.overrides or [])],
         options.training,
     )
-    train_config = options.train_config(settings)
+    train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(VAEConfig, settings["vae"], "vae settings")
     model = parse_config(ConvVAEConfig, settings["model"], "model settings")
     source = readable_source(data, split)

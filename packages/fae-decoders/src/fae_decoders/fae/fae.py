@@ -55,12 +55,13 @@ class FAE(DecoderPair):
         feature_decoder: FeatureDecoder | None,
         pixel_decoder: AnyPixelDecoder | None = None,
     ) -> None:
-        super().__init__(feature_decoder, pixel_decoder)
+        super().__init__()
         self.encoder = encoder
+        self.feature_decoder, self.pixel_decoder = feature_decoder, pixel_decoder
         self.require()
 
     @property
-    def spec(self) -> LatentSpec:
+    def spec(self) -> LatentSpec:  # pyright: ignore[reportIncompatibleVariableOverride] (the encoder's own)
         """The encoder's latents."""
         return self.encoder.spec
 
@@ -130,7 +131,7 @@ class FAE(DecoderPair):
             self.feature_decoder.spec = self.encoder.spec
 
     @classmethod
-    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec) -> Self:
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object) -> Self:
         from fae_encoder import FAEEncoder
 
         encoder = FAEEncoder.from_pretrained(folder / ENCODER)

@@ -28,22 +28,17 @@ NO_PIXEL_DECODER = (
 class DecoderPair(nn.Module):
     """A feature decoder and a pixel decoder for the latents of one `spec`: the base of FAE and FAEDecoder.
 
-    Args:
+    Attributes:
+        spec: The latents that are decoded.
         feature_decoder: Latents to features; None where the latents are the features.
         pixel_decoder: Features to images; None where only features are decoded.
     """
 
     model_type: ClassVar[str] = "fae"
 
-    def __init__(self, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder | None) -> None:
-        super().__init__()
-        self.feature_decoder = feature_decoder
-        self.pixel_decoder = pixel_decoder
-
-    @property
-    def spec(self) -> LatentSpec:
-        """The latents that are decoded."""
-        raise NotImplementedError
+    feature_decoder: FeatureDecoder | None
+    pixel_decoder: AnyPixelDecoder | None
+    spec: LatentSpec
 
     def features(self, z: Tensor) -> Tensor:
         """Backbone features of normalised latents: reconstructed, or the latents themselves without a feature decoder.
@@ -106,12 +101,12 @@ class DecoderPair(nn.Module):
         require_unchanged(folder, {}, own_spec)
         if spec is not None:
             spec.require(own_spec, context=str(source))
-        model = cls._load(folder, parts, own_spec)
+        model = cls._load(folder, parts, own_spec, source)
         return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
     @classmethod
-    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec) -> Self:
-        """The model made of the parts in `folder`, whose latents are those of `spec`."""
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object) -> Self:
+        """The model made of the parts in `folder`, whose latents are those of `spec`. source: what was asked for."""
         raise NotImplementedError
 
     @staticmethod
@@ -141,17 +136,13 @@ class FAEDecoder(DecoderPair):
     def __init__(
         self, spec: LatentSpec, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder
     ) -> None:
-        super().__init__(feature_decoder, pixel_decoder)
-        self._spec = spec
+        super().__init__()
+        self.spec = spec
+        self.feature_decoder, self.pixel_decoder = feature_decoder, pixel_decoder
         if feature_decoder is not None:
             spec.require(feature_decoder.spec, context="latents and feature decoder")
             self._require_features(feature_decoder, pixel_decoder)
         require_image_shape(spec, pixel_decoder)
-
-    @property
-    def spec(self) -> LatentSpec:
-        """The latents that are decoded."""
-        return self._spec
 
     @staticmethod
     def _require_features(feature_decoder: FeatureDecoder, pixel_decoder: AnyPixelDecoder) -> None:
@@ -168,9 +159,9 @@ class FAEDecoder(DecoderPair):
     forward = DecoderPair.decode
 
     @classmethod
-    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec) -> Self:
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object) -> Self:
         if PIXEL_DECODER not in parts:
-            raise FAEError(f"{folder} has {NO_PIXEL_DECODER}")
+            raise FAEError(f"{source} has {NO_PIXEL_DECODER}")
         feature_decoder, pixel_decoder = cls._load_decoders(folder, parts, spec)
         assert pixel_decoder is not None
         return cls(spec, feature_decoder, pixel_decoder)

@@ -129,9 +129,10 @@ def caption_task(
         )
     encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
     model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
-    generator = build_generator(generator_class, model, store, config)
+    generator, _ = build_generator(generator_class, model, store, config)
     generator.set_null(text.read([""]))
-    return CaptionTask(generator, store, captions, text, preview), {"caption_template": template}
+    recorded = {"caption_template": template, "model": generator.config.model_dump(mode="json")}
+    return CaptionTask(generator, store, captions, text, preview), recorded
 
 
 def _embedded(captions: list[str], encoder_config: TextEncoderConfig, folder: Path, device: str | None) -> TextCache:

@@ -304,11 +304,11 @@ def _latents(inputs: _Inputs, read: Tensor, places: Sequence[int], config: Encod
 def _posterior(inputs: _Inputs, batch: Tensor) -> Posterior:
     """The posterior of a group, in smaller parts where it does not fit in the device's memory."""
     parts: list[Posterior] = []
-    for part in HalvingBatches(list(range(len(batch))), len(batch)):
+    for rows in HalvingBatches(list(range(len(batch))), len(batch)):
         try:
-            parts.append(inputs.posterior(batch[part.indices[0] : part.indices[-1] + 1]))
+            parts.append(inputs.posterior(batch[rows.indices[0] : rows.indices[-1] + 1]))
         except torch.OutOfMemoryError:
-            part.halve()
+            rows.halve()
     return Posterior(*(torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "logvar")))
 
 

@@ -140,9 +140,12 @@ def frechet(**options: Any) -> None:
     generation(**options, metrics="fid", out=out)
 
 
-# typer reads the options from these two: those of `generation`, less --metrics.
+# typer reads the options from these two: those of `generation` that one distance needs.
+_NOT_OF_ONE_DISTANCE = ("metrics", "pr_precision")
 _OPTIONS = {
-    name: one for name, one in inspect.signature(generation, eval_str=True).parameters.items() if name != "metrics"
+    name: one
+    for name, one in inspect.signature(generation, eval_str=True).parameters.items()
+    if name not in _NOT_OF_ONE_DISTANCE
 }
 frechet.__dict__["__signature__"] = inspect.Signature(list(_OPTIONS.values()), return_annotation=None)
 frechet.__annotations__ = {name: one.annotation for name, one in _OPTIONS.items()}

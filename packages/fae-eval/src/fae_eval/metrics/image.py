@@ -12,7 +12,7 @@ from fae_core.images.check import require_image_batch, require_range
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, (B,), of images a and b, (B, C, H, W) in [0, 1]; see `fae_core.images.psnr`."""
+    """Peak signal-to-noise ratio in dB, at most 100, (B,), of images (B, C, H, W) in [0, 1]; `fae_core.images.psnr`."""
     _require_pair(a, b)
     return images.psnr(a, b)
 
