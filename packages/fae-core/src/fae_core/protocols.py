@@ -91,6 +91,15 @@ class FeatureEncoder(Protocol):
 
 
 @runtime_checkable
+class AdaptingEncoder(FeatureEncoder, Protocol):
+    """An encoder whose latents are made of its features, as an FAE's are."""
+
+    def adapt(self, features_BND: Tensor) -> Any:
+        """The posterior of features (B, N, D); its `mode()` is a latent (B, C, h, w), not normalised."""
+        ...
+
+
+@runtime_checkable
 class Movable(Protocol):
     """What works on a device that it is told, such as latents that are encoded as they are read."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -25,20 +27,32 @@ def reconstruct(
     files: Annotated[
         bool, typer.Option("--files/--no-files", help="Also write every reconstruction to OUT/images.")
     ] = False,
+    extractor: Annotated[
+        str | None,
+        typer.Option("--extractor", help="Also SSIM and the Frechet distance by these features (needs fae-eval)."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (needs fae-eval[perceptual]).")] = False,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
     """Reconstruct images: OUT/pairs.png (originals above reconstructions), images/*.png, results/reconstruction.json.
 
+    --extractor inception gives rFID; efficientnet-lite2 needs no download. `fae eval generation --help` has the names.
+
     Example: fae reconstruct --model runs/fae --data IMAGES --out runs/reconstruction
     """
+    from fae_core.errors import FAEError
     from fae_core.files import staged_folder
     from fae_core.images import readable_source
     from fae_core.models.load import load_tokenizer
     from fae_core.processes import resolve_device
     from fae_decoders.reconstruction import Reconstruction
 
+    if weights is not None and extractor is None:
+        raise FAEError("--weights are those of an --extractor, which is not given")
+    study = _study(extractor, weights, lpips) if extractor is not None or lpips else None
     source = readable_source(data, split)
     if count < len(source):
         source = source.select([i * len(source) // count for i in range(count)])
@@ -46,7 +60,20 @@ def reconstruct(
     tokenizer = load_tokenizer(model, device=device)
     with staged_folder(out, overwrite=overwrite) as staging:
         job = Reconstruction(tokenizer, source, batch_size, device)
-        record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data})
+        record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data}, study=study)
     for name, value in record["table"]["rows"]:
         typer.echo(f"{name:<28}{value:.4g}")
     typer.echo(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: fae eval report {out}")
+
+
+def _study(extractor: str | None, weights: Path | None, lpips: bool) -> Callable[..., Any]:
+    """What measures with other networks. Raises MissingPackage where fae-eval is not installed."""
+    from functools import partial
+
+    from fae_core.errors import MissingPackage
+    from fae_core.plugins import load_plugins
+
+    found = load_plugins("fae.studies").get("reconstruction")
+    if found is None:
+        raise MissingPackage("--extractor and --lpips", "fae-eval")
+    return partial(found.load(), extractor=extractor, weights=weights, lpips=lpips)

@@ -23,7 +23,6 @@ _COMMANDS = (
     compare,
     curves,
     frechet,
-    reconstruction,
     clip_score,
     retrieval,
     similarity,
@@ -36,5 +35,6 @@ _COMMANDS = (
 )
 for command in _COMMANDS:
     app.command()(command)
+app.command(deprecated=True)(reconstruction)
 
 __all__ = ["app"]

@@ -170,7 +170,7 @@ def reconstruction(
     out: ResultFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Originals against reconstructions: PSNR, SSIM, LPIPS, how well features are rebuilt, and their Frechet distance.
+    """Earlier name of `fae reconstruct --extractor`: PSNR, SSIM, LPIPS, features, Frechet distance.
 
     Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
-from fae_core.images import ImageSource, load_batch, open_images, to_uint8
-from fae_core.images.transform import resize
+from fae_core.images import ImageSource, open_images, to_uint8
 from fae_core.processes import Processes, processes
-from fae_core.protocols import read_size
+from fae_core.sampling.reconstruction import Reconstructed, reconstruct
 from fae_eval import warnings as protocol
 from fae_eval.data.samples import ContentHash, batch_starts, share_size, spread, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
@@ -49,6 +49,7 @@ def evaluate_reconstruction(
     picture: str | Path | None = None,
     title: str = "Reconstructions",
     progress: Progress | None = None,
+    observe: Callable[[range, Reconstructed], None] | None = None,
 ) -> Result:
     """Encode and decode images, and compare.
 
@@ -67,6 +68,7 @@ def evaluate_reconstruction(
         picture: file for a picture of originals above reconstructions; None for none.
         title: heading of the record.
         progress: `fae_core.progress.progress`, or anything called like it.
+        observe: called with the indices and each batch of this process, once it is measured.
 
     Raises:
         FAEError: where the tokenizer cannot decode, or there is no image.
@@ -82,7 +84,10 @@ def evaluate_reconstruction(
         with advancing(progress, own, "reconstructing", enabled=group.is_main) as advance:
             for start in batch_starts(len(source), batch_size, share):
                 indices = range(start, min(len(source), start + batch_size))
-                pass_.add(indices)
+                batch = reconstruct(model, source, indices, device_of(model))
+                pass_.add(indices, batch)
+                if observe is not None:
+                    observe(indices, batch)
                 advance(len(indices))
         pass_.gather(group)
         result = None
@@ -124,18 +129,8 @@ class _Pass:
         self.shown: list[tuple[Tensor, Tensor]] = []
         self._wanted = spread_indices(len(source), _SHOWN)
 
-    def add(self, indices: range) -> None:
-        model = self.model
-        read = load_batch(self.source, indices, read_size(model)).to(device_of(model))
-        moved = resize(read, model.spec.image_shape)
-        originals = moved.cpu()
-        z = model.encode(read)
-        decoded = model.decode(z)
-        if not bool(decoded.isfinite().all()):
-            raise FAEError(
-                f"the tokenizer decodes to numbers that are not finite (images {indices.start} to {indices.stop - 1})"
-            )
-        rebuilt = to_uint8(decoded).float() / 255  # clamped, as by `fae sample`: decoders may leave [0, 1]
+    def add(self, indices: range, batch: Reconstructed) -> None:
+        moved, rebuilt, originals = batch.original, batch.decoded, batch.original.cpu()
         self.content.add(to_uint8(originals).permute(0, 2, 3, 1).numpy())
         self._append("PSNR [dB]", psnr(moved, rebuilt))
         if min(moved.shape[-2:]) >= 11:
@@ -143,7 +138,8 @@ class _Pass:
         if self.lpips is not None:
             self._append("LPIPS", self.lpips(moved, rebuilt))
         if self.fits is not None:
-            self.fits.add(image_features(model, read), features_of_latents(model, z))
+            features = image_features(self.model, batch.read) if batch.features is None else batch.features
+            self.fits.add(features, features_of_latents(self.model, batch.latents))
         if self.network is not None:
             for moments, side in zip(self.moments, (moved, rebuilt), strict=True):
                 moments.add(self.network.features(side))
