@@ -15,7 +15,7 @@ from fae_core.images import open_images
 from fae_eval.cli.convergence import steps_of
 from fae_eval.cli.pictures import queries_of
 from fae_eval.data import read_adm_statistics
-from fae_eval.data.captions import captions_of, sample_prompts
+from fae_eval.data.captions import paired_captions, sample_prompts
 from fae_eval.data.coco import choose_captions, write_coco
 from fae_eval.data.samples import open_samples
 from fae_eval.extractors import load_extractor
@@ -55,16 +55,16 @@ def test_captions_and_prompts_of_other_types_are_refused_or_read(tmp_path):
         for odd in ODD:
             changed = {**good, part: [{**good[part][0], field: odd}]}
             (tmp_path / "c.json").write_text(json.dumps(changed))
-            for call in (lambda: captions_of(source, tmp_path / "c.json"), lambda c=changed: choose_captions(c, 1)):
+            for call in (lambda: paired_captions(source, tmp_path / "c.json"), lambda c=changed: choose_captions(c, 1)):
                 try:
                     call()
                 except FAEError as error:
                     assert "\n" not in str(error)
     for raw in (b"\xff\xfe", b"[" * 10**5, b"7", b'{"image": 3}', b'{"image": "0.png", "caption": [1]}x'):
         (tmp_path / "c.jsonl").write_bytes(raw)
-        refused(captions_of, source, tmp_path / "c.jsonl")
+        refused(paired_captions, source, tmp_path / "c.jsonl")
     os.mkfifo(tmp_path / "f.jsonl")
-    assert "not a file" in refused(captions_of, source, tmp_path / "f.jsonl")
+    assert "not a file" in refused(paired_captions, source, tmp_path / "f.jsonl")
     for labels in ([3], [-1], ["0"], [True], [10**400], None):
         (tmp_path / "samples.json").write_text(json.dumps({"job": {"prompts": ["a"]}, "labels": labels}))
         refused(sample_prompts, tmp_path, 1)

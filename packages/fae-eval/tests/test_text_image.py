@@ -17,7 +17,7 @@ from fae_core.errors import DataError, FAEError, InvalidFile
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-eval[text] is not installed")
 
-from fae_eval.data.captions import captions_of  # noqa: E402
+from fae_eval.data.captions import paired_captions  # noqa: E402
 from fae_eval.extractors.two_towers import TwoTowers  # noqa: E402
 from fae_eval.studies.text_image import evaluate_clip_score, evaluate_retrieval  # noqa: E402
 
@@ -209,14 +209,14 @@ def test_captions_of_coco_and_of_json_lines(pictures, tmp_path):
         ],
     }  # fmt: skip
     (tmp_path / "captions_val.json").write_text(json.dumps(coco))
-    found = captions_of(source, tmp_path / "captions_val.json")
+    found = paired_captions(source, tmp_path / "captions_val.json")
     assert found == ([1, 3], ["one", "three", "three again"], [0, 1, 1])
     (tmp_path / "c.jsonl").write_text('{"image": "absent.png", "caption": "x"}\n')
     with pytest.raises(DataError, match=r"absent\.png"):
-        captions_of(source, tmp_path / "c.jsonl")
+        paired_captions(source, tmp_path / "c.jsonl")
     (tmp_path / "d.jsonl").write_text("no json\n")
     with pytest.raises(DataError, match="JSON object"):
-        captions_of(source, tmp_path / "d.jsonl")
+        paired_captions(source, tmp_path / "d.jsonl")
 
 
 def test_models_without_two_towers_are_refused(siglip, tmp_path):

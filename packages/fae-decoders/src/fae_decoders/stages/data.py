@@ -142,7 +142,7 @@ class StageData:
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
-        return spread(self.source, self.config.statistics_images)
+        return statistics_rows(self.source, self.config.statistics_images)
 
     @torch.no_grad()
     def _inputs(
@@ -258,7 +258,7 @@ class StageData:
         return float(second_moment.mean() ** 0.5)
 
 
-def spread(source: ImageSource, most: int) -> list[int]:
+def statistics_rows(source: ImageSource, most: int) -> list[int]:
     """Indices of at most `most` images, evenly spread.
 
     Of a source in blocks whole blocks are taken, so that a few shards are read instead of a little of each.

@@ -11,7 +11,7 @@ from fae_core.commands.running import is_first_process
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.data import DataConfig, spread
+from fae_decoders.stages.data import DataConfig, statistics_rows
 
 
 class ImageData:
@@ -63,7 +63,7 @@ class ImageData:
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
-        return spread(self.source, self.config.statistics_images)
+        return statistics_rows(self.source, self.config.statistics_images)
 
     def batches(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of (indices, images on the CPU), in order."""

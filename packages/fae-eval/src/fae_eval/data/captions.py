@@ -41,7 +41,7 @@ def prompts_in(path: Path, count: int) -> list[str]:
     return prompts
 
 
-def captions_of(source: ImageSource, path: Path) -> tuple[list[int], list[str], list[int]]:
+def paired_captions(source: ImageSource, path: Path) -> tuple[list[int], list[str], list[int]]:
     """Which images a file describes, and with which texts.
 
     Args:

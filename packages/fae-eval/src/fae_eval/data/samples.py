@@ -126,9 +126,9 @@ def open_samples(
         images = open_images(folder / IMAGES if written_by_sample else source)
         if written_by_sample and images.labels is None:
             images.labels, images.classes = _sampled_labels(folder, len(images))
-        return SourceSamples(spread(images, limit), size, str(source))
+        return SourceSamples(evenly_spread(images, limit), size, str(source))
     if isinstance(source, ImageSource):
-        return SourceSamples(spread(source, limit), size, type(source).__name__)
+        return SourceSamples(evenly_spread(source, limit), size, type(source).__name__)
     if isinstance(source, (np.ndarray, Tensor)):
         return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
     if isinstance(source, Iterable):
@@ -143,7 +143,7 @@ def spread_indices(count: int, most: int | None) -> list[int]:
     return [i * count // most for i in range(most)]
 
 
-def spread(source: ImageSource, most: int | None) -> ImageSource:
+def evenly_spread(source: ImageSource, most: int | None) -> ImageSource:
     """At most `most` images of a source, evenly spread; all where `most` is None."""
     return source if most is None or most >= len(source) else source.select(spread_indices(len(source), most))
 

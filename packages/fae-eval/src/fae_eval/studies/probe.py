@@ -15,7 +15,7 @@ from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch, open_images
 from fae_core.images.classes import match_classes
 from fae_core.protocols import encoder_of, read_size
-from fae_eval.data.samples import spread
+from fae_eval.data.samples import evenly_spread
 from fae_eval.results import Result, provenance
 from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.head_classes import labels_for_head
@@ -75,7 +75,7 @@ def zero_shot_probe(
     model = load_image_tokenizer(tokenizer, device)
     linear = LinearHead(head) if head is not None else None
     classify = head_of(model, pool) if linear is None else None
-    source = spread(open_images(images), limit)
+    source = evenly_spread(open_images(images), limit)
     labels = labels_of(source)
     count = len(source)
     hits: dict[str, Tensor] = {}
@@ -161,10 +161,10 @@ def trained_probe(
     """
     started = time.monotonic()
     model = load_image_tokenizer(tokenizer, device)
-    train_source = spread(open_images(images), limit)
+    train_source = evenly_spread(open_images(images), limit)
     train_y = torch.tensor(labels_of(train_source))
     if test_images is not None:
-        test_source = spread(open_images(test_images), limit)
+        test_source = evenly_spread(open_images(test_images), limit)
         sides = {"where": str(test_images), "known_where": str(images)}
         test_y = torch.tensor(match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides))
         train_x = _pooled(model, train_source, batch_size, progress, "training images")

@@ -15,7 +15,7 @@ from fae_core.images import ImageSource, open_images, to_uint8
 from fae_core.processes import Processes, processes
 from fae_core.sampling.reconstruction import Reconstructed, reconstruct
 from fae_eval import warnings as protocol
-from fae_eval.data.samples import ContentHash, batch_starts, share_size, spread, spread_indices
+from fae_eval.data.samples import ContentHash, batch_starts, evenly_spread, share_size, spread_indices
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
@@ -76,7 +76,7 @@ def evaluate_reconstruction(
     started = time.monotonic()
     with processes(device) as group:
         model = load_image_tokenizer(tokenizer, group.device, needs_decode=True)
-        source = spread(open_images(images), limit)
+        source = evenly_spread(open_images(images), limit)
         network = load_extractor(extractor, weights=weights, device=group.device) if extractor is not None else None
         pass_ = _Pass(model, source, network, LPIPS().to(device_of(model)) if lpips else None)
         share = group.rank, group.world_size

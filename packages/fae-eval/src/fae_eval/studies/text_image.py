@@ -14,8 +14,8 @@ from torch import Tensor
 from fae_core.errors import FAEError
 from fae_core.images import open_images
 from fae_core.processes import resolve_device
-from fae_eval.data.captions import captions_of, prompts_in, sample_prompts
-from fae_eval.data.samples import open_samples, spread
+from fae_eval.data.captions import paired_captions, prompts_in, sample_prompts
+from fae_eval.data.samples import evenly_spread, open_samples
 from fae_eval.extractors.two_towers import TwoTowers
 from fae_eval.metrics import clip_score, retrieval_recall
 from fae_eval.results import Result, provenance
@@ -110,7 +110,7 @@ def evaluate_retrieval(
 
     Args:
         images: anything `open_images` takes.
-        captions: file that says which text belongs to which image, see `captions_of`.
+        captions: file that says which text belongs to which image, see `paired_captions`.
         model: name or folder of a CLIP or SigLIP model, or the model.
         tokenizer: such an FAE, or its folder or hub id.
         limit: most images, evenly spread.
@@ -123,8 +123,8 @@ def evaluate_retrieval(
         FAEError: where captions fit no image, or the spaces differ.
     """
     started = time.monotonic()
-    source = spread(open_images(images), limit)
-    indices, texts, owner = captions_of(source, Path(captions))
+    source = evenly_spread(open_images(images), limit)
+    indices, texts, owner = paired_captions(source, Path(captions))
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
     found: dict[str, list[Tensor]] = {}
