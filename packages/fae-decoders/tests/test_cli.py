@@ -15,6 +15,7 @@ from tiny_fae import Gradients
 
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, InvalidFile, OutputExists, UnknownName
+from fae_core.models.presets import load_preset
 from fae_decoders import FAE, PixelDecoder
 from fae_decoders.cli.stage import stage_settings
 
@@ -194,3 +195,22 @@ def test_set_goes_over_the_options_of_a_stage(data: Path, tmp_path: Path) -> Non
     images = ["--data", str(data), "--preset", "conv-vae-tiny", "--device", "cpu", "--batch-size", "2"]
     invoke(["train", "vae", *images, "--out", f"{tmp_path}/vae", "--steps", "5", "--set", "training.steps=1"])
     assert yaml.safe_load((tmp_path / "vae" / "config.yaml").read_text())["training"]["steps"] == 1
+
+
+def test_finetuning_takes_the_preset_of_the_run_that_it_starts_from(data: Path, tmp_path: Path) -> None:
+    runs = {name: tmp_path / name for name in ("autoencoder", "noise", "fae")}
+    brief = f"--data {data} --steps 1 --batch-size 2 --device cpu"
+    encoder = "--preset feature-decoder-tiny --set encoder.channels=4"
+    invoke(f"train autoencoder {brief} {encoder} --out {runs['autoencoder']}".split())
+    pixel = f"train pixel {brief} --autoencoder {runs['autoencoder']}"
+    invoke(f"{pixel} --preset pixel-decoder-tiny --out {runs['noise']}".split())
+    invoke(f"{pixel} --stage finetune --init {runs['noise']} --out {runs['fae']}".split())
+    invoke(f"{pixel} --stage finetune --init {runs['noise']} --preset pixel-decoder-tiny --out {tmp_path}/same".split())
+    taken, given = (yaml.safe_load((run / "config.yaml").read_text()) for run in (runs["fae"], tmp_path / "same"))
+    assert taken["training"] == given["training"] and taken["finetune"] == given["finetune"]
+    demo = load_preset("pixel-decoder-demo")
+    assert taken["training"]["learning_rate"] != demo["training"]["learning_rate"]
+    PixelDecoder.from_pretrained(runs["noise"]).save_pretrained(tmp_path / "decoder")
+    with pytest.raises(FAEError, match="does not say which settings"):
+        invoke(f"{pixel} --stage finetune --init {tmp_path}/decoder --out {tmp_path}/none".split())
+    assert not (tmp_path / "none").exists()

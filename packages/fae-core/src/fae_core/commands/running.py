@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.documents import read_yaml
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
 from fae_core.redact import redact
 
@@ -129,6 +129,18 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         *words[:2],
         *(word for (option, _), value in merged.items() for word in (option, value) if word is not None),
     ]
+
+
+def recorded_options(run: str | Path) -> dict[str, str | None]:
+    """The options of the command that trained a run, by name; None for one without a value.
+
+    Raises:
+        InvalidFile: The run does not record its command, as runs made from Python or by earlier versions do not.
+    """
+    words = read_yaml(Path(run) / RUN_CONFIG).get(RUN_ARGUMENTS)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InvalidFile(f"{run} does not record the command that trained it")
+    return dict(_options(words[2:]))
 
 
 def outputs_of(words: Sequence[str]) -> list[str]:

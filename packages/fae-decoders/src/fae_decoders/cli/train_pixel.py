@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fae_decoders.stages import PixelFinetuneTask, PixelNoiseTask
 
 
+DEFAULT_PRESET = "pixel-decoder-demo"
+
+
 class Stage(StrEnum):
     """The pixel decoder's two stages."""
 
@@ -24,7 +27,7 @@ class Stage(StrEnum):
     FINETUNE = "finetune"
 
 
-@training_command("pixel-decoder-demo", "pixel-decoder")
+@training_command(f"that of --init in stage finetune, else {DEFAULT_PRESET},", "pixel-decoder")
 def train_pixel(
     options: TrainingOptions,
     data: Data,
@@ -49,8 +52,8 @@ def train_pixel(
     """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
 
     Stage noise needs no autoencoder; its decoder serves every latent size of the backbone. Stage finetune writes the
-    whole FAE. Sections of --set and --config: model (the pixel decoder), encoder, noise or finetune (losses, data,
-    ...), training.
+    whole FAE; without --preset and --config it takes the preset of the run in --init. Sections of --set and --config:
+    model (the pixel decoder), encoder, noise or finetune (losses, data, ...), training.
 
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out
     runs/fae
@@ -77,12 +80,15 @@ def train_pixel(
         raise FAEError("--encoder and --weights are for stage noise; stage finetune takes the encoder of --autoencoder")
     if init is not None and "model" in parse_overrides(options.overrides):
         raise FAEError("the pixel decoder is the one of --init, as it is; leave --set model... out")
+    preset, config = options.preset_or(DEFAULT_PRESET), options.config
+    if stage is Stage.FINETUNE and init is not None and options.preset is None and options.config is None:
+        preset, config = _settings_of(init)
     settings = stage_settings(
         "pixel-decoder",
         ("noise", "finetune"),
         stage.value,
-        options.preset_or("pixel-decoder-demo"),
-        options.config,
+        preset,
+        config,
         options.overrides,
         options.training,
         _folder(autoencoder) or encoder,
@@ -102,7 +108,8 @@ def train_pixel(
     task = seeded(train_config.seed, build)
     start = {} if init is None else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
     after = (
-        f"fae train pixel --stage finetune --autoencoder AUTOENCODER --init {options.out} --data {data} --out FAE"
+        f"fae train pixel --stage finetune --autoencoder {autoencoder or 'AUTOENCODER'} --init {options.out} "
+        f"--data {data} --out FAE"
         if stage is Stage.NOISE
         else f"fae reconstruct --model {options.out} --data {data} --out RECONSTRUCTION"
     )
@@ -176,3 +183,28 @@ def _folder(autoencoder: str | None) -> str | None:
     from fae_core.models.sources import resolve_model_folder
 
     return None if autoencoder is None else str(resolve_model_folder(autoencoder, part="tokenizer"))
+
+
+def _settings_of(init: str) -> tuple[str | None, Path | None]:
+    """The preset and the file of settings of the run that made a decoder. Raises FAEError where it names none.
+
+    The default preset is small: it must not be taken for a decoder that was trained with another.
+    """
+    from pathlib import Path
+
+    from fae_core.commands.running import recorded_options
+    from fae_core.errors import FAEError, InvalidFile
+    from fae_core.folders import RUN_CONFIG
+
+    run = next((folder for folder in (Path(init), Path(init).parent) if (folder / RUN_CONFIG).is_file()), None)
+    try:
+        recorded = None if run is None else recorded_options(run)
+    except InvalidFile:
+        recorded = None
+    if recorded is None:
+        raise FAEError(
+            f"{init} does not say which settings it was trained with: give stage finetune a --preset "
+            "(`fae presets pixel-decoder`) or a --config"
+        )
+    preset, config = recorded.get("--preset"), recorded.get("--config")
+    return preset or (None if config else DEFAULT_PRESET), None if config is None else Path(config)
