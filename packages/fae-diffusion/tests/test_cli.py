@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fae_core.commands.groups import invoke
 from fae_core.errors import DataError
 from fae_core.latent_store import write_store
 from fae_core.models.load import load_generator
+from fae_core.models.presets import load_preset
 from fae_core.spec import LatentSpec
 from fae_core.testing import toy_latents
+from fae_core.training import TrainConfig
 
 SPEC = LatentSpec(4, 2, 2, 32, "toy/backbone", fingerprint="toy")
 
@@ -81,3 +84,14 @@ def test_two_processes_have_the_loss_curve_of_one(latents: Path, tmp_path: Path)
         curves.append([[row[key] for key in ("loss", "loss_q1", "loss_q4", "gradient_norm")] for row in rows])
     assert len(curves[0]) == 6 and curves[0][0][0] != curves[0][5][0]
     torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=1e-5, rtol=1e-4)
+
+
+def test_info_prints_the_settings_of_training_and_sampling_with_their_defaults(capsys) -> None:
+    invoke(["info", "lightningdit-tiny"])
+    printed = yaml.safe_load(capsys.readouterr().out.partition("\n\n")[2])
+    assert load_preset("lightningdit-tiny")["training"].items() <= printed["training"].items()
+    assert printed["model"]["width"] == 64 and printed["model"]["sampling"]["steps"] == 10
+    assert printed["training"]["betas"] == list(TrainConfig.model_fields["betas"].default)
+    assert (
+        printed["model"]["sampling"]["method"] == "euler" and printed["model"]["transport"]["prediction"] == "velocity"
+    )

@@ -13,7 +13,7 @@ from fae_core.errors import FAEError
 from fae_eval.figures import Series, line_chart, matching_picture, pca_picture, similarity_picture
 from fae_eval.figures.charts import ticks
 from fae_eval.figures.kmeans import foreground, kmeans
-from fae_eval.figures.matching import mutual_matches
+from fae_eval.figures.matching import mutual_matches, nearest_matches, random_patches
 from fae_eval.figures.pca import align, principal_components
 from fae_eval.figures.similarity import cosine_map, typical_patches
 
@@ -63,6 +63,20 @@ def test_matches_follow_a_permutation(fae):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     _, shared = matching_picture(fae, images[0], images[1])
     assert shared["rebuilt features"] == pytest.approx(1)
+    _, shared = matching_picture(fae, images[0], images[1], select="mutual")
+    assert shared["rebuilt features"] == pytest.approx(1)
+
+
+def test_random_patches_lie_in_the_foreground_and_each_is_matched_one_way():
+    mask = torch.zeros(12, dtype=torch.bool)
+    mask[2:9] = True
+    chosen = random_patches(mask, 4, seed=0)
+    assert len(set(chosen)) == 4 and all(2 <= i < 9 for i in chosen)
+    assert random_patches(mask, 4, seed=0) == chosen != random_patches(mask, 4, seed=3)
+    assert random_patches(mask, 99, seed=0) == list(range(2, 9))
+    tokens = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    # Two patches may have one nearest, which a mutual match forbids.
+    assert nearest_matches(tokens, torch.tensor([[0.0, 2.0], [3.0, 0.0]]), [0, 1, 2]) == [(0, 1), (1, 1), (2, 0)]
 
 
 def test_principal_components_agree_with_svd_and_can_be_aligned(fae):

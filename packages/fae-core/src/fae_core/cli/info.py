@@ -72,10 +72,16 @@ def info(
 ) -> None:
     """Describe a preset or a folder: type, latent space, parameters (counted on the meta device).
 
+    Of a preset also its settings: of model, sampling and training those that it leaves to their defaults, too.
+
     Example: fae info lightningdit-xl --gpus 8
     """
+    from fae_core.models.presets import preset_files
+
     for name, value in describe(target).items():
         typer.echo(f"{name:<22}{value}")
+    if target in preset_files() and not Path(target).exists():
+        typer.echo("\n" + resolved_settings(target))
     if gpus is None and not measure:
         return
     from fae_core.cost import table as training_cost
@@ -119,6 +125,30 @@ def describe(target: str) -> dict[str, Any]:
     if folder.is_dir():
         return _describe_folder(folder)
     return _describe_preset(target)
+
+
+def resolved_settings(preset: str) -> str:
+    """The settings of a preset as YAML: model and training with their defaults, other sections as they stand.
+
+    Args:
+        preset: Its name.
+
+    Raises:
+        UnknownName: There is no such preset.
+    """
+    import yaml
+
+    from fae_core.config import parse_config
+    from fae_core.models.presets import DESCRIPTION, load_preset
+    from fae_core.training import TrainConfig
+
+    found = load_preset(preset)
+    sections = {name: value for name, value in found.items() if name not in DESCRIPTION}
+    model_class = _builder(preset).func.__self__  # pyright: ignore[reportFunctionMemberAccess] (a class method's class)
+    for name, config_class in (("model", model_class.config_class), ("training", TrainConfig)):
+        if name in sections:
+            sections[name] = parse_config(config_class, sections[name], f"preset {preset}").model_dump(mode="json")
+    return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=100).rstrip()
 
 
 def _describe_bundle(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,21 @@ def similarity(
     )
 
 
+class Select(StrEnum):
+    """Which patches are matched."""
+
+    RANDOM = "random"
+    MUTUAL = "mutual"
+
+
+_MATCHED = {
+    Select.RANDOM: "Foreground patches of the first image (two-means over the features), drawn at random, and the "
+    "nearest patch of the second by cosine.",
+    Select.MUTUAL: "Foreground patches (two-means over the features) that are each other's nearest by cosine; those of "
+    "the highest cosine are drawn.",
+}
+
+
 def matching(
     tokenizer: Tokenizer,
     images: Images,
@@ -60,11 +76,14 @@ def matching(
         str | None, typer.Option("--indices", help="Two images, such as 0,5. Default: two of the first class.")
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, max=10_000, help="Lines to draw.")] = 16,
+    select: Annotated[
+        Select, typer.Option("--select", help="random: patches at random, as in the paper; mutual: the surest ones.")
+    ] = Select.RANDOM,
     seed: Seed = 0,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Foreground patches of two images that are each other's nearest: by features and by latents.
+    """Patches of an image and their nearest in another one: by features and by latents.
 
     Example: fae eval matching --model runs/demo/tokenizer --data photographs --indices 0,1 --out runs/demo/results
     """
@@ -74,13 +93,12 @@ def matching(
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
         if len(batch) != 2:
             raise FAEError(f"matching needs two images, got {len(batch)}")
-        return matching_picture(model, batch[0], batch[1], most=most, seed=seed)
+        return matching_picture(model, batch[0], batch[1], most=most, seed=seed, select=select.value)
 
     _picture(
         "matching",
         "Patch matching",
-        "Foreground patches (two-means over the features) that are each other's nearest by cosine; those of the "
-        "highest cosine are drawn.",
+        _MATCHED[select],
         "share of the features' matches also found",
         draw,
         (tokenizer, images, out, indices, 2, device, overwrite),

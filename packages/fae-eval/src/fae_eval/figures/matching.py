@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +22,28 @@ _LEAST = 0.05  # of an image's patches must be in each cluster
 
 @torch.no_grad()
 def matching_picture(
-    tokenizer: Any, first: Tensor, second: Tensor, *, most: int = 16, seed: int = 0
+    tokenizer: Any,
+    first: Tensor,
+    second: Tensor,
+    *,
+    most: int = 16,
+    seed: int = 0,
+    select: Literal["random", "mutual"] = "random",
 ) -> tuple[Image.Image, dict[str, float]]:
-    """Two images side by side, once per space, with lines between foreground patches that are each other's nearest.
+    """Two images side by side, once per space, with lines between patches that match by cosine (appendix F, figure 10).
 
-    The foreground is found once, by two-means over the features of both images. Where that only separates the images
-    from each other, each image is split by itself.
+    The cosine of latents is that of normalised ones, a choice of ours. The foreground is found once, by two-means over
+    the features of both images. Where that only separates the images from each other, each image is split by itself.
 
     Args:
         tokenizer: what makes features and latents.
         first: image (3, H, W) in [0, 1].
         second: image (3, H, W) in [0, 1].
-        most: lines to draw, those of the highest cosine.
-        seed: of the two-means.
+        most: lines to draw.
+        seed: of the two-means and of the patches that are selected.
+        select: "random" draws foreground patches of the first image, the same in every space, and matches each with the
+            nearest patch of the second, as the paper does. "mutual" takes foreground patches that are each other's
+            nearest, the highest cosine first, which flatters.
 
     Returns:
         The picture and, for each space other than the features, the share of the features' matches that it finds too.
@@ -51,7 +61,10 @@ def matching_picture(
     for name, (tokens, own_grid) in spaces.items():
         if own_grid != grid:
             raise FAEError(f"features lie on {grid} and {name} on {own_grid}; matching needs one grid")
-        pairs = mutual_matches(tokens[0], tokens[1], mask[0], mask[1])
+        if select == "random":
+            pairs = nearest_matches(tokens[0], tokens[1], random_patches(mask[0], most, seed))
+        else:
+            pairs = mutual_matches(tokens[0], tokens[1], mask[0], mask[1])
         pairs_of[name] = dict(pairs)
         cells.append([_draw(first, second, pairs[:most], grid)])
     shared = {
@@ -60,6 +73,25 @@ def matching_picture(
         if name != "features"
     }
     return compose(cells, row_titles=list(spaces)), shared
+
+
+def random_patches(mask: Tensor, count: int, seed: int) -> list[int]:
+    """At most `count` of the tokens in mask (N,), drawn without repetition."""
+    inside = torch.nonzero(mask).flatten()
+    order = torch.randperm(len(inside), generator=torch.Generator().manual_seed(seed))
+    return sorted(int(i) for i in inside[order[:count]])
+
+
+def nearest_matches(first: Tensor, second: Tensor, chosen: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs (i, j) of each chosen token of the first image and its nearest by cosine in the second.
+
+    Args:
+        first: tokens (N, D) of one image.
+        second: tokens (M, D) of the other.
+        chosen: tokens of the first.
+    """
+    cosine = F.normalize(first[list(chosen)], dim=-1) @ F.normalize(second, dim=-1).T
+    return list(zip(chosen, cosine.argmax(1).tolist(), strict=True))
 
 
 def mutual_matches(first: Tensor, second: Tensor, mask_first: Tensor, mask_second: Tensor) -> list[tuple[int, int]]:
