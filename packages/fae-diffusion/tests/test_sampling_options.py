@@ -199,3 +199,30 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(config: Any, fields: di
     with pytest.raises(InvalidFile) as raised:
         parse_config(config, fields, "model settings")
     assert "\n" not in str(raised.value)
+
+
+def test_settings_by_name_are_those_of_appendix_d_and_options_go_over_them() -> None:
+    spec = LatentSpec(4, 4, 4, 32, "toy/backbone")
+    torch.manual_seed(0)
+    model = SiT.from_preset("sit-tiny", spec=spec, classes=3).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    labels, random = torch.tensor([0, 2]), SlotRandom(0, [0, 1])
+    unguided = {"method": "sde", "diffusion": "sigma", "last_step": "mean", "last_step_size": 0.04, "guidance": 1.0}
+    parts = [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]
+    for name, options in (
+        ("paper-unguided", unguided),
+        ("paper-guided", {"method": "euler", "guidance": {"parts": parts}}),
+        ("fast", {"method": "dpm++2m"}),
+    ):
+        by_name = model.sample(labels, random=random, sampling=name, steps=7)
+        assert torch.equal(by_name, model.sample(labels, random=random, steps=7, **options))
+    assert {name: options["steps"] for name, options in SiT.named_sampling.items()} == {
+        "paper-guided": 250,
+        "paper-unguided": 250,
+        "fast": 25,
+    }
+    assert MMDiT.named_sampling["paper-guided"]["guidance"] == {"scale": 1.5, "interval": [0.0, 0.9]}
+    with pytest.raises(FAEError, match="sampling option sampling"):
+        check_options(model, {"sampling": "papre-guided"})

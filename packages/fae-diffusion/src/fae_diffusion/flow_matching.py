@@ -23,7 +23,7 @@ from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
-from fae_diffusion.samplers.config import Sampling, sampling_with
+from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName, sampling_with
 from fae_diffusion.transport import Transport
 
 NOISE_LEVELS = 4  # equally likely ranges of training times, for each of which the loss is logged too
@@ -47,6 +47,7 @@ class FlowMatching(nn.Module):
     config: Any  # of the network; a subclass names its class
     blocks: nn.ModuleList
     sample_config: ClassVar[type[Config]] = Sampling  # the options of `sample`
+    named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = NAMED
     _blocks_compiled = False
     _weak: tuple[str, FlowMatching] | None = None
 
@@ -108,6 +109,7 @@ class FlowMatching(nn.Module):
         random: SlotRandom | None = None,
         times: Annotated[Tensor | Sequence[float] | None, AfterValidator(_descending)] = None,
         weak: FlowMatching | str | Path | None = None,
+        sampling: SamplingName | None = None,
         **options: Any,
     ) -> Tensor:
         """Samples, one per condition.
@@ -118,6 +120,8 @@ class FlowMatching(nn.Module):
             random: draws the noise, and that of an SDE; a sample depends on its own slot alone.
             times: an explicit grid from at most 1 down to at least 0, instead of `steps` and `shift`.
             weak: a worse model or its folder, for autoguidance instead of the null condition.
+            sampling: settings by name: "paper-guided" and "paper-unguided" are those of appendix D, "fast" takes 25
+                evaluations with the model's own guidance; None: the model's own settings.
             **options: any field of `samplers.config.Sampling`; `guidance` may be a number.
 
         Returns:
@@ -129,8 +133,9 @@ class FlowMatching(nn.Module):
             InvalidFile: for an unknown option.
             InvalidSettings: for a wrong value of one.
         """
-        require_known(options, ["times", "weak", *Sampling.model_fields], self)
-        settings = sampling_with(self.config.sampling, options)
+        require_known(options, ["times", "weak", "sampling", *Sampling.model_fields], self)
+        named = {} if sampling is None else self.named_sampling[sampling]
+        settings = sampling_with(self.config.sampling, {**named, **options})
         grid = self._grid(settings) if times is None else _descending(times)
         device = next(self.parameters()).device
         batch = _batch_size(condition, noise, random)

@@ -39,6 +39,12 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Guidance scale, 1 is off; default: the generator's own.")
     ] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            "--sampling", help="Settings by name: paper-guided, paper-unguided (appendix D) or fast; SiT to MMDiT."
+        ),
+    ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     overrides: Set = None,
@@ -70,7 +76,7 @@ def sample(
     from fae_core.sampling.job import SampleJob
     from fae_core.sampling.prompts import read_prompts
 
-    options = parse_overrides(overrides)
+    options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
     texts = read_prompts(prompts) if prompts is not None else ()
     job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts)
     report = job.run(resume=resume, overwrite=overwrite, device=device)

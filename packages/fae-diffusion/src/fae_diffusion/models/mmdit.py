@@ -36,6 +36,7 @@ from fae_diffusion.models.transformer import (
     set_to_zero,
     unpatchify,
 )
+from fae_diffusion.samplers.config import NAMED, SamplingName
 from fae_diffusion.text.condition import TextCondition
 
 if TYPE_CHECKING:
@@ -158,6 +159,12 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         FAEError: without a spec.
         InvalidFile: where patches do not tile the latents.
     """
+
+    # Appendix D: 1.5 on t = 0.9 to 0 for both text-to-image models.
+    named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = {
+        **NAMED,
+        "paper-guided": {"method": "euler", "steps": 250, "guidance": {"scale": 1.5, "interval": [0.0, 0.9]}},
+    }
 
     model_type: ClassVar[str] = "mmdit"
     config_class: ClassVar[type[Config]] = MMDiTConfig

@@ -10,6 +10,26 @@ from fae_core.config import Config, parse_config
 from fae_diffusion.guidance import Guidance
 from fae_diffusion.samplers.sde import Diffusion, LastStep
 
+SamplingName = Literal["paper-guided", "paper-unguided", "fast"]
+# Appendix D, for any model. The three parts of guidance are the paper's for class-conditional models.
+NAMED: dict[SamplingName, dict[str, Any]] = {
+    "paper-guided": {
+        "method": "euler",
+        "steps": 250,
+        "guidance": {"parts": [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]},
+    },
+    "paper-unguided": {
+        "method": "sde",
+        "steps": 250,
+        "diffusion": "sigma",
+        "diffusion_norm": 1.0,
+        "last_step": "mean",
+        "last_step_size": 0.04,
+        "guidance": {"scale": 1.0},
+    },
+    "fast": {"method": "dpm++2m", "steps": 25},
+}
+
 
 class Sampling(Config):
     """How `sample` integrates from noise to data. Every field can be overridden in the call."""
