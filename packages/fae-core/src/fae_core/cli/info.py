@@ -144,7 +144,7 @@ def resolved_settings(preset: str) -> str:
 
     found = load_preset(preset)
     sections = {name: value for name, value in found.items() if name not in DESCRIPTION}
-    model_class = _builder(preset).func.__self__  # pyright: ignore[reportFunctionMemberAccess] (a class method's class)
+    model_class = _model_class(preset)
     for name, config_class in (("model", model_class.config_class), ("training", TrainConfig)):
         if name in sections:
             sections[name] = parse_config(config_class, sections[name], f"preset {preset}").model_dump(mode="json")
@@ -189,6 +189,11 @@ def _describe_preset(name: str) -> dict[str, Any]:
 
 def _builder(preset: str) -> Callable[..., Any]:
     """A function that builds the model of a preset, given changed fields of its config."""
+    return functools.partial(_model_class(preset).from_preset, preset)
+
+
+def _model_class(preset: str) -> Any:
+    """The class of a preset's model."""
     from fae_core.errors import UnknownName
     from fae_core.models.presets import load_preset
     from fae_core.plugins import load_plugins
@@ -197,7 +202,7 @@ def _builder(preset: str) -> Callable[..., Any]:
     models = load_plugins("fae.models")
     if model_type not in models:
         raise UnknownName("model type", str(model_type), models)
-    return functools.partial(models[model_type].load().from_preset, preset)
+    return models[model_type].load()
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
