@@ -22,11 +22,20 @@ def resolve_settings(
     *,
     sections: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """{"model": ..., "training": ..., ...} merged from the three sources.
+    """The settings of a command, {"model": ..., "training": ..., ...}, merged from the three sources.
 
-    kind: the model_type that the settings must be of. sections: those that the command reads, each a mapping; any other
-        is refused, with the nearest name. None: keys are not known here, but to the reader of what an original's
-        checkpoint was built with. Raises UnknownName, InvalidFile or FAEError, one line each.
+    Args:
+        preset: name of a preset, the lowest source; None for none.
+        config: a YAML file over it, in a preset's form or a run's own config.yaml.
+        overrides: `--set KEY=VALUE` over both, later ones over earlier.
+        kind: the model_type that the settings must be of.
+        sections: those that the command reads, each a mapping; any other is refused, with the nearest name. None where
+            the keys are known only to the reader of an original's checkpoint.
+
+    Raises:
+        UnknownName: a section or preset does not exist.
+        InvalidFile: the YAML file cannot be read.
+        FAEError: the settings are of another model, or `--set` cannot be read.
     """
     given = read_yaml(config) if config else {}
     if "command" in given and sections is not None:  # a run's own config.yaml: what it records besides is no setting

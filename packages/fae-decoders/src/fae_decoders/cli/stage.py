@@ -30,9 +30,20 @@ def stage_settings(
     """{"model", "training", "encoder", <stage>} for one stage.
 
     A preset of a model may hold a section for each stage that trains it; its `training` goes over the preset's own.
-    Then come the command's own options, then --set. Raises UnknownName for a section that no stage knows, and for one
-    of --set that this stage does not read.
-    encoder: what the command was told to use; the preset's encoder section is then left out.
+    Then come the command's own options, then --set.
+
+    Args:
+        kind: the model_type of the presets.
+        stages: the stages that train such a model.
+        stage: the one to train.
+        preset: as in `resolve_settings`.
+        config: as in `resolve_settings`.
+        overrides: as in `resolve_settings`.
+        training: what the command's own options say of the section `training`; None for an option that was not given.
+        encoder: what the command was told to use; the preset's encoder section is then left out.
+
+    Raises:
+        UnknownName: a section is none of any stage, or `--set` names one that this stage does not read.
     """
     settings = resolve_settings(preset, config, None, kind, sections=(*_COMMON, *stages))
     if encoder is not None:
@@ -49,8 +60,15 @@ def stage_settings(
 
 
 def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
-    """The encoder of an encoder section: `preset`, the name of one or an encoder's or FAE's folder, and fields of
-    FAEEncoderConfig that replace the preset's. weights: of the backbone; None is the preset's own choice."""
+    """The encoder of an encoder section.
+
+    Args:
+        settings: `preset`, the name of one or an encoder's or FAE's folder, and fields of FAEEncoderConfig over it.
+        weights: of the backbone; None for the preset's own choice.
+
+    Raises:
+        FAEError: no encoder is named, or fields would change one that is read from a folder.
+    """
     from fae_encoder import FAEEncoder
 
     fields = dict(settings)
