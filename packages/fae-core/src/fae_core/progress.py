@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LINE_SECONDS = 20.0  # how often a log file gets a line
+_LINE_SECONDS = 10.0  # how often a log file gets a line
+
+# Whether progress is not wanted in this context (--quiet).
+hidden: contextvars.ContextVar[bool] = contextvars.ContextVar("fae_progress_hidden", default=False)
 
 
 class Bar:
@@ -30,7 +34,7 @@ def progress(total: int, description: str, done: int = 0, enabled: bool = True) 
         done: Units that are done already.
         enabled: Show it; False on processes that are not the first.
     """
-    if not enabled:
+    if not enabled or hidden.get():
         yield Bar()
     elif sys.stderr.isatty():
         with _terminal_bar(total, description, done) as bar:

@@ -9,6 +9,7 @@ import typer
 
 from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrite
 from fae_core.cli.training_options import TrainingOptions, training_command
+from fae_core.commands.output import say
 
 Checkpoint = Annotated[Path, typer.Argument(help="The original's .pt or .safetensors file.")]
 Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
@@ -165,6 +166,4 @@ def _import(
     card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
-    typer.echo(
-        f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES"
-    )
+    say(f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
+from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 from fae_core.folders import STORE_SKIPPED
 
@@ -175,5 +176,5 @@ def _report(store: LatentStore, normalized: bool) -> None:
         )
     shape = "x".join(map(str, store.spec.shape))
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
-    typer.echo(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
-    typer.echo(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")
+    say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
+    say(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")

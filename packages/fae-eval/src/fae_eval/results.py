@@ -69,8 +69,12 @@ class Result:
         path = Path(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _finite(asdict(self)))
+        write_json(path, self.to_dict())
         return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON holds it. Numbers that are not finite become null, secrets ***."""
+        return _finite(asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Result:

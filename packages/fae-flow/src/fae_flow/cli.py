@@ -9,6 +9,7 @@ import typer
 
 from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrite
 from fae_core.cli.training_options import TrainingOptions, training_command
+from fae_core.commands.output import say
 
 
 @training_command("starflow-tiny", "starflow")
@@ -79,6 +80,4 @@ def import_starflow(
     card = f"Imported from a checkpoint of the original STARFlow (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
-    typer.echo(
-        f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES"
-    )
+    say(f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Out, Overwrite
+from fae_core.commands.output import say
 
 
 def bundle(
@@ -46,4 +47,4 @@ def bundle(
         results=results or (),
         overwrite=overwrite,
     )
-    typer.echo(f"wrote {folder} ({folder_bytes(folder) / 1e6:.1f} MB); next: fae sample --model {folder} --out SAMPLES")
+    say(f"wrote {folder} ({folder_bytes(folder) / 1e6:.1f} MB); next: fae sample --model {folder} --out SAMPLES")

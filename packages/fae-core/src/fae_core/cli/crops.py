@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite, Seed
+from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_core.folders import HELD_OUT, TRAIN
 
@@ -54,8 +55,8 @@ def crops(
         progress=progress,
     )
     held = f" and {held_out} to {out / HELD_OUT}" if held_out else ""
-    typer.echo(f"wrote {count} crops of {size}x{size} to {out / TRAIN}{held}")
-    typer.echo(f"next: fae train autoencoder --data {out / TRAIN} --out runs/autoencoder")
+    say(f"wrote {count} crops of {size}x{size} to {out / TRAIN}{held}")
+    say(f"next: fae train autoencoder --data {out / TRAIN} --out runs/autoencoder")
 
 
 def _pair(text: str) -> tuple[float, float]:

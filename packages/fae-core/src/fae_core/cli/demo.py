@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite, Resume
+from fae_core.commands.output import say
 
 
 def demo(
@@ -27,4 +28,4 @@ def demo(
 
     packaged = Path(__file__).parents[1] / "recipes" / "demo.yaml"
     record = run_recipe(load_recipe(packaged, {"data": data}), out, resume=resume, overwrite=overwrite)
-    typer.echo(f"wrote {out}/report.html in {sum(entry['seconds'] for entry in record):.0f} s; open it in a browser")
+    say(f"wrote {out}/report.html in {sum(entry['seconds'] for entry in record):.0f} s; open it in a browser")

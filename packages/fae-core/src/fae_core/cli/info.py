@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import Device
+from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_BATCH
 from fae_core.folders import BUNDLE_PARTS, LATENT_SPEC, README, STORE_INDEX
 
@@ -78,10 +79,13 @@ def info(
     """
     from fae_core.models.presets import preset_files
 
-    for name, value in describe(target).items():
-        typer.echo(f"{name:<22}{value}")
+    facts = describe(target)
+    document(facts)
+    for name, value in facts.items():
+        say(f"{name:<22}{value}")
     if target in preset_files() and not Path(target).exists():
-        typer.echo("\n" + resolved_settings(target))
+        facts["settings"] = resolved_settings(target)
+        say("\n" + as_yaml(facts["settings"]))
     if gpus is None and not measure:
         return
     from fae_core.cost import table as training_cost
@@ -97,10 +101,12 @@ def info(
     if measure:
         options = {"measure_batch": measure_batch, "blocks": measure_blocks, "repeats": repeats}
         timed = training_cost.measure(build, device, -(-batch // about.gpus), **options)
-    typer.echo("\n" + "\n".join(training_cost.training_lines(build, about, timed)))
+    facts["training"] = training_cost.training_lines(build, about, timed)
+    say("\n" + "\n".join(facts["training"]))
     if timed is not None:
         peak = tflops or (training_cost.H100_TFLOPS if timed.precision == "bf16" else None)
-        typer.echo("\n" + "\n".join(training_cost.measured_lines(timed, samples, about.gpus, peak)))
+        facts["measured"] = training_cost.measured_lines(timed, samples, about.gpus, peak)
+        say("\n" + "\n".join(facts["measured"]))
 
 
 def describe(target: str) -> dict[str, Any]:
@@ -127,8 +133,8 @@ def describe(target: str) -> dict[str, Any]:
     return _describe_preset(target)
 
 
-def resolved_settings(preset: str) -> str:
-    """The settings of a preset as YAML: model and training with their defaults, other sections as they stand.
+def resolved_settings(preset: str) -> dict[str, Any]:
+    """The settings of a preset: model and training with their defaults, other sections as they stand.
 
     Args:
         preset: Its name.
@@ -136,8 +142,6 @@ def resolved_settings(preset: str) -> str:
     Raises:
         UnknownName: There is no such preset.
     """
-    import yaml
-
     from fae_core.config import parse_config
     from fae_core.models.presets import DESCRIPTION, load_preset
     from fae_core.training import TrainConfig
@@ -148,7 +152,18 @@ def resolved_settings(preset: str) -> str:
     for name, config_class in (("model", model_class.config_class), ("training", TrainConfig)):
         if name in sections:
             sections[name] = parse_config(config_class, sections[name], f"preset {preset}").model_dump(mode="json")
-    return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=100).rstrip()
+    return sections
+
+
+def as_yaml(settings: dict[str, Any]) -> str:
+    """Settings as YAML that --config reads, without a newline at its end.
+
+    Args:
+        settings: Sections by name.
+    """
+    import yaml
+
+    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100).rstrip()
 
 
 def _describe_bundle(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ def presets(
 
     Example: fae presets lightningdit
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from fae_core.commands.output import document, say
     from fae_core.errors import UnknownName
     from fae_core.models.bundles import bundle_folders, read_bundle
     from fae_core.models.presets import preset_files, read_preset
@@ -31,14 +31,13 @@ def presets(
         raise UnknownName("model type", kind, kinds)
     columns = ("parameters", "the paper prints") if counts else ("description",)
     table = Table("preset", "type", *columns, box=None, pad_edge=False)
-    for name, content in sorted(contents.items(), key=lambda item: (item[1].get("model_type", ""), item[0])):
-        if kind is None or content.get("model_type") == kind:
-            table.add_row(
-                name,
-                content.get("model_type", ""),
-                *(_counts(content) if counts else (content.get("description", ""),)),
-            )
-    Console().print(table)
+    chosen = [item for item in contents.items() if kind is None or item[1].get("model_type") == kind]
+    ordered = sorted(chosen, key=lambda item: (item[1].get("model_type", ""), item[0]))
+    for name, content in ordered:
+        about = _counts(content) if counts else (content.get("description", ""),)
+        table.add_row(name, content.get("model_type", ""), *about)
+    document([{"name": name, **content} for name, content in ordered])
+    say(table)
 
 
 def _as_preset(bundle: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Out, Overwrite, Resume, Set
+from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 
 
@@ -41,6 +42,4 @@ def run(
 
     loaded = load_recipe(recipe, parse_overrides(overrides), size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)
-    typer.echo(
-        f"wrote {out}; its steps took {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}"
-    )
+    say(f"wrote {out}; its steps took {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}")

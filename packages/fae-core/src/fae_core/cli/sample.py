@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
+from fae_core.commands.output import document, say
 from fae_core.config.limits import MOST_COLUMNS, MOST_IMAGES
 
 
@@ -73,6 +74,8 @@ def sample(
     if relaunched(processes):
         return
     from fae_core.cli.settings import parse_overrides
+    from fae_core.files import read_json
+    from fae_core.folders import SAMPLES_RECORD
     from fae_core.sampling.job import SampleJob
     from fae_core.sampling.prompts import read_prompts
 
@@ -81,4 +84,5 @@ def sample(
     job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts)
     report = job.run(resume=resume, overwrite=overwrite, device=device)
     if report is not None:
-        typer.echo(report)
+        document({"out": out, **read_json(out / SAMPLES_RECORD)})
+        say(report)

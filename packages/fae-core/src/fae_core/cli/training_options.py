@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set, Steps, TrainBatch, TrainSeed
+from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class TrainingOptions:
         where = {"resume": self.resume, "overwrite": self.overwrite, "device": self.device}
         train(task, config, self.out, settings=settings, **where)
         if is_first_process():
-            typer.echo(f"wrote {self.out}/{RUN_MODEL}; next: {after}")
+            say(f"wrote {self.out}/{RUN_MODEL}; next: {after}")
 
 
 def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:

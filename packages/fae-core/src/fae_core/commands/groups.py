@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from fae_core.commands.output import choose, command_output
 from fae_core.commands.running import arguments_in_force, require_separate_output, resumed_arguments
 from fae_core.errors import FAEError, MissingPackage, UnknownName
 from fae_core.plugins import load_plugins, own_versions
@@ -59,7 +60,7 @@ class PluginGroup(TyperGroup):
         )
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command or group of that name; None for an option.
+        """The command or group of that name; None for an option, and for what a shell cannot complete.
 
         Raises:
             MissingPackage: The command belongs to a package that is not installed.
@@ -71,10 +72,10 @@ class PluginGroup(TyperGroup):
             return _as_command(cmd_name, points[full].load())
         if any(name.startswith(f"{full}.") for name in points):
             return _plugin_group(f"{full}.", _GROUP_HELP.get(full, ""))
+        if ctx.resilient_parsing or cmd_name.startswith("-"):
+            return None  # a shell that completes a line, or an option, which click reports
         if full in _PROVIDERS:
             raise MissingPackage(f"fae {full.replace('.', ' ')}", _PROVIDERS[full])
-        if cmd_name.startswith("-"):
-            return None  # an option: click reports it
         raise UnknownName(f"command of fae {self.prefix.rstrip('.')}".rstrip(), cmd_name, self.list_commands(ctx))
 
 
@@ -96,7 +97,8 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
     token = arguments_in_force.set(tuple(arguments))
     try:
         require_separate_output()
-        return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
+        with command_output():
+            return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
     except Exception as error:
         message = getattr(error, "format_message", None)  # of click's errors about arguments
         if message is not None:
@@ -135,7 +137,9 @@ def _plugin_group(prefix: str, text: str) -> Any:
         pass
 
     Group.prefix = prefix
-    app = typer.Typer(cls=Group, help=text, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        cls=Group, help=text, add_completion=not prefix, no_args_is_help=True, pretty_exceptions_enable=False
+    )
 
     def callback() -> None:
         pass
@@ -161,23 +165,52 @@ def _print_versions(wanted: bool) -> None:
 
 
 def _as_command(name: str, target: Any) -> Any:
-    if isinstance(target, typer.Typer):
-        command = get_command(target)
-    else:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(name)(target)
-        command = get_command(app)
+    command = get_command(target if isinstance(target, typer.Typer) else _function_app(name, target))
     command.name = name
-    _refuse_non_finite(command)
+    _complete(command)
     return command
 
 
-def _refuse_non_finite(command: Any) -> None:
-    """Let a command refuse numbers that are nan or infinite, which checks of ranges do not find."""
-    for inner in getattr(command, "commands", {}).values():
-        _refuse_non_finite(inner)
+def _function_app(name: str, function: Any) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name)(function)
+    return app
+
+
+def _complete(command: Any) -> None:
+    """Give a command, or those of a group, the options that all have; let it refuse numbers that are not finite."""
+    inner = getattr(command, "commands", None)
+    for one in (inner or {}).values():
+        _complete(one)
     for parameter in command.params:
         parameter.callback = partial(_finite, parameter.callback)
+    if inner is None:
+        command.params += get_command(_function_app("options", _shared_options)).params
+
+
+def _shared_options(
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            is_eager=True,
+            expose_value=False,
+            callback=lambda wanted: choose(as_json=wanted),
+            help="Print one JSON document instead of text.",
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            is_eager=True,
+            expose_value=False,
+            callback=lambda wanted: choose(quiet=wanted),
+            help="Print warnings and errors only.",
+        ),
+    ] = False,
+) -> None:
+    """Options of every command, which act before it runs."""
 
 
 def _finite(then: Any, context: Any, parameter: Any, value: Any) -> Any:

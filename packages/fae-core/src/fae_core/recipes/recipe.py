@@ -27,6 +27,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from fae_core.files import (
 )
 from fae_core.folders import RECIPE_LOGS, RECIPE_STEPS
 from fae_core.plugins import load_plugins
+from fae_core.progress import hidden
 from fae_core.recipes.jobs import Job, needs, run_jobs
 from fae_core.redact import redact
 
@@ -265,9 +267,8 @@ def announce(text: str) -> None:
     Args:
         text: Text of the line.
     """
-    import sys
-
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    if not hidden.get():
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Out, Overwrite
+from fae_core.commands.output import say
 
 
 def assemble(
@@ -58,4 +59,4 @@ def assemble(
     shape = "x".join(map(str, fae.spec.shape))
     # Standardised features are normalised already: measuring them again would make other latents of them.
     own = "" if fae.spec.is_normalized else " --statistics encoder"
-    typer.echo(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS{own}")
+    say(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS{own}")

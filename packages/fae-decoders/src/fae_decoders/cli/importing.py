@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Device, Out, Overwrite
+from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
 
 
@@ -64,7 +65,7 @@ def import_autoencoder_kl(
     )
     parameters = sum(p.numel() for p in vae.parameters())
     whose = "their statistics over the data" if data is not None else "its own scaling"
-    typer.echo(
+    say(
         f"wrote {out} ({parameters:,} parameters), latents {'x'.join(map(str, vae.spec.shape))} normalised by {whose}; "
         f"next: fae encode --model {out} --data IMAGES --out LATENTS"
     )
@@ -105,7 +106,7 @@ def import_rae(
         out, overwrite=overwrite, card=f"Imported from one of RAE's decoders (`{checkpoint.name}`)."
     )
     parameters = sum(p.numel() for p in decoder.parameters())
-    typer.echo(
+    say(
         f"wrote {out} ({parameters:,} parameters); next: fae train pixel --stage finetune --autoencoder AUTOENCODER "
         f"--init {out} --data IMAGES --out FAE"
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite
+from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
 from fae_decoders.cli.train_autoencoder import Data, Split
 
@@ -62,8 +63,8 @@ def reconstruct(
         job = Reconstruction(tokenizer, source, batch_size, device)
         record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data}, study=study)
     for name, value in record["table"]["rows"]:
-        typer.echo(f"{name:<28}{value:.4g}")
-    typer.echo(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: fae eval report {out}")
+        say(f"{name:<28}{value:.4g}")
+    say(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: fae eval report {out}")
 
 
 def _study(extractor: str | None, weights: Path | None, lpips: bool) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite, Seed
+from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 
 
@@ -31,7 +32,7 @@ def coco(
     require_new_folder(out, overwrite=overwrite)
     with hold(out), progress(count, "cropping") as bar:
         written = write_coco(annotations, images, out, count=count, size=size, seed=seed, progress=bar.advance)
-    typer.echo(
+    say(
         f"wrote {' and '.join(map(str, written))}; next: fae eval generation --generator RUN --decoder TOKENIZER "
         f"--prompts {written[0]} --count {count} --reference {written[1]} --metrics fid --extractor inception"
     )

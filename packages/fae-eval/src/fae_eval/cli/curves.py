@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
+from fae_core.commands.output import say
 from fae_eval.cli.options import Title, names_and_paths
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def curves(
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, drawn.encode(errors="replace"))
-    typer.echo(f"wrote {out}; next: fae eval report for everything that the runs logged")
+    say(f"wrote {out}; next: fae eval report for everything that the runs logged")
 
 
 def _line(name: str, folder: str, value: str) -> Group:

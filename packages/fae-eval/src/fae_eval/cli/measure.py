@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
+from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_eval.cli.options import (
     Extractor,
@@ -230,7 +231,7 @@ def pack(
                 yield batch
 
         write_adm(out, counted(), len(opened), opened.labels, classes=opened.classes)
-    typer.echo(f"wrote {len(opened)} images to {out}; next: fae eval generation --samples {out} --reference IMAGES")
+    say(f"wrote {len(opened)} images to {out}; next: fae eval generation --samples {out} --reference IMAGES")
 
 
 def _measure(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fae_core.commands.output import document, say
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
 from fae_core.folders import RESULTS
@@ -94,13 +95,14 @@ def names_and_paths(given: list[str], what: str, form: str) -> dict[str, str]:
 
 def finish(result: Result, path: Path | None) -> None:
     """Print a record, write it to `path` unless that is None, and print what to run next."""
-    typer.echo(result.text())
+    document({**result.to_dict(), "file": path})
+    say(result.text())
     if path is None:
-        typer.echo("wrote nothing (no --out); next: the same with --out results/")
+        say("wrote nothing (no --out); next: the same with --out results/")
         return
     result.save(path)
     pictures = "".join(f" and {path.parent / figure['path']}" for figure in result.figures)
-    typer.echo(f"wrote {path}{pictures}; next: fae eval report {_run_folder(path)}")
+    say(f"wrote {path}{pictures}; next: fae eval report {_run_folder(path)}")
 
 
 def _run_folder(path: Path) -> Path:

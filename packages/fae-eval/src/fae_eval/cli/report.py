@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
+from fae_core.commands.output import say
 from fae_core.folders import REPORT
 
 
@@ -48,4 +49,4 @@ def report(
             target = target / REPORT
     require_new_file(target, overwrite=overwrite or target.name == REPORT)
     write_report(runs, target, title=title, note=note, paper=paper)
-    typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")
+    say(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")
