@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
+import shlex
 import typing
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _FIELDS = 8  # wrong fields that a message names
@@ -90,11 +93,55 @@ class MissingPackage(FAEError):
 
     Args:
         what: What needs it.
-        install: The requirement to give to pip.
+        requirements: What pip is to install, such as "fae-core[data]".
     """
 
-    def __init__(self, what: str, install: str) -> None:
-        super().__init__(f"{what} needs a package that is not installed: pip install {install}")
+    def __init__(self, what: str, *requirements: str) -> None:
+        a = "packages that are" if len(requirements) > 1 else "a package that is"
+        super().__init__(f"{what} needs {a} not installed: {install_command(*requirements)}")
+
+
+def install_command(*requirements: str) -> str:
+    """The command that installs packages. This project's come from where this one did: a checkout, or an index.
+
+    Args:
+        requirements: Names, with extras in brackets.
+    """
+    return shlex.join(["pip", "install", *map(_installable, requirements)])
+
+
+def _installable(requirement: str) -> str:
+    """What pip takes for a requirement: a folder, wheel or repository beside the one that fae-core is from."""
+    name, bracket, extras = requirement.partition("[")
+    extras = bracket + extras
+    if not name.startswith("fae-"):
+        return requirement
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    origin = _origin()
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        return f"{name}{extras} @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}#subdirectory=packages/{name}"
+    beside = [Path(__file__).parents[3]]  # of the checkout, where its source is what runs
+    if origin.get("url", "").startswith("file:"):
+        beside.append(Path(url2pathname(urlsplit(origin["url"]).path)).parent)
+    for folder in beside:
+        if (folder / name / "pyproject.toml").is_file():
+            return f"{folder / name}{extras}"
+        if wheels := sorted(folder.glob(f"{name.replace('-', '_')}-*.whl")):
+            return f"{wheels[-1]}{extras}"
+    return requirement
+
+
+def _origin() -> dict[str, Any]:
+    """Where fae-core was installed from, as pip records it (PEP 610); empty for an index, and where it does not say."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return json.loads(distribution("fae-core").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return {}
 
 
 class OutputExists(FAEError):

@@ -25,7 +25,7 @@ try:
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
     from diffusers.models.modeling_utils import ModelMixin
 except ImportError:
-    raise MissingPackage("a tokenizer for diffusers pipelines", "'fae-decoders[diffusers]'") from None
+    raise MissingPackage("a tokenizer for diffusers pipelines", "fae-decoders[diffusers]") from None
 
 
 class WholeTokenizer(PosteriorTokenizer, Decoder, Protocol):

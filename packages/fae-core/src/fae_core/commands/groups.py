@@ -23,16 +23,16 @@ from fae_core.plugins import load_plugins, own_versions
 HELP = "FAE: turn a frozen vision encoder into a latent space, and generate images in it."
 # Packages to install for commands that are absent.
 _PROVIDERS = {
-    "encode": "fae-encoder",
-    "train": "fae-decoders (autoencoder, pixel, vae), fae-diffusion (diffusion), fae-flow (flow)",
-    "train.autoencoder": "fae-decoders",
-    "train.pixel": "fae-decoders",
-    "train.vae": "fae-decoders",
-    "train.diffusion": "fae-diffusion",
-    "train.flow": "fae-flow",
-    "reconstruct": "fae-decoders",
-    "import": "fae-diffusion (sit, lightningdit, mmdit), fae-flow (starflow), fae-decoders (autoencoder-kl, rae)",
-    "eval": "fae-eval",
+    "encode": ("fae-encoder",),
+    "train": ("fae-decoders", "fae-diffusion", "fae-flow"),
+    "train.autoencoder": ("fae-decoders",),
+    "train.pixel": ("fae-decoders",),
+    "train.vae": ("fae-decoders",),
+    "train.diffusion": ("fae-diffusion",),
+    "train.flow": ("fae-flow",),
+    "reconstruct": ("fae-decoders",),
+    "import": ("fae-diffusion", "fae-flow", "fae-decoders"),
+    "eval": ("fae-eval",),
 }
 _GROUP_HELP = {
     "train": "Train a tokenizer's parts or a generator.",
@@ -75,7 +75,7 @@ class PluginGroup(TyperGroup):
         if ctx.resilient_parsing or cmd_name.startswith("-"):
             return None  # a shell that completes a line, or an option, which click reports
         if full in _PROVIDERS:
-            raise MissingPackage(f"fae {full.replace('.', ' ')}", _PROVIDERS[full])
+            raise MissingPackage(f"fae {full.replace('.', ' ')}", *_PROVIDERS[full])
         raise UnknownName(f"command of fae {self.prefix.rstrip('.')}".rstrip(), cmd_name, self.list_commands(ctx))
 
 
@@ -111,14 +111,14 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
         arguments_in_force.reset(token)
 
 
-def providers(words: Sequence[str]) -> str | None:
-    """The package that provides a command, as far as this version knows; None where it does not.
+def providers(words: Sequence[str]) -> tuple[str, ...]:
+    """The packages that provide a command, as far as this version knows.
 
     Args:
         words: The arguments after `fae`.
     """
     full = ".".join(words[:2])
-    return _PROVIDERS.get(full) or (_PROVIDERS.get(words[0]) if words[0] not in _GROUP_HELP else None)
+    return _PROVIDERS.get(full) or (_PROVIDERS.get(words[0], ()) if words[0] not in _GROUP_HELP else ())
 
 
 def _require_text(arguments: Sequence[str]) -> None:

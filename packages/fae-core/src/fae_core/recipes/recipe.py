@@ -36,7 +36,7 @@ from string import Formatter
 from typing import Any
 
 from fae_core.commands.running import command_to_go_on
-from fae_core.errors import FAEError, Interrupted, UnknownName, nearest, require_known
+from fae_core.errors import FAEError, Interrupted, UnknownName, install_command, nearest, require_known
 from fae_core.files import (
     begun_folder,
     hold,
@@ -108,17 +108,15 @@ class Recipe:
         """
         from fae_core.commands.groups import providers
 
-        missing = {}
+        missing: dict[str, tuple[str, ...]] = {}
         for step in self.steps:
             words = _words(step)
             if not {words[0], ".".join(words[:2])} & load_plugins("fae.commands").keys():
                 missing[" ".join(words[:2])] = providers(words)
         if missing:
-            wanted = sorted({package for package in missing.values() if package})
-            raise FAEError(
-                f"this recipe needs commands that are not installed ({', '.join(missing)}): "
-                f"pip install {' '.join(wanted)}"
-            )
+            wanted = sorted({package for packages in missing.values() for package in packages})
+            how = install_command(*wanted) if wanted else "no package of this project has them"
+            raise FAEError(f"this recipe needs commands that are not installed ({', '.join(missing)}): {how}")
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str | None = None) -> Recipe:

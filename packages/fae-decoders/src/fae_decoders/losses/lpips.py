@@ -48,7 +48,7 @@ class LPIPS(nn.Module):
         try:
             import lpips
         except ImportError:
-            raise MissingPackage("the LPIPS loss", "'fae-decoders[perceptual]'") from None
+            raise MissingPackage("the LPIPS loss", "fae-decoders[perceptual]") from None
         import warnings
 
         with warnings.catch_warnings():

@@ -157,7 +157,7 @@ def _adaptive(
     try:
         from torchdiffeq import odeint
     except ImportError:
-        raise MissingPackage(f"the ODE method {method}", "'fae-diffusion[ode]'") from None
+        raise MissingPackage(f"the ODE method {method}", "fae-diffusion[ode]") from None
     grid = torch.as_tensor(times, dtype=torch.float32, device=z.device)
     options = {"max_num_steps": _MOST_STEPS}
     try:

@@ -133,5 +133,5 @@ def _torch_fidelity_inception() -> Any:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise MissingPackage("Inception", "'fae-eval[inception]'") from None
+        raise MissingPackage("Inception", "fae-eval[inception]") from None
     return FeatureExtractorInceptionV3

