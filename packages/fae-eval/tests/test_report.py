@@ -68,7 +68,7 @@ def test_everything_is_on_the_page_in_order_and_nothing_is_fetched(demo, tmp_pat
         "Numbers",
         "only four images", "the paper&#x27;s", "Settings", "How to reproduce", "fae train autoencoder",
     ]  # fmt: skip
-    body = page[page.index("<h1>") :].replace("the paper's", "the paper&#x27;s")
+    body = page[page.index("<h1>") :].replace("&#39;", "&#x27;")
     body = re.sub(r"<nav>.*?</nav>", "", body)
     positions = [body.index(part) for part in order]
     assert positions == sorted(positions)
@@ -107,6 +107,50 @@ def test_damage_is_named_and_the_rest_is_shown(demo, tmp_path):
     page = write_report([demo], tmp_path / "r.html").read_text()
     for part in ("rec.png cannot be read", "one cell per column", "samples-flow has no grid.png", "samples-diffusion"):
         assert part in page
+
+
+def test_a_strip_is_shown_column_by_column(tmp_path):
+    strip = Image.new("RGB", (70, 40), "white")
+    for number in range(3):
+        strip.paste((80 * number, 0, 0), (10 + 20 * number, 0, 30 + 20 * number, 40))
+    strip.save(tmp_path / "strip.png")
+    figure = {"path": "strip.png", "columns": [[10, 30], [30, 50], [50, 70]]}
+    Result("reconstruction", "R", None, [figure]).save(tmp_path / "r.json")
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    shown = [
+        Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/webp;base64,([^\"]+)", page)
+    ]
+    assert [column.size for column in shown] == [(20, 40)] * 3
+    middles = [column.convert("RGB").getpixel((10, 20))[0] for column in shown]
+    assert max(abs(middle - 80 * number) for number, middle in enumerate(middles)) <= 4
+    assert 'class="picture strip"' in page
+
+
+def test_every_picture_can_be_enlarged_without_a_script(demo, tmp_path):
+    page = write_report([demo], tmp_path / "r.html").read_text()
+    assert page.count('<label><input type="checkbox" class="zoom"') == page.count("<img") == 4
+    assert ".zoom:checked + img" in page
+
+
+def test_lines_with_the_same_values_are_drawn_once(tmp_path):
+    (tmp_path / "run").mkdir()
+    rows = [{"step": s, "loss": 1 / s, "mse": 1 / s, "kl": 0.5} for s in range(1, 5)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report([tmp_path / "run"], tmp_path / "r.html").read_text()
+    assert page.count("<polyline") == 2
+    assert "loss = mse" in page
+
+
+def test_a_chart_shows_its_values_under_the_pointer(demo, tmp_path):
+    page = write_report([demo / "diffusion"], tmp_path / "r.html").read_text()
+    band = re.search(r'<g class="at">(?:(?!</g>).)*>step 20<(?:(?!</g>).)*</g>', page)[0]
+    assert re.findall(r">([^<>]+)</text>", band) == ["step 20", "loss 0.05", "kl 2"]
+
+
+def test_samples_without_a_scale_name_the_models_own(tmp_path):
+    picture(tmp_path / "s" / "grid.png")
+    (tmp_path / "s" / "samples.json").write_text('{"job": {"count": 4, "guidance": null}, "labels": [0]}')
+    assert "guidance the model&#39;s own" in write_report([tmp_path], tmp_path / "r.html").read_text()
 
 
 def test_nothing_to_report_is_an_error(tmp_path):
@@ -231,7 +275,7 @@ RECORD = {
     "kind": "convergence",
     "title": "T",
     "table": {"columns": ["", "step", "seconds", "FD-x"], "rows": [["a-1", 1, 1.0, 2.0], ["a-2", 2, 2.0, 1.0]]},
-    "figures": [{"path": "p.png", "caption": "c"}],
+    "figures": [{"path": "p.png", "caption": "c", "columns": [[0, 8], [8, 16]]}],
     "notes": ["n"],
     "warnings": ["w"],
     "values": {"PSNR [dB]": 1.0},

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from fae_core import folders
@@ -20,6 +21,7 @@ from fae_core.commands.provenance import provenance
 from fae_core.files import write_json
 from fae_core.folders import IMAGES, PAIRS, RESULTS
 from fae_core.images import ImageSource, psnr, save_grid, save_image
+from fae_core.images.grid import column_edges
 from fae_core.progress import progress
 from fae_core.protocols import require_decoder
 from fae_core.sampling.reconstruction import Reconstructed, reconstruct
@@ -94,13 +96,11 @@ class Reconstruction:
             result = study(self.tokenizer, self.source, **options)
             means, warnings = result.values, result.warnings
             facts = {**facts, **{name: result.provenance.get(name) for name in _FROM_STUDY}}
-        save_grid(
-            torch.stack([image for side in zip(*self._shown, strict=True) for image in side]),
-            folder / PAIRS,
-            len(self._shown),
-            row_labels=["image", self.name],
-        )
-        record = {**self._record(means, facts), "warnings": warnings}
+        images = torch.stack([image for side in zip(*self._shown, strict=True) for image in side])
+        save_grid(images, folder / PAIRS, pairs, row_labels=["image", self.name])
+        with Image.open(folder / PAIRS) as grid:
+            columns = column_edges(grid.width, pairs, images.shape[-1])
+        record = {**self._record(means, facts, columns), "warnings": warnings}
         path = folder / RESULTS / "reconstruction.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / PAIRS, path.parent / PAIRS)
@@ -135,7 +135,7 @@ class Reconstruction:
             numbers["feature mean square"] = features.square().flatten(1).mean(1)
         return {name: value.cpu() for name, value in numbers.items()}
 
-    def _record(self, means: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, means: dict[str, float], facts: dict[str, Any], columns: list[list[int]]) -> dict[str, Any]:
         height, width = self.tokenizer.spec.image_shape
         notes = [
             f"Means over {len(self.source)} images of {height}x{width} pixels; PSNR of each image, peak 1, "
@@ -149,7 +149,7 @@ class Reconstruction:
             "kind": "reconstruction",
             "title": f"Images through {self.name}",
             "table": {"columns": ["", self.name], "rows": [[name, value] for name, value in means.items()]},
-            "figures": [{"path": PAIRS, "caption": "originals above, reconstructions below"}],
+            "figures": [{"path": PAIRS, "caption": "originals above, reconstructions below", "columns": columns}],
             "notes": notes,
             "values": means,
             "provenance": provenance(

@@ -118,6 +118,18 @@ def draw_grid(
     return canvas
 
 
+def column_edges(total: int, columns: int, width: int) -> list[list[int]]:
+    """[left, right] of each column of images in a grid, which may have labels left of them.
+
+    Args:
+        total: width of the grid in pixels.
+        columns: images in a row.
+        width: of an image.
+    """
+    rights = [total - (columns - 1 - column) * (width + _GAP) for column in range(columns)]
+    return [[right - width, right] for right in rights]
+
+
 def to_pillow(image: Tensor) -> Image.Image:
     """A tensor (3, H, W) in [0, 1] as an RGB image. Raises FAEError for another shape or range."""
     if image.ndim != 3 or image.shape[0] != 3:

@@ -6,17 +6,49 @@ pages.
 
 from __future__ import annotations
 
-import html
+import bisect
+import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment
+from markupsafe import Markup
+
+from fae_eval.figures.markup import templates
 from fae_eval.results import LARGEST
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 44
 _COLORS = 6
+_BANDS = 80  # places along a chart that show values
+
+
+@dataclass(frozen=True)
+class Box:
+    """Size of a chart, and of the part inside its axes, in pixels."""
+
+    width: int = 560
+    height: int = 300
+    left: int = 58
+    right: int = 544
+    top: int = 34
+    bottom: int = 256
+
+    @property
+    def middle(self) -> float:
+        """Half-way along the x axis."""
+        return (self.left + self.right) / 2
+
+    @property
+    def centre(self) -> float:
+        """Half-way up the y axis."""
+        return (self.top + self.bottom) / 2
+
+
+BOX = Box()
 
 
 @dataclass(frozen=True)
@@ -38,10 +70,10 @@ class Series:
 
 def line_chart(
     series: Sequence[Series], *, title: str, x_label: str = "step", y_label: str = "", log_y: bool | None = None
-) -> str:
+) -> Markup:
     """An HTML <figure> with one <svg> and its legend; "" where there is nothing to draw.
 
-    Points that are not finite, or beyond 1e100, are left out.
+    Values show under the pointer. Points that are not finite, or beyond 1e100, are left out.
 
     Args:
         series: the lines.
@@ -53,41 +85,50 @@ def line_chart(
     lines = [_clean(one) for one in series]
     lines = [one for one in lines if one.x]
     if not lines:
-        return ""
+        return Markup("")
     values = [y for one in lines for y in one.y]
     if log_y is None:
         log_y = min(values) > 0 and max(values) / min(values) > 30
     if log_y and min(values) <= 0:
         log_y = False
     x_low, x_high = min(one.x[0] for one in lines), max(one.x[-1] for one in lines)
-    across = Axis(x_low, x_high if x_high > x_low else x_low + 1, LEFT, WIDTH - RIGHT, False)
-    upward = Axis(*padded(values, log_y), HEIGHT - BOTTOM, TOP, log_y)
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}" '
-        'xmlns="http://www.w3.org/2000/svg">'
-    ]
-    parts += frame(across, upward, x_label, y_label)
-    parts += _seconds_axis(lines, across)
-    for number, one in enumerate(lines):
-        color = f"var(--c{number % _COLORS + 1})"
-        points = " ".join(f"{across.place(x):.1f},{upward.place(y):.1f}" for x, y in _thinned(one))
-        if len(one.x) == 1:
-            x, y = points.split(",")
-            parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{color}"/>')
-        else:
-            parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" stroke-linejoin="round"/>'
-            )
-    parts.append("</svg>")
-    legend = "".join(
-        f'<span><i style="background:var(--c{number % _COLORS + 1})"></i>{html.escape(one.name)} '
-        f"<b>{_number(one.y[-1])}</b></span>"
-        for number, one in enumerate(lines)
+    across = Axis(x_low, x_high if x_high > x_low else x_low + 1, BOX.left, BOX.right, False)
+    upward = Axis(*padded(values, log_y), BOX.bottom, BOX.top, log_y)
+    return draw(
+        "line_chart.html",
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        rows=marks(upward),
+        columns=marks(across),
+        times=_seconds_axis(lines, across),
+        lines=[
+            {
+                "name": one.name,
+                "color": number % _COLORS + 1,
+                "points": [(_tenth(across.place(x)), _tenth(upward.place(y))) for x, y in _thinned(one)],
+                "last": _number(one.y[-1]),
+            }
+            for number, one in enumerate(lines)
+        ],
+        bands=_bands(lines, across),
     )
-    return (
-        f'<figure class="plot"><figcaption>{html.escape(title)}</figcaption>{"".join(parts)}'
-        f'<div class="legend">{legend}</div></figure>'
-    )
+
+
+def draw(name: str, **content: Any) -> Markup:
+    """A chart from its template, without line breaks between its parts.
+
+    Args:
+        name: the template.
+        **content: what it shows, besides the chart's `box`.
+    """
+    drawn = _templates().get_template(name).render(box=BOX, **content)
+    return Markup(re.sub(r">\s*\n\s*<", "><", drawn.strip()))
+
+
+@functools.cache
+def _templates() -> Environment:
+    return templates(Path(__file__).with_name("templates"))
 
 
 def ticks(low: float, high: float, most: int = 8) -> list[float]:
@@ -135,49 +176,55 @@ class Axis:
         return [d * 10.0**e for e in decades for d in digits if self.low <= d * 10.0**e <= self.high]
 
 
-def frame(across: Axis | None, upward: Axis, x_label: str, y_label: str) -> list[str]:
-    """SVG of grid, ticks, axes and their names.
-
-    Args:
-        across: the x axis; None where positions along it have names of their own.
-        upward: the y axis.
-        x_label: name of the x axis.
-        y_label: name of the y axis; "" for none.
-    """
-    parts = []
-    for value in upward.ticks():
-        y = upward.place(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    places = [] if across is None else [(across.place(value), value) for value in across.ticks()]
-    for x, value in places:
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{_number(value)}</text>'
-        )
-    base = HEIGHT - BOTTOM
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>')
-    if y_label:
-        centre = (TOP + base) / 2
-        parts.append(
-            f'<text class="name" x="14" y="{centre}" text-anchor="middle" transform="rotate(-90 14 {centre})">'
-            f"{html.escape(y_label)}</text>"
-        )
-    return parts
+def marks(axis: Axis) -> list[tuple[float, str]]:
+    """Coordinates and texts of an axis' ticks."""
+    return [(_tenth(axis.place(value)), _number(value)) for value in axis.ticks()]
 
 
-def _seconds_axis(lines: Sequence[Series], across: Axis) -> list[str]:
-    """Seconds above the chart, at the steps where round times were reached; only where one line has times."""
+def _seconds_axis(lines: Sequence[Series], across: Axis) -> list[tuple[float, str]]:
+    """Round times above the chart, at the steps where they were reached; only where one line has times."""
     timed = [(one.seconds, one.x) for one in lines if one.seconds]
     if len(timed) != 1 or len(timed[0][1]) < 2 or timed[0][0][-1] <= timed[0][0][0]:
         return []
-    (seconds, steps), parts = timed[0], []
-    for value in ticks(seconds[0], seconds[-1], 5):
-        x = across.place(_interpolate(value, seconds, steps))
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 5}" y2="{TOP}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{TOP - 10}" text-anchor="middle">{_number(value)} s</text>')
-    return parts
+    seconds, steps = timed[0]
+    reached = [(value, _interpolate(value, seconds, steps)) for value in ticks(seconds[0], seconds[-1], 5)]
+    return [(_tenth(across.place(step)), _number(value)) for value, step in reached]
+
+
+def _bands(lines: Sequence[Series], across: Axis) -> list[dict[str, Any]]:
+    """Vertical bands of the chart, and what they show while the pointer is in them: each line's value there."""
+    if across.high <= across.low:
+        return []
+    every = sorted({x for one in lines for x in one.x})
+    steps = [every[round(i * (len(every) - 1) / (_BANDS - 1))] for i in range(_BANDS)] if len(every) > _BANDS else every
+    places = [across.place(step) for step in steps]
+    edges = [BOX.left, *((a + b) / 2 for a, b in pairwise(places)), BOX.right]
+    bands = []
+    for step, place, left, right in zip(steps, places, edges, edges[1:], strict=False):
+        known = [
+            (number % _COLORS + 1, one.name, _number(one.y[_nearest(one.x, step)]))
+            for number, one in enumerate(lines)
+            if one.x[0] <= step <= one.x[-1]
+        ]
+        band = {"left": _tenth(left), "width": _tenth(right - left), "x": _tenth(place), "at": _exact(step)}
+        bands.append({**band, "shown": known})
+    return bands
+
+
+def _nearest(places: Sequence[float], wanted: float) -> int:
+    """Index of the ascending place that is nearest."""
+    after = bisect.bisect_left(places, wanted)
+    if after == 0 or (after < len(places) and places[after] - wanted <= wanted - places[after - 1]):
+        return after
+    return after - 1
+
+
+def _tenth(value: float) -> float:
+    return round(value, 1)
+
+
+def _exact(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _interpolate(value: float, xs: Sequence[float], ys: Sequence[float]) -> float:

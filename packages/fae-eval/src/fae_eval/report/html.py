@@ -1,52 +1,65 @@
-"""Small pieces of HTML: escaped text, tables, pictures inlined as data.
+"""Pieces of HTML, from the templates in this folder: tables, code, pictures inlined as data.
 
-The content may come from anyone: text is escaped and without secrets, and a picture is shown only where it is inside
-the folder of the record that names it.
+The content may come from anyone: templates escape it and take secrets out, and a picture is shown only where it is
+inside the folder of the record that names it.
 """
 
 from __future__ import annotations
 
 import base64
-import html
+import functools
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+
 from fae_core.errors import DataError
 from fae_core.images import decode_image
-from fae_core.redact import redact
+from fae_eval.figures.markup import templates
 from fae_eval.results import format_cell
 
 _NUMERAL = re.compile(r"[-+]?[\d.,]+%?")
 _WIDEST = 1800  # pixels
 _HIGHEST = 9 * _WIDEST  # WebP has at most 16,383
+_SMALL = 400  # pixels; below, a picture is shown with its pixels as squares
 _HEAVIEST = 900_000  # bytes of a picture that is kept as it is
 _MOST_BYTES = 2**28  # of a picture that is read at all
+_MOST_COLUMNS = 64  # of a strip
 _KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
-def text(value: Any) -> str:
-    """A value as text, escaped for HTML and without secrets."""
-    return html.escape(redact(str(value)))
+@functools.cache
+def _templates() -> Environment:
+    return templates(Path(__file__).with_name("templates"))
 
 
-def section(anchor: str, title: str, body: str, lead: str = "") -> str:
-    """A titled section; "" where there is no body.
+def page(**content: Any) -> str:
+    """A whole page; see page.html."""
+    return _templates().get_template("page.html").render(**content)
+
+
+def part(name: str, *content: Any) -> Markup:
+    """A piece of a page.
 
     Args:
-        anchor: its id, for links.
-        title: its heading.
-        body: HTML.
-        lead: a sentence below the heading.
+        name: of the macro in parts.html.
+        *content: what it takes.
     """
-    if not body:
-        return ""
-    intro = f'<p class="lead">{text(lead)}</p>' if lead else ""
-    return f'<section id="{anchor}"><h2>{text(title)}</h2>{intro}{body}</section>'
+    macro = getattr(_templates().get_template("parts.html").module, name)
+    return Markup(str(macro(*content)).strip())
 
 
-def table(columns: list[Any], rows: list[list[Any]], *, classes: list[str] | None = None) -> str:
+def join(parts: Sequence[Markup | str]) -> Markup:
+    """Pieces one after the other; what is no Markup is escaped."""
+    return Markup("").join(parts)
+
+
+def table(columns: list[Any], rows: list[list[Any]], *, classes: list[str] | None = None) -> Markup:
     """A table that scrolls sideways on narrow screens; numbers are aligned to the right.
 
     Args:
@@ -54,26 +67,11 @@ def table(columns: list[Any], rows: list[list[Any]], *, classes: list[str] | Non
         rows: one cell per column.
         classes: CSS class of each row, "" for none.
     """
-    head = "".join(f"<th>{text(column)}</th>" for column in columns)
-    lines = []
-    for number, row in enumerate(rows):
-        cells = "".join(f"<td{_number_class(cell)}>{text(format_cell(cell))}</td>" for cell in row)
-        style = f' class="{classes[number]}"' if classes and classes[number] else ""
-        lines.append(f"<tr{style}>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    cells = [[{"shown": format_cell(cell), "number": _is_number(cell)} for cell in row] for row in rows]
+    return part("table", columns, cells, classes or [""] * len(rows))
 
 
-def details(summary: str, body: str) -> str:
-    """A part of the page that stays closed until it is clicked."""
-    return f"<details><summary>{text(summary)}</summary>{body}</details>"
-
-
-def code(content: str) -> str:
-    """Text with its line breaks, in a fixed-width font."""
-    return f"<pre><code>{text(content)}</code></pre>"
-
-
-def picture(folder: Path, name: str | Path, caption: str = "") -> str:
+def picture(folder: Path, name: str | Path, caption: str = "", columns: Any = None) -> Markup:
     """An inlined picture with its caption; a warning where it cannot be read, or is outside of the folder.
 
     A record may come from anyone, and a report is sent to others: no path in it may fetch a file from elsewhere.
@@ -82,6 +80,8 @@ def picture(folder: Path, name: str | Path, caption: str = "") -> str:
         folder: of the record.
         name: path of the picture, relative to the folder.
         caption: below the picture.
+        columns: [left, right] of each column of a strip; they are shown one by one, so that they wrap on narrow
+            screens. Anything else shows the picture whole.
     """
     path = folder / name
     try:
@@ -90,50 +90,71 @@ def picture(folder: Path, name: str | Path, caption: str = "") -> str:
     except (OSError, ValueError, RuntimeError):  # a name with a zero byte, one that is too long, a loop of links
         inside = False
     if not inside:
-        outside = f"it is outside of {text(folder.name or folder)}"
-        return f'<p class="warning">The picture {text(name)} is not shown: {outside}.</p>'
-    source, size = data_uri(path)
-    if source is None:
-        return f'<p class="warning">The picture {text(path.name)} cannot be read.</p>'
-    note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    crisp = ' class="crisp"' if size[0] < 400 and path.suffix != ".svg" else ""
-    return (
-        f'<figure class="picture"><img{crisp} src="{source}" width="{size[0]}" height="{size[1]}" '
-        f'alt="{text(caption or path.stem)}" loading="lazy">{note}</figure>'
-    )
+        outside = f"it is outside of {folder.name or folder}"
+        return part("paragraph", "warning", f"The picture {name} is not shown: {outside}.")
+    images = _images(path, columns)
+    if not images:
+        return part("paragraph", "warning", f"The picture {path.name} cannot be read.")
+    return part("picture", images, caption, caption or path.stem)
 
 
-def data_uri(path: Path) -> tuple[str | None, tuple[int, int]]:
-    """A picture as a data: address, and its (width, height); (None, (0, 0)) where it cannot be read.
+def _images(path: Path, columns: Any) -> list[dict[str, Any]]:
+    """A picture, or the columns of a strip, as data: addresses with their sizes; [] where it cannot be read.
 
     Pictures of many bytes or other formats become WebP, too large ones are made smaller; SVG charts stay as they are.
     """
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            return None, (0, 0)
+            return []
         raw = path.read_bytes()
         if path.suffix == ".svg":
-            return _svg_uri(raw)
+            return _svg(raw)
         image = decode_image(raw, path.name)  # which limits what a small file may unpack to
+        if _are_edges(columns, image.width):
+            slices = [image.crop((left, 0, right, image.height)) for left, right in columns]
+            return [_image(column, *_webp(column)) for column in slices]
         kind = next((kind for start, kind in _KINDS.items() if raw.startswith(start)), None)
         if kind is None or image.width > _WIDEST or image.height > _HIGHEST or len(raw) > _HEAVIEST:
-            image.thumbnail((_WIDEST, _HIGHEST))
-            buffer = io.BytesIO()
-            image.save(buffer, "WEBP", quality=88, method=4)
-            raw, kind = buffer.getvalue(), "webp"
+            raw, kind = _webp(image)
     except (OSError, ValueError, DataError):
-        return None, (0, 0)
-    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}", image.size
+        return []
+    return [_image(image, raw, kind)]
 
 
-def _svg_uri(raw: bytes) -> tuple[str | None, tuple[int, int]]:
+def _are_edges(columns: Any, width: int) -> bool:
+    """Whether a record's columns are what `picture` takes, within a picture of that width."""
+    if not isinstance(columns, list) or not 1 < len(columns) <= _MOST_COLUMNS:
+        return False
+    pairs = [pair for pair in columns if isinstance(pair, list) and [type(edge) for edge in pair] == [int, int]]
+    return len(pairs) == len(columns) and all(0 <= left < right <= width for left, right in pairs)
+
+
+def _webp(image: Image.Image) -> tuple[bytes, str]:
+    """A picture as WebP; a large one is made smaller, in place."""
+    image.thumbnail((_WIDEST, _HIGHEST))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=88, method=4, lossless=image.width < _SMALL)
+    return buffer.getvalue(), "webp"
+
+
+def _image(image: Image.Image, raw: bytes, kind: str) -> dict[str, Any]:
+    return _data(raw, kind, image.width, image.height, image.width < _SMALL)
+
+
+def _data(raw: bytes, kind: str, width: int, height: int, crisp: bool) -> dict[str, Any]:
+    source = f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
+    # Only base64, which the removal of secrets must not change.
+    return {"source": Markup(source), "width": width, "height": height, "crisp": crisp}
+
+
+def _svg(raw: bytes) -> list[dict[str, Any]]:
     """A chart with its own width and height. Inside <img> a browser runs no scripts and fetches nothing for it."""
     sides = re.match(rb'<svg [^>]*\bwidth="(\d{1,4})" height="(\d{1,4})"', raw)
     if sides is None or len(raw) > _HEAVIEST:
-        return None, (0, 0)
-    return f"data:image/svg+xml;base64,{base64.b64encode(raw).decode()}", (int(sides[1]), int(sides[2]))
+        return []
+    return [_data(raw, "svg+xml", int(sides[1]), int(sides[2]), False)]
 
 
-def _number_class(cell: Any) -> str:
+def _is_number(cell: Any) -> bool:
     number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-    return ' class="n"' if cell is None or number or _NUMERAL.fullmatch(str(cell)) else ""
+    return cell is None or number or _NUMERAL.fullmatch(str(cell)) is not None

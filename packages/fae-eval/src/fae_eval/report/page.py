@@ -8,12 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from fae_core.files import disk_errors, write_atomic
 from fae_core.folders import GRID, PAIRS, RESULTS
 from fae_eval._version import __version__
 from fae_eval.report.collect import Collection, SampleGrid, collect, mapping
 from fae_eval.report.curves import convergence_charts, run_charts, side_charts
-from fae_eval.report.html import code, details, picture, section, table, text
+from fae_eval.report.html import join, page, part, picture, table
 from fae_eval.report.paper import REFERENCE, SOURCE
 from fae_eval.results import FLOOR, Result, format_cell, is_number, provenance_line
 
@@ -41,11 +43,11 @@ def write_report(
         DataError: where there is nothing to report.
     """
     found = collect(runs)
-    page = render(found, title=title, note=note, paper=paper, names=[str(run) for run in runs])
+    rendered = render(found, title=title, note=note, paper=paper, names=[str(run) for run in runs])
     out = Path(out)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, page.encode(errors="replace"))  # names of files, and records, may hold lone surrogates
+    write_atomic(out, rendered.encode(errors="replace"))  # names of files, and records, may hold lone surrogates
     return out
 
 
@@ -75,23 +77,30 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
             _figures(found, ("comparison",)),
             "Means over seeds, with the range of the runs.",
         ),
-        ("curves", "Training", _curves(found), "Steps below, seconds above; the legend has the last value."),
+        (
+            "curves",
+            "Training",
+            _curves(found),
+            "Steps below, seconds above; the legend has the last value, a pointer on the chart those of its place.",
+        ),
         ("numbers", "Numbers", _tables(found, paper), ""),
         ("time", "Time", _times(found), ""),
         ("settings", "Settings", _settings(found), "Every setting as resolved, so that a run can be repeated."),
         ("reproduce", "How to reproduce", _reproduce(found), ""),
     ]
-    shown = [part for part in parts if part[2]]
-    navigation = "".join(f'<a href="#{anchor}">{text(name)}</a>' for anchor, name, _, _ in shown)
-    body = "".join(section(anchor, name, content, lead) for anchor, name, content, lead in shown)
-    style = files("fae_eval.report").joinpath("style.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(heading)}</title><style>{style}</style></head><body><main>"
-        f"<h1>{text(heading)}</h1>{_subtitle(found, names)}{_cards(found)}{_note(note)}"
-        f"{_problems(found)}<nav>{navigation}</nav>{body}"
-        f"<footer>Written by fae-eval {__version__}; this page needs no network.</footer></main></body></html>\n"
+    return page(
+        title=heading,
+        subtitle=_subtitle(found, names),
+        style=Markup(files("fae_eval.report").joinpath("style.css").read_text(encoding="utf-8")),
+        cards=_cards(found),
+        note=[line.strip() for line in (note or "").split("\n\n") if line.strip()],
+        problems=found.problems,
+        parts=[
+            {"anchor": anchor, "name": name, "body": content, "lead": lead}
+            for anchor, name, content, lead in parts
+            if content
+        ],
+        version=__version__,
     )
 
 
@@ -99,11 +108,10 @@ def _subtitle(found: Collection, names: Sequence[str]) -> str:
     facts = [", ".join(names), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]
     machine = next((r.provenance["machine"] for r, _ in found.results if "machine" in r.provenance), None)
     device = next((r.provenance["device"] for r, _ in found.results if "device" in r.provenance), None)
-    facts += [str(value) for value in (device, machine) if value]
-    return f'<p class="sub">{text(" · ".join(facts))}</p>'
+    return " · ".join([*facts, *(str(value) for value in (device, machine) if value)])
 
 
-def _cards(found: Collection) -> str:
+def _cards(found: Collection) -> Markup:
     """The main numbers, at the top of the page."""
     cards: list[tuple[str, Any]] = []
     for result, _ in found.results:
@@ -116,116 +124,98 @@ def _cards(found: Collection) -> str:
     total = sum(seconds for _, seconds in _timed_steps(found)) or sum(run.seconds or 0 for run in found.runs)
     if total:
         cards.append(("all stages together" if found.steps else "training in all", _duration(total)))
-    seen = dict(cards[:8])
-    items = "".join(
-        f'<div class="card"><b>{text(format_cell(value))}</b><span>{text(name)}</span></div>'
-        for name, value in seen.items()
-    )
-    return f'<div class="cards">{items}</div>' if items else ""
+    items = [(name, format_cell(value)) for name, value in dict(cards[:8]).items()]
+    return part("cards", items) if items else Markup("")
 
 
-def _note(note: str | None) -> str:
-    if not note or not note.strip():
-        return ""
-    paragraphs = "".join(f"<p>{text(part.strip())}</p>" for part in note.split("\n\n") if part.strip())
-    return f'<div class="note">{paragraphs}</div>'
-
-
-def _problems(found: Collection) -> str:
-    return "".join(f'<p class="warning">{text(problem)}</p>' for problem in found.problems)
-
-
-def _figures(found: Collection, kinds: Sequence[str]) -> str:
+def _figures(found: Collection, kinds: Sequence[str]) -> Markup:
     """Pictures of records of these kinds, two abreast where they are narrow; small tables go below their picture."""
     blocks = []
     for kind in kinds:
         for result, folder in found.results:
             if result.kind != kind or not result.figures:
                 continue
-            shown = "".join(_figure(folder, f) for f in result.figures)
+            shown = join([_figure(folder, f) for f in result.figures])
             if kind in _VIEWS and result.table:
                 shown += table(result.columns, result.rows) + _provenance(result)
-            blocks.append(f'<div class="block"><h3>{text(result.title)}</h3>{shown}</div>')
-    return f'<div class="pictures">{"".join(blocks)}</div>' if blocks else ""
+            blocks.append(part("block", result.title, shown))
+    return _group("pictures", blocks)
 
 
-def _figure(folder: Path, figure: dict[str, Any]) -> str:
+def _group(style: str, parts: Sequence[Markup]) -> Markup:
+    """Parts beside each other; nothing where there are none."""
+    return part("group", style, parts) if parts else Markup("")
+
+
+def _figure(folder: Path, figure: dict[str, Any]) -> Markup:
     """A picture beside its record; records of earlier versions name pairs.png one folder above."""
     path = figure["path"]
     if folder.name == RESULTS and path == f"../{PAIRS}":
         folder, path = folder.parent, PAIRS
-    return picture(folder, path, str(figure.get("caption", "")))
+    return picture(folder, path, str(figure.get("caption", "")), figure.get("columns"))
 
 
-def _samples(found: Collection) -> str:
-    blocks = [
-        f'<div class="block"><h3>{text(grid.name)}</h3>{picture(grid.folder, GRID, _sample_caption(grid))}</div>'
-        for grid in found.samples
-    ]
+def _samples(found: Collection) -> Markup:
+    blocks = [part("block", grid.name, picture(grid.folder, GRID, _sample_caption(grid))) for grid in found.samples]
     own = _figures(found, ("samples",))
     if not blocks and not own:
         previews = [(run, picture(run.folder, run.preview, f"step {run.steps}")) for run in found.runs if run.preview]
-        blocks = [f'<div class="block"><h3>{text(run.name)}, last preview</h3>{shown}</div>' for run, shown in previews]
-    return (f'<div class="pictures">{"".join(blocks)}</div>' if blocks else "") + own
+        blocks = [part("block", f"{run.name}, last preview", shown) for run, shown in previews]
+    return _group("pictures", blocks) + own
 
 
 def _sample_caption(grid: SampleGrid) -> str:
     job, seconds = mapping(grid.record, "job"), mapping(grid.record, "provenance").get("seconds")
+    job = {name: "the model's own" if name == "guidance" and job[name] is None else job[name] for name in job}
     parts = [f"{name} {job[name]}" for name in ("count", "guidance", "seed", "labels") if name in job]
     return ", ".join([*parts, *([f"{seconds:.1f} s"] if is_number(seconds) else [])])
 
 
-def _curves(found: Collection) -> str:
-    charts = "".join(run_charts(run) for run in found.runs)
-    unfinished = "".join(
-        f'<p class="warning">{text(f"{run.name}: {run.shortfall}")}</p>' for run in found.runs if run.shortfall
-    )
-    aside = "".join(side_charts(run) for run in found.runs)
-    folded = details("learning rates and gradients", f'<div class="plots">{aside}</div>') if aside else ""
-    return unfinished + (f'<div class="plots">{charts}</div>{folded}' if charts else "")
+def _curves(found: Collection) -> Markup:
+    charts = [chart for run in found.runs for chart in run_charts(run)]
+    unfinished = [part("paragraph", "warning", f"{run.name}: {run.shortfall}") for run in found.runs if run.shortfall]
+    aside = [chart for run in found.runs for chart in side_charts(run)]
+    folded = part("details", "learning rates and gradients", _group("plots", aside)) if aside else Markup("")
+    return join(unfinished) + (_group("plots", charts) + folded if charts else Markup(""))
 
 
-def _tables(found: Collection, paper: bool) -> str:
+def _tables(found: Collection, paper: bool) -> Markup:
     blocks = []
     for result, _ in found.results:
         if result.kind in _VIEWS or not (result.table or result.warnings or result.notes):
             continue
-        block = f"<h3>{text(result.title)}</h3>"
+        block = [part("heading", result.title, "")]
         if result.table:
             floor = ["floor" if row and row[0] == FLOOR else "" for row in result.rows]
-            block += table(result.columns, result.rows, classes=floor)
-        block += convergence_charts(result)
-        block += "".join(f'<p class="lead">{text(note)}</p>' for note in result.notes)
-        block += "".join(f'<p class="warning">{text(warning)}</p>' for warning in result.warnings)
-        blocks.append(block + _provenance(result))
+            block.append(table(result.columns, result.rows, classes=floor))
+        block.append(_group("plots", convergence_charts(result)))
+        block += [part("paragraph", "lead", note) for note in result.notes]
+        block += [part("paragraph", "warning", warning) for warning in result.warnings]
+        blocks += [*block, _provenance(result)]
     if paper:
         blocks += [
-            f'<div class="paper"><h3>{text(name)}<span class="tag">the paper\'s</span></h3>{table(columns, rows)}'
-            f'<p class="lead">{text(SOURCE)}.</p></div>'
+            _group(
+                "paper",
+                [part("heading", name, "the paper's"), table(columns, rows), part("paragraph", "lead", f"{SOURCE}.")],
+            )
             for name, columns, rows in REFERENCE
         ]
-    return "".join(blocks)
+    return join(blocks)
 
 
-def _provenance(result: Result) -> str:
+def _provenance(result: Result) -> Markup:
     if not result.provenance:
-        return ""
-    return details("how this was measured", f'<p class="facts">{text(provenance_line(result.provenance))}</p>')
+        return Markup("")
+    return part("details", "how this was measured", part("paragraph", "facts", provenance_line(result.provenance)))
 
 
-def _times(found: Collection) -> str:
+def _times(found: Collection) -> Markup:
     rows = _timed_steps(found) or [(run.name, run.seconds) for run in found.runs if run.seconds]
     if not rows:
-        return ""
+        return Markup("")
     longest, total = max(seconds for _, seconds in rows), sum(seconds for _, seconds in rows)
-    lines = "".join(
-        f'<tr><td>{text(name)}</td><td class="n">{seconds:,.1f} s</td>'
-        f'<td class="bar"><i style="width:{100 * seconds / (longest or 1):.1f}%"></i></td></tr>'
-        for name, seconds in rows
-    )
-    lines += f'<tr><td>together</td><td class="n">{total:,.1f} s</td><td></td></tr>'
-    head = "<thead><tr><th>stage</th><th>seconds</th><th></th></tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{lines}</tbody></table></div>'
+    lines = [(name, f"{seconds:,.1f} s", f"{100 * seconds / (longest or 1):.1f}") for name, seconds in rows]
+    return part("times", lines, f"{total:,.1f} s")
 
 
 def _timed_steps(found: Collection) -> list[tuple[str, float]]:
@@ -236,11 +226,11 @@ def _timed_steps(found: Collection) -> list[tuple[str, float]]:
     ]
 
 
-def _settings(found: Collection) -> str:
-    return "".join(details(run.name, code(run.config)) for run in found.runs if run.config)
+def _settings(found: Collection) -> Markup:
+    return join([part("details", run.name, part("code", run.config)) for run in found.runs if run.config])
 
 
-def _reproduce(found: Collection) -> str:
+def _reproduce(found: Collection) -> Markup:
     commands = [str(step["command"]) for step in found.steps if step.get("command")]
     if not commands:
         commands = [str(r.provenance["command"]) for r, _ in found.results if r.provenance.get("command")]
@@ -248,11 +238,10 @@ def _reproduce(found: Collection) -> str:
     versions = next(
         (r.provenance["versions"] for r, _ in found.results if isinstance(r.provenance.get("versions"), dict)), {}
     )
-    body = code("\n".join(commands)) if commands else ""
+    body = part("code", "\n".join(commands)) if commands else Markup("")
     if versions:
-        body += (
-            f'<p class="facts">{text("with " + ", ".join(f"{name} {number}" for name, number in versions.items()))}</p>'
-        )
+        listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+        body += part("paragraph", "facts", f"with {listed}")
     return body
 
 
