@@ -97,10 +97,14 @@ def labelled_task(
     preview: PreviewConfig | None,
     device: str | None = None,
 ) -> tuple[GeneratorTask, dict[str, Any]]:
-    """A generator of classes on latents and their labels; how many classes follows the labels unless it is set."""
+    """A generator of classes on latents and their labels; how many classes follows the labels unless it is set.
+
+    A model whose settings have no `classes` knows none, and is given 0 for every latent.
+    """
     from fae_core.training import GeneratorTask
 
-    model = model if "classes" in model else {**_class_count(store), **model}
+    if "classes" in generator_class.config_class.model_fields and "classes" not in model:
+        model = {**_class_count(store), **model}
     generator, model_config = build_generator(generator_class, model, store, config)
     return GeneratorTask(generator, store, preview), {"model": model_config.model_dump(mode="json")}
 

@@ -3,6 +3,8 @@
 class TestMyModel(GeneratorConformance):
     def make(self, spec):
         return MyModel(MyConfig(classes=3), spec)
+
+A model without classes sets `classes = None`, one whose `sample` has no `guidance` sets `guidance = None`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import FAEError, LatentSpecMismatch
+from fae_core.errors import FAEError, InvalidSettings, LatentSpecMismatch
+from fae_core.models.draw import draw_latents
 from fae_core.models.load import load_generator
 from fae_core.protocols import Generator
 from fae_core.random import SlotRandom
@@ -54,13 +57,15 @@ class GeneratorConformance:
     """Claims that every generator has to meet. Override the class attributes where a model needs it.
 
     Attributes:
-        classes: Number of classes of the model.
+        classes: Number of classes of the model; None for one that knows none and is given 0 for every latent.
+        guidance: A scale that its `sample` takes, where 1 is off; None for one without guidance.
         steps: Optimiser steps for `test_loss_falls`.
         learning_rate: For the same.
         sample_options: Passed to every `sample`.
     """
 
-    classes = 3
+    classes: ClassVar[int | None] = 3
+    guidance: ClassVar[float | None] = 2.0
     steps = 60
     learning_rate = 3e-3
     sample_options: ClassVar[dict[str, Any]] = {}
@@ -72,6 +77,10 @@ class GeneratorConformance:
             spec: The latent space.
         """
         raise TypeError("subclasses of GeneratorConformance implement make(spec)")
+
+    def _latents(self, spec: LatentSpec, count: int) -> tuple[Tensor, Tensor]:
+        """Latents of as many patterns as the model has classes, and their labels."""
+        return toy_latents(spec, count, self.classes or 1)
 
     @pytest.fixture(params=[(8, 4, 4), (5, 2, 6)], ids=["square", "wide"])
     def spec(self, request: pytest.FixtureRequest) -> LatentSpec:
@@ -89,13 +98,13 @@ class GeneratorConformance:
 
     def test_the_loss_stays_on_its_device(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         """On meta tensors, which raise where they meet a tensor that was left on the CPU, as a GPU's would."""
-        z, labels = toy_latents(spec, 4, self.classes)
+        z, labels = self._latents(spec, 4)
         random = SlotRandom(0, range(4), on_device=True)
         terms = generator.to("meta").train().loss(z.to("meta"), labels.to("meta"), random=random)
         assert {name: term.device.type for name, term in terms.items()} == dict.fromkeys(terms, "meta")
 
     def test_loss_falls(self, generator: GeneratorModel, spec: LatentSpec) -> None:
-        z, labels = toy_latents(spec, 12, self.classes)
+        z, labels = self._latents(spec, 12)
         optimizer = torch.optim.AdamW([p for p in generator.parameters() if p.requires_grad], lr=self.learning_rate)
         generator.train()
         history = []
@@ -109,7 +118,7 @@ class GeneratorConformance:
 
     def test_loss_is_a_mean_over_samples(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         generator.train()
-        z, labels = toy_latents(spec, 6, self.classes)
+        z, labels = self._latents(spec, 6)
         random = SlotRandom(3, range(6))
         whole = generator.loss(z, labels, random=random)["loss"]
         halves = [generator.loss(z[s], labels[s], random=random.select(s))["loss"] for s in (slice(0, 3), slice(3, 6))]
@@ -119,7 +128,7 @@ class GeneratorConformance:
         self, generator: GeneratorModel, spec: LatentSpec
     ) -> None:
         _perturb(generator)
-        labels = torch.tensor([0, 1, 2, 0])
+        labels = torch.tensor([0, 1, 2, 0]) % (self.classes or 1)
         whole = generator.sample(labels, random=SlotRandom(5, range(4)), **self.sample_options)
         again = generator.sample(labels, random=SlotRandom(5, range(4)), **self.sample_options)
         parts = [generator.sample(labels[[i]], random=SlotRandom(5, [i]), **self.sample_options) for i in range(4)]
@@ -135,6 +144,8 @@ class GeneratorConformance:
         assert not torch.allclose(first[0], first[1])
 
     def test_conditions_differ(self, generator: GeneratorModel, spec: LatentSpec) -> None:
+        if self.classes is None:
+            pytest.skip("the model has no classes")
         _perturb(generator)
         noise = (
             torch.randn(1, *spec.shape, generator=torch.Generator().manual_seed(1)).expand(2, -1, -1, -1).contiguous()
@@ -142,12 +153,27 @@ class GeneratorConformance:
         pair = generator.sample(torch.tensor([0, 1]), noise=noise, random=SlotRandom(0, [0, 0]), **self.sample_options)
         assert not torch.allclose(pair[0], pair[1])
 
+    def test_guidance_is_an_option(self, generator: GeneratorModel, spec: LatentSpec) -> None:
+        """As `fae sample --guidance` gives it; a model without guidance refuses it by name."""
+        _perturb(generator)
+        labels, random = torch.zeros(2, dtype=torch.long), SlotRandom(0, range(2))
+        options = {name: value for name, value in self.sample_options.items() if name != "guidance"}
+        if self.guidance is None:
+            with pytest.raises(InvalidSettings, match="unknown sampling option 'guidance'"):
+                draw_latents(generator, labels, random, {**options, "guidance": 2.0})
+            return
+        plain, guided = (
+            draw_latents(generator, labels, random, {**options, "guidance": g}) for g in (1.0, self.guidance)
+        )
+        assert plain.shape == guided.shape == (2, *spec.shape)
+        assert not torch.allclose(plain, guided)
+
     def test_save_and_load_agree(self, generator: GeneratorModel, spec: LatentSpec, tmp_path) -> None:
         _perturb(generator)
         generator.eval()
         generator.save_pretrained(tmp_path / "model")
         loaded = load_generator(tmp_path / "model", spec=spec)
-        z, labels = toy_latents(spec, 4, self.classes)
+        z, labels = self._latents(spec, 4)
         random = SlotRandom(0, range(4))
         assert torch.equal(
             generator.loss(z, labels, random=random)["loss"], loaded.loss(z, labels, random=random)["loss"]
