@@ -16,6 +16,7 @@ COMMANDS = (
     "generation",
     "convergence",
     "frechet",
+    "guidance-search",
     "reconstruction",
     "clip-score",
     "retrieval",

@@ -8,6 +8,7 @@ from fae_eval.cli.coco import coco
 from fae_eval.cli.compare import compare
 from fae_eval.cli.convergence import convergence
 from fae_eval.cli.curves import curves
+from fae_eval.cli.guidance_search import guidance_search
 from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
 from fae_eval.cli.probe import probe
@@ -23,6 +24,7 @@ _COMMANDS = (
     compare,
     curves,
     frechet,
+    guidance_search,
     clip_score,
     retrieval,
     similarity,

@@ -30,6 +30,7 @@ class GeneratedSamples(Samples):
         seed: of the noise and of random labels.
         options: further options of the generator's `sample`.
         device: of what is loaded; cuda where there is one.
+        name: what a record calls the generator; None for its path, or the class of an object.
 
     Raises:
         LatentSpecMismatch: from `batches`, where generator and decoder are of different latents.
@@ -50,6 +51,7 @@ class GeneratedSamples(Samples):
         seed: int = 0,
         options: dict[str, Any] | None = None,
         device: str | None = None,
+        name: str | None = None,
     ) -> None:
         if count < 1:
             raise FAEError(f"{count} is no number of images to generate")
@@ -59,7 +61,7 @@ class GeneratedSamples(Samples):
         self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
         settings = "".join(f", {name} {value}" for name, value in self.options.items())
         about = f"{len(prompts)} prompts, " if prompts else ""
-        self.origin = f"generator {name_of(generator)} ({about}labels {labels}, seed {seed}{settings})"
+        self.origin = f"generator {name or name_of(generator)} ({about}labels {labels}, seed {seed}{settings})"
 
     def __len__(self) -> int:
         return self.count

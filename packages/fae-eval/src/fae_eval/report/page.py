@@ -78,6 +78,12 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
             "Means over seeds, with the range of the runs.",
         ),
         (
+            "guidance",
+            "Guidance",
+            _figures(found, ("guidance-search",)),
+            "The distance at each scale, from the same noise.",
+        ),
+        (
             "curves",
             "Training",
             _curves(found),

@@ -12,7 +12,9 @@ _COLORS = ("#2a6fdb", "#d1495b", "#2e933c", "#a05195", "#e59500", "#5c6b73")
 _LEGEND_ROW = 18
 
 
-def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str, x_label: str = "step") -> str:
+def comparison_chart(
+    groups: Sequence[Group], *, title: str, y_label: str, x_label: str = "step", first: float = 0
+) -> str:
     """One <svg> document: curves with bands for groups of several steps, else a dot per run and a bar at the mean.
 
     Args:
@@ -20,13 +22,14 @@ def comparison_chart(groups: Sequence[Group], *, title: str, y_label: str, x_lab
         title: above the chart.
         y_label: name of the values.
         x_label: name of the steps.
+        first: where the axis of the steps begins.
     """
     as_curves = all(len(group.steps) > 1 for group in groups)
     values = [value for group in groups for run in group.runs for value in run]
     upward = Axis(*padded(values, False), BOX.bottom, BOX.top, False)
     colored = [(group, _COLORS[number % len(_COLORS)], number) for number, group in enumerate(groups)]
     if as_curves:
-        across = Axis(0, max(group.steps[-1] for group in groups), BOX.left, BOX.right, False)
+        across = Axis(first, max(group.steps[-1] for group in groups), BOX.left, BOX.right, False)
         content = {
             "columns": marks(across),
             "x_label": x_label,

@@ -22,7 +22,7 @@ from fae_eval.metrics.kernel import kernel_distance
 from fae_eval.metrics.precision_recall import precision_recall
 from fae_eval.results import FLOOR, Result, provenance
 from fae_eval.studies.bars import Progress, advancing
-from fae_eval.studies.reference import Reference, gaussian, open_reference
+from fae_eval.studies.reference import KeptReference, Reference, gaussian, open_reference
 
 METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
 _ALIASES = {
@@ -68,7 +68,8 @@ def evaluate(
 
     Args:
         samples: anything `fae_eval.data.open_samples` takes, or a mapping name -> source with one row each.
-        reference: real images, anything `open_samples` takes, or an .npz with ADM's statistics.
+        reference: real images, anything `open_samples` takes, or an .npz with ADM's statistics; as a `KeptReference` it
+            is opened once for several calls.
         metrics: of METRICS (or fid, sfid, is, pr, kid); None for ADM's five with Inception, else frechet and pr.
         extractor: see `load_extractor`; only the official Inception's Frechet distance is called FID, others FD-<name>.
         weights: local file of the extractor's weights.
@@ -230,6 +231,11 @@ class _Runner:
             return extract_cached(samples, self.extractor, cache=cache, progress=advance, **self.options)[0]
 
     def reference(self, source: Any, *, size: Any, limit: int | None, **options: Any) -> Reference | None:
+        if isinstance(source, KeptReference):
+            if not source.is_open:
+                source.opened = self.reference(source.source, size=size, limit=limit, **options)
+                source.is_open = True
+            return source.opened
         options |= {"size": size, "limit": limit, **self.options}
         if isinstance(source, (str, Path)) and str(source).endswith(".npz"):  # perhaps statistics and no images
             return open_reference(source, self.extractor, **options)

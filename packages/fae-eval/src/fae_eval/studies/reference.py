@@ -39,6 +39,21 @@ class Reference:
     carries_statistics: bool
 
 
+@dataclass
+class KeptReference:
+    """A reference that several calls of `evaluate` share: the first opens it, as that call wants it.
+
+    Attributes:
+        source: real images, as `evaluate` takes them.
+        opened: the reference on the first process, None on the others; meaningless before `is_open`.
+        is_open: whether a call has opened it.
+    """
+
+    source: Any
+    opened: Reference | None = None
+    is_open: bool = False
+
+
 def open_reference(
     source: Any,
     extractor: FeatureExtractor,

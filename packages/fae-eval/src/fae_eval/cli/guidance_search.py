@@ -1,0 +1,158 @@
+"""`fae eval guidance-search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Resume, Seed, Set
+from fae_core.config.limits import MOST_IMAGES
+from fae_eval.cli.measure import Cache, Reference, Size
+from fae_eval.cli.options import Extractor, Labels, Limit, Prompts, ResultFile, Title, Weights, finish, result_path
+
+if TYPE_CHECKING:
+    from fae_eval.results import Result
+
+
+def guidance_search(
+    generator: Annotated[str, typer.Option("--generator", help="Run folder, model folder or hub id of a generator.")],
+    decoder: Annotated[
+        str, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+    ],
+    reference: Reference,
+    low: Annotated[float, typer.Option("--low", min=0, max=1000, help="The smallest scale; 1 is off.")] = 1.0,
+    high: Annotated[float, typer.Option("--high", min=0, max=1000, help="The largest scale.")] = 4.0,
+    step: Annotated[float, typer.Option("--step", min=0.001, max=1000, help="Between scales.")] = 0.1,
+    interval: Annotated[
+        str | None,
+        typer.Option(
+            "--interval",
+            help="LOW,HIGH times that are guided (t = 1 is noise), or 'all'. Default: 0,0.7, the paper's ablations; "
+            "all for a flow.",
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Samples of each of the best scales.")
+    ] = 50_000,
+    first_count: Annotated[
+        int, typer.Option("--first-count", min=1, max=MOST_IMAGES, help="Samples of every scale, in a first round.")
+    ] = 5_000,
+    finalists: Annotated[
+        int, typer.Option("--finalists", min=1, max=1000, help="How many of the best then get --count samples.")
+    ] = 3,
+    labels: Labels = "equal",
+    prompts: Prompts = None,
+    sampling: Annotated[
+        str | None, typer.Option("--sampling", help="As in fae sample, such as paper-guided; its guidance is replaced.")
+    ] = None,
+    overrides: Set = None,
+    extractor: Extractor = "efficientnet-lite2",
+    weights: Weights = None,
+    size: Size = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = None,
+    processes: Processes = 1,
+    cache: Cache = True,
+    title: Title = None,
+    out: ResultFile = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """The guidance scale with the smallest Frechet distance, on a grid: 1.0, 1.1, ... as in the paper's ablations.
+
+    Every scale is measured from --first-count samples, the best few from --count, all from the same noise. The record
+    is written after each scale; --resume measures what is missing, also in a wider range. With --out a chart, NAME.svg,
+    is written beside the record. The last note is the fae sample command with the best scale.
+
+    Example: fae eval guidance-search --generator runs/dit --decoder runs/tokenizer --sampling paper-guided
+    --reference VIRTUAL_imagenet256_labeled.npz --extractor inception --out runs/results
+    """
+    from fae_core.cli.launch import relaunched
+    from fae_core.cli.settings import parse_overrides
+    from fae_core.config import parse_config
+    from fae_core.errors import FAEError
+    from fae_core.processes import processes as process_group
+    from fae_core.progress import progress
+    from fae_eval.features import default_cache
+    from fae_eval.results import Result
+    from fae_eval.studies.guidance_plan import GuidancePlan
+    from fae_eval.studies.guidance_search import search_guidance
+
+    path = result_path(out, "guidance-search", overwrite or resume)
+    if resume and path is None:
+        raise FAEError("--resume needs --out, the record to continue")
+    plan = parse_config(
+        GuidancePlan,
+        {
+            "low": low,
+            "high": high,
+            "step": step,
+            "interval": _times(interval),
+            "count": count,
+            "first_count": first_count,
+            "finalists": finalists,
+            "options": ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides),
+        },
+        "guidance search",
+    )
+    if relaunched(processes):
+        return
+    earlier = Result.load(path) if resume and path is not None and path.is_file() else None
+    with process_group(device) as group:
+        result = search_guidance(
+            generator,
+            decoder,
+            reference,
+            plan,
+            labels=labels,
+            prompts=prompts,
+            seed=seed,
+            extractor=extractor,
+            weights=weights,
+            size=size,
+            limit=limit,
+            batch_size=batch_size,
+            device=device,
+            cache=default_cache() if cache else None,
+            progress=progress,
+            title=title,
+            earlier=earlier,
+            keep=None if path is None else lambda record: record.save(path),
+        )
+        if group.is_main:
+            if path is not None:
+                _draw(result, path)
+            finish(result, path)
+
+
+def _times(interval: str | None) -> Any:
+    """The interval of a plan from the text of --interval. Raises FAEError where it is not LOW,HIGH."""
+    from fae_core.errors import FAEError
+
+    if interval is None or interval == "all":
+        return interval
+    try:
+        low, high = (float(part) for part in interval.split(","))
+    except ValueError:
+        raise FAEError(f"--interval takes LOW,HIGH, such as 0,0.7, or 'all', not {interval[:40]!r}") from None
+    return low, high
+
+
+def _draw(result: Result, path: Path) -> None:
+    """Write the chart of a record beside it."""
+    from fae_core.files import write_atomic
+    from fae_eval.studies.comparison_chart import comparison_chart
+    from fae_eval.studies.guidance_search import chart_groups
+
+    groups = chart_groups(result)
+    lowest = min(scale for group in groups for scale in group.steps)
+    drawn = comparison_chart(
+        groups, title=result.title, y_label=str(result.columns[-1]), x_label="guidance scale", first=lowest
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
+    result.figures.append({"path": path.with_suffix(".svg").name, "caption": result.title})

@@ -1,0 +1,127 @@
+"""Which guidance scales are measured, and the `fae sample` command that uses one of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fae_core.config import Config
+from fae_core.config.limits import MOST_IMAGES
+from fae_core.errors import InvalidSettings
+from fae_core.models.draw import check_options
+
+PAPER_INTERVAL = (0.0, 0.7)
+_MOST_SCALES = 1000
+
+
+class GuidancePlan(Config):
+    """Which scales are measured, from how many samples.
+
+    Attributes:
+        low: the smallest scale; 1 is off.
+        high: the largest scale.
+        step: between scales; 0.1 in the paper.
+        interval: (low, high) times in which guidance acts, t = 1 is noise; "all" for every time. None: [0, 0.7] as in
+            the paper's ablations where the generator has such an interval, else every time.
+        count: samples of each of the best scales.
+        first_count: samples of every scale, at most `count`.
+        finalists: how many of the best scales of the first round are measured from `count` samples.
+        options: further options of the generator's `sample`, without guidance.
+    """
+
+    low: float = Field(default=1.0, ge=0, le=1000)
+    high: float = Field(default=4.0, ge=0, le=1000)
+    step: float = Field(default=0.1, ge=0.001, le=1000)
+    interval: tuple[float, float] | Literal["all"] | None = None
+    count: int = Field(default=50_000, ge=1, le=MOST_IMAGES)
+    first_count: int = Field(default=5_000, ge=1, le=MOST_IMAGES)
+    finalists: int = Field(default=3, ge=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> Self:
+        if not 2 <= len(self.scales) <= _MOST_SCALES:
+            raise ValueError(
+                f"low {self.low:g}, high {self.high:g} and step {self.step:g} give {len(self.scales)} scales; "
+                f"a search takes 2 to {_MOST_SCALES}"
+            )
+        if isinstance(self.interval, tuple) and not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise ValueError(f"interval {self.interval} must be (low, high) within [0, 1]")
+        if "guidance" in self.options:
+            raise ValueError("guidance is what is searched: give the range of scales and the interval instead")
+        return self
+
+    @property
+    def scales(self) -> list[float]:
+        """The grid, ascending, without the rounding of sums of steps."""
+        count = max(0, math.floor((self.high - self.low) / self.step + 1e-9) + 1)
+        return [round(self.low + i * self.step, 6) for i in range(min(count, _MOST_SCALES + 1))]
+
+    def times(self, generator: Any) -> tuple[float, float] | None:
+        """The interval for a generator or its class; None for every time.
+
+        Raises:
+            InvalidSettings: for an interval, where the generator's guidance has none.
+        """
+        if self.interval == "all":
+            return None
+        try:
+            check_options(generator, {"guidance": {"scale": 1.0, "interval": list(PAPER_INTERVAL)}})
+        except InvalidSettings:
+            if self.interval is None:
+                return None
+            raise InvalidSettings("the guidance of this generator has no interval of times; leave it out") from None
+        return self.interval or PAPER_INTERVAL
+
+    def options_at(self, scale: float, times: tuple[float, float] | None) -> dict[str, Any]:
+        """Options of `sample` at one scale."""
+        guidance = scale if times is None else {"scale": scale, "interval": list(times)}
+        return {**self.options, "guidance": guidance}
+
+
+def sample_command(
+    plan: GuidancePlan,
+    scale: float,
+    times: tuple[float, float] | None,
+    *,
+    generator: str,
+    decoder: str,
+    labels: str,
+    prompts: str | None,
+    seed: int,
+) -> str:
+    """The `fae sample` command that draws what a search measured at one scale.
+
+    Args:
+        plan: of the search.
+        scale: that is used.
+        times: the interval of guidance; None for every time.
+        generator: its folder or hub id.
+        decoder: the tokenizer's.
+        labels: classes of the samples.
+        prompts: file of prompts; None for a generator of classes.
+        seed: of the noise.
+    """
+    parts = ["fae", "sample", "--generator", generator, "--decoder", decoder]
+    parts += ["--count", str(plan.count), "--labels", labels, "--seed", str(seed)]
+    parts += [] if prompts is None else ["--prompts", prompts]
+    given = plan.options_at(scale, times)
+    if "sampling" in given:
+        parts += ["--sampling", str(given.pop("sampling"))]
+    if times is None:
+        parts += ["--guidance", f"{given.pop('guidance'):g}"]
+    for key, value in _flat(given):
+        parts += ["--set", f"{key}={json.dumps(value, separators=(',', ':'))}"]
+    return " ".join(map(shlex.quote, [*parts, "--out"])) + " SAMPLES"
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """KEY, VALUE for --set, a key per level joined by dots."""
+    found = []
+    for name, value in settings.items():
+        found += _flat(value, f"{above}{name}.") if isinstance(value, dict) else [(f"{above}{name}", value)]
+    return found

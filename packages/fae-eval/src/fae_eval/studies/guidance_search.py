@@ -1,0 +1,265 @@
+"""The best guidance scale of a generator: the distance of its samples at each scale of a grid, from the same noise.
+
+The paper's ablations search the scale in steps of 0.1, with guidance on t in [0, 0.7] (section 6, appendix D). Every
+scale is measured from few samples first. The best few are then measured from all, and so are the neighbours of the
+best, until both have a larger distance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fae_core.errors import FAEError, InvalidFile
+from fae_core.files import sha256_file
+from fae_core.models.draw import check_options
+from fae_core.models.identity import model_identity
+from fae_core.models.load import generator_class, load_generator
+from fae_core.processes import processes
+from fae_core.sampling.prompts import read_prompts
+from fae_eval.data import GeneratedSamples, open_samples
+from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
+from fae_eval.results import Result, is_number, provenance
+from fae_eval.studies.comparison import Group
+from fae_eval.studies.generation import evaluate
+from fae_eval.studies.guidance_plan import GuidancePlan, sample_command
+from fae_eval.studies.reference import KeptReference
+from fae_eval.tokenizers import load_image_tokenizer, name_of
+
+KIND = "guidance-search"
+BEST = "best"  # the first cell of the best scale's row
+
+
+def search_guidance(
+    generator: Any,
+    decoder: Any,
+    reference: Any,
+    plan: GuidancePlan,
+    *,
+    labels: str = "equal",
+    prompts: str | Path | None = None,
+    seed: int = 0,
+    extractor: str | FeatureExtractor = DEFAULT,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    title: str | None = None,
+    earlier: Result | None = None,
+    keep: Callable[[Result], object] | None = None,
+    **options: Any,
+) -> Result:
+    """One row per scale and number of samples; the row of the best scale is named "best".
+
+    Sample i has the same noise and label at every scale.
+
+    Args:
+        generator: run, model or checkpoint folder, or hub id, or the object.
+        decoder: folder or hub id of a tokenizer that decodes, or the tokenizer.
+        reference: real images, as in `evaluate`.
+        plan: scales, times and numbers of samples.
+        labels: classes of the samples, as in `fae sample`.
+        prompts: file of prompts, for a generator of text.
+        seed: of noise and random labels.
+        extractor: as in `evaluate`.
+        weights: of the extractor.
+        size: side of a centre crop of all images, in pixels.
+        limit: most images of the reference.
+        device: of what is loaded; cuda where there is one.
+        title: heading of the record.
+        earlier: the record of a search that ended early; what it measured is not measured again. Its range and its
+            numbers of samples may be others.
+        keep: called with the record so far after each measured scale, on the first process.
+        **options: as in `evaluate` (batch_size, cache, progress).
+
+    Raises:
+        InvalidSettings: for options that the generator does not have.
+        FAEError: where `earlier` is of other settings, models or images, and as `evaluate`.
+    """
+    known = generator_class(generator) if isinstance(generator, (str, Path)) else generator
+    if known is not None:  # asked before anything is loaded
+        check_options(known, plan.options_at(plan.low, plan.times(known)))
+    texts = read_prompts(Path(prompts)) if prompts is not None else ()
+    with processes(device) as group:
+        network = load_extractor(extractor, weights=weights, device=group.device)
+        tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True)
+        model = load_generator(generator, device=group.device) if isinstance(generator, (str, Path)) else generator
+        times = plan.times(model)
+        check_options(model, plan.options_at(plan.low, times))
+        identity = None
+        if group.is_main:
+            identity = {
+                "generator": model_identity(model) or name_of(generator),
+                "decoder": model_identity(tokenizer) or name_of(decoder),
+                "reference": _content(reference, size, limit),
+                "extractor": f"{network.name} {network.fingerprint} {network.resize}",
+                "labels": labels,
+                "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16] if texts else None,
+                "seed": seed,
+                "options": plan.options,
+                "interval": None if times is None else list(times),
+            }
+        # As it is read again from a file.
+        identity = json.loads(json.dumps(group.broadcast(identity)))
+        drawn = {"labels": labels, "prompts": texts, "seed": seed, "name": name_of(generator)}
+        command = partial(
+            sample_command,
+            plan,
+            generator=name_of(generator),
+            decoder=name_of(decoder),
+            labels=labels,
+            prompts=None if prompts is None else str(prompts),
+            seed=seed,
+        )
+        state = _State(plan, times, identity, command, title)
+        if earlier is not None:
+            state.resume(earlier)
+        kept = KeptReference(reference)
+        while (wanted := state.next()) is not None:
+            count, scale = wanted
+            samples = GeneratedSamples(model, tokenizer, count, options=plan.options_at(scale, times), **drawn)
+            how = {"size": size, "limit": limit, "device": device, "label_sampling": labels, **options}
+            measured = evaluate(samples, kept, metrics=("frechet",), extractor=network, **how)
+            state.add(count, scale, measured)
+            if keep is not None and group.is_main:
+                keep(state.record())
+        return state.record()
+
+
+def chart_groups(result: Result) -> list[Group]:
+    """The curves of a search, one per number of samples: distance over scale."""
+    counts = sorted({row[2] for row in result.rows})
+    groups = []
+    for count in counts:
+        pairs = sorted((row[1], row[3]) for row in result.rows if row[2] == count)
+        groups.append(
+            Group(f"{count:,} samples", tuple(scale for scale, _ in pairs), (tuple(value for _, value in pairs),))
+        )
+    return groups
+
+
+class _State:
+    """What has been measured, and what comes next. All processes have the same."""
+
+    def __init__(
+        self,
+        plan: GuidancePlan,
+        times: tuple[float, float] | None,
+        identity: dict[str, Any],
+        command: Callable[[float, tuple[float, float] | None], str],
+        title: str | None,
+    ) -> None:
+        self.plan, self.times, self.identity, self.command = plan, times, identity, command
+        self.title = title or "Guidance search"
+        self.first = min(plan.first_count, plan.count)
+        self.found: dict[tuple[int, float], float] = {}
+        self.label = ""
+        self.facts: dict[str, Any] = {}  # of the best so far
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+        self.seconds = 0.0
+
+    def resume(self, earlier: Result) -> None:
+        """Take over what an earlier search measured. Raises FAEError where it was another one."""
+        searched = earlier.provenance.get("search")
+        if earlier.kind != KIND or not isinstance(searched, dict) or len(earlier.columns) != 4:
+            raise InvalidFile("the record to resume is not one of a guidance search; use a new --out")
+        changed = sorted(name for name in self.identity if searched.get(name) != self.identity[name])
+        if changed:
+            raise FAEError(f"the search to resume was started with another {', '.join(changed)}; use a new --out")
+        for row in earlier.rows:
+            if not all(is_number(cell) for cell in row[1:]):
+                raise InvalidFile("the record to resume has a row without numbers; use a new --out")
+            self.found[int(row[2]), float(row[1])] = float(row[3])
+        self.label = str(earlier.columns[3])
+        self.facts = {key: value for key, value in earlier.provenance.items() if key != "search"}
+        seconds: Any = earlier.provenance.get("seconds")
+        self.seconds = float(seconds) if is_number(seconds) else 0.0
+        self.warnings = [warning for warning in earlier.warnings if not warning.startswith(_OWN_WARNINGS)]
+        self.notes = [note for note in earlier.notes if not note.startswith(_OWN_NOTES)]
+
+    def next(self) -> tuple[int, float] | None:
+        """The next (samples, scale) to measure; None once the best is known."""
+        plan = self.plan
+        for scale in plan.scales:
+            if (self.first, scale) not in self.found:
+                return self.first, scale
+        if self.first == plan.count:
+            return None
+        finalists = sorted(plan.scales, key=lambda scale: (self.found[self.first, scale], scale))[: plan.finalists]
+        best = self._best_of(plan.count)
+        around = [] if best is None else self._neighbours(best)
+        return next(((plan.count, scale) for scale in [*finalists, *around] if self._lacks(scale)), None)
+
+    def _lacks(self, scale: float) -> bool:
+        return (self.plan.count, scale) not in self.found
+
+    def _neighbours(self, scale: float) -> Sequence[float]:
+        grid = self.plan.scales
+        at = grid.index(scale)
+        return grid[max(0, at - 1) : at + 2]
+
+    def _best_of(self, count: int) -> float | None:
+        """The best scale of the grid among those measured from so many samples."""
+        measured = [scale for scale in self.plan.scales if (count, scale) in self.found]
+        return min(measured, key=lambda scale: (self.found[count, scale], scale), default=None)
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """(samples, scale) of the best so far: from all samples, where a scale was measured from all."""
+        for count in (self.plan.count, self.first):
+            if (scale := self._best_of(count)) is not None:
+                return count, scale
+        return None
+
+    def add(self, count: int, scale: float, measured: Result) -> None:
+        """Take up what was measured."""
+        self.label = str(measured.columns[-1])
+        self.found[count, scale] = float(measured.rows[0][-1])
+        self.seconds += float(measured.provenance.get("seconds", 0.0))
+        if (count, scale) == self.best:
+            self.facts, self.warnings, self.notes = measured.provenance, measured.warnings, measured.notes
+
+    def record(self) -> Result:
+        """The record so far."""
+        best, waiting = self.best, self.next()
+        assert best is not None  # a record is made after the first scale
+        count, scale = best
+        value = self.found[best]
+        rows = [
+            [BEST if key == best and waiting is None else f"scale {key[1]:g}", key[1], key[0], self.found[key]]
+            for key in sorted(self.found)
+        ]
+        warnings = list(self.warnings)
+        if waiting is not None:
+            warnings.append(f"{_UNFINISHED}: the next is scale {waiting[1]:g}, {waiting[0]:,} samples; use --resume")
+        elif scale in (self.plan.scales[0], self.plan.scales[-1]):
+            warnings.append(f"{_EDGE} {scale:g}: a better one may lie outside; widen the range and use --resume")
+        where = "at every time" if self.times is None else f"on t in [{self.times[0]:g}, {self.times[1]:g}]"
+        notes = [*self.notes, f"{_BEST_NOTE} {scale:g} {where}, {self.label} {value:.4g} from {count:,} samples."]
+        notes.append(f"{_COMMAND_NOTE}{self.command(scale, self.times)}")
+        table = {"columns": ["", "scale", "images", self.label], "rows": rows}
+        now = {key: value for key, value in provenance().items() if key in ("command", "date")}
+        facts = {**self.facts, **now, "seed": self.identity["seed"], "seconds": round(self.seconds, 1)}
+        facts["search"] = self.identity
+        return Result(KIND, self.title, table, [], notes, warnings, {"best scale": scale, self.label: value}, facts)
+
+
+_UNFINISHED = "The search is not finished"
+_EDGE = "The best scale is the end of the range,"
+_BEST_NOTE = "Best scale:"
+_COMMAND_NOTE = "To use it: "
+_OWN_WARNINGS = (_UNFINISHED, _EDGE)
+_OWN_NOTES = (_BEST_NOTE, _COMMAND_NOTE)
+
+
+def _content(reference: Any, size: int | None, limit: int | None) -> str:
+    """A hash of the reference's content and preparation; its name where its content has none."""
+    path = Path(reference) if isinstance(reference, (str, Path)) else None
+    if path is not None and path.suffix == ".npz":
+        return f"{sha256_file(path)} {size} {limit}"
+    return f"{open_samples(reference, size=size, limit=limit).cache_key() or name_of(reference)} {size} {limit}"
