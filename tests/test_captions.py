@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from fae_core import LatentStore
 from fae_core.commands.groups import invoke
+from fae_core.images.captions import split_captions
 from fae_diffusion.text.training import captions_of
 
 
@@ -22,3 +24,8 @@ def test_captions_of_a_folder_reach_the_text_conditional_training(tmp_path: Path
     images, out = f"{tmp_path / 'images'}[::-1]", tmp_path / "latents"
     invoke(["encode", "--data", images, "--model", "fae-tiny", "--out", str(out), "--device", "cpu"])
     assert captions_of(LatentStore(out), "unused {}") == texts[::-1]
+    lines = [{"file_name": f"{i}.png", "captions": [text, f"number {i}"]} for i, text in enumerate(texts)]
+    (tmp_path / "images" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    invoke(["encode", "--data", images, "--model", "fae-tiny", "--out", f"{out}-2", "--device", "cpu"])
+    found = captions_of(LatentStore(f"{out}-2"), "unused {}")
+    assert [split_captions(text) for text in found] == [[texts[i], f"number {i}"] for i in (2, 1, 0)]

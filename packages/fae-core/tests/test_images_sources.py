@@ -11,6 +11,7 @@ from PIL import Image
 
 from fae_core.errors import DataError
 from fae_core.images import open_images
+from fae_core.images.captions import split_captions
 from fae_core.testing import shared_folder
 
 
@@ -309,6 +310,9 @@ def test_captions_stand_in_metadata_or_beside_the_images(classed: Path) -> None:
         ('{"file_name": "ant/c.bmp", "text": ["x"]}', "is not text"),
         ("[", r"metadata.jsonl:1 is not a JSON object"),
         (None, r"has no caption for zebra/b.png"),
+        ('{"file_name": "ant/c.bmp", "captions": []}', r"jsonl:1: the captions of ant/c.bmp are no list of texts"),
+        ('{"file_name": "ant/c.bmp", "captions": ["a", 2]}', "are no list of texts"),
+        (r'{"file_name": "ant/c.bmp", "captions": ["a", "b\u001ec"]}', r"U\+001E, which separates captions; remove it"),
     ],
 )
 def test_captions_for_a_part_of_the_images_are_refused(classed: Path, metadata: str | None, complaint: str) -> None:
@@ -335,6 +339,21 @@ def test_a_parquet_column_of_strings_gives_captions(tmp_path: Path, column: str)
     assert open_images(tmp_path / "1.parquet").captions is None
     with pytest.raises(DataError, match="do not all have a column of captions"):
         open_images(tmp_path, "")
+
+
+def test_an_image_may_have_several_captions(classed: Path, tmp_path: Path) -> None:
+    lines = [{"file_name": "zebra/a.PNG", "captions": ["a", "", "c"]}, {"file_name": "zebra/b.png", "caption": "b"}]
+    lines.append({"file_name": "ant/c.bmp", "text": "x", "captions": ["left out"]})
+    (classed / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [split_captions(text) for text in open_images(classed).captions] == [["x"], ["a", "", "c"], ["b"]]
+    pyarrow = pytest.importorskip("pyarrow", reason="needs fae-core[data]")
+    import pyarrow.parquet as parquet
+
+    cell = {"bytes": (classed / "zebra" / "a.PNG").read_bytes(), "path": None}
+    table = pyarrow.table({"image": [cell] * 4, "captions": [["one", "two"], [None, "2"], [], None]})
+    parquet.write_table(table, tmp_path / "0.parquet")
+    found = [split_captions(text) for text in open_images(tmp_path / "0.parquet").captions]
+    assert found == [["one", "two"], ["", "2"], [""], [""]]
 
 
 def test_one_image_file_is_a_source(classed: Path) -> None:

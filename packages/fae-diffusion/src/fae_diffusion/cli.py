@@ -48,6 +48,13 @@ def train_diffusion(
     caption_template: Annotated[
         str, typer.Option("--caption-template", help="mmdit: the caption of a class, in stores without captions.")
     ] = "a photo of a {}",
+    caption_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--caption-weights",
+            help="mmdit: of a sample's several captions, in order, such as 0.3,0.7; default: all are equally likely.",
+        ),
+    ] = None,
 ) -> None:
     """Train a SiT, LightningDiT or MMDiT on a latent store; classes follow the store's labels, text its captions.
 
@@ -57,12 +64,16 @@ def train_diffusion(
 
     from fae_core.cli.training import train_generator
     from fae_core.errors import FAEError
+    from fae_core.images.caption_choice import CaptionChoice
     from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.text.training import caption_task
 
+    choice = CaptionChoice.parse(caption_weights)
+
     def check(model_type: str) -> None:
-        if model_type != "mmdit" and text_cache is not None:
-            raise FAEError("--text-cache is for models of text (mmdit); leave it out")
+        for name, given in (("--text-cache", text_cache), ("--caption-weights", caption_weights)):
+            if model_type != "mmdit" and given is not None:
+                raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
 
@@ -74,7 +85,7 @@ def train_diffusion(
         latents=latents,
         data=data,
         tokenizer=tokenizer,
-        task_factories={"mmdit": partial(caption_task, cache=text_cache, template=caption_template)},
+        task_factories={"mmdit": partial(caption_task, cache=text_cache, template=caption_template, choice=choice)},
         check=check,
     )
 

@@ -1,4 +1,8 @@
-"""Captions in files beside images: metadata.jsonl, or one text file for each image."""
+"""Captions in files beside images: metadata.jsonl, or one text file for each image.
+
+An image may have several captions. They travel as one text, with `SEPARATOR` between them, through every source and
+latent store; `split_captions` takes it apart.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from fae_core.images.tell import log_on_first_process
 
 SIDECAR_SUFFIX = ".txt"
 CAPTION_KEYS = ("caption", "text")
+CAPTIONS_KEY = "captions"
+SEPARATOR = "\x1e"  # ASCII's record separator
 _MAX_SIDECAR = 2**20
 _MAX_LINES = 2**32
 
@@ -53,6 +59,28 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     return entry
 
 
+def join_captions(captions: Any, where: str) -> str:
+    """One text of an image's captions.
+
+    Args:
+        captions: a list of at least one text.
+        where: what errors call it.
+
+    Raises:
+        DataError: it is something else, or one of several texts holds the separator.
+    """
+    if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
+        raise DataError(f"{where} are no list of texts")
+    if any(SEPARATOR in text for text in captions):
+        raise DataError(f"{where} hold the character U+001E, which separates captions; remove it")
+    return SEPARATOR.join(captions)
+
+
+def split_captions(text: str) -> list[str]:
+    """The captions of an image, in order, from the text that `join_captions` makes."""
+    return text.split(SEPARATOR)
+
+
 class LazyTexts(Sequence[str]):
     """Texts that are read when they are asked for.
 
@@ -89,7 +117,8 @@ def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) ->
     """The captions of images in a folder.
 
     metadata.jsonl, as Hugging Face's image folders have it, comes first: a line {"file_name": ..., "caption" or
-    "text": ...} for each image. Without it, NAME.txt beside NAME.jpg. An empty caption counts as one.
+    "text": ...} for each image, or "captions" with a list of several. Without it, NAME.txt beside NAME.jpg. An empty
+    caption counts as one.
 
     Args:
         folder: where the images are.
@@ -97,7 +126,7 @@ def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) ->
         texts: paths of all text files, relative to the folder.
 
     Returns:
-        One caption for each image, in order, or None where there are none.
+        One text for each image, in order, or None where there are none; `split_captions` gives its captions.
 
     Raises:
         DataError: one image has a caption and another has none, or metadata.jsonl is damaged.
@@ -137,6 +166,8 @@ def _read_metadata(path: Path) -> dict[str, str] | None:
         if not isinstance(name, str):
             raise DataError(f"{where} has no file_name")
         caption = next((entry[key] for key in CAPTION_KEYS if key in entry), None)
+        if caption is None and CAPTIONS_KEY in entry:
+            caption = join_captions(entry[CAPTIONS_KEY], f"{where}: the captions of {name}")
         if caption is None:
             continue
         if not isinstance(caption, str):

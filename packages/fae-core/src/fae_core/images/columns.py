@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fae_core.errors import DataError
-from fae_core.images.captions import CAPTION_KEYS
+from fae_core.images.captions import CAPTION_KEYS, CAPTIONS_KEY
 from fae_core.images.classes import class_list
 
 _IMAGE_COLUMNS = ("image", "img")
@@ -76,7 +76,7 @@ def choose_columns(schema: Any, where: str) -> Columns:
         if not isinstance(names, list):
             raise DataError(f"{where}: the class names of {label} are no list")
         class_list(names, where)
-    caption = choose("captions", "", CAPTION_KEYS, _holds_text)
+    caption = choose("captions", "", (*CAPTION_KEYS, CAPTIONS_KEY), _holds_text)
     return Columns(image, label, caption, None if names is None else tuple(names), tuple(notes))
 
 
@@ -116,7 +116,9 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _holds_text(kind: Any) -> bool:
-    """Whether a column holds strings."""
+    """Whether a column holds strings, or lists of them."""
+    if _is(kind, "list", "large_list", "fixed_size_list"):
+        return _holds_text(kind.value_type)
     return _is(kind, "string", "large_string", "string_view")
 
 

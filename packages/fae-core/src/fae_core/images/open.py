@@ -25,9 +25,10 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
 
     - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
       class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with
-      "file_name" and "caption" or "text", or NAME.txt beside every image.
+      "file_name" and "caption" or "text", or a list "captions", or NAME.txt beside every image.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
-      strings "caption" or "text" gives captions. split: the start of the files' names, or a word in them.
+      strings, or of lists of strings, "caption", "text" or "captions" gives captions. split: the start of the files'
+      names, or a word in them.
     - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files.
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).

@@ -16,6 +16,7 @@ from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files.digests import FileDigests
 from fae_core.images.budget import check_unpacked
+from fae_core.images.captions import join_captions
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.columns import Columns, choose_columns
 from fae_core.images.decode import decode_image
@@ -35,8 +36,9 @@ class ParquetImages(ImageSource):
 
     Images stay encoded, in row groups, of which up to 1 GiB are kept in memory: random access is fast over files of
     that size; larger ones have `blocks`, by which training orders its reading. Remote files (see
-    `fae_core.images.shards`) are read where they are, a row group at a time. A column of strings named caption or text
-    gives captions. Class names come from classes.json beside the files or from the files' own metadata.
+    `fae_core.images.shards`) are read where they are, a row group at a time. A column named caption, text or captions
+    gives captions: strings, or lists of them. Class names come from classes.json beside the files or from the files'
+    own metadata.
 
     Args:
         files: the files, all with the same columns and classes.
@@ -73,7 +75,8 @@ class ParquetImages(ImageSource):
                 if columns.label is not None:
                     labels += opened.read(columns=[columns.label]).column(0).to_pylist()
                 if columns.caption is not None:
-                    captions += [text or "" for text in opened.read(columns=[columns.caption]).column(0).to_pylist()]
+                    cells = opened.read(columns=[columns.caption]).column(0).to_pylist()
+                    captions += [_text(cell, f"{where}: captions") for cell in cells]
         assert columns is not None  # there is at least one file
         for note in columns.notes:
             log_on_first_process(note)
@@ -150,6 +153,13 @@ class ParquetImages(ImageSource):
         except Exception as error:  # several of arrow's types
             reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
             raise DataError(f"{redact(str(file))} is not a readable parquet file: {reason}") from None
+
+
+def _text(cell: list[str | None] | str | None, where: str) -> str:
+    """The text of a cell of captions; what is absent is an empty caption."""
+    if isinstance(cell, list):
+        return join_captions([text or "" for text in cell] or [""], where)
+    return cell or ""
 
 
 def _require_same(first: Columns, other: Columns, first_file: str, file: str) -> None:

@@ -23,7 +23,8 @@ class ImageSource(ABC):
 
     Attributes:
         labels: one class index for each image, or None.
-        captions: one text for each image, or None; read when it is asked for, so that opening a source stays fast.
+        captions: one text for each image, or None; read when it is asked for, so that opening a source stays fast. It
+            may hold several captions: see `fae_core.images.captions.split_captions`.
         classes: class names by index, or None where they are not known.
         blocks: how many images each file or row group holds, in order, where reading out of order is slow; else None.
     """

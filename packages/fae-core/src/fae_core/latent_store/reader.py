@@ -116,7 +116,10 @@ class LatentStore:
 
     @cached_property
     def captions(self) -> list[str] | None:
-        """The caption of every sample, in order, read without the latents; None where the data have none."""
+        """The text of every sample, in order, read without the latents; None where the data have none.
+
+        A sample's several captions are one text: see `fae_core.images.captions.split_captions`.
+        """
         if not self.plan.captions:
             return None
         counts = [count for count, _, _ in self.index.shards]

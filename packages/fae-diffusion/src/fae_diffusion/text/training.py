@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from fae_core.cli.training import build_generator
 from fae_core.config import parse_config
 from fae_core.errors import DataError, FAEError
+from fae_core.images.caption_choice import CaptionChoice
+from fae_core.images.captions import split_captions
 from fae_core.latent_store import LatentStore
 from fae_core.models.draw import check_options
 from fae_core.processes import processes
@@ -24,7 +27,9 @@ from fae_diffusion.text.encoder import TextEncoder, check_prompts
 
 
 def captions_of(store: LatentStore, template: str) -> list[str]:
-    """One caption per sample: the store's own, else its class's name put into `template` ("a photo of a {}").
+    """One text per sample: the store's own, else its class's name put into `template` ("a photo of a {}").
+
+    A store's text may hold several captions of its sample: see `split_captions`.
 
     Raises DataError for a store that has neither.
     """
@@ -48,8 +53,26 @@ def captions_hash(captions: list[str]) -> str:
     return digest.hexdigest()
 
 
+def distinct_captions(captions: Iterable[str]) -> list[str]:
+    """Every caption of samples' texts once, in the order in which they first appear."""
+    return list(dict.fromkeys(caption for text in captions for caption in split_captions(text)))
+
+
 class CaptionTask(GeneratorTask):
-    """A generator's loss on latents and the embeddings of their captions."""
+    """A generator's loss on latents and the embeddings of their captions.
+
+    Args:
+        generator: what to train.
+        store: its latents.
+        captions: one text per sample, with one or several captions.
+        cache: embeddings of all captions.
+        preview: what to draw and measure while it trains.
+        choice: which of a sample's captions is read; None: each is equally likely.
+        batch_size: samples per update, over all processes: it says in which epoch a sample is read.
+
+    Raises:
+        DataError: for another number of texts than samples, or of captions than weights.
+    """
 
     def __init__(
         self,
@@ -58,11 +81,16 @@ class CaptionTask(GeneratorTask):
         captions: list[str],
         cache: TextCache,
         preview: PreviewConfig | None = None,
+        *,
+        choice: CaptionChoice | None = None,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(generator, store, preview)
         if len(captions) != len(store):
             raise DataError(f"{len(captions)} captions for {len(store)} samples")
         self.captions, self.cache = captions, cache
+        self.choice, self.batch_size = choice or CaptionChoice(), batch_size
+        self.choice.require(captions, str(store.folder))
 
     def identity(self) -> dict[str, Any]:
         text = {"captions": captions_hash(self.captions), "text_encoder": self.cache.fingerprint}
@@ -70,13 +98,15 @@ class CaptionTask(GeneratorTask):
 
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, _ = self.store.read(indices, random=random)
-        text = self.cache.read([self.captions[index] for index in indices])
+        epochs = [(random.step * self.batch_size + slot) // len(self) for slot in random.slots]
+        texts = [self.captions[index] for index in indices]
+        text = self.cache.read(self.choice.draw(texts, indices, epochs, random.seed))
         assert text.mask is not None, "a cache knows which tokens are padding"
         return {"z": z, "tokens": text.tokens, "mask": text.mask}
 
     def preview_conditions(self, indices: range) -> TextCondition:
         """Distinct captions of the data in turn, in the order in which they first appear."""
-        distinct = list(dict.fromkeys(self.captions))
+        distinct = distinct_captions(self.captions)
         text = self.cache.read([distinct[index % len(distinct)] for index in indices])
         assert self._preview is not None, "asked for by the preview"
         return text.to(self._preview.device)
@@ -95,6 +125,7 @@ def caption_task(
     *,
     cache: Path | None = None,
     template: str = "a photo of a {}",
+    choice: CaptionChoice | None = None,
 ) -> tuple[CaptionTask, dict[str, Any]]:
     """Embed the captions of a latent store once, and make the task of an MMDiT on latents and embeddings.
 
@@ -104,6 +135,7 @@ def caption_task(
         model: fields of MMDiTConfig; `text_encoder` is needed.
         cache: the folder of embeddings; by default that of the store with ".text" behind its name.
         template: the caption of a class with its name for {}, in stores without captions.
+        choice: which of a sample's captions is read; None: each is equally likely.
 
     Returns:
         the task, and what the run records of it.
@@ -120,8 +152,9 @@ def caption_task(
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
     if preview is not None:
         check_options(MMDiT, preview.options)
-    captions = captions_of(store, template)
-    text = _embedded(captions, asked.text_encoder, cache or Path(f"{store.folder}.text"), device)
+    captions, choice = captions_of(store, template), choice or CaptionChoice()
+    choice.require(captions, str(store.folder))  # before anything is embedded
+    text = _embedded(distinct_captions(captions), asked.text_encoder, cache or Path(f"{store.folder}.text"), device)
     if model.get("text_width", text.width) != text.width:
         raise DataError(
             f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is "
@@ -131,8 +164,14 @@ def caption_task(
     model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
     generator, _ = build_generator(generator_class, model, store, config)
     generator.set_null(text.read([""]))
-    recorded = {"caption_template": template, "model": generator.config.model_dump(mode="json")}
-    return CaptionTask(generator, store, captions, text, preview), recorded
+    weights = None if choice.weights is None else list(choice.weights)
+    recorded = {
+        "caption_template": template,
+        "caption_weights": weights,
+        "model": generator.config.model_dump(mode="json"),
+    }
+    task = CaptionTask(generator, store, captions, text, preview, choice=choice, batch_size=config.batch_size)
+    return task, recorded
 
 
 def _embedded(captions: list[str], encoder_config: TextEncoderConfig, folder: Path, device: str | None) -> TextCache:
