@@ -72,6 +72,23 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
         assert title in page
 
 
+def test_mutual_matches_are_marked_as_not_the_papers(run, photographs, tmp_path):
+    out = tmp_path / "demo" / "results"
+    arguments = ("matching", "--model", "FOLDER", "--data", photographs("real"), "--out", out)
+    run(*arguments)
+    usual = json.loads((out / "matching.json").read_text())
+    assert not usual["warnings"]
+    assert {"select": "random", "seed": 0, "latent_scale": "normalised"}.items() <= usual["provenance"].items()
+    run(*arguments, "--select", "mutual", "--latent-scale", "raw", "--overwrite")
+    mutual = json.loads((out / "matching.json").read_text())
+    assert "flatter" in mutual["warnings"][0] and "Not the paper's" in mutual["figures"][0]["caption"]
+    assert mutual["provenance"]["latent_scale"] == "raw"
+    run("report", tmp_path / "demo")
+    assert "flatter every space" in (tmp_path / "demo" / "report.html").read_text()
+    said = " ".join(CliRunner().invoke(app, ["matching", "--help"]).output.replace("│", " ").split())
+    assert "a choice of ours" in said and "not the paper's" in said
+
+
 def test_records_are_not_overwritten_unasked(run, photographs, tmp_path):
     real = photographs("real")
     arguments = ("frechet", "--samples", real, "--reference", real, "--out", tmp_path / "r.json")

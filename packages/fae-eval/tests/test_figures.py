@@ -15,7 +15,7 @@ from fae_eval.figures.charts import ticks
 from fae_eval.figures.kmeans import foreground, kmeans
 from fae_eval.figures.matching import mutual_matches, nearest_matches, random_patches
 from fae_eval.figures.pca import align, principal_components
-from fae_eval.figures.similarity import cosine_map, typical_patches
+from fae_eval.figures.similarity import cosine_map, token_spaces, typical_patches
 
 
 def test_kmeans_finds_two_clear_clusters():
@@ -65,6 +65,21 @@ def test_matches_follow_a_permutation(fae):
     assert shared["rebuilt features"] == pytest.approx(1)
     _, shared = matching_picture(fae, images[0], images[1], select="mutual")
     assert shared["rebuilt features"] == pytest.approx(1)
+
+
+def test_latents_are_compared_normalised_unless_raw_ones_are_asked_for(fae):
+    mean, std = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([4.0, 1.0, 0.25])
+    fae.spec = fae.spec.with_statistics(mean, std)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    normalised, raw = (token_spaces(fae, images, scale)["latents"][0] for scale in ("normalised", "raw"))
+    torch.testing.assert_close(raw, normalised * std + mean)
+    assert torch.equal(token_spaces(fae, images)["latents"][0], normalised)
+    _, (one, other) = zip(
+        *(similarity_picture(fae, images, latent_scale=s) for s in ("normalised", "raw")), strict=True
+    )
+    assert one["latents"] != other["latents"] and one["rebuilt features"] == other["rebuilt features"]
+    _, shared = matching_picture(fae, images[0], images[1], latent_scale="raw")
+    assert set(shared) == {"latents", "rebuilt features"}
 
 
 def test_random_patches_lie_in_the_foreground_and_each_is_matched_one_way():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,22 @@ Count = Annotated[
 ]
 
 
+class Scale(StrEnum):
+    """Which latents are compared."""
+
+    NORMALISED = "normalised"
+    RAW = "raw"
+
+
+LatentScale = Annotated[
+    Scale,
+    typer.Option(
+        "--latent-scale",
+        help="Cosine of latents normalised per channel, a choice of ours, or raw, as the encoder gives them.",
+    ),
+]
+
+
 def similarity(
     tokenizer: Tokenizer,
     images: Images,
@@ -31,6 +47,7 @@ def similarity(
         list[str] | None,
         typer.Option("--query", help="Y,X between 0 and 1 of the query patch; once, or once per image."),
     ] = None,
+    latent_scale: LatentScale = Scale.NORMALISED,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -41,7 +58,7 @@ def similarity(
     from fae_eval.figures import similarity_picture
 
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
-        return similarity_picture(model, batch, queries_of(query, len(batch)))
+        return similarity_picture(model, batch, queries_of(query, len(batch)), latent_scale=latent_scale.value)
 
     _picture(
         "similarity",
@@ -50,6 +67,7 @@ def similarity(
         "correlation with the features' map",
         draw,
         (tokenizer, images, out, indices, count, device, overwrite),
+        facts={"latent_scale": latent_scale.value},
     )
 
 
@@ -64,8 +82,12 @@ _MATCHED = {
     Select.RANDOM: "Foreground patches of the first image (two-means over the features), drawn at random, and the "
     "nearest patch of the second by cosine.",
     Select.MUTUAL: "Foreground patches (two-means over the features) that are each other's nearest by cosine; those of "
-    "the highest cosine are drawn.",
+    "the highest cosine are drawn. Not the paper's protocol.",
 }
+_FLATTERS = (
+    "patches that are each other's nearest, the surest first, flatter every space; the paper draws patches at random "
+    "and matches them one way (appendix F): --select random"
+)
 
 
 def matching(
@@ -77,13 +99,21 @@ def matching(
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, max=10_000, help="Lines to draw.")] = 16,
     select: Annotated[
-        Select, typer.Option("--select", help="random: patches at random, as in the paper; mutual: the surest ones.")
+        Select,
+        typer.Option(
+            "--select", help="random: patches at random, as in the paper; mutual: the surest pairs, not the paper's."
+        ),
     ] = Select.RANDOM,
+    latent_scale: LatentScale = Scale.NORMALISED,
     seed: Seed = 0,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Patches of an image and their nearest in another one: by features and by latents.
+
+    As in the paper's appendix F: k-means finds the animal's patches, --most of those in the first image are drawn at
+    random, and each is matched with the patch of the second image that has the highest cosine. The paper does not say
+    whether its latents are normalised; --latent-scale raw compares them as the encoder gives them.
 
     Example: fae eval matching --model runs/demo/tokenizer --data photographs --indices 0,1 --out runs/demo/results
     """
@@ -93,7 +123,9 @@ def matching(
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
         if len(batch) != 2:
             raise FAEError(f"matching needs two images, got {len(batch)}")
-        return matching_picture(model, batch[0], batch[1], most=most, seed=seed, select=select.value)
+        return matching_picture(
+            model, batch[0], batch[1], most=most, seed=seed, select=select.value, latent_scale=latent_scale.value
+        )
 
     _picture(
         "matching",
@@ -103,6 +135,8 @@ def matching(
         draw,
         (tokenizer, images, out, indices, 2, device, overwrite),
         same_class=True,
+        facts={"select": select.value, "seed": seed, "latent_scale": latent_scale.value},
+        warnings=[_FLATTERS] if select is Select.MUTUAL else [],
     )
 
 
@@ -140,6 +174,8 @@ def _picture(
     arguments: tuple[str, str, Path, str | None, int, str | None, bool],
     *,
     same_class: bool = False,
+    facts: dict[str, Any] | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
     from fae_core.images import load_batch, open_images
     from fae_core.protocols import read_size
@@ -161,6 +197,7 @@ def _picture(
         title,
         {"columns": ["", column], "rows": [[name, value] for name, value in values.items()]},
         [{"path": path.with_suffix(".png").name, "caption": caption}],
+        warnings=list(warnings),
         values=values,
         provenance=provenance(
             device=device_of(model).type,
@@ -168,6 +205,7 @@ def _picture(
             fingerprint=model.spec.fingerprint or None,
             images=images,
             indices=chosen,
+            **(facts or {}),
         ),
     )
     finish(result, path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fae_core.errors import FAEError
 from fae_eval.figures.canvas import GAP, compose, from_tensor
 from fae_eval.figures.kmeans import foreground
-from fae_eval.figures.similarity import token_spaces
+from fae_eval.figures.similarity import LatentScale, token_spaces
 
 _SCALE = 240  # pixels of an image
 _LEAST = 0.05  # of an image's patches must be in each cluster
@@ -29,11 +29,14 @@ def matching_picture(
     most: int = 16,
     seed: int = 0,
     select: Literal["random", "mutual"] = "random",
+    latent_scale: LatentScale = "normalised",
 ) -> tuple[Image.Image, dict[str, float]]:
     """Two images side by side, once per space, with lines between patches that match by cosine (appendix F, figure 10).
 
-    The cosine of latents is that of normalised ones, a choice of ours. The foreground is found once, by two-means over
-    the features of both images. Where that only separates the images from each other, each image is split by itself.
+    Appendix F: animal patches are found by k-means, some of the first image's are drawn at random, and each is matched
+    with the patch of the second image, any of them, that has the highest cosine. Two clusters over the features of both
+    images, and which of them is the foreground, are ours. The foreground is found once for all spaces. Where that only
+    separates the images from each other, each image is split by itself.
 
     Args:
         tokenizer: what makes features and latents.
@@ -42,8 +45,9 @@ def matching_picture(
         most: lines to draw.
         seed: of the two-means and of the patches that are selected.
         select: "random" draws foreground patches of the first image, the same in every space, and matches each with the
-            nearest patch of the second, as the paper does. "mutual" takes foreground patches that are each other's
-            nearest, the highest cosine first, which flatters.
+            nearest patch of the second, as the paper does. "mutual" is not the paper's: it takes foreground patches
+            that are each other's nearest, the highest cosine first, which flatters.
+        latent_scale: of the latents that are compared; see `token_spaces`. Normalised is a choice of ours.
 
     Returns:
         The picture and, for each space other than the features, the share of the features' matches that it finds too.
@@ -51,7 +55,7 @@ def matching_picture(
     Raises:
         FAEError: where the spaces have different grids.
     """
-    spaces = token_spaces(tokenizer, torch.stack([first, second]))
+    spaces = token_spaces(tokenizer, torch.stack([first, second]), latent_scale)
     tokens, grid = spaces["features"]
     mask = foreground(tokens, grid, seed=seed)
     share = mask.double().mean(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from fae_eval.figures.canvas import colormap, compose, from_grid, from_tensor, m
 from fae_eval.figures.kmeans import foreground
 from fae_eval.tokenizers import features_of_latents, grid_of, image_features, latent_tokens, rebuilds_features
 
+LatentScale = Literal["normalised", "raw"]
+
 
 @torch.no_grad()
 def similarity_picture(
@@ -23,6 +25,7 @@ def similarity_picture(
     queries: Sequence[tuple[float, float]] | None = None,
     *,
     row_titles: Sequence[str] | None = None,
+    latent_scale: LatentScale = "normalised",
 ) -> tuple[Image.Image, dict[str, float]]:
     """One row per image: the image with its query patch, then the cosine of every patch with it, once per space.
 
@@ -34,6 +37,7 @@ def similarity_picture(
         images: (B, 3, H, W) in [0, 1].
         queries: (y, x) in [0, 1] for each image; None takes the most typical foreground patch.
         row_titles: left of the rows.
+        latent_scale: of the latents that are compared; see `token_spaces`.
 
     Returns:
         The picture, and the mean correlation of the map of features with that of each other space.
@@ -43,7 +47,7 @@ def similarity_picture(
     """
     if queries is not None and len(queries) != len(images):
         raise FAEError(f"{len(images)} images need as many queries, got {len(queries)}")
-    spaces = token_spaces(tokenizer, images)
+    spaces = token_spaces(tokenizer, images, latent_scale)
     first_tokens, first_grid = spaces["features"]
     queries = queries or typical_patches(first_tokens, first_grid)
     rows, correlations = [], {name: [] for name in spaces if name != "features"}
@@ -69,12 +73,22 @@ def similarity_picture(
     return compose(rows, column_titles=titles, row_titles=row_titles), means
 
 
-def token_spaces(tokenizer: Any, images: Tensor) -> dict[str, tuple[Tensor, tuple[int, int]]]:
-    """Tokens (B, N, D) and their grid, for "features", "latents" and, where there are any, "rebuilt features"."""
+def token_spaces(
+    tokenizer: Any, images: Tensor, latent_scale: LatentScale = "normalised"
+) -> dict[str, tuple[Tensor, tuple[int, int]]]:
+    """Tokens (B, N, D) and their grid, for "features", "latents" and, where there are any, "rebuilt features".
+
+    Args:
+        tokenizer: what makes them.
+        images: (B, 3, H, W) in [0, 1].
+        latent_scale: "normalised" per channel, as generators see latents, so that every channel weighs alike in a
+            cosine; or "raw", as the encoder gives them. The paper does not say which it compares.
+    """
     z = tokenizer.encode(images)
     grid = (z.shape[2], z.shape[3])
     features = image_features(tokenizer, images)
-    spaces = {"features": (features, grid_of(features, *grid)), "latents": (latent_tokens(z), grid)}
+    compared = tokenizer.spec.denormalize(z) if latent_scale == "raw" else z
+    spaces = {"features": (features, grid_of(features, *grid)), "latents": (latent_tokens(compared), grid)}
     if rebuilds_features(tokenizer):
         rebuilt = features_of_latents(tokenizer, z)
         spaces["rebuilt features"] = (rebuilt, grid_of(rebuilt, *grid))

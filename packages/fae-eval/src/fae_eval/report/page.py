@@ -143,7 +143,7 @@ def _figures(found: Collection, kinds: Sequence[str]) -> Markup:
                 continue
             shown = join([_figure(folder, f) for f in result.figures])
             if kind in _VIEWS and result.table:
-                shown += table(result.columns, result.rows) + _provenance(result)
+                shown += table(result.columns, result.rows) + _warnings(result) + _provenance(result)
             blocks.append(part("block", result.title, shown))
     return _group("pictures", blocks)
 
@@ -196,8 +196,7 @@ def _tables(found: Collection, paper: bool) -> Markup:
             block.append(table(result.columns, result.rows, classes=floor))
         block.append(_group("plots", convergence_charts(result)))
         block += [part("paragraph", "lead", note) for note in result.notes]
-        block += [part("paragraph", "warning", warning) for warning in result.warnings]
-        blocks += [*block, _provenance(result)]
+        blocks += [*block, _warnings(result), _provenance(result)]
     if paper:
         blocks += [
             _group(
@@ -207,6 +206,10 @@ def _tables(found: Collection, paper: bool) -> Markup:
             for name, columns, rows in REFERENCE
         ]
     return join(blocks)
+
+
+def _warnings(result: Result) -> Markup:
+    return join([part("paragraph", "warning", warning) for warning in result.warnings])
 
 
 def _provenance(result: Result) -> Markup:
