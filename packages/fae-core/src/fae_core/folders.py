@@ -67,6 +67,7 @@ IMAGE_METADATA = "metadata.jsonl"
 TRAIN, HELD_OUT = "train", "held-out"  # of `fae crops`
 PROMPTS = "prompts.jsonl"  # of `fae eval coco`
 REFERENCE = "reference.npz"
+REFERENCE_VAL2014 = "reference-val2014.npz"
 
 
 def checkpoint(step: int) -> str:

@@ -95,6 +95,16 @@ def size_warnings(size: tuple[int, int], reference_size: tuple[int, int] | None)
     ]
 
 
+def resize_warnings(by_pytorch_fid: bool) -> list[str]:
+    """Statistics of pytorch-fid, whose Inception sees images resized in another way."""
+    if by_pytorch_fid:
+        return [
+            "the reference has statistics without a spatial part, as pytorch-fid writes them (U-ViT's of COCO, too); "
+            "pytorch-fid resizes images in another way than the Inception here, so its own distances differ from these"
+        ]
+    return []
+
+
 def purpose_warnings(purpose: str, reference_has_statistics: bool) -> list[str]:
     """A generation reference for rFID, which compares reconstructions with the images that were reconstructed."""
     if purpose == "reconstruction" and reference_has_statistics:

@@ -1,4 +1,7 @@
-"""ADM's .npz containers: samples (arr_0, arr_1) and references (also mu, sigma, mu_s, sigma_s)."""
+"""ADM's .npz containers: samples (arr_0, arr_1) and references (also mu, sigma, mu_s, sigma_s).
+
+pytorch-fid's reference files have mu and sigma alone. Ours may have `about`, a sentence that names the set.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import numpy as np
 from fae_core.errors import DataError
 from fae_core.files import disk_errors, staged_file
 from fae_core.images.npz import CLASSES_ARRAY, read_header, read_member
+
+ABOUT = "about"
+_MOST_ABOUT = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,17 @@ def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
     return AdmStatistics(arrays["mu"], arrays["sigma"], arrays.get("mu_s"), arrays.get("sigma_s"))
 
 
+def read_about(path: str | Path) -> str | None:
+    """What an .npz file says that its images are; None where it says nothing. Raises DataError."""
+    path = Path(path)
+    if ABOUT not in members(path):
+        return None
+    header = read_header(path, ABOUT)
+    if header.shape != () or header.dtype.kind != "U" or header.dtype.itemsize > 4 * _MOST_ABOUT:
+        raise DataError(f"{path}: {ABOUT} must be one text of at most {_MOST_ABOUT} characters")
+    return str(read_member(path, ABOUT)[()])
+
+
 def image_size(path: str | Path) -> tuple[int, int] | None:
     """(height, width) of the images in an .npz file, from its header; None where it has none. Raises DataError."""
     if "arr_0" not in members(Path(path)):
@@ -79,6 +96,7 @@ def write_adm(
     labels: Sequence[int] | None = None,
     statistics: AdmStatistics | None = None,
     classes: Sequence[str] | None = None,
+    about: str | None = None,
 ) -> Path:
     """Write an ADM container, streaming, whole or not at all; returns the path.
 
@@ -89,6 +107,7 @@ def write_adm(
         labels: (count,), the class of each.
         statistics: of a reference, written beside the images.
         classes: the names of the labels; only FAE's own readers use them.
+        about: names the set in records; only FAE's own readers use it.
 
     Raises:
         DataError: where batches are of another type, of different sizes, or not `count` images in all.
@@ -103,6 +122,7 @@ def write_adm(
         _write_images(archive, batches, count)
         arrays = {"arr_1": None if labels is None else np.asarray(labels, np.int64)}
         arrays |= {CLASSES_ARRAY: None if classes is None or labels is None else np.asarray(classes, np.str_)}
+        arrays |= {ABOUT: None if about is None else np.asarray(about, np.str_)}
         arrays |= vars(statistics) if statistics else {}
         for name, array in arrays.items():
             if array is not None:

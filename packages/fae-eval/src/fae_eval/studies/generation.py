@@ -188,6 +188,7 @@ class _Table:
             record["kernel"] = {"subsets": asked.kernel_subsets, "subset_size": size, "seed": asked.seed}
         notes = [f"FD-{extractor.name} is not FID: compare it only with values of the same extractor."]
         warnings = protocol.purpose_warnings(asked.purpose, real.carries_statistics)
+        warnings += protocol.resize_warnings(real.by_pytorch_fid)
         warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
         rebuilt = asked.purpose == "reconstruction"
         heading = title or ("Reconstructions against originals" if rebuilt else "Samples against the reference")

@@ -10,7 +10,7 @@ from typing import Any
 from fae_core.errors import FAEError
 from fae_core.files import sha256_file
 from fae_core.processes import ALONE, Processes
-from fae_eval.data.adm import image_size, members, read_adm_statistics
+from fae_eval.data.adm import image_size, members, read_about, read_adm_statistics
 from fae_eval.data.samples import Samples, open_samples
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.features import FeatureSet, extract_cached
@@ -27,8 +27,9 @@ class Reference:
         spatial: Gaussian of the spatial features; None where they are not needed.
         features: of the reference's images; None where only statistics are used.
         image_size: (h, w); None where only statistics are known.
-        facts: for the record (source, count, hash, where the statistics come from).
+        facts: for the record (source, what the file says it is, count, hash, where the statistics come from).
         carries_statistics: whether the file holds ADM's statistics.
+        by_pytorch_fid: whether the statistics that are used lack the spatial ones, as in pytorch-fid's files.
     """
 
     pool: GaussianFactor
@@ -37,6 +38,7 @@ class Reference:
     image_size: tuple[int, int] | None
     facts: dict[str, Any]
     carries_statistics: bool
+    by_pytorch_fid: bool = False
 
 
 @dataclass
@@ -90,17 +92,17 @@ def open_reference(
     Raises:
         FAEError: where a file has statistics only and the metrics need more, or statistics of another width.
     """
-    stored, names = None, set()
+    stored, names, about = None, set(), None
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.suffix == ".npz" and path.is_file():
-        stored, names = read_adm_statistics(path), members(path)
+        stored, names, about = read_adm_statistics(path), members(path), read_about(path)
     usable = stored if extractor.official_inception else None
     if usable is not None and usable.mu.size != extractor.dim:
         raise FAEError(f"{path} has statistics of {usable.mu.size} dimensions, {extractor.name} has {extractor.dim}")
     if stored is not None and usable is None and "arr_0" not in names:
         raise FAEError(f"{path} holds only Inception's statistics; {extractor.name} needs images")
     origin = source.origin if isinstance(source, Samples) else str(path or type(source).__name__)
-    facts: dict[str, Any] = {"source": origin}
+    facts: dict[str, Any] = {"source": origin} | ({} if about is None else {"about": about})
     features = None
     missing_spatial = need_spatial and (stored is None or stored.mu_s is None)
     if usable is None or need_features or missing_spatial:
@@ -133,7 +135,8 @@ def open_reference(
     elif need_spatial and features is not None and features.spatial is not None:
         spatial = gaussian(features.spatial)
     shown = features.image_size if features is not None else image_size(path) if path is not None else None
-    return Reference(pool, spatial, features, shown, facts, stored is not None)
+    by_pytorch_fid = usable is not None and usable.mu_s is None
+    return Reference(pool, spatial, features, shown, facts, stored is not None, by_pytorch_fid)
 
 
 def gaussian(moments: Moments) -> GaussianFactor:
