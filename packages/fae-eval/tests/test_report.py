@@ -18,6 +18,7 @@ from PIL import Image
 
 from fae_core.errors import DataError, InvalidFile
 from fae_eval import Result, write_report
+from fae_eval.report.paper import REFERENCE
 
 
 def picture(path, color=(200, 40, 40)):
@@ -79,7 +80,24 @@ def test_everything_is_on_the_page_in_order_and_nothing_is_fetched(demo, tmp_pat
 
 
 def test_the_papers_numbers_stand_only_where_asked_for(demo, tmp_path):
-    assert "SiT-XL" not in write_report([demo], tmp_path / "r.html").read_text()
+    page = write_report([demo], tmp_path / "r.html").read_text()
+    assert "SiT-XL" not in page and "PAE" not in page
+
+
+def test_published_numbers_name_their_source_and_are_not_taken_for_measurements(demo, tmp_path):
+    page = re.sub(r"<[^>]+>", "|", write_report([demo], tmp_path / "r.html", paper=True).read_text())
+    page = re.sub(r"[|\s]*\|[|\s]*", "|", page)
+    for row in (
+        "STARFlow on FAE (DINOv2-g/14)|2.67|",
+        "RAE (DiTDH-XL)|800|1.13|yes|arXiv:2510.11690",
+        "RAEv2|80|1.06|not stated there|arXiv:2605.18324",
+        "GAE (LightningDiT-XL)|80|1.82|none|arXiv:2603.10365",
+        "GAE (LightningDiT-XL)|800|1.31|none|arXiv:2603.10365",
+        "PAE (LightningDiT-XL)|80|1.27|",
+        "PAE (LightningDiT-XL)|more|1.03|",
+    ):
+        assert row in page, row
+    assert page.count("published, not measured here") == len(REFERENCE)
 
 
 def test_a_single_run_has_a_report_of_its_own(demo, tmp_path):

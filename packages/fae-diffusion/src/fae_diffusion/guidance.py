@@ -1,6 +1,6 @@
 """Guidance: how far a velocity is extrapolated beyond the conditional one, at which times, on which channels.
 
-    v = v_uncond + scale (v_cond - v_uncond)        scale 1 = off (Ho and Salimans, 2022)
+    v = v_uncond + scale (v_cond - v_uncond)        scale 1 = off; in Ho and Salimans (2022), w = scale - 1
 
 `Guidance` is configuration; `GuidedVelocity` applies it to a model. Outside the guided times a step costs one call of
 the model, for the condition alone.

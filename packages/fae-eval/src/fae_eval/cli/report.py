@@ -23,7 +23,7 @@ def report(
     ] = None,
     note_file: Annotated[Path | None, typer.Option("--note-file", help="The same from a text file.")] = None,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Put the paper's tables beside ours, marked as the paper's.")
+        bool, typer.Option("--paper", help="Put the paper's tables and others' since beside ours, marked as published.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -16,7 +16,7 @@ from fae_eval._version import __version__
 from fae_eval.report.collect import Collection, SampleGrid, collect, mapping
 from fae_eval.report.curves import convergence_charts, run_charts, side_charts
 from fae_eval.report.html import join, page, part, picture, table
-from fae_eval.report.paper import REFERENCE, SOURCE
+from fae_eval.report.paper import REFERENCE
 from fae_eval.results import FLOOR, Result, format_cell, is_number, provenance_line
 
 _VIEWS = ("similarity", "matching", "pca")
@@ -37,7 +37,7 @@ def write_report(
         out: the HTML file.
         title: headline; None takes the recipe's title, or the folders' names.
         note: what this shows and what it does not, below the headline; blank lines separate paragraphs.
-        paper: whether to put the paper's own tables beside ours, marked as the paper's.
+        paper: whether to put the paper's own tables, and others' results since, beside ours, marked as published.
 
     Raises:
         DataError: where there is nothing to report.
@@ -58,7 +58,7 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
         found: what is shown.
         title: headline; None takes the recipe's title, or `names`.
         note: below the headline.
-        paper: whether to show the paper's tables too.
+        paper: whether to show published tables too.
         names: of the folders, for the headline.
     """
     heading = title or found.title or f"FAE report: {', '.join(Path(name).resolve().name for name in names)}"
@@ -201,9 +201,13 @@ def _tables(found: Collection, paper: bool) -> Markup:
         blocks += [
             _group(
                 "paper",
-                [part("heading", name, "the paper's"), table(columns, rows), part("paragraph", "lead", f"{SOURCE}.")],
+                [
+                    part("heading", known.title, known.whose),
+                    table(known.columns, known.rows),
+                    part("paragraph", "lead", f"{known.source}."),
+                ],
             )
-            for name, columns, rows in REFERENCE
+            for known in REFERENCE
         ]
     return join(blocks)
 

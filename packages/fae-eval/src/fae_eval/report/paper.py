@@ -1,22 +1,45 @@
-"""The paper's own numbers, shown beside ours and marked as the paper's.
+"""Published numbers, shown beside ours and marked as published: the paper's own, and others' since.
 
-"One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation": tables 1, 2, 3, 4 and 9.
+"One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation" (arXiv:2512.07829v2, CVPR 2026
+Findings): tables 1, 2, 3, 4 and 9, section 5.3. Of later work: what its authors state in abstract or repository.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-SOURCE = "the paper's own values, from its tables; not measured here"
+_PAPER = "the paper's own values (arXiv:2512.07829v2); published, not measured here"
 
-# title, columns, rows
-REFERENCE: list[tuple[str, list[str], list[list[Any]]]] = [
-    (
+
+@dataclass(frozen=True)
+class Published:
+    """A table of published values.
+
+    Attributes:
+        title: what it shows.
+        columns: names of the columns.
+        rows: cells; None where nothing was published.
+        whose: beside the title.
+        source: where the values stand, and that they were not measured here.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+    whose: str = "the paper's"
+    source: str = _PAPER
+
+
+REFERENCE = [
+    Published(
         "Table 2: ImageNet 256x256, 50,000 samples against ADM's reference",
         ["", "epochs", "gFID", "sFID", "IS", "precision", "recall", "gFID (CFG)", "IS (CFG)"],
         [
             ["SiT-XL", "1400", "8.61", "6.32", "131.7", "0.68", "0.67", "2.06", "270.3"],
             ["VA-VAE", "800", "2.17", "4.36", "205.6", "0.77", "0.65", "1.35", "295.3"],
+            ["RAE (DiT-XL)", "800", "1.87", None, "209.7", "0.80", "0.63", "1.41", "309.4"],
+            ["RAE (DiTDH-XL)", "80", "2.16", None, "214.8", "0.82", "0.59", None, None],
             ["RAE (DiTDH-XL)", "800", "1.51", None, "242.9", "0.79", "0.63", "1.13", "262.6"],
             ["FAE", "80", "2.39", "4.38", "192.8", "0.82", "0.59", "1.92", "249.6"],
             ["FAE", "800", "1.58", "4.38", "223.7", "0.80", "0.63", "1.41", "274.1"],
@@ -24,24 +47,44 @@ REFERENCE: list[tuple[str, list[str], list[list[Any]]]] = [
             ["FAE, time shift", "800", "1.48", "4.24", "239.8", "0.81", "0.63", "1.29", "268.0"],
         ],
     ),
-    (
+    Published(
+        "Section 5.3, figure 6: STARFlow, ImageNet 256x256, 400 epochs",
+        ["", "FID"],
+        [["STARFlow on SD-VAE", "4.51"], ["STARFlow on FAE (DINOv2-g/14)", "2.67"]],
+    ),
+    Published(
         "Table 3: MS-COCO 256x256, 30,000 captions, zero-shot",
         ["", "FID", "FID (CFG)"],
         [["FAE (SigLIP2) + T5", "7.57", "7.11"], ["FAE (DINOv2) + T5", "7.47", "6.90"], ["SD-VAE + T5", "21.25", None]],
     ),
-    (
+    Published(
         "Table 1: linear probing, ImageNet top-1 %",
         ["", "resolution", "top-1 %"],
         [["DINOv2-g/14", "224", "87.0"], ["FAE (DINOv2-g/14)", "224", "86.17"]],
     ),
-    (
+    Published(
         "Table 4: COCO retrieval, recall at 1 %",
         ["", "text to image", "image to text"],
         [["SigLIP2 g-opt/16", "55.45", "73.10"], ["FAE (SigLIP2)", "55.79", "72.94"]],
     ),
-    (
+    Published(
         "Table 9: rFID",
         ["", "rFID"],
         [["SD-VAE", "0.73"], ["VA-VAE", "0.28"], ["FAE, 32 channels", "0.68"], ["FAE, 64 channels", "0.66"]],
+    ),
+    Published(
+        "Representation autoencoders of others, ImageNet 256x256",
+        ["", "epochs", "gFID", "guidance", "source"],
+        [
+            ["RAE (DiTDH-XL)", "800", "1.51", "none", "arXiv:2510.11690; table 2 above"],
+            ["RAE (DiTDH-XL)", "800", "1.13", "yes", "arXiv:2510.11690; table 2 above"],
+            ["RAEv2", "80", "1.06", "not stated there", "arXiv:2605.18324, abstract"],
+            ["GAE (LightningDiT-XL)", "80", "1.82", "none", "arXiv:2603.10365, abstract"],
+            ["GAE (LightningDiT-XL)", "800", "1.31", "none", "arXiv:2603.10365, abstract"],
+            ["PAE (LightningDiT-XL)", "80", "1.27", "set beside FAE's guided 1.29", "arXiv:2605.07915, repository"],
+            ["PAE (LightningDiT-XL)", "more", "1.03", "set beside FAE's guided 1.29", "arXiv:2605.07915, abstract"],
+        ],
+        "published",
+        "their authors' values, from the sources in the table; published, not measured here",
     ),
 ]
