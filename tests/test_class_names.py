@@ -67,6 +67,20 @@ def test_samples_are_asked_for_by_name_and_carry_them(line: Path, tmp_path: Path
         assert (one == other).all()
 
 
+def test_the_grid_has_a_column_for_each_class_and_draws_pictures_as_large_as_asked(line: Path, tmp_path: Path) -> None:
+    models = f"sample --generator {line}/sit --decoder {line}/vae --count 4 --labels cat,2 --no-npz --set steps=1"
+    for name, more, width in (("s", [], 2 * 64 + 2), ("t", ["--scale", "2"], 2 * 32 + 2)):
+        invoke([*models.split(), "--out", str(tmp_path / name), *more])
+        grid = np.asarray(Image.open(tmp_path / name / "grid.png"))
+        line_height = grid.shape[0] - (width - 2) - 2
+        assert grid.shape[1] == width and line_height > 8 and grid[:line_height].min() < 128
+    with pytest.raises(FAEError, match="smaller --scale"):
+        invoke(
+            [*models.split(), "--count", "16000", "--columns", "1000", "--scale", "32", "--out", str(tmp_path / "u")]
+        )
+    assert not (tmp_path / "u").exists()
+
+
 def test_an_unknown_class_is_answered_with_near_ones_before_anything_is_written(line: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown class 'dgo'; did you mean dog"):
         sampled(line, tmp_path / "s", "cat,dgo")

@@ -9,7 +9,7 @@ import typer
 
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
 from fae_core.commands.output import document, say
-from fae_core.config.limits import MOST_COLUMNS, MOST_IMAGES
+from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
 
 def sample(
@@ -50,7 +50,24 @@ def sample(
     batch_size: BatchSize = 32,
     overrides: Set = None,
     npz: Annotated[bool, typer.Option("--npz/--no-npz", help="Also write samples.npz in ADM's layout.")] = True,
-    columns: Annotated[int, typer.Option("--columns", min=1, max=MOST_COLUMNS, help="Images per row of grid.png.")] = 8,
+    columns: Annotated[
+        int | None,
+        typer.Option(
+            "--columns",
+            min=1,
+            max=MOST_COLUMNS,
+            help="Images per row of grid.png. Default: one per class, up to 20; or 8.",
+        ),
+    ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale",
+            min=1,
+            max=LARGEST_SCALE,
+            help="How many times its size a picture is drawn in grid.png. Default: enough for class names, or 1.",
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -81,7 +98,9 @@ def sample(
 
     options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
     texts = read_prompts(prompts) if prompts is not None else ()
-    job = SampleJob(generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts)
+    job = SampleJob(
+        generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts, scale
+    )
     report = job.run(resume=resume, overwrite=overwrite, device=device)
     if report is not None:
         document({"out": out, **read_json(out / SAMPLES_RECORD)})

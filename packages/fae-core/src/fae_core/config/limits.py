@@ -14,6 +14,7 @@ MOST_IMAGES = 10_000_000  # made, cut or measured by one command
 LARGEST_BATCH = 2**20  # samples at a time
 LARGEST_SIDE = 16_384  # pixels of one side of an image
 MOST_COLUMNS = 1000  # of a grid of images
+LARGEST_SCALE = 32  # of a picture in it
 MOST_PROCESSES = 1024  # or threads, or jobs, on one machine
 _LIMITS: tuple[tuple[int, str], ...] = (
     (

@@ -45,6 +45,7 @@ def save_grid(
     *,
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
+    scale: int = 1,
 ) -> Path:
     """Write images row by row as one PNG on white, whole or not at all.
 
@@ -55,6 +56,7 @@ def save_grid(
         labels: one below each image.
         row_labels: one left of each row.
         column_labels: one above each column.
+        scale: how many pixels wide and high a pixel is drawn; at least 1. Text keeps its size.
 
     Returns:
         The path.
@@ -62,7 +64,8 @@ def save_grid(
     Raises:
         FAEError: images are of another shape or range, the number of labels does not fit, or the grid is too large.
     """
-    return _write(draw_grid(images, columns, labels, row_labels=row_labels, column_labels=column_labels), path)
+    drawn = draw_grid(images, columns, labels, row_labels=row_labels, column_labels=column_labels, scale=scale)
+    return _write(drawn, path)
 
 
 def draw_grid(
@@ -72,10 +75,13 @@ def draw_grid(
     *,
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
+    scale: int = 1,
 ) -> Image.Image:
     """The image that `save_grid` writes. Arguments and errors are those of `save_grid`."""
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or columns < 1:
-        raise FAEError(f"a grid needs images (B, 3, H, W) and a column, got {tuple(images.shape)} and {columns}")
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or min(columns, scale) < 1:
+        raise FAEError(
+            f"a grid needs images (B, 3, H, W), a column and a scale, got {tuple(images.shape)}, {columns} and {scale}"
+        )
     if not column_labels:
         columns = min(columns, len(images))
     require_range(images)
@@ -89,7 +95,7 @@ def draw_grid(
             raise FAEError(
                 f"a grid of {len(images)} images in {columns} columns needs {wanted} {kind}, got {len(given)}"
             )
-    height, width = images.shape[-2:]
+    height, width = (scale * side for side in images.shape[-2:])
     font = ImageFont.load_default()
     labels, row_labels, column_labels = (
         None if texts is None else [_drawable(font, text) for text in texts]
@@ -102,13 +108,13 @@ def draw_grid(
     size = left + columns * cell_width - _GAP, top + rows * cell_height - _GAP
     if size[0] * size[1] > MAX_PIXELS:
         raise FAEError(
-            f"a grid of {len(images)} images in {columns} columns has {size[0]}x{size[1]} pixels; draw fewer"
+            f"a grid of {len(images)} images in {columns} columns has {size[0]}x{size[1]} pixels; draw fewer or smaller"
         )
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for index, image in enumerate(images):
         x, y = left + index % columns * cell_width, top + index // columns * cell_height
-        canvas.paste(to_pillow(image), (x, y))
+        canvas.paste(to_pillow(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
         if labels:
             draw.text((x, y + height + _PAD), _fitted(font, labels[index], width), "black", font)
     for row, text in enumerate(row_labels or ()):

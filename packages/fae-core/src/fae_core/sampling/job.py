@@ -19,7 +19,14 @@ from PIL import Image
 from fae_core import folders
 from fae_core._version import __version__
 from fae_core.commands.provenance import provenance
-from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
+from fae_core.config.limits import (
+    LARGEST_BATCH,
+    LARGEST_SCALE,
+    LARGEST_SEED,
+    MOST_COLUMNS,
+    MOST_IMAGES,
+    SMALLEST_SEED,
+)
 from fae_core.errors import FAEError
 from fae_core.files import (
     begun_folder,
@@ -34,7 +41,6 @@ from fae_core.files import (
     write_json,
 )
 from fae_core.folders import GRID, IMAGES, SAMPLES_NPZ, SAMPLES_RECORD
-from fae_core.images import save_grid
 from fae_core.images.halving import HalvingBatches
 from fae_core.images.npz import CLASSES_ARRAY
 from fae_core.models.draw import check_options
@@ -46,6 +52,7 @@ from fae_core.protocols import Decoder, Generator
 from fae_core.random import SlotRandom
 from fae_core.redact import redact_values
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
+from fae_core.sampling.grid import SampleGrid
 
 _KIND = "samples"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -65,9 +72,12 @@ class SampleJob:
         seed: of the noise.
         batch_size: images at a time, halved where they do not fit in memory.
         options: of the generator's `sample`.
-        columns: images in a row of the grid.
+        columns: images in a row of the grid; None for a column per class where labels are "equal" or a list and there
+            are 2 to 20 of them, else 8.
         npz: whether to write ADM's file of all images.
         prompts: for a generator that takes text.
+        scale: how many times its size a picture is drawn in the grid; None for 1, or where classes have names for the
+            least that makes pictures 64 pixels wide, so that names have room.
 
     Raises:
         FAEError: a number is out of range.
@@ -82,9 +92,10 @@ class SampleJob:
     seed: int = 0
     batch_size: int = 32
     options: dict[str, Any] = field(default_factory=dict)
-    columns: int = 8
+    columns: int | None = None
     npz: bool = True
     prompts: tuple[str, ...] = ()
+    scale: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -92,12 +103,14 @@ class SampleJob:
             "count": (1, MOST_IMAGES),
             "batch_size": (1, LARGEST_BATCH),
             "columns": (1, MOST_COLUMNS),
+            "scale": (1, LARGEST_SCALE),
             "seed": (SMALLEST_SEED, LARGEST_SEED),
         }
         for name, (least, most) in limits.items():
-            if not least <= getattr(self, name) <= most:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
                 option = f"--{name.replace('_', '-')}"
-                raise FAEError(f"{option} must lie between {least} and {most}, it is {str(getattr(self, name))[:40]}")
+                raise FAEError(f"{option} must lie between {least} and {most}, it is {str(value)[:40]}")
 
     def run(self, *, resume: bool = False, overwrite: bool = False, device: str | None = None) -> str | None:
         """Write all images, the grid, the record and the .npz file.
@@ -125,6 +138,8 @@ class SampleJob:
             check_options(generator, self._sample_options())
             names = None if self.prompts else class_names_of(generator)
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
+            grid = SampleGrid.of(labels, names, self.columns, self.scale)
+            grid.check(generator.spec.image_size)
             record = {}
             if group.is_main:  # only now, so that what does not fit leaves no folder behind
                 identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
@@ -136,7 +151,10 @@ class SampleJob:
             made = self._write_images(generator, decoder, labels, group)
             group.barrier()
             record |= {} if names is None else {"class_names": list(names)}
-            return self._finish(record, labels, made, time.monotonic() - started, group) if group.is_main else None
+            if not group.is_main:
+                return None
+            grid.save(self.out / GRID, self.image_path)
+            return self._finish(record, labels, made, time.monotonic() - started, group)
 
     def image_path(self, index: int) -> Path:
         """Where image `index` is written."""
@@ -176,7 +194,9 @@ class SampleJob:
     def _settings(self) -> dict[str, Any]:
         """What decides the images, as the record holds it."""
         settings = {
-            key: value for key, value in asdict(self).items() if key not in ("out", "batch_size", "columns", "npz")
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("out", "batch_size", "columns", "npz", "scale")
         }
         return json.loads(json.dumps(redact_values(settings)))
 
@@ -209,12 +229,8 @@ class SampleJob:
         return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
 
     def _finish(self, record: dict[str, Any], labels: list[int], made: int, seconds: float, group: Processes) -> str:
-        """Write the grid, the .npz file and the finished record; a line that says what was written."""
+        """Write the .npz file and the finished record; a line that says what was written."""
         names = record.get("class_names")
-        shown = min(self.count, self.columns * max(1, min(16, self.count // self.columns)))
-        grid = np.stack([np.asarray(Image.open(self.image_path(i))) for i in range(shown)])
-        below = None if names is None else [names[label] for label in labels[:shown]]
-        save_grid(torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 255, self.out / GRID, self.columns, below)
         if self.npz:
             self._write_npz(labels, names)
         record = {
