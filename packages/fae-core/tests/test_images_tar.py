@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from PIL import Image
 
 from fae_core.errors import DataError
 from fae_core.images import open_images
+from fae_core.images.captions import split_captions
 from fae_core.images.shards import ShardFiles, expand
 from fae_core.images.tar import scan
 
@@ -64,6 +66,34 @@ def test_samples_lie_in_the_order_of_the_shards(tmp_path: Path) -> None:
         assert [images.read(i).getpixel((0, 0))[0] for i in (7, 0, 5)] == [7, 0, 5]
         assert list(images.captions) == [f"number {i}" for i in range(8)]
         assert images.name(6).endswith("a-001.tar/set/0006")
+
+
+def test_several_captions_come_from_json_members_and_other_ones_are_left_alone(tmp_path: Path, cache: Path) -> None:
+    members = {}
+    for i in range(3):
+        members[f"{i}.png"] = picture(i)
+        members[f"{i}.txt"] = f"web text {i}".encode()
+        members[f"{i}.json"] = json.dumps({"url": "x", "captions": [f"web text {i}", "described"]}).encode()
+    members["2.json"] = b'{"caption": "as in the .txt", "keys": ["captions"]}'
+    members["alone.json"] = b"{"
+    for _ in range(2):  # the second time from the cached index
+        source = open_images(write_tar(tmp_path / "a.tar", members))
+        assert [split_captions(text) for text in source.captions] == [
+            ["web text 0", "described"],
+            ["web text 1", "described"],
+            ["web text 2"],
+        ]
+    for content, words in (
+        (b'{"captions": "one"}', "no list of texts"),
+        (b'{"captions": []}', "no list of texts"),
+        (b'{"captions": [1]}', "no list of texts"),
+    ):
+        source = open_images(write_tar(tmp_path / "b.tar", {"0.png": picture(0), "0.json": content}))
+        with pytest.raises(DataError, match=words):
+            source.captions[0]
+    for content in (b'{"captions": ["cut', b'{"captions": ["\xff"]}', b"[" * 10**5 + b'"captions"'):
+        with pytest.raises(DataError, match=r"0\.json"):
+            open_images(write_tar(tmp_path / "c.tar", {"0.png": picture(0), "0.json": content}))
 
 
 def test_a_second_opening_uses_the_cached_index_until_the_shard_changes(tmp_path: Path, cache: Path) -> None:

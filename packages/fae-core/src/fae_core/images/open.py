@@ -29,7 +29,8 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
       strings, or of lists of strings, "caption", "text" or "captions" gives captions. split: the start of the files'
       names, or a word in them.
-    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files.
+    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Captions: NAME.txt, or
+      NAME.json with a list "captions".
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.

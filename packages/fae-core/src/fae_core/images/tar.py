@@ -19,7 +19,7 @@ import numpy as np
 
 from fae_core.errors import DataError
 from fae_core.files.digests import FileDigests
-from fae_core.images.captions import LazyTexts
+from fae_core.images.captions import CAPTIONS_KEY, LazyTexts, join_captions, json_object
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
 from fae_core.images.read_ahead import read_ahead
@@ -41,7 +41,7 @@ class TarImages(ImageSource):
     """The images of plain .tar shards, local or remote (see `fae_core.images.shards`), in the order of the files given.
 
     `blocks` are the samples of each shard, by which training orders its reading. `labels` come from .cls members,
-    `captions` from .txt members, where every sample has one.
+    `captions` from .json members with a list "captions", or from .txt members, where every sample has one.
 
     Args:
         files: paths or addresses of the shards.
@@ -100,17 +100,22 @@ class TarImages(ImageSource):
         yield "" if indices is None else f"{places}"
 
     def caption(self, index: int) -> str:
-        """The text of a sample's .txt member.
+        """The captions of a sample's .json member as one text (see `split_captions`), or the text of its .txt member.
 
         Raises:
-            DataError: it is not UTF-8, or the shard cannot be read.
+            DataError: it is not UTF-8 or no list of texts, or the shard cannot be read.
         """
         shard, row = self._locate(index)
-        offset, length = self._index(shard).text[row]
+        places = self._index(shard)
+        offset, length = places.text[row]
         try:
-            return self._bytes(shard, int(offset), int(length)).decode("utf-8-sig").strip()
+            text = self._bytes(shard, int(offset), int(length)).decode("utf-8-sig").strip()
         except UnicodeDecodeError:
             raise DataError(f"the caption of {self.name(index)} is not UTF-8 text") from None
+        if not places.listed[row]:
+            return text
+        where = f"the captions of {self.name(index)}"
+        return join_captions(json_object(text, where).get(CAPTIONS_KEY), where)
 
     def __getstate__(self) -> dict:
         return {"files": self.files}
@@ -181,8 +186,8 @@ class TarImages(ImageSource):
         if present.any() and not present.all():
             missing = np.flatnonzero(~present)
             log_on_first_process(
-                f"{len(missing)} of {len(present)} samples have no .txt member, such as {self.name(int(missing[0]))}: "
-                "no captions"
+                f"{len(missing)} of {len(present)} samples have no .txt member and no list of captions, such as "
+                f"{self.name(int(missing[0]))}: no captions"
             )
 
     def _set_labels(self, labels: np.ndarray) -> None:

@@ -12,12 +12,15 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from fae_core.documents import parse_json
 from fae_core.errors import DataError, FAEError
+from fae_core.images.captions import CAPTIONS_KEY
 from fae_core.images.classes import NO_LABEL
 from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, check_bytes
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 _MAX_TEXT = 2**16  # bytes of a .txt member
+_MAX_JSON = 2**20  # bytes of a .json member with captions
 _MAX_LABEL = 64  # bytes that are read of a .cls member
 
 
@@ -35,7 +38,9 @@ class ShardIndex:
 
     Attributes:
         image: (N, 2) int64, offset and length of each image in bytes.
-        text: (N, 2) int64, the same of the .txt members; length -1 where there is none.
+        text: (N, 2) int64, the same of the .json members with a list "captions", else of the .txt members; length -1
+            where there is neither.
+        listed: (N,) bool, whether `text` is that of a .json member.
         label: (N,) int64 from the .cls members, -1 where there is none.
         keys: the samples' names as UTF-8 bytes, joined by line feeds.
         left_out: (1,) int64, how many members look like a part of a sample and are in none.
@@ -44,6 +49,7 @@ class ShardIndex:
 
     image: np.ndarray
     text: np.ndarray
+    listed: np.ndarray
     label: np.ndarray
     keys: np.ndarray
     left_out: np.ndarray
@@ -65,6 +71,7 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
             absolute names or names with "..", which writers of shards do not make.
     """
     samples: dict[str, dict[str, _Place]] = {}
+    described: list[tuple[str, _Place]] = []
     left_out: list[str] = []
     try:
         size = file.seek(0, os.SEEK_END)
@@ -78,10 +85,17 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
                 kind = "image" if f".{extension}" in SUFFIXES else extension
                 if kind in ("image", "txt", "cls"):
                     _add(samples.setdefault(key, {}), kind, member, name)
+                elif kind == "json":
+                    described.append((key, _Place(member.offset_data, member.size, member.name)))
                 elif PurePosixPath(member.name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES:
                     left_out.append(member.name)
                 # tarfile keeps every member that it has read.
                 archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # typeshed lacks it
+            for key, place in described:
+                if key not in samples or not _has_captions(file, place, name):
+                    continue
+                if samples[key].setdefault("captions", place) is not place:
+                    raise DataError(f"{name} has captions of {_shown(key)} twice, in {_shown(place.name)}")
             labels = [_class_of(file, found["cls"], name) if "cls" in found else NO_LABEL for found in samples.values()]
             # tarfile accepts the end of a file as the end of the archive, wherever it comes.
             file.seek(archive.offset)
@@ -96,7 +110,10 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
     keys, whole = list(samples), list(samples.values())
     return ShardIndex(
         np.array([whole[row]["image"][:2] for row in rows], dtype=np.int64).reshape(-1, 2),
-        np.array([whole[row].get("txt", (0, -1))[:2] for row in rows], dtype=np.int64).reshape(-1, 2),
+        np.array(
+            [whole[row].get("captions", whole[row].get("txt", (0, -1)))[:2] for row in rows], dtype=np.int64
+        ).reshape(-1, 2),
+        np.array(["captions" in whole[row] for row in rows], dtype=np.bool_),
         np.array([labels[row] for row in rows], dtype=np.int64),
         _packed([keys[row] for row in rows]),
         np.array([len(left_out)], dtype=np.int64),
@@ -144,6 +161,21 @@ def _split(member: str) -> tuple[str, str, str]:
     folder, slash, last = member.rpartition("/")
     stem, dot, extension = last.partition(".")
     return f"{folder}{slash}{stem}", dot, extension.lower()
+
+
+def _has_captions(file: IO[bytes], member: _Place, name: str) -> bool:
+    """Whether a .json member is an object with the key "captions". Raises DataError for a damaged one that names it."""
+    if member.size > _MAX_JSON:
+        return False
+    file.seek(member.offset)
+    content = file.read(member.size)
+    if f'"{CAPTIONS_KEY}"'.encode() not in content:
+        return False
+    try:
+        entry = parse_json(content.decode("utf-8-sig"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise DataError(f"{name}: {_shown(member.name)} is not JSON: {' '.join(str(error).split())[:200]}") from None
+    return isinstance(entry, dict) and CAPTIONS_KEY in entry
 
 
 def _class_of(file: IO[bytes], member: _Place, name: str) -> int:
