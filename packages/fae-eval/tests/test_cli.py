@@ -77,7 +77,7 @@ def test_mutual_matches_are_marked_as_not_the_papers(run, photographs, tmp_path)
     arguments = ("matching", "--model", "FOLDER", "--data", photographs("real"), "--out", out)
     run(*arguments)
     usual = json.loads((out / "matching.json").read_text())
-    assert not usual["warnings"]
+    assert not usual["warnings"] and "normalised per channel, a choice" in usual["figures"][0]["caption"]
     assert {"select": "random", "seed": 0, "latent_scale": "normalised"}.items() <= usual["provenance"].items()
     run(*arguments, "--select", "mutual", "--latent-scale", "raw", "--overwrite")
     mutual = json.loads((out / "matching.json").read_text())

@@ -28,6 +28,10 @@ class Scale(StrEnum):
     RAW = "raw"
 
 
+_COMPARED = {
+    Scale.NORMALISED: "Latents are normalised per channel, a choice of ours.",
+    Scale.RAW: "Latents are compared as the encoder gives them.",
+}
 LatentScale = Annotated[
     Scale,
     typer.Option(
@@ -63,7 +67,8 @@ def similarity(
     _picture(
         "similarity",
         "Patch similarity",
-        "Cosine of every patch with the outlined one, from 0 (dark) to each map's own 98th percentile (bright).",
+        "Cosine of every patch with the outlined one, from 0 (dark) to each map's own 98th percentile (bright). "
+        + _COMPARED[latent_scale],
         "correlation with the features' map",
         draw,
         (tokenizer, images, out, indices, count, device, overwrite),
@@ -130,7 +135,7 @@ def matching(
     _picture(
         "matching",
         "Patch matching",
-        _MATCHED[select],
+        f"{_MATCHED[select]} {_COMPARED[latent_scale]}",
         "share of the features' matches also found",
         draw,
         (tokenizer, images, out, indices, 2, device, overwrite),
