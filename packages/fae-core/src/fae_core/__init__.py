@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import fae_core.moved  # noqa: F401 (earlier names of modules)
 from fae_core._version import __version__
+from fae_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fae_core import ops as ops
@@ -23,25 +24,24 @@ if TYPE_CHECKING:
     from fae_core.spec import LatentSpec as LatentSpec
 
 _HOMES = {
-    "FAEError": "fae_core.errors",
-    "LatentSpecMismatch": "fae_core.errors",
-    "Decoder": "fae_core.protocols",
-    "Generator": "fae_core.protocols",
-    "Tokenizer": "fae_core.protocols",
-    "load_decoder": "fae_core.models.load",
-    "load_generator": "fae_core.models.load",
-    "load_tokenizer": "fae_core.models.load",
-    "LatentSpec": "fae_core.spec",
-    "LatentStore": "fae_core.latent_store",
-    "SlotRandom": "fae_core.random",
+    "FAEError": "errors",
+    "LatentSpecMismatch": "errors",
+    "Decoder": "protocols",
+    "Generator": "protocols",
+    "Tokenizer": "protocols",
+    "load_decoder": "models.load",
+    "load_generator": "models.load",
+    "load_tokenizer": "models.load",
+    "LatentSpec": "spec",
+    "LatentStore": "latent_store",
+    "SlotRandom": "random",
 }
 
 __all__ = [*_HOMES, "__version__", "ops"]
 
 
+_find, __dir__ = lazy_names(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return importlib.import_module("fae_core.ops")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fae_core' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return importlib.import_module("fae_core.ops") if name == "ops" else _find(name)

@@ -5,9 +5,9 @@ Importing it is light; torch is loaded when a name needs it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fae_core.lazy import lazy_names
 from fae_decoders._version import __version__
 
 if TYPE_CHECKING:
@@ -27,29 +27,23 @@ if TYPE_CHECKING:
     from fae_decoders.fae.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
 
 _HOMES = {
-    "ConvVAE": "fae_decoders.baselines.conv_vae",
-    "ConvVAEConfig": "fae_decoders.baselines.conv_vae",
-    "FAE": "fae_decoders.fae.fae",
-    "FAEDecoder": "fae_decoders.fae.fae_decoder",
-    "FeatureDecoder": "fae_decoders.fae.feature_decoder",
-    "FeatureDecoderConfig": "fae_decoders.fae.feature_decoder",
-    "FeatureSpace": "fae_decoders.fae.feature_space",
-    "FeatureSpaceMismatch": "fae_decoders.fae.feature_space",
-    "PixelDecoder": "fae_decoders.fae.pixel_decoder",
-    "PixelDecoderConfig": "fae_decoders.fae.pixel_decoder",
-    "RAEDecoder": "fae_decoders.fae.rae_decoder",
-    "RAEDecoderConfig": "fae_decoders.fae.rae_decoder",
-    "load_pixel_decoder": "fae_decoders.fae.any_pixel_decoder",
+    "ConvVAE": "baselines.conv_vae",
+    "ConvVAEConfig": "baselines.conv_vae",
+    "FAE": "fae.fae",
+    "FAEDecoder": "fae.fae_decoder",
+    "FeatureDecoder": "fae.feature_decoder",
+    "FeatureDecoderConfig": "fae.feature_decoder",
+    "FeatureSpace": "fae.feature_space",
+    "FeatureSpaceMismatch": "fae.feature_space",
+    "PixelDecoder": "fae.pixel_decoder",
+    "PixelDecoderConfig": "fae.pixel_decoder",
+    "RAEDecoder": "fae.rae_decoder",
+    "RAEDecoderConfig": "fae.rae_decoder",
+    "load_pixel_decoder": "fae.any_pixel_decoder",
 }
 
 # Needs an extra, so it is not part of `__all__`.
-_EXTRA_HOMES = {"DiffusersVAE": "fae_decoders.diffusers_vae"}
+_EXTRA_HOMES = {"DiffusersVAE": "diffusers_vae"}
 
 __all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name) or _EXTRA_HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'fae_decoders' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+__getattr__, __dir__ = lazy_names(__name__, {**_HOMES, **_EXTRA_HOMES})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fae_core.lazy import lazy_names
 from fae_diffusion._version import __version__
 
 if TYPE_CHECKING:
@@ -25,27 +25,22 @@ if TYPE_CHECKING:
     from fae_diffusion.transport import shift_time as shift_time
 
 _HOMES = {
-    "Guidance": "fae_diffusion.guidance",
-    "LightningDiT": "fae_diffusion.models",
-    "LightningDiTConfig": "fae_diffusion.models",
-    "MMDiT": "fae_diffusion.models",
-    "MMDiTConfig": "fae_diffusion.models",
-    "Sampling": "fae_diffusion.models",
-    "SiT": "fae_diffusion.models",
-    "SiTConfig": "fae_diffusion.models",
-    "TextCondition": "fae_diffusion.models",
-    "integrate": "fae_diffusion.samplers",
-    "integrate_sde": "fae_diffusion.samplers",
-    "sde_grid": "fae_diffusion.samplers",
-    "time_grid": "fae_diffusion.samplers",
-    "Transport": "fae_diffusion.transport",
-    "shift_time": "fae_diffusion.transport",
+    "Guidance": "guidance",
+    "LightningDiT": "models",
+    "LightningDiTConfig": "models",
+    "MMDiT": "models",
+    "MMDiTConfig": "models",
+    "Sampling": "models",
+    "SiT": "models",
+    "SiTConfig": "models",
+    "TextCondition": "models",
+    "Transport": "transport",
+    "integrate": "samplers",
+    "integrate_sde": "samplers",
+    "sde_grid": "samplers",
+    "shift_time": "transport",
+    "time_grid": "samplers",
 }
 
 __all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fae_diffusion' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fae_core.lazy import lazy_names
 from fae_encoder._version import __version__
 
 if TYPE_CHECKING:
@@ -19,21 +19,16 @@ if TYPE_CHECKING:
     from fae_encoder.posterior import Posterior as Posterior
 
 _HOMES = {
-    "AdapterConfig": "fae_encoder.adapters",
-    "Backbone": "fae_encoder.backbones",
-    "BackboneConfig": "fae_encoder.backbones",
-    "FAEEncoder": "fae_encoder.encoder",
-    "FAEEncoderConfig": "fae_encoder.encoder",
-    "FeatureNorm": "fae_encoder.feature_norm",
-    "Posterior": "fae_encoder.posterior",
-    "create_adapter": "fae_encoder.adapters",
-    "create_backbone": "fae_encoder.backbones",
+    "AdapterConfig": "adapters",
+    "Backbone": "backbones",
+    "BackboneConfig": "backbones",
+    "FAEEncoder": "encoder",
+    "FAEEncoderConfig": "encoder",
+    "FeatureNorm": "feature_norm",
+    "Posterior": "posterior",
+    "create_adapter": "adapters",
+    "create_backbone": "backbones",
 }
 
 __all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fae_encoder' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

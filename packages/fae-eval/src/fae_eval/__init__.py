@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fae_core.lazy import lazy_names
 from fae_eval._version import __version__
 
 if TYPE_CHECKING:
@@ -17,19 +17,14 @@ if TYPE_CHECKING:
     from fae_eval.studies.reconstruction import evaluate_reconstruction as evaluate_reconstruction
 
 _HOMES = {
-    "FeatureExtractor": "fae_eval.extractors",
-    "Moments": "fae_eval.metrics",
-    "Result": "fae_eval.results",
-    "evaluate": "fae_eval.studies.generation",
-    "evaluate_reconstruction": "fae_eval.studies.reconstruction",
-    "load_extractor": "fae_eval.extractors",
-    "write_report": "fae_eval.report",
+    "FeatureExtractor": "extractors",
+    "Moments": "metrics",
+    "Result": "results",
+    "evaluate": "studies.generation",
+    "evaluate_reconstruction": "studies.reconstruction",
+    "load_extractor": "extractors",
+    "write_report": "report",
 }
 
 __all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fae_eval' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fae_core.lazy import lazy_names
 from fae_flow._version import __version__
 
 if TYPE_CHECKING:
@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     from fae_flow.starflow import STARFlow as STARFlow
 
 _HOMES = {
-    "FlowOutput": "fae_flow.starflow",
-    "FlowSampler": "fae_flow.sampling.sampler",
-    "FlowTrace": "fae_flow.starflow",
-    "Jacobi": "fae_flow.sampling.jacobi",
-    "STARFlow": "fae_flow.starflow",
-    "STARFlowConfig": "fae_flow.config",
+    "FlowOutput": "starflow",
+    "FlowSampler": "sampling.sampler",
+    "FlowTrace": "starflow",
+    "Jacobi": "sampling.jacobi",
+    "STARFlow": "starflow",
+    "STARFlowConfig": "config",
 }
 
 __all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fae_flow' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

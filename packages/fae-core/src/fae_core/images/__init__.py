@@ -1,36 +1,59 @@
 """Reading images from files, to tensors and back. Sources decode on demand and name the file that cannot be read."""
 
-from fae_core.images.batch import load_batch, read_tensor, readable_images
-from fae_core.images.check import require_images, unchecked_images
-from fae_core.images.decode import decode_image, to_rgb
-from fae_core.images.grid import draw_grid, save_grid, save_image, to_pillow
-from fae_core.images.open import open_images
-from fae_core.images.quality import psnr
-from fae_core.images.source import ImageSource
-from fae_core.images.tolerant import TolerantImages, readable_source
-from fae_core.images.transform import center_crop, crop_boxes, crop_resize, jitter_colors, to_tensor, to_uint8
+from __future__ import annotations
 
-__all__ = [
-    "ImageSource",
-    "TolerantImages",
-    "center_crop",
-    "crop_boxes",
-    "crop_resize",
-    "decode_image",
-    "draw_grid",
-    "jitter_colors",
-    "load_batch",
-    "open_images",
-    "psnr",
-    "read_tensor",
-    "readable_images",
-    "readable_source",
-    "require_images",
-    "save_grid",
-    "save_image",
-    "to_pillow",
-    "to_rgb",
-    "to_tensor",
-    "to_uint8",
-    "unchecked_images",
-]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_core.images.batch import load_batch as load_batch
+    from fae_core.images.batch import read_tensor as read_tensor
+    from fae_core.images.batch import readable_images as readable_images
+    from fae_core.images.check import require_images as require_images
+    from fae_core.images.check import unchecked_images as unchecked_images
+    from fae_core.images.decode import decode_image as decode_image
+    from fae_core.images.decode import to_rgb as to_rgb
+    from fae_core.images.grid import draw_grid as draw_grid
+    from fae_core.images.grid import save_grid as save_grid
+    from fae_core.images.grid import save_image as save_image
+    from fae_core.images.grid import to_pillow as to_pillow
+    from fae_core.images.open import open_images as open_images
+    from fae_core.images.quality import psnr as psnr
+    from fae_core.images.source import ImageSource as ImageSource
+    from fae_core.images.tolerant import TolerantImages as TolerantImages
+    from fae_core.images.tolerant import readable_source as readable_source
+    from fae_core.images.transform import center_crop as center_crop
+    from fae_core.images.transform import crop_boxes as crop_boxes
+    from fae_core.images.transform import crop_resize as crop_resize
+    from fae_core.images.transform import jitter_colors as jitter_colors
+    from fae_core.images.transform import to_tensor as to_tensor
+    from fae_core.images.transform import to_uint8 as to_uint8
+
+_HOMES = {
+    "ImageSource": "source",
+    "TolerantImages": "tolerant",
+    "center_crop": "transform",
+    "crop_boxes": "transform",
+    "crop_resize": "transform",
+    "decode_image": "decode",
+    "draw_grid": "grid",
+    "jitter_colors": "transform",
+    "load_batch": "batch",
+    "open_images": "open",
+    "psnr": "quality",
+    "read_tensor": "batch",
+    "readable_images": "batch",
+    "readable_source": "tolerant",
+    "require_images": "check",
+    "save_grid": "grid",
+    "save_image": "grid",
+    "to_pillow": "grid",
+    "to_rgb": "decode",
+    "to_tensor": "transform",
+    "to_uint8": "transform",
+    "unchecked_images": "check",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

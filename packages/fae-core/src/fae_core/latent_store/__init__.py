@@ -9,8 +9,28 @@
 Reading order: format, statistics, writer, reader.
 """
 
-from fae_core.latent_store.format import Plan, Sample
-from fae_core.latent_store.reader import LatentStore
-from fae_core.latent_store.writer import LatentStoreWriter, ShardWriter, write_store
+from __future__ import annotations
 
-__all__ = ["LatentStore", "LatentStoreWriter", "Plan", "Sample", "ShardWriter", "write_store"]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_core.latent_store.format import Plan as Plan
+    from fae_core.latent_store.format import Sample as Sample
+    from fae_core.latent_store.reader import LatentStore as LatentStore
+    from fae_core.latent_store.writer import LatentStoreWriter as LatentStoreWriter
+    from fae_core.latent_store.writer import ShardWriter as ShardWriter
+    from fae_core.latent_store.writer import write_store as write_store
+
+_HOMES = {
+    "LatentStore": "reader",
+    "LatentStoreWriter": "writer",
+    "Plan": "format",
+    "Sample": "format",
+    "ShardWriter": "writer",
+    "write_store": "writer",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

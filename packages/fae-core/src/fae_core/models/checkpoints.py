@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 
 from fae_core.config import parse_config
 from fae_core.errors import DataError, InvalidFile, UnknownName
@@ -119,6 +117,10 @@ def generator_in_checkpoint(
     if absent is not None:
         raise InvalidFile(f"{path} is of another model: it lacks {absent}")
     loaded = {key: torch.empty_like(state[name]) for name, key in kept.items()}
+    # Importing these takes as long as half of torch.
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+
     with quiet():
         load_tensors(loaded, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     load_state(model, {name: loaded[key] for name, key in kept.items()}, str(path))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fae_core.testing.conformance import GeneratorConformance as GeneratorConformance
@@ -13,9 +14,4 @@ if TYPE_CHECKING:
 _HOMES = {"GeneratorConformance": "conformance", "toy_latents": "conformance", "shared_folder": "shared"}
 
 __all__ = ["GeneratorConformance", "shared_folder", "toy_latents"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fae_core.testing' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fae_core.testing.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -4,11 +4,30 @@ Read in this order: task (what is trained), config, loop, then the parts: engine
 ema, checkpoint, journal.
 """
 
-from fae_core.training.config import TrainConfig
-from fae_core.training.generator_task import GeneratorTask
-from fae_core.training.live_latents import LiveLatents
-from fae_core.training.loop import train
-from fae_core.training.preview import PreviewConfig
-from fae_core.training.task import Phase, Task
+from __future__ import annotations
 
-__all__ = ["GeneratorTask", "LiveLatents", "Phase", "PreviewConfig", "Task", "TrainConfig", "train"]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_core.training.config import TrainConfig as TrainConfig
+    from fae_core.training.generator_task import GeneratorTask as GeneratorTask
+    from fae_core.training.live_latents import LiveLatents as LiveLatents
+    from fae_core.training.loop import train as train
+    from fae_core.training.preview_config import PreviewConfig as PreviewConfig
+    from fae_core.training.task import Phase as Phase
+    from fae_core.training.task import Task as Task
+
+_HOMES = {
+    "GeneratorTask": "generator_task",
+    "LiveLatents": "live_latents",
+    "Phase": "task",
+    "PreviewConfig": "preview_config",
+    "Task": "task",
+    "TrainConfig": "config",
+    "train": "loop",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

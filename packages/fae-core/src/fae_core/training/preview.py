@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from fae_core import folders
-from fae_core.config import Config
-from fae_core.config.limits import LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMALLEST_SEED
 from fae_core.errors import MissingPackage, UnknownName
 from fae_core.images import save_grid, to_uint8
 from fae_core.models.draw import draw_latents
@@ -21,37 +18,12 @@ from fae_core.plugins import load_plugins
 from fae_core.protocols import Generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
+from fae_core.training.preview_config import PreviewConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BATCH = 64
-
-
-class PreviewConfig(Config):
-    """The section `preview` of a generator's settings; `training.preview_every` gives the interval.
-
-    Attributes:
-        decoder: the tokenizer that decodes the latents.
-        count: how many images the grid has.
-        columns: how many of them stand in a row.
-        seed: of the samples, the same at every step.
-        options: of the generator's `sample` (guidance, steps, ...).
-        reference: real images to measure samples against; None measures nothing.
-        measured: how many samples are compared with the reference.
-        metric: what compares them, a name of the entry-point group "fae.metrics".
-        extractor: the network on whose features the metric works.
-    """
-
-    decoder: str
-    count: int = Field(64, ge=1, le=MOST_IMAGES)
-    columns: int = Field(8, ge=1, le=MOST_COLUMNS)
-    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
-    options: dict[str, Any] = Field(default_factory=dict)
-    reference: str | None = None
-    measured: int = Field(1000, ge=2, le=MOST_IMAGES)
-    metric: str = "frechet"
-    extractor: str = "efficientnet-lite2"
 
 
 class GeneratorPreview:

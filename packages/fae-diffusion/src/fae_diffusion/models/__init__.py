@@ -1,21 +1,31 @@
 """The networks and their configurations."""
 
-from fae_diffusion.models.config import LightningDiTConfig, Sampling, SiTConfig, TransformerConfig
-from fae_diffusion.models.mmdit import MMDiT
-from fae_diffusion.models.mmdit_config import MMDiTConfig
-from fae_diffusion.models.sit import LightningDiT, SiT
-from fae_diffusion.text.condition import TextCondition
-from fae_diffusion.text.config import TextEncoderConfig
+from __future__ import annotations
 
-__all__ = [
-    "LightningDiT",
-    "LightningDiTConfig",
-    "MMDiT",
-    "MMDiTConfig",
-    "Sampling",
-    "SiT",
-    "SiTConfig",
-    "TextCondition",
-    "TextEncoderConfig",
-    "TransformerConfig",
-]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_diffusion.models.config import LightningDiTConfig as LightningDiTConfig
+    from fae_diffusion.models.config import Sampling as Sampling
+    from fae_diffusion.models.config import SiTConfig as SiTConfig
+    from fae_diffusion.models.config import TransformerConfig as TransformerConfig
+    from fae_diffusion.models.mmdit import MMDiT as MMDiT
+    from fae_diffusion.models.mmdit_config import MMDiTConfig as MMDiTConfig
+    from fae_diffusion.models.sit import LightningDiT as LightningDiT
+    from fae_diffusion.models.sit import SiT as SiT
+
+_HOMES = {
+    "LightningDiT": "sit",
+    "LightningDiTConfig": "config",
+    "MMDiT": "mmdit",
+    "MMDiTConfig": "mmdit_config",
+    "Sampling": "config",
+    "SiT": "sit",
+    "SiTConfig": "config",
+    "TransformerConfig": "config",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -6,8 +6,24 @@ transformers prepares an image), heads (the rest of a network, to logits), weigh
 weights come from).
 """
 
-from fae_encoder.backbones.backbone import Backbone
-from fae_encoder.backbones.config import BackboneConfig
-from fae_encoder.backbones.create import build_backbone, create_backbone
+from __future__ import annotations
 
-__all__ = ["Backbone", "BackboneConfig", "build_backbone", "create_backbone"]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_encoder.backbones.backbone import Backbone as Backbone
+    from fae_encoder.backbones.config import BackboneConfig as BackboneConfig
+    from fae_encoder.backbones.create import build_backbone as build_backbone
+    from fae_encoder.backbones.create import create_backbone as create_backbone
+
+_HOMES = {
+    "Backbone": "backbone",
+    "BackboneConfig": "config",
+    "build_backbone": "create",
+    "create_backbone": "create",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
