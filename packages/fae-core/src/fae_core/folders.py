@@ -24,6 +24,7 @@ RUN_METRICS = "metrics.jsonl"
 RUN_CHECKPOINTS = "checkpoints"
 RUN_MODEL = "model"
 RUN_SAMPLES = "samples"
+RUN_TRACKERS = "trackers"
 CHECKPOINT_STATE = "state.json"
 ANY_CHECKPOINT = "step-*"  # see `checkpoint`
 ANY_BAD_BATCH = "bad-batch-*.safetensors"  # see `bad_batch`

@@ -55,3 +55,7 @@ TrainBatch = Annotated[
     typer.Option("--batch-size", min=1, max=LARGEST_BATCH, help="Samples per update, over all processes."),
 ]
 TrainSeed = Annotated[int | None, _SEED]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="Show the run in tensorboard, wandb or trackio, too; repeatable."),
+]

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Config, Device, Out, Overwrite, Processes, Resume, Set, Steps, TrainBatch, TrainSeed
+from fae_core.cli.options import (
+    Config,
+    Device,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Set,
+    Steps,
+    Track,
+    TrainBatch,
+    TrainSeed,
+)
 from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
@@ -37,6 +49,7 @@ class TrainingOptions:
     steps: Steps = None
     batch_size: TrainBatch = None
     seed: TrainSeed = None
+    track: Track = None
     resume: Resume = False
     overwrite: Overwrite = False
     device: Device = None
@@ -47,9 +60,9 @@ class TrainingOptions:
         return self.preset or (None if self.config else default)
 
     @property
-    def training(self) -> dict[str, int]:
+    def training(self) -> dict[str, Any]:
         """Settings of the section `training` that have options of their own, where they were given."""
-        chosen = {"steps": self.steps, "batch_size": self.batch_size, "seed": self.seed}
+        chosen = {"steps": self.steps, "batch_size": self.batch_size, "seed": self.seed, "track": self.track or None}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def train_config(self, settings: dict[str, Any]) -> TrainConfig:

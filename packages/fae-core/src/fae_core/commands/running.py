@@ -31,6 +31,7 @@ _NO_INPUT = (
     "--device",
     "--size",
     "--seed",
+    "--track",
     "--steps",
     "--batch-size",
     "--count",

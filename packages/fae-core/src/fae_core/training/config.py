@@ -71,6 +71,7 @@ class TrainConfig(Config):
     )
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(0, ge=0, description="0: no previews")
+    track: tuple[str, ...] = Field((), description="programs that show the run: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -25,6 +25,7 @@ from fae_core.files import (
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_METRICS, RUN_MODEL
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
+from fae_core.training.tracking import Trackers
 
 _LARGEST_JOURNAL = 2**30
 log = logging.getLogger("fae")
@@ -43,6 +44,7 @@ _FREE_ON_RESUME = {
     "accumulation",
     "max_skipped",
     "stall_limit",
+    "track",
     "verify",
 }
 
@@ -183,11 +185,15 @@ class Journal:
         run: the run folder.
         enabled: whether this process writes.
         resumed_at: the step from which a resumed run goes on; rows of later steps are removed.
+
+    Attributes:
+        trackers: what gets a copy of all that is written; None for nothing.
     """
 
     def __init__(self, run: Path, enabled: bool, resumed_at: int = 0) -> None:
         self.path = run / RUN_METRICS
         self.enabled = enabled
+        self.trackers: Trackers | None = None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         if enabled and self.path.is_file():
@@ -214,6 +220,13 @@ class Journal:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+            if self.trackers is not None:
+                self.trackers.scalars(row)
+
+    def picture(self, step: int, path: Path) -> None:
+        """Show a picture that was written after `step` updates, if it was."""
+        if self.trackers is not None and path.is_file():
+            self.trackers.picture(step, path)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from fae_core import folders
 from fae_core.commands.provenance import provenance
 from fae_core.commands.running import command_to_go_on, recorded_arguments
 from fae_core.errors import FAEError, Interrupted, InvalidFile, InvalidSettings
-from fae_core.files import hold, require_new_folder, staged_folder
+from fae_core.files import hold, read_yaml, require_new_folder, staged_folder
 from fae_core.folders import CHECKPOINT_STATE, RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES
 from fae_core.processes import Processes, processes
 from fae_core.progress import progress
@@ -30,6 +31,7 @@ from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
 from fae_core.training.task import Batch, Task
+from fae_core.training.tracking import Trackers, tracker_classes
 
 log = logging.getLogger("fae")
 
@@ -80,6 +82,7 @@ def train(
             identity = {**(settings or {}).get(RUN_IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), RUN_IDENTITY: identity, "training": config.model_dump(mode="json")}
             recorded |= {RUN_ARGUMENTS: words} if (words := recorded_arguments()) else {}
+            tracker_classes(config.track)  # an unknown name ends the command before a folder is made
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
         engine = Engine(task, config, group)
@@ -88,6 +91,8 @@ def train(
         if start > config.steps:
             raise InvalidSettings(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
         journal = Journal(run, group.is_main, start)
+        if group.is_main and config.track:
+            journal.trackers = held.enter_context(Trackers(config.track, run, read_yaml(run / RUN_CONFIG), start))
         clock = _Clock(seconds)
         skipped = 0
         with (
@@ -204,6 +209,7 @@ def _preview(engine: Engine, run: Path, done: int, clock: _Clock, journal: Journ
                 numbers = engine.task.preview(folder, done, modules)
             if numbers:
                 journal.write({"step": done, "seconds": round(clock.seconds(), 3), **numbers})
+            journal.picture(done, folder / folders.preview_image(done))
     group.barrier()
 
 
