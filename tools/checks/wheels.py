@@ -33,6 +33,9 @@ def encode(folder: Path) -> None:
     """`fae encode` on eight images of two classes; the latents differ from image to image."""
     from PIL import Image
 
+    from fae_core.images import resample
+
+    assert Path(resample.__file__).with_name("resample.c").is_file(), "fae-core's wheel lacks resample.c"
     random = np.random.default_rng(0)
     for name in ("clouds", "stones"):
         (folder / "images" / name).mkdir(parents=True)

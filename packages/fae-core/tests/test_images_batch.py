@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fae_core.images import (
     save_image,
     to_tensor,
 )
+from fae_core.processes import available_threads
 
 
 @pytest.fixture
@@ -43,6 +45,22 @@ def test_a_batch_is_the_images_in_order(folder: Path) -> None:
 def test_threads_change_nothing(folder: Path) -> None:
     source = open_images(folder)
     assert torch.equal(load_batch(source, [0, 2, 3, 5], 8), load_batch(source, [0, 2, 3, 5], 8, threads=3))
+
+
+def test_by_default_as_many_threads_read_as_the_process_has_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, readers = open_images(folder), set[str]()
+    read = source.read
+    monkeypatch.setattr(source, "read", lambda index: (readers.add(threading.current_thread().name), read(index))[1])
+    cores = available_threads()
+    load_batch(source, [0, 2, 3, 5] * 20, 8)
+    assert len(readers) <= cores
+    assert (threading.current_thread().name in readers) == (cores == 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert available_threads() == max(1, cores // 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert available_threads() == 1
 
 
 def test_a_batch_with_an_unreadable_image_names_it(folder: Path) -> None:

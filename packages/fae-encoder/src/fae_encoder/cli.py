@@ -56,8 +56,11 @@ def encode(
         int | None, typer.Option("--shard-size", min=1, help="Samples per file; about 64 MiB by default.")
     ] = None,
     threads: Annotated[
-        int, typer.Option("--threads", min=1, max=MOST_PROCESSES, help="Threads that decode images, per process.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--threads", min=1, max=MOST_PROCESSES, help="Threads that decode images, per process; default: all cores."
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     processes: Processes = 1,

@@ -12,20 +12,23 @@ from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.source import ImageSource
-from fae_core.images.transform import center_crop, to_tensor
+from fae_core.images.transform import as_height_width, crop_tensor
+from fae_core.processes import available_threads
 
 Result = TypeVar("Result")
 _NAMED = 5  # unreadable images that a message names
 
 
-def load_batch(source: ImageSource, indices: Sequence[int], size: int | tuple[int, int], *, threads: int = 1) -> Tensor:
+def load_batch(
+    source: ImageSource, indices: Sequence[int], size: int | tuple[int, int], *, threads: int | None = None
+) -> Tensor:
     """Centre crops of some images.
 
     Args:
         source: the images.
         indices: which of them, at least one.
         size: of the crops in pixels, one side or (height, width).
-        threads: how many images are decoded at the same time.
+        threads: how many images are decoded at the same time; None: as many as the process may use cores.
 
     Returns:
         (B, 3, H, W), fp32 in [0, 1].
@@ -35,14 +38,24 @@ def load_batch(source: ImageSource, indices: Sequence[int], size: int | tuple[in
     """
     if len(indices) == 0:
         raise DataError("a batch needs at least one image")
-    return torch.stack(_map(lambda index: read_tensor(source, index, size), indices, threads))
+    height, width = as_height_width(size)
+    batch = torch.empty(len(indices), 3, height, width)
+    rows = batch.unbind()
+    _map(
+        lambda row: read_tensor(source, indices[row], size, rows[row]),
+        range(len(indices)),
+        threads or available_threads(),
+    )
+    return batch
 
 
-def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int]) -> Tensor:
-    """The centre crop of one image: (3, H, W), fp32 in [0, 1]. Arguments and errors are those of `load_batch`."""
+def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int], out: Tensor | None = None) -> Tensor:
+    """The centre crop of one image: (3, H, W), fp32 in [0, 1], in `out` where it is given (see `crop_tensor`).
+
+    Arguments and errors are those of `load_batch`.
+    """
     with DECODING.share():  # until the image is down to the size asked for
-        cropped = center_crop(source.read(index), size)
-    return to_tensor(cropped)
+        return crop_tensor(source.read(index), size, out)
 
 
 def readable_images(

@@ -13,6 +13,7 @@ from fae_core.errors import DataError
 from fae_core.images import ImageSource, load_batch
 from fae_core.images.identity import content_identity
 from fae_core.models.identity import model_identity
+from fae_core.processes import available_threads
 from fae_core.protocols import PosteriorTokenizer, Tokenizer, read_size
 from fae_core.random import SlotRandom
 
@@ -25,14 +26,14 @@ class LiveLatents:
     Args:
         source: the images.
         tokenizer: what encodes them.
-        threads: how many threads decode the images of a batch.
+        threads: how many threads decode the images of a batch; None: as many as the process has cores.
 
     Raises:
         DataError: the tokenizer's latents have no statistics yet.
     """
 
-    def __init__(self, source: ImageSource, tokenizer: Tokenizer, *, threads: int = 2) -> None:
-        self.source, self.tokenizer, self.threads = source, tokenizer, threads
+    def __init__(self, source: ImageSource, tokenizer: Tokenizer, *, threads: int | None = None) -> None:
+        self.source, self.tokenizer, self.threads = source, tokenizer, threads or available_threads()
         self.spec, self.folder = tokenizer.spec, "the encoded images"
         if not self.spec.is_normalized:
             raise DataError(

@@ -23,6 +23,7 @@ from fae_core.images.identity import content_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.transform import resize
 from fae_core.latent_store.statistics import ChannelSums
+from fae_core.processes import available_threads
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
 
@@ -39,14 +40,19 @@ class DataConfig(Config):
         cache_gb: Memory in GiB per process for features and targets; with `flip` they are not kept.
         statistics_images: How many images, evenly spread over the data, are used to measure statistics.
         read_batch: Images at a time in passes over the data.
-        read_threads: Threads that decode them.
+        read_threads: Threads that decode images; None: as many as the process may use cores.
     """
 
     flip: bool = False
     cache_gb: float = Field(default=4.0, ge=0)
     statistics_images: int = Field(default=50_000, ge=1)
     read_batch: int = Field(default=64, ge=1)
-    read_threads: int = Field(default=2, ge=1)
+    read_threads: int | None = Field(default=None, ge=1)
+
+    @property
+    def threads(self) -> int:
+        """How many threads decode images."""
+        return self.read_threads or available_threads()
 
 
 class StageData:
@@ -168,7 +174,7 @@ class StageData:
 
     def _read(self, rows: list[int]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], on the CPU."""
-        return load_batch(self.source, rows, self.image_size, threads=self.config.read_threads)
+        return load_batch(self.source, rows, self.image_size, threads=self.config.threads)
 
     def feature_batches(self, indices: range | list[int], description: str) -> Iterator[Tensor]:
         """Features (B, N, D) of some images in order, from memory or computed."""
@@ -196,7 +202,7 @@ class StageData:
                 known["target"] = self._targets[indices].float() / 255
             if self._targets is not None or self.target_size is None:
                 return known
-        images = load_batch(self.source, indices, self.image_size)
+        images = load_batch(self.source, indices, self.image_size, threads=self.config.threads)
         if known:
             return {**known, "target": self.as_target(images)}
         if self.config.flip:

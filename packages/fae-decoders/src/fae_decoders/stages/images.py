@@ -55,11 +55,11 @@ class ImageData:
             images = torch.where(random.uniform((1, 1, 1), "flip") < 0.5, images.flip(-1), images)
         return images
 
-    def read(self, indices: list[int], threads: int = 1) -> Tensor:
+    def read(self, indices: list[int]) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] as they are."""
         if self._kept is not None:
             return self._kept[indices].float() / 255
-        return load_batch(self.source, indices, self.size, threads=threads)
+        return load_batch(self.source, indices, self.size, threads=self.config.threads)
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
@@ -70,5 +70,5 @@ class ImageData:
         with progress(len(indices), description, enabled=is_first_process()) as bar:
             for start in range(0, len(indices), self.config.read_batch):
                 rows = list(indices[start : start + self.config.read_batch])
-                yield rows, self.read(rows, self.config.read_threads)
+                yield rows, self.read(rows)
                 bar.advance(len(rows))

@@ -24,6 +24,7 @@ from fae_core.images.halving import HalvingBatches
 from fae_core.images.read_ahead import read_ahead
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
 from fae_core.latent_store.format import default_shard_size, read_index, read_plan
+from fae_core.processes import available_threads
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -75,7 +76,7 @@ class EncodeConfig(Config):
         precision: of the encoder's arithmetic.
         seed: of the draws of posterior="sample".
         statistics: those by which the store normalises: "encoder", "data", or "auto" (the encoder's if it has any).
-        threads: that decode images, per process.
+        threads: that decode images, per process; None: as many as it may use cores.
     """
 
     batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH)
@@ -86,7 +87,7 @@ class EncodeConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=SMALLEST_SEED, le=LARGEST_SEED)
     statistics: Literal["auto", "encoder", "data"] = "auto"
-    threads: int = Field(default=4, ge=1, le=MOST_PROCESSES)
+    threads: int | None = Field(default=None, ge=1, le=MOST_PROCESSES)
 
 
 def encode_dataset(
@@ -257,7 +258,8 @@ def _encode_shard(
 ) -> None:
     """Write one shard, which depends only on its range of the source, whichever process computes it."""
     ahead = -(-config.batch_size // _GROUP) * _GROUP
-    reading = read_ahead(inputs.read, shard.range, threads=config.threads, ahead=ahead)
+    threads = config.threads or available_threads()
+    reading = read_ahead(inputs.read, shard.range, threads=threads, ahead=ahead)
     while group := dict(itertools.islice(reading, _GROUP)):
         read = {place: one for place, one in group.items() if isinstance(one, Tensor)}
         for place in group.keys() - read.keys():

@@ -22,6 +22,7 @@ from fae_core.images.classes import check_labels
 from fae_core.images.identity import content_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.models.folder import checked_names
+from fae_core.processes import available_threads
 from fae_core.protocols import can_decode
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
@@ -155,11 +156,13 @@ class SourceSamples(Samples):
         source: the images.
         size: side, or (h, w), of a centre crop; None takes pixels as they are.
         origin: where they come from, in words.
-        threads: how many images are decoded side by side.
+        threads: how many images are decoded side by side; None: as many as the process may use cores.
     """
 
-    def __init__(self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int = 4) -> None:
-        self.source, self.size, self.origin, self.threads = source, size, origin, threads
+    def __init__(
+        self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int | None = None
+    ) -> None:
+        self.source, self.size, self.origin, self.threads = source, size, origin, threads or available_threads()
         self.labels = list(source.labels) if source.labels is not None else None
         self.classes = source.classes
         names = (source.name(i) for i in range(len(source)))
