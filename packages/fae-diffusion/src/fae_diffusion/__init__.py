@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from fae_diffusion.models import Sampling as Sampling
     from fae_diffusion.models import SiT as SiT
     from fae_diffusion.models import SiTConfig as SiTConfig
-    from fae_diffusion.models import TextCondition as TextCondition
     from fae_diffusion.samplers import integrate as integrate
     from fae_diffusion.samplers import integrate_sde as integrate_sde
     from fae_diffusion.samplers import sde_grid as sde_grid
     from fae_diffusion.samplers import time_grid as time_grid
+    from fae_diffusion.text.condition import TextCondition as TextCondition
     from fae_diffusion.transport import Transport as Transport
     from fae_diffusion.transport import shift_time as shift_time
 
@@ -33,7 +33,7 @@ _HOMES = {
     "Sampling": "models",
     "SiT": "models",
     "SiTConfig": "models",
-    "TextCondition": "models",
+    "TextCondition": "text.condition",
     "Transport": "transport",
     "integrate": "samplers",
     "integrate_sde": "samplers",

@@ -20,8 +20,9 @@ from fae_core.processes import processes
 from fae_core.random import SlotRandom
 from fae_core.training import GeneratorTask, LiveLatents, PreviewConfig, TrainConfig
 from fae_core.training.task import Batch
-from fae_diffusion.models import MMDiT, MMDiTConfig, TextCondition
+from fae_diffusion.models import MMDiT, MMDiTConfig
 from fae_diffusion.text.cache import TextCache
+from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
 
