@@ -20,6 +20,7 @@ PIXEL_DECODER = "pixel_decoder"
 RUN_CONFIG = "config.yaml"
 RUN_IDENTITY = "identity"  # a section of config.yaml: hashes of the data and models that the run reads
 RUN_ARGUMENTS = "arguments"  # a section of config.yaml: the words of the training command
+RUN_MEASURED = "measured"  # a section of config.yaml: what was measured on the data before the first step
 RUN_METRICS = "metrics.jsonl"
 RUN_CHECKPOINTS = "checkpoints"
 RUN_MODEL = "model"

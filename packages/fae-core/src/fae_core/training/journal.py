@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fae_core.files import (
     require_new_folder,
     write_atomic,
 )
-from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_METRICS, RUN_MODEL
+from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED, RUN_METRICS, RUN_MODEL
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 from fae_core.training.tracking import Trackers
@@ -33,6 +34,7 @@ log = logging.getLogger("fae")
 # Settings that may differ between a run and its continuation, because they do not change what is computed.
 _FREE_ON_RESUME = {
     RUN_ARGUMENTS,
+    RUN_MEASURED,
     "checkpoint_every",
     "keep_checkpoints",
     "keep_at",
@@ -57,6 +59,7 @@ _PLACES = {
     "features",
     "autoencoder",
     "init",
+    "reference",
     "encoder.backbone.weights",
     "model.text_encoder.name",
 }
@@ -100,6 +103,13 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         return
     with begun_folder(run, overwrite=overwrite, kind="run", resumable=RUN_CONFIG) as folder:
         _write_config(folder / RUN_CONFIG, settings)
+
+
+def record_measured(run: Path, measured: Mapping[str, float]) -> None:
+    """Add to config.yaml what was measured on the data before the first step, by name; nothing where that is empty."""
+    if measured:
+        path = run / RUN_CONFIG
+        _write_config(path, {**read_yaml(path), RUN_MEASURED: dict(measured)})
 
 
 class _Dumper(yaml.SafeDumper):

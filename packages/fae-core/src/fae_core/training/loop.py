@@ -26,7 +26,7 @@ from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
-from fae_core.training.journal import Journal, open_run
+from fae_core.training.journal import Journal, open_run, record_measured
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
@@ -86,6 +86,8 @@ def train(
             open_run(run, recorded, resume=resume, overwrite=overwrite)
         group.barrier()
         engine = Engine(task, config, group)
+        if group.is_main:
+            record_measured(run, task.measured)
         checkpoints = Checkpoints(run, group, config.keep_checkpoints, config.keep_at)
         start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
         if start > config.steps:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,12 +49,14 @@ class Task(ABC):
         ema_modules: the names of those that keep a moving average.
         read_groups: sizes of the files or row groups that samples lie in, where reading out of order is slow.
         phases: the optimisers and their losses.
+        measured: numbers that `prepare` found out about the data, by name; config.yaml records them.
     """
 
     modules: dict[str, nn.Module]
     ema_modules: tuple[str, ...] = ()
     read_groups: Sequence[int] | None = None
     phases: list[Phase]
+    measured: Mapping[str, float] = MappingProxyType({})
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Forward the earlier names of `prepare` and `read_groups`, for one release."""

@@ -83,6 +83,27 @@ def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
     return FAEEncoder.from_preset(source, **chosen, **fields)
 
 
+def named_features(settings: dict[str, Any]) -> tuple[str, bool] | None:
+    """The backbone of an encoder section and whether its features are standardised, before anything is loaded.
+
+    Args:
+        settings: as of `build_encoder`.
+
+    Returns:
+        Both, as the preset and the fields over it say; None for an encoder that is read from a folder.
+
+    Raises:
+        UnknownName: there is no such preset.
+    """
+    from fae_core.models.presets import load_preset
+
+    source = settings.get("preset")
+    if source is None or Path(source).is_dir():
+        return None
+    model = merge(load_preset(source, "fae-encoder").get("model", {}), settings)
+    return str(model.get("backbone", {}).get("name")), bool(model.get("standardize_features", False))
+
+
 def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource) -> FeatureStore | None:
     """What --features names. Raises FAEError where it does not fit the encoder or the images."""
     from fae_encoder.store.feature_store import FeatureStore

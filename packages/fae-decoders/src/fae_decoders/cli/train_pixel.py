@@ -47,6 +47,13 @@ def train_pixel(
     encoder: Encoder = None,
     weights: Weights = None,
     features: Features = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            help="noise: preset or folder of the encoder that noise.sigma is for; scales it by the features' norm.",
+        ),
+    ] = None,
     split: Split = None,
 ) -> None:
     """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
@@ -70,14 +77,17 @@ def train_pixel(
     from fae_core.models.build import seeded
     from fae_core.models.identity import model_checksum
     from fae_core.training import TrainConfig
-    from fae_decoders.cli.stage import recorded, stage_settings
+    from fae_decoders.cli.stage import named_features, recorded, stage_settings
     from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
     from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
+    from fae_decoders.stages.pixel_noise import NOT_MEASURED
 
     if autoencoder is not None and encoder is not None:
         raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
     if stage is Stage.FINETUNE and (encoder is not None or weights is not None):
         raise FAEError("--encoder and --weights are for stage noise; stage finetune takes the encoder of --autoencoder")
+    if stage is Stage.FINETUNE and reference is not None:
+        raise FAEError("--reference is for stage noise; stage finetune adds no noise to features")
     if init is not None and "model" in parse_overrides(options.overrides):
         raise FAEError("the pixel decoder is the one of --init, as it is; leave --set model... out")
     preset, config = options.preset_or(DEFAULT_PRESET), options.config
@@ -97,12 +107,19 @@ def train_pixel(
     own = PixelNoiseConfig if stage is Stage.NOISE else PixelFinetuneConfig
     for section, config_class in (("model", PixelDecoderConfig), (stage.value, own)):
         require_fields(config_class, settings[section], f"{section} settings")
+    if stage is Stage.NOISE:
+        if reference is not None:  # the rule goes over a preset's absolute sigma; a number that is set is not replaced
+            settings["noise"] = {"reference_rms": NOT_MEASURED, **settings["noise"], "relative": True}
+        noise = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
+        noise.require_reference(reference is not None)
+        if (named := named_features(settings["encoder"])) is not None:
+            noise.require_unit(*named)
     source = readable_source(data, split)
 
     # Encoder, decoder and discriminator: every fresh weight comes from the seed.
     def build() -> PixelNoiseTask | PixelFinetuneTask:
         if stage is Stage.NOISE:
-            return _noise_task(source, settings, init, weights, features)
+            return _noise_task(source, settings, init, weights, features, reference)
         return _finetune_task(source, settings, autoencoder, init, features)
 
     task = seeded(train_config.seed, build)
@@ -124,6 +141,7 @@ def train_pixel(
             **({"features": str(features)} if features else {}),
             "autoencoder": autoencoder,
             "init": init,
+            **({"reference": reference} if reference else {}),
             "identity": start,
             "encoder": recorded(task.encoder.config),
             "model": recorded(task.modules["pixel_decoder"].config),
@@ -139,6 +157,7 @@ def _noise_task(
     init: str | None,
     weights: str | None,
     features: Path | None,
+    reference: str | None,
 ) -> PixelNoiseTask:
     from fae_core.config import parse_config
     from fae_decoders.cli.stage import build_encoder, known_features
@@ -150,10 +169,12 @@ def _noise_task(
     built = build_encoder(settings["encoder"], weights)
     known = known_features(features, built, source)
     if init is not None:
-        return PixelNoiseTask(built, load_pixel_decoder(init), source, stage, known)
-    shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}
-    model = parse_config(PixelDecoderConfig, {**settings["model"], **shapes}, "model settings")
-    return PixelNoiseTask(built, PixelDecoder(model), source, stage, known)
+        decoder = load_pixel_decoder(init)
+    else:
+        shapes = {"feature_dim": built.backbone.dim, "grid": built.backbone.grid, "image_size": built.spec.image_size}
+        decoder = PixelDecoder(parse_config(PixelDecoderConfig, {**settings["model"], **shapes}, "model settings"))
+    measured = None if reference is None else build_encoder({"preset": reference}, None)
+    return PixelNoiseTask(built, decoder, source, stage, known, measured)
 
 
 def _finetune_task(

