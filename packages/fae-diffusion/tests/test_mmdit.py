@@ -10,6 +10,7 @@ import torch
 
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, InvalidFile
+from fae_core.models.presets import load_preset
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.testing import GeneratorConformance, shared_folder
@@ -76,12 +77,48 @@ def test_the_original_s_numbers() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("mmdit-256", 603_456_544), ("mmdit-384", 2_017_838_624)]
-)  # printed as 603.46 M and 2017.84 M
-def test_parameter_counts_of_the_paper(name: str, count: int) -> None:
+def count(name: str, **fields: object) -> int:
     with torch.device("meta"):
-        assert sum(p.numel() for p in MMDiT.from_preset(name).parameters()) == count
+        return sum(p.numel() for p in MMDiT.from_preset(name, **fields).parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"), [("mmdit-256", 603_456_544), ("mmdit-384", 2_017_838_624)]
+)  # printed as 603.46 M and 2017.84 M
+def test_parameter_counts_of_the_paper(name: str, printed: int) -> None:
+    """Appendix D's are met by SigLIP2's text width, or by 1024 and a learned table of positions for 128 text tokens."""
+    assert count(f"{name}-siglip2") == printed
+    table = 128 * load_preset(name)["model"]["width"]
+    assert count(name, text_width=1024) + table == printed
+
+
+def test_t5_xl_s_width_meets_table_3_and_not_appendix_d() -> None:
+    assert load_preset("mmdit-256")["model"]["text_width"] == load_preset("mmdit-384")["model"]["text_width"] == 2048
+    assert count("mmdit-256") == 604_374_048
+    assert round(count("mmdit-256") / 1e6) == 604  # table 3; appendix D prints 603.46 M
+    assert count("mmdit-384") == 2_019_214_880
+
+
+@pytest.mark.parametrize("size", [256, 384])
+def test_the_paper_s_text_model_reads_t5_xl_and_its_variant_siglip2(size: int) -> None:
+    """Section 5.2 and table 3 name T5-XL; the variant differs in the text alone."""
+    paper, variant = (load_preset(f"mmdit-{size}{end}") for end in ("", "-siglip2"))
+    assert paper["model"]["text_encoder"] == {"name": "google/flan-t5-xl", "max_length": 128}
+    name = f"google/siglip2-giant-opt-patch16-{size}"
+    assert variant["model"]["text_encoder"] == {"name": name, "max_length": 64}
+    text = {"text_width", "text_encoder", "null_length"}
+    assert {k: v for k, v in paper["model"].items() if k not in text} == {
+        k: v for k, v in variant["model"].items() if k not in text
+    }
+    assert (paper["training"], paper["spec"]) == (variant["training"], variant["spec"])
+
+
+def test_the_former_name_of_the_t5_preset_names_the_present_one() -> None:
+    for command in ("info mmdit-256-t5", "config mmdit-256-t5", "train diffusion --preset mmdit-256-t5 --out none"):
+        with pytest.raises(FAEError, match="the preset mmdit-256-t5 is named mmdit-256 now"):
+            invoke(command.split())
+    with pytest.raises(FAEError, match="the preset mmdit-256-t5 is named mmdit-256 now"):
+        MMDiT.from_preset("mmdit-256-t5")
 
 
 def test_masked_tokens_do_not_matter(model: MMDiT) -> None:

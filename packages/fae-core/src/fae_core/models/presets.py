@@ -12,6 +12,7 @@ from fae_core.files import read_yaml
 from fae_core.plugins import load_plugins
 
 DESCRIPTION = ("description", "parameters", "paper", "spec")  # sections that are not settings of a run
+RENAMED = {"mmdit-256-t5": "mmdit-256"}  # presets that went away, for one release
 
 
 @functools.cache
@@ -41,8 +42,11 @@ def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
 
     Raises:
         UnknownName: Where no preset of this kind has the name; suggests the nearest names.
+        FAEError: Where the preset has another name now, which the message gives.
     """
     files = preset_files()
+    if name in RENAMED and name not in files:
+        raise FAEError(f"the preset {name} is named {RENAMED[name]} now")
     preset = read_preset(files[name]) if name in files else {}
     if name in files and (kind is None or preset["model_type"] == kind):
         return preset
