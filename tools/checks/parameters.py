@@ -31,13 +31,15 @@ What the table cannot show:
 
 - With a last norm (`final_norm: true`) the feature decoder has 170,428,416 and the pixel decoder 305,360,896
   parameters, which print as the same 170.43 M and 305.36 M: the paper does not tell which it has.
-- MMDiT: section 5.2 and table 3 name T5-XL, whose present version is 2048 wide: 604,374,048 parameters, which round to
-  table 3's 604 M, not to appendix D's 603.46 M (and 2,019,214,880 for 384, not 2017.84 M). Two readings meet both counts
-  of appendix D to the digit, 603,456,544 and 2,017,838,624: a text width of 1152, as SigLIP2 g-opt has it
-  (`mmdit-256-siglip2`, `mmdit-384-siglip2`); or one of 1024, as T5's first version of 3 B has it, with a learned
+- MMDiT: section 5.2 and table 3 name T5-XL, whose present version is 2048 wide. That gives 604,374,048 parameters (384:
+  2,019,214,880), which round to table 3's 604 M, not to appendix D's 603.46 M (2017.84 M). Two readings meet both
+  counts of appendix D, 603,456,544 and 2,017,838,624: a text width of 1152, as SigLIP2 g-opt has it
+  (`mmdit-256-siglip2`, `mmdit-384-siglip2`); or one of 1024, as T5's first version of that size has it, with a learned
   position for each of 128 text tokens (1024 + 128 = 1152). The paper does not tell which. `mmdit-256` and `mmdit-384`
-  read T5-XL as the text says; no preset has learned text positions, which nothing but the count speaks for. A test
+  read T5-XL as the text says; no preset has learned text positions, as nothing but the count speaks for them. A test
   computes all three.
+- Section 5.3's 1.4 B does not tell which choices STARFlow's "default configuration" has: a learned first token adds 192
+  parameters, the last norms 12,288.
 - `conv-vae-f8` has the 83,653,863 parameters that diffusers counts in SD's autoencoder.
 """
 

@@ -23,11 +23,47 @@ def test_starflow_1b_has_the_papers_parameters_before_conditioning() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["starflow-tiny", "starflow-demo", "starflow-cifar10", "starflow-cifar10-cpu", "starflow-1b"]
+    "name",
+    [
+        "starflow-tiny",
+        "starflow-demo",
+        "starflow-cifar10",
+        "starflow-cifar10-cpu",
+        "starflow-1b",
+        "starflow-1b-released",
+    ],
 )
 def test_every_preset_has_the_parameters_it_states_and_valid_training_settings(name) -> None:
     assert _count(name) == load_preset(name)["parameters"]
     TrainConfig.model_validate(load_preset(name)["training"])
+
+
+def test_the_printed_count_does_not_tell_which_choices_the_paper_took() -> None:
+    """Section 5.3 prints 1.4 B: a learned first token adds 192 parameters, a last norm 12,288."""
+    assert _count("starflow-1b", sos=True) - _count("starflow-1b") == 192
+    assert _count("starflow-1b", final_norm=True) - _count("starflow-1b") == 6 * 2048
+    assert _count("starflow-1b-released") == _count("starflow-1b") + 192 + 6 * 2048
+    assert {f"{_count(name) / 1e9:.1f}" for name in ("starflow-1b", "starflow-1b-released")} == {"1.4"}
+
+
+def test_both_presets_train_the_paper_s_epochs() -> None:
+    """400 epochs of ImageNet's 1,281,167 images."""
+    paper, released = (load_preset(name)["training"] for name in ("starflow-1b", "starflow-1b-released"))
+    assert paper == released
+    assert paper["steps"] == round(400 * 1_281_167 / paper["batch_size"]) == 1_000_912
+
+
+def test_the_released_preset_has_the_choices_of_the_released_image_configuration() -> None:
+    """configs/starflow_3B_t2i_256x256.yaml; its sizes, text and rates are not taken."""
+    plain, released = (load_preset(name)["model"] for name in ("starflow-1b", "starflow-1b-released"))
+    assert {name: (plain[name], value) for name, value in released.items() if plain[name] != value} == {
+        "sos": (False, True),
+        "scale": ("exp", "softplus"),  # use_softplus
+        "final_norm": (False, True),  # use_final_norm
+        "soft_clip": (0.0, 4.0),
+        "regularization": (0.0, 1e-4),  # latent_norm_regularization
+        "order": ("R2L", "L2R"),  # seq_order
+    }
 
 
 @pytest.mark.parametrize(
