@@ -16,6 +16,7 @@ from fae_core import LatentSpec, LatentSpecMismatch, LatentStore, load_generator
 from fae_core.cli.main import main
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError
+from fae_core.files import read_yaml
 from fae_core.images import load_batch, open_images
 from fae_core.random import SlotRandom
 from fae_core.training import LiveLatents
@@ -226,6 +227,37 @@ def test_live_latents_are_those_of_the_store(line: Path) -> None:
     from_store, _ = store.read([3, 17, 5], SlotRandom(0, range(3)))
     torch.testing.assert_close(drawn, from_store, atol=1e-3, rtol=0)
     store.spec.require(live.spec)
+
+
+def test_live_latents_mirror_the_images_that_a_store_with_mirror_images_mirrors(line: Path, tmp_path: Path) -> None:
+    fae(
+        "encode --data {r}/data/train --model {r}/tokenizer --flip --dtype float32 --out {t}/latents",
+        r=line,
+        t=tmp_path,
+    )
+    live = LiveLatents(open_images(str(line / "data" / "train")), load_tokenizer(line / "tokenizer"), flip=True)
+    store, plain = LatentStore(tmp_path / "latents"), LatentStore(line / "latents")
+    places = list(range(12))
+    drawn, _ = live.read(places, SlotRandom(0, places))
+    torch.testing.assert_close(drawn, store.read(places, SlotRandom(0, places))[0], atol=1e-3, rtol=0)
+    unlike = (drawn - plain.read(places, SlotRandom(0, places))[0]).abs().flatten(1).amax(1) > 0.01
+    assert 0 < unlike.sum() < 12, "some images are mirrored, and some are not"
+    torch.testing.assert_close(live.read(places)[0], plain.read(places)[0], atol=1e-4, rtol=0)
+
+
+def test_flip_is_for_images_is_recorded_and_stays_when_training_goes_on(line: Path, tmp_path: Path) -> None:
+    live = (
+        "train diffusion --data {r}/data/train --tokenizer {r}/tokenizer --preset sit-tiny --batch-size 4 "
+        "--set training.schedule_steps=9 --out {t}/x"
+    )
+    fae(live + " --flip --steps 1", r=line, t=tmp_path)
+    assert read_yaml(tmp_path / "x" / "config.yaml")["flip"] is True
+    with pytest.raises(FAEError, match="flip"):
+        fae(live + " --resume --steps 2", r=line, t=tmp_path)
+    fae(live + " --flip --resume --steps 2", r=line, t=tmp_path)
+    for command in ("diffusion", "flow"):
+        with pytest.raises(FAEError, match="--flip is for --data; a latent store has mirror images where"):
+            fae(f"train {command} --latents {{r}}/latents --flip --out {{t}}/y", r=line, t=tmp_path)
 
 
 def test_training_needs_latents_or_images_with_a_tokenizer(line: Path, tmp_path: Path) -> None:

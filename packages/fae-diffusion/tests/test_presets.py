@@ -37,6 +37,23 @@ def test_the_ladder_adds_one_thing_at_a_time() -> None:
     assert len({(r.width, r.depth, r.heads, r.patch_size, r.class_dropout) for r in rungs}) == 1
 
 
+def test_lightningdit_s_own_training_differs_in_times_and_loss_alone() -> None:
+    """Its configurations have use_lognorm and use_cosine_loss."""
+    paper, official = load_preset("lightningdit-xl"), load_preset("lightningdit-xl-official")
+    transport = paper["model"].pop("transport")
+    assert official["model"].pop("transport") == {**transport, "time": "logit_normal", "cosine": 1.0}
+    sections = ("model", "training", "spec", "parameters")
+    assert [paper[name] for name in sections] == [official[name] for name in sections]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "paper" in load_preset(name)])
+def test_presets_of_the_paper_draw_uniform_times_and_have_no_cosine_term(name: str) -> None:
+    """Open in the paper; the same for all, so that table 6's rungs differ in the network alone."""
+    preset = load_preset(name)
+    transport = CLASSES[preset["model_type"]].config_class.model_validate(preset["model"]).transport
+    assert (transport.time, transport.cosine) == ("uniform", 0.0)
+
+
 def test_a_preset_is_bound_to_any_latent_space() -> None:
     spec = LatentSpec(8, 6, 10, (96, 160), "toy/backbone")
     model = LightningDiT.from_preset("lightningdit-tiny", spec=spec, classes=4, patch_size=2)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrite
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -41,6 +41,7 @@ def train_diffusion(
     latents: Latents = None,
     data: LiveData = None,
     tokenizer: LiveTokenizer = None,
+    flip: LiveFlip = False,
     text_cache: Annotated[
         Path | None,
         typer.Option("--text-cache", help="mmdit: where caption embeddings are kept; default LATENTS.text."),
@@ -85,6 +86,7 @@ def train_diffusion(
         latents=latents,
         data=data,
         tokenizer=tokenizer,
+        flip=flip,
         task_factories={"mmdit": partial(caption_task, cache=text_cache, template=caption_template, choice=choice)},
         check=check,
     )

@@ -7,14 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveTokenizer, Out, Overwrite
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
 
 @training_command("starflow-tiny", "starflow")
 def train_flow(
-    options: TrainingOptions, latents: Latents = None, data: LiveData = None, tokenizer: LiveTokenizer = None
+    options: TrainingOptions,
+    latents: Latents = None,
+    data: LiveData = None,
+    tokenizer: LiveTokenizer = None,
+    flip: LiveFlip = False,
 ) -> None:
     """Train a STARFlow on a latent store; classes follow the store's labels.
 
@@ -25,8 +29,8 @@ def train_flow(
     from fae_core.cli.training import train_generator
     from fae_flow import STARFlow
 
-    classes = {"starflow": STARFlow}
-    train_generator("flow", "starflow-tiny", classes, options, latents=latents, data=data, tokenizer=tokenizer)
+    live = {"data": data, "tokenizer": tokenizer, "flip": flip}
+    train_generator("flow", "starflow-tiny", {"starflow": STARFlow}, options, latents=latents, **live)
 
 
 def import_starflow(

@@ -47,6 +47,10 @@ LiveData = Annotated[
 LiveTokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id.")
 ]
+LiveFlip = Annotated[
+    bool,
+    typer.Option("--flip", help="Mirror half of the images of --data; of --latents, `fae encode --flip` does."),
+]
 
 # Of training; each overrides one setting of the section `training`.
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates; as --set training.steps=N.")]

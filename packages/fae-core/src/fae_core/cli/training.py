@@ -35,6 +35,7 @@ def train_generator(
     latents: Path | None,
     data: str | None = None,
     tokenizer: str | None = None,
+    flip: bool = False,
     task_factories: dict[str, TaskFactory] | None = None,
     check: Callable[[str], None] | None = None,
     **earlier: Any,
@@ -47,6 +48,7 @@ def train_generator(
         generator_classes: model_type -> class.
         options: what every training command takes. Its fields as keyword arguments still work, with a warning.
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
+        flip: mirror half of these images.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
         check: called with the model_type once settings are known, before anything is read or started.
 
@@ -74,12 +76,13 @@ def train_generator(
         return
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
-        store = _open_latents(latents, data, tokenizer, config.verify)
+        store = _open_latents(latents, data, tokenizer, flip, config.verify)
         task, facts = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
             "command": f"fae train {command}",
             "data": str(latents or data),
             **({"tokenizer": tokenizer} if tokenizer else {}),
+            **({"flip": True} if flip else {}),
             "model_type": model_type,
             **facts,
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
@@ -124,8 +127,10 @@ def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
     return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
 
 
-def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None, verify: bool) -> Any:
+def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool) -> Any:
     """The store, or images encoded as they are needed."""
+    if latents is not None and flip:
+        raise DataError("--flip is for --data; a latent store has mirror images where fae encode --flip wrote it")
     if latents is not None and data is None and tokenizer is None:
         from fae_core.latent_store import LatentStore
 
@@ -135,7 +140,7 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
         from fae_core.models.load import load_tokenizer
         from fae_core.training.live_latents import LiveLatents
 
-        return LiveLatents(readable_source(data), load_tokenizer(tokenizer))
+        return LiveLatents(readable_source(data), load_tokenizer(tokenizer), flip=flip)
     raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 

@@ -26,14 +26,18 @@ class LiveLatents:
     Args:
         source: the images.
         tokenizer: what encodes them.
+        flip: mirror half of the images, a new half in every epoch, as reading from a store with mirror images does.
         threads: how many threads decode the images of a batch; None: as many as the process has cores.
 
     Raises:
         DataError: the tokenizer's latents have no statistics yet.
     """
 
-    def __init__(self, source: ImageSource, tokenizer: Tokenizer, *, threads: int | None = None) -> None:
-        self.source, self.tokenizer, self.threads = source, tokenizer, threads or available_threads()
+    def __init__(
+        self, source: ImageSource, tokenizer: Tokenizer, *, flip: bool = False, threads: int | None = None
+    ) -> None:
+        self.source, self.tokenizer, self.flip = source, tokenizer, flip
+        self.threads = threads or available_threads()
         self.spec, self.folder = tokenizer.spec, "the encoded images"
         if not self.spec.is_normalized:
             raise DataError(
@@ -63,12 +67,16 @@ class LiveLatents:
 
         Args:
             indices: which images, (B,).
-            random: B slots, for samples of a posterior; without it a posterior's mean is read.
+            random: B slots, for samples of a posterior and mirror images; without it a posterior's mean of the images
+                as they are is read.
 
         Returns:
             Normalised latents (B, C, h, w), fp32 on the CPU, and labels (B,) or None.
         """
         images = load_batch(self.source, indices, read_size(self.tokenizer), threads=self.threads).to(self._device)
+        if random is not None and self.flip:
+            mirrored = (random.uniform((), "flip") < 0.5).to(self._device)
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
         if random is not None and isinstance(self.tokenizer, PosteriorTokenizer):
             z = self.spec.normalize(self.tokenizer.posterior(images).sample(random))
         else:
