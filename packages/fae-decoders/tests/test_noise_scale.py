@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_fae import PAINT, Gradients, make_encoder
 
+from fae_core.cli.info import as_yaml, resolved_settings
 from fae_core.commands.groups import invoke
 from fae_core.config import parse_config
 from fae_core.errors import FAEError
@@ -143,9 +144,16 @@ def test_the_command_measures_and_records_the_rule(tmp_path: Path) -> None:
     # The rule goes over an absolute sigma that the preset has.
     absolute = "--set noise.relative=false --set noise.sigma_backbones=[timm/other]"
     invoke(f"{command} {absolute} --reference {reference} --out {tmp_path}/run".split())
+    # ... also where a file spells out every default, reference_rms: null among them.
+    settings = resolved_settings("pixel-decoder-tiny")
+    (tmp_path / "all.yaml").write_text(as_yaml({**settings, "encoder": {}}))
+    command_all = command.replace("--preset pixel-decoder-tiny", f"--config {tmp_path}/all.yaml")
+    invoke(f"{command_all} --reference {reference} --out {tmp_path}/all".split())
+    spelled_out = read_yaml(tmp_path / "all" / "config.yaml")["measured"]
     record = read_yaml(tmp_path / "run" / "config.yaml")
     measured = record["measured"]
     assert measured["noise_sigma"] == pytest.approx(0.8, rel=1e-4)
+    assert spelled_out == measured
     assert set(record["identity"]) >= {"images", "backbone", "reference"}
     assert PixelDecoder.from_pretrained(tmp_path / "run").config.noise_sigma == measured["noise_sigma"]
 

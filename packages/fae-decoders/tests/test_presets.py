@@ -5,14 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fae_core.cli.info import resolved_settings
 from fae_core.config import parse_config
 from fae_core.models.presets import load_preset, preset_files
 from fae_decoders import ConvVAE, FeatureDecoder, PixelDecoder
 from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.losses.pixel import PixelLoss
+from fae_decoders.stages import AutoencoderConfig, PixelFinetuneConfig, PixelNoiseConfig, VAEConfig
 
 MODELS = {"conv-vae": ConvVAE, "feature-decoder": FeatureDecoder, "pixel-decoder": PixelDecoder}
+STAGES = {
+    "conv-vae": {"vae": VAEConfig},
+    "feature-decoder": {"autoencoder": AutoencoderConfig},
+    "pixel-decoder": {"noise": PixelNoiseConfig, "finetune": PixelFinetuneConfig},
+}
 PRESETS = sorted(name for name in preset_files() if load_preset(name).get("model_type") in MODELS)
 
 
@@ -82,3 +89,15 @@ def test_the_prior_work_s_losses_are_titok_s() -> None:
         assert (losses.adversarial_weight, losses.lecam, losses.adaptive) == (0.01, 1e-3, "none")
         assert losses.discriminator_start == losses.adversarial_start == 20_000
         assert preset[stage]["data"]["flip"] is True
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if MODELS[load_preset(name)["model_type"]].stage_configs])
+def test_info_prints_a_preset_s_stages_with_their_defaults(name: str) -> None:
+    """... and `fae config` a file that says the same as the preset."""
+    preset, resolved = load_preset(name), resolved_settings(name)
+    for stage, config_class in STAGES[preset["model_type"]].items():
+        own = {key: value for key, value in preset.get(stage, {}).items() if key != "training"}
+        printed = {key: value for key, value in resolved[stage].items() if key != "training"}
+        assert printed.keys() == config_class.model_fields.keys()
+        assert parse_config(config_class, printed, name) == parse_config(config_class, own, name)
+        assert resolved[stage].get("training") == preset[stage].get("training")

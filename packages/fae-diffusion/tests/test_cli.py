@@ -17,6 +17,8 @@ from fae_core.models.presets import load_preset
 from fae_core.spec import LatentSpec
 from fae_core.testing import toy_latents
 from fae_core.training import TrainConfig
+from fae_diffusion import LightningDiT, MMDiT
+from fae_diffusion.samplers.config import sampling_with
 
 SPEC = LatentSpec(4, 2, 2, 32, "toy/backbone", fingerprint="toy")
 
@@ -95,3 +97,18 @@ def test_info_prints_the_settings_of_training_and_sampling_with_their_defaults(c
     assert (
         printed["model"]["sampling"]["method"] == "euler" and printed["model"]["transport"]["prediction"] == "velocity"
     )
+
+
+@pytest.mark.parametrize(("preset", "scales"), [("lightningdit-xl", [0.9, 1.0, 2.5]), ("mmdit-256", [1.5])])
+def test_info_prints_what_each_name_of_sampling_takes(preset: str, scales: list[float], capsys) -> None:
+    """As `fae sample --sampling NAME` resolves it: the preset's own settings with those of the name over them."""
+    invoke(["info", preset])
+    printed = yaml.safe_load(capsys.readouterr().out.partition("\n\n")[2])["sampling"]
+    model_class = {"lightningdit-xl": LightningDiT, "mmdit-256": MMDiT}[preset]
+    own = model_class.config_class.model_validate(load_preset(preset)["model"]).sampling
+    for name, options in model_class.named_sampling.items():
+        assert printed[name] == sampling_with(own, options).model_dump(mode="json")
+    guided, unguided = printed["paper-guided"], printed["paper-unguided"]
+    assert (unguided["method"], unguided["steps"], unguided["guidance"]["scale"]) == ("sde", 250, 1.0)
+    assert (guided["method"], guided["steps"]) == ("euler", 250)
+    assert [part[2] for part in guided["guidance"]["parts"] or [[0, 0, guided["guidance"]["scale"]]]] == scales

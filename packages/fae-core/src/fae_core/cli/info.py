@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +74,8 @@ def info(
 ) -> None:
     """Describe a preset or a folder: type, latent space, parameters (counted on the meta device).
 
-    Of a preset also its settings: of model, sampling and training those that it leaves to their defaults, too.
+    Of a preset also its settings of model, training and the stages that train it, with those that it leaves to their
+    defaults, and what each `fae sample --sampling NAME` takes.
 
     Example: fae info lightningdit-xl --gpus 8
     """
@@ -86,6 +88,9 @@ def info(
     if target in preset_files() and not Path(target).exists():
         facts["settings"] = resolved_settings(target)
         say("\n" + as_yaml(facts["settings"]))
+        if named := named_sampling(target):
+            facts["sampling"] = named
+            say("# fae sample --sampling NAME\n" + as_yaml({"sampling": named}))
     if gpus is None and not measure:
         return
     from fae_core.cost import table as training_cost
@@ -134,7 +139,7 @@ def describe(target: str) -> dict[str, Any]:
 
 
 def resolved_settings(preset: str) -> dict[str, Any]:
-    """The settings of a preset: model and training with their defaults, other sections as they stand.
+    """The settings of a preset: model, training and stages with their defaults, other sections as they stand.
 
     Args:
         preset: Its name.
@@ -149,10 +154,37 @@ def resolved_settings(preset: str) -> dict[str, Any]:
     found = load_preset(preset)
     sections = {name: value for name, value in found.items() if name not in DESCRIPTION}
     model_class = _model_class(preset)
-    for name, config_class in (("model", model_class.config_class), ("training", TrainConfig)):
+    stages = {name: pkgutil.resolve_name(where) for name, where in getattr(model_class, "stage_configs", {}).items()}
+    for name, config_class in {"model": model_class.config_class, "training": TrainConfig, **stages}.items():
         if name in sections:
-            sections[name] = parse_config(config_class, sections[name], f"preset {preset}").model_dump(mode="json")
+            fields = dict(sections[name])
+            own = {"training": fields.pop("training")} if name in stages and "training" in fields else {}
+            sections[name] = own | parse_config(config_class, fields, f"preset {preset}").model_dump(mode="json")
     return sections
+
+
+def named_sampling(preset: str) -> dict[str, Any]:
+    """What each name of `fae sample --sampling` takes for a preset, all fields; empty for a model without such names.
+
+    Args:
+        preset: Its name.
+
+    Raises:
+        UnknownName: There is no such preset.
+    """
+    from fae_core.config import parse_config
+    from fae_core.models.presets import load_preset
+
+    model_class = _model_class(preset)
+    names: dict[str, dict[str, Any]] = getattr(model_class, "named_sampling", {})
+    if not names:
+        return {}
+    fields = load_preset(preset).get("model", {})
+    own = parse_config(model_class.config_class, fields, f"preset {preset}").sampling
+    return {
+        name: parse_config(type(own), {**own.model_dump(), **options}, f"sampling {name}").model_dump(mode="json")
+        for name, options in names.items()
+    }
 
 
 def as_yaml(settings: dict[str, Any]) -> str:

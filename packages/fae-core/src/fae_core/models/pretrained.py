@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, cast
 
@@ -35,6 +36,7 @@ class PretrainedModel(nn.Module, Generic[ConfigT]):
     config: ConfigT
     spec: LatentSpec  # None in a part that has no latents (`needs_spec`)
     needs_spec: ClassVar[bool] = True
+    stage_configs: ClassVar[Mapping[str, str]] = {}  # of the stages that train it: a preset's section -> "module:class"
     class_names: tuple[str, ...] | None = None  # of the labels that a generator was trained on; kept in config.json
 
     def __init__(self, config: ConfigT, spec: LatentSpec | None = None) -> None:

@@ -9,6 +9,7 @@ takes either. It is trained from scratch (stages/vae.py), or holds the weights o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -85,6 +86,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     model_type: ClassVar[str] = "conv-vae"
     config_class: ClassVar[type[Config]] = ConvVAEConfig
+    stage_configs: ClassVar[Mapping[str, str]] = {"vae": "fae_decoders.stages:VAEConfig"}
 
     def __init__(self, config: ConvVAEConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)

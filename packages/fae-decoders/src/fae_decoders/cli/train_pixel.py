@@ -109,7 +109,12 @@ def train_pixel(
         require_fields(config_class, settings[section], f"{section} settings")
     if stage is Stage.NOISE:
         if reference is not None:  # the rule goes over a preset's absolute sigma; a number that is set is not replaced
-            settings["noise"] = {"reference_rms": NOT_MEASURED, **settings["noise"], "relative": True}
+            given = settings["noise"].get("reference_rms")
+            settings["noise"] = {
+                **settings["noise"],
+                "relative": True,
+                "reference_rms": NOT_MEASURED if given is None else given,
+            }
         noise = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
         noise.require_reference(reference is not None)
         if (named := named_features(settings["encoder"])) is not None:

@@ -12,6 +12,9 @@ Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -68,6 +71,7 @@ class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
 
     model_type = "feature-decoder"
     config_class = FeatureDecoderConfig
+    stage_configs: ClassVar[Mapping[str, str]] = {"autoencoder": "fae_decoders.stages:AutoencoderConfig"}
 
     def __init__(self, config: FeatureDecoderConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)

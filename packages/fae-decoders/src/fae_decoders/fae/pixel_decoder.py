@@ -12,7 +12,8 @@ Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,10 @@ class PixelDecoder(PretrainedModel[PixelDecoderConfig]):
 
     model_type = "pixel-decoder"
     config_class = PixelDecoderConfig
+    stage_configs: ClassVar[Mapping[str, str]] = {
+        "noise": "fae_decoders.stages:PixelNoiseConfig",
+        "finetune": "fae_decoders.stages:PixelFinetuneConfig",
+    }
     needs_spec = False
 
     def __init__(self, config: PixelDecoderConfig, spec: LatentSpec | None = None) -> None:
