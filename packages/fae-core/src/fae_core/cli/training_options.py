@@ -33,6 +33,7 @@ from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
 if TYPE_CHECKING:
+    from fae_core.cli.defaults import Made
     from fae_core.training import Task, TrainConfig
 
 _OPTIONS = "options"  # the parameter of a command
@@ -72,6 +73,24 @@ class TrainingOptions:
 
         return parse_config(TrainConfig, {**settings.get("training", {}), **self.training}, "training settings")
 
+    def require_suited(self, default: str, at_hand: Made) -> None:
+        """Check the command's default preset, if it is taken, as `fae_core.cli.defaults.require_suited` does.
+
+        A preset or a file of settings that is named is taken as it is, and so are the settings of a run to resume.
+
+        Args:
+            default: The preset that the command takes.
+            at_hand: What it was given, as `fae_core.cli.defaults.made_for` has it.
+
+        Raises:
+            InvalidSettings: The default was made for latents or features of another size.
+        """
+        from fae_core.cli.defaults import require_suited
+
+        resumed = self.resume and (self.out / RUN_CONFIG).is_file()
+        if self.preset is None and self.config is None and not resumed:
+            require_suited(default, at_hand)
+
     def check_folder(self) -> None:
         """Raise OutputExists for a folder in use before data are read and models built, which can take a while."""
         from fae_core.commands.running import is_first_process
@@ -95,11 +114,11 @@ def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[
     """Make a command of a function with a parameter `options: TrainingOptions`, and parameters of its own.
 
     Args:
-        default_preset: named in the help of --preset.
+        default_preset: named in the help of --preset; it is taken for what it was made for alone.
         kind: the model_type of its presets, where it has one.
     """
     listing = f"fae presets {kind}".strip()
-    preset = Annotated[str | None, typer.Option("--preset", help=f"See `{listing}`; {default_preset} by default.")]
+    preset = Annotated[str | None, typer.Option("--preset", help=f"See `{listing}`; without it {default_preset}.")]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = typing.get_type_hints(TrainingOptions, globals(), {"Path": Path}, include_extras=True)

@@ -92,6 +92,8 @@ def train(
         checkpoints = Checkpoints(run, group, config.keep_checkpoints, milestones)
         kept = KeptModels(engine, run, milestones)
         start, seconds = _restore(engine, checkpoints, kept) if resume else (0, 0.0)
+        if start == 0:
+            engine.take_over_moments()
         if start > config.steps:
             raise InvalidSettings(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
         journal = Journal(run, group.is_main, start)

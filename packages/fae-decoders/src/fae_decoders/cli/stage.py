@@ -10,6 +10,7 @@ from fae_core.cli.settings import merge, parse_overrides, require_mappings, reso
 from fae_core.errors import FAEError, require_known
 
 if TYPE_CHECKING:
+    from fae_core.cli.defaults import Made
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
@@ -81,6 +82,24 @@ def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
         return FAEEncoder.from_pretrained(source, weights="default" if weights is None else weights)
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
     return FAEEncoder.from_preset(source, **chosen, **fields)
+
+
+def encoder_at_hand(settings: dict[str, Any], weights: str | None) -> Made:
+    """What an encoder section makes, as `fae_core.cli.defaults.made_for` has it; nothing is read or fetched for it.
+
+    Args:
+        settings: As of `build_encoder`.
+        weights: As of `build_encoder`.
+
+    Raises:
+        FAEError: As `build_encoder`.
+    """
+    import torch
+
+    with torch.device("meta"):
+        encoder = build_encoder(settings, weights)
+    features = (encoder.backbone.dim, *encoder.backbone.grid)
+    return {"features": features, "images": encoder.spec.image_shape, "backbone": encoder.spec.backbone}
 
 
 def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource) -> FeatureStore | None:
