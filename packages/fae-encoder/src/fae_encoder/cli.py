@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from fae_encoder.store.encode_dataset import LatentEncoder
     from fae_encoder.store.feature_store import FeatureStore
 
+DEFAULT_MODEL = "fae-lite0-32"  # its adapter is not trained: for a first look
+
 
 def encode(
     data: Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')],
     out: Out,
     model: Annotated[
-        str, typer.Option("--model", help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer.")
-    ] = "fae-lite0-32",
+        str | None,
+        typer.Option(
+            "--model",
+            help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer; without it "
+            f"{DEFAULT_MODEL}, whose adapter is not trained.",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +87,7 @@ def encode(
     )
     if relaunched(processes):
         return
+    from fae_core.cli.defaults import image_size_at_hand, require_suited
     from fae_core.config import parse_config
     from fae_core.images import open_images
     from fae_core.processes import processes as process_group
@@ -100,6 +108,9 @@ def encode(
     source = open_images(data, split)
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
+    if model is None and not resume:
+        require_suited(DEFAULT_MODEL, image_size_at_hand(source), option="--model")
+    model = model or DEFAULT_MODEL
     with process_group(device) as group:
         encoder = _load(model, weights, seed).to(group.device)
         if group.is_main and _is_fresh(encoder):
@@ -168,6 +179,9 @@ def _is_fresh(encoder: LatentEncoder) -> bool:
 
 
 def _report(store: LatentStore, normalized: bool) -> None:
+    from fae_core.cli.defaults import preset_words
+    from fae_core.commands.running import command_line
+
     skipped = store.plan.total - len(store)
     if skipped:
         with (store.folder / STORE_SKIPPED).open(encoding="utf-8") as file:
@@ -180,4 +194,7 @@ def _report(store: LatentStore, normalized: bool) -> None:
     shape = "x".join(map(str, store.spec.shape))
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
     say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
-    say(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")
+    kind = "mmdit" if store.captions is not None and store.labels is None else "lightningdit"
+    preset, remark = preset_words(kind, {"latents": store.spec.shape})
+    following = command_line("train diffusion", latents=store.folder, preset=preset, out="runs/diffusion")
+    say(f"next: {following}{remark}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fae_core.cli.launch import relaunched
 from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
+from fae_core.commands.running import command_line
 from fae_core.config import Config, parse_config, require_fields
 from fae_core.errors import DataError
 from fae_core.models.build import seeded
@@ -75,6 +76,7 @@ def train_generator(
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
         store = _open_latents(latents, data, tokenizer, config.verify)
+        options.require_suited(default_preset, {"latents": store.spec.shape})
         task, facts = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
             "command": f"fae train {command}",
@@ -84,8 +86,9 @@ def train_generator(
             **facts,
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
-        prompts = "" if make_task is labelled_task else " --prompts FILE"
-        after = f"fae sample --generator {options.out} --decoder TOKENIZER --out SAMPLES{prompts}"
+        prompts = None if make_task is labelled_task else "FILE"
+        decoder = tokenizer or "TOKENIZER"
+        after = command_line("sample", generator=options.out, decoder=decoder, out="SAMPLES", prompts=prompts)
         options.train(task, config, recorded, after)
 
 
