@@ -10,6 +10,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ import typer
 from fae_core.cli.options import (
     Config,
     Device,
+    DryRun,
     Out,
     Overwrite,
     Processes,
@@ -34,6 +36,7 @@ from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
 if TYPE_CHECKING:
     from fae_core.cli.defaults import Made
+    from fae_core.images import ImageSource
     from fae_core.training import Task, TrainConfig
 
 _OPTIONS = "options"  # the parameter of a command
@@ -55,6 +58,7 @@ class TrainingOptions:
     overwrite: Overwrite = False
     device: Device = None
     processes: Processes = 1
+    dry_run: DryRun = False
 
     def preset_or(self, default: str | None) -> str | None:
         """The preset asked for; without one, and without a file of settings, the command's default."""
@@ -99,9 +103,41 @@ class TrainingOptions:
         if is_first_process():  # by the time another one looks, the first may have begun the run
             require_new_folder(self.out, overwrite=self.overwrite, resume=self.resume, kind="run", resumable=RUN_CONFIG)
 
+    def relaunched(self) -> bool:
+        """Whether other processes do the work, as `fae_core.cli.launch.relaunched` says; a dry run starts none."""
+        from fae_core.cli.launch import relaunched
+
+        return not self.dry_run and relaunched(self.processes)
+
+    def building(self) -> AbstractContextManager[object]:
+        """Within it models are built: in a dry run on the meta device, where weights are neither read nor made."""
+        import torch
+
+        return torch.device("meta") if self.dry_run else nullcontext()
+
+    def images(self, data: str, split: str | None) -> ImageSource:
+        """The images to train on, as `readable_source` gives them; a dry run opens them and decodes none."""
+        from fae_core.images import open_images, readable_source
+
+        return open_images(data, split) if self.dry_run else readable_source(data, split)
+
     def train(self, task: Task, config: TrainConfig, settings: dict[str, Any], after: str) -> None:
-        """Train into the run folder and print what was written. settings: recorded. after: the commands to run next."""
+        """Train into the run folder and print what was written; in a dry run only print what would be.
+
+        Args:
+            task: What to train.
+            config: How.
+            settings: What is recorded beside it.
+            after: The commands to run next.
+        """
         from fae_core.commands.running import is_first_process
+
+        if self.dry_run:
+            from fae_core.cli.dry_run import tell
+
+            self.check_folder()
+            tell(task, config, settings, self)
+            return
         from fae_core.training import train
 
         where = {"resume": self.resume, "overwrite": self.overwrite, "device": self.device}

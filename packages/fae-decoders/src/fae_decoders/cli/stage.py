@@ -103,10 +103,14 @@ def encoder_at_hand(settings: dict[str, Any], weights: str | None) -> Made:
 
 
 def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource) -> FeatureStore | None:
-    """What --features names. Raises FAEError where it does not fit the encoder or the images."""
+    """What --features names; None under torch.device("meta"), where nothing can be compared.
+
+    Raises FAEError where it does not fit the encoder or the images.
+    """
+    from fae_core.models.build import on_meta
     from fae_encoder.store.feature_store import FeatureStore
 
-    return None if folder is None else FeatureStore(folder, encoder, source)
+    return None if folder is None or on_meta() else FeatureStore(folder, encoder, source)
 
 
 def recorded(config: Any) -> Any:

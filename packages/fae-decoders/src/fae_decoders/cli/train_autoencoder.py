@@ -43,15 +43,12 @@ def train_autoencoder(
 
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
-    from fae_core.cli.launch import relaunched
-
     options.check_folder()
-    if relaunched(options.processes):
+    if options.relaunched():
         return
     from fae_core.cli.defaults import image_size_at_hand, preset_words
     from fae_core.commands.running import command_line
     from fae_core.config import parse_config, require_fields
-    from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.training import TrainConfig
     from fae_decoders.cli.stage import (
@@ -80,18 +77,20 @@ def train_autoencoder(
     require_fields(FeatureDecoderConfig, settings["model"], "model settings")
     at_hand = encoder_at_hand(settings["encoder"], weights)
     options.require_suited(DEFAULT_PRESET, at_hand)
-    source = readable_source(data, split)
+    source = options.images(data, split)
     if encoder is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
-    built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
-    model = {**settings["model"], "feature_dim": built.backbone.dim}
-    model_config = parse_config(FeatureDecoderConfig, model, "model settings")
-    decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
+    with options.building():
+        built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
+        model = {**settings["model"], "feature_dim": built.backbone.dim}
+        model_config = parse_config(FeatureDecoderConfig, model, "model settings")
+        decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
+        task = AutoencoderTask(built, decoder, source, stage, known_features(features, built, source))
     images = {"data": data, "split": split, "features": features}
     preset, remark = preset_words("pixel-decoder", at_hand)
     pixel = command_line("train pixel", stage="noise", autoencoder=options.out, preset=preset, out="PIXEL", **images)
     options.train(
-        AutoencoderTask(built, decoder, source, stage, known_features(features, built, source)),
+        task,
         train_config,
         {
             "command": "fae train autoencoder",

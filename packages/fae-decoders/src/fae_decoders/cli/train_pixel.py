@@ -64,17 +64,14 @@ def train_pixel(
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out
     runs/fae
     """
-    from fae_core.cli.launch import relaunched
-
     options.check_folder()
-    if relaunched(options.processes):
+    if options.relaunched():
         return
     from fae_core.cli.defaults import image_size_at_hand
     from fae_core.cli.settings import parse_overrides
     from fae_core.commands.running import command_line
     from fae_core.config import parse_config, require_fields
     from fae_core.errors import FAEError
-    from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.models.identity import model_checksum
     from fae_core.training import TrainConfig
@@ -116,7 +113,7 @@ def train_pixel(
     by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
     if by_default:
         options.require_suited(DEFAULT_PRESET, encoder_at_hand(settings["encoder"], weights))
-    source = readable_source(data, split)
+    source = options.images(data, split)
     if by_default and stage is Stage.NOISE and autoencoder is None and encoder is None and init is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
 
@@ -126,8 +123,13 @@ def train_pixel(
             return _noise_task(source, settings, init, weights, features)
         return _finetune_task(source, settings, *runs, features, discriminator)
 
-    task = seeded(train_config.seed, build)
-    start = {} if init is None else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
+    with options.building():
+        task = seeded(train_config.seed, build)
+    start = (
+        {}
+        if init is None or options.dry_run
+        else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
+    )
     images = {"data": data, "split": split}
     following = recipe_for_stage_two(recipe.preset, recipe.config, options.overrides, options.batch_size)
     parts = {"autoencoder": autoencoder or "AUTOENCODER", "init": options.out, "features": features}
