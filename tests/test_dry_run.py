@@ -131,3 +131,19 @@ def test_what_a_run_refuses_a_plan_refuses(place: Path, monkeypatch: pytest.Monk
     with pytest.raises(InvalidSettings):
         invoke(f"{COMMANDS['flow']} --dry-run --out run --batch-size 3 --set training.accumulation=2".split())
     assert read_config(place / "ae/model") == model
+
+
+def test_a_plan_of_encoding_is_the_store_that_is_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    line, before = f"encode --data images --model ae --flip --shard-size 4 --out {tmp_path}/store", everything(place)
+    plan = planned(line, capsys)
+    assert everything(place) == before and not (tmp_path / "store").exists()
+    invoke(line.split())
+    shards = list((tmp_path / "store").glob("*.safetensors"))
+    assert plan["writes"]["shards"] == len(shards) == 2
+    assert plan["writes"]["latents"] == "x".join(map(str, LatentSpec.load(tmp_path / "store").shape))
+    size = sum(path.stat().st_size for path in shards)
+    assert plan["writes"]["gb"] * 1e9 == pytest.approx(size, rel=0.4)  # names, indices and headers besides
+    assert plan["reads"]["images"] == 6 and plan["time"]["gpu_hours"] > 0

@@ -13,7 +13,7 @@ from fae_core.cli.info import as_yaml
 from fae_core.commands.output import document, say
 from fae_core.commands.running import is_first_process
 from fae_core.cost.counted import BF16, FP32, count_pass
-from fae_core.cost.table import H100_TFLOPS
+from fae_core.cost.table import H100_TFLOPS, UTILISATION
 from fae_core.folders import RUN_CHECKPOINTS, RUN_CONFIG, RUN_EXPORTS, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES, kept_model
 from fae_core.models.checkpoints import numbered
 from fae_core.models.pretrained import PretrainedModel
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from fae_core.cli.training_options import TrainingOptions
     from fae_core.training import Task, TrainConfig
 
-UTILISATION = 0.4  # of a GPU's peak, as `fae info` assumes
 _INPUTS = ("data", "split", "tokenizer", "features", "autoencoder", "init")  # what is read, among recorded settings
 _GIGABYTE = 1e9
 
