@@ -81,10 +81,13 @@ def test_starts_given_by_hand_are_kept(parts: dict[str, Path], tmp_path: Path) -
     assert (losses["discriminator_start"], losses["adversarial_start"]) == (1, 2)
 
 
-def test_resuming_stage_two_is_exact_and_refuses_another_discriminator(parts: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [(2, 3), (1, 2, 3)])  # killed after the first checkpoint, and before it
+def test_resuming_stage_two_is_exact_and_refuses_another_discriminator(
+    lost: tuple[int, ...], parts: dict[str, Path], tmp_path: Path
+) -> None:
     finetune(parts, parts["pixel"], tmp_path / "whole", "--set training.keep_checkpoints=9")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for step in (2, 3):
+    for step in lost:
         shutil.rmtree(tmp_path / f"cut/checkpoints/step-{step:08d}")
     shutil.rmtree(tmp_path / "cut/model")
     again = "--set training.keep_checkpoints=9 --resume"
