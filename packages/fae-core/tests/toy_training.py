@@ -1,7 +1,7 @@
 """A small training run as a program of its own, so that tests can start it under torchrun, kill it, and resume it.
 
 python toy_training.py RUN [--resume] [--steps N] [--accumulation N] [--parallel ddp|fsdp] [--delay SECONDS]
-    [--adversarial] [--deterministic]
+    [--adversarial] [--deterministic] [--keep-at STEP]
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--adversarial", action="store_true")
     parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument("--keep-at", type=int, action="append", default=[])
     arguments = parser.parse_args()
     config = TrainConfig(
         steps=arguments.steps,
@@ -107,6 +108,7 @@ def main() -> None:
         log_every=1,
         parallel=arguments.parallel,
         deterministic=arguments.deterministic,
+        keep_at=tuple(arguments.keep_at),
     )
     task = ToyTask(arguments.adversarial, arguments.delay)
     train(task, config, arguments.run, resume=arguments.resume, device="cpu")

@@ -24,6 +24,7 @@ RUN_MEASURED = "measured"  # a section of config.yaml: what was measured on the 
 RUN_METRICS = "metrics.jsonl"
 RUN_CHECKPOINTS = "checkpoints"
 RUN_MODEL = "model"
+RUN_EXPORTS = "exports"
 RUN_SAMPLES = "samples"
 RUN_TRACKERS = "trackers"
 CHECKPOINT_STATE = "state.json"
@@ -82,6 +83,17 @@ def checkpoint_step(name: str) -> int | None:
     digits = name.removeprefix("step-")
     is_number = name != digits and digits.isdecimal() and digits.isascii()
     return int(digits) if is_number and checkpoint(int(digits)) == name else None
+
+
+def kept_model(step: int) -> str:
+    """The model folder, in a run's exports, of the checkpoint that is kept after `step` updates."""
+    return f"step-{step}"
+
+
+def kept_step(name: str) -> int | None:
+    """The step of an export by its folder's name; None for any other name."""
+    digits = name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and digits.isascii() and kept_model(int(digits)) == name else None
 
 
 def preview_image(step: int) -> str:

@@ -35,7 +35,7 @@ SetArgument = Annotated[
 ]
 
 
-@training_command("lightningdit-tiny")
+@training_command("lightningdit-tiny, for latents of its size alone")
 def train_diffusion(
     options: TrainingOptions,
     latents: Latents = None,
@@ -157,6 +157,7 @@ def _import(
 ) -> None:
     """Read a checkpoint of one of the originals, and write the model folder."""
     from fae_core.cli.settings import resolve_settings
+    from fae_core.commands.running import command_line
     from fae_core.files import require_new_folder
     from fae_core.spec import LatentSpec
     from fae_diffusion import LightningDiT, MMDiT, SiT
@@ -179,4 +180,7 @@ def _import(
     card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
-    say(f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")
+    say(
+        f"wrote {out} ({count:,} parameters); next: "
+        + command_line("sample", generator=out, decoder="TOKENIZER", out="SAMPLES")
+    )

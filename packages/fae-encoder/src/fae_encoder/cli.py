@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
+from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 from fae_core.folders import STORE_SKIPPED
@@ -15,16 +15,23 @@ from fae_core.folders import STORE_SKIPPED
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_core.latent_store import LatentStore
-    from fae_encoder.store.encode_dataset import LatentEncoder
+    from fae_encoder.store.encode_dataset import EncodeConfig, LatentEncoder
     from fae_encoder.store.feature_store import FeatureStore
+
+DEFAULT_MODEL = "fae-lite0-32"  # its adapter is not trained: for a first look
 
 
 def encode(
     data: Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')],
     out: Out,
     model: Annotated[
-        str, typer.Option("--model", help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer.")
-    ] = "fae-lite0-32",
+        str | None,
+        typer.Option(
+            "--model",
+            help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer; without it "
+            f"{DEFAULT_MODEL}, whose adapter is not trained.",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -66,6 +73,7 @@ def encode(
     processes: Processes = 1,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Encode images to a latent store, which fae-core alone can read. An interrupted call continues with --resume.
 
@@ -78,8 +86,9 @@ def encode(
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
-    if relaunched(processes):
+    if not dry_run and relaunched(processes):
         return
+    from fae_core.cli.defaults import image_size_at_hand, require_suited
     from fae_core.config import parse_config
     from fae_core.images import open_images
     from fae_core.processes import processes as process_group
@@ -100,6 +109,12 @@ def encode(
     source = open_images(data, split)
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
+    if model is None and not resume:
+        require_suited(DEFAULT_MODEL, image_size_at_hand(source), option="--model")
+    model = model or DEFAULT_MODEL
+    if dry_run:
+        _tell_plan(model, weights, data, source, out, config)
+        return
     with process_group(device) as group:
         encoder = _load(model, weights, seed).to(group.device)
         if group.is_main and _is_fresh(encoder):
@@ -120,6 +135,25 @@ def encode(
         )
         if store is not None:
             _report(store, encoder.spec.is_normalized)
+
+
+def _tell_plan(
+    model: str, weights: str | None, data: str, source: ImageSource, out: Path, config: EncodeConfig
+) -> None:
+    """Print what would be encoded. The model is built on the meta device; no image is decoded."""
+    import torch
+
+    from fae_core.cli.info import as_yaml
+    from fae_core.commands.output import document
+    from fae_core.redact import redact_values
+    from fae_encoder.store.planned import planned
+
+    with torch.device("meta"):
+        encoder = _load(model, weights, config.seed)
+    plan = redact_values(planned(encoder, source, out, config, {"data": data, "model": model}))
+    document(plan)
+    say(as_yaml(plan))
+    say("dry run: nothing was made")
 
 
 def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
@@ -168,6 +202,9 @@ def _is_fresh(encoder: LatentEncoder) -> bool:
 
 
 def _report(store: LatentStore, normalized: bool) -> None:
+    from fae_core.cli.defaults import preset_words
+    from fae_core.commands.running import command_line
+
     skipped = store.plan.total - len(store)
     if skipped:
         with (store.folder / STORE_SKIPPED).open(encoding="utf-8") as file:
@@ -180,4 +217,7 @@ def _report(store: LatentStore, normalized: bool) -> None:
     shape = "x".join(map(str, store.spec.shape))
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
     say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
-    say(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")
+    kind = "mmdit" if store.captions is not None and store.labels is None else "lightningdit"
+    preset, remark = preset_words(kind, {"latents": store.spec.shape})
+    following = command_line("train diffusion", latents=store.folder, preset=preset, out="runs/diffusion")
+    say(f"next: {following}{remark}")

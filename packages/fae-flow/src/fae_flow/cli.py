@@ -12,7 +12,7 @@ from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
 
-@training_command("starflow-tiny", "starflow")
+@training_command("starflow-tiny, for latents of its size alone", "starflow")
 def train_flow(
     options: TrainingOptions,
     latents: Latents = None,
@@ -62,6 +62,7 @@ def import_starflow(
     Example: fae import starflow starflow_3B.pth --config starflow_3B_t2i_256x256.yaml --out models/starflow-3b
     """
     from fae_core.cli.settings import resolve_settings
+    from fae_core.commands.running import command_line
     from fae_core.files import require_new_folder
     from fae_core.models.foreign import read_state_dict
     from fae_core.spec import LatentSpec
@@ -84,4 +85,7 @@ def import_starflow(
     card = f"Imported from a checkpoint of the original STARFlow (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
-    say(f"wrote {out} ({count:,} parameters); next: fae sample --generator {out} --decoder TOKENIZER --out SAMPLES")
+    say(
+        f"wrote {out} ({count:,} parameters); next: "
+        + command_line("sample", generator=out, decoder="TOKENIZER", out="SAMPLES")
+    )

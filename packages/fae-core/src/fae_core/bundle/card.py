@@ -9,7 +9,18 @@ from typing import Any
 
 from fae_core.errors import InvalidFile
 from fae_core.files import read_json, read_yaml
-from fae_core.folders import ANY_CHECKPOINT, BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CHECKPOINTS, RUN_CONFIG
+from fae_core.folders import (
+    ANY_CHECKPOINT,
+    BUNDLE_PARTS,
+    CHECKPOINT_STATE,
+    RUN_CHECKPOINTS,
+    RUN_CONFIG,
+    RUN_EXPORTS,
+    checkpoint,
+    checkpoint_step,
+    kept_step,
+)
+from fae_core.models.sources import run_of
 from fae_core.redact import redact
 
 _CLASSES = 20  # names that a card lists
@@ -85,9 +96,7 @@ def write_card(record: dict[str, Any], name: str) -> str:
 
 def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
     """Add the facts of a run to `found`, after those of the runs that it started from."""
-    is_checkpoint = (source / CHECKPOINT_STATE).is_file()  # RUN/checkpoints/step-...
-    places = (source.parent.parent,) if is_checkpoint else (source, source.parent)
-    run = next((folder for folder in places if (folder / RUN_CONFIG).is_file()), None)
+    run = run_of(source)
     if run is None or run in found:
         return
     settings = read_yaml(run / RUN_CONFIG)
@@ -98,8 +107,11 @@ def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
     training = training if isinstance(training, dict) else {}
     facts = {key: settings[key] for key in ("command", "data") if key in settings}
     facts |= {key: training[key] for key in ("seed", "steps", "batch_size") if key in training}
-    left = sorted(run.glob(f"{RUN_CHECKPOINTS}/{ANY_CHECKPOINT}/{CHECKPOINT_STATE}"))
-    states = [source / CHECKPOINT_STATE] if is_checkpoint else left
+    states = sorted(run.glob(f"{RUN_CHECKPOINTS}/{ANY_CHECKPOINT}/{CHECKPOINT_STATE}"))
+    steps = {RUN_CHECKPOINTS: checkpoint_step, RUN_EXPORTS: kept_step}
+    step = steps.get(source.parent.name, lambda _: None)(source.name) if run != source else None
+    if step is not None:  # a model from the middle of a run
+        facts, states = {**facts, "steps": step}, [p for p in states if p.parent.name == checkpoint(step)]
     found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})
 
 

@@ -36,6 +36,7 @@ def bundle(
     Example: fae bundle --tokenizer runs/fae --generator runs/dit --out bundle --results runs/results/generation.json
     """
     from fae_core.bundle.make import folder_bytes, make_bundle
+    from fae_core.commands.running import command_line
 
     folder = make_bundle(
         tokenizer,
@@ -47,4 +48,5 @@ def bundle(
         results=results or (),
         overwrite=overwrite,
     )
-    say(f"wrote {folder} ({folder_bytes(folder) / 1e6:.1f} MB); next: fae sample --model {folder} --out SAMPLES")
+    following = command_line("sample", model=folder, out="SAMPLES")
+    say(f"wrote {folder} ({folder_bytes(folder) / 1e6:.1f} MB); next: {following}")

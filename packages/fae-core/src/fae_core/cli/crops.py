@@ -38,6 +38,8 @@ def crops(
 
     Example: fae crops photographs --out runs/crops --count 1024 --held-out 256 --size 128 --jitter 0.05
     """
+    from fae_core.cli.defaults import preset_words
+    from fae_core.commands.running import command_line
     from fae_core.images.crops import CropSettings, write_crops
     from fae_core.images.open import open_images
     from fae_core.progress import progress
@@ -56,7 +58,9 @@ def crops(
     )
     held = f" and {held_out} to {out / HELD_OUT}" if held_out else ""
     say(f"wrote {count} crops of {size}x{size} to {out / TRAIN}{held}")
-    say(f"next: fae train autoencoder --data {out / TRAIN} --out runs/autoencoder")
+    preset, remark = preset_words("feature-decoder", {"images": (size, size)}, "feature-decoder-demo")
+    following = command_line("train autoencoder", data=out / TRAIN, preset=preset, out="runs/autoencoder")
+    say(f"next: {following}{remark}")
 
 
 def _pair(text: str) -> tuple[float, float]:

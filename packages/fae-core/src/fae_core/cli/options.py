@@ -24,6 +24,12 @@ _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted call stopped.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the resolved settings, what would be read and written, and the cost; make nothing."
+    ),
+]
 Seed = Annotated[int, _SEED]
 Device = Annotated[
     str | None, typer.Option("--device", callback=_existing, help="cpu, cuda or cuda:N; cuda where there is one.")

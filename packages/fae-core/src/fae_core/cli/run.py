@@ -38,8 +38,10 @@ def run(
     Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
     """
     from fae_core.cli.settings import parse_overrides
+    from fae_core.commands.running import command_line
     from fae_core.recipes.recipe import load_recipe, run_recipe
 
     loaded = load_recipe(recipe, parse_overrides(overrides), size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)
-    say(f"wrote {out}; its steps took {sum(entry['seconds'] for entry in record):.0f} s; next: fae eval report {out}")
+    seconds = sum(entry["seconds"] for entry in record)
+    say(f"wrote {out}; its steps took {seconds:.0f} s; next: {command_line('eval report', out)}")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.cli.launch import relaunched
 from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
+from fae_core.commands.running import command_line
 from fae_core.config import Config, parse_config, require_fields
 from fae_core.errors import DataError
-from fae_core.models.build import seeded
+from fae_core.models.build import on_meta, seeded
 
 if TYPE_CHECKING:
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
@@ -72,12 +72,14 @@ def train_generator(
     require_fields(generator_class.config_class, model, "model settings")
     if check is not None:
         check(model_type)
-    if relaunched(options.processes):
+    if options.relaunched():
         return
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
-        store = _open_latents(latents, data, tokenizer, flip, config.verify)
-        task, facts = make_task(generator_class, model, store, config, preview, options.device)
+        with options.building():
+            store = _open_latents(latents, data, tokenizer, flip, config.verify, options)
+            options.require_suited(default_preset, {"latents": store.spec.shape})
+            task, facts = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
             "command": f"fae train {command}",
             "data": str(latents or data),
@@ -87,8 +89,9 @@ def train_generator(
             **facts,
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
-        prompts = "" if make_task is labelled_task else " --prompts FILE"
-        after = f"fae sample --generator {options.out} --decoder TOKENIZER --out SAMPLES{prompts}"
+        prompts = None if make_task is labelled_task else "FILE"
+        decoder = tokenizer or "TOKENIZER"
+        after = command_line("sample", generator=options.out, decoder=decoder, out="SAMPLES", prompts=prompts)
         options.train(task, config, recorded, after)
 
 
@@ -117,7 +120,8 @@ def build_generator(generator_class: Any, model: dict[str, Any], store: Any, con
     from fae_core.cost.counted import require_room
 
     model_config = parse_config(generator_class.config_class, model, "model settings")
-    require_room(lambda: generator_class(model_config, store.spec), "model settings")
+    if not on_meta():
+        require_room(lambda: generator_class(model_config, store.spec), "model settings")
     return seeded(config.seed, lambda: generator_class(model_config, store.spec)), model_config
 
 
@@ -127,7 +131,9 @@ def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
     return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
 
 
-def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool) -> Any:
+def _open_latents(
+    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, options: TrainingOptions
+) -> Any:
     """The store, or images encoded as they are needed."""
     if latents is not None and flip:
         raise DataError("--flip is for --data; a latent store has mirror images where fae encode --flip wrote it")
@@ -136,11 +142,10 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
 
         return LatentStore(latents, verify=verify)
     if latents is None and data is not None and tokenizer is not None:
-        from fae_core.images import readable_source
         from fae_core.models.load import load_tokenizer
         from fae_core.training.live_latents import LiveLatents
 
-        return LiveLatents(readable_source(data), load_tokenizer(tokenizer), flip=flip)
+        return LiveLatents(options.images(data, None), load_tokenizer(tokenizer), flip=flip)
     raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 

@@ -10,6 +10,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ import typer
 from fae_core.cli.options import (
     Config,
     Device,
+    DryRun,
     Out,
     Overwrite,
     Processes,
@@ -33,6 +35,8 @@ from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
 if TYPE_CHECKING:
+    from fae_core.cli.defaults import Made
+    from fae_core.images import ImageSource
     from fae_core.training import Task, TrainConfig
 
 _OPTIONS = "options"  # the parameter of a command
@@ -54,6 +58,7 @@ class TrainingOptions:
     overwrite: Overwrite = False
     device: Device = None
     processes: Processes = 1
+    dry_run: DryRun = False
 
     def preset_or(self, default: str | None) -> str | None:
         """The preset asked for; without one, and without a file of settings, the command's default."""
@@ -72,6 +77,24 @@ class TrainingOptions:
 
         return parse_config(TrainConfig, {**settings.get("training", {}), **self.training}, "training settings")
 
+    def require_suited(self, default: str, at_hand: Made) -> None:
+        """Check the command's default preset, if it is taken, as `fae_core.cli.defaults.require_suited` does.
+
+        A preset or a file of settings that is named is taken as it is, and so are the settings of a run to resume.
+
+        Args:
+            default: The preset that the command takes.
+            at_hand: What it was given, as `fae_core.cli.defaults.made_for` has it.
+
+        Raises:
+            InvalidSettings: The default was made for latents or features of another size.
+        """
+        from fae_core.cli.defaults import require_suited
+
+        resumed = self.resume and (self.out / RUN_CONFIG).is_file()
+        if self.preset is None and self.config is None and not resumed:
+            require_suited(default, at_hand)
+
     def check_folder(self) -> None:
         """Raise OutputExists for a folder in use before data are read and models built, which can take a while."""
         from fae_core.commands.running import is_first_process
@@ -80,9 +103,41 @@ class TrainingOptions:
         if is_first_process():  # by the time another one looks, the first may have begun the run
             require_new_folder(self.out, overwrite=self.overwrite, resume=self.resume, kind="run", resumable=RUN_CONFIG)
 
+    def relaunched(self) -> bool:
+        """Whether other processes do the work, as `fae_core.cli.launch.relaunched` says; a dry run starts none."""
+        from fae_core.cli.launch import relaunched
+
+        return not self.dry_run and relaunched(self.processes)
+
+    def building(self) -> AbstractContextManager[object]:
+        """Within it models are built: in a dry run on the meta device, where weights are neither read nor made."""
+        import torch
+
+        return torch.device("meta") if self.dry_run else nullcontext()
+
+    def images(self, data: str, split: str | None) -> ImageSource:
+        """The images to train on, as `readable_source` gives them; a dry run opens them and decodes none."""
+        from fae_core.images import open_images, readable_source
+
+        return open_images(data, split) if self.dry_run else readable_source(data, split)
+
     def train(self, task: Task, config: TrainConfig, settings: dict[str, Any], after: str) -> None:
-        """Train into the run folder and print what was written. settings: recorded. after: the commands to run next."""
+        """Train into the run folder and print what was written; in a dry run only print what would be.
+
+        Args:
+            task: What to train.
+            config: How.
+            settings: What is recorded beside it.
+            after: The commands to run next.
+        """
         from fae_core.commands.running import is_first_process
+
+        if self.dry_run:
+            from fae_core.cli.dry_run import tell
+
+            self.check_folder()
+            tell(task, config, settings, self)
+            return
         from fae_core.training import train
 
         where = {"resume": self.resume, "overwrite": self.overwrite, "device": self.device}
@@ -95,11 +150,11 @@ def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[
     """Make a command of a function with a parameter `options: TrainingOptions`, and parameters of its own.
 
     Args:
-        default_preset: named in the help of --preset.
+        default_preset: named in the help of --preset; it is taken for what it was made for alone.
         kind: the model_type of its presets, where it has one.
     """
     listing = f"fae presets {kind}".strip()
-    preset = Annotated[str | None, typer.Option("--preset", help=f"See `{listing}`; {default_preset} by default.")]
+    preset = Annotated[str | None, typer.Option("--preset", help=f"See `{listing}`; without it {default_preset}.")]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = typing.get_type_hints(TrainingOptions, globals(), {"Path": Path}, include_extras=True)

@@ -71,6 +71,23 @@ def require_separate_output() -> None:
                 raise FAEError(f"--out {out} is a file that this command reads; give another one")
 
 
+def command_line(name: str, *arguments: object, **options: object) -> str:
+    """A command to run next, as one types it, without secrets.
+
+    Args:
+        name: the command, such as "train pixel".
+        arguments: what follows it without the name of an option.
+        options: by name, with "_" for "-"; None and False are left out, True is an option without a value, and a tuple
+            gives the option once for each value.
+    """
+    parts = ["fae", *name.split(), *map(str, arguments)]
+    for option, given in options.items():
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and value is not False:
+                parts += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return redact(shlex.join(parts))
+
+
 def command_to_go_on() -> str:
     """The command that continues this one, without secrets; from Python, the argument to give."""
     words = [word for word in arguments_in_force.get() if word not in ("--overwrite", "--resume")]
@@ -132,8 +149,8 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
     ]
 
 
-def recorded_options(run: str | Path) -> dict[str, str | None]:
-    """The options of the command that trained a run, by name; None for one without a value.
+def recorded_options(run: str | Path) -> dict[str, list[str]]:
+    """The options of the command that trained a run: by name, every value that was given; [] for one without values.
 
     Raises:
         InvalidFile: The run does not record its command, as runs made from Python or by earlier versions do not.
@@ -141,7 +158,10 @@ def recorded_options(run: str | Path) -> dict[str, str | None]:
     words = read_yaml(Path(run) / RUN_CONFIG).get(RUN_ARGUMENTS)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise InvalidFile(f"{run} does not record the command that trained it")
-    return dict(_options(words[2:]))
+    found: dict[str, list[str]] = {}
+    for option, value in _options(words[2:]):
+        found.setdefault(option, []).extend([] if value is None else [value])
+    return found
 
 
 def outputs_of(words: Sequence[str]) -> list[str]:

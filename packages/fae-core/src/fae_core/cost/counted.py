@@ -156,6 +156,22 @@ def recomputes(model: PretrainedModel) -> bool:
     return bool(getattr(model.config, _SWITCH, False) or getattr(model, _SWITCH, False))
 
 
+def count_pass(model: PretrainedModel) -> tuple[float, float, float]:
+    """Count one more sample of a model as it is, on the meta device and in bf16.
+
+    Args:
+        model: It is put into training mode and bf16; parameters that are not to be trained are frozen.
+
+    Returns:
+        Bytes kept for the backward pass, FLOPs of the forward pass, FLOPs of the backward pass.
+    """
+    model.to(torch.bfloat16).train()
+    checkpointing = recomputes(model)
+    first, second = (_pass(model, batch, checkpointing) for batch in (1, 2))
+    kept, forward, backward = (b - a for a, b in zip(first, second, strict=True))
+    return kept, forward, backward
+
+
 def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[float, float, float, PretrainedModel]:
     """Bytes kept for backward, forward and backward FLOPs, each of one more sample, and the model in bf16."""
     with torch.device("meta"):
@@ -164,10 +180,7 @@ def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[
             model = build(**{_SWITCH: checkpointing}).to(torch.bfloat16)
         elif hasattr(model, _SWITCH):
             setattr(model, _SWITCH, checkpointing)
-    model.train()
-    first, second = _pass(model, 1, checkpointing), _pass(model, 2, checkpointing)
-    kept, forward, backward = (b - a for a, b in zip(first, second, strict=True))
-    return kept, forward, backward, model
+    return *count_pass(model), model
 
 
 def _can_checkpoint(model: PretrainedModel) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fae_core.models.pretrained import PretrainedModel
 
 H100_TFLOPS = 989.0  # dense bf16
+UTILISATION = 0.4  # share of a GPU's peak that training is assumed to reach
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,11 @@ from fae_core.errors import InvalidSettings, first_line
 ModelT = TypeVar("ModelT")
 
 
+def on_meta() -> bool:
+    """Whether models are built without weights now, under torch.device("meta")."""
+    return torch.get_default_device().type == "meta"
+
+
 def built(where: str, build: Callable[[], ModelT]) -> ModelT:
     """The model that `build()` makes of a configuration.
 

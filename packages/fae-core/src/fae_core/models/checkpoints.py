@@ -66,6 +66,47 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def fill(tensors: dict[str, torch.Tensor], path: Path, *, alone: bool = False) -> None:
+    """Fill tensors in place from a checkpoint, which may hold more. Sharded tensors are filled by all processes.
+
+    Args:
+        tensors: what to fill, by the names under which it was saved.
+        path: the checkpoint's folder.
+        alone: this process reads for itself, whatever the others do.
+
+    Raises:
+        InvalidFile: the checkpoint lacks a tensor, or has one of another shape.
+    """
+    # Importing these takes as long as half of torch.
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+
+    stored = read_state(path)["tensors"]
+    for name, tensor in tensors.items():
+        there, here = stored.get(name, "absent"), list(tensor.shape)
+        if there != here:
+            raise InvalidFile(f"{path} is of another model: {name} is {there} there and {here} here")
+    with quiet():
+        load_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=alone)
+
+
+def read_tensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The fp32 tensors of a checkpoint whose names begin with one of some prefixes, on the CPU.
+
+    Args:
+        path: the checkpoint's folder.
+        prefixes: beginnings of names.
+
+    Raises:
+        InvalidFile: the checkpoint's state.json cannot be read.
+    """
+    names = {name: shape for name, shape in read_state(path)["tensors"].items() if name.startswith(prefixes)}
+    tensors = {name: torch.empty(shape, device="cpu") for name, shape in names.items()}
+    if tensors:
+        fill(tensors, path, alone=True)
+    return tensors
+
+
 def quiet() -> AbstractContextManager[object]:
     """Suppress torch's warnings about running without a process group and about its safetensors reader."""
     return warnings.catch_warnings(action="ignore")
@@ -117,12 +158,7 @@ def generator_in_checkpoint(
     if absent is not None:
         raise InvalidFile(f"{path} is of another model: it lacks {absent}")
     loaded = {key: torch.empty_like(state[name]) for name, key in kept.items()}
-    # Importing these takes as long as half of torch.
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
-
-    with quiet():
-        load_tensors(loaded, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    fill(loaded, path, alone=True)
     load_state(model, {name: loaded[key] for name, key in kept.items()}, str(path))
     return model.to(device=device, dtype=dtype).eval()
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from fae_core.errors import InvalidFile, first_line
-from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, MODEL_CONFIG, RUN_MODEL
+from fae_core.folders import (
+    BUNDLE_PARTS,
+    BUNDLE_RECORD,
+    MODEL_CONFIG,
+    RUN_CHECKPOINTS,
+    RUN_CONFIG,
+    RUN_EXPORTS,
+    RUN_MODEL,
+)
 from fae_core.models.bundles import bundle_folders, bundle_part, is_bundle
 
 
@@ -62,6 +70,18 @@ def locate_folder(source: str | Path, *, revision: str | None = None, token: str
     except Exception as error:
         reason = first_line(error)
         raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None
+
+
+def run_of(source: str | Path) -> Path | None:
+    """The run that a folder is, or is the model, an export or a checkpoint of; None for a folder of another origin.
+
+    Args:
+        source: A local folder.
+    """
+    folder = Path(source)
+    inside = folder.parent.name in (RUN_EXPORTS, RUN_CHECKPOINTS)
+    places = (folder, folder.parent.parent if inside else folder.parent)
+    return next((place for place in places if (place / RUN_CONFIG).is_file()), None)
 
 
 def find_bundle(source: str | Path) -> Path:

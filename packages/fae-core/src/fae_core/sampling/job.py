@@ -19,6 +19,7 @@ from PIL import Image
 from fae_core import folders
 from fae_core._version import __version__
 from fae_core.commands.provenance import provenance
+from fae_core.commands.running import command_line
 from fae_core.config.limits import (
     LARGEST_BATCH,
     LARGEST_SCALE,
@@ -248,9 +249,8 @@ class SampleJob:
         }
         write_json(self.out / SAMPLES_RECORD, record)
         target = self.out / SAMPLES_NPZ if self.npz else self.out / IMAGES
-        return (
-            f"wrote {self.count} images to {self.out}; next: fae eval generation --samples {target} --reference IMAGES"
-        )
+        following = command_line("eval generation", samples=target, reference="IMAGES")
+        return f"wrote {self.count} images to {self.out}; next: {following}"
 
     def _write_npz(self, labels: list[int], names: Sequence[str] | None) -> None:
         """ADM's container, arr_0 (N, H, W, 3) uint8, arr_1 labels and our own classes, streamed image by image."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Checkpoints:
         keep_at: steps whose checkpoints stay as well.
     """
 
-    def __init__(self, run: Path, group: Processes, keep: int, keep_at: Sequence[int] = ()) -> None:
+    def __init__(self, run: Path, group: Processes, keep: int, keep_at: Collection[int] = ()) -> None:
         self.folder, self.group, self.keep, self.keep_at = run / RUN_CHECKPOINTS, group, keep, frozenset(keep_at)
         self._whole: set[int] = set()  # steps whose files were written or verified by this process
 

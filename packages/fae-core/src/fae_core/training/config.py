@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fae_core.config import Config
 from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Beta, Beta]  # of AdamW
+_EPOCHS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)ep", re.ASCII)
+_LAST_STEP = 10**12
+
+
+def _milestone(value: int | str) -> int | str:
+    """A step, or epochs as "80ep"; raises ValueError for anything else."""
+    epochs = _EPOCHS.fullmatch(value) if isinstance(value, str) else None
+    if not (1 <= value <= _LAST_STEP if isinstance(value, int) else epochs and float(epochs[1]) > 0):
+        raise ValueError("give a step from 1 on, or epochs of the training data as in 80ep")
+    return value
+
+
+Milestone = Annotated[int | str, AfterValidator(_milestone)]
 
 
 class TrainConfig(Config):
@@ -66,8 +80,10 @@ class TrainConfig(Config):
 
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
-    keep_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="steps after which a checkpoint is saved and never removed"
+    keep_at: tuple[Milestone, ...] = Field(
+        (),
+        description="steps, or epochs of the training data as 80ep, after which a checkpoint is saved and never "
+        "removed, and its model exported",
     )
     log_every: int = Field(50, ge=1)
     preview_every: int = Field(0, ge=0, description="0: no previews")
@@ -82,6 +98,19 @@ class TrainConfig(Config):
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self
+
+    def kept_steps(self, samples: int) -> dict[int, int | str]:
+        """The steps of `keep_at`, each with what stands there; epochs are rounded to the nearest step, at least 1.
+
+        Args:
+            samples: how many there are in an epoch.
+        """
+        return {
+            value
+            if isinstance(value, int)
+            else max(1, round(float(value.removesuffix("ep")) * samples / self.batch_size)): value
+            for value in self.keep_at
+        }
 
     @property
     def schedule_length(self) -> int:

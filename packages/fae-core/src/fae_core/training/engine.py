@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from fae_core.errors import FAEError
 from fae_core.files import staged_file
 from fae_core.folders import bad_batch
+from fae_core.models.checkpoints import fill
 from fae_core.processes import Processes
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import optimizer_tensors
@@ -104,6 +105,18 @@ class Engine:
             moments = optimizer_tensors(phase.optimizer, phase.parameter_names)
             tensors.update({f"optimizer/{phase.spec.name}/{key}": value for key, value in moments})
         return tensors
+
+    def take_over_moments(self) -> None:
+        """Fill the moments of phases that go on from a checkpoint of another run (`Phase.moments_from`).
+
+        Raises:
+            InvalidFile: the checkpoint's phase has other parameters.
+        """
+        for phase in self._phases:
+            if phase.spec.moments_from is not None:
+                prefix = f"optimizer/{phase.spec.name}/"
+                tensors = {name: t for name, t in self.checkpoint_tensors().items() if name.startswith(prefix)}
+                fill(tensors, phase.spec.moments_from)
 
     def final_modules(self) -> tuple[dict[str, nn.Module], ExitStack]:
         """The modules with averaged weights in eval mode, whole on each process.

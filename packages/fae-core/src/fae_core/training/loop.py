@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -18,14 +17,16 @@ from fae_core import folders
 from fae_core.commands.provenance import provenance
 from fae_core.commands.running import command_to_go_on, recorded_arguments
 from fae_core.errors import FAEError, Interrupted, InvalidFile, InvalidSettings
-from fae_core.files import hold, read_yaml, require_new_folder, staged_folder
+from fae_core.files import hold, read_yaml, require_new_folder
 from fae_core.folders import CHECKPOINT_STATE, RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES
+from fae_core.models.checkpoints import read_state
 from fae_core.processes import Processes, processes
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
+from fae_core.training.exports import KeptModels, export, warn_of_late
 from fae_core.training.journal import Journal, open_run, record_measured
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
@@ -75,10 +76,12 @@ def train(
     run = Path(run)
     with processes(device) as group, ExitStack() as held:
         check_trainable(task, config, group)
+        milestones = config.kept_steps(len(task))
         if group.is_main:
             require_new_folder(run, overwrite=overwrite, resume=resume, kind="run", resumable=RUN_CONFIG)
             held.enter_context(hold(run))
             warn_of_a_young_average(task, config)
+            warn_of_late(milestones, config.steps)
             identity = {**(settings or {}).get(RUN_IDENTITY, {}), **task.identity()}
             recorded = {**(settings or {}), RUN_IDENTITY: identity, "training": config.model_dump(mode="json")}
             recorded |= {RUN_ARGUMENTS: words} if (words := recorded_arguments()) else {}
@@ -88,8 +91,11 @@ def train(
         engine = Engine(task, config, group)
         if group.is_main:
             record_measured(run, task.measured)
-        checkpoints = Checkpoints(run, group, config.keep_checkpoints, config.keep_at)
-        start, seconds = _restore(engine, checkpoints) if resume else (0, 0.0)
+        checkpoints = Checkpoints(run, group, config.keep_checkpoints, milestones)
+        kept = KeptModels(engine, run, milestones)
+        start, seconds = _restore(engine, checkpoints, kept) if resume else (0, 0.0)
+        if start == 0:
+            engine.take_over_moments()
         if start > config.steps:
             raise InvalidSettings(f"{run} is at step {start} already; train it on with more than {config.steps} steps")
         journal = Journal(run, group.is_main, start)
@@ -118,14 +124,15 @@ def train(
                 if config.preview_every and (done % config.preview_every == 0 or last):
                     _preview(engine, run, done, clock, journal, group)
                 stopping = group.any(stop.signal != 0)
-                if done % config.checkpoint_every == 0 or done in config.keep_at or last or stopping:
+                if done % config.checkpoint_every == 0 or done in milestones or last or stopping:
                     checkpoints.save(
                         done, engine.checkpoint_tensors(), {"seconds": clock.seconds(), **_provenance(config, group)}
                     )
+                    kept.make(done)
                 bar.advance()
                 if stopping and not last:
                     _stop(done, signal.SIGINT if group.any(stop.signal == signal.SIGINT) else signal.SIGTERM, group)
-        _export(engine, run, group)
+        export(engine, run / RUN_MODEL)
     return run
 
 
@@ -161,16 +168,19 @@ def _batches(
         )
 
 
-def _restore(engine: Engine, checkpoints: Checkpoints) -> tuple[int, float]:
-    """Load the newest whole checkpoint; its step and the seconds of training before it."""
-    path = checkpoints.latest()
-    if path is None:
+def _restore(engine: Engine, checkpoints: Checkpoints, kept: KeptModels) -> tuple[int, float]:
+    """Load the newest whole checkpoint, after exporting what is still to be; its step and the seconds before it."""
+    newest = checkpoints.latest()
+    if newest is None:
         return 0, 0.0
-    state = checkpoints.load(path, engine.checkpoint_tensors())
+    state: dict[str, Any] = {}
+    for path in [*kept.owed(before=int(read_state(newest)["step"])), newest]:
+        state = checkpoints.load(path, engine.checkpoint_tensors())
+        kept.make(int(state["step"]))
     if not isinstance(state.get("seconds"), int | float):
-        raise InvalidFile(f"{path / CHECKPOINT_STATE} lacks seconds")
+        raise InvalidFile(f"{newest / CHECKPOINT_STATE} lacks seconds")
     if engine.group.is_main:
-        log.info("resuming from %s", path)
+        log.info("resuming from %s", newest)
     return int(state["step"]), float(state["seconds"])
 
 
@@ -213,25 +223,6 @@ def _preview(engine: Engine, run: Path, done: int, clock: _Clock, journal: Journ
                 journal.write({"step": done, "seconds": round(clock.seconds(), 3), **numbers})
             journal.picture(done, folder / folders.preview_image(done))
     group.barrier()
-
-
-def _export(engine: Engine, run: Path, group: Processes) -> None:
-    """Write the run's model/, whole or not at all."""
-    modules, stack = engine.final_modules()
-    with stack:
-        if group.is_main:
-            with staged_folder(run / RUN_MODEL, overwrite=True) as staging, torch.no_grad():
-                target = staging / "export"
-                engine.task.export(target, modules)
-                _lift(target)
-    group.barrier()
-
-
-def _lift(folder: Path) -> None:
-    """Move a folder's content one level up and remove it."""
-    for path in list(folder.iterdir()):
-        shutil.move(str(path), folder.parent / path.name)
-    folder.rmdir()
 
 
 def _provenance(config: TrainConfig, group: Processes) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Phase:
         learning_rate: this phase's own, where it differs from the TrainConfig's.
         betas: this phase's own, where they differ from the TrainConfig's.
         start_step: the first step in which the phase runs.
+        moments_from: a checkpoint of another run whose phase of this name has the moments that a new run begins with;
+            None begins with zeros.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Phase:
     learning_rate: float | None = None
     betas: tuple[float, float] | None = None
     start_step: int = 0
+    moments_from: Path | None = None
 
 
 class Task(ABC):

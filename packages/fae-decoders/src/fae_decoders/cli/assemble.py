@@ -36,6 +36,7 @@ def assemble(
 
     Example: fae assemble --autoencoder runs/autoencoder --pixel runs/pixel --out runs/tokenizer
     """
+    from fae_core.commands.running import command_line
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
     from fae_decoders.fae.assemble import assemble as with_autoencoder
@@ -58,5 +59,6 @@ def assemble(
     fae.save_pretrained(out, overwrite=overwrite)
     shape = "x".join(map(str, fae.spec.shape))
     # Standardised features are normalised already: measuring them again would make other latents of them.
-    own = "" if fae.spec.is_normalized else " --statistics encoder"
-    say(f"wrote {out} (latents of {shape}); next: fae encode --model {out} --data IMAGES --out LATENTS{own}")
+    own = None if fae.spec.is_normalized else "encoder"
+    following = command_line("encode", model=out, data="IMAGES", out="LATENTS", statistics=own)
+    say(f"wrote {out} (latents of {shape}); next: {following}")

@@ -44,6 +44,7 @@ def import_autoencoder_kl(
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
+    from fae_core.commands.running import command_line
     from fae_core.files import require_new_folder
     from fae_core.processes import resolve_device
     from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
@@ -67,7 +68,7 @@ def import_autoencoder_kl(
     whose = "their statistics over the data" if data is not None else "its own scaling"
     say(
         f"wrote {out} ({parameters:,} parameters), latents {'x'.join(map(str, vae.spec.shape))} normalised by {whose}; "
-        f"next: fae encode --model {out} --data IMAGES --out LATENTS"
+        f"next: {command_line('encode', model=out, data=data or 'IMAGES', out='LATENTS')}"
     )
 
 
@@ -93,6 +94,8 @@ def import_rae(
 
     Example: fae import rae model.pt --out models/rae-dinov2-b
     """
+    from fae_core.cli.defaults import Made, preset_words
+    from fae_core.commands.running import command_line
     from fae_core.files import read_json, require_new_folder
     from fae_core.models.foreign import SECTIONS, read_state_dict
     from fae_decoders.imports.official_rae import decoder_from_official
@@ -106,7 +109,11 @@ def import_rae(
         out, overwrite=overwrite, card=f"Imported from one of RAE's decoders (`{checkpoint.name}`)."
     )
     parameters = sum(p.numel() for p in decoder.parameters())
-    say(
-        f"wrote {out} ({parameters:,} parameters); next: fae train pixel --stage finetune --autoencoder AUTOENCODER "
-        f"--init {out} --data IMAGES --out FAE"
-    )
+    at_hand: Made = {
+        "features": (decoder.config.feature_dim, *decoder.config.grid),
+        "images": decoder.config.image_shape,
+    }
+    preset, remark = preset_words("pixel-decoder", at_hand)
+    parts = {"autoencoder": "AUTOENCODER", "init": out, "data": "IMAGES", "preset": preset}
+    following = command_line("train pixel", stage="finetune", **parts, out="FAE")
+    say(f"wrote {out} ({parameters:,} parameters); next: {following}{remark}")

@@ -44,6 +44,7 @@ def reconstruct(
 
     Example: fae reconstruct --model runs/fae --data IMAGES --out runs/reconstruction
     """
+    from fae_core.commands.running import command_line
     from fae_core.errors import FAEError
     from fae_core.files import staged_folder
     from fae_core.images import readable_source
@@ -64,7 +65,7 @@ def reconstruct(
         record = job.run(staging, pairs=pairs, files=files, facts={"model": model, "data": data}, study=study)
     for name, value in record["table"]["rows"]:
         say(f"{name:<28}{value:.4g}")
-    say(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: fae eval report {out}")
+    say(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: {command_line('eval report', out)}")
 
 
 def _study(extractor: str | None, weights: Path | None, lpips: bool) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from fae_core.cli.settings import merge, parse_overrides, require_mappings, reso
 from fae_core.errors import FAEError, require_known
 
 if TYPE_CHECKING:
+    from fae_core.cli.defaults import Made
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
@@ -104,11 +105,33 @@ def named_features(settings: dict[str, Any]) -> tuple[str, bool] | None:
     return str(model.get("backbone", {}).get("name")), bool(model.get("standardize_features", False))
 
 
+def encoder_at_hand(settings: dict[str, Any], weights: str | None) -> Made:
+    """What an encoder section makes, as `fae_core.cli.defaults.made_for` has it; nothing is read or fetched for it.
+
+    Args:
+        settings: As of `build_encoder`.
+        weights: As of `build_encoder`.
+
+    Raises:
+        FAEError: As `build_encoder`.
+    """
+    import torch
+
+    with torch.device("meta"):
+        encoder = build_encoder(settings, weights)
+    features = (encoder.backbone.dim, *encoder.backbone.grid)
+    return {"features": features, "images": encoder.spec.image_shape, "backbone": encoder.spec.backbone}
+
+
 def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource) -> FeatureStore | None:
-    """What --features names. Raises FAEError where it does not fit the encoder or the images."""
+    """What --features names; None under torch.device("meta"), where nothing can be compared.
+
+    Raises FAEError where it does not fit the encoder or the images.
+    """
+    from fae_core.models.build import on_meta
     from fae_encoder.store.feature_store import FeatureStore
 
-    return None if folder is None else FeatureStore(folder, encoder, source)
+    return None if folder is None or on_meta() else FeatureStore(folder, encoder, source)
 
 
 def recorded(config: Any) -> Any:

@@ -24,7 +24,10 @@ Features = Annotated[
 ]
 
 
-@training_command("feature-decoder-demo", "feature-decoder")
+DEFAULT_PRESET = "feature-decoder-demo"
+
+
+@training_command(f"{DEFAULT_PRESET}, for encoders of its size alone", "feature-decoder")
 def train_autoencoder(
     options: TrainingOptions,
     data: Data,
@@ -40,17 +43,17 @@ def train_autoencoder(
 
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
-    from fae_core.cli.launch import relaunched
-
     options.check_folder()
-    if relaunched(options.processes):
+    if options.relaunched():
         return
+    from fae_core.cli.defaults import image_size_at_hand, preset_words
+    from fae_core.commands.running import command_line
     from fae_core.config import parse_config, require_fields
-    from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.training import TrainConfig
     from fae_decoders.cli.stage import (
         build_encoder,
+        encoder_at_hand,
         known_features,
         recorded,
         stage_settings,
@@ -63,7 +66,7 @@ def train_autoencoder(
         "feature-decoder",
         ("autoencoder",),
         "autoencoder",
-        options.preset_or("feature-decoder-demo"),
+        options.preset_or(DEFAULT_PRESET),
         options.config,
         options.overrides,
         options.training,
@@ -72,13 +75,22 @@ def train_autoencoder(
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     require_fields(FeatureDecoderConfig, settings["model"], "model settings")
-    source = readable_source(data, split)
-    built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
-    model = {**settings["model"], "feature_dim": built.backbone.dim}
-    model_config = parse_config(FeatureDecoderConfig, model, "model settings")
-    decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
+    at_hand = encoder_at_hand(settings["encoder"], weights)
+    options.require_suited(DEFAULT_PRESET, at_hand)
+    source = options.images(data, split)
+    if encoder is None:
+        options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
+    with options.building():
+        built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
+        model = {**settings["model"], "feature_dim": built.backbone.dim}
+        model_config = parse_config(FeatureDecoderConfig, model, "model settings")
+        decoder = seeded(train_config.seed, lambda: FeatureDecoder(model_config, training_spec(built.spec)))
+        task = AutoencoderTask(built, decoder, source, stage, known_features(features, built, source))
+    images = {"data": data, "split": split, "features": features}
+    preset, remark = preset_words("pixel-decoder", at_hand)
+    pixel = command_line("train pixel", stage="noise", autoencoder=options.out, preset=preset, out="PIXEL", **images)
     options.train(
-        AutoencoderTask(built, decoder, source, stage, known_features(features, built, source)),
+        task,
         train_config,
         {
             "command": "fae train autoencoder",
@@ -90,6 +102,5 @@ def train_autoencoder(
             "model": recorded(model_config),
             "autoencoder": recorded(stage),
         },
-        after=f"fae train pixel --stage noise --autoencoder {options.out} --data {data} --out PIXEL, "
-        f"or fae encode --model {options.out} --data {data} --out LATENTS",
+        after=f"{pixel}{remark}, or {command_line('encode', model=options.out, out='LATENTS', **images)}",
     )

@@ -27,7 +27,10 @@ class Stage(StrEnum):
     FINETUNE = "finetune"
 
 
-@training_command(f"that of --init in stage finetune, else {DEFAULT_PRESET},", "pixel-decoder")
+@training_command(
+    f"that of --init in stage finetune, else {DEFAULT_PRESET}, for encoders of its size alone",
+    "pixel-decoder",
+)
 def train_pixel(
     options: TrainingOptions,
     data: Data,
@@ -59,25 +62,28 @@ def train_pixel(
     """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
 
     Stage noise needs no autoencoder; its decoder serves every latent size of the backbone. Stage finetune writes the
-    whole FAE; without --preset and --config it takes the preset of the run in --init. Sections of --set and --config:
+    whole FAE; without --preset and --config it takes the recipe of the run in --init (its preset or file, --batch-size
+    and --set, without the length), and it goes on with that run's discriminator, whose starting steps then count as
+    passed. How long the stages are, and whether the schedule starts again, is open in the paper: each has a schedule of
+    its own over training.steps. Sections of --set and --config:
     model (the pixel decoder), encoder, noise or finetune (losses, data, ...), training.
 
     Example: fae train pixel --stage finetune --autoencoder runs/autoencoder --init runs/pixel --data IMAGES --out
     runs/fae
     """
-    from fae_core.cli.launch import relaunched
-
     options.check_folder()
-    if relaunched(options.processes):
+    if options.relaunched():
         return
+    from fae_core.cli.defaults import image_size_at_hand
     from fae_core.cli.settings import parse_overrides
+    from fae_core.commands.running import command_line
     from fae_core.config import parse_config, require_fields
     from fae_core.errors import FAEError
-    from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.models.identity import model_checksum
     from fae_core.training import TrainConfig
-    from fae_decoders.cli.stage import named_features, recorded, stage_settings
+    from fae_decoders.cli.stage import encoder_at_hand, named_features, recorded, stage_settings
+    from fae_decoders.cli.stage_two import Recipe, kept_discriminator, recipe_for_stage_two, recipe_of, tell
     from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
     from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
     from fae_decoders.stages.pixel_noise import NOT_MEASURED
@@ -90,16 +96,22 @@ def train_pixel(
         raise FAEError("--reference is for stage noise; stage finetune adds no noise to features")
     if init is not None and "model" in parse_overrides(options.overrides):
         raise FAEError("the pixel decoder is the one of --init, as it is; leave --set model... out")
-    preset, config = options.preset_or(DEFAULT_PRESET), options.config
-    if stage is Stage.FINETUNE and init is not None and options.preset is None and options.config is None:
-        preset, config = _settings_of(init)
+    runs = None if autoencoder is None or init is None else (autoencoder, init)
+    if stage is Stage.NOISE:
+        runs = None
+    elif runs is None:
+        raise FAEError("stage finetune needs --autoencoder (a run of stage Ia) and --init (a run of stage noise)")
+    recipe = Recipe(options.preset_or(DEFAULT_PRESET), options.config)
+    if runs is not None and options.preset is None and options.config is None:
+        recipe = recipe_of(runs[1], DEFAULT_PRESET)
+        tell(recipe, runs[1])
     settings = stage_settings(
         "pixel-decoder",
         ("noise", "finetune"),
         stage.value,
-        preset,
-        config,
-        options.overrides,
+        recipe.preset,
+        recipe.config,
+        [*recipe.without(options.training), *(options.overrides or [])],
         options.training,
         _folder(autoencoder) or encoder,
     )
@@ -119,21 +131,35 @@ def train_pixel(
         noise.require_reference(reference is not None)
         if (named := named_features(settings["encoder"])) is not None:
             noise.require_unit(*named)
-    source = readable_source(data, split)
+    discriminator = None if runs is None else kept_discriminator(runs[1], settings["finetune"], options)
+    by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
+    if by_default:
+        options.require_suited(DEFAULT_PRESET, encoder_at_hand(settings["encoder"], weights))
+    source = options.images(data, split)
+    if by_default and stage is Stage.NOISE and autoencoder is None and encoder is None and init is None:
+        options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
 
     # Encoder, decoder and discriminator: every fresh weight comes from the seed.
     def build() -> PixelNoiseTask | PixelFinetuneTask:
-        if stage is Stage.NOISE:
+        if runs is None:
             return _noise_task(source, settings, init, weights, features, reference)
-        return _finetune_task(source, settings, autoencoder, init, features)
+        return _finetune_task(source, settings, *runs, features, discriminator)
 
-    task = seeded(train_config.seed, build)
-    start = {} if init is None else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
+    with options.building():
+        task = seeded(train_config.seed, build)
+    start = (
+        {}
+        if init is None or options.dry_run
+        else {"init": model_checksum(task.modules["pixel_decoder"].state_dict(), None)}
+    )
+    images = {"data": data, "split": split}
+    following = recipe_for_stage_two(recipe.preset, recipe.config, options.overrides, options.batch_size)
+    parts = {"autoencoder": autoencoder or "AUTOENCODER", "init": options.out, "features": features}
     after = (
-        f"fae train pixel --stage finetune --autoencoder {autoencoder or 'AUTOENCODER'} --init {options.out} "
-        f"--data {data} --out FAE"
+        command_line("train pixel", stage="finetune", **parts, **images, **following.options, out="FAE")
         if stage is Stage.NOISE
-        else f"fae reconstruct --model {options.out} --data {data} --out RECONSTRUCTION"
+        else f"{command_line('reconstruct', model=options.out, **images, out='RECONSTRUCTION')}, "
+        f"or {command_line('encode', model=options.out, **images, features=features, out='LATENTS')}"
     )
     options.train(
         task,
@@ -185,23 +211,21 @@ def _noise_task(
 def _finetune_task(
     source: ImageSource,
     settings: dict[str, Any],
-    autoencoder: str | None,
-    init: str | None,
+    autoencoder: str,
+    init: str,
     features: Path | None,
+    discriminator: Path | None,
 ) -> PixelFinetuneTask:
     from fae_core.config import parse_config
-    from fae_core.errors import FAEError
     from fae_decoders.cli.stage import known_features
     from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
     from fae_decoders.fae.fae import FAE
     from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
 
-    if autoencoder is None or init is None:
-        raise FAEError("stage finetune needs --autoencoder (a run of stage Ia) and --init (a run of stage noise)")
     stage = parse_config(PixelFinetuneConfig, settings["finetune"], "finetune settings")
     fae = FAE.from_pretrained(autoencoder)
     known = known_features(features, fae.encoder, source)
-    return PixelFinetuneTask(fae, load_pixel_decoder(init), source, stage, known)
+    return PixelFinetuneTask(fae, load_pixel_decoder(init), source, stage, known, discriminator)
 
 
 def _folder(autoencoder: str | None) -> str | None:
@@ -209,28 +233,3 @@ def _folder(autoencoder: str | None) -> str | None:
     from fae_core.models.sources import resolve_model_folder
 
     return None if autoencoder is None else str(resolve_model_folder(autoencoder, part="tokenizer"))
-
-
-def _settings_of(init: str) -> tuple[str | None, Path | None]:
-    """The preset and the file of settings of the run that made a decoder. Raises FAEError where it names none.
-
-    The default preset is small: it must not be taken for a decoder that was trained with another.
-    """
-    from pathlib import Path
-
-    from fae_core.commands.running import recorded_options
-    from fae_core.errors import FAEError, InvalidFile
-    from fae_core.folders import RUN_CONFIG
-
-    run = next((folder for folder in (Path(init), Path(init).parent) if (folder / RUN_CONFIG).is_file()), None)
-    try:
-        recorded = None if run is None else recorded_options(run)
-    except InvalidFile:
-        recorded = None
-    if recorded is None:
-        raise FAEError(
-            f"{init} does not say which settings it was trained with: give stage finetune a --preset "
-            "(`fae presets pixel-decoder`) or a --config"
-        )
-    preset, config = recorded.get("--preset"), recorded.get("--config")
-    return preset or (None if config else DEFAULT_PRESET), None if config is None else Path(config)

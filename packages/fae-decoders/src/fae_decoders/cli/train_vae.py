@@ -13,7 +13,7 @@ from fae_decoders.cli.train_autoencoder import Data, Split
 DEFAULT_PRESET = "conv-vae-cifar10"
 
 
-@training_command(DEFAULT_PRESET, "conv-vae")
+@training_command(f"{DEFAULT_PRESET}, for small images", "conv-vae")
 def train_vae(
     options: TrainingOptions,
     data: Data,
@@ -31,13 +31,12 @@ def train_vae(
 
     Example: fae train vae --data IMAGES --preset conv-vae-cifar10 --out runs/vae
     """
-    from fae_core.cli.launch import relaunched
-
     options.check_folder()
-    if relaunched(options.processes):
+    if options.relaunched():
         return
+    from fae_core.cli.defaults import image_size_at_hand, made_for
+    from fae_core.commands.running import command_line
     from fae_core.config import parse_config
-    from fae_core.images import readable_source
     from fae_core.models.build import seeded
     from fae_core.training import TrainConfig
     from fae_decoders.baselines.conv_vae import ConvVAE, ConvVAEConfig
@@ -56,8 +55,13 @@ def train_vae(
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(VAEConfig, settings["vae"], "vae settings")
     model = parse_config(ConvVAEConfig, settings["model"], "model settings")
-    source = readable_source(data, split)
-    task = seeded(train_config.seed, lambda: VAETask(ConvVAE(model), source, stage))
+    source = options.images(data, split)
+    options.require_suited(DEFAULT_PRESET, made_for({"model": model.model_dump()}))
+    if image_size is None:
+        options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
+    images = {"data": data, "split": split}
+    with options.building():
+        task = seeded(train_config.seed, lambda: VAETask(ConvVAE(model), source, stage))
     options.train(
         task,
         train_config,
@@ -69,6 +73,6 @@ def train_vae(
             "model": recorded(model),
             "vae": recorded(stage),
         },
-        after=f"fae encode --model {options.out} --data {data} --out LATENTS, "
-        f"or fae reconstruct --model {options.out} --data {data} --out RECONSTRUCTION",
+        after=f"{command_line('encode', model=options.out, out='LATENTS', **images)}, "
+        f"or {command_line('reconstruct', model=options.out, out='RECONSTRUCTION', **images)}",
     )

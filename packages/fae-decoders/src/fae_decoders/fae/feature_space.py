@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fae_core.config import Config
 from fae_core.errors import FAEError
+from fae_core.models.build import on_meta
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
@@ -59,9 +60,9 @@ class FeatureSpace(Config):
 
     @classmethod
     def of(cls, encoder: FAEEncoder) -> FeatureSpace:
-        """The space of `encoder.features(images)`."""
+        """The space of `encoder.features(images)`; on the meta device without the hash and the statistics."""
         backbone, norm = encoder.backbone, encoder.feature_norm
-        identity = norm.is_identity
+        identity = norm.is_identity or norm.mean.is_meta
         return cls(
             backbone=backbone.name,
             dim=backbone.dim,
@@ -69,13 +70,13 @@ class FeatureSpace(Config):
             image_size=backbone.image_size,
             layers=backbone.layers,
             final_norm=backbone.final_norm,
-            fingerprint=backbone.fingerprint(),
+            fingerprint="" if norm.mean.is_meta else backbone.fingerprint(),
             mean=None if identity else tuple(norm.mean.tolist()),
             std=None if identity else tuple(norm.std.tolist()),
         )
 
     def require(self, other: FeatureSpace, context: str = "") -> None:
-        """Check that `other` is this space.
+        """Check that `other` is this space; under torch.device("meta") what weights and data decide is left out.
 
         Args:
             other: What was found.
@@ -85,11 +86,12 @@ class FeatureSpace(Config):
             FeatureSpaceMismatch: Names every field that differs.
         """
         fields: dict[str, tuple[object, object]] = {}
-        for name in ("backbone", "dim", "grid", "image_size", "layers", "final_norm", "fingerprint"):
+        hashes = () if on_meta() else ("fingerprint",)
+        for name in ("backbone", "dim", "grid", "image_size", "layers", "final_norm", *hashes):
             wanted, found = getattr(self, name), getattr(other, name)
             if wanted != found:
                 fields["backbone weights" if name == "fingerprint" else name] = (_short(wanted), _short(found))
-        if self.dim == other.dim and not _same_statistics(self, other):
+        if hashes and self.dim == other.dim and not _same_statistics(self, other):
             fields["feature normalisation"] = (_describe(self), _describe(other))
         if fields:
             raise FeatureSpaceMismatch(fields, context)

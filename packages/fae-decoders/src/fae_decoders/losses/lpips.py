@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fae_core.errors import FAEError, InvalidFile, MissingPackage, first_line
 from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
+from fae_core.models.build import on_meta
 from fae_decoders.losses.perceptual import require_pair
 
 Trunk = Literal["vgg", "alex", "squeeze"]
@@ -31,7 +32,8 @@ _FILES = {
 class LPIPS(nn.Module):
     """forward(decoded, target) -> mean distance over the batch. Frozen; gradients reach `decoded`.
 
-    Both are (B, 3, H, W); the target is in [0, 1], `decoded` may leave the range.
+    Both are (B, 3, H, W); the target is in [0, 1], `decoded` may leave the range. Under torch.device("meta") no weights
+    are read.
 
     Args:
         trunk: The network whose features are compared.
@@ -53,10 +55,11 @@ class LPIPS(nn.Module):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision's deprecated `pretrained` argument, used inside lpips
-            if weights is None:
+            if weights is None and not on_meta():
                 self.net = _with_downloaded_trunk(lpips, trunk)
             else:
                 self.net = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
+            if weights is not None and not on_meta():
                 load_trunk(self.net, Path(weights))
         self.net.register_module("scaling_layer", _Scaling(self.net.get_submodule("scaling_layer")))
         self.requires_grad_(False).eval()

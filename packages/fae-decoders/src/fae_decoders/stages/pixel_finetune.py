@@ -1,4 +1,10 @@
-"""Stage II: the pixel decoder of stage Ib is trained further on features that went through the latent (section 4.2)."""
+"""Stage II: the pixel decoder of stage Ib is trained further on features that went through the latent (section 4.2).
+
+Open in the paper: how long stages Ib and II are (its table gives 1 M iterations to the pixel decoder, without dividing
+them), whether the learning rate's schedule starts again, and what becomes of stage Ib's discriminator. Here each stage
+has a schedule of its own, of the length of `training.steps`, and the discriminator goes on with its weights, LeCam's
+anchors and AdamW's moments (kept_discriminator.py).
+"""
 
 from __future__ import annotations
 
@@ -53,10 +59,13 @@ class PixelFinetuneTask(PixelTask):
         source: The images.
         config: The stage's settings.
         features: Known backbone features of the same images, read instead of computed.
+        discriminator: Checkpoint of stage Ib whose discriminator goes on (see `discriminator_of`); None begins with a
+            new one. The losses' `discriminator_start` and `adversarial_start` count this run's own steps.
 
     Raises:
         FeatureSpaceMismatch: The pixel decoder was trained on other features than the FAE's.
         FAEError: It is for features of another width or grid.
+        InvalidFile: The checkpoint has another discriminator.
     """
 
     def __init__(
@@ -66,12 +75,20 @@ class PixelFinetuneTask(PixelTask):
         source: ImageSource,
         config: PixelFinetuneConfig,
         features: FeatureStore | None = None,
+        discriminator: Path | None = None,
     ) -> None:
         space = FeatureSpace.of(fae.encoder)
         if decoder.config.features is not None:
             space.require(decoder.config.features, "the pixel decoder of the noise stage")
         super().__init__(
-            fae.encoder, decoder, source, config.losses, config.data, config.gradient_checkpointing, features
+            fae.encoder,
+            decoder,
+            source,
+            config.losses,
+            config.data,
+            config.gradient_checkpointing,
+            features,
+            discriminator,
         )
         self.fae, self.config, self._space = fae.requires_grad_(False).eval(), config, space
 

@@ -36,9 +36,11 @@ class PixelTask(Task):
         data: How the images are read.
         gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
         features: Known features of the same images, read instead of computed.
+        discriminator: Checkpoint of another run whose discriminator goes on; None begins with a new one.
 
     Raises:
         FAEError: The decoder is for features of another width or grid.
+        InvalidFile: The checkpoint has another discriminator.
     """
 
     ema_modules = ("pixel_decoder",)
@@ -52,6 +54,7 @@ class PixelTask(Task):
         data: DataConfig,
         gradient_checkpointing: bool,
         features: FeatureStore | None = None,
+        discriminator: Path | None = None,
     ) -> None:
         dim, grid = encoder.backbone.dim, tuple(encoder.backbone.grid)
         if (decoder.config.feature_dim, decoder.config.grid) != (dim, grid):
@@ -66,13 +69,14 @@ class PixelTask(Task):
         decoder.gradient_checkpointing = gradient_checkpointing
         self.modules: dict[str, nn.Module] = {"pixel_decoder": decoder}
         self.phases = [Phase("decoder", ("pixel_decoder",), self._decoder_loss)]
-        self._adversary = Adversary(self.losses, self.modules, self.phases)
+        self._adversary = Adversary(self.losses, self.modules, self.phases, discriminator)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def identity(self) -> dict[str, str]:
-        return self.data.identity()
+        kept = self._adversary.kept
+        return {**self.data.identity(), **({} if kept is None else {"discriminator": kept})}
 
     def prepare(self, device: str) -> None:
         self.data.to(device)

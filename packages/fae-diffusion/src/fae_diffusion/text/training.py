@@ -15,6 +15,7 @@ from fae_core.errors import DataError, FAEError
 from fae_core.images.caption_choice import CaptionChoice
 from fae_core.images.captions import split_captions
 from fae_core.latent_store import LatentStore
+from fae_core.models.build import on_meta
 from fae_core.models.draw import check_options
 from fae_core.processes import processes
 from fae_core.random import SlotRandom
@@ -127,10 +128,10 @@ def caption_task(
     cache: Path | None = None,
     template: str = "a photo of a {}",
     choice: CaptionChoice | None = None,
-) -> tuple[CaptionTask, dict[str, Any]]:
+) -> tuple[GeneratorTask, dict[str, Any]]:
     """Embed the captions of a latent store once, and make the task of an MMDiT on latents and embeddings.
 
-    The width of the text follows the encoder unless it is given.
+    The width of the text follows the encoder unless it is given. Under torch.device("meta") nothing is embedded.
 
     Args:
         model: fields of MMDiTConfig; `text_encoder` is needed.
@@ -153,6 +154,10 @@ def caption_task(
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
     if preview is not None:
         check_options(MMDiT, preview.options)
+    if on_meta():  # a plan, for which nothing is embedded: the text is as wide as the settings say
+        planned, _ = build_generator(generator_class, model, store, config)
+        recorded = {"caption_template": template, "model": planned.config.model_dump(mode="json")}
+        return GeneratorTask(planned, store, preview), recorded
     captions, choice = captions_of(store, template), choice or CaptionChoice()
     choice.require(captions, str(store.folder))  # before anything is embedded
     text = _embedded(distinct_captions(captions), asked.text_encoder, cache or Path(f"{store.folder}.text"), device)

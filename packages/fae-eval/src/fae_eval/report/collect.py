@@ -22,6 +22,7 @@ from fae_core.folders import (
     RECIPE_STEPS,
     RUN_CHECKPOINTS,
     RUN_CONFIG,
+    RUN_EXPORTS,
     RUN_METRICS,
     RUN_MODEL,
     RUN_SAMPLES,
@@ -35,7 +36,7 @@ _DEPTH = 3  # folders below a given one that are searched
 # The order of records; all others follow.
 _KINDS = ("reconstruction", "samples", "generation", "comparison", "convergence", "guidance-search", "text", "probe")
 _MOST_CONFIG = 2**20  # bytes of a config.yaml that is shown
-_SKIPPED = {RUN_CHECKPOINTS, RUN_MODEL, IMAGES, TRAIN, HELD_OUT, ENCODER, FEATURE_DECODER, PIXEL_DECODER}
+_SKIPPED = {RUN_CHECKPOINTS, RUN_MODEL, RUN_EXPORTS, IMAGES, TRAIN, HELD_OUT, ENCODER, FEATURE_DECODER, PIXEL_DECODER}
 
 
 @dataclass(frozen=True)
