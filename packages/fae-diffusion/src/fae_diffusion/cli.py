@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, Survey
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -42,6 +42,7 @@ def train_diffusion(
     data: LiveData = None,
     tokenizer: LiveTokenizer = None,
     flip: LiveFlip = False,
+    survey: Survey = None,
     text_cache: Annotated[
         Path | None,
         typer.Option("--text-cache", help="mmdit: where caption embeddings are kept; default LATENTS.text."),
@@ -87,6 +88,7 @@ def train_diffusion(
         data=data,
         tokenizer=tokenizer,
         flip=flip,
+        survey=survey,
         task_factories={"mmdit": partial(caption_task, cache=text_cache, template=caption_template, choice=choice)},
         check=check,
     )

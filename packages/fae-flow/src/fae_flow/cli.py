@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, Survey
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -19,6 +19,7 @@ def train_flow(
     data: LiveData = None,
     tokenizer: LiveTokenizer = None,
     flip: LiveFlip = False,
+    survey: Survey = None,
 ) -> None:
     """Train a STARFlow on a latent store; classes follow the store's labels.
 
@@ -29,7 +30,7 @@ def train_flow(
     from fae_core.cli.training import train_generator
     from fae_flow import STARFlow
 
-    live = {"data": data, "tokenizer": tokenizer, "flip": flip}
+    live = {"data": data, "tokenizer": tokenizer, "flip": flip, "survey": survey}
     train_generator("flow", "starflow-tiny", {"starflow": STARFlow}, options, latents=latents, **live)
 
 

@@ -36,6 +36,7 @@ def train_generator(
     data: str | None = None,
     tokenizer: str | None = None,
     flip: bool = False,
+    survey: Path | None = None,
     task_factories: dict[str, TaskFactory] | None = None,
     check: Callable[[str], None] | None = None,
     **earlier: Any,
@@ -49,6 +50,7 @@ def train_generator(
         options: what every training command takes. Its fields as keyword arguments still work, with a warning.
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
+        survey: a report of `fae check` on `data`.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
         check: called with the model_type once settings are known, before anything is read or started.
 
@@ -76,7 +78,7 @@ def train_generator(
         return
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
-        store = _open_latents(latents, data, tokenizer, flip, config.verify)
+        store = _open_latents(latents, data, tokenizer, flip, config.verify, survey)
         task, facts = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
             "command": f"fae train {command}",
@@ -127,10 +129,14 @@ def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
     return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
 
 
-def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool) -> Any:
+def _open_latents(
+    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, survey: Path | None
+) -> Any:
     """The store, or images encoded as they are needed."""
     if latents is not None and flip:
         raise DataError("--flip is for --data; a latent store has mirror images where fae encode --flip wrote it")
+    if survey is not None and data is None:
+        raise DataError("--survey is about the images of --data, which is not given")
     if latents is not None and data is None and tokenizer is None:
         from fae_core.latent_store import LatentStore
 
@@ -140,7 +146,7 @@ def _open_latents(latents: Path | None, data: str | None, tokenizer: str | None,
         from fae_core.models.load import load_tokenizer
         from fae_core.training.live_latents import LiveLatents
 
-        return LiveLatents(readable_source(data), load_tokenizer(tokenizer), flip=flip)
+        return LiveLatents(readable_source(data, survey=survey), load_tokenizer(tokenizer), flip=flip)
     raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 

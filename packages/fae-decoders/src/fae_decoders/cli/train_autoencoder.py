@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fae_core.cli.options import Survey
 from fae_core.cli.training_options import TrainingOptions, training_command
 
 Data = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
@@ -32,6 +33,7 @@ def train_autoencoder(
     weights: Weights = None,
     features: Features = None,
     split: Split = None,
+    survey: Survey = None,
 ) -> None:
     """Train the adapter and the feature decoder on features of a frozen backbone (stage Ia).
 
@@ -72,7 +74,7 @@ def train_autoencoder(
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     require_fields(FeatureDecoderConfig, settings["model"], "model settings")
-    source = readable_source(data, split)
+    source = readable_source(data, split, survey)
     built = seeded(train_config.seed, lambda: build_encoder(settings["encoder"], weights))
     model = {**settings["model"], "feature_dim": built.backbone.dim}
     model_config = parse_config(FeatureDecoderConfig, model, "model settings")

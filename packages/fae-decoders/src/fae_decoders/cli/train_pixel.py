@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fae_core.cli.options import Survey
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_decoders.cli.train_autoencoder import Data, Encoder, Features, Split, Weights
 
@@ -55,6 +56,7 @@ def train_pixel(
         ),
     ] = None,
     split: Split = None,
+    survey: Survey = None,
 ) -> None:
     """Train the pixel decoder: first on noisy frozen features, then on features that went through the latent.
 
@@ -119,7 +121,7 @@ def train_pixel(
         noise.require_reference(reference is not None)
         if (named := named_features(settings["encoder"])) is not None:
             noise.require_unit(*named)
-    source = readable_source(data, split)
+    source = readable_source(data, split, survey)
 
     # Encoder, decoder and discriminator: every fresh weight comes from the seed.
     def build() -> PixelNoiseTask | PixelFinetuneTask:

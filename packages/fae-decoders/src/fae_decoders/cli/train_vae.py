@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fae_core.cli.options import Survey
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.config.limits import LARGEST_SIDE
 from fae_decoders.cli.train_autoencoder import Data, Split
@@ -22,6 +23,7 @@ def train_vae(
         typer.Option("--image-size", min=1, max=LARGEST_SIDE, help="Pixels a side; as --set model.image_size=N."),
     ] = None,
     split: Split = None,
+    survey: Survey = None,
 ) -> None:
     """Train a convolutional KL autoencoder on images: a tokenizer that `fae encode` and `fae sample` take as they take
     an FAE.
@@ -56,7 +58,7 @@ def train_vae(
     train_config = parse_config(TrainConfig, settings["training"], "training settings")
     stage = parse_config(VAEConfig, settings["vae"], "vae settings")
     model = parse_config(ConvVAEConfig, settings["model"], "model settings")
-    source = readable_source(data, split)
+    source = readable_source(data, split, survey)
     task = seeded(train_config.seed, lambda: VAETask(ConvVAE(model), source, stage))
     options.train(
         task,
