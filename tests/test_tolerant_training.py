@@ -70,7 +70,7 @@ def test_unreadable_images_are_named_and_recorded_and_a_resumed_run_is_the_same(
     invoke(words(data, whole))
     named = " ".join(record.message for record in caplog.records)
     assert all(f"{number:02d}.png" in named for number in BROKEN)
-    assert f"3 images so far could not be read and were replaced by the next ones; {whole}/unreadable.txt" in named
+    assert f"replaced by the next ones so far: 3; {whole}/unreadable.txt names them" in named
     assert sorted(replaced(whole)) == list(BROKEN)
     assert all(f"{number:02d}.png" in reason for number, reason in replaced(whole).items())
     shutil.copytree(whole, parted)

@@ -44,7 +44,7 @@ class UnreadableImages:
             os.fsync(file.fileno())
         self._known.update(map(str, fresh))
         log.warning(
-            "%d images so far could not be read and were replaced by the next ones; %s names them",
+            "images that could not be read and were replaced by the next ones so far: %d; %s names them",
             len(self._known),
             self.path,
         )
