@@ -80,7 +80,7 @@ class Brightness:
 
 
 @pytest.mark.parametrize("blocks", [None, [6, 4]])
-def test_trainers_on_images_leave_out_what_cannot_be_read_and_never_mislabel(
+def test_trainers_on_images_replace_what_cannot_be_read_and_never_mislabel(
     blocks: list[int] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = readable_source(Labelled(10, {3, 4, 9}, blocks))
@@ -90,9 +90,9 @@ def test_trainers_on_images_leave_out_what_cannot_be_read_and_never_mislabel(
     assert [number % 3 for number in read] == labels.tolist(), (
         "each image has its own label, not that of the one it replaces"
     )
-    assert read == ([0, 1, 2, 5, 5, 5, 6, 7, 8, 0] if blocks else [0, 1, 2, 5, 6, 7, 8])
-    named = " ".join(record.message for record in caplog.records)
-    assert "cannot read image 3" in named if blocks else "3 of 10 images cannot be read and are skipped: 3" in named
+    assert read == [0, 1, 2, 5, 5, 5, 6, 7, 8, 0]
+    named = [record.message for record in caplog.records]
+    assert sum("cannot read image 3" in line for line in named) == 1
 
 
 def test_a_selection_of_tolerant_images_is_tolerant() -> None:

@@ -242,3 +242,22 @@ def test_bf16_computes_nearly_the_same_and_keeps_fp32_weights(tmp_path: Path) ->
     assert rows["fp32"][-1]["loss"] != rows["bf16"][-1]["loss"]
     state = load_file(tmp_path / "bf16" / "model" / "feature_decoder" / "model.safetensors")
     assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+class Counted(Gradients):
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.reads: list[int] = []
+
+    def read(self, index: int):
+        self.reads.append(index)
+        return super().read(index)
+
+
+@pytest.mark.parametrize("make", [make_autoencoder_task, make_noise_task])
+def test_what_is_not_kept_in_memory_is_not_read_before_the_first_step(make) -> None:
+    """But for the images on which the features' scale is measured."""
+    task = make(data=DataConfig(cache_gb=0, norm_images=6))
+    task.data.source = source = Counted(1000)
+    task.prepare("cpu")
+    assert sorted(source.reads) == [i * 1000 // 6 for i in range(6)]

@@ -22,6 +22,7 @@ RUN_IDENTITY = "identity"  # a section of config.yaml: hashes of the data and mo
 RUN_ARGUMENTS = "arguments"  # a section of config.yaml: the words of the training command
 RUN_MEASURED = "measured"  # a section of config.yaml: what was measured on the data before the first step
 RUN_METRICS = "metrics.jsonl"
+RUN_UNREADABLE = "unreadable.txt"  # images that were replaced: place in the data and reason, on one line each
 RUN_CHECKPOINTS = "checkpoints"
 RUN_MODEL = "model"
 RUN_EXPORTS = "exports"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextvars
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LINE_SECONDS = 10.0  # how often a log file gets a line
+_LINE_SECONDS = 10.0  # how often a log file gets a line; more often at first
+_FIRST_SECONDS = 1.5  # when it gets the first one, whatever is done by then
 
 # Whether progress is not wanted in this context (--quiet).
 hidden: contextvars.ContextVar[bool] = contextvars.ContextVar("fae_progress_hidden", default=False)
@@ -25,7 +27,7 @@ class Bar:
 
 
 @contextmanager
-def progress(total: int, description: str, done: int = 0, enabled: bool = True) -> Iterator[Bar]:
+def progress(total: int, description: str, done: int = 0, enabled: bool = True, brief: bool = False) -> Iterator[Bar]:
     """A Bar that writes to standard error.
 
     Args:
@@ -33,20 +35,27 @@ def progress(total: int, description: str, done: int = 0, enabled: bool = True) 
         description: What the work is.
         done: Units that are done already.
         enabled: Show it; False on processes that are not the first.
+        brief: For work that is mostly done at once: nothing is shown of it then, and nothing stays on a terminal.
     """
     if not enabled or hidden.get():
         yield Bar()
     elif sys.stderr.isatty():
-        with _terminal_bar(total, description, done) as bar:
+        with _terminal_bar(total, description, done, brief) as bar:
             yield bar
     else:
-        bar = _LineBar(total, description, done)
-        yield bar
+        bar = _LineBar(total, description, done, brief)
+        first = threading.Timer(_FIRST_SECONDS, bar.begin)
+        first.daemon = True
+        first.start()
+        try:
+            yield bar
+        finally:
+            first.cancel()
         bar.finish()
 
 
 @contextmanager
-def _terminal_bar(total: int, description: str, done: int) -> Iterator[Bar]:
+def _terminal_bar(total: int, description: str, done: int, brief: bool) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -65,7 +74,7 @@ def _terminal_bar(total: int, description: str, done: int) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as display:
+    with Progress(*columns, console=Console(stderr=True), transient=brief) as display:
         task = display.add_task(description, total=total, completed=done, note="")
 
         class TerminalBar(Bar):
@@ -79,21 +88,32 @@ def _terminal_bar(total: int, description: str, done: int) -> Iterator[Bar]:
 
 
 class _LineBar(Bar):
-    def __init__(self, total: int, description: str, done: int) -> None:
-        self.total, self.description, self.done = total, description, done
+    def __init__(self, total: int, description: str, done: int, brief: bool) -> None:
+        self.total, self.description, self.done, self.brief = total, description, done, brief
         self.text = ""
         self.started = self.last = time.monotonic()
+        self.ended = False
+
+    def begin(self) -> None:
+        """Write the first line, unless the work is done already."""
+        if self.last == self.started and not self.ended:
+            self._line()
 
     def advance(self, count: int = 1) -> None:
         self.done += count
-        if time.monotonic() - self.last > _LINE_SECONDS and self.done < self.total:
+        now = time.monotonic()
+        # As long as the work had taken at the last line, but no longer than the limit.
+        pause = min(_LINE_SECONDS, max(_FIRST_SECONDS, self.last - self.started))
+        if now - self.last > pause and self.done < self.total:
             self._line()
 
     def note(self, text: str) -> None:
         self.text = text
 
     def finish(self) -> None:
-        self._line()
+        self.ended = True
+        if not self.brief or self.last > self.started:
+            self._line()
 
     def _line(self) -> None:
         self.last = time.monotonic()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed
+from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed, Survey
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 from fae_core.folders import STORE_SKIPPED
@@ -43,6 +43,7 @@ def encode(
         typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")] = None,
+    survey: Survey = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Encode the first so many images.")] = None,
     posterior: Annotated[
         str, typer.Option("--posterior", help="Store the distribution (mean and std), the mean, or one sample.")
@@ -90,7 +91,7 @@ def encode(
         return
     from fae_core.cli.defaults import image_size_at_hand, require_suited
     from fae_core.config import parse_config
-    from fae_core.images import open_images
+    from fae_core.images import open_surveyed
     from fae_core.processes import processes as process_group
     from fae_encoder.store.encode_dataset import EncodeConfig, encode_dataset
 
@@ -106,7 +107,7 @@ def encode(
         "threads": threads,
     }
     config = parse_config(EncodeConfig, settings, "encode")
-    source = open_images(data, split)
+    source = open_surveyed(data, split, survey)
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
     if model is None and not resume:

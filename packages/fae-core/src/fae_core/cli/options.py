@@ -47,6 +47,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.steps=500.")
 ]
 Latents = Annotated[Path | None, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")]
+Survey = Annotated[
+    Path | None,
+    typer.Option("--survey", help="Report of `fae check` on the images: broken ones are left out from the start."),
+]
 LiveData = Annotated[
     str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
 ]

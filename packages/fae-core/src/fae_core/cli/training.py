@@ -137,6 +137,8 @@ def _open_latents(
     """The store, or images encoded as they are needed."""
     if latents is not None and flip:
         raise DataError("--flip is for --data; a latent store has mirror images where fae encode --flip wrote it")
+    if options.survey is not None and data is None:
+        raise DataError("--survey is about the images of --data, which is not given")
     if latents is not None and data is None and tokenizer is None:
         from fae_core.latent_store import LatentStore
 

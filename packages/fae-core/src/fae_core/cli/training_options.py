@@ -27,6 +27,7 @@ from fae_core.cli.options import (
     Resume,
     Set,
     Steps,
+    Survey,
     Track,
     TrainBatch,
     TrainSeed,
@@ -54,6 +55,7 @@ class TrainingOptions:
     batch_size: TrainBatch = None
     seed: TrainSeed = None
     track: Track = None
+    survey: Survey = None
     resume: Resume = False
     overwrite: Overwrite = False
     device: Device = None
@@ -117,9 +119,9 @@ class TrainingOptions:
 
     def images(self, data: str, split: str | None) -> ImageSource:
         """The images to train on, as `readable_source` gives them; a dry run opens them and decodes none."""
-        from fae_core.images import open_images, readable_source
+        from fae_core.images import open_surveyed, readable_source
 
-        return open_images(data, split) if self.dry_run else readable_source(data, split)
+        return (open_surveyed if self.dry_run else readable_source)(data, split, self.survey)
 
     def train(self, task: Task, config: TrainConfig, settings: dict[str, Any], after: str) -> None:
         """Train into the run folder and print what was written; in a dry run only print what would be.

@@ -22,7 +22,7 @@ COMPLETE = "FAE_COMPLETE_COMMAND"  # in the environment of a recipe's steps: not
 _GROUPS = ("train", "import", "eval", "presets")
 _PLACES = (
     *("--latents", "--data", "--tokenizer", "--features", "--autoencoder", "--init", "--encoder", "--weights"),
-    *("--config", "--text-cache", "--reference"),
+    *("--config", "--text-cache", "--reference", "--survey"),
 )
 _NO_INPUT = (
     "--out",

@@ -25,7 +25,7 @@ _LIMITS: tuple[tuple[int, str], ...] = (
     (2**16, "registers norm_groups"),
     (2**14, "image_size read_size grid patch_size position_size rope_length"),
     (2**10, "depth layers blocks heads kv_heads projection_depth mlp_ratio loader_threads read_threads threads"),
-    (2**24, "classes shuffle_window statistics_images measured batch_size read_batch accumulation"),
+    (2**24, "classes shuffle_window norm_images statistics_images measured batch_size read_batch accumulation"),
     (
         10**12,
         "checkpoint_every keep_checkpoints log_every preview_every discriminator_start adversarial_start max_skipped",

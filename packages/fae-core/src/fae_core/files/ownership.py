@@ -54,6 +54,7 @@ from fae_core.folders import (
     RUN_MODEL,
     RUN_SAMPLES,
     RUN_TRACKERS,
+    RUN_UNREADABLE,
     SAMPLES_NPZ,
     SAMPLES_RECORD,
     STORE_INDEX,
@@ -73,6 +74,7 @@ _OWN = frozenset(
     [
         RUN_CONFIG,
         RUN_METRICS,
+        RUN_UNREADABLE,
         RUN_CHECKPOINTS,
         RUN_MODEL,
         RUN_EXPORTS,

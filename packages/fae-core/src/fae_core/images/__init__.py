@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fae_core.images.open import open_images as open_images
     from fae_core.images.quality import psnr as psnr
     from fae_core.images.source import ImageSource as ImageSource
+    from fae_core.images.survey import open_surveyed as open_surveyed
     from fae_core.images.tolerant import TolerantImages as TolerantImages
     from fae_core.images.tolerant import readable_source as readable_source
     from fae_core.images.transform import center_crop as center_crop
@@ -41,6 +42,7 @@ _HOMES = {
     "jitter_colors": "transform",
     "load_batch": "batch",
     "open_images": "open",
+    "open_surveyed": "survey",
     "psnr": "quality",
     "read_tensor": "batch",
     "readable_images": "batch",

@@ -105,10 +105,10 @@ class LazyTexts(Sequence[str]):
         return self._read(self._indices[index])
 
 
-def _read_sidecar(paths: Sequence[Path], index: int) -> str:
+def _read_sidecar(folder: Path, names: Sequence[str], index: int) -> str:
     """The text file beside an image. Raises DataError, naming the file, where it cannot be read."""
     try:
-        return " ".join(read_text(paths[index], max_bytes=_MAX_SIDECAR, error=DataError).split())
+        return " ".join(read_text(folder / names[index], max_bytes=_MAX_SIDECAR, error=DataError).split())
     except DataError as error:
         raise DataError(f"cannot read the caption: {error}") from None
 
@@ -139,12 +139,14 @@ def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) ->
             described = f"{len(others)} files that are not among the images, such as {min(others)}"
             log_on_first_process(f"{folder / IMAGE_METADATA} describes {described}")
         return [listed[name] for name in files]
-    beside = [str(Path(name).with_suffix(SIDECAR_SUFFIX).as_posix()) for name in files]
+    if not texts:
+        return None
+    beside = [f"{name.rpartition('.')[0]}{SIDECAR_SUFFIX}" for name in files]
     missing = [name for name, text in zip(files, beside, strict=True) if text not in texts]
     if len(missing) == len(files):
         return None
     _require_all(missing, f"{folder}, where other images have a {SIDECAR_SUFFIX} file,")
-    return LazyTexts(partial(_read_sidecar, [folder / text for text in beside]), range(len(beside)))
+    return LazyTexts(partial(_read_sidecar, folder, beside), range(len(beside)))
 
 
 def _require_all(missing: list[str], where: Path | str) -> None:

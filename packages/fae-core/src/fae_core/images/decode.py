@@ -117,6 +117,17 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of an image's file. Raises DataError where it is missing, too large or no regular file."""
+    try:
+        with _opened(path, printable(path)) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise DataError(f"{printable(path)} does not exist") from None
+    except OSError as error:
+        raise DataError(f"cannot read image {printable(path)}: {error.strerror}") from None
+
+
 def check_size(width: int, height: int, name: str) -> None:
     """Raise DataError, naming the image, where it has more than 65,535 pixels a side or 2**27 in all."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:

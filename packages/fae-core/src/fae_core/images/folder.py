@@ -7,18 +7,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fae_core.commands.running import is_first_process
 from fae_core.errors import DataError
-from fae_core.files.digests import FileDigests
 from fae_core.folders import IMAGE_CLASSES
-from fae_core.images.captions import SIDECAR_SUFFIX, read_captions
+from fae_core.images.captions import SIDECAR_SUFFIX, LazyTexts, read_captions
 from fae_core.images.classes import class_list, read_classes, read_labels
-from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, decode_image, printable
+from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, decode_image, printable, read_bytes
 from fae_core.images.source import ImageSource
 from fae_core.images.splits import are_splits
 from fae_core.images.tell import log_on_first_process
+from fae_core.progress import progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fae_core.files.digests import Digests
 
 
 class FolderImages(ImageSource):
@@ -38,7 +41,11 @@ class FolderImages(ImageSource):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         own, subfolders, texts, others, _ = _list(self.folder)
-        listings = {name: _list(self.folder / name) for name in subfolders}
+        listings: dict[str, _Listing] = {}
+        with progress(len(subfolders), "listing folders", enabled=is_first_process(), brief=True) as bar:
+            for name in subfolders:
+                listings[name] = _list(self.folder / name)
+                bar.advance()
         inside = {name: listing.files for name, listing in listings.items() if listing.files}
         listed = read_classes(self.folder)
         if own and inside:
@@ -78,16 +85,29 @@ class FolderImages(ImageSource):
         return len(self._files)
 
     def read(self, index: int) -> Image:
-        return decode_image(self.folder / self._files[index])
+        return decode_image(self._path(index))
+
+    def encoded(self, index: int) -> bytes:
+        return read_bytes(self._path(index))
 
     def name(self, index: int) -> str:
-        return printable(self.folder / self._files[index])
+        return printable(self._path(index))
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         chosen = range(len(self)) if indices is None else indices
-        yield from digests.of_many([self.folder / self._files[i] for i in chosen])
+        yield from digests.of_many(LazyTexts(self._path, chosen), unreadable="unreadable")
         if self.captions is not None:
-            yield from (self.captions[i] for i in chosen)
+            yield from digests.of_texts(LazyTexts(self.captions.__getitem__, chosen), self._sidecars(chosen))
+
+    def _path(self, index: int) -> str:
+        """The path of an image."""
+        return f"{self.folder}/{self._files[index]}"
+
+    def _sidecars(self, indices: Sequence[int]) -> Sequence[str] | None:
+        """The paths of the images' own text files; None where all captions are in one file."""
+        if not isinstance(self.captions, LazyTexts):
+            return None
+        return LazyTexts(lambda index: f"{self._path(index).rpartition('.')[0]}{SIDECAR_SUFFIX}", indices)
 
     def _hint(self, subfolders: list[str]) -> str:
         """Which subfolders may have been meant."""
@@ -112,10 +132,13 @@ class ImageFile(ImageSource):
     def read(self, index: int) -> Image:
         return decode_image(self.path)
 
+    def encoded(self, index: int) -> bytes:
+        return read_bytes(self.path)
+
     def name(self, index: int) -> str:
         return printable(self.path)
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield from (digests.of(self.path) for _ in (range(1) if indices is None else indices))
 
 
@@ -137,8 +160,10 @@ def _list(folder: Path) -> _Listing:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                suffix = Path(entry.name).suffix.lower()
-                if entry.is_dir():
+                _, dot, ending = entry.name.rpartition(".")
+                suffix = f"{dot}{ending.lower()}"
+                # What is a link is not looked up where its name is an image's: among millions that takes long.
+                if entry.is_dir(follow_symlinks=suffix not in SUFFIXES):
                     listing.folders.append(entry.name)
                 elif suffix in SUFFIXES:
                     listing.files.append(entry.name)

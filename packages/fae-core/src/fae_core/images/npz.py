@@ -17,7 +17,6 @@ from PIL import Image as PillowImage
 
 from fae_core.errors import DataError
 from fae_core.files import disk_errors
-from fae_core.files.digests import FileDigests
 from fae_core.images.budget import DECODING, UNPACKED_IN_MEMORY, check_unpacked
 from fae_core.images.classes import check_labels, read_classes
 from fae_core.images.decode import check_size
@@ -26,6 +25,8 @@ from fae_core.images.source import ImageSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fae_core.files.digests import Digests
 
 CLASSES_ARRAY = "classes"  # names by label, (K,) of text; other readers ignore it
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its name and of its extra field
@@ -114,7 +115,7 @@ class NpzImages(ImageSource):
             raise DataError(f"{listed.where} and {self.path} name different classes")
         return names.tolist()
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield digests.of(self.path)
         yield "" if indices is None else f"{list(indices)}"
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
-from fae_core.files.digests import FileDigests
 from fae_core.images.budget import check_unpacked
 from fae_core.images.captions import join_captions
 from fae_core.images.classes import check_labels, class_list, read_classes
@@ -27,6 +26,8 @@ from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fae_core.files.digests import Digests
 
 _CACHE_BYTES = 2**30
 
@@ -94,11 +95,14 @@ class ParquetImages(ImageSource):
         return self._starts[-1]
 
     def read(self, index: int) -> Image:
+        return decode_image(self.encoded(index), self.name(index))
+
+    def encoded(self, index: int) -> bytes:
         cell = self._cell(index)
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes) or not data:
             raise DataError(f"cannot read image {self.name(index)}: the row holds no image bytes")
-        return decode_image(data, self.name(index))
+        return data
 
     def name(self, index: int) -> str:
         group = self._group(index)
@@ -106,7 +110,7 @@ class ParquetImages(ImageSource):
         first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
         return f"{redact(str(file))}[{range(len(self))[index] - self._starts[first]}]"
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield from digests.of_many(self.files)
         yield "" if indices is None else f"{list(indices)}"
 

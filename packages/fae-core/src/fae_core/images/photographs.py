@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fae_core.errors import DataError, MissingPackage
-from fae_core.files.digests import FileDigests
 from fae_core.images.decode import decode_image
 from fae_core.images.source import ImageSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fae_core.files.digests import Digests
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",
@@ -56,5 +57,5 @@ class Photographs(ImageSource):
     def name(self, index: int) -> str:
         return list(PHOTOGRAPHS)[index]
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         return digests.of_many(self._files if indices is None else [self._files[i] for i in indices])

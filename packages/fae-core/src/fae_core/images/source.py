@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fae_core.errors import DataError
-from fae_core.files.digests import FileDigests
 from fae_core.images.captions import LazyTexts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fae_core.files.digests import Digests
+    from fae_core.images.identity import Identity
 
 
 class ImageSource(ABC):
@@ -27,12 +29,14 @@ class ImageSource(ABC):
             may hold several captions: see `fae_core.images.captions.split_captions`.
         classes: class names by index, or None where they are not known.
         blocks: how many images each file or row group holds, in order, where reading out of order is slow; else None.
+        identity: what tells the images apart from others (`images.identity`), where a survey has it; else None.
     """
 
     labels: list[int] | None = None
     captions: Sequence[str] | None = None
     classes: list[str] | None = None
     blocks: list[int] | None = None
+    identity: Identity | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -49,19 +53,27 @@ class ImageSource(ABC):
     def name(self, index: int) -> str:
         """The image's name in messages: its path, or its place in a file."""
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
-        """What `content_identity` hashes beside labels and classes: the images' files and captions, in order.
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
+        """What `images.identity` hashes beside labels and classes: the images' files and captions, in order.
 
         This method decodes every image; sources that know their files override it with a faster one.
 
         Args:
-            digests: hashes of files that are known already.
+            digests: gives what identifies a file, its hash or facts about it.
             indices: which images; None for all.
         """
         for index in range(len(self)) if indices is None else indices:
             yield pixels_digest(self, index)
             if self.captions is not None:
                 yield self.captions[index]
+
+    def encoded(self, index: int) -> bytes | None:
+        """The bytes of the image's file as they are stored; None where a source has no such.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        return None
 
     def place(self, index: int) -> int:
         """The index of the image that `read(index)` gives: another where that one cannot be read and was replaced."""
@@ -76,7 +88,8 @@ class _Selection(ImageSource):
     """Some images of a source."""
 
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, [range(len(source))[i] for i in indices]
+        self._source = source
+        self._indices = indices if isinstance(indices, range) else [range(len(source))[i] for i in indices]
         self.classes = source.classes
         self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
         self.captions = None if source.captions is None else LazyTexts(source.captions.__getitem__, self._indices)
@@ -88,10 +101,13 @@ class _Selection(ImageSource):
     def read(self, index: int) -> Image:
         return self._source.read(self._indices[index])
 
+    def encoded(self, index: int) -> bytes | None:
+        return self._source.encoded(self._indices[index])
+
     def name(self, index: int) -> str:
         return self._source.name(self._indices[index])
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         chosen = self._indices if indices is None else [self._indices[i] for i in indices]
         return self._source.content(digests, chosen)
 

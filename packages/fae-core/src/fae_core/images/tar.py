@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from fae_core.errors import DataError
-from fae_core.files.digests import FileDigests
 from fae_core.images.captions import CAPTIONS_KEY, LazyTexts, join_captions, json_object
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
@@ -32,6 +31,8 @@ from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from fae_core.files.digests import Digests
 
 _OPEN_SHARDS = 64
 _THREADS = 8  # that index shards
@@ -85,15 +86,18 @@ class TarImages(ImageSource):
         return int(self._starts[-1])
 
     def read(self, index: int) -> Image:
+        return decode_image(self.encoded(index), self.name(index))
+
+    def encoded(self, index: int) -> bytes:
         shard, row = self._locate(index)
         offset, length = self._index(shard).image[row]
-        return decode_image(self._bytes(shard, int(offset), int(length)), self.name(index))
+        return self._bytes(shard, int(offset), int(length))
 
     def name(self, index: int) -> str:
         shard, row = self._locate(index)
         return f"{redact(self.files[shard])}/{self._index(shard).keys.tobytes().decode().split(chr(10))[row]}"
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         places = [] if indices is None else [self._locate(index) for index in indices]
         touched = range(len(self.files)) if indices is None else sorted({shard for shard, _ in places})
         yield from digests.of_many([self.files[shard] for shard in touched])

@@ -1,4 +1,4 @@
-"""Warnings about what a reader leaves out or chooses: from the first process alone, where several read the same."""
+"""Warnings about images, once although several processes read the same ones."""
 
 from __future__ import annotations
 

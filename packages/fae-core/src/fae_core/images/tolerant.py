@@ -1,7 +1,8 @@
 """What every trainer does about images that cannot be read.
 
-They are left out, counted and named before the first step. In sources that are too large for that, such an image is
-named, counted and replaced by the next one when it is read.
+Such an image is named, counted and replaced by the next one when it is read: no image is tried before training begins.
+What this process replaced is kept until `take_replaced`, for the run's record. A survey (`fae check`) finds unreadable
+images beforehand; those are left out from the start.
 """
 
 from __future__ import annotations
@@ -12,36 +13,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError
-from fae_core.files.digests import FileDigests
-from fae_core.images.batch import readable_images
-from fae_core.images.open import open_images
 from fae_core.images.source import ImageSource
+from fae_core.images.survey import open_surveyed
 from fae_core.images.tell import log_on_first_process
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from fae_core.files.digests import Digests
+
 _NAMED = 5  # unreadable images that are named; the rest are counted
 _NEIGHBOURS = 16  # images that are tried in place of one
+_replaced: dict[int, str] = {}  # place in its source -> why it could not be read
 
 
-def readable_source(data: str | Path | ImageSource, split: str | None = None) -> ImageSource:
-    """The images of `open_images(data, split)` that can be decoded.
-
-    The others are counted and named in the log: now, or in large sets of shards when they are read.
+def readable_source(
+    data: str | Path | ImageSource, split: str | None = None, survey: str | Path | None = None
+) -> ImageSource:
+    """The images of `open_images(data, split)`; one that cannot be read is replaced when it is read.
 
     Args:
         data: as `open_images` takes it.
         split: as `open_images` takes it.
+        survey: a report of `fae check` on the same images; those that it found broken are left out.
 
     Raises:
-        DataError: none can be read, or as `open_images`.
+        DataError: as `open_images`.
+        InvalidFile: the survey is absent, damaged or of other images.
     """
-    source = open_images(data, split)
-    if source.blocks is not None:
-        return TolerantImages(source, log_on_first_process)
-    readable = readable_images(source, log_on_first_process, threads=2)
-    return source if len(readable) == len(source) else source.select(readable)
+    return TolerantImages(open_surveyed(data, split, survey), log_on_first_process)
+
+
+def take_replaced() -> dict[int, str]:
+    """Images that this process could not read since the last call: place in their source -> reason."""
+    found = dict(_replaced)
+    for place in found:
+        del _replaced[place]
+    return found
 
 
 class TolerantImages(ImageSource):
@@ -60,6 +68,7 @@ class TolerantImages(ImageSource):
     def __init__(self, source: ImageSource, log: Callable[[str], Any], limit: float = 0.05) -> None:
         self.source, self.log, self.limit = source, log, limit
         self.classes, self.labels, self.blocks = source.classes, source.labels, source.blocks
+        self.captions, self.identity = source.captions, source.identity
         self._read, self._bad = 0, set[int]()
         self._lock = threading.Lock()
 
@@ -70,6 +79,8 @@ class TolerantImages(ImageSource):
         first = range(len(self))[index]
         for place in range(first, first + _NEIGHBOURS):
             place %= len(self.source)
+            if place in self._bad:  # not tried again: a disk that recovers must not change which image is read
+                continue
             try:
                 image = self.source.read(place)
             except DataError as error:
@@ -88,10 +99,13 @@ class TolerantImages(ImageSource):
     def select(self, indices: Sequence[int]) -> ImageSource:
         return TolerantImages(self.source.select(indices), self.log, self.limit)
 
+    def encoded(self, index: int) -> bytes | None:
+        return self.source.encoded(index)
+
     def name(self, index: int) -> str:
         return self.source.name(index)
 
-    def content(self, digests: FileDigests, indices: Sequence[int] | None = None) -> Iterator[str]:
+    def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         return self.source.content(digests, indices)
 
     def _count(self, place: int, error: DataError) -> None:
@@ -100,6 +114,7 @@ class TolerantImages(ImageSource):
             new = place not in self._bad
             self._bad.add(place)
             bad = len(self._bad)
+            _replaced.setdefault(place, " ".join(str(error).split()))
         if new and bad <= _NAMED:
             more = "; further ones are counted only" if bad == _NAMED else ""
             self.log(f"{error}; the next one takes its place{more}")

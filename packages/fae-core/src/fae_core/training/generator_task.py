@@ -15,7 +15,8 @@ from fae_core.models.pretrained import PretrainedModel
 from fae_core.protocols import Generator, Movable, class_count
 from fae_core.random import SlotRandom
 from fae_core.training.live_latents import LiveLatents
-from fae_core.training.preview import GeneratorPreview, PreviewConfig
+from fae_core.training.preview import GeneratorPreview
+from fae_core.training.preview_config import PreviewConfig
 from fae_core.training.task import Batch, Phase, Task
 
 if TYPE_CHECKING:

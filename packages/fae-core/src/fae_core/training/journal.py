@@ -24,6 +24,7 @@ from fae_core.files import (
     write_atomic,
 )
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED, RUN_METRICS, RUN_MODEL
+from fae_core.images.identity import same_images
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 from fae_core.training.tracking import Trackers
@@ -42,6 +43,7 @@ _FREE_ON_RESUME = {
     "preview",
     "preview_every",
     "loader_threads",
+    "read_threads",
     "parallel",
     "accumulation",
     "max_skipped",
@@ -112,6 +114,13 @@ def record_measured(run: Path, measured: Mapping[str, float]) -> None:
         _write_config(path, {**read_yaml(path), RUN_MEASURED: dict(measured)})
 
 
+def record_identity(run: Path, known: dict[str, str]) -> None:
+    """Record more of what a run learns from, by name, once it is known."""
+    settings = read_yaml(run / RUN_CONFIG)
+    settings[RUN_IDENTITY] = {**settings.get(RUN_IDENTITY, {}), **known}
+    _write_config(run / RUN_CONFIG, settings)
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes lists on one line: a latent space has two with a number for each channel."""
 
@@ -166,8 +175,9 @@ def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any
         then, given = (LatentSpec.from_dict(fields, f"{run}/{RUN_CONFIG}") for fields in spaces)
         then.require(given, context=f"{run} was started on the first and is given the second")
     for name in sorted((before.keys() | now.keys()) - {"latent_spec"}):
-        then, given = (str(side.get(name, "none"))[:12] for side in (before, now))
-        if before.get(name) != now.get(name):
+        sides = [side.get(name, "none") for side in (before, now)]
+        then, given = (str(side)[:12] for side in sides)
+        if sides[0] != sides[1] and not (all(isinstance(side, str) for side in sides) and same_images(*sides)):
             raise InvalidFile(
                 f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it "
                 "with what it was started on, wherever that lies now, or use a new --out"

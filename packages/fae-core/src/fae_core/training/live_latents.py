@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import DataError
 from fae_core.images import ImageSource, load_batch
-from fae_core.images.identity import content_identity
+from fae_core.images.identity import Identity, images_identity
 from fae_core.models.identity import model_identity
 from fae_core.processes import available_threads
 from fae_core.protocols import PosteriorTokenizer, Tokenizer, read_size
@@ -51,10 +51,10 @@ class LiveLatents:
         return len(self.source)
 
     @property
-    def identity(self) -> str:
-        """A hash of the images and, where the spec has no fingerprint, of the tokenizer's weights."""
+    def identity(self) -> Identity:
+        """Of the images and, where the spec has no fingerprint, of the tokenizer's weights."""
         weights = "" if self.spec.fingerprint else model_identity(self.tokenizer) or ""
-        return content_identity(self.source, show=True) + weights
+        return images_identity(self.source, show=True).joined_with(weights)
 
     def to(self, device: torch.device | str) -> None:
         """Move the tokenizer to the device on which to encode."""

@@ -27,12 +27,14 @@ from fae_core.training.checkpoint import Checkpoints
 from fae_core.training.config import TrainConfig
 from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
 from fae_core.training.exports import KeptModels, export, warn_of_late
+from fae_core.training.identity import ContentInBackground, comparable
 from fae_core.training.journal import Journal, open_run, record_measured
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder
 from fae_core.training.schedule import learning_rate_factor
 from fae_core.training.task import Batch, Task
 from fae_core.training.tracking import Trackers, tracker_classes
+from fae_core.training.unreadable import UnreadableImages
 
 log = logging.getLogger("fae")
 
@@ -73,7 +75,7 @@ def train(
         FAEError: gradients stay non-finite, there are no samples, or as `check_trainable`.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
     """
-    run = Path(run)
+    run, content = Path(run), None
     with processes(device) as group, ExitStack() as held:
         check_trainable(task, config, group)
         milestones = config.kept_steps(len(task))
@@ -83,11 +85,14 @@ def train(
             warn_of_a_young_average(task, config)
             warn_of_late(milestones, config.steps)
             identity = {**(settings or {}).get(RUN_IDENTITY, {}), **task.identity()}
-            recorded = {**(settings or {}), RUN_IDENTITY: identity, "training": config.model_dump(mode="json")}
+            compared = comparable(identity, run, resume=resume)
+            recorded = {**(settings or {}), RUN_IDENTITY: compared, "training": config.model_dump(mode="json")}
             recorded |= {RUN_ARGUMENTS: words} if (words := recorded_arguments()) else {}
             tracker_classes(config.track)  # an unknown name ends the command before a folder is made
             open_run(run, recorded, resume=resume, overwrite=overwrite)
+            content = held.enter_context(ContentInBackground(run, identity, compared))
         group.barrier()
+        unreadable = UnreadableImages(run, group)
         engine = Engine(task, config, group)
         if group.is_main:
             record_measured(run, task.measured)
@@ -125,6 +130,9 @@ def train(
                     _preview(engine, run, done, clock, journal, group)
                 stopping = group.any(stop.signal != 0)
                 if done % config.checkpoint_every == 0 or done in milestones or last or stopping:
+                    unreadable.record()
+                    if content is not None:
+                        content.record()
                     checkpoints.save(
                         done, engine.checkpoint_tensors(), {"seconds": clock.seconds(), **_provenance(config, group)}
                     )
@@ -133,6 +141,7 @@ def train(
                 if stopping and not last:
                     _stop(done, signal.SIGINT if group.any(stop.signal == signal.SIGINT) else signal.SIGTERM, group)
         export(engine, run / RUN_MODEL)
+        unreadable.record()
     return run
 
 

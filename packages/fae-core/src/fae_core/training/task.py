@@ -98,7 +98,8 @@ class Task(ABC):
         config.yaml records it, and a resumed run must have the same.
 
         Returns:
-            Hashes as text, by name, and under "latent_spec" a LatentSpec's fields.
+            Hashes as text, or what `fae_core.images.identity` gives of images, by name; and under "latent_spec" a
+            LatentSpec's fields.
         """
         return {}
 

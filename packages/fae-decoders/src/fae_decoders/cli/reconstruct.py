@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Survey
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
 from fae_decoders.cli.train_autoencoder import Data, Split
@@ -21,6 +21,7 @@ def reconstruct(
     data: Data,
     out: Out,
     split: Split = None,
+    survey: Survey = None,
     count: Annotated[int, typer.Option("--count", min=1, help="At most so many images, evenly spread.")] = 1000,
     pairs: Annotated[
         int, typer.Option("--pairs", min=1, max=MOST_COLUMNS, help="Pairs in the side-by-side picture.")
@@ -47,17 +48,26 @@ def reconstruct(
     from fae_core.commands.running import command_line
     from fae_core.errors import FAEError
     from fae_core.files import staged_folder
-    from fae_core.images import readable_source
+    from fae_core.images import open_surveyed, readable_images
+    from fae_core.images.tell import log_on_first_process
     from fae_core.models.load import load_tokenizer
-    from fae_core.processes import resolve_device
+    from fae_core.processes import available_threads, resolve_device
+    from fae_core.progress import progress
     from fae_decoders.reconstruction import Reconstruction
 
     if weights is not None and extractor is None:
         raise FAEError("--weights are those of an --extractor, which is not given")
     study = _study(extractor, weights, lpips) if extractor is not None or lpips else None
-    source = readable_source(data, split)
+    source = open_surveyed(data, split, survey)
     if count < len(source):
         source = source.select([i * len(source) // count for i in range(count)])
+    if survey is None:
+        with progress(len(source), "trying the images", brief=True) as bar:
+            source = source.select(
+                readable_images(
+                    source, log_on_first_process, threads=available_threads(), progress=lambda _: bar.advance()
+                )
+            )
     device = resolve_device(device)
     tokenizer = load_tokenizer(model, device=device)
     with staged_folder(out, overwrite=overwrite) as staging:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -102,7 +102,7 @@ class AutoencoderTask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         # A fresh adapter has no fingerprint yet: it comes from the seed.
         start = self.encoder.spec.fingerprint
         return {**self.data.identity(), **({"encoder": start} if start else {})}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -19,17 +19,19 @@ from fae_core.commands.running import is_first_process
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
-from fae_core.images.identity import content_identity
+from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.transform import resize
 from fae_core.latent_store.statistics import ChannelSums
-from fae_core.processes import available_threads
+from fae_core.processes import available_threads, processes
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
+
+MOST_KEPT = 2**16  # images that are read before the first step, to be kept in memory
 
 
 class DataConfig(Config):
@@ -38,13 +40,16 @@ class DataConfig(Config):
     Args:
         flip: Mirror half of the images.
         cache_gb: Memory in GiB per process for features and targets; with `flip` they are not kept.
-        statistics_images: How many images, evenly spread over the data, are used to measure statistics.
+        norm_images: How many images, evenly spread over the data, FeatureNorm and the features' root mean square are
+            measured on before the first step.
+        statistics_images: How many the latents' statistics are measured on at the end.
         read_batch: Images at a time in passes over the data.
         read_threads: Threads that decode images; None: as many as the process may use cores.
     """
 
     flip: bool = False
     cache_gb: float = Field(default=4.0, ge=0)
+    norm_images: int = Field(default=512, ge=1)
     statistics_images: int = Field(default=50_000, ge=1)
     read_batch: int = Field(default=64, ge=1)
     read_threads: int | None = Field(default=None, ge=1)
@@ -88,9 +93,9 @@ class StageData:
     def __len__(self) -> int:
         return len(self.source)
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What the stage learns from, by content (see `Task.identity`)."""
-        read = {"images": content_identity(self.source, show=True), "backbone": self.encoder.backbone.fingerprint()}
+        read = {"images": images_identity(self.source, show=True), "backbone": self.encoder.backbone.fingerprint()}
         return read if self.store is None else {**read, "features": self.store.store.identity}
 
     @property
@@ -99,7 +104,8 @@ class StageData:
         tokens = self.encoder.backbone.grid[0] * self.encoder.backbone.grid[1]
         pixels = 3 * self.target_size[0] * self.target_size[1] if self.target_size else 0
         per_image = 4 * tokens * self.encoder.backbone.dim + pixels
-        return not self.config.flip and len(self) * per_image <= self.config.cache_gb * 2**30
+        few = len(self) <= MOST_KEPT
+        return few and not self.config.flip and len(self) * per_image <= self.config.cache_gb * 2**30
 
     def to(self, device: torch.device | str) -> None:
         """Move the frozen encoder to the training device."""
@@ -120,38 +126,53 @@ class StageData:
     def prepare(self) -> float:
         """One deterministic pass over the data: measure the encoder's FeatureNorm, keep features and targets.
 
-        FeatureNorm is measured where `wants_norm`, features and targets are kept where they fit.
+        FeatureNorm is measured where `wants_norm`, features and targets are kept where they fit. What is not kept is
+        shared among processes; the numbers do not depend on how many there are.
 
         Returns:
             The features' root mean square after normalisation.
         """
+        if not self.fits:
+            sums = self._shared_sums()
+            if self.wants_norm:
+                self.encoder.feature_norm.standardize(sums)
+            return self._normalized_rms(sums)
         sums = ChannelSums.empty(self.encoder.backbone.dim)
-        indices = range(len(self)) if self.fits else self.spread()
-        kept = torch.empty(len(self), *self._feature_shape()) if self.fits else None
-        targets = (
-            torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.fits and self.target_size else None
-        )
+        indices = range(len(self))
+        kept = torch.empty(len(self), *self._feature_shape())
+        targets = torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.target_size else None
         for rows, images, raw in self._inputs(indices, needs_images=targets is not None):
             sums = sums + ChannelSums.of(raw.transpose(1, 2))
-            if kept is not None:
-                kept[rows] = raw.float().cpu()
+            kept[rows] = raw.float().cpu()
             if targets is not None:
                 assert images is not None  # asked for with the targets
                 targets[rows] = to_uint8(self.as_target(images)).cpu()
         if self.wants_norm:
             self.encoder.feature_norm.standardize(sums)
-        if kept is not None:
-            for rows in self._chunks(range(len(self))):
-                kept[rows] = self._norm(kept[rows])
+        for rows in self._chunks(indices):
+            kept[rows] = self._norm(kept[rows])
         self._features, self._targets = kept, targets
         return self._normalized_rms(sums)
 
     def raw_rms(self) -> float:
-        """Root mean square of the backbone's features before FeatureNorm, over `statistics_images` images."""
-        sums = ChannelSums.empty(self.encoder.backbone.dim)
-        for _, _, raw in self._inputs(self.spread(), needs_images=False):
-            sums = sums + ChannelSums.of(raw.transpose(1, 2))
+        """Root mean square of the backbone's features before FeatureNorm, over as many images as `prepare` takes."""
+        sums = self._shared_sums()
         return float((sums.variance + sums.mean**2).mean() ** 0.5)
+
+    def _shared_sums(self) -> ChannelSums:
+        """Sums of raw features of all images that fit, or of `norm_images`; processes share the batches."""
+        most = len(self) if self.fits else self.config.norm_images
+        chunks = list(self._chunks(statistics_rows(self.source, most)))
+        with processes(str(self.device)) as group:
+            mine = [row for chunk in chunks[group.rank :: group.world_size] for row in chunk]
+            found = [
+                ChannelSums.of(raw.transpose(1, 2)).to_dict() for _, _, raw in self._inputs(mine, needs_images=False)
+            ]
+            parts = group.gather(found)
+        sums = ChannelSums.empty(self.encoder.backbone.dim)
+        for number in range(len(chunks)):  # in the order of the batches, whichever process read them
+            sums = sums + ChannelSums.from_dict(parts[number % len(parts)][number // len(parts)])
+        return sums
 
     def spread(self) -> list[int]:
         """Indices of at most `statistics_images` images, evenly spread."""

@@ -11,7 +11,7 @@ from fae_core.commands.running import is_first_process
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.data import DataConfig, statistics_rows
+from fae_decoders.stages.data import MOST_KEPT, DataConfig, statistics_rows
 
 
 class ImageData:
@@ -38,7 +38,8 @@ class ImageData:
     @property
     def fits(self) -> bool:
         """Whether the images may be kept in memory."""
-        return len(self) * 3 * self.size[0] * self.size[1] <= self.config.cache_gb * 2**30
+        bytes_ = len(self) * 3 * self.size[0] * self.size[1]
+        return len(self) <= MOST_KEPT and bytes_ <= self.config.cache_gb * 2**30
 
     def prepare(self) -> None:
         """Read every image once, where they fit."""

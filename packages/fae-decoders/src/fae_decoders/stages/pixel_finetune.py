@@ -9,7 +9,7 @@ anchors and AdamW's moments (kept_discriminator.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -92,7 +92,7 @@ class PixelFinetuneTask(PixelTask):
         )
         self.fae, self.config, self._space = fae.requires_grad_(False).eval(), config, space
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         decoder = self.fae.feature_decoder
         parts = {} if decoder is None else {"feature_decoder": model_checksum(decoder.state_dict(), decoder.spec)}
         return {**super().identity(), "encoder": self.fae.encoder.fingerprint(), **parts}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ class PixelNoiseTask(PixelTask):
         self.config, self._reference = config, reference
         self.noise_std = config.sigma
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         known = {**super().identity(), "feature_norm": model_checksum(self.encoder.feature_norm.state_dict(), None)}
         return known if self._reference is None else {**known, "reference": self._reference.backbone.fingerprint()}
 

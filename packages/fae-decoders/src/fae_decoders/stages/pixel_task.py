@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class PixelTask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         kept = self._adversary.kept
         return {**self.data.identity(), **({} if kept is None else {"discriminator": kept})}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.images.identity import content_identity
+from fae_core.images.identity import images_identity
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
@@ -81,9 +81,9 @@ class VAETask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
-        return {"images": content_identity(self.data.source, show=True), **aligned}
+        return {"images": images_identity(self.data.source, show=True), **aligned}
 
     def prepare(self, device: str) -> None:
         self.device = device

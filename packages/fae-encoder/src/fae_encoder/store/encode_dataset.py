@@ -29,7 +29,13 @@ from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
-from fae_encoder.store.source_identity import identity_by_name, is_identity_by_name, short_name, source_identity
+from fae_encoder.store.source_identity import (
+    identity_by_name,
+    is_identity_by_name,
+    same_source,
+    short_name,
+    source_identity,
+)
 
 if TYPE_CHECKING:
     from fae_encoder.encoder import FAEEncoder
@@ -132,9 +138,10 @@ def encode_dataset(
     if rank == 0:
         require_new_folder(out, overwrite=overwrite, resume=resume, kind="latent store", resumable=True)
     encoder.stamp()
-    plan = make_plan(encoder, source, config, features, show=rank == 0)
-    if resume:
-        plan = _resumed(Path(out), plan, identity_by_name(source, encoder.read_size, config.precision))
+    begun = _begun(Path(out)) if resume else None
+    plan = make_plan(encoder, source, config, features, show=rank == 0, before=begun and begun.source)
+    if begun is not None:
+        plan = _resumed(Path(out), plan, begun, identity_by_name(source, encoder.read_size, config.precision))
     inputs = _of_images(encoder, source) if features is None else _of_features(encoder, features)
     first = rank == 0
     with hold(out) if first else nullcontext():
@@ -158,18 +165,22 @@ def encode_dataset(
         return writer.finish("spec" if own else "data")
 
 
-def _resumed(out: Path, plan: Plan, by_name: str) -> Plan:
+def _begun(out: Path) -> Plan | None:
+    """The plan of a store that was begun or finished; None where there is none."""
+    if (out / STORE_INDEX).is_file():
+        return read_index(out).plan
+    return read_plan(out) if (out / STORE_PROGRESS / STORE_PLAN).is_file() else None
+
+
+def _resumed(out: Path, plan: Plan, older: Plan, by_name: str) -> Plan:
     """The plan with which a begun store continues.
 
     Raises DataError if it was begun with other images, or by a version that compared images by name; a store that such
     a version finished keeps its plan.
     """
     finished = (out / STORE_INDEX).is_file()
-    if not finished and not (out / STORE_PROGRESS / STORE_PLAN).is_file():
-        return plan
-    older = read_index(out).plan if finished else read_plan(out)
-    if older.source == plan.source:
-        return plan
+    if same_source(older.source, plan.source):
+        return plan.model_copy(update={"source": older.source})
     if is_identity_by_name(older.source):
         read_from = "".join(plan.source.partition(",")[1:])
         if finished and older.source == by_name + read_from:
@@ -192,6 +203,7 @@ def make_plan(
     features: FeatureStore | None = None,
     *,
     show: bool = False,
+    before: str | None = None,
 ) -> Plan:
     """The store's plan: everything that determines the bytes of its shards.
 
@@ -201,6 +213,7 @@ def make_plan(
         config: how to encode.
         features: of the same images, computed before.
         show: show a progress bar over large sets.
+        before: the source of the plan that this one will be compared with, where there is one.
 
     Raises:
         DataError: if flips are asked of features, which have none.
@@ -219,7 +232,7 @@ def make_plan(
         "labels": source.labels is not None,
         "captions": source.captions is not None,
         "classes": None if source.classes is None else tuple(source.classes),
-        "source": source_identity(source, encoder.read_size, config.precision, show=show) + read_from,
+        "source": source_identity(source, encoder.read_size, config.precision, show=show, before=before) + read_from,
         "seed": config.seed if config.posterior == "sample" else 0,
     }
     return parse_config(Plan, fields, "encode")

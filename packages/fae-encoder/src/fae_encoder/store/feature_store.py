@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.latent_store import LatentStore
-from fae_encoder.store.source_identity import identity_by_name, is_identity_by_name, source_identity
+from fae_encoder.store.source_identity import identity_by_name, is_identity_by_name, same_source, source_identity
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -55,14 +55,21 @@ class FeatureStore:
                 "encode them again"
             )
         # Stores of earlier versions knew their images by name alone.
-        identity = identity_by_name if is_identity_by_name(self.store.plan.source) else source_identity
-        if self.store.plan.source != identity(source, encoder.read_size, self.precision):
+        stored = self.store.plan.source
+        if is_identity_by_name(stored):
+            same = stored == identity_by_name(source, encoder.read_size, self.precision)
+        else:
+            same = same_source(stored, source_identity(source, encoder.read_size, self.precision, before=stored))
+        if not same:
             raise FAEError(
                 f"{folder} was made from other images than the {len(source)} given, in another order or size, or with "
                 "other labels or captions"
             )
         if len(self.store) != len(source):
-            raise FAEError(f"{folder} has features of {len(self.store)} images, and {len(source)} are given")
+            raise FAEError(
+                f"{folder} has features of {len(self.store)} images, and {len(source)} are given: encode them again "
+                "with --survey, a report of `fae check`, and give it here, too, so that both leave the same images out"
+            )
 
     def __len__(self) -> int:
         return len(self.store)

@@ -7,25 +7,41 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fae_core.images.identity import content_identity
+from fae_core.images.identity import images_identity, same_images
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
 
 _BY_NAME = re.compile(r"\d+ images [0-9a-f]{16} at ")  # the form of earlier versions, which hashed names
+_FORM = re.compile(r"(\d+) images ((?:files-[0-9a-f]{64}(?: content-)?)?(?:[0-9a-f]{64})?) at (.*)", re.DOTALL)
 _SAMPLES = 1024  # how many names they hashed
 
 
-def source_identity(source: ImageSource, size: tuple[int, int], precision: str, *, show: bool = False) -> str:
+def source_identity(
+    source: ImageSource, size: tuple[int, int], precision: str, *, show: bool = False, before: str | None = None
+) -> str:
     """A source's content (images in order, labels, classes, captions) and how it was read.
+
+    A large source is known by the facts about its files (`fae_core.images.identity`), unless a survey has its content.
 
     Args:
         source: the images.
         size: (height, width) at which they are read.
         precision: of the encoder's arithmetic, fp32 or bf16.
         show: show a progress bar over large sets.
+        before: the identity that it will be compared with (`same_source`), where there is one.
     """
-    return f"{len(source)} images {content_identity(source, show=show)} at {size[0]}x{size[1]} in {precision}"
+    then = _FORM.match(before or "")
+    images = images_identity(source, show=show).text(then and then[2])
+    return f"{len(source)} images {images} at {size[0]}x{size[1]} in {precision}"
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two identities, of whatever form, mean the same images read in the same way."""
+    parts = _FORM.match(one), _FORM.match(other)
+    if parts[0] is None or parts[1] is None:
+        return one == other
+    return all(parts[0][part] == parts[1][part] for part in (1, 3)) and same_images(parts[0][2], parts[1][2])
 
 
 def is_identity_by_name(identity: str) -> bool:

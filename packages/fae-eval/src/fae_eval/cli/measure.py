@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
+from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed, Survey
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_eval.cli.options import (
@@ -68,6 +68,7 @@ def generation(
     prompts: Prompts = None,
     guidance: Guidance = None,
     floor: Floor = None,
+    survey: Survey = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -123,6 +124,7 @@ def generation(
         label_sampling=labels if generator and not samples and label_sampling == NOT_STATED else label_sampling,
         pr_precision=pr_precision,
         limit=limit,
+        survey=survey,
         batch_size=batch_size,
         device=device,
         seed=seed,
@@ -163,6 +165,7 @@ def reconstruction(
     lpips: Annotated[
         bool, typer.Option("--lpips", help="Also LPIPS (needs fae-eval[perceptual] and torchvision's weights).")
     ] = False,
+    survey: Survey = None,
     limit: Limit = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -190,6 +193,7 @@ def reconstruction(
             extractor=None if no_frechet else extractor,
             weights=weights,
             lpips=lpips,
+            survey=survey,
             limit=limit,
             batch_size=batch_size,
             device=device,

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fae_core.commands.running import is_first_process
 from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json
 from fae_core.folders import IMAGES, LATENT_SPEC, SAMPLES_RECORD
-from fae_core.images import ImageSource, center_crop, open_images, to_uint8
+from fae_core.images import ImageSource, center_crop, open_surveyed, to_uint8
 from fae_core.images.budget import DECODING
 from fae_core.images.classes import check_labels
-from fae_core.images.identity import content_identity
+from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.models.folder import checked_names
 from fae_core.processes import available_threads
@@ -98,6 +99,7 @@ def open_samples(
     size: int | tuple[int, int] | None = None,
     decoder: Any = None,
     limit: int | None = None,
+    survey: str | Path | None = None,
 ) -> Samples:
     """Anything that can be measured, as samples:
 
@@ -113,10 +115,13 @@ def open_samples(
         size: side, or (h, w), of a centre crop as ADM prepares ImageNet; None takes pixels as they are.
         decoder: a tokenizer that decodes the latents of a store.
         limit: most images, evenly spread, since folders are ordered by class; of a stream the first.
+        survey: a report of `fae check` on the images of a path.
 
     Raises:
-        FAEError: where it is none of these, or a store has no decoder.
+        FAEError: where it is none of these, a store has no decoder, or a survey is of other images.
     """
+    if survey is not None and not isinstance(source, (str, Path, ImageSource)):
+        raise FAEError("a survey is about images in files")
     if isinstance(source, Samples):
         return source
     if isinstance(source, (str, Path)):
@@ -124,12 +129,13 @@ def open_samples(
         if (folder / LATENT_SPEC).is_file():
             return _from_store(folder, decoder, limit)
         written_by_sample = (folder / SAMPLES_RECORD).is_file()
-        images = open_images(folder / IMAGES if written_by_sample else source)
+        images = open_surveyed(folder / IMAGES if written_by_sample else source, report=survey)
         if written_by_sample and images.labels is None:
             images.labels, images.classes = _sampled_labels(folder, len(images))
         return SourceSamples(evenly_spread(images, limit), size, str(source))
     if isinstance(source, ImageSource):
-        return SourceSamples(evenly_spread(source, limit), size, type(source).__name__)
+        source_ = open_surveyed(source, report=survey)
+        return SourceSamples(evenly_spread(source_, limit), size, type(source).__name__)
     if isinstance(source, (np.ndarray, Tensor)):
         return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
     if isinstance(source, Iterable):
@@ -175,7 +181,8 @@ class SourceSamples(Samples):
 
     def cache_key(self) -> str | None:
         try:
-            return hashlib.sha256(f"{content_identity(self.source)} {self.preparation}".encode()).hexdigest()
+            images = images_identity(self.source, show=is_first_process()).text()
+            return hashlib.sha256(f"{images} {self.preparation}".encode()).hexdigest()
         except DataError:  # a file that cannot be read: reported when its image is read
             return None
 

@@ -55,6 +55,7 @@ def evaluate(
     kernel_subsets: int = 100,
     seed: int = 2020,
     limit: int | None = None,
+    survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
     cache: str | Path | None = None,
@@ -84,6 +85,7 @@ def evaluate(
         kernel_subsets: how many subsets the kernel distance compares.
         seed: of these subsets.
         limit: most images of each set, evenly spread over it.
+        survey: a report of `fae check` on the reference's images.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
         cache: folder for features of the reference; None for no cache.
@@ -113,6 +115,7 @@ def evaluate(
             need_spatial="spatial" in table.chosen,
             size=size,
             limit=limit,
+            survey=survey,
             cache=cache,
         )
         for name, one in opened.items():
@@ -231,16 +234,20 @@ class _Runner:
         with self._bar(samples, f"features of {name}") as advance:
             return extract_cached(samples, self.extractor, cache=cache, progress=advance, **self.options)[0]
 
-    def reference(self, source: Any, *, size: Any, limit: int | None, **options: Any) -> Reference | None:
+    def reference(
+        self, source: Any, *, size: Any, limit: int | None, survey: str | Path | None, **options: Any
+    ) -> Reference | None:
         if isinstance(source, KeptReference):
             if not source.is_open:
-                source.opened = self.reference(source.source, size=size, limit=limit, **options)
+                source.opened = self.reference(source.source, size=size, limit=limit, survey=survey, **options)
                 source.is_open = True
             return source.opened
         options |= {"size": size, "limit": limit, **self.options}
         if isinstance(source, (str, Path)) and str(source).endswith(".npz"):  # perhaps statistics and no images
+            if survey is not None:
+                raise FAEError(f"{source} is one file of images; a survey is not needed, leave --survey out")
             return open_reference(source, self.extractor, **options)
-        samples = open_samples(source, size=size, limit=limit)
+        samples = open_samples(source, size=size, limit=limit, survey=survey)
         with self._bar(samples, "features of the reference") as advance:
             return open_reference(samples, self.extractor, progress=advance, **options)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
-from fae_core.images import ImageSource, open_images, to_uint8
+from fae_core.images import ImageSource, open_surveyed, to_uint8
 from fae_core.processes import Processes, processes
 from fae_core.sampling.reconstruction import Reconstructed, reconstruct
 from fae_eval import warnings as protocol
@@ -43,6 +43,7 @@ def evaluate_reconstruction(
     extractor: str | FeatureExtractor | None = DEFAULT,
     weights: str | Path | None = None,
     lpips: bool = False,
+    survey: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 32,
     device: str | None = None,
@@ -62,6 +63,7 @@ def evaluate_reconstruction(
         extractor: for the Frechet distance (rFD; rFID only with the official Inception); None leaves it out.
         weights: local file of the extractor's weights.
         lpips: whether to measure LPIPS, which needs fae-eval[perceptual] and torchvision's weights.
+        survey: a report of `fae check` on the images; broken ones are left out.
         limit: most images, evenly spread.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
@@ -76,7 +78,7 @@ def evaluate_reconstruction(
     started = time.monotonic()
     with processes(device) as group:
         model = load_image_tokenizer(tokenizer, group.device, needs_decode=True)
-        source = evenly_spread(open_images(images), limit)
+        source = evenly_spread(open_surveyed(images, report=survey), limit)
         network = load_extractor(extractor, weights=weights, device=group.device) if extractor is not None else None
         pass_ = _Pass(model, source, network, LPIPS().to(device_of(model)) if lpips else None)
         share = group.rank, group.world_size
