@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from fae_core.cli.training_options import TrainingOptions
     from fae_core.training import Task, TrainConfig
 
-_INPUTS = ("data", "split", "tokenizer", "features", "autoencoder", "init")  # what is read, among recorded settings
+_INPUTS = (
+    "data",
+    "split",
+    "tokenizer",
+    "features",
+    "autoencoder",
+    "init",
+    "reference",
+)  # what is read, among recorded settings
 _GIGABYTE = 1e9
 
 
