@@ -283,3 +283,52 @@ def test_sizes_of_different_aspect_ratios_are_refused() -> None:
     assert wide.encode(torch.rand(1, 3, 64, 128)).shape == (1, 8, 4, 8)
     with pytest.raises(FAEError, match="a revision is of weights='pretrained'"):
         create_backbone("timm/test_vit", revision="main")
+
+
+@pytest.mark.parametrize(
+    ("preset", "grid"),
+    [
+        ("fae-dinov2-g-32", 16),
+        ("fae-dinov2-g-reg-32", 16),
+        ("fae-siglip2-g-opt-32", 16),
+        ("fae-siglip2-g-opt-384-64", 24),
+    ],
+)
+def test_the_papers_backbones_can_be_narrower_and_shallower(preset: str, grid: int, tmp_path) -> None:
+    sizes = {"width": 48, "depth": 2, "heads": 2}
+    with pytest.raises(FAEError, match="has no pretrained weights for another width, depth or heads"):
+        FAEEncoder.from_preset(preset, backbone=sizes)
+    torch.manual_seed(0)
+    encoder = FAEEncoder.from_preset(preset, weights=None, backbone=sizes).eval()
+    model = encoder.backbone.network.model
+    assert (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads) == (48, 2, 2)
+    assert (encoder.backbone.dim, encoder.backbone.grid) == (48, (grid, grid))
+    encoder.save_pretrained(tmp_path / "encoder")
+    again = FAEEncoder.from_pretrained(tmp_path / "encoder")
+    assert {name: getattr(again.config.backbone, name) for name in sizes} == sizes
+    images = torch.rand(1, 3, *encoder.read_size)
+    assert torch.equal(again.encode(images), encoder.encode(images))
+
+
+def test_a_number_of_heads_is_part_of_what_latents_depend_on() -> None:
+    """No weight shows it."""
+
+    def fingerprint(heads: int | None) -> str:
+        torch.manual_seed(0)
+        backbone = {"name": "timm/test_vit", "image_size": 64, "heads": heads}
+        return FAEEncoder.from_preset("fae-tiny", weights=None, backbone=backbone).fingerprint()
+
+    assert fingerprint(2) != fingerprint(4)
+
+
+def test_sizes_of_a_backbone_are_for_timms_transformers() -> None:
+    with pytest.raises(FAEError, match="change hf_config instead"):
+        create_backbone_of("hf/somewhere")
+    with pytest.raises(FAEError, match="timm could not build resnet18"):
+        create_backbone_of("timm/resnet18")
+
+
+def create_backbone_of(name: str) -> None:
+    from fae_encoder.backbones import BackboneConfig, build_backbone
+
+    build_backbone(BackboneConfig(name=name, width=48))

@@ -150,16 +150,17 @@ class Backbone(RememberedBuffers):
         """Choices that affect the features and that no weight shows; "" for none.
 
         These are the preprocessing, where it is not a bicubic resize with timm's own mean and std, and those settings
-        of a transformers model that change its arithmetic.
+        of a transformers model that change its arithmetic, or a number of heads that is not the network's own.
         """
         config, (library, _, model) = self.config, self.name.partition("/")
+        heads = [] if config.heads is None else [f"heads={config.heads}"]
         if config.interpolation is None:  # saved before it was recorded, when fingerprints did not include it
             return ""
         is_usual = library == "timm" and config.interpolation == "bicubic"
         if is_usual and (config.mean, config.std) == usual_colours(model):
-            return ""
+            return " ".join(heads)
         own = config.hf_config or {}
-        settings = (f"{key}={own[key]}" for key in _ARITHMETIC if key in own)
+        settings = (*heads, *(f"{key}={own[key]}" for key in _ARITHMETIC if key in own))
         return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 
     def train(self, mode: bool = True) -> Backbone:

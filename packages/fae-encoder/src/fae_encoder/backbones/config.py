@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from fae_core.config import Config
 from fae_encoder.backbones.preprocess import Interpolation
@@ -32,6 +32,10 @@ class BackboneConfig(Config):
             when an encoder is saved; encoders saved before it was recorded are bicubic.
         revision: commit of the hub repository of "pretrained" weights; None = the newest, which is then recorded.
             Branches and tags can move, so give a commit.
+        width: channels of a timm transformer; None = the network's own. A network of another width, depth or number of
+            heads has no pretrained weights: it is for trials of a pipeline, not for results.
+        depth: blocks of a timm transformer; None = the network's own.
+        heads: heads of its attention; None = the network's own.
         classifier: whether the network has its classifier; False is recorded for weights that come without one.
         hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
         fingerprint: SHA-256 of the weights, set when an encoder is saved.
@@ -48,9 +52,18 @@ class BackboneConfig(Config):
     std: tuple[float, float, float] | None = None
     interpolation: Interpolation | None = None
     revision: str | None = None
+    width: int | None = Field(default=None, gt=0)
+    depth: int | None = Field(default=None, gt=0)
+    heads: int | None = Field(default=None, gt=0)
     classifier: bool = True
     hf_config: dict[str, Any] | None = None
     fingerprint: str = ""
+
+    @property
+    def resized(self) -> dict[str, int]:
+        """Width, depth and heads as far as they are not the network's own, under timm's names."""
+        sizes = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
+        return {name: value for name, value in sizes.items() if value is not None}
 
     @field_validator("layers")
     @classmethod

@@ -164,7 +164,7 @@ def _build(name: str, config: BackboneConfig, configuration: PretrainedCfg) -> n
     """The model with the weights that the config names. Raises InvalidFile for weights, FAEError for sizes."""
     weights, revision, size = config.weights, config.revision, config.image_size
     assert isinstance(size, tuple)
-    options: dict[str, Any] = {} if config.classifier else {"num_classes": 0}
+    options: dict[str, Any] = {**({} if config.classifier else {"num_classes": 0}), **config.resized}
     if size != tuple(configuration.input_size[1:]) and configuration.fixed_input_size:
         options["img_size"] = size
     if weights == "pretrained":
@@ -186,7 +186,7 @@ def _build(name: str, config: BackboneConfig, configuration: PretrainedCfg) -> n
     # timm names the source of weights in its config; a random model must not look for them.
     on_meta = torch.get_default_device().type == "meta"
     if on_meta:
-        options = {key: value for key, value in options.items() if key in ("img_size", "num_classes")}
+        options = {key: value for key, value in options.items() if not key.startswith("pretrained")}
     try:
         try:
             return timm.create_model(name, **options)
