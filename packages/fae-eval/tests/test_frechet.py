@@ -126,6 +126,26 @@ def test_a_lapack_that_gives_up_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     assert [frechet_distance(*gaussian(a), *gaussian(b)) for a, b in pairs] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("count", [2, 5, 9, 12])  # of 96 dimensions: up to rank 12 without eigenvalues
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_very_few_samples_have_the_distance_of_their_factors(count: int, scale: float) -> None:
+    """The closed form: tr (S1 S2)^(1/2) is the nuclear norm of the product of the centred samples."""
+    random = np.random.default_rng(count)
+    a, b = random.normal(size=(count, 96)) * scale, random.normal(size=(7, 96)) @ random.normal(size=(96, 96)) * scale
+    factors = [(rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (a, b)]
+    roots = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum((rows**2).sum() for rows in factors) - 2 * roots
+    assert frechet_distance(*gaussian(a), *gaussian(b)) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(*gaussian(a), *gaussian(a)) == pytest.approx(0, abs=1e-9 * scale**2)
+
+
+def test_negative_variances_of_low_rank_are_refused() -> None:
+    for sigma in (np.zeros((64, 64)), np.diag([1.0] + 63 * [0.0])):
+        sigma[2, 3] = sigma[3, 2] = 1.0
+        with pytest.raises(FAEError, match="negative variances"):
+            frechet_distance(np.zeros(64), sigma, np.zeros(64), np.eye(64))
+
+
 def test_few_or_constant_features_have_their_distance():
     """By the closed form: covariances of rank 0 leave the means and traces."""
     zeros = np.zeros((5, 5))
