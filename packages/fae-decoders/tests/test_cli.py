@@ -15,6 +15,7 @@ from tiny_fae import Gradients
 
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, InvalidFile, OutputExists, UnknownName
+from fae_core.latent_store import LatentStore
 from fae_core.models.presets import load_preset
 from fae_decoders import FAE, PixelDecoder
 from fae_decoders.cli.stage import stage_settings
@@ -214,3 +215,29 @@ def test_finetuning_takes_the_preset_of_the_run_that_it_starts_from(data: Path, 
     with pytest.raises(FAEError, match="does not say which settings"):
         invoke(f"{pixel} --stage finetune --init {tmp_path}/decoder --out {tmp_path}/none".split())
     assert not (tmp_path / "none").exists()
+
+
+def test_encoding_and_assembling_take_settings_of_an_encoder_preset(data: Path, tmp_path: Path) -> None:
+    """So the features of a narrower backbone can be latents, too; both commands make the same random weights."""
+    decoder = PixelDecoder.from_preset("pixel-decoder-tiny", feature_dim=48, grid=(16, 16), image_size=256)
+    decoder.save_pretrained(tmp_path / "pixel")
+    sizes = {"backbone.width": 48, "backbone.depth": 1, "backbone.heads": 2, "channels": 48}
+    narrow = [
+        "--weights",
+        "random",
+        *(word for key, value in sizes.items() for word in ("--set", f"encoder.{key}={value}")),
+    ]
+    encode = ["encode", "--data", str(data), "--out", str(tmp_path / "latents"), "--posterior", "mean"]
+    invoke([*encode, "--model", "fae-dinov2-g-direct", *narrow])
+    assemble = ["assemble", "--pixel", str(tmp_path / "pixel"), "--out", str(tmp_path / "fae")]
+    invoke([*assemble, "--encoder", "fae-dinov2-g-direct", *narrow, "--statistics", str(tmp_path / "latents")])
+    fae, store = FAE.from_pretrained(tmp_path / "fae"), LatentStore(tmp_path / "latents")
+    assert store.spec.shape == (48, 16, 16)
+    store.spec.require(fae.spec)
+    with pytest.raises(FAEError, match="is taken as it is: --set is for an encoder preset"):
+        invoke([*encode[:3], "--out", str(tmp_path / "more"), "--model", str(tmp_path / "fae"), *narrow[2:]])
+    with pytest.raises(FAEError, match="belong to --encoder"):
+        invoke([*assemble, "--autoencoder", str(tmp_path / "ae"), *narrow[2:]])
+    for command in (encode[:3], [*assemble[:3], "--encoder", "fae-dinov2-g-direct"]):
+        with pytest.raises(FAEError, match="did you mean channels"):
+            invoke([*command, "--out", str(tmp_path / "more"), "--set", "encoder.chanels=4"])

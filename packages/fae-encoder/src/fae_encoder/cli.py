@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed, Survey
+from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed, Set, Survey
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 from fae_core.folders import STORE_SKIPPED
@@ -38,6 +38,7 @@ def encode(
             "--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the model\'s.'
         ),
     ] = None,
+    overrides: Set = None,
     features: Annotated[
         Path | None,
         typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
@@ -78,6 +79,8 @@ def encode(
 ) -> None:
     """Encode images to a latent store, which fae-core alone can read. An interrupted call continues with --resume.
 
+    Section of --set: encoder (of a preset; such as encoder.channels=16).
+
     Example: fae encode --data IMAGES --out runs/latents --model runs/tokenizer
     """
     from fae_core.cli.launch import relaunched
@@ -107,6 +110,7 @@ def encode(
         "threads": threads,
     }
     config = parse_config(EncodeConfig, settings, "encode")
+    fields = encoder_fields(overrides)
     source = open_surveyed(data, split, survey)
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
@@ -114,10 +118,10 @@ def encode(
         require_suited(DEFAULT_MODEL, image_size_at_hand(source), option="--model")
     model = model or DEFAULT_MODEL
     if dry_run:
-        _tell_plan(model, weights, data, source, out, config)
+        _tell_plan(model, weights, fields, data, source, out, config)
         return
     with process_group(device) as group:
-        encoder = _load(model, weights, seed).to(group.device)
+        encoder = _load(model, weights, seed, fields).to(group.device)
         if group.is_main and _is_fresh(encoder):
             typer.echo(
                 f"note: the adapter of preset {model} is not trained: its latents are random projections", err=True
@@ -139,7 +143,13 @@ def encode(
 
 
 def _tell_plan(
-    model: str, weights: str | None, data: str, source: ImageSource, out: Path, config: EncodeConfig
+    model: str,
+    weights: str | None,
+    fields: dict[str, Any],
+    data: str,
+    source: ImageSource,
+    out: Path,
+    config: EncodeConfig,
 ) -> None:
     """Print what would be encoded. The model is built on the meta device; no image is decoded."""
     import torch
@@ -150,17 +160,37 @@ def _tell_plan(
     from fae_encoder.store.planned import planned
 
     with torch.device("meta"):
-        encoder = _load(model, weights, config.seed)
+        encoder = _load(model, weights, config.seed, fields)
     plan = redact_values(planned(encoder, source, out, config, {"data": data, "model": model}))
     document(plan)
     say(as_yaml(plan))
     say("dry run: nothing was made")
 
 
-def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
+def encoder_fields(overrides: list[str] | None) -> dict[str, Any]:
+    """The fields of an encoder preset that --set replaces.
+
+    Args:
+        overrides: encoder.KEY=VALUE each.
+
+    Raises:
+        UnknownName: a section other than encoder.
+        InvalidSettings: a field that encoders do not have.
+        FAEError: one cannot be read.
+    """
+    from fae_core.cli.settings import resolve_settings
+    from fae_core.config import require_fields
+    from fae_encoder.encoder import FAEEncoderConfig
+
+    fields = resolve_settings(None, None, overrides, sections=("encoder",)).get("encoder", {})
+    require_fields(FAEEncoderConfig, fields, "encoder settings")
+    return fields
+
+
+def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) -> LatentEncoder:
     """The model that --model names. The seed fixes a preset's fresh adapter, so that every process has the same.
 
-    Raises FAEError for a tokenizer without a posterior, and for --weights without a backbone.
+    Raises FAEError for a tokenizer without a posterior, for --weights without a backbone, and for --set without preset.
     """
     from fae_core.errors import FAEError
     from fae_core.models.build import seeded
@@ -173,7 +203,9 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
 
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
     if not Path(model).exists() and "/" not in model and model not in bundle_folders():
-        return seeded(seed, lambda: FAEEncoder.from_preset(model, **chosen)).eval()
+        return seeded(seed, lambda: FAEEncoder.from_preset(model, **chosen, **fields)).eval()
+    if fields:
+        raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")
     folder = resolve_model_folder(model, part="tokenizer")
     if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
         return FAEEncoder.from_pretrained(folder, **chosen)

