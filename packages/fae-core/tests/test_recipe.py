@@ -50,6 +50,33 @@ def test_sizes_set_variables_and_overrides_come_last(tmp_path: Path) -> None:
         load_recipe(path, {"stepz": 7})
 
 
+def test_a_list_stands_for_several_arguments(tmp_path: Path) -> None:
+    text = """
+variables: {small: [], data: images}
+sizes: {paper: {}, smoke: {small: [--steps, 2, --set, "model.width=64 # wide", true, null]}}
+steps: [{name: dit, run: "train diffusion {small} --data {data} --out {out}/dit"}]
+"""
+    path = written(tmp_path, text)
+    end = ["--data", "images", "--out", "o/dit"]
+    for size in (None, "paper"):
+        recipe = load_recipe(path, size=size)
+        assert recipe.command(recipe.steps[0], Path("o")) == ["train", "diffusion", *end]
+    recipe = load_recipe(path, {"data": "my images"}, "smoke")
+    small = ["--steps", "2", "--set", "model.width=64 # wide", "true", "null"]
+    assert recipe.command(recipe.steps[0], Path("o"))[2:8] == small
+    assert recipe.command(recipe.steps[0], Path("o"))[9] == "my images"
+    with pytest.raises(FAEError, match=r"step dit: \{small\} stands for several arguments; make it a word of its own"):
+        recipe = load_recipe(written(tmp_path, text.replace("{small}", "x{small}")))
+        recipe.command(recipe.steps[0], Path("o"))
+    with pytest.raises(FAEError, match="variable small: a list holds the arguments"):
+        load_recipe(path, {"small": [["--steps"]]})
+    with pytest.raises(FAEError, match="step dit has no command"):
+        recipe = load_recipe(
+            written(tmp_path, text.replace("train diffusion {small} --data {data} --out {out}/dit", "{small}"))
+        )
+        recipe.command(recipe.steps[0], Path("o"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -17,6 +17,13 @@ changing fastest; a value may have options of its own, which `{NAME_options}` st
 
     sizes: {smoke: {steps: 2}, gpu: {steps: 50000, preset: lightningdit-cifar10}}
 
+A variable whose value is a list stands for as many arguments, none for []; `{NAME}` is then a word of its own:
+
+    variables: {small: []}
+    sizes: {paper: {}, smoke: {small: [--steps, 2, --set, model.width=64]}}
+    steps:
+      - {name: diffusion, run: "train diffusion --preset lightningdit-xl {small} --out {out}/diffusion"}
+
 Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not
 recorded there, those recorded with another command, and after any that ran the later ones that are not resumable, since
 they may read what has changed. A resumable step that was recorded with another command is refused: its result stays.
@@ -57,6 +64,8 @@ _KEYS = ("title", "description", "variables", "sizes", "steps")
 _STEP_KEYS = ("name", "run", "for", "resumable")
 _MOST_STEPS = 10_000
 
+Value = str | list[str]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -79,26 +88,30 @@ class Recipe:
 
     Attributes:
         title: Title of the experiment.
-        variables: Values by name.
+        variables: Values by name; a list stands for as many arguments.
         steps: In the order of the recipe.
     """
 
     title: str
-    variables: dict[str, str]
+    variables: dict[str, Value]
     steps: tuple[Step, ...]
 
     def command(self, step: Step, out: Path) -> list[str]:
-        """The arguments after `fae`; a value with blanks stays one argument.
+        """The arguments after `fae`; a value with blanks stays one argument, a list becomes one for each of its items.
 
         Args:
             step: One of the recipe's.
             out: Folder of the experiment.
 
         Raises:
-            FAEError: The step names an unknown variable, or its quotes or braces do not close.
+            FAEError: The step names an unknown variable or a list inside a word, its quotes or braces do not close, or
+                there is no command.
         """
         values = {**self.variables, "out": str(out)}
-        return [_filled(part, values, step) for part in _words(step)]
+        command = [argument for word in _words(step) for argument in _arguments(word, values, step)]
+        if not command:
+            raise FAEError(f"step {step.name} has no command")
+        return command
 
     def check_commands(self) -> None:
         """Check that every step's command is installed.
@@ -134,7 +147,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
     """
     content = read_yaml(path)
     require_known("key in a recipe", content, _KEYS)
-    variables = {str(name): str(value) for name, value in _mapping(content, "variables", path).items()}
+    variables = {str(name): _value(name, value) for name, value in _mapping(content, "variables", path).items()}
     sizes = _mapping(content, "sizes", path)
     if size is not None and size not in sizes:
         raise UnknownName("size of the recipe", size, map(str, sizes))
@@ -142,7 +155,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
         for name, value in changes.items():
             if name not in variables:
                 raise UnknownName("variable of the recipe", str(name), variables)
-            variables[name] = str(value)
+            variables[name] = _value(name, value)
     entries = content.get("steps") or []
     if not isinstance(entries, list):
         raise FAEError(f"{path}: steps must be a list")
@@ -298,8 +311,31 @@ def _words(step: Step) -> list[str]:
     return words
 
 
-def _filled(part: str, values: dict[str, str], step: Step) -> str:
-    """A word with `{name}` replaced; raises FAEError for unknown names, and for formats, whose width has no limit."""
+def _value(name: Any, value: Any) -> Value:
+    """A variable's value as text, or as a list of texts; raises FAEError for lists of anything but words."""
+    if not isinstance(value, list):
+        return _text(value)
+    if not all(isinstance(item, str | int | float | None) for item in value):
+        raise FAEError(f"variable {name}: a list holds the arguments that it stands for, not lists or mappings")
+    return [_text(item) for item in value]
+
+
+def _text(value: Any) -> str:
+    """A value as --set reads it back: null, true and false are words of YAML, not of Python."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _arguments(word: str, values: dict[str, Value], step: Step) -> list[str]:
+    """What a word of a command stands for: the items of a list, or one argument."""
+    named = values.get(word[1:-1]) if word.startswith("{") and word.endswith("}") else None
+    return named if isinstance(named, list) else [_filled(word, values, step)]
+
+
+def _filled(part: str, values: dict[str, Value], step: Step) -> str:
+    """A word with `{name}` replaced.
+
+    Raises FAEError for unknown names, for lists, and for formats, whose width has no limit.
+    """
     try:
         fields = list(Formatter().parse(part))
     except ValueError as error:
@@ -311,7 +347,10 @@ def _filled(part: str, values: dict[str, str], step: Step) -> str:
             continue
         if name not in values or form or conversion:
             raise FAEError(f"step {step.name}: {name!r} is not a variable of the recipe")
-        filled.append(values[name])
+        value = values[name]
+        if isinstance(value, list):
+            raise FAEError(f"step {step.name}: {{{name}}} stands for several arguments; make it a word of its own")
+        filled.append(value)
     return "".join(filled)
 
 
