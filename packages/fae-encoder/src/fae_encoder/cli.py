@@ -10,7 +10,7 @@ import typer
 from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
-from fae_core.folders import STORE_SKIPPED
+from fae_core.folders import ENCODER, STORE_SKIPPED
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -101,11 +101,10 @@ def encode(
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
     with process_group(device) as group:
-        encoder = _load(model, weights, seed).to(group.device)
-        if group.is_main and _is_fresh(encoder):
-            typer.echo(
-                f"note: the adapter of preset {model} is not trained: its latents are random projections", err=True
-            )
+        encoder, from_preset = _load(model, weights, seed)
+        encoder = encoder.to(group.device)
+        if group.is_main and not _is_trained(encoder):
+            typer.echo(f"note: the adapter of {model} is not trained: its latents are random projections", err=True)
         store = encode_dataset(
             encoder,
             source,
@@ -119,16 +118,18 @@ def encode(
             barrier=group.barrier,
         )
         if store is not None:
-            _report(store, encoder.spec.is_normalized)
+            normalized = encoder.spec.is_normalized
+            if from_preset:
+                _keep(encoder, store)
+            _report(store, normalized, from_preset)
 
 
-def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
-    """The model that --model names. The seed fixes a preset's fresh adapter, so that every process has the same.
+def _load(model: str, weights: str | None, seed: int) -> tuple[LatentEncoder, bool]:
+    """The model that --model names, and whether it is a preset. The seed fixes a preset's fresh adapter.
 
     Raises FAEError for a tokenizer without a posterior, and for --weights without a backbone.
     """
     from fae_core.errors import FAEError
-    from fae_core.models.build import seeded
     from fae_core.models.bundles import bundle_folders
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
@@ -138,16 +139,16 @@ def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
 
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
     if not Path(model).exists() and "/" not in model and model not in bundle_folders():
-        return seeded(seed, lambda: FAEEncoder.from_preset(model, **chosen)).eval()
+        return FAEEncoder.from_preset(model, seed=seed, **chosen).eval(), True
     folder = resolve_model_folder(model, part="tokenizer")
     if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
-        return FAEEncoder.from_pretrained(folder, **chosen)
+        return FAEEncoder.from_pretrained(folder, **chosen), False
     if weights is not None:
         raise FAEError(f"{model} has no backbone to give weights to; leave --weights out")
     tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, LatentEncoder):
         raise FAEError(f"{model} is a {type(tokenizer).__name__}, which gives no posterior to store")
-    return tokenizer
+    return tokenizer, False
 
 
 def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> FeatureStore:
@@ -161,13 +162,23 @@ def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> Feat
     return FeatureStore(folder, encoder, source)
 
 
-def _is_fresh(encoder: LatentEncoder) -> bool:
-    """Whether a preset's adapter has never been trained."""
-    adapter = getattr(encoder, "adapter", None)
-    return not encoder.spec.fingerprint and adapter is not None and any(True for _ in adapter.parameters())
+def _is_trained(encoder: LatentEncoder) -> bool:
+    """Whether latents are more than random projections, as those of a preset's adapter are."""
+    from fae_core.protocols import encoder_of
+
+    return getattr(encoder_of(encoder), "is_trained", True)
 
 
-def _report(store: LatentStore, normalized: bool) -> None:
+def _keep(encoder: LatentEncoder, store: LatentStore) -> None:
+    """Save a preset's encoder in the store's folder, with the store's statistics: else nothing has its weights."""
+    from fae_encoder.encoder import FAEEncoder
+
+    folder = store.folder / ENCODER
+    if isinstance(encoder, FAEEncoder) and not folder.exists():
+        encoder.with_statistics(store.spec.mean, store.spec.std).save_pretrained(folder)
+
+
+def _report(store: LatentStore, normalized: bool, kept: bool) -> None:
     skipped = store.plan.total - len(store)
     if skipped:
         with (store.folder / STORE_SKIPPED).open(encoding="utf-8") as file:
@@ -180,4 +191,6 @@ def _report(store: LatentStore, normalized: bool) -> None:
     shape = "x".join(map(str, store.spec.shape))
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
     say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
+    if kept:
+        say(f"wrote the encoder to {store.folder / ENCODER}: --model {store.folder / ENCODER} encodes as it did")
     say(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")

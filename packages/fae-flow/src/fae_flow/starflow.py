@@ -77,6 +77,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     """
 
     model_type = "starflow"
+    pipeline_tag = "unconditional-image-generation"  # the hub has no name for one by class
     config_class = STARFlowConfig
     config: STARFlowConfig
     blocks: Sequence[FlowBlock]

@@ -10,6 +10,7 @@ from typing import Any
 from fae_core.errors import InvalidFile
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import ANY_CHECKPOINT, BUNDLE_PARTS, CHECKPOINT_STATE, RUN_CHECKPOINTS, RUN_CONFIG
+from fae_core.models.card import front_matter
 from fae_core.redact import redact
 
 _CLASSES = 20  # names that a card lists
@@ -60,7 +61,7 @@ def write_card(record: dict[str, Any], name: str) -> str:
         record: The content of bundle.json.
         name: Of the bundle.
     """
-    lines = ["---", "library_name: fae", "tags:", "- fae", "- bundle", f"- {record['generator']['type']}", "---", ""]
+    lines = [front_matter(["fae", "bundle", record["tokenizer"]["type"], record["generator"]["type"]])]
     lines += [f"# {name}", "", record["description"], "", f"    fae sample --model {name} --out SAMPLES", ""]
     lines += ["| part | type | package | parameters |", "|---|---|---|---|"]
     for part in BUNDLE_PARTS:

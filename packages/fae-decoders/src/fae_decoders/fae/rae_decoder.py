@@ -69,6 +69,7 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
     model_type = "rae-decoder"
     config_class = RAEDecoderConfig
     needs_spec = False
+    pipeline_tag = "image-to-image"
     position: Tensor
 
     def __init__(self, config: RAEDecoderConfig, spec: LatentSpec | None = None) -> None:

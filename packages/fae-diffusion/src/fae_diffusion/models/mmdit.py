@@ -167,6 +167,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     }
 
     model_type: ClassVar[str] = "mmdit"
+    pipeline_tag: ClassVar[str | None] = "text-to-image"
     config_class: ClassVar[type[Config]] = MMDiTConfig
     config: MMDiTConfig
     positions: Tensor  # (side, side, D)

@@ -108,6 +108,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         InvalidFile: where patches do not tile the latents.
     """
 
+    pipeline_tag = "unconditional-image-generation"  # the hub has no name for one by class
     config: TransformerConfig
 
     def __init__(self, config: TransformerConfig, spec: LatentSpec | None = None) -> None:
