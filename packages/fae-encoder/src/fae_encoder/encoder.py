@@ -141,7 +141,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return cls(config, spec) if seed is None else seeded(seed, lambda: cls(config, spec))
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] (two more keywords)
         cls,
         source: str | Path,
         *,

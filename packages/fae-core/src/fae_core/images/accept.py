@@ -86,11 +86,11 @@ def image_batch(
     if isinstance(images, Tensor) and images.dtype == torch.uint8:
         images = images[None] if images.ndim == 3 else images
         return require_image_batch(images.float().div_(255))
-    require_image_batch(images)
+    batch = require_image_batch(images)
     if low != 0:
-        require_range(images, low)
-        images = (images - low) / (1 - low)
-    return images
+        require_range(batch, low)
+        batch = (batch - low) / (1 - low)
+    return batch
 
 
 def _single(image: Any, size: tuple[int, int] | None, device: torch.device | str | None, low: float) -> Tensor:
@@ -113,7 +113,6 @@ def _of_array(array: np.ndarray, device: torch.device | str | None) -> Tensor:
         hint = "; its channels come first: transpose them" if 3 in array.shape[:2] else ""
         raise DataError(
             "a numpy array of images is uint8 or floats in [0, 1] of shape (N, H, W, 3) or (H, W, 3), got "
-            f"{array.dtype} {array.shape}"
-            + ("; its channels come first: transpose them" if 3 in array.shape[:2] else "")
+            f"{array.dtype} {array.shape}{hint}"
         )
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).to(device)
+    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).to(device)  # a copy: Pillow's arrays are read-only

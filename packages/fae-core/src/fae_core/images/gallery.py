@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,7 +16,11 @@ from fae_core.images.accept import image_batch
 from fae_core.images.decode import upright_rgb
 from fae_core.images.grid import draw_grid
 
+if TYPE_CHECKING:
+    from fae_core.images.source import ImageSource
+
 _SIDE = 256  # pixels to which pictures of different sizes are fitted
+_FIRST, _SMALL = 8, 96  # images that stand for a source, and their pixels
 
 
 def show(images: Any, labels: Sequence[Any] | None = None, *, columns: int | None = None) -> Image.Image:
@@ -39,6 +45,19 @@ def show(images: Any, labels: Sequence[Any] | None = None, *, columns: int | Non
         raise DataError("there are no images to show")
     texts = None if labels is None else [_text(label) for label in labels]
     return draw_grid(batch.detach().float().cpu(), columns or math.ceil(math.sqrt(len(batch))), texts)
+
+
+def thumbnails(source: ImageSource) -> list[bytes]:
+    """The first images of a source as one PNG file, without those that cannot be read; empty where there are none."""
+    small = []
+    for index in range(min(len(source), _FIRST)):
+        with contextlib.suppress(DataError):
+            small.append(ImageOps.pad(source.read(index), (_SMALL, _SMALL), color="white"))
+    if not small:
+        return []
+    file = io.BytesIO()
+    show(small, columns=_FIRST).save(file, "PNG")
+    return [file.getvalue()]
 
 
 def _text(label: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from fae_core.errors import InvalidFile, first_line
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, LATENT_SPEC, MODEL_CONFIG, RUN_MODEL, weights_file
@@ -117,9 +117,9 @@ def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -
         raise InvalidFile(f"{name} does not exist")
     from huggingface_hub import snapshot_download
 
-    options = {key: value for key, value in hub.items() if key in _OF_DOWNLOADS}
+    options: Any = {key: value for key, value in hub.items() if key in _OF_DOWNLOADS}
     try:
-        return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))  # pyright: ignore[reportArgumentType]
+        return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))
     except Exception as error:
         reason = first_line(error)
         raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_core.layers.token_mask import token_mask, without_padding
 
@@ -30,6 +31,8 @@ class TextCondition:
     tokens: Tensor
     mask: Tensor | None = None
     pooled: Tensor | None = None
+
+    __repr__, _repr_html_ = fields_repr, fields_html
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or not self.tokens.is_floating_point():
