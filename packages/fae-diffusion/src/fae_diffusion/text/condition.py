@@ -39,7 +39,7 @@ class TextCondition:
             raise FAEError(
                 f"text embeddings are floats of shape (B, L, D), not {self.tokens.dtype} of {tuple(self.tokens.shape)}"
             )
-        if self.pooled is not None and (self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens)):
+        if self.pooled is not None and (self.pooled.ndim != 2 or self.pooled.shape[0] != self.tokens.shape[0]):
             raise FAEError(
                 f"pooled text has shape ({len(self.tokens)}, P) beside its tokens, not {tuple(self.pooled.shape)}"
             )
