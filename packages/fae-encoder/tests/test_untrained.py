@@ -12,6 +12,7 @@ from PIL import Image
 
 from fae_core import LatentSpec, LatentStore, load_tokenizer
 from fae_core.commands.groups import invoke
+from fae_core.errors import FAEError
 from fae_core.images import load_batch, open_images
 from fae_encoder import FAEEncoder
 
@@ -94,19 +95,19 @@ def test_the_command_and_python_agree_and_the_encoder_is_kept(seed: int, picture
     images = load_batch(open_images(pictures), range(5), encoder.read_size)
     raw, _ = store.read_posterior(range(5))
     torch.testing.assert_close(encoder.posterior(images).mean, raw, atol=1e-6, rtol=1e-5)
-    kept = load_tokenizer(tmp_path / "latents" / "encoder")
+    kept = load_tokenizer(tmp_path / "latents.encoder")
     assert isinstance(kept, FAEEncoder) and not kept.is_trained
     assert kept.spec == store.spec and kept.spec.is_normalized
     torch.testing.assert_close(kept.encode(images), store.read(range(5))[0], atol=1e-5, rtol=1e-5)
     # What was encoded can be repeated: the kept encoder writes the same store.
-    again = ["encode", "--data", str(pictures), "--model", str(tmp_path / "latents" / "encoder"), "--dtype", "float32"]
+    again = ["encode", "--data", str(pictures), "--model", str(tmp_path / "latents.encoder"), "--dtype", "float32"]
     invoke([*again, "--out", str(tmp_path / "again")])
     assert LatentStore(tmp_path / "again").identity == store.identity
-    assert not (tmp_path / "again" / "encoder").exists()
+    assert not (tmp_path / "again.encoder").exists()
     # The store is still one that --resume accepts and --overwrite replaces.
     invoke([*command, "--out", str(tmp_path / "latents"), "--resume"])
     invoke([*command, "--out", str(tmp_path / "latents"), "--overwrite"])
-    assert (tmp_path / "latents" / "encoder" / "config.json").is_file()
+    assert (tmp_path / "latents.encoder" / "config.json").is_file()
 
 
 def test_the_spec_says_whether_latents_are_normalised() -> None:
@@ -114,3 +115,15 @@ def test_the_spec_says_whether_latents_are_normalised() -> None:
     assert not spec.is_normalized and "not normalised" in repr(spec)
     assert "not normalised" not in repr(spec.with_statistics([0.0] * 8, [2.0] * 8))
     assert LatentSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_a_folder_where_the_encoder_would_go_is_refused_before_anything_is_encoded(
+    pictures: Path, tmp_path: Path
+) -> None:
+    command = ["encode", "--data", str(pictures), "--model", "fae-tiny", "--out", str(tmp_path / "latents")]
+    (tmp_path / "latents.encoder").mkdir()
+    (tmp_path / "latents.encoder" / "mine.txt").write_text("mine")
+    for options in ([], ["--overwrite"]):
+        with pytest.raises(FAEError, match=r"latents\.encoder"):
+            invoke([*command, *options])
+    assert not (tmp_path / "latents").exists() and (tmp_path / "latents.encoder" / "mine.txt").is_file()

@@ -78,6 +78,9 @@ def encode(
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
+    kept = Path(f"{out}.{ENCODER}") if _is_preset(model) else None
+    if kept is not None:
+        require_new_folder(kept, overwrite=overwrite, resume=resume or not is_first_process(), resumable=True)
     if relaunched(processes):
         return
     from fae_core.config import parse_config
@@ -101,8 +104,7 @@ def encode(
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
     with process_group(device) as group:
-        encoder, from_preset = _load(model, weights, seed)
-        encoder = encoder.to(group.device)
+        encoder = _load(model, weights, seed).to(group.device)
         if group.is_main and not _is_trained(encoder):
             typer.echo(f"note: the adapter of {model} is not trained: its latents are random projections", err=True)
         store = encode_dataset(
@@ -119,18 +121,24 @@ def encode(
         )
         if store is not None:
             normalized = encoder.spec.is_normalized
-            if from_preset:
-                _keep(encoder, store)
-            _report(store, normalized, from_preset)
+            if kept is not None:
+                _keep(encoder, store, kept)
+            _report(store, normalized, kept)
 
 
-def _load(model: str, weights: str | None, seed: int) -> tuple[LatentEncoder, bool]:
-    """The model that --model names, and whether it is a preset. The seed fixes a preset's fresh adapter.
+def _is_preset(model: str) -> bool:
+    """Whether --model names a preset, and no folder, bundle or repository."""
+    from fae_core.models.bundles import bundle_folders
+
+    return not Path(model).exists() and "/" not in model and model not in bundle_folders()
+
+
+def _load(model: str, weights: str | None, seed: int) -> LatentEncoder:
+    """The model that --model names. The seed fixes a preset's fresh adapter.
 
     Raises FAEError for a tokenizer without a posterior, and for --weights without a backbone.
     """
     from fae_core.errors import FAEError
-    from fae_core.models.bundles import bundle_folders
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
     from fae_core.models.sources import resolve_model_folder
@@ -138,17 +146,17 @@ def _load(model: str, weights: str | None, seed: int) -> tuple[LatentEncoder, bo
     from fae_encoder.store.encode_dataset import LatentEncoder
 
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
-    if not Path(model).exists() and "/" not in model and model not in bundle_folders():
-        return FAEEncoder.from_preset(model, seed=seed, **chosen).eval(), True
+    if _is_preset(model):
+        return FAEEncoder.from_preset(model, seed=seed, **chosen).eval()
     folder = resolve_model_folder(model, part="tokenizer")
     if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
-        return FAEEncoder.from_pretrained(folder, **chosen), False
+        return FAEEncoder.from_pretrained(folder, **chosen)
     if weights is not None:
         raise FAEError(f"{model} has no backbone to give weights to; leave --weights out")
     tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, LatentEncoder):
         raise FAEError(f"{model} is a {type(tokenizer).__name__}, which gives no posterior to store")
-    return tokenizer, False
+    return tokenizer
 
 
 def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> FeatureStore:
@@ -169,16 +177,15 @@ def _is_trained(encoder: LatentEncoder) -> bool:
     return getattr(encoder_of(encoder), "is_trained", True)
 
 
-def _keep(encoder: LatentEncoder, store: LatentStore) -> None:
-    """Save a preset's encoder in the store's folder, with the store's statistics: else nothing has its weights."""
+def _keep(encoder: LatentEncoder, store: LatentStore, folder: Path) -> None:
+    """Save a preset's encoder with the store's statistics: else nothing would have its weights."""
     from fae_encoder.encoder import FAEEncoder
 
-    folder = store.folder / ENCODER
-    if isinstance(encoder, FAEEncoder) and not folder.exists():
-        encoder.with_statistics(store.spec.mean, store.spec.std).save_pretrained(folder)
+    if isinstance(encoder, FAEEncoder):
+        encoder.with_statistics(store.spec.mean, store.spec.std).save_pretrained(folder, overwrite=True)
 
 
-def _report(store: LatentStore, normalized: bool, kept: bool) -> None:
+def _report(store: LatentStore, normalized: bool, kept: Path | None) -> None:
     skipped = store.plan.total - len(store)
     if skipped:
         with (store.folder / STORE_SKIPPED).open(encoding="utf-8") as file:
@@ -191,6 +198,6 @@ def _report(store: LatentStore, normalized: bool, kept: bool) -> None:
     shape = "x".join(map(str, store.spec.shape))
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
     say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
-    if kept:
-        say(f"wrote the encoder to {store.folder / ENCODER}: --model {store.folder / ENCODER} encodes as it did")
+    if kept is not None:
+        say(f"wrote the encoder to {kept}; --model {kept} encodes other images as it did")
     say(f"next: fae train diffusion --latents {store.folder} --out runs/diffusion")
