@@ -54,7 +54,7 @@ class ImageSource(ABC):
         return f"{type(self).__name__.strip('_')}({', '.join(f'{value} {name}' for name, value in _facts(self))})"
 
     def _repr_html_(self) -> str:
-        from fae_core.images.show import thumbnails
+        from fae_core.images.gallery import thumbnails
 
         return html_table(type(self).__name__.strip("_"), dict(_facts(self)), *thumbnails(self))
 
