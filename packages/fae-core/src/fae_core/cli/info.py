@@ -150,7 +150,7 @@ def named_sampling(preset: str) -> dict[str, Any]:
     from fae_core.config import parse_config
     from fae_core.models.presets import load_preset
 
-    model_class = _model_class(preset)
+    model_class = preset_class(preset)
     names: dict[str, dict[str, Any]] = getattr(model_class, "named_sampling", {})
     if not names:
         return {}
