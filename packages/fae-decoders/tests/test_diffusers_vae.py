@@ -105,9 +105,6 @@ def test_options_are_honoured_or_refused(tmp_path: Path) -> None:
         DiffusersVAE.from_pretrained(tmp_path / "root", subfolder="absent")
     folder = tmp_path / "root" / "vae"
     refused = {
-        "variant": "fp16",
-        "cache_dir": "/elsewhere",
-        "local_files_only": True,
         "force_download": True,
         "use_safetensors": False,
         "quantization_config": {"load_in_8bit": True},
@@ -117,6 +114,11 @@ def test_options_are_honoured_or_refused(tmp_path: Path) -> None:
     for name, value in refused.items():
         with pytest.raises(FAEError, match=name):
             DiffusersVAE.from_pretrained(folder, **{name: value})
+    with pytest.raises(FAEError, match=r"model\.fp16\.safetensors"):
+        DiffusersVAE.from_pretrained(folder, variant="fp16")
+    (folder / "model.fp16.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    local = {"variant": "fp16", "cache_dir": "/elsewhere", "local_files_only": True}
+    assert DiffusersVAE.from_pretrained(folder, **local).config.latent_channels == 4
     passed = {"low_cpu_mem_usage": True, "variant": None, "use_safetensors": True, "device_map": {"": "cpu"}}
     vae = DiffusersVAE.from_pretrained(folder, torch_dtype=torch.bfloat16, **passed)
     assert (vae.dtype, vae.device.type) == (torch.bfloat16, "cpu")
@@ -137,3 +139,53 @@ def test_images_out_of_minus_one_to_one_are_refused(wrong, message: str) -> None
     vae = DiffusersVAE(conv_vae())
     with pytest.raises(FAEError, match=message):
         vae.encode(wrong(torch.rand(2, 3, 16, 16)))
+
+
+@torch.no_grad()
+def test_slices_change_nothing() -> None:
+    vae, x = DiffusersVAE(conv_vae()), torch.rand(3, 3, 16, 16) * 2 - 1
+    whole = vae.encode(x).latent_dist.parameters
+    images = vae.decode(whole[:, :4]).sample
+    vae.enable_slicing()
+    torch.testing.assert_close(vae.encode(x).latent_dist.parameters, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vae.decode(whole[:, :4]).sample, images, atol=1e-5, rtol=1e-5)
+    vae.disable_slicing()
+    assert torch.equal(vae.encode(x).latent_dist.parameters, whole)
+
+
+@torch.no_grad()
+def test_tiles_take_larger_images() -> None:
+    vae = DiffusersVAE(conv_vae())
+    small, large = torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 44, 16) * 2 - 1
+    own = vae.encode(small).latent_dist.parameters
+    with pytest.raises(FAEError):
+        vae.decode(torch.zeros(1, 4, 22, 8))
+    vae.enable_tiling()
+    assert torch.equal(vae.encode(small).latent_dist.parameters, own)  # nothing to tile
+    moments = vae.encode(large).latent_dist.parameters
+    assert moments.shape == (2, 8, 22, 8)
+    first = vae.encode(large[:, :, :16]).latent_dist.parameters
+    torch.testing.assert_close(moments[:, :, :6], first[:, :, :6])  # before the second tile begins
+    last = vae.encode(large[:, :, -16:]).latent_dist.parameters
+    torch.testing.assert_close(moments[:, :, -2:], last[:, :, -2:])
+    images = vae.decode(moments[:, :4]).sample
+    assert images.shape == large.shape and images.isfinite().all()
+    torch.testing.assert_close(images[:, :, :12], vae.decode(moments[:, :4, :8]).sample[:, :, :12])
+    vae.enable_slicing()
+    torch.testing.assert_close(vae.encode(large).latent_dist.parameters, moments, atol=1e-5, rtol=1e-5)
+    with pytest.raises(FAEError, match="multiple of 2"):
+        vae.encode(torch.zeros(1, 3, 17, 17))
+    vae.disable_tiling()
+    assert vae.encode(large[:, :, :32].repeat(1, 1, 1, 2)).latent_dist.mode().shape == (2, 4, 8, 8)
+
+
+@torch.no_grad()
+def test_tiles_of_constant_images_have_no_seams() -> None:
+    vae = DiffusersVAE(conv_vae())
+    vae.enable_tiling()
+    z = vae.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mode()
+    flat = z.mean((2, 3), keepdim=True).expand(1, 4, 8, 8)
+    tile = vae.decode(flat).sample
+    image = vae.decode(flat.repeat(1, 1, 3, 3)).sample
+    assert image.shape == (1, 3, 48, 48)
+    assert tile.min() - 1e-6 <= image.min() and image.max() <= tile.max() + 1e-6  # a mean of tiles, whose weights are 1

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from fae_core import ops as ops
     from fae_core.errors import FAEError as FAEError
     from fae_core.errors import LatentSpecMismatch as LatentSpecMismatch
+    from fae_core.images.gallery import show as show
     from fae_core.latent_store import LatentStore as LatentStore
+    from fae_core.models.describe import describe as describe
     from fae_core.models.load import load_decoder as load_decoder
     from fae_core.models.load import load_generator as load_generator
     from fae_core.models.load import load_tokenizer as load_tokenizer
+    from fae_core.models.presets import list_presets as list_presets
     from fae_core.protocols import Decoder as Decoder
     from fae_core.protocols import Generator as Generator
     from fae_core.protocols import Tokenizer as Tokenizer
@@ -29,12 +32,15 @@ _HOMES = {
     "Decoder": "protocols",
     "Generator": "protocols",
     "Tokenizer": "protocols",
+    "describe": "models.describe",
+    "list_presets": "models.presets",
     "load_decoder": "models.load",
     "load_generator": "models.load",
     "load_tokenizer": "models.load",
     "LatentSpec": "spec",
     "LatentStore": "latent_store",
     "SlotRandom": "random",
+    "show": "images.gallery",
 }
 
 __all__ = [*_HOMES, "__version__", "ops"]

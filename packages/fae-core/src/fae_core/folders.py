@@ -74,6 +74,11 @@ REFERENCE = "reference.npz"
 REFERENCE_VAL2014 = "reference-val2014.npz"
 
 
+def weights_file(variant: str | None = None) -> str:
+    """The file of a model's weights: model.safetensors, or model.VARIANT.safetensors as the hub names a variant."""
+    return MODEL_WEIGHTS if variant is None else MODEL_WEIGHTS.replace(".", f".{variant}.", 1)
+
+
 def checkpoint(step: int) -> str:
     """The folder, in a run's checkpoints, of the checkpoint after `step` updates."""
     return f"step-{step:08d}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from fae_core.display import html_table
 from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, field_reasons
 from fae_core.files import read_json, write_json
 from fae_core.folders import LATENT_SPEC
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _MAX_BYTES = 16 * 2**20
+_SHOWN = 48  # letters of a name that a repr shows
 _FP32_MAX, _FP32_TINY = 3.4e38, 1.2e-38
 
 
@@ -183,6 +185,29 @@ class LatentSpec:
         """Raise FAEError unless z is a batch of this spec's latents, (B, C, h, w)."""
         if z.ndim != 4 or tuple(z.shape[1:]) != self.shape:
             raise FAEError(f"expected latents of shape (B, {', '.join(map(str, self.shape))}), got {tuple(z.shape)}")
+
+    def __repr__(self) -> str:
+        facts = [
+            self.backbone[:_SHOWN],
+            self.adapter[:_SHOWN],
+            "normalised" if self.is_normalized else "not normalised",
+        ]
+        facts.append(self.fingerprint[:12] or "no fingerprint")
+        sizes = "{}x{}x{} of images of {}x{}".format(*self.shape, *self.image_shape)
+        return f"LatentSpec({', '.join(filter(None, (sizes, *facts)))})"
+
+    def _repr_html_(self) -> str:
+        return html_table("LatentSpec", self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """What the space is, by name, in words: as `fae info` prints it."""
+        return {
+            "latents": f"{self.channels} x {self.height} x {self.width}",
+            "images": f"{self.image_shape[0]} x {self.image_shape[1]} pixels",
+            "backbone": self.backbone,
+            "normalised": "per channel" if self.is_normalized else "no statistics yet",
+            "fingerprint": self.fingerprint or "none",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as latent_spec.json holds them."""

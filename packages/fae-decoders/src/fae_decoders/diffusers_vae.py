@@ -7,17 +7,19 @@ was trained on normalised latents, as all generators of FAE are, then needs no o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
 
-from fae_core.errors import FAEError, InvalidFile, MissingPackage
+from fae_core.errors import FAEError, MissingPackage
 from fae_core.images.check import require_image_batch, require_range
 from fae_core.models.load import load_tokenizer
-from fae_core.models.sources import locate_folder
+from fae_core.models.sources import HubOptions
 from fae_core.protocols import Decoder, PosteriorTokenizer, Tokenizer, can_decode
+from fae_decoders.tiling import tiled
 
 try:
     from diffusers.configuration_utils import ConfigMixin
@@ -45,6 +47,10 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
     `config` has scaling_factor, shift_factor, latent_channels, sample_size and, as pipelines derive their stride from
     its length, block_out_channels.
 
+    Slicing (`enable_slicing`) takes one image of a batch at a time. Tiling (`enable_tiling`) takes images and latents
+    larger than the tokenizer's in overlapping tiles of its own size; without it larger images are resized, and larger
+    latents refused. A tokenizer that attends to the whole image sees one tile at a time, so that tiles may differ.
+
     Args:
         tokenizer: An FAE, a ConvVAE, or any other that has spec, posterior and decode.
 
@@ -59,6 +65,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         if not isinstance(tokenizer, PosteriorTokenizer) or not can_decode(tokenizer):
             raise FAEError(f"a pipeline's vae encodes and decodes; this {type(tokenizer).__name__} does not do both")
         self.tokenizer = cast("WholeTokenizer", tokenizer)
+        self.use_slicing = self.use_tiling = False
         spec = tokenizer.spec
         self.register_to_config(
             in_channels=3,
@@ -86,12 +93,15 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         """
         require_image_batch(x)
         require_range(x, low=-1.0)
-        posterior = self.tokenizer.posterior((x.float() + 1) / 2)
-        spec = self.tokenizer.spec
-        scale = torch.tensor(spec.std, device=posterior.mean.device).view(-1, 1, 1)
-        logvar = posterior.logvar - 2 * scale.log()
-        moments = torch.cat([spec.normalize(posterior.mean), logvar], dim=1).to(self.dtype)
-        latents = DiagonalGaussianDistribution(moments)
+        image = self.tokenizer.spec.image_shape
+        if self._is_large(x, image):
+            stride = self._stride
+            if any(side % stride for side in x.shape[2:]):
+                raise FAEError(f"tiled images have sides of a multiple of {stride} pixels, not {tuple(x.shape[2:])}")
+            moments = self._in_slices(lambda part: tiled(self._moments, part, self._grid, stride, 1), x)
+        else:
+            moments = self._in_slices(self._moments, x)
+        latents = DiagonalGaussianDistribution(moments.to(self.dtype))
         return AutoencoderKLOutput(latent_dist=latents) if return_dict else (latents,)
 
     def decode(
@@ -104,12 +114,61 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
             return_dict: As AutoencoderKL has it.
             generator: Accepted as by AutoencoderKL; nothing is drawn.
         """
-        images = (2 * self.tokenizer.decode(z) - 1).to(z.dtype)
+        if self._is_large(z, self._grid):
+            images = self._in_slices(lambda part: tiled(self._decode, part, self._grid, 1, self._stride), z)
+        else:
+            images = self._in_slices(self._decode, z)
         return DecoderOutput(sample=images) if return_dict else (images,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """decode(encode(sample).latent_dist.mode())."""
         return self.decode(self.encode(sample, return_dict=False)[0].mode(), return_dict)
+
+    def enable_slicing(self) -> None:
+        """Take one image of a batch at a time, which needs less memory."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """Take whole batches again."""
+        self.use_slicing = False
+
+    def enable_tiling(self) -> None:
+        """Take images and latents larger than the tokenizer's in tiles."""
+        self.use_tiling = True
+
+    def disable_tiling(self) -> None:
+        """Resize larger images, and refuse larger latents, again."""
+        self.use_tiling = False
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        return self.tokenizer.spec.height, self.tokenizer.spec.width
+
+    @property
+    def _stride(self) -> int:
+        return self.tokenizer.spec.image_shape[0] // self.tokenizer.spec.height
+
+    def _is_large(self, x: Tensor, own: tuple[int, int]) -> bool:
+        """Whether x is to be taken in tiles: no side is smaller than the tokenizer's, and one is larger."""
+        sides = tuple(x.shape[2:])
+        return (
+            self.use_tiling
+            and sides != own
+            and len(sides) == 2
+            and all(a >= b for a, b in zip(sides, own, strict=True))
+        )
+
+    def _in_slices(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return torch.cat([run(one) for one in x.split(1)]) if self.use_slicing and x.shape[0] > 1 else run(x)
+
+    def _moments(self, x: Tensor) -> Tensor:
+        """Mean and log-variance of normalised latents, one after the other, (B, 2 C, h, w)."""
+        posterior, spec = self.tokenizer.posterior((x.float() + 1) / 2), self.tokenizer.spec
+        scale = torch.tensor(spec.std, device=posterior.mean.device).view(-1, 1, 1)
+        return torch.cat([spec.normalize(posterior.mean), posterior.logvar - 2 * scale.log()], dim=1)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return (2 * self.tokenizer.decode(z) - 1).to(z.dtype)
 
     # The tokenizer's own folder: few of diffusers' options have a meaning for it.
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -129,9 +188,6 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         source: str | Path,
         torch_dtype: torch.dtype | None = None,
         *,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        token: str | None = None,
         device_map: Any = None,
         **options: Any,
     ) -> Self:
@@ -140,16 +196,15 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         Args:
             source: A model folder, a run folder, or "owner/name" on the hub.
             torch_dtype: What to cast the weights to.
-            subfolder: Folder of the tokenizer in the folder or repository.
-            revision: Branch, tag or commit on the hub.
-            token: For a private repository on the hub.
             device_map: A device, or {"": device}.
-            options: Of diffusers' own models, as a pipeline's loader passes them.
+            options: Of `HubOptions` (revision, token, cache_dir, local_files_only, subfolder, variant), and those of
+                diffusers' own models that change how weights are read, as a pipeline's loader passes them.
 
         Raises:
-            FAEError: An option would change what is loaded, such as a variant.
+            FAEError: An option would change what is loaded, such as a quantization_config.
             InvalidFile: There is no tokenizer.
         """
+        hub = {name: options.pop(name) for name in HubOptions.__annotations__ if name in options}
         for name, value in options.items():
             without_effect = (None, True) if name == "use_safetensors" else (None, False)
             if name not in _HOW and value not in without_effect:
@@ -158,12 +213,8 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
             device_map = device_map[""]
         if device_map in ("auto", "balanced", "balanced_low_0", "sequential") or isinstance(device_map, dict):
             raise FAEError(f"a tokenizer is on one device; give device_map='cuda' or leave it out, not {device_map!r}")
-        hub = {name: value for name, value in (("revision", revision), ("token", token)) if value is not None}
-        if subfolder:
-            source, hub = locate_folder(source, **hub) / subfolder, {}
-            if not source.is_dir():
-                raise InvalidFile(f"{source} does not exist")
-        vae = cls(load_tokenizer(source, **hub)).eval()
+        given = {name: value for name, value in hub.items() if value is not None}
+        vae = cls(load_tokenizer(source, **given)).eval()
         wanted = {k: v for k, v in (("device", device_map), ("dtype", torch_dtype)) if v is not None}
         if wanted:  # diffusers warns of every dtype, also of none
             vae.to(**wanted)  # pyright: ignore[reportArgumentType] (diffusers' decorated signature)

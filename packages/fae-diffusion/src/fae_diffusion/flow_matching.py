@@ -99,7 +99,7 @@ class FlowMatching(nn.Module):
         output = self(z, t, condition)
         if self.transport.prediction == "velocity":
             return output
-        return self.transport.velocity(output, z, torch.as_tensor(t, device=z.device).expand(len(z)))
+        return self.transport.velocity(output, z, torch.as_tensor(t, device=z.device).expand(z.shape[0]))
 
     def sample(
         self,

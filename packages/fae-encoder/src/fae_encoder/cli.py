@@ -10,7 +10,7 @@ import typer
 from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed, Set, Survey
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
-from fae_core.folders import STORE_SKIPPED
+from fae_core.folders import ENCODER, STORE_SKIPPED
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
@@ -90,6 +90,9 @@ def encode(
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
+    kept = Path(f"{out}.{ENCODER}") if _is_preset(model or DEFAULT_MODEL) else None
+    if kept is not None and not dry_run:
+        require_new_folder(kept, overwrite=overwrite, resume=resume or not is_first_process(), resumable=True)
     if not dry_run and relaunched(processes):
         return
     from fae_core.cli.defaults import image_size_at_hand, require_suited
@@ -122,10 +125,8 @@ def encode(
         return
     with process_group(device) as group:
         encoder = _load(model, weights, seed, fields).to(group.device)
-        if group.is_main and _is_fresh(encoder):
-            typer.echo(
-                f"note: the adapter of preset {model} is not trained: its latents are random projections", err=True
-            )
+        if group.is_main and not _is_trained(encoder):
+            typer.echo(f"note: the adapter of {model} is not trained: its latents are random projections", err=True)
         store = encode_dataset(
             encoder,
             source,
@@ -139,7 +140,17 @@ def encode(
             barrier=group.barrier,
         )
         if store is not None:
-            _report(store, encoder.spec.is_normalized)
+            normalized = encoder.spec.is_normalized
+            if kept is not None:
+                _keep(encoder, store, kept)
+            _report(store, normalized, kept)
+
+
+def _is_preset(model: str) -> bool:
+    """Whether --model names a preset, and no folder, bundle or repository."""
+    from fae_core.models.bundles import bundle_folders
+
+    return not Path(model).exists() and "/" not in model and model not in bundle_folders()
 
 
 def _tell_plan(
@@ -188,13 +199,11 @@ def encoder_fields(overrides: list[str] | None) -> dict[str, Any]:
 
 
 def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) -> LatentEncoder:
-    """The model that --model names. The seed fixes a preset's fresh adapter, so that every process has the same.
+    """The model that --model names. The seed fixes a preset's fresh adapter.
 
     Raises FAEError for a tokenizer without a posterior, for --weights without a backbone, and for --set without preset.
     """
     from fae_core.errors import FAEError
-    from fae_core.models.build import seeded
-    from fae_core.models.bundles import bundle_folders
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
     from fae_core.models.sources import resolve_model_folder
@@ -202,8 +211,8 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     from fae_encoder.store.encode_dataset import LatentEncoder
 
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
-    if not Path(model).exists() and "/" not in model and model not in bundle_folders():
-        return seeded(seed, lambda: FAEEncoder.from_preset(model, **chosen, **fields)).eval()
+    if _is_preset(model):
+        return FAEEncoder.from_preset(model, seed=seed, **chosen, **fields).eval()
     if fields:
         raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")
     folder = resolve_model_folder(model, part="tokenizer")
@@ -228,13 +237,22 @@ def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> Feat
     return FeatureStore(folder, encoder, source)
 
 
-def _is_fresh(encoder: LatentEncoder) -> bool:
-    """Whether a preset's adapter has never been trained."""
-    adapter = getattr(encoder, "adapter", None)
-    return not encoder.spec.fingerprint and adapter is not None and any(True for _ in adapter.parameters())
+def _is_trained(encoder: LatentEncoder) -> bool:
+    """Whether latents are more than random projections, as those of a preset's adapter are."""
+    from fae_core.protocols import encoder_of
+
+    return getattr(encoder_of(encoder), "is_trained", True)
 
 
-def _report(store: LatentStore, normalized: bool) -> None:
+def _keep(encoder: LatentEncoder, store: LatentStore, folder: Path) -> None:
+    """Save a preset's encoder with the store's statistics: else nothing would have its weights."""
+    from fae_encoder.encoder import FAEEncoder
+
+    if isinstance(encoder, FAEEncoder):
+        encoder.with_statistics(store.spec.mean, store.spec.std).save_pretrained(folder, overwrite=True)
+
+
+def _report(store: LatentStore, normalized: bool, kept: Path | None) -> None:
     from fae_core.cli.defaults import preset_words
     from fae_core.commands.running import command_line
 
@@ -250,6 +268,8 @@ def _report(store: LatentStore, normalized: bool) -> None:
     shape = "x".join(map(str, store.spec.shape))
     whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
     say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
+    if kept is not None:
+        say(f"wrote the encoder to {kept}; --model {kept} encodes other images as it did")
     kind = "mmdit" if store.captions is not None and store.labels is None else "lightningdit"
     preset, remark = preset_words(kind, {"latents": store.spec.shape})
     following = command_line("train diffusion", latents=store.folder, preset=preset, out="runs/diffusion")

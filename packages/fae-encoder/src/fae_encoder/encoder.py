@@ -1,14 +1,15 @@
 """FAEEncoder: images to latents, by a frozen backbone, a fixed normalisation of its features, and a trained adapter.
 
 images (B, 3, H, W) in [0, 1] -> features (B, N, D) -> posterior N(mean, std) (B, C, h, w) -> z, normalised
-by the spec
+by the spec's statistics, where it has any
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from pydantic import Field
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError, InvalidFile
-from fae_core.folders import ENCODER, LATENT_SPEC, MODEL_WEIGHTS
+from fae_core.folders import ENCODER, LATENT_SPEC, weights_file
+from fae_core.images import AnyImages, ImageTransform, image_batch
+from fae_core.models.build import seeded
+from fae_core.models.card import Card
 from fae_core.models.folder import load_weights, read_config, require_unchanged
 from fae_core.models.presets import load_preset
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
-from fae_core.models.sources import resolve_model_folder
+from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.adapters import AdapterConfig, create_adapter
@@ -35,6 +39,8 @@ STORED = "stored"  # the backbone's weights are in the encoder's own folder
 _FETCHABLE = ("pretrained", "pip")
 _BACKBONE = "backbone."
 WHOLE_FAE = "fae"  # model_type of encoder and decoders together
+_TRAINED = "trained"  # in config.json, False for an adapter that never was; absent in folders of earlier versions
+_SAMPLED = 256  # values of each weight by which an untrained adapter is recognised
 
 
 class FAEEncoderConfig(Config):
@@ -60,8 +66,9 @@ class FAEEncoderConfig(Config):
 class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
     """Images to latents, as the module's docstring shows. Build it with `from_preset` or `from_pretrained`.
 
-    The spec's mean and std are 0 and 1 until `with_statistics`; its fingerprint is set by `stamp` and when the
-    encoder is saved.
+    The spec's mean and std are 0 and 1 until `with_statistics` (`spec.is_normalized` is False, and latents are not
+    normalised); its fingerprint is set by `stamp` and when the encoder is saved. The adapter of a preset is not trained
+    (`is_trained`): its latents are random projections of the features.
 
     Args:
         config: the encoder's configuration.
@@ -74,6 +81,8 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
 
     model_type: ClassVar[str] = "fae-encoder"
     config_class: ClassVar[type[Config]] = FAEEncoderConfig
+    model_parts: ClassVar[tuple[str, ...]] = ("", ENCODER)
+    pipeline_tag: ClassVar[str | None] = "image-feature-extraction"
     config: FAEEncoderConfig
 
     def __init__(self, config: FAEEncoderConfig, spec: LatentSpec | None = None) -> None:
@@ -81,6 +90,8 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         self.backbone = build_backbone(config.backbone)
         self.feature_norm = FeatureNorm(self.backbone.dim)
         self.adapter = create_adapter(config.adapter, self.backbone.dim, config.channels)
+        self._initial = _sample_of(self.adapter)
+        self._warned = False
         # Keep what the backbone resolved (sizes, mean, std), not what was requested.
         self.config = config.model_copy(update={"backbone": self.backbone.config})
         own = self._own_spec()
@@ -102,14 +113,18 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         *,
         weights: str | Path | None = "default",
         spec: LatentSpec | None = None,
+        seed: int | None = None,
         **overrides: Any,
     ) -> Self:
         """An encoder with a pretrained backbone and a fresh adapter.
 
+        The adapter is not trained: `encode` gives random projections of the features, and says so once.
+
         Args:
             name: the preset.
-            weights: of the backbone, as in `create_backbone`; "default" = the preset's choice.
+            weights: of the backbone, as in `create_backbone`; "default" = the preset's choice, None or "random" = none.
             spec: the latent space, which must fit the configuration; None = one of the configuration.
+            seed: fixes every initial weight, as `fae encode --seed` does; None = torch's global generator draws them.
             overrides: fields of FAEEncoderConfig; `backbone` and `adapter` may be dicts that replace single fields.
 
         Raises:
@@ -121,22 +136,21 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
             fields[key] = {**fields.get(key, {}), **value} if partial else value
         config = parse_config(FAEEncoderConfig, fields, f"preset {name}")
         if weights != "default":
-            weights = None if weights is None else str(weights)
+            weights = None if weights in (None, "random") else str(weights)
             config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
-        return cls(config, spec)
+        return cls(config, spec) if seed is None else seeded(seed, lambda: cls(config, spec))
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] (two more keywords)
         cls,
         source: str | Path,
         *,
         spec: LatentSpec | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
         weights: str | Path | None = "default",
         verify: bool = True,
+        **hub: Unpack[HubOptions],
     ) -> Self:
         """The encoder in a model folder, a run folder, a whole FAE's folder (its encoder/) or on the hub, in eval mode.
 
@@ -147,17 +161,16 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
             spec: the latent space that the encoder must have.
             device: where the weights go; None = the CPU.
             dtype: of the weights; None = as they are stored.
-            revision: of the hub repository.
-            token: for the hub.
             weights: of the backbone, if they are not in the folder and come from elsewhere than it says.
             verify: compare the fingerprints of backbone and adapter and the checksum of weights and spec
                 with the recorded.
+            hub: revision, token, cache_dir, local_files_only, subfolder and variant, see `HubOptions`.
 
         Raises:
             LatentSpecMismatch: if the encoder has another latent space than `spec`.
             InvalidFile: if files are missing, damaged, of another model, or not those that were recorded.
         """
-        folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
+        folder = resolve_model_folder(source, part="tokenizer", parts=cls.model_parts, **hub)
         if read_config(folder).get("model_type") == WHOLE_FAE:
             folder = folder / ENCODER
         config, own_spec = cls._read(folder)
@@ -167,9 +180,10 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
             config = _with_weights(config, None if weights is None else str(weights), folder)
         encoder = cls(config, own_spec)
         stored = config.backbone.weights == STORED
-        load_weights(encoder, folder / MODEL_WEIGHTS, elsewhere=None if stored else _BACKBONE)
+        load_weights(encoder, folder / weights_file(hub.get("variant")), elsewhere=None if stored else _BACKBONE)
+        encoder._initial = None if read_config(folder).get(_TRAINED, True) else _sample_of(encoder.adapter)
         if verify:
-            encoder._verify(folder)
+            encoder._verify(folder, hub.get("variant"))
         return encoder.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(
@@ -178,7 +192,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         *,
         include_backbone: Literal["auto"] | bool = "auto",
         overwrite: bool = False,
-        card: str | None = None,
+        card: Card | str | None = None,
     ) -> Path:
         """Write a model folder, whole or not at all, and set the spec's fingerprint.
 
@@ -189,7 +203,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
             folder: new or empty, unless `overwrite`.
             include_backbone: store the backbone's weights in the folder.
             overwrite: replace an existing folder.
-            card: text of the model card; None = a short default.
+            card: the model card's text, or a `Card`; None = a short default.
 
         Raises:
             OutputExists: if the folder exists and is not empty.
@@ -199,15 +213,38 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return super().save_pretrained(folder, overwrite=overwrite, card=card)
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the adapter differs from its initial weights, or has none (identity). Saved with the encoder."""
+        if self._initial is None:
+            return True
+        now = _sample_of(self.adapter)
+        if now is None or len(now) != len(self._initial):
+            return True
+        return not all(torch.equal(was.to(is_.dtype), is_) for was, is_ in zip(self._initial, now, strict=True))
+
+    @property
     def read_size(self) -> tuple[int, int]:
         """(height, width) at which to read images: the larger of spec and backbone, so that none is enlarged again."""
         sides = zip(self.spec.image_shape, self.backbone.image_size, strict=True)
         height, width = (max(pair) for pair in sides)
         return height, width
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised features (B, N, D) of images (B, 3, H, W) in [0, 1] of any size with the spec's aspect ratio."""
-        return self.feature_norm(self.backbone(images))
+    @property
+    def transform(self) -> ImageTransform:
+        """A Pillow image to the tensor (3, H, W) that `encode` takes, read as `fae encode` reads a file."""
+        return ImageTransform(self.read_size)
+
+    def features(self, images: AnyImages) -> Tensor:
+        """Normalised features.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1] of any size with the spec's aspect ratio; or Pillow images, uint8 tensors,
+                arrays with their channels last, and lists of these, see `fae_core.images.accept`.
+
+        Returns:
+            (B, N, D).
+        """
+        return self.feature_norm(self.backbone(image_batch(images, self.read_size, self.backbone.mean.device)))
 
     def adapt(self, features_BND: Tensor) -> Posterior:
         """The posterior of features.
@@ -232,24 +269,27 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         """A forward pass of `batch` images, for `fae info`."""
         return self.posterior(self.dry_input(batch, 3, *self.read_size).clamp(0, 1)).mean
 
-    def posterior(self, images: Tensor) -> Posterior:
-        """The distribution over raw latents, before the spec's normalisation, of images (B, 3, H, W) in [0, 1]."""
+    def posterior(self, images: AnyImages) -> Posterior:
+        """The distribution over raw latents, before the spec's normalisation, of images as `features` takes them."""
         return self.adapt(self.features(images))
 
     forward = posterior
 
     @torch.no_grad()
-    def encode(self, images: Tensor, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
-        """Normalised latents.
+    def encode(self, images: AnyImages, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
+        """Latents, normalised by the spec's statistics; as the adapter gives them where `spec.is_normalized` is False.
+
+        Warns once where the adapter is not trained (`is_trained`): the latents are then random projections.
 
         Args:
-            images: (B, 3, H, W) in [0, 1].
+            images: (B, 3, H, W) in [0, 1], or what else `features` takes.
             sample: draw from the posterior instead of taking its mean.
             random: source of the draws; None = torch's global generator.
 
         Returns:
             (B, C, h, w).
         """
+        self._warn_untrained()
         posterior = self.posterior(images)
         return self.spec.normalize(posterior.sample(random) if sample else posterior.mode()).contiguous()
 
@@ -322,12 +362,28 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         round_parameters(self, dtype, skip=(_BACKBONE,))
         self.stamp()
 
+    def _warn_untrained(self) -> None:
+        """Say once that latents are random projections, where the adapter is not trained."""
+        if self._warned or torch.compiler.is_compiling() or self.is_trained:
+            return
+        self._warned = True
+        unscaled = "" if self.spec.is_normalized else ", and not normalised (spec.is_normalized is False)"
+        warnings.warn(
+            "the adapter of this encoder is not trained: its latents are random projections of the features"
+            f"{unscaled}; train one with `fae train autoencoder`, or load a trained tokenizer",
+            UserWarning,
+            stacklevel=4,  # `encode` below torch's no_grad
+        )
+
     def _own_spec(self) -> LatentSpec:
         height, width = self.backbone.grid
         config = self.config
         return LatentSpec(
             config.channels, height, width, config.image_size, self.backbone.name, adapter=config.adapter.type
         )
+
+    def _more_facts(self) -> dict[str, Any]:
+        return {**super()._more_facts(), **({} if self.is_trained else {_TRAINED: False})}
 
     def _saved_state(self) -> dict[str, Tensor]:
         state = self.state_dict()
@@ -355,8 +411,11 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         self.config = self.config.model_copy(update={"backbone": stored})
         self.stamp(fingerprint)
 
-    def _verify(self, folder: Path) -> None:
-        """Raise InvalidFile unless backbone, adapter and spec are those with which the folder was saved."""
+    def _verify(self, folder: Path, variant: str | None) -> None:
+        """Raise InvalidFile unless backbone, adapter and spec are those with which the folder was saved.
+
+        A variant's adapter is rounded: its own checksum is compared, and not the spec's fingerprint.
+        """
         if next(self.parameters()).is_meta:  # no numbers to compare
             return
         wanted, source = self.config.backbone.fingerprint, self.config.backbone.weights
@@ -366,9 +425,17 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
                 f"the backbone's weights (from {source or 'nowhere: pass weights=PATH'}) are not those that {folder} "
                 "was made with"
             )
-        if self.spec.fingerprint and self.spec.fingerprint != self.fingerprint(found):
+        if variant is None and self.spec.fingerprint not in ("", self.fingerprint(found)):
             raise InvalidFile(f"the weights in {folder} do not match the fingerprint in its {LATENT_SPEC}")
-        require_unchanged(folder, self._saved_state(), self.spec)
+        require_unchanged(folder, self._saved_state(), self.spec, variant)
+
+
+def _sample_of(adapter: torch.nn.Module) -> tuple[Tensor, ...] | None:
+    """Some values of each of the adapter's weights, which training changes; None where it has none, or on meta."""
+    weights = list(adapter.parameters())
+    if not weights or weights[0].is_meta:
+        return None
+    return tuple(weight.detach().flatten()[:_SAMPLED].to("cpu", copy=True) for weight in weights)
 
 
 def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fae_core.display import html_table
 from fae_core.random import SlotRandom
 
 # std between 3e-7 and 2.2e4: beyond them exp(logvar) leaves fp32's useful range.
@@ -25,6 +26,16 @@ class Posterior:
 
     mean: Tensor
     logvar: Tensor
+
+    def __repr__(self) -> str:
+        return f"Posterior({' x '.join(map(str, self.mean.shape))}, {self.mean.dtype} on {self.mean.device})"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {"raw latents": " x ".join(map(str, self.mean.shape)), "device": self.mean.device}
+        if not self.mean.is_meta and self.mean.numel():
+            for name, values in (("mean", self.mean.detach()), ("std", self.std.detach())):
+                facts[name] = f"from {values.min().item():.4g} to {values.max().item():.4g}"
+        return html_table("Posterior", facts)
 
     @cached_property
     def std(self) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.files import disk_errors, write_atomic
 from fae_core.images.shards import cache_folder
@@ -48,6 +49,8 @@ class FeatureSet:
     spatial: Moments | None = None
     probs: Tensor | None = None
     skipped: list[str] = field(default_factory=list)
+
+    __repr__, _repr_html_ = fields_repr, fields_html
 
     def subset(self, most: int) -> Tensor:
         """At most `most` rows of `pool`, evenly spaced."""

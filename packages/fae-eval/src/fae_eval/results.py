@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.commands.provenance import provenance as core_provenance
+from fae_core.display import html_grid
 from fae_core.errors import InvalidFile
 from fae_core.files import disk_errors, read_json, write_json
 from fae_core.redact import redact
 
 LARGEST = 1e100
+_SHOWN = 60  # letters of kind and title in a repr
 FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
 _PACKAGES = ("numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
@@ -53,6 +55,15 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        names = f"{self.kind[:_SHOWN]!r}, {self.title[:_SHOWN]!r}"
+        return f"Result({names}, {len(self.rows)} rows, {len(self.figures)} figures)"
+
+    def _repr_html_(self) -> str:
+        rows = [[format_cell(value) for value in row] for row in self.rows]
+        notes = [*self.notes, *(f"warning: {warning}" for warning in self.warnings)]
+        return html_grid(self.title, self.columns, rows, notes)
 
     @property
     def columns(self) -> list[Any]:

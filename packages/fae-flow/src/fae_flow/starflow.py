@@ -25,6 +25,7 @@ from einops import rearrange
 from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_core.models.draw import check_samples
 from fae_core.models.pretrained import PretrainedModel
@@ -51,6 +52,8 @@ class FlowOutput(NamedTuple):
     noise: Tensor
     logdet: Tensor
 
+    __repr__, _repr_html_ = fields_repr, fields_html
+
 
 @dataclass(frozen=True)
 class FlowTrace:
@@ -63,6 +66,8 @@ class FlowTrace:
 
     states: tuple[Tensor, ...]
     log_sigmas: tuple[Tensor, ...]
+
+    __repr__, _repr_html_ = fields_repr, fields_html
 
 
 class STARFlow(PretrainedModel[STARFlowConfig]):
@@ -77,6 +82,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     """
 
     model_type = "starflow"
+    pipeline_tag = "unconditional-image-generation"  # the hub has no name for one by class
     config_class = STARFlowConfig
     config: STARFlowConfig
     blocks: Sequence[FlowBlock]

@@ -20,6 +20,7 @@ from fae_core.folders import (
     checkpoint_step,
     kept_step,
 )
+from fae_core.models.card import front_matter
 from fae_core.models.sources import run_of
 from fae_core.redact import redact
 
@@ -71,7 +72,7 @@ def write_card(record: dict[str, Any], name: str) -> str:
         record: The content of bundle.json.
         name: Of the bundle.
     """
-    lines = ["---", "library_name: fae", "tags:", "- fae", "- bundle", f"- {record['generator']['type']}", "---", ""]
+    lines = [front_matter(["fae", "bundle", record["tokenizer"]["type"], record["generator"]["type"]])]
     lines += [f"# {name}", "", record["description"], "", f"    fae sample --model {name} --out SAMPLES", ""]
     lines += ["| part | type | package | parameters |", "|---|---|---|---|"]
     for part in BUNDLE_PARTS:

@@ -20,29 +20,17 @@ def presets(
     from rich.table import Table
 
     from fae_core.commands.output import document, say
-    from fae_core.errors import UnknownName
-    from fae_core.models.bundles import bundle_folders, read_bundle
-    from fae_core.models.presets import preset_files, read_preset
+    from fae_core.models.presets import BUNDLE, presets_of_kind
 
-    contents = {name: read_preset(path) for name, path in preset_files().items()}
-    contents |= {name: _as_preset(read_bundle(folder)) for name, folder in bundle_folders().items()}
-    kinds = {"bundle"} | {content.get("model_type", "") for content in contents.values()}
-    if kind is not None and kind not in kinds:
-        raise UnknownName("model type", kind, kinds)
+    contents = presets_of_kind(kind) | ({} if kind is not None else presets_of_kind(BUNDLE))
     columns = ("parameters", "the paper prints") if counts else ("description",)
     table = Table("preset", "type", *columns, box=None, pad_edge=False)
-    chosen = [item for item in contents.items() if kind is None or item[1].get("model_type") == kind]
-    ordered = sorted(chosen, key=lambda item: (item[1].get("model_type", ""), item[0]))
+    ordered = sorted(contents.items(), key=lambda item: (item[1]["model_type"], item[0]))
     for name, content in ordered:
         about = _counts(content) if counts else (content.get("description", ""),)
-        table.add_row(name, content.get("model_type", ""), *about)
+        table.add_row(name, content["model_type"], *about)
     document([{"name": name, **content} for name, content in ordered])
     say(table)
-
-
-def _as_preset(bundle: dict[str, Any]) -> dict[str, Any]:
-    parameters = sum(bundle[part].get("parameters", 0) for part in ("tokenizer", "generator"))
-    return {"model_type": "bundle", "description": bundle.get("description", ""), "parameters": parameters}
 
 
 def _counts(preset: dict[str, Any]) -> tuple[str, str]:

@@ -22,6 +22,10 @@ class Config(BaseModel):
             raise ValueError(problem)
         return self
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON can hold them: the method by which peft and others read a model's `config`."""
+        return self.model_dump(mode="json")
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

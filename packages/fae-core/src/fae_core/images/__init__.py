@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from fae_core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from fae_core.images.accept import AnyImages as AnyImages
+    from fae_core.images.accept import ImageTransform as ImageTransform
+    from fae_core.images.accept import image_batch as image_batch
     from fae_core.images.batch import load_batch as load_batch
     from fae_core.images.batch import read_tensor as read_tensor
     from fae_core.images.batch import readable_images as readable_images
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from fae_core.images.check import unchecked_images as unchecked_images
     from fae_core.images.decode import decode_image as decode_image
     from fae_core.images.decode import to_rgb as to_rgb
+    from fae_core.images.gallery import show as show
     from fae_core.images.grid import draw_grid as draw_grid
     from fae_core.images.grid import save_grid as save_grid
     from fae_core.images.grid import save_image as save_image
@@ -32,13 +36,16 @@ if TYPE_CHECKING:
     from fae_core.images.transform import to_uint8 as to_uint8
 
 _HOMES = {
+    "AnyImages": "accept",
     "ImageSource": "source",
+    "ImageTransform": "accept",
     "TolerantImages": "tolerant",
     "center_crop": "transform",
     "crop_boxes": "transform",
     "crop_resize": "transform",
     "decode_image": "decode",
     "draw_grid": "grid",
+    "image_batch": "accept",
     "jitter_colors": "transform",
     "load_batch": "batch",
     "open_images": "open",
@@ -50,6 +57,7 @@ _HOMES = {
     "require_images": "check",
     "save_grid": "grid",
     "save_image": "grid",
+    "show": "gallery",
     "to_pillow": "grid",
     "to_rgb": "decode",
     "to_tensor": "transform",

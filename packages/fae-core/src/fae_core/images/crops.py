@@ -18,8 +18,9 @@ from fae_core.files import staged_folder
 from fae_core.folders import HELD_OUT, IMAGE_CLASSES, TRAIN
 from fae_core.images.batch import readable_images
 from fae_core.images.grid import to_pillow
+from fae_core.images.resample import Box
 from fae_core.images.source import ImageSource
-from fae_core.images.transform import Box, crop_boxes, crop_resize, jitter_colors, to_tensor
+from fae_core.images.transform import crop_boxes, crop_resize, jitter_colors, to_tensor
 from fae_core.random import SlotRandom
 
 _MOST_UNNAMED = 100_000  # classes without names, each of which gets a folder

@@ -79,9 +79,7 @@ def decode_image(source: bytes | str | Path, name: str | None = None) -> Image.I
             check_size(*image.size, name)
             _check_tiles(image, name)
             DECODING.take(image.width * image.height)
-            rgb = to_rgb(_loaded(image), name)
-            turn = _TRANSPOSED.get(_orientation(image))
-            rgb = rgb if turn is None else rgb.transpose(turn)
+            rgb = _turned(to_rgb(_loaded(image), name), _orientation(image))
             rgb.info = {}  # the orientation is applied, and no other metadata belongs to the pixels
             return rgb
     except DataError:
@@ -90,6 +88,36 @@ def decode_image(source: bytes | str | Path, name: str | None = None) -> Image.I
         raise DataError(f"{name} does not exist") from None
     except Exception as error:  # decoders of damaged files raise almost anything
         raise DataError(f"cannot read image {name}: {_reason(error)}") from None
+
+
+def upright_rgb(image: Image.Image, name: str = "image") -> Image.Image:
+    """A Pillow image that somebody else opened as `decode_image` gives its file. The image itself is not changed.
+
+    Args:
+        image: of any mode, its file read or not.
+        name: what errors call it.
+
+    Raises:
+        DataError: as `decode_image`.
+    """
+    check_size(*image.size, name)
+    transparency = _scaled_transparency(image) if isinstance(image, ImageFile) and image.format == "PNG" else None
+    try:
+        image.load()
+        if transparency is not None:
+            image = image.copy()
+            image.info["transparency"] = transparency
+        return _turned(to_rgb(image, name), _orientation(image))
+    except DataError:
+        raise
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise DataError(f"cannot read image {name}: {_reason(error)}") from None
+
+
+def _turned(image: Image.Image, orientation: int | None) -> Image.Image:
+    """An image with its EXIF orientation applied."""
+    turn = _TRANSPOSED.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
@@ -156,8 +184,8 @@ def _opened(source: bytes | str | Path, name: str) -> IO[bytes]:
 
 def _loaded(image: ImageFile) -> Image.Image:
     """The image with its pixels, with as few copies of them in memory as possible."""
-    if image.format == "PNG":
-        _scale_transparency(image)
+    if image.format == "PNG" and (transparency := _scaled_transparency(image)) is not None:
+        image.info["transparency"] = transparency
     decoder = getattr(image, "_decoder", None)
     if image.format != "WEBP" or decoder is None:
         image.load()
@@ -171,13 +199,14 @@ def _loaded(image: ImageFile) -> Image.Image:
     return Image.frombytes(mode, image.size, frame[0], "raw", raw)
 
 
-def _scale_transparency(image: ImageFile) -> None:
-    """Convert a PNG's transparent colour to 8 bits as Pillow converts its pixels; Pillow leaves it as it is stored."""
+def _scaled_transparency(image: ImageFile) -> int | tuple[int, ...] | None:
+    """A PNG's transparent colour in 8 bits, as Pillow converts its pixels, where Pillow leaves it as it is stored."""
     transparent, layout = image.info.get("transparency"), image.tile[0][3] if image.tile else None
     if isinstance(transparent, int) and layout in ("L;2", "L;4"):
-        image.info["transparency"] = transparent * (85 if layout == "L;2" else 17)
-    elif isinstance(transparent, tuple) and layout == "RGB;16B":
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+        return transparent * (85 if layout == "L;2" else 17)
+    if isinstance(transparent, tuple) and layout == "RGB;16B":
+        return tuple(value >> 8 for value in transparent)
+    return None
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fae_core.display import html_table, value_text
 from fae_core.errors import DataError
 from fae_core.images.captions import LazyTexts
 
@@ -53,6 +54,14 @@ class ImageSource(ABC):
     def name(self, index: int) -> str:
         """The image's name in messages: its path, or its place in a file."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.strip('_')}({', '.join(f'{value} {name}' for name, value in _facts(self))})"
+
+    def _repr_html_(self) -> str:
+        from fae_core.images.gallery import thumbnails
+
+        return html_table(type(self).__name__.strip("_"), dict(_facts(self)), *thumbnails(self))
+
     def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         """What `images.identity` hashes beside labels and classes: the images' files and captions, in order.
 
@@ -82,6 +91,15 @@ class ImageSource(ABC):
     def select(self, indices: Sequence[int]) -> ImageSource:
         """Some of the images, in that order."""
         return _Selection(self, indices)
+
+
+def _facts(source: ImageSource) -> Iterator[tuple[str, str]]:
+    """What a source has, by name, without reading labels or captions."""
+    yield "images", value_text(len(source))
+    if source.classes:
+        yield "classes", value_text(len(source.classes))
+    for name, found in (("labels", source.labels), ("captions", source.captions)):
+        yield name, "no" if found is None else "with"
 
 
 class _Selection(ImageSource):

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from fae_core.config import Config, parse_config
 from fae_core.config.limits import LARGEST_SEED, SMALLEST_SEED
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import DataError, field_reasons
 from fae_core.files import CHECKSUM, read_json, unsealed
 from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
@@ -118,8 +120,8 @@ class Index(Config):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample of a store.
+class Sample(Mapping[str, Any]):
+    """One sample of a store. As a mapping it has those fields that are not None, which torch's default_collate joins.
 
     Args:
         z: The normalised latent (C, h, w).
@@ -134,6 +136,23 @@ class Sample:
     name: str
     caption: str | None
     source: int
+
+    __repr__, _repr_html_ = fields_repr, fields_html
+
+    def __getitem__(self, name: str) -> Any:
+        value = getattr(self, name) if name in _FIELDS else None
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in _FIELDS if getattr(self, name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_FIELDS = tuple(field.name for field in fields(Sample))
 
 
 def default_shard_size(values: int, dtype: str) -> int:

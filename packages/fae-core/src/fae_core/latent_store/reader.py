@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fae_core.display import html_table, short
 from fae_core.documents import open_regular
 from fae_core.errors import DataError
 from fae_core.files import sha256_file
 from fae_core.folders import LATENT_SPEC, STORE_LABELS, store_shard
+from fae_core.latent_store.dataset import LatentStream, SampleDataset, epoch_places
 from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, TEXTS, Sample, map_shard, read_index
-from fae_core.random import SlotRandom, derive_seed
-from fae_core.random.permutation import permute
+from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec, normalize_
 
 _MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
@@ -31,9 +32,11 @@ _VERIFY_THREADS = 8
 _CHUNK = 32  # samples that are gathered, converted and normalised together, while they are in the processor's cache
 
 
-class LatentStore:
+class LatentStore(SampleDataset):
     """An encoded data set: len(store), store[i] -> Sample, store.read(indices) -> (z, labels).
 
+    It is a map-style data set of torch: a DataLoader reads each batch at once, and default_collate joins samples to a
+    dict of those fields that the data have. `for sample in store` reads in order; `stream` is the iterable data set.
     Opening reads no latents; a store of 10^8 samples opens in seconds and takes some megabytes of memory.
 
     Args:
@@ -71,14 +74,26 @@ class LatentStore:
     def __len__(self) -> int:
         return self.index.count
 
-    def __getitem__(self, index: int) -> Sample:
-        place = self._check([index])
-        z, labels = self.read(place)
-        (shard,), (row,) = (found.tolist() for found in self._locate(place))
-        tensors = self._shard(shard)
-        caption = _text(tensors, "caption", row) if self.plan.captions else None
-        label = None if labels is None else int(labels[0])
-        return Sample(z[0], label, _text(tensors, "name", row), caption, int(tensors["source"][row]))
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> list[Sample]:
+        places = self._check(indices)
+        z, labels = self.read(places)
+        samples = []
+        for i, (shard, row) in enumerate(zip(*(found.tolist() for found in self._locate(places)), strict=True)):
+            tensors = self._shard(shard)
+            caption = _text(tensors, "caption", row) if self.plan.captions else None
+            label = None if labels is None else int(labels[i])
+            samples.append(Sample(z[i], label, _text(tensors, "name", row), caption, int(tensors["source"][row])))
+        return samples
+
+    def __repr__(self) -> str:
+        sizes = "x".join(map(str, self.spec.shape))
+        return f"LatentStore({short(self.folder)!r}, {len(self):,} latents of {sizes}, {self.plan.dtype})"
+
+    def _repr_html_(self) -> str:
+        facts = {"folder": self.folder, "samples": len(self), "stored as": f"{self.plan.posterior}, {self.plan.dtype}"}
+        facts["classes"] = len(self.plan.classes) if self.plan.classes else "labels" if self.plan.labels else "none"
+        facts |= {"captions": self.plan.captions, "mirror images": self.plan.flips}
+        return html_table("LatentStore", {**facts, **self.spec.facts()})
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps and locks stay in their process.
@@ -197,11 +212,19 @@ class LatentStore:
             rank: Number of this process.
             world: Number of processes.
         """
-        for start in range(rank * batch_size, len(self), world * batch_size):
-            places = np.arange(start, min(start + batch_size, len(self)))
-            if seed is not None:
-                places = permute(places.astype(np.uint64), len(self), derive_seed(seed, "epoch", epoch))
+        for places in epoch_places(len(self), batch_size, seed, epoch, rank, world):
             yield self.read(places)
+
+    def stream(self, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1) -> LatentStream:
+        """One epoch as an iterable data set of torch, whose samples the workers of a DataLoader share.
+
+        Args:
+            seed: Shuffles the samples, together with `epoch`; None keeps their order.
+            epoch: Number of the epoch.
+            rank: Number of this process.
+            world: Number of processes.
+        """
+        return LatentStream(self, seed=seed, epoch=epoch, rank=rank, world=world)
 
     def verify(self) -> None:
         """Compare every file with the checksums in the index; raises DataError naming the first that is damaged."""

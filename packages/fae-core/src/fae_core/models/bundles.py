@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,15 +57,16 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     return record
 
 
-def bundle_part(folder: Path, part: str) -> Path:
+def bundle_part(folder: Path, part: str, parts: Sequence[str] | None = None) -> Path:
     """The folder of a bundle's tokenizer or generator, verified. Files that the record does not list are never read.
 
     Args:
         folder: The bundle's.
         part: "tokenizer" or "generator".
+        parts: Folders inside the part's whose weights must be there, "" for its own; None for all.
 
     Raises:
-        InvalidFile: Where weights of the part are missing, or any file of it has changed.
+        InvalidFile: Where needed weights of the part are missing, or any file of it has changed.
     """
     record = read_bundle(folder)
     weights = _of_part(record["files"], part)
@@ -72,7 +74,8 @@ def bundle_part(folder: Path, part: str) -> Path:
         raise InvalidFile(f"{folder / BUNDLE_RECORD} lists no weights of a {part}")
     unsealed(record, folder / BUNDLE_RECORD)
     for name in weights:
-        if not (folder / name).is_file():
+        needed = parts is None or str(PurePosixPath(name).parent.relative_to(part)).replace(".", "") in parts
+        if needed and not (folder / name).is_file():
             raise InvalidFile(f"{folder / name} is missing from the bundle")
     others = _of_part(record.get(OTHERS, {}), part)  # earlier versions listed weights alone
     for name, digest in (weights | others).items():

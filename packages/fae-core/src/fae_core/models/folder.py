@@ -7,7 +7,7 @@ generator of known classes `class_names` by label. Weights are safetensors; noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def write_config(
     config: dict[str, Any],
     package: str,
     checksum: str,
-    class_names: Sequence[str] | None = None,
+    **more: Any,
 ) -> None:
     """Write config.json, without secrets.
 
@@ -39,15 +39,13 @@ def write_config(
         config: Fields of the configuration.
         package: The package of the class.
         checksum: The `model_checksum` of weights and spec in the folder.
-        class_names: By label.
+        more: Further entries, such as `class_names` by label.
     """
     import importlib
 
     version = getattr(importlib.import_module(package), "__version__", None)
     stored = {"model_type": model_type, "package": package, "version": version, "config": config, "checksum": checksum}
-    if class_names is not None:
-        stored["class_names"] = list(class_names)
-    write_json(folder / MODEL_CONFIG, stored, verbatim=("class_names",))
+    write_json(folder / MODEL_CONFIG, {**stored, **more}, verbatim=("class_names",))
 
 
 def checked_names(names: Any, where: str) -> tuple[str, ...] | None:
@@ -62,7 +60,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / MODEL_CONFIG)
 
 
-def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpec | None) -> None:
+def require_unchanged(
+    folder: Path, state: Mapping[str, Tensor], spec: LatentSpec | None, variant: str | None = None
+) -> None:
     """Raise InvalidFile unless a model is the one that the folder was saved with. Earlier versions stored no checksum.
 
     On the meta device, where models have no numbers, nothing is compared.
@@ -71,8 +71,9 @@ def require_unchanged(folder: Path, state: Mapping[str, Tensor], spec: LatentSpe
         folder: The model's.
         state: Its loaded weights.
         spec: Its loaded latent space.
+        variant: Of the weights: its numbers are rounded, and no checksum of them is recorded.
     """
-    wanted = read_config(folder).get("checksum")
+    wanted = None if variant else read_config(folder).get("checksum")
     if any(tensor.is_meta for tensor in state.values()):
         return
     if wanted is not None and wanted != model_checksum(state, spec):

@@ -15,6 +15,8 @@ from fae_core.plugins import is_missing_own_package, load_plugins
 from fae_core.protocols import Decoder, Generator, Tokenizer
 from fae_core.spec import LatentSpec
 
+Kind = Literal["generator", "tokenizer"]
+
 
 def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **options: Any) -> Generator:
     """A saved generator.
@@ -22,7 +24,7 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
     Args:
         source: A model folder, run, checkpoint (RUN/checkpoints/step-...), bundle (folder or name) or hub repository.
         spec: The latent space that it must be for; None accepts any.
-        options: Of the class's `from_pretrained` (device, dtype, revision, ...); a checkpoint takes device and dtype.
+        options: Of the class's `from_pretrained` (device, dtype, `HubOptions`); a checkpoint takes device and dtype.
 
     Raises:
         LatentSpecMismatch: Where the generator is for another space than `spec`.
@@ -34,8 +36,7 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
 
         generator = generator_in_checkpoint(source, **options)
     else:
-        folder, generator_class = _find("generator", source, options)
-        generator = generator_class.from_pretrained(folder, **options)
+        generator = _load("generator", source, options)
     if spec is not None:
         spec.require(generator.spec, context=f"generator {source}")
     return generator
@@ -47,7 +48,7 @@ def generator_class(source: str | Path) -> Any | None:
 
     folder = Path(source)
     try:
-        return _find("generator", source, {})[1] if folder.is_dir() or str(source) in bundle_folders() else None
+        return _class_of("generator", source, {}) if folder.is_dir() or str(source) in bundle_folders() else None
     except FAEError:  # `load_generator` will raise it again
         return None
 
@@ -62,8 +63,7 @@ def load_tokenizer(source: str | Path, **options: Any) -> Tokenizer:
     Raises:
         FAEError: As `load_generator`.
     """
-    folder, tokenizer_class = _find("tokenizer", source, options)
-    return tokenizer_class.from_pretrained(folder, **options)
+    return _load("tokenizer", source, options)
 
 
 def load_decoder(source: str | Path, **options: Any) -> Decoder:
@@ -78,20 +78,38 @@ def load_decoder(source: str | Path, **options: Any) -> Decoder:
     Raises:
         FAEError: For a tokenizer that cannot decode, and as `load_generator`.
     """
-    folder, tokenizer_class = _find("tokenizer", source, options)
-    if not hasattr(tokenizer_class, "decode"):
-        raise FAEError(f"{source} can encode but not decode; give a tokenizer with a pixel decoder")
-    load = getattr(tokenizer_class, "decoder_from_pretrained", tokenizer_class.from_pretrained)
-    return load(folder, **options)
+    return _load("tokenizer", source, options, decoder=True)
 
 
-def _find(kind: Literal["generator", "tokenizer"], source: str | Path, options: dict[str, Any]) -> tuple[Path, Any]:
-    """The model folder and the class that reads it."""
+def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: bool = False) -> Any:
+    """The model in `source`, read by its class; of a hub repository only what this class reads is fetched.
+
+    Args:
+        kind: Which part of a bundle.
+        source: As in `load_generator`.
+        options: Of the class's `from_pretrained`.
+        decoder: Read the decoder of a tokenizer alone, where its class can.
+    """
+    from fae_core.models.sources import HubOptions, resolve_model_folder
+
+    hub: Any = {name: options[name] for name in HubOptions.__annotations__ if name in options}
+    rest = {name: value for name, value in options.items() if name not in hub or name == "variant"}
+    model_class = _class_of(kind, source, hub)
+    load, parts = model_class.from_pretrained, getattr(model_class, "model_parts", None)
+    if decoder:
+        if not hasattr(model_class, "decode"):
+            raise FAEError(f"{source} can encode but not decode; give a tokenizer with a pixel decoder")
+        load = getattr(model_class, "decoder_from_pretrained", load)
+        parts = getattr(model_class, "decoder_parts", parts)
+    return load(resolve_model_folder(source, part=kind, parts=parts, **hub), **rest)
+
+
+def _class_of(kind: Kind, source: str | Path, hub: Any) -> Any:
+    """The class that reads the model in `source`, by its config.json alone."""
     from fae_core.models.folder import read_config
     from fae_core.models.sources import resolve_model_folder
 
-    hub = {name: options[name] for name in ("revision", "token") if name in options}
-    folder = resolve_model_folder(source, part=kind, **hub)
+    folder = resolve_model_folder(source, part=kind, parts=("",), weights=False, **hub)
     stored = read_config(folder)
     model_type = stored.get("model_type")
     if not isinstance(model_type, str):
@@ -101,4 +119,4 @@ def _find(kind: Literal["generator", "tokenizer"], source: str | Path, options: 
         if is_missing_own_package(stored.get("package")):
             raise MissingPackage(f"the {kind} in {source} ({model_type})", stored["package"].replace("_", "-"))
         raise UnknownName(f"{kind} type", model_type, known)
-    return folder, known[model_type].load()
+    return known[model_type].load()

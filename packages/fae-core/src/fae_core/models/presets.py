@@ -9,8 +9,11 @@ from typing import Any
 
 from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.files import read_yaml
+from fae_core.folders import BUNDLE_PARTS
+from fae_core.models.bundles import bundle_folders, read_bundle
 from fae_core.plugins import load_plugins
 
+BUNDLE = "bundle"  # the kind of what is no preset but a trained model
 DESCRIPTION = ("description", "parameters", "paper", "spec")  # sections that are not settings of a run
 RENAMED = {"mmdit-256-t5": "mmdit-256"}  # presets that went away, for one release
 
@@ -52,6 +55,35 @@ def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
         return preset
     same = [n for n, path in files.items() if kind is None or read_yaml(path).get("model_type") == kind]
     raise UnknownName(f"{kind} preset" if name in files else "preset", name, same)
+
+
+def list_presets(kind: str | None = None) -> list[str]:
+    """Names for `from_preset` and `fae train --preset`, of every installed package, in order.
+
+    Args:
+        kind: A model type, such as "lightningdit" or "fae-encoder"; "bundle" gives the trained models that packages
+            carry, for `load_tokenizer`, `load_generator` and `fae sample --model`; None gives every preset.
+
+    Raises:
+        UnknownName: For another kind; suggests the nearest.
+    """
+    return sorted(presets_of_kind(kind))
+
+
+def presets_of_kind(kind: str | None) -> dict[str, dict[str, Any]]:
+    """Contents by name, as `list_presets` chooses them; a bundle has model_type, description and parameters."""
+    if kind == BUNDLE:
+        return {name: _of_bundle(read_bundle(folder)) for name, folder in bundle_folders().items()}
+    contents = {name: read_preset(path) for name, path in preset_files().items()}
+    kinds = {BUNDLE} | {content["model_type"] for content in contents.values()}
+    if kind is not None and kind not in kinds:
+        raise UnknownName("model type", kind, kinds)
+    return {name: content for name, content in contents.items() if kind in (None, content["model_type"])}
+
+
+def _of_bundle(record: dict[str, Any]) -> dict[str, Any]:
+    parameters = sum(record[part].get("parameters", 0) for part in BUNDLE_PARTS)
+    return {"model_type": BUNDLE, "description": record.get("description", ""), "parameters": parameters}
 
 
 def read_preset(path: Path) -> dict[str, Any]:

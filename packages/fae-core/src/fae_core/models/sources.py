@@ -2,57 +2,119 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import glob
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypedDict, Unpack
 
 from fae_core.errors import InvalidFile, first_line
 from fae_core.folders import (
     BUNDLE_PARTS,
     BUNDLE_RECORD,
+    LATENT_SPEC,
     MODEL_CONFIG,
     RUN_CHECKPOINTS,
     RUN_CONFIG,
     RUN_EXPORTS,
     RUN_MODEL,
+    weights_file,
 )
 from fae_core.models.bundles import bundle_folders, bundle_part, is_bundle
 
+_OF_DOWNLOADS = ("revision", "token", "cache_dir", "local_files_only")
+
+
+class HubOptions(TypedDict, total=False):
+    """Where a model is looked for, as in huggingface_hub; every `from_pretrained` takes these.
+
+    Attributes:
+        revision: Branch, tag or commit of a hub repository.
+        token: For the hub; it is never written to disk.
+        cache_dir: Folder of downloads; None takes huggingface_hub's.
+        local_files_only: Take what was downloaded before, and ask no server.
+        subfolder: Folder of the model inside the folder or repository.
+        variant: Of the weights: "fp16" reads model.fp16.safetensors. Its numbers are rounded, so that latents differ by
+            rounding from those that the spec's fingerprint names.
+    """
+
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+    subfolder: str | None
+    variant: str | None
+
 
 def resolve_model_folder(
-    source: str | Path, *, part: str | None = None, revision: str | None = None, token: str | None = None
+    source: str | Path,
+    *,
+    part: str | None = None,
+    parts: Sequence[str] | None = None,
+    weights: bool = True,
+    **hub: Unpack[HubOptions],
 ) -> Path:
     """The local model folder of `source`: a run folder stands for its exported model, a bundle for its `part`.
+
+    Of a hub repository only the files that are needed are fetched.
 
     Args:
         source: A folder, the name of a bundle, or "owner/name" on the hub.
         part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles.
-        revision: Of a hub repository.
-        token: For the hub.
+        parts: Folders inside a model's whose files are needed, "" for its own; None for all.
+        weights: Whether the weights are needed, or only what describes them.
+        hub: See `HubOptions`.
 
     Raises:
         InvalidFile: Where there is no model.
     """
-    folder = locate_folder(source, revision=revision, token=token)
+    folder = locate_folder(source, _needed(part, parts, hub.get("variant"), weights), **hub)
     if is_bundle(folder):
         if part is None:
             raise InvalidFile(f"{source} is a bundle; give {' or '.join(str(folder / name) for name in BUNDLE_PARTS)}")
-        return bundle_part(folder, part)
+        downloaded = not Path(source).is_dir() and str(source) not in bundle_folders()
+        return bundle_part(folder, part, (parts if weights else ()) if downloaded else None)
     for candidate in (folder, folder / RUN_MODEL):
         if (candidate / MODEL_CONFIG).is_file():
             return candidate
     raise InvalidFile(f"{folder} holds no model ({MODEL_CONFIG} is missing)")
 
 
-def locate_folder(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+def locate_folder(source: str | Path, files: Sequence[str] | None = None, **hub: Unpack[HubOptions]) -> Path:
     """The local folder of `source`: itself, else the bundle of that name, else a download of "owner/name" on the hub.
 
     Args:
         source: As in `resolve_model_folder`.
-        revision: Of a hub repository.
-        token: For the hub.
+        files: Patterns of the files that are needed of a hub repository; None for all.
+        hub: See `HubOptions`.
 
     Raises:
-        InvalidFile: Where nothing has that name.
+        InvalidFile: Where nothing has that name, or there is no such subfolder.
     """
+    subfolder = hub.get("subfolder")
+    if not subfolder:
+        return _located(source, files, hub)
+    inside = PurePosixPath(subfolder)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise InvalidFile(f"subfolder {subfolder} is not inside {source}")
+    files = None if files is None else [f"{glob.escape(str(inside))}/{name}" for name in files]
+    folder = _located(source, files, hub) / inside
+    if not folder.is_dir():
+        raise InvalidFile(f"{folder} does not exist")
+    return folder
+
+
+def _needed(part: str | None, parts: Sequence[str] | None, variant: str | None, weights: bool) -> list[str] | None:
+    """Patterns of the files of a model: in a repository of its own, of a run, or of a bundle. None for all files."""
+    if parts is None:
+        return None
+    names = [MODEL_CONFIG, LATENT_SPEC, *([weights_file(variant)] if weights else [])]
+    places = ["", f"{RUN_MODEL}/", *([f"{part}/"] if part else [])]
+    folders = [f"{place}{inner}/" if inner else place for place in places for inner in parts]
+    return [BUNDLE_RECORD, *(f"{folder}{name}" for folder in folders for name in names)]
+
+
+def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -> Path:
+    """`locate_folder` without the subfolder."""
     folder, name = Path(source), str(source)
     if folder.is_dir():
         return folder
@@ -65,8 +127,9 @@ def locate_folder(source: str | Path, *, revision: str | None = None, token: str
         raise InvalidFile(f"{name} does not exist")
     from huggingface_hub import snapshot_download
 
+    options: Any = {key: value for key, value in hub.items() if key in _OF_DOWNLOADS}
     try:
-        return Path(snapshot_download(name, revision=revision, token=token))
+        return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))
     except Exception as error:
         reason = first_line(error)
         raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None

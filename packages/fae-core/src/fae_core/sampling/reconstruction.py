@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.images.transform import resize
@@ -32,6 +33,8 @@ class Reconstructed:
     decoded: Tensor
     latents: Tensor
     features: Tensor | None
+
+    __repr__, _repr_html_ = fields_repr, fields_html
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fae_core.config import Config
+from fae_core.images import AnyImages, ImageTransform
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.random import SlotRandom
@@ -87,6 +88,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
     model_type: ClassVar[str] = "conv-vae"
     config_class: ClassVar[type[Config]] = ConvVAEConfig
     stage_configs: ClassVar[Mapping[str, str]] = {"vae": "fae_decoders.stages:VAEConfig"}
+    pipeline_tag: ClassVar[str | None] = "image-to-image"
 
     def __init__(self, config: ConvVAEConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
@@ -132,11 +134,17 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         """(height, width) at which images should be read: the size that the latents stand for."""
         return self.spec.image_shape
 
-    def posterior(self, images: Tensor) -> Posterior:
+    @property
+    def transform(self) -> ImageTransform:
+        """A Pillow image to the tensor (3, H, W) that `encode` takes, read as `fae encode` reads a file."""
+        return ImageTransform(self.read_size)
+
+    def posterior(self, images: AnyImages) -> Posterior:
         """The distribution over raw latents.
 
         Args:
-            images: (B, 3, H, W) in [0, 1]; another size is resized.
+            images: (B, 3, H, W) in [0, 1], another size is resized; or Pillow images, uint8 tensors, arrays with their
+                channels last, and lists of these, see `fae_core.images.accept`.
 
         Raises:
             FAEError: The images have another aspect ratio, shape or range.
@@ -149,11 +157,11 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         return Posterior(mean.float().contiguous(), logvar.float().clamp(*LOGVAR_RANGE).contiguous())
 
     @torch.no_grad()
-    def encode(self, images: Tensor, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
-        """Normalised latents.
+    def encode(self, images: AnyImages, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
+        """Latents, normalised by the spec's statistics, where it has any.
 
         Args:
-            images: (B, 3, H, W) in [0, 1]; another size is resized.
+            images: as `posterior` takes them.
             sample: Draw from the posterior instead of taking its mean.
             random: Fixes the draw.
 
@@ -169,7 +177,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         raw = self.spec.denormalize(z.float()).to(self._dtype)
         return ((self.decoder(raw).float() + 1) / 2).clamp(0, 1).contiguous()
 
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def reconstruct(self, images: AnyImages) -> Tensor:
         """decode(encode(images))."""
         return self.decode(self.encode(images))
 

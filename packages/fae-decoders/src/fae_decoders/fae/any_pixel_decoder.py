@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 from fae_core.errors import InvalidFile
 from fae_core.models.folder import read_config
-from fae_core.models.sources import resolve_model_folder
+from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_decoders.fae.pixel_decoder import PixelDecoder
 from fae_decoders.fae.rae_decoder import RAEDecoder
 
@@ -14,17 +15,18 @@ AnyPixelDecoder = PixelDecoder | RAEDecoder
 _KINDS = {kind.model_type: kind for kind in (PixelDecoder, RAEDecoder)}
 
 
-def load_pixel_decoder(source: str | Path) -> AnyPixelDecoder:
+def load_pixel_decoder(source: str | Path, **hub: Unpack[HubOptions]) -> AnyPixelDecoder:
     """The pixel decoder in `source`, in eval mode.
 
     Args:
         source: A model folder, a run folder, or "owner/name" on the hub.
+        hub: revision, token, cache_dir, local_files_only, subfolder and variant, see `HubOptions`.
 
     Raises:
         InvalidFile: There is no model, or one of another kind.
     """
-    folder = resolve_model_folder(source)
+    folder = resolve_model_folder(source, parts=("",), **hub)
     kind = read_config(folder).get("model_type")
     if kind not in _KINDS:
         raise InvalidFile(f"{folder} holds a {kind!r} model, not a pixel decoder ({' or '.join(_KINDS)})")
-    return _KINDS[kind].from_pretrained(folder)
+    return _KINDS[kind].from_pretrained(folder, variant=hub.get("variant"))

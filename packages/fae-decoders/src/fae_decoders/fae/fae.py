@@ -10,14 +10,15 @@ there is no feature decoder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.folders import ENCODER, README
-from fae_core.models.card import model_card
+from fae_core.images import AnyImages, ImageTransform
+from fae_core.models.card import Card, model_card
 from fae_core.models.folder import write_config
 from fae_core.models.identity import model_checksum
 from fae_core.models.pretrained import PretrainedModel
@@ -49,6 +50,9 @@ class FAE(DecoderPair):
         FAEError: Channels or image sizes differ, or a feature decoder is missing.
     """
 
+    model_parts: ClassVar[tuple[str, ...]] = ("", *PARTS)
+    decoder_parts: ClassVar[tuple[str, ...]] = FAEDecoder.model_parts
+
     def __init__(
         self,
         encoder: FAEEncoder,
@@ -75,22 +79,28 @@ class FAE(DecoderPair):
         """Whether there is a pixel decoder."""
         return self.pixel_decoder is not None
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised latents: the posterior's mean.
+    @property
+    def transform(self) -> ImageTransform:
+        """A Pillow image to the tensor (3, H, W) that `encode` takes, read as `fae encode` reads a file."""
+        return self.encoder.transform
+
+    def encode(self, images: AnyImages) -> Tensor:
+        """Latents: the posterior's mean, normalised by the spec's statistics, where it has any.
 
         Args:
-            images: (B, 3, H, W) in [0, 1]; another size is resized.
+            images: (B, 3, H, W) in [0, 1], another size is resized; or Pillow images, uint8 tensors, arrays with their
+                channels last, and lists of these, see `fae_core.images.accept`.
 
         Returns:
             (B, C, h, w).
         """
         return self.encoder.encode(images)
 
-    def posterior(self, images: Tensor) -> Posterior:
-        """Mean and log-variance (B, C, h, w) of images (B, 3, H, W), not normalised."""
+    def posterior(self, images: AnyImages) -> Posterior:
+        """Mean and log-variance (B, C, h, w) of images as `encode` takes them, not normalised."""
         return self.encoder.posterior(images)
 
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def reconstruct(self, images: AnyImages) -> Tensor:
         """decode(encode(images))."""
         return self.decode(self.encode(images))
 
@@ -131,12 +141,12 @@ class FAE(DecoderPair):
             self.feature_decoder.spec = self.encoder.spec
 
     @classmethod
-    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object) -> Self:
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object, variant: str | None) -> Self:
         from fae_encoder import FAEEncoder
 
-        encoder = FAEEncoder.from_pretrained(folder / ENCODER)
+        encoder = FAEEncoder.from_pretrained(folder / ENCODER, variant=variant)
         spec.require(encoder.spec, context=f"{folder} and its encoder")
-        return cls(encoder, *cls._load_decoders(folder, parts, spec))
+        return cls(encoder, *cls._load_decoders(folder, parts, spec, variant))
 
     @classmethod
     def decoder_from_pretrained(cls, source: str | Path, **options: Any) -> FAEDecoder:
@@ -147,7 +157,7 @@ class FAE(DecoderPair):
     save_pretrained = PretrainedModel.save_pretrained
     push_to_hub = PretrainedModel.push_to_hub
 
-    def _write(self, folder: Path, card: str | None) -> None:
+    def _write(self, folder: Path, card: Card) -> None:
         parts = [name for name in PARTS if getattr(self, name) is not None]
         for name in parts:  # saving the encoder stamps its spec
             getattr(self, name).save_pretrained(folder / name)

@@ -6,15 +6,16 @@ DecoderPair holds what it shares with the whole FAE: decoding, and reading the f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import ENCODER, FEATURE_DECODER, LATENT_SPEC, PIXEL_DECODER
 from fae_core.models.folder import read_config, require_unchanged
-from fae_core.models.sources import resolve_model_folder
+from fae_core.models.shown import Shown
+from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder, load_pixel_decoder
 from fae_decoders.fae.feature_decoder import FeatureDecoder
@@ -25,7 +26,7 @@ NO_PIXEL_DECODER = (
 )
 
 
-class DecoderPair(nn.Module):
+class DecoderPair(Shown):
     """A feature decoder and a pixel decoder for the latents of one `spec`: the base of FAE and FAEDecoder.
 
     Attributes:
@@ -35,6 +36,8 @@ class DecoderPair(nn.Module):
     """
 
     model_type: ClassVar[str] = "fae"
+    model_parts: ClassVar[tuple[str, ...]]  # folders that are read, "" for the FAE's own files
+    pipeline_tag: ClassVar[str | None] = "image-to-image"
 
     feature_decoder: FeatureDecoder | None
     pixel_decoder: AnyPixelDecoder | None
@@ -78,45 +81,55 @@ class DecoderPair(nn.Module):
         spec: LatentSpec | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
+        **hub: Unpack[HubOptions],
     ) -> Self:
-        """The FAE in `source`, or its decoders, frozen and in eval mode.
+        """The FAE in `source`, or its decoders, frozen and in eval mode. Of a hub repository only these are fetched.
 
         Args:
             source: A folder, a run folder of stage Ia or II, or "owner/name" on the hub.
             spec: The latents that it must have been made for.
             device: Where to put it.
             dtype: What to cast its weights to.
-            revision: Branch, tag or commit on the hub.
-            token: For a private repository on the hub.
+            hub: revision, token, cache_dir, local_files_only, subfolder and variant, see `HubOptions`.
 
         Raises:
             LatentSpecMismatch: It was made for other latents than `spec`.
             InvalidFile: Files are missing, damaged, or of another model.
             FAEError: An FAEDecoder is asked for and there is no pixel decoder.
         """
-        folder = resolve_model_folder(source, part="tokenizer", revision=revision, token=token)
+        folder = resolve_model_folder(source, part="tokenizer", parts=cls.model_parts, **hub)
         parts, own_spec = _stored_parts(folder, cls.model_type), LatentSpec.load(folder)
         require_unchanged(folder, {}, own_spec)
         if spec is not None:
             spec.require(own_spec, context=str(source))
-        model = cls._load(folder, parts, own_spec, source)
+        model = cls._load(folder, parts, own_spec, source, hub.get("variant"))
         return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
     @classmethod
-    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object) -> Self:
-        """The model made of the parts in `folder`, whose latents are those of `spec`. source: what was asked for."""
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object, variant: str | None) -> Self:
+        """The model made of the parts in `folder`.
+
+        Args:
+            folder: Of the whole FAE.
+            parts: That it has.
+            spec: Of its latents.
+            source: What was asked for.
+            variant: Of the weights.
+        """
         raise NotImplementedError
 
     @staticmethod
     def _load_decoders(
-        folder: Path, parts: list[str], spec: LatentSpec
+        folder: Path, parts: list[str], spec: LatentSpec, variant: str | None
     ) -> tuple[FeatureDecoder | None, AnyPixelDecoder | None]:
         """Both decoders, None for one that `parts` does not name."""
         has_features, has_pixels = (part in parts for part in (FEATURE_DECODER, PIXEL_DECODER))
-        features = FeatureDecoder.from_pretrained(folder / FEATURE_DECODER, spec=spec) if has_features else None
-        return features, load_pixel_decoder(folder / PIXEL_DECODER) if has_pixels else None
+        features = (
+            FeatureDecoder.from_pretrained(folder / FEATURE_DECODER, spec=spec, variant=variant)
+            if has_features
+            else None
+        )
+        return features, load_pixel_decoder(folder / PIXEL_DECODER, variant=variant) if has_pixels else None
 
 
 class FAEDecoder(DecoderPair):
@@ -132,6 +145,8 @@ class FAEDecoder(DecoderPair):
         FeatureSpaceMismatch: The decoders were trained on different features.
         FAEError: The number of feature channels or the image sizes differ.
     """
+
+    model_parts: ClassVar[tuple[str, ...]] = ("", FEATURE_DECODER, PIXEL_DECODER)
 
     def __init__(
         self, spec: LatentSpec, feature_decoder: FeatureDecoder | None, pixel_decoder: AnyPixelDecoder
@@ -159,10 +174,10 @@ class FAEDecoder(DecoderPair):
     forward = DecoderPair.decode
 
     @classmethod
-    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object) -> Self:
+    def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object, variant: str | None) -> Self:
         if PIXEL_DECODER not in parts:
             raise FAEError(f"{source} has {NO_PIXEL_DECODER}")
-        feature_decoder, pixel_decoder = cls._load_decoders(folder, parts, spec)
+        feature_decoder, pixel_decoder = cls._load_decoders(folder, parts, spec, variant)
         assert pixel_decoder is not None
         return cls(spec, feature_decoder, pixel_decoder)
 

@@ -72,6 +72,7 @@ class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
     model_type = "feature-decoder"
     config_class = FeatureDecoderConfig
     stage_configs: ClassVar[Mapping[str, str]] = {"autoencoder": "fae_decoders.stages:AutoencoderConfig"}
+    pipeline_tag = "feature-extraction"
 
     def __init__(self, config: FeatureDecoderConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)

@@ -124,6 +124,7 @@ class PixelDecoder(PretrainedModel[PixelDecoderConfig]):
         "finetune": "fae_decoders.stages:PixelFinetuneConfig",
     }
     needs_spec = False
+    pipeline_tag = "image-to-image"
 
     def __init__(self, config: PixelDecoderConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)

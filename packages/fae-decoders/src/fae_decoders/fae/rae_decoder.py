@@ -69,6 +69,7 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
     model_type = "rae-decoder"
     config_class = RAEDecoderConfig
     needs_spec = False
+    pipeline_tag = "image-to-image"
     position: Tensor
 
     def __init__(self, config: RAEDecoderConfig, spec: LatentSpec | None = None) -> None:
@@ -100,7 +101,9 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
         """Images (B, 3, H, W) of features (B, N, D), not clamped."""
         self.config.check(features)
         x_BNC = self.proj_in(features.to(self.class_token.dtype))
-        x_BNC = torch.cat([self.class_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1) + self.position.to(x_BNC.dtype)
+        x_BNC = torch.cat([self.class_token.expand(x_BNC.shape[0], 1, -1), x_BNC], dim=1) + self.position.to(
+            x_BNC.dtype
+        )
         x_BNC = run_blocks(self.blocks, x_BNC, None, self.gradient_checkpointing and self.training)
         patches = self.proj_out(self.norm(x_BNC))[:, 1:]
         (h, w), (ph, pw) = self.config.grid, self.config.patch

@@ -167,6 +167,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     }
 
     model_type: ClassVar[str] = "mmdit"
+    pipeline_tag: ClassVar[str | None] = "text-to-image"
     config_class: ClassVar[type[Config]] = MMDiTConfig
     config: MMDiTConfig
     positions: Tensor  # (side, side, D)
@@ -242,7 +243,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         Raises:
             FAEError: for a text that does not fit, or a grid beyond the position table.
         """
-        return self._run(z, t, self._text(condition, len(z)), project=False)[0]
+        return self._run(z, t, self._text(condition, z.shape[0]), project=False)[0]
 
     def dry_run(self, batch: int) -> Tensor:
         z = self.dry_input(batch, *self.spec.shape)
@@ -253,14 +254,14 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
 
     def with_projections(self, z: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, list[Tensor]]:
         """The velocity, and REPA's projections of the image tokens, each (B, N, dim)."""
-        return self._run(z, t, self._text(condition, len(z)), project=True)
+        return self._run(z, t, self._text(condition, z.shape[0]), project=True)
 
     def _run(self, z: Tensor, t: Tensor | float, text: TextCondition, project: bool) -> tuple[Tensor, list[Tensor]]:
         """The prediction, and with `project` the projections."""
         dtype, patch = self.patch_embedding.weight.dtype, self.config.patch_size
         grid = (z.shape[2] // patch, z.shape[3] // patch)
         image = self.patch_embedding(patchify(z.to(dtype), patch)) + self._crop(grid)
-        c_BD = self._condition(t, text, len(z), dtype, z.device)
+        c_BD = self._condition(t, text, z.shape[0], dtype, z.device)
         stream, mask = self._text_tokens(text, grid[0] * grid[1], dtype)
         projected: list[Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -298,7 +299,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         """Embedded text behind the registers, and the attention's mask (B, 1, 1, L + N), True where a key counts."""
         tokens_BLD = self.text_embedding(text.tokens.to(dtype))
         if self.registers is not None:
-            tokens_BLD = torch.cat([self.registers.expand(len(tokens_BLD), -1, -1), tokens_BLD], dim=1)
+            tokens_BLD = torch.cat([self.registers.expand(tokens_BLD.shape[0], -1, -1), tokens_BLD], dim=1)
         if text.mask is None:
             return tokens_BLD, None
         keys = nn.functional.pad(text.mask, (self.config.registers, 0), value=True)
@@ -350,7 +351,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     def _text(self, condition: Any, batch: int) -> TextCondition:
         """The condition as text that fits the model, one per sample. Raises FAEError for one that does not."""
         text, pooled = TextCondition.of(condition), self.config.pooled_width
-        if len(text) != batch or text.tokens.shape[2] != self.config.text_width:
+        if text.tokens.shape[0] != batch or text.tokens.shape[2] != self.config.text_width:
             wanted = f"({batch}, L, {self.config.text_width})"
             raise FAEError(f"expected text embeddings of shape {wanted}, got {tuple(text.tokens.shape)}")
         found = None if text.pooled is None else text.pooled.shape[1]

@@ -108,6 +108,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         InvalidFile: where patches do not tile the latents.
     """
 
+    pipeline_tag = "unconditional-image-generation"  # the hub has no name for one by class
     config: TransformerConfig
 
     def __init__(self, config: TransformerConfig, spec: LatentSpec | None = None) -> None:
@@ -138,7 +139,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         Returns:
             (B, C, h, w), in the dtype of z.
         """
-        t = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(len(z))
+        t = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(z.shape[0])
         dtype = self.patch_embedding.weight.dtype
         x_BND = self.patch_embedding(patchify(z.to(dtype), self.config.patch_size)) + self.positions
         c_BD = nn.functional.silu(self.time_embedding(t) + self.label_embedding(labels))
@@ -229,6 +230,6 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     Returns:
         (B, C, rows * patch, columns * patch).
     """
-    batch = len(tokens)
+    batch = tokens.shape[0]
     tokens = tokens.view(batch, *grid, patch, patch, -1)
     return tokens.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, grid[0] * patch, grid[1] * patch)

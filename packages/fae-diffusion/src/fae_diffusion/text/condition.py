@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_core.layers.token_mask import token_mask, without_padding
 
@@ -31,12 +32,14 @@ class TextCondition:
     mask: Tensor | None = None
     pooled: Tensor | None = None
 
+    __repr__, _repr_html_ = fields_repr, fields_html
+
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or not self.tokens.is_floating_point():
             raise FAEError(
                 f"text embeddings are floats of shape (B, L, D), not {self.tokens.dtype} of {tuple(self.tokens.shape)}"
             )
-        if self.pooled is not None and (self.pooled.ndim != 2 or len(self.pooled) != len(self.tokens)):
+        if self.pooled is not None and (self.pooled.ndim != 2 or self.pooled.shape[0] != self.tokens.shape[0]):
             raise FAEError(
                 f"pooled text has shape ({len(self.tokens)}, P) beside its tokens, not {tuple(self.pooled.shape)}"
             )

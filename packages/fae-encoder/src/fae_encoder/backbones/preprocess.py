@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.images.check import require_image_batch, require_range
+from fae_core.images import image_batch
+from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
 
 Interpolation = Literal["bicubic", "bilinear"]
@@ -62,7 +63,8 @@ class Preprocess(Fp32Buffers):
         """Images as the network expects them.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], of any size with the aspect ratio of `size`, of any floating type.
+            images: (B, 3, H, W) in [0, 1], of any size with the aspect ratio of `size`, of any floating type; or what
+                else `fae_core.images.image_batch` takes.
             check: whether to check the range; off for decoded images, which may leave it slightly.
 
         Returns:
@@ -72,7 +74,7 @@ class Preprocess(Fp32Buffers):
             FAEError: for another shape or range (fae_core/images/check.py states the exceptions), or another aspect
                 ratio, which a resize would distort: crop first, or give the backbone a non-square image_size.
         """
-        require_image_batch(images)
+        images = image_batch(images, self.size, self.mean.device)
         if images.device != self.mean.device:
             raise FAEError(f"images are on {images.device}, the network is on {self.mean.device}")
         if check:

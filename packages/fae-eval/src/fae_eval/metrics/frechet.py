@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_eval.metrics.eigen import symmetric_eigen, symmetric_eigenvalues
 
@@ -37,6 +38,8 @@ class GaussianFactor:
 
     mu: Array
     sigma: Array
+
+    __repr__, _repr_html_ = fields_repr, fields_html
 
     @cached_property
     def factor(self) -> Array:
