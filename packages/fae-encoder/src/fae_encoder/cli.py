@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, DryRun, Out, Overwrite, Processes, Resume, Seed, Set, Survey
+from fae_core.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    DryRun,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Seed,
+    Set,
+    Survey,
+    encoder_there,
+)
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 from fae_core.folders import ENCODER, STORE_SKIPPED
@@ -22,12 +35,13 @@ DEFAULT_MODEL = "fae-lite0-32"  # its adapter is not trained: for a first look
 
 
 def encode(
-    data: Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')],
+    data: Data,
     out: Out,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
+            callback=encoder_there,
             help="Encoder preset, or a folder, bundle or hub name of an encoder or tokenizer; without it "
             f"{DEFAULT_MODEL}, whose adapter is not trained.",
         ),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.folders import STORE_INDEX
 
 
 def _existing(device: str | None) -> str | None:
@@ -19,6 +20,45 @@ def _existing(device: str | None) -> str | None:
     return device
 
 
+def images_there(data: str | None) -> str | None:
+    """The place of images as given, once it is known that something is there. No image is looked at."""
+    if data is not None:
+        from fae_core.images.open import require_source
+
+        require_source(data)
+    return data
+
+
+def model_there(source: str | None) -> str | None:
+    """The place of a model as given, once it is known that there is one, or that the hub may have it."""
+    if source is not None:
+        from fae_core.models.sources import require_source
+
+        require_source(source)
+    return source
+
+
+def encoder_there(source: str | None) -> str | None:
+    """As `model_there`, where the name of an encoder's preset will do, too."""
+    from fae_core.models.bundles import bundle_folders
+    from fae_core.models.presets import load_preset
+
+    if source is not None and not Path(source).exists() and "/" not in source and source not in bundle_folders():
+        load_preset(source, "fae-encoder")
+        return source
+    return model_there(source)
+
+
+def _store_there(folder: Path | None) -> Path | None:
+    """The folder of a latent store as given, once it is known that there is one. What it holds is not looked at."""
+    if folder is not None and not folder.is_dir():
+        from fae_core.errors import DataError
+
+        raise DataError(f"{folder} is not a latent store ({STORE_INDEX} is missing)")
+    return folder
+
+
+# Places and names are checked as options are read: before torch is loaded, which takes longer than all else.
 _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
@@ -46,16 +86,27 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML file with mo
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.steps=500.")
 ]
-Latents = Annotated[Path | None, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")]
+Data = Annotated[
+    str, typer.Option("--data", callback=images_there, help='Image folder, .parquet, .npz, or "photographs".')
+]
+Latents = Annotated[
+    Path | None, typer.Option("--latents", callback=_store_there, help="Latent store, as `fae encode` writes it.")
+]
 Survey = Annotated[
     Path | None,
     typer.Option("--survey", help="Report of `fae check` on the images: broken ones are left out from the start."),
 ]
 LiveData = Annotated[
-    str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
+    str | None,
+    typer.Option(
+        "--data",
+        callback=images_there,
+        help="Instead of --latents: images, encoded in every step (with --tokenizer).",
+    ),
 ]
 LiveTokenizer = Annotated[
-    str | None, typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id.")
+    str | None,
+    typer.Option("--tokenizer", callback=model_there, help="What encodes --data: a run or model folder, or hub id."),
 ]
 LiveFlip = Annotated[
     bool,

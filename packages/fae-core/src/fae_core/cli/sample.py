@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set, model_there
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
@@ -19,10 +19,14 @@ def sample(
         typer.Option("--model", help="Both in one: a bundle's name (`fae presets bundle`), its folder or hub id."),
     ] = None,
     generator: Annotated[
-        str | None, typer.Option("--generator", help="Run folder, model folder or hub id of a generator.")
+        str | None,
+        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
     ] = None,
     decoder: Annotated[
-        str | None, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+        str | None,
+        typer.Option(
+            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
+        ),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="How many images.")] = 64,
     labels: Annotated[

@@ -156,7 +156,18 @@ def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[
         kind: the model_type of its presets, where it has one.
     """
     listing = f"fae presets {kind}".strip()
-    preset = Annotated[str | None, typer.Option("--preset", help=f"See `{listing}`; without it {default_preset}.")]
+
+    def known(name: str | None) -> str | None:
+        """The preset as given, once it is known to be there."""
+        if name is not None:
+            from fae_core.models.presets import load_preset
+
+            load_preset(name, kind or None)
+        return name
+
+    preset = Annotated[
+        str | None, typer.Option("--preset", callback=known, help=f"See `{listing}`; without it {default_preset}.")
+    ]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         shared = typing.get_type_hints(TrainingOptions, globals(), {"Path": Path}, include_extras=True)

@@ -67,10 +67,7 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     if is_remote(str(source)) or _PATTERN.search(str(source)):
         return _open_pattern(str(source))
     path = Path(source).expanduser()
-    if not _exists(path):
-        raise DataError(
-            f'{printable(path)} does not exist; give an image folder, a .parquet or .npz file, or "photographs"'
-        )
+    _require_there(path)
     if path.is_dir():
         return _open_folder(path, split)
     require_regular(path, DataError)
@@ -87,6 +84,22 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
 
         return ImageFile(path)
     raise DataError(f"{path} is neither a folder nor a .parquet, .tar, .npz or image file")
+
+
+def require_source(source: str) -> None:
+    """Raise DataError where a source is a path and nothing is there; nothing else is looked at."""
+    sliced = _SLICE.fullmatch(source)
+    if sliced and not _exists(Path(source)):
+        require_source(sliced[1])
+    elif source and source != "photographs" and not is_remote(source) and not _PATTERN.search(source):
+        _require_there(Path(source).expanduser())
+
+
+def _require_there(path: Path) -> None:
+    if not _exists(path):
+        raise DataError(
+            f'{printable(path)} does not exist; give an image folder, a .parquet or .npz file, or "photographs"'
+        )
 
 
 def _open_pattern(pattern: str) -> ImageSource:

@@ -34,6 +34,7 @@ def describe(target: str | Path) -> dict[str, Any]:
         return _describe_bundle(folder)
     if folder.is_dir():
         return _describe_folder(folder)
+    load_preset(str(target))  # an unknown name is refused before torch is loaded
     return _describe_preset(str(target))
 
 

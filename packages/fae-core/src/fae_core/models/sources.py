@@ -116,15 +116,11 @@ def _needed(part: str | None, parts: Sequence[str] | None, variant: str | None, 
 def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -> Path:
     """`locate_folder` without the subfolder."""
     folder, name = Path(source), str(source)
+    require_source(source)
     if folder.is_dir():
         return folder
     if "/" not in name:
-        if name in bundle_folders():
-            return bundle_folders()[name]
-        known = ", ".join(sorted(bundle_folders())) or "none"
-        raise InvalidFile(f"{name} does not exist; models that installed packages carry: {known}")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise InvalidFile(f"{name} does not exist")
+        return bundle_folders()[name]
     from huggingface_hub import snapshot_download
 
     options: Any = {key: value for key, value in hub.items() if key in _OF_DOWNLOADS}
@@ -133,6 +129,18 @@ def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -
     except Exception as error:
         reason = first_line(error)
         raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None
+
+
+def require_source(source: str | Path) -> None:
+    """Raise InvalidFile where a model is neither a local folder nor a bundle, and no repository can have its name."""
+    name = str(source)
+    if Path(source).is_dir():
+        return
+    if "/" not in name and name not in bundle_folders():
+        known = ", ".join(sorted(bundle_folders())) or "none"
+        raise InvalidFile(f"{name} does not exist; models that installed packages carry: {known}")
+    if "/" in name and (name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/")):
+        raise InvalidFile(f"{name} does not exist")
 
 
 def run_of(source: str | Path) -> Path | None:

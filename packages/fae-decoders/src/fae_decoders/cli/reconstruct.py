@@ -8,15 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Survey
+from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Survey, model_there
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
-from fae_decoders.cli.train_autoencoder import Data, Split
+from fae_decoders.cli.train_autoencoder import Split
 
 
 def reconstruct(
     model: Annotated[
-        str, typer.Option("--model", help="Run folder, model folder, bundle or hub id of an FAE or another tokenizer.")
+        str,
+        typer.Option(
+            "--model",
+            callback=model_there,
+            help="Run folder, model folder, bundle or hub id of an FAE or another tokenizer.",
+        ),
     ],
     data: Data,
     out: Out,

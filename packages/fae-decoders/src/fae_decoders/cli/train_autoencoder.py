@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from fae_core.cli.options import Data
 from fae_core.cli.training_options import TrainingOptions, training_command
 
-Data = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
 Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
 Encoder = Annotated[
     str | None, typer.Option("--encoder", help="Encoder preset, or folder of an encoder or FAE; default: the preset's.")

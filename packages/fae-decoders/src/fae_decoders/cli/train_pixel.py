@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fae_core.cli.options import Data, model_there
 from fae_core.cli.training_options import TrainingOptions, training_command
-from fae_decoders.cli.train_autoencoder import Data, Encoder, Features, Split, Weights
+from fae_decoders.cli.train_autoencoder import Encoder, Features, Split, Weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,10 +43,19 @@ def train_pixel(
     ] = Stage.NOISE,
     autoencoder: Annotated[
         str | None,
-        typer.Option("--autoencoder", help="Run of stage Ia. noise: whose features; finetune: also whose latents."),
+        typer.Option(
+            "--autoencoder",
+            callback=model_there,
+            help="Run of stage Ia. noise: whose features; finetune: also whose latents.",
+        ),
     ] = None,
     init: Annotated[
-        str | None, typer.Option("--init", help="Run or folder of a pixel decoder to start from; finetune needs one.")
+        str | None,
+        typer.Option(
+            "--init",
+            callback=model_there,
+            help="Run or folder of a pixel decoder to start from; finetune needs one.",
+        ),
     ] = None,
     encoder: Encoder = None,
     weights: Weights = None,

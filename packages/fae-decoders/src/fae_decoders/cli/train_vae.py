@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from fae_core.cli.options import Data
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.config.limits import LARGEST_SIDE
-from fae_decoders.cli.train_autoencoder import Data, Split
+from fae_decoders.cli.train_autoencoder import Split
 
 DEFAULT_PRESET = "conv-vae-cifar10"
 

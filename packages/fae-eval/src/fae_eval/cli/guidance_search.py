@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Resume, Seed, Set
+from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Resume, Seed, Set, model_there
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Cache, Reference, Size
 from fae_eval.cli.options import Extractor, Labels, Limit, Prompts, ResultFile, Title, Weights, finish, result_path
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 
 def guidance_search(
-    generator: Annotated[str, typer.Option("--generator", help="Run folder, model folder or hub id of a generator.")],
+    generator: Annotated[
+        str,
+        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
+    ],
     decoder: Annotated[
-        str, typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+        str,
+        typer.Option(
+            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
+        ),
     ],
     reference: Reference,
     low: Annotated[float, typer.Option("--low", min=0, max=1000, help="The smallest scale; 1 is off.")] = 1.0,

@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed, Survey
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Processes, Seed, Survey
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_eval.cli.options import (
     Extractor,
     Guidance,
-    Images,
     Labels,
     Limit,
     Prompts,
@@ -156,7 +155,7 @@ frechet.__annotations__ = {name: one.annotation for name, one in _OPTIONS.items(
 
 def reconstruction(
     tokenizer: Tokenizer,
-    images: Images,
+    images: Data,
     extractor: Extractor = "efficientnet-lite2",
     weights: Weights = None,
     no_frechet: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fae_core.cli.options import model_there
 from fae_core.commands.output import document, say
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
@@ -29,7 +30,10 @@ Extractor = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
-Tokenizer = Annotated[str, typer.Option("--model", help="Run folder, model folder or hub id of a tokenizer (an FAE).")]
+Tokenizer = Annotated[
+    str,
+    typer.Option("--model", callback=model_there, help="Run folder, model folder or hub id of a tokenizer (an FAE)."),
+]
 Labels = Annotated[
     str,
     typer.Option(
@@ -47,7 +51,6 @@ Guidance = Annotated[
     typer.Option("--guidance", help="With a generator: guidance scale, 1 is off; default: its own."),
 ]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the record.")]
-Images = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
 
 
 def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:

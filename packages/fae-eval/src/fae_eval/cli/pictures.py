@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Device, Overwrite, Seed
+from fae_core.cli.options import Data, Device, Overwrite, Seed
 from fae_core.config.limits import MOST_COLUMNS
-from fae_eval.cli.options import Images, PictureFile, Tokenizer, finish, result_path
+from fae_eval.cli.options import PictureFile, Tokenizer, finish, result_path
 
 Indices = Annotated[
     str | None, typer.Option("--indices", help="Which images, such as 0,5,9. Default: one of each class.")
@@ -43,7 +43,7 @@ LatentScale = Annotated[
 
 def similarity(
     tokenizer: Tokenizer,
-    images: Images,
+    images: Data,
     out: PictureFile,
     indices: Indices = None,
     count: Count = 6,
@@ -97,7 +97,7 @@ _FLATTERS = (
 
 def matching(
     tokenizer: Tokenizer,
-    images: Images,
+    images: Data,
     out: PictureFile,
     indices: Annotated[
         str | None, typer.Option("--indices", help="Two images, such as 0,5. Default: two of the first class.")
@@ -147,7 +147,7 @@ def matching(
 
 def pca(
     tokenizer: Tokenizer,
-    images: Images,
+    images: Data,
     out: PictureFile,
     indices: Indices = None,
     count: Count = 6,

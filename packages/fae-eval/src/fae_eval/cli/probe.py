@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Seed
-from fae_eval.cli.options import Images, Limit, ResultFile, Tokenizer, finish, result_path
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed
+from fae_eval.cli.options import Limit, ResultFile, Tokenizer, finish, result_path
 
 
 def probe(
     tokenizer: Tokenizer,
-    images: Images,
+    images: Data,
     train: Annotated[
         bool, typer.Option("--train", help="Train a linear probe instead of using the backbone's own head.")
     ] = False,

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite
-from fae_eval.cli.options import Images, Limit, ResultFile, Title, finish, result_path
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite
+from fae_eval.cli.options import Limit, ResultFile, Title, finish, result_path
 
 TextModel = Annotated[
     str,
@@ -44,7 +44,7 @@ def clip_score(
 
 
 def retrieval(
-    images: Images,
+    images: Data,
     captions: Annotated[
         Path, typer.Option("--captions", help="COCO's captions_*.json, or .jsonl with image and caption per line.")
     ],
