@@ -40,7 +40,10 @@ def status_of(*arguments: str) -> tuple[str, str]:
         ("train pixel --data . --autoencoder /nope --out run", "/nope does not exist"),
         ("train vae --data /nope --out run", "/nope does not exist"),
         ("train diffusion --latents /nope --out run", "/nope is not a latent store"),
-        ("train diffusion --latents . --preset lightningdit-lx --out run", "unknown preset 'lightningdit-lx'; did you mean lightningdit-"),
+        (
+            "train diffusion --latents . --preset lightningdit-lx --out run",
+            "unknown preset 'lightningdit-lx'; did you mean lightningdit-",
+        ),
         ("train flow --latents . --preset sit-xl --out run", "unknown starflow preset 'sit-xl'"),
         ("train flow --data /nope --tokenizer cifar10 --out run", "/nope does not exist"),
         ("eval similarity --data /nope --model cifar10 --out out", "/nope does not exist"),

@@ -199,7 +199,7 @@ def test_help_shows_groups_by_name_and_loads_no_torch() -> None:
     ("arguments", "complaint"),
     [
         (["crosp"], "unknown command of fae 'crosp'; did you mean crops?"),
-        (["--versoin"], "No such option: --versoin"),
+        (["--versoin"], "No such option"),
         (["crops"], "Missing argument"),
         (["crops", "photographs"], "Missing option '--out'"),
         (["crops", "photographs", "--out"], "requires an argument"),
