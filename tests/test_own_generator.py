@@ -83,7 +83,8 @@ def test_info_describes_its_preset(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_it_trains_and_samples_through_the_commands(latents: Path, tmp_path: Path) -> None:
-    invoke(["train", "patch-flow", "--latents", str(latents), "--out", str(tmp_path / "run"), "--steps", "3"])
+    named = ["--preset", "patch-flow-small", "--latents", str(latents), "--steps", "3"]
+    invoke(["train", "patch-flow", *named, "--out", str(tmp_path / "run")])
     drawn = ["sample", "--generator", str(tmp_path / "run"), "--decoder", "cifar10", "--labels", "stones"]
     invoke([*drawn, "--count", "2", "--guidance", "1.5", "--set", "steps=3", "--out", str(tmp_path / "samples")])
     assert len(list((tmp_path / "samples" / "images").iterdir())) == 2
