@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,7 +59,24 @@ def _store_there(folder: Path | None) -> Path | None:
     return folder
 
 
-# Places and names are checked as options are read: before torch is loaded, which takes longer than all else.
+# Parameters of training commands that name places, and their checks.
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "data": images_there,
+    "latents": _store_there,
+    "tokenizer": model_there,
+    "autoencoder": model_there,
+    "init": model_there,
+}
+
+
+def check_places(values: Mapping[str, Any]) -> None:
+    """Check the places that a training command is given, by the names of its parameters."""
+    for name, check in PLACES.items():
+        check(values.get(name))
+
+
+# Places and names are checked as options are read: before torch is loaded, which takes longer than all else. Those of
+# training commands are checked by `training_command`.
 _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
@@ -89,24 +107,18 @@ Set = Annotated[
 Data = Annotated[
     str, typer.Option("--data", callback=images_there, help='Image folder, .parquet, .npz, or "photographs".')
 ]
-Latents = Annotated[
-    Path | None, typer.Option("--latents", callback=_store_there, help="Latent store, as `fae encode` writes it.")
-]
+TrainData = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
+Latents = Annotated[Path | None, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")]
 Survey = Annotated[
     Path | None,
     typer.Option("--survey", help="Report of `fae check` on the images: broken ones are left out from the start."),
 ]
 LiveData = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        callback=images_there,
-        help="Instead of --latents: images, encoded in every step (with --tokenizer).",
-    ),
+    str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
 ]
 LiveTokenizer = Annotated[
     str | None,
-    typer.Option("--tokenizer", callback=model_there, help="What encodes --data: a run or model folder, or hub id."),
+    typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id."),
 ]
 LiveFlip = Annotated[
     bool,

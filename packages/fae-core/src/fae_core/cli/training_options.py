@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.options import (
+    PLACES,
     Config,
     Device,
     DryRun,
@@ -31,6 +32,7 @@ from fae_core.cli.options import (
     Track,
     TrainBatch,
     TrainSeed,
+    check_places,
 )
 from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
@@ -189,6 +191,10 @@ def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[
         @functools.wraps(function)
         def command(**values: Any) -> None:
             options = TrainingOptions(**{name: values.pop(name) for name in shared if name in values})
+            # Settings and options that contradict each other are reported first, which only the command itself can do.
+            more = any(value != own[name].default for name, value in values.items() if name not in PLACES)
+            if not options.overrides and options.config is None and not more:
+                check_places(values)
             function(options=options, **values)
 
         command.__signature__ = inspect.Signature(ordered)  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Data
+from fae_core.cli.options import TrainData
 from fae_core.cli.training_options import TrainingOptions, training_command
 
 Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
@@ -30,7 +30,7 @@ DEFAULT_PRESET = "feature-decoder-demo"
 @training_command(f"{DEFAULT_PRESET}, for encoders of its size alone", "feature-decoder")
 def train_autoencoder(
     options: TrainingOptions,
-    data: Data,
+    data: TrainData,
     encoder: Encoder = None,
     weights: Weights = None,
     features: Features = None,

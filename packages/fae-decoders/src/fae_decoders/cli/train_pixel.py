@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Data, model_there
+from fae_core.cli.options import TrainData
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_decoders.cli.train_autoencoder import Encoder, Features, Split, Weights
 
@@ -34,7 +34,7 @@ class Stage(StrEnum):
 )
 def train_pixel(
     options: TrainingOptions,
-    data: Data,
+    data: TrainData,
     stage: Annotated[
         Stage,
         typer.Option(
@@ -45,7 +45,6 @@ def train_pixel(
         str | None,
         typer.Option(
             "--autoencoder",
-            callback=model_there,
             help="Run of stage Ia. noise: whose features; finetune: also whose latents.",
         ),
     ] = None,
@@ -53,7 +52,6 @@ def train_pixel(
         str | None,
         typer.Option(
             "--init",
-            callback=model_there,
             help="Run or folder of a pixel decoder to start from; finetune needs one.",
         ),
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Data
+from fae_core.cli.options import TrainData
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.config.limits import LARGEST_SIDE
 from fae_decoders.cli.train_autoencoder import Split
@@ -17,7 +17,7 @@ DEFAULT_PRESET = "conv-vae-cifar10"
 @training_command(f"{DEFAULT_PRESET}, for small images", "conv-vae")
 def train_vae(
     options: TrainingOptions,
-    data: Data,
+    data: TrainData,
     image_size: Annotated[
         int | None,
         typer.Option("--image-size", min=1, max=LARGEST_SIDE, help="Pixels a side; as --set model.image_size=N."),
