@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_in_the_demo_two_steps_can_always_run_at_once() -> None:
     assert wanted["samples-flow"] == {"flow", "tokenizer"}
     assert wanted["reconstruct"] == {"crops", "tokenizer"}
     assert wanted["report"] == wanted.keys() - {"report"}
+
+
+def test_the_demo_runs_one_step_at_a_time_on_one_core() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert demo._jobs_that_fit() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture
