@@ -39,7 +39,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     small = "--set model.width=48 --set model.heads=2 --set model.depth=1 --steps 4 "
     fae(
-        "train pixel --stage noise --data {r}/data/train --autoencoder {r}/autoencoder --out {r}/noise "
+        "train pixel --stage noise --data {r}/data/train --encoder fae-lite0-demo --out {r}/noise "
         "--preset pixel-decoder-demo " + small + brief,
         r=root,
     )
@@ -48,7 +48,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--out {r}/tokenizer --preset pixel-decoder-demo --steps 3 " + brief,
         r=root,
     )
-    fae("encode --data {r}/data/train --model {r}/tokenizer --out {r}/latents --dtype float32", r=root)
+    fae("encode --data {r}/data/train --model {r}/autoencoder --out {r}/latents --dtype float32", r=root)
     fae(
         "train diffusion --latents {r}/latents --out {r}/diffusion --preset lightningdit-tiny --steps 5 " + brief,
         r=root,

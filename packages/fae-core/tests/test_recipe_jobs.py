@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from fae_core.cli import demo
 from fae_core.errors import FAEError
+from fae_core.recipes import jobs
 from fae_core.recipes.jobs import needs
 from fae_core.recipes.recipe import load_recipe, run_recipe
 
@@ -37,6 +41,28 @@ def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:
         "first": ["curve-0"],
         "report": ["a-0", "a-1", "b", "compare", "curve-0", "curve-1", "features", "first"],
     }
+
+
+def test_in_the_demo_two_steps_can_always_run_at_once() -> None:
+    recipe = load_recipe(Path(demo.__file__).parents[1] / "recipes" / "demo.yaml")
+    wanted = needs({step.name: recipe.command(step, Path("run")) for step in recipe.steps})
+    assert wanted["autoencoder"] == wanted["pixel-noise"] == {"crops"}  # stage Ib sees the frozen backbone alone
+    assert wanted["encode"] == {"crops", "autoencoder"}  # latents do not wait for a pixel decoder
+    assert wanted["tokenizer"] == {"crops", "autoencoder", "pixel-noise"}
+    assert wanted["diffusion"] == wanted["flow"] == {"encode"}
+    assert wanted["samples-diffusion"] == {"diffusion", "tokenizer"}
+    assert wanted["samples-flow"] == {"flow", "tokenizer"}
+    assert wanted["reconstruct"] == {"crops", "tokenizer"}
+    assert wanted["report"] == wanted.keys() - {"report"}
+
+
+def test_the_demo_runs_one_step_at_a_time_on_one_core() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert demo._jobs_that_fit() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture
@@ -83,3 +109,13 @@ def test_a_failure_is_named_and_the_rest_is_kept_for_resume(photo: Path, tmp_pat
     record = run_recipe(load_recipe(written(tmp_path, photo, str(photo))), out, jobs=2, resume=True)
     assert sorted(entry["name"] for entry in record) == ["first", "second", "third"]
     assert (out / "first" / "marker").is_file()
+
+
+@pytest.mark.slow
+def test_what_running_steps_told_last_is_shown(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_TELL_SECONDS", 0.0)
+    run_recipe(load_recipe(written(tmp_path, photo, str(photo))), tmp_path / "run", jobs=2)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(re.match(r"first, \d+ s(: .*)?; second, \d+ s", line) for line in lines)

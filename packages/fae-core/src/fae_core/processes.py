@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.machine import available_cores
 
 Value = TypeVar("Value")
 _GPU = re.compile(r"cuda(?::(0|[1-9]\d{0,3}))?")
@@ -106,17 +106,8 @@ ALONE = Processes(0, 1, "cpu")
 
 
 def available_threads() -> int:
-    """How many threads this process should read with: the cores that it may use, shared with the others beside it.
-
-    Affinity (taskset, SLURM) and the container's quota (cpu.max) limit which cores it may use.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, int(quota) // int(period))
-    except (OSError, ValueError):  # no such file, or "max": no quota
-        pass
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """How many threads this process should read with: the cores that it may use, shared with the others beside it."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def resolve_device(device: str | torch.device | None = None) -> str:

@@ -9,7 +9,6 @@ identical blocks are removed until they do; its speed follows from the FLOPs.
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import statistics
 import time
@@ -24,6 +23,7 @@ from torch import nn
 
 from fae_core.cost.counted import BF16, FP32, Cost, measure_cost, recomputes
 from fae_core.errors import FAEError, first_line
+from fae_core.machine import available_memory
 from fae_core.models.pretrained import PretrainedModel
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -263,17 +263,7 @@ def _free_memory(device: str) -> float:
     """Bytes that can be taken now, within a container's limit."""
     if device.startswith("cuda"):
         return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or "max"
-        limit = free
-    return float(min(free, limit))
+    return float(available_memory())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

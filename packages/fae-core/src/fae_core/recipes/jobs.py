@@ -14,8 +14,12 @@ from fae_core.commands.children import Children, children
 from fae_core.commands.running import COMPLETE, command_to_go_on, outputs_of
 from fae_core.errors import FAEError, Interrupted
 from fae_core.files import disk_errors
+from fae_core.machine import available_cores
 
 _POLL_SECONDS = 0.1
+_TELL_SECONDS = 8.0  # between two lines about the steps that run
+_LONGEST_NEWS = 100  # characters of a step's last line in it
+_TAIL = 2**14  # bytes of a log in which its last line is looked for
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,12 @@ def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
 
 
 def run_jobs(
-    jobs: Sequence[Job], count: int, logs: Path, started: Callable[[str], None], ended: Callable[[str, float], None]
+    jobs: Sequence[Job],
+    count: int,
+    logs: Path,
+    started: Callable[[str], None],
+    ended: Callable[[str, float], None],
+    tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Run all jobs, each as soon as the steps that it needs have ended.
 
@@ -68,6 +77,7 @@ def run_jobs(
         logs: Folder for the jobs' output, NAME.log each.
         started: Called in this process with a job's name.
         ended: Called in this process with a job's name and the seconds that it took.
+        tell: Called every few seconds with a line that says what the running jobs told last.
 
     Raises:
         FAEError: A job failed; names the job, its status and the last line of its output.
@@ -78,6 +88,7 @@ def run_jobs(
     waiting, running = list(jobs), {}
     unfinished = {job.name for job in jobs}
     failed: tuple[Job, int] | None = None
+    told = time.monotonic()
     with children() as group:
         # A second signal is passed on as well; at a third one, running jobs are killed.
         while running or (waiting and failed is None and not group.signal):
@@ -85,8 +96,12 @@ def run_jobs(
                 for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
                     waiting.remove(job)
                     started(job.name)
+                    told = time.monotonic()
                     running[job.name] = (job, _start(group, job, count, _log(logs, job)), time.monotonic())
             time.sleep(_POLL_SECONDS)
+            if time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                tell("; ".join(_news(job, told - since, _log(logs, job)) for job, _, since in running.values()))
             for job, process, since in list(running.values()):
                 status = process.poll()
                 if status is None:
@@ -105,12 +120,13 @@ def run_jobs(
     if failed is not None:
         job, status = failed
         log = _log(logs, job)
-        raise FAEError(f"step {job.name} ended with status {status}: {_last_line(log)} (all of its output: {log})")
+        last = _last_line(log) or "it printed nothing"
+        raise FAEError(f"step {job.name} ended with status {status}: {last} (all of its output: {log})")
 
 
 def _start(group: Children, job: Job, count: int, log: Path) -> subprocess.Popen:
     # By default each process would use all cores.
-    threads = str(max(1, (os.cpu_count() or 1) // count))
+    threads = str(max(1, available_cores() // count))
     with disk_errors(log), log.open("wb") as output:
         environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), COMPLETE: "1"}
         return group.start(job.command, environment, output)
@@ -120,9 +136,18 @@ def _log(logs: Path, job: Job) -> Path:
     return logs / f"{job.name.replace('/', '-')}.log"
 
 
+def _news(job: Job, seconds: float, log: Path) -> str:
+    """What a running job told last, and for how long it has run."""
+    line = _last_line(log)
+    return f"{job.name}, {seconds:.0f} s" + (f": {line[:_LONGEST_NEWS]}" if line else "")
+
+
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it printed nothing"
+    """The last line of a log; empty where there is none."""
+    with disk_errors(log), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        text = file.read().decode("utf-8", errors="replace")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _overlap(word: str, path: str) -> bool:

@@ -219,6 +219,7 @@ def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: in
     def ended(name: str, seconds: float) -> None:
         done[:] = [entry for entry in done if entry["name"] != name]
         done.append({"name": name, "command": _as_recorded(commands[name]), "seconds": round(seconds, 1)})
+        done.sort(key=lambda entry: places.get(entry["name"], 0))  # steps at once do not end in the recipe's order
         _record(record_path, recipe, done)
 
     again = {step.name: ["--resume" if step.resumable else "--overwrite"] if resume else [] for step in due}
@@ -228,7 +229,7 @@ def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: in
     else:
         wanted = needs(commands)
         due_jobs = [Job(name, command, wanted[name]) for name, command in attempts.items()]
-        run_jobs(due_jobs, jobs, out / RECIPE_LOGS, started, ended)
+        run_jobs(due_jobs, jobs, out / RECIPE_LOGS, started, ended, announce)
     return done
 
 
