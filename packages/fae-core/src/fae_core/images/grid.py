@@ -116,11 +116,11 @@ def draw_grid(
         x, y = left + index % columns * cell_width, top + index // columns * cell_height
         canvas.paste(to_pillow(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
         if labels:
-            draw.text((x, y + height + _PAD), _fitted(font, labels[index], width), "black", font)
+            draw.text((x, y + height + _PAD), _fitted(font, labels[index], width - _PAD), "black", font)
     for row, text in enumerate(row_labels or ()):
         draw.text((_PAD, top + row * cell_height + height // 2 - line // 2), text, "black", font)
     for column, text in enumerate(column_labels or ()):
-        draw.text((left + column * cell_width, _PAD), _fitted(font, text, width), "black", font)
+        draw.text((left + column * cell_width, _PAD), _fitted(font, text, width - _PAD), "black", font)
     return canvas
 
 
