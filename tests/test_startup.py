@@ -37,7 +37,6 @@ def status_of(*arguments: str) -> tuple[str, str]:
         ("reconstruct --data . --model nope --out out", "nope does not exist"),
         ("train autoencoder --data /nope[:10] --out run", "/nope does not exist"),
         ("train autoencoder --data . --preset feature-decoder-1535 --out run", "did you mean feature-decoder-1536"),
-        ("train pixel --data . --autoencoder /nope --out run", "/nope does not exist"),
         ("train vae --data /nope --out run", "/nope does not exist"),
         ("train diffusion --latents /nope --out run", "/nope is not a latent store"),
         (

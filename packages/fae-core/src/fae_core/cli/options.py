@@ -90,7 +90,10 @@ DryRun = Annotated[
 ]
 Seed = Annotated[int, _SEED]
 Device = Annotated[
-    str | None, typer.Option("--device", callback=_existing, help="cpu, cuda or cuda:N; cuda where there is one.")
+    str | None,
+    typer.Option(  # eager, as a place is wrong for one device as for another
+        "--device", is_eager=True, callback=_existing, help="cpu, cuda or cuda:N; cuda where there is one."
+    ),
 ]
 Processes = Annotated[
     int,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set, model_there
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
@@ -20,13 +20,11 @@ def sample(
     ] = None,
     generator: Annotated[
         str | None,
-        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
+        typer.Option("--generator", help="Run folder, model folder or hub id of a generator."),
     ] = None,
     decoder: Annotated[
         str | None,
-        typer.Option(
-            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
-        ),
+        typer.Option("--decoder", help="Run folder, model folder or hub id of a tokenizer that decodes."),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="How many images.")] = 64,
     labels: Annotated[
@@ -85,13 +83,15 @@ def sample(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
-    from fae_core.models.sources import find_bundle
+    from fae_core.models.sources import find_bundle, require_source
 
     if model is not None and generator is None and decoder is None:
         find_bundle(model)
         generator = decoder = model
     elif model is not None or generator is None or decoder is None:
         raise FAEError("give either --model BUNDLE, or --generator and --decoder")
+    require_source(generator)
+    require_source(decoder)
     if relaunched(processes):
         return
     from fae_core.cli.settings import parse_overrides

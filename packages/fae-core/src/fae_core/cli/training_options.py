@@ -150,12 +150,16 @@ class TrainingOptions:
             say(f"wrote {self.out}/{RUN_MODEL}; next: {after}")
 
 
-def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def training_command(
+    default_preset: str, kind: str = "", *, early_places: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function with a parameter `options: TrainingOptions`, and parameters of its own.
 
     Args:
         default_preset: named in the help of --preset; it is taken for what it was made for alone.
         kind: the model_type of its presets, where it has one.
+        early_places: check places before the command runs. False where a preset can contradict the command's options,
+            which is to be reported first.
     """
     listing = f"fae presets {kind}".strip()
 
@@ -193,7 +197,7 @@ def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[
             options = TrainingOptions(**{name: values.pop(name) for name in shared if name in values})
             # Settings and options that contradict each other are reported first, which only the command itself can do.
             more = any(value != own[name].default for name, value in values.items() if name not in PLACES)
-            if not options.overrides and options.config is None and not more:
+            if early_places and not options.overrides and options.config is None and not more:
                 check_places(values)
             function(options=options, **values)
 

@@ -31,6 +31,7 @@ class Stage(StrEnum):
 @training_command(
     f"that of --init in stage finetune, else {DEFAULT_PRESET}, for encoders of its size alone",
     "pixel-decoder",
+    early_places=False,
 )
 def train_pixel(
     options: TrainingOptions,

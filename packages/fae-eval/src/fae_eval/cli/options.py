@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fae_core.cli.options import model_there
 from fae_core.commands.output import document, say
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
@@ -32,7 +31,7 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights o
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
 Tokenizer = Annotated[
     str,
-    typer.Option("--model", callback=model_there, help="Run folder, model folder or hub id of a tokenizer (an FAE)."),
+    typer.Option("--model", help="Run folder, model folder or hub id of a tokenizer (an FAE)."),
 ]
 Labels = Annotated[
     str,
