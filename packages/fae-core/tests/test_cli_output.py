@@ -23,7 +23,6 @@ def test_json_is_one_document_on_stdout(command: list[str], capsys: pytest.Captu
     invoke([*command, "--json"])
     printed = capsys.readouterr()
     names = {preset["name"] for preset in json.loads(printed.out)}
-    assert names
     assert printed.err == ""
     if command[1:] != ["bundle"]:
         assert preset_files().keys() <= names
