@@ -100,11 +100,12 @@ def encode(
     from fae_core.cli.launch import relaunched
     from fae_core.commands.running import is_first_process
     from fae_core.files import require_new_folder
+    from fae_core.models.sources import may_be_preset
 
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
-    kept = Path(f"{out}.{ENCODER}") if _is_preset(model or DEFAULT_MODEL) else None
+    kept = Path(f"{out}.{ENCODER}") if may_be_preset(model or DEFAULT_MODEL) else None
     if kept is not None and not dry_run:
         require_new_folder(kept, overwrite=overwrite, resume=resume or not is_first_process(), resumable=True)
     if not dry_run and relaunched(processes):
@@ -160,13 +161,6 @@ def encode(
             _report(store, normalized, kept)
 
 
-def _is_preset(model: str) -> bool:
-    """Whether --model names a preset, and no folder, bundle or repository."""
-    from fae_core.models.bundles import bundle_folders
-
-    return not Path(model).exists() and "/" not in model and model not in bundle_folders()
-
-
 def _tell_plan(
     model: str,
     weights: str | None,
@@ -220,12 +214,12 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     from fae_core.errors import FAEError
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
-    from fae_core.models.sources import resolve_model_folder
+    from fae_core.models.sources import may_be_preset, resolve_model_folder
     from fae_encoder.encoder import WHOLE_FAE, FAEEncoder
     from fae_encoder.store.encode_dataset import LatentEncoder
 
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
-    if _is_preset(model):
+    if may_be_preset(model):
         return FAEEncoder.from_preset(model, seed=seed, **chosen, **fields).eval()
     if fields:
         raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")

@@ -41,10 +41,10 @@ def model_there(source: str | None) -> str | None:
 
 def encoder_there(source: str | None) -> str | None:
     """As `model_there`, where the name of an encoder's preset will do, too."""
-    from fae_core.models.bundles import bundle_folders
     from fae_core.models.presets import load_preset
+    from fae_core.models.sources import may_be_preset
 
-    if source is not None and not Path(source).exists() and "/" not in source and source not in bundle_folders():
+    if source is not None and may_be_preset(source):
         load_preset(source, "fae-encoder")
         return source
     return model_there(source)
@@ -120,8 +120,7 @@ LiveData = Annotated[
     str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
 ]
 LiveTokenizer = Annotated[
-    str | None,
-    typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id."),
+    str | None, typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id.")
 ]
 LiveFlip = Annotated[
     bool,

@@ -34,7 +34,6 @@ def describe(target: str | Path) -> dict[str, Any]:
         return _describe_bundle(folder)
     if folder.is_dir():
         return _describe_folder(folder)
-    load_preset(str(target))  # an unknown name is refused before torch is loaded
     return _describe_preset(str(target))
 
 
@@ -66,11 +65,11 @@ def _describe_bundle(folder: Path) -> dict[str, Any]:
 
 
 def _describe_preset(name: str) -> dict[str, Any]:
+    preset = load_preset(name)  # before torch, which takes longer to load than all else here
     import torch
 
     from fae_core.models.shown import model_facts
 
-    preset = load_preset(name)
     with torch.device("meta"):
         try:
             model = preset_builder(name)()

@@ -143,6 +143,11 @@ def require_source(source: str | Path) -> None:
         raise InvalidFile(f"{name} does not exist")
 
 
+def may_be_preset(source: str) -> bool:
+    """Whether a name can be a preset's alone: it is no folder, bundle or repository."""
+    return not Path(source).exists() and "/" not in source and source not in bundle_folders()
+
+
 def run_of(source: str | Path) -> Path | None:
     """The run that a folder is, or is the model, an export or a checkpoint of; None for a folder of another origin.
 
