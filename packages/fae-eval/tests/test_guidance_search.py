@@ -19,7 +19,8 @@ from fae_core.errors import FAEError, InvalidFile, InvalidSettings
 from fae_eval import Result, write_report
 from fae_eval.cli.guidance_search import _draw
 from fae_eval.data import GeneratedSamples
-from fae_eval.studies.guidance_plan import GuidancePlan, sample_command
+from fae_eval.studies.at_options import sample_command
+from fae_eval.studies.guidance_plan import GuidancePlan
 from fae_eval.studies.guidance_search import chart_groups, search_guidance
 
 
@@ -176,13 +177,13 @@ def test_wrong_plans_are_refused_in_one_line() -> None:
 
 def test_the_command_in_the_record_gives_the_options_that_were_measured() -> None:
     plan = GuidancePlan(options={"sampling": "paper-guided", "steps": 3, "precision": "fp32"}, count=99)
-    about = {"generator": "runs/my dit", "decoder": "tok", "labels": "equal", "prompts": None, "seed": 7}
-    words = shlex.split(sample_command(plan, 1.7, (0.0, 0.7), **about))
+    about = {"generator": "runs/my dit", "decoder": "tok", "labels": "equal", "prompts": None, "seed": 7, "count": 99}
+    words = shlex.split(sample_command(plan.options_at(1.7, (0.0, 0.7)), **about))
     assert words[:8] == ["fae", "sample", "--generator", "runs/my dit", "--decoder", "tok", "--count", "99"]
     assert words[words.index("--sampling") + 1] == "paper-guided"
     given = parse_overrides([value for name, value in itertools.pairwise(words) if name == "--set"])
     assert given == {"steps": 3, "precision": "fp32", "guidance": {"scale": 1.7, "interval": [0.0, 0.7]}}
-    words = shlex.split(sample_command(GuidancePlan(), 1.5, None, **about))
+    words = shlex.split(sample_command(GuidancePlan().options_at(1.5, None), **about))
     assert words[words.index("--guidance") + 1] == "1.5" and "--set" not in words
 
 

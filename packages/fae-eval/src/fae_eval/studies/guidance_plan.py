@@ -1,10 +1,8 @@
-"""Which guidance scales are measured, and the `fae sample` command that uses one of them."""
+"""Which guidance scales a search measures."""
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,47 +79,3 @@ class GuidancePlan(Config):
         """Options of `sample` at one scale."""
         guidance = scale if times is None else {"scale": scale, "interval": list(times)}
         return {**self.options, "guidance": guidance}
-
-
-def sample_command(
-    plan: GuidancePlan,
-    scale: float,
-    times: tuple[float, float] | None,
-    *,
-    generator: str,
-    decoder: str,
-    labels: str,
-    prompts: str | None,
-    seed: int,
-) -> str:
-    """The `fae sample` command that draws what a search measured at one scale.
-
-    Args:
-        plan: of the search.
-        scale: that is used.
-        times: the interval of guidance; None for every time.
-        generator: its folder or hub id.
-        decoder: the tokenizer's.
-        labels: classes of the samples.
-        prompts: file of prompts; None for a generator of classes.
-        seed: of the noise.
-    """
-    parts = ["fae", "sample", "--generator", generator, "--decoder", decoder]
-    parts += ["--count", str(plan.count), "--labels", labels, "--seed", str(seed)]
-    parts += [] if prompts is None else ["--prompts", prompts]
-    given = plan.options_at(scale, times)
-    if "sampling" in given:
-        parts += ["--sampling", str(given.pop("sampling"))]
-    if times is None:
-        parts += ["--guidance", f"{given.pop('guidance'):g}"]
-    for key, value in _flat(given):
-        parts += ["--set", f"{key}={json.dumps(value, separators=(',', ':'))}"]
-    return " ".join(map(shlex.quote, [*parts, "--out"])) + " SAMPLES"
-
-
-def _flat(settings: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """KEY, VALUE for --set, a key per level joined by dots."""
-    found = []
-    for name, value in settings.items():
-        found += _flat(value, f"{above}{name}.") if isinstance(value, dict) else [(f"{above}{name}", value)]
-    return found

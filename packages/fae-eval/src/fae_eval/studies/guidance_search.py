@@ -7,28 +7,19 @@ best, until both have a larger distance.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import FAEError, InvalidFile
-from fae_core.files import sha256_file
+from fae_core.errors import InvalidFile
 from fae_core.models.draw import check_options
-from fae_core.models.identity import model_identity
-from fae_core.models.load import generator_class, load_generator
-from fae_core.processes import processes
-from fae_core.sampling.prompts import read_prompts
-from fae_eval.data import GeneratedSamples, open_samples
-from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
+from fae_core.models.load import generator_class
 from fae_eval.results import Result, is_number, provenance
+from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study, sample_command
 from fae_eval.studies.comparison import Group
-from fae_eval.studies.generation import evaluate
-from fae_eval.studies.guidance_plan import GuidancePlan, sample_command
-from fae_eval.studies.reference import KeptReference
-from fae_eval.tokenizers import load_image_tokenizer, name_of
+from fae_eval.studies.guidance_plan import GuidancePlan
+from fae_eval.tokenizers import name_of
 
 KIND = "guidance-search"
 BEST = "best"  # the first cell of the best scale's row
@@ -43,11 +34,6 @@ def search_guidance(
     labels: str = "equal",
     prompts: str | Path | None = None,
     seed: int = 0,
-    extractor: str | FeatureExtractor = DEFAULT,
-    weights: str | Path | None = None,
-    size: int | None = None,
-    limit: int | None = None,
-    device: str | None = None,
     title: str | None = None,
     earlier: Result | None = None,
     keep: Callable[[Result], object] | None = None,
@@ -65,16 +51,11 @@ def search_guidance(
         labels: classes of the samples, as in `fae sample`.
         prompts: file of prompts, for a generator of text.
         seed: of noise and random labels.
-        extractor: as in `evaluate`.
-        weights: of the extractor.
-        size: side of a centre crop of all images, in pixels.
-        limit: most images of the reference.
-        device: of what is loaded; cuda where there is one.
         title: heading of the record.
         earlier: the record of a search that ended early; what it measured is not measured again. Its range and its
             numbers of samples may be others.
         keep: called with the record so far after each measured scale, on the first process.
-        **options: as in `evaluate` (batch_size, cache, progress).
+        **options: as in `open_at_options` (extractor, size, limit, device, batch_size, cache, progress, ...).
 
     Raises:
         InvalidSettings: for options that the generator does not have.
@@ -83,49 +64,27 @@ def search_guidance(
     known = generator_class(generator) if isinstance(generator, (str, Path)) else generator
     if known is not None:  # asked before anything is loaded
         check_options(known, plan.options_at(plan.low, plan.times(known)))
-    texts = read_prompts(Path(prompts)) if prompts is not None else ()
-    with processes(device) as group:
-        network = load_extractor(extractor, weights=weights, device=group.device)
-        tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True)
-        model = load_generator(generator, device=group.device) if isinstance(generator, (str, Path)) else generator
-        times = plan.times(model)
-        check_options(model, plan.options_at(plan.low, times))
-        identity = None
-        if group.is_main:
-            identity = {
-                "generator": model_identity(model) or name_of(generator),
-                "decoder": model_identity(tokenizer) or name_of(decoder),
-                "reference": _content(reference, size, limit),
-                "extractor": f"{network.name} {network.fingerprint} {network.resize}",
-                "labels": labels,
-                "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16] if texts else None,
-                "seed": seed,
-                "options": plan.options,
-                "interval": None if times is None else list(times),
-            }
-        # As it is read again from a file.
-        identity = json.loads(json.dumps(group.broadcast(identity)))
-        drawn = {"labels": labels, "prompts": texts, "seed": seed, "name": name_of(generator)}
+    how = {"labels": labels, "prompts": prompts, "seed": seed, **options}
+    with open_at_options(generator, decoder, reference, **how) as study:
+        times = plan.times(study.model)
+        check_options(study.model, plan.options_at(plan.low, times))
+        own = {"options": plan.options, "interval": None if times is None else list(times)}
         command = partial(
             sample_command,
-            plan,
+            count=plan.count,
             generator=name_of(generator),
             decoder=name_of(decoder),
             labels=labels,
             prompts=None if prompts is None else str(prompts),
             seed=seed,
         )
-        state = _State(plan, times, identity, command, title)
+        state = _State(plan, times, {**study.identity, **as_read_again(own)}, command, title)
         if earlier is not None:
             state.resume(earlier)
-        kept = KeptReference(reference)
         while (wanted := state.next()) is not None:
             count, scale = wanted
-            samples = GeneratedSamples(model, tokenizer, count, options=plan.options_at(scale, times), **drawn)
-            how = {"size": size, "limit": limit, "device": device, "label_sampling": labels, **options}
-            measured = evaluate(samples, kept, metrics=("frechet",), extractor=network, **how)
-            state.add(count, scale, measured)
-            if keep is not None and group.is_main:
+            state.add(count, scale, study.measure(count, plan.options_at(scale, times)))
+            if keep is not None and study.group.is_main:
                 keep(state.record())
         return state.record()
 
@@ -150,7 +109,7 @@ class _State:
         plan: GuidancePlan,
         times: tuple[float, float] | None,
         identity: dict[str, Any],
-        command: Callable[[float, tuple[float, float] | None], str],
+        command: Callable[[dict[str, Any]], str],
         title: str | None,
     ) -> None:
         self.plan, self.times, self.identity, self.command = plan, times, identity, command
@@ -165,12 +124,7 @@ class _State:
 
     def resume(self, earlier: Result) -> None:
         """Take over what an earlier search measured. Raises FAEError where it was another one."""
-        searched = earlier.provenance.get("search")
-        if earlier.kind != KIND or not isinstance(searched, dict) or len(earlier.columns) != 4:
-            raise InvalidFile("the record to resume is not one of a guidance search; use a new --out")
-        changed = sorted(name for name in self.identity if searched.get(name) != self.identity[name])
-        if changed:
-            raise FAEError(f"the search to resume was started with another {', '.join(changed)}; use a new --out")
+        require_same_study(earlier, KIND, self.identity, 4)
         for row in earlier.rows:
             if not all(is_number(cell) for cell in row[1:]):
                 raise InvalidFile("the record to resume has a row without numbers; use a new --out")
@@ -241,7 +195,7 @@ class _State:
             warnings.append(f"{_EDGE} {scale:g}: a better one may lie outside; widen the range and use --resume")
         where = "at every time" if self.times is None else f"on t in [{self.times[0]:g}, {self.times[1]:g}]"
         notes = [*self.notes, f"{_BEST_NOTE} {scale:g} {where}, {self.label} {value:.4g} from {count:,} samples."]
-        notes.append(f"{_COMMAND_NOTE}{self.command(scale, self.times)}")
+        notes.append(f"{_COMMAND_NOTE}{self.command(self.plan.options_at(scale, self.times))}")
         table = {"columns": ["", "scale", "images", self.label], "rows": rows}
         now = {key: value for key, value in provenance().items() if key in ("command", "date")}
         facts = {**self.facts, **now, "seed": self.identity["seed"], "seconds": round(self.seconds, 1)}
@@ -255,11 +209,3 @@ _BEST_NOTE = "Best scale:"
 _COMMAND_NOTE = "To use it: "
 _OWN_WARNINGS = (_UNFINISHED, _EDGE)
 _OWN_NOTES = (_BEST_NOTE, _COMMAND_NOTE)
-
-
-def _content(reference: Any, size: int | None, limit: int | None) -> str:
-    """A hash of the reference's content and preparation; its name where its content has none."""
-    path = Path(reference) if isinstance(reference, (str, Path)) else None
-    if path is not None and path.suffix == ".npz":
-        return f"{sha256_file(path)} {size} {limit}"
-    return f"{open_samples(reference, size=size, limit=limit).cache_key() or name_of(reference)} {size} {limit}"
