@@ -71,6 +71,12 @@ def test_the_claims_recipes_run_to_their_ends(parquet: Path, spaces: Path) -> No
             assert "<svg" in (runs / name / "results" / "compared.svg").read_text()
 
 
+def test_the_samplers_of_the_bundle_are_measured_to_the_end(parquet: Path, tmp_path: Path) -> None:
+    run("samplers", tmp_path / "samplers", f"data={parquet}")
+    assert "<svg" in (tmp_path / "samplers" / "results" / "sampling-grid.svg").read_text()
+    assert "The fewest evaluations" in (tmp_path / "samplers" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_names_commands_that_exist(path: Path) -> None:
     recipe = load_recipe(path)

@@ -13,6 +13,7 @@ from fae_eval.cli.measure import frechet, generation, pack, reconstruction
 from fae_eval.cli.pictures import matching, pca, similarity
 from fae_eval.cli.probe import probe
 from fae_eval.cli.report import report
+from fae_eval.cli.sampling_grid import sampling_grid
 from fae_eval.cli.text import clip_score, retrieval
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ _COMMANDS = (
     curves,
     frechet,
     guidance_search,
+    sampling_grid,
     clip_score,
     retrieval,
     similarity,

@@ -34,7 +34,17 @@ from fae_eval.results import Result, is_number
 
 _DEPTH = 3  # folders below a given one that are searched
 # The order of records; all others follow.
-_KINDS = ("reconstruction", "samples", "generation", "comparison", "convergence", "guidance-search", "text", "probe")
+_KINDS = (
+    "reconstruction",
+    "samples",
+    "generation",
+    "comparison",
+    "convergence",
+    "guidance-search",
+    "sampling-grid",
+    "text",
+    "probe",
+)
 _MOST_CONFIG = 2**20  # bytes of a config.yaml that is shown
 _SKIPPED = {RUN_CHECKPOINTS, RUN_MODEL, RUN_EXPORTS, IMAGES, TRAIN, HELD_OUT, ENCODER, FEATURE_DECODER, PIXEL_DECODER}
 

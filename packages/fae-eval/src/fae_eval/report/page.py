@@ -80,7 +80,7 @@ def render(found: Collection, *, title: str | None, note: str | None, paper: boo
         (
             "guidance",
             "Guidance",
-            _figures(found, ("guidance-search",)),
+            _figures(found, ("guidance-search", "sampling-grid")),
             "The distance at each scale, from the same noise.",
         ),
         (

@@ -22,7 +22,7 @@ from fae_core.processes import Processes, processes
 from fae_core.sampling.prompts import read_prompts
 from fae_eval.data import GeneratedSamples, open_samples
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
-from fae_eval.results import Result
+from fae_eval.results import FLOOR, Result
 from fae_eval.studies.generation import evaluate
 from fae_eval.studies.reference import KeptReference
 from fae_eval.tokenizers import load_image_tokenizer, name_of
@@ -48,6 +48,10 @@ class AtOptions:
         """The record of `evaluate` for `count` samples; sample i has the same noise and label at all options."""
         samples = GeneratedSamples(self.model, count=count, options=dict(options), **self._drawn)
         return evaluate(samples, metrics=("frechet",), **self._measured)
+
+    def measure_real(self, images: Any) -> Result:
+        """The record of `evaluate` for real images: the distance that samples can reach."""
+        return evaluate({FLOOR: images}, metrics=("frechet",), **self._measured)
 
 
 @contextmanager

@@ -1,0 +1,138 @@
+"""`fae eval sampling-grid`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Resume, Seed, Set, model_there
+from fae_core.config.limits import MOST_IMAGES
+from fae_eval.cli.measure import Cache, Floor, Reference, Size
+from fae_eval.cli.options import Extractor, Labels, Limit, Prompts, ResultFile, Title, Weights, finish, result_path
+
+if TYPE_CHECKING:
+    from fae_eval.results import Result
+
+
+def sampling_grid(
+    generator: Annotated[
+        str,
+        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
+    ],
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
+        ),
+    ],
+    reference: Reference,
+    vary: Annotated[
+        list[str],
+        typer.Option("--vary", help="OPTION=VALUE,VALUE,... of fae sample, such as steps=8,12,25. Repeatable."),
+    ],
+    count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Samples of each combination.")] = 5_000,
+    within: Annotated[
+        float,
+        typer.Option("--within", min=0, max=1, help="How far above the smallest distance is as good, 0.02 = 2 %."),
+    ] = 0.02,
+    labels: Labels = "equal",
+    prompts: Prompts = None,
+    overrides: Set = None,
+    floor: Floor = None,
+    extractor: Extractor = "efficientnet-lite2",
+    weights: Weights = None,
+    size: Size = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = None,
+    processes: Processes = 1,
+    cache: Cache = True,
+    title: Title = None,
+    out: ResultFile = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Frechet distance against model evaluations, for every combination of some sampling options.
+
+    All combinations start from the same noise. The cheapest whose distance is near the smallest is named, with its
+    fae sample command. The record is written after each; --resume measures what is missing, also in a larger grid.
+    With --out a chart, NAME.svg, is written beside the record.
+
+    Example: fae eval sampling-grid --generator cifar10 --decoder cifar10 --reference test.parquet --count 500
+    --vary method=euler,dpm++2m --vary steps=8,12,25,50 --vary guidance=1,1.5,2 --out runs/results
+    """
+    from fae_core.cli.launch import relaunched
+    from fae_core.cli.settings import parse_overrides
+    from fae_core.config import parse_config
+    from fae_core.errors import FAEError
+    from fae_core.processes import processes as process_group
+    from fae_core.progress import progress
+    from fae_eval.features import default_cache
+    from fae_eval.results import Result
+    from fae_eval.studies.sampling_grid import SamplingGrid, measure_grid
+
+    path = result_path(out, "sampling-grid", overwrite or resume)
+    if resume and path is None:
+        raise FAEError("--resume needs --out, the record to continue")
+    settings = {"vary": _values(vary), "count": count, "within": within, "options": parse_overrides(overrides)}
+    grid = parse_config(SamplingGrid, settings, "sampling grid")
+    if relaunched(processes):
+        return
+    earlier = Result.load(path) if resume and path is not None and path.is_file() else None
+    with process_group(device) as group:
+        result = measure_grid(
+            generator,
+            decoder,
+            reference,
+            grid,
+            labels=labels,
+            prompts=prompts,
+            seed=seed,
+            floor=floor,
+            extractor=extractor,
+            weights=weights,
+            size=size,
+            limit=limit,
+            batch_size=batch_size,
+            device=device,
+            cache=default_cache() if cache else None,
+            progress=progress,
+            title=title,
+            earlier=earlier,
+            keep=None if path is None else lambda record: record.save(path),
+        )
+        if group.is_main:
+            if path is not None:
+                _draw(result, path)
+            finish(result, path)
+
+
+def _values(given: list[str]) -> dict[str, list[Any]]:
+    """The values of each option. Raises FAEError for another form than OPTION=VALUE,VALUE."""
+    from fae_core.cli.settings import parse_overrides
+    from fae_core.errors import FAEError
+    from fae_eval.cli.options import names_and_paths
+
+    found = {}
+    for name, values in names_and_paths(given, "varied option", "OPTION=VALUE,VALUE").items():
+        if "." in name:
+            raise FAEError(f"--vary takes an option of fae sample, not {name!r}; fix parts of one with --set")
+        found[name] = [parse_overrides([f"{name}={value.strip()}"])[name] for value in values.split(",")]
+    return found
+
+
+def _draw(result: Result, path: Path) -> None:
+    """Write the chart of a record beside it."""
+    from fae_core.files import write_atomic
+    from fae_eval.studies.comparison_chart import comparison_chart
+    from fae_eval.studies.sampling_grid import chart_groups
+
+    drawn = comparison_chart(
+        chart_groups(result), title=result.title, y_label=str(result.columns[-1]), x_label="model evaluations a sample"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
+    result.figures.append({"path": path.with_suffix(".svg").name, "caption": result.title})
