@@ -37,7 +37,7 @@ def test_steps_are_rows_in_order_with_their_seconds_and_a_curve(extractor, photo
     }
     result = evaluate_convergence(samples, real, run=run, extractor=extractor, floor=photographs("floor", seed=3))
     assert result.kind == "convergence"
-    assert result.table["columns"] == ["", "step", "seconds", "images", "FD-pixels"]
+    assert result.table["columns"] == ["", "step", "seconds", "images", "FDr", "FD-pixels"]
     assert [row[1:4] for row in result.table["rows"]] == [[10, 4.0, 12], [20, 6.0, 24], [30, 8.0, 24]]
     assert result.table["rows"][-1][4] == pytest.approx(0, abs=1e-12)  # the same pictures as the reference
     assert any(note.startswith(FLOOR) for note in result.notes)

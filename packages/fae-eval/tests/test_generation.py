@@ -130,6 +130,20 @@ def test_the_record_says_everything_that_a_repetition_needs(extractor, photograp
     assert "provenance:" in result.text()
 
 
+def test_distances_are_also_told_in_units_of_the_floor(extractor, photographs):
+    real, floor = photographs("real"), photographs("floor", seed=2)
+    sets = {"a": photographs("a", seed=3), "b": photographs("b", seed=4, count=12)}
+    result = evaluate(sets, real, floor=floor, extractor=extractor, metrics=["fid", "dc"])
+    assert result.columns == ["", "images", "FDr", "FD-pixels", "density", "coverage"]
+    unit = result.rows[-1][3]
+    assert [row[2] for row in result.rows] == [pytest.approx(row[3] / unit) for row in result.rows]
+    assert result.rows[-1][:3] == [FLOOR, 24, 1.0] and result.values["a: FDr"] == result.rows[0][2]
+    assert result.provenance["density_coverage"] == {"k": 5, "reference_images": 24}
+    assert "FDr" not in evaluate(sets, real, extractor=extractor).columns
+    same = evaluate(sets["a"], real, floor=real, extractor=extractor, metrics=["fid"])  # a floor of 0 is no unit
+    assert same.rows[-1][-1] == pytest.approx(0, abs=1e-9)
+
+
 def test_the_reference_is_measured_once_and_again_when_it_changes(extractor, photographs, tmp_path):
     real, cache = photographs("real"), tmp_path / "cache"
     first = evaluate(real, real, extractor=extractor, cache=cache, metrics=["fid", "is"])

@@ -67,16 +67,19 @@ def measure(extractor, fae, real):
 
 
 def test_evaluations_are_counted_and_the_cheapest_good_one_is_chosen(measure, real) -> None:
+    other = 255 - real
     grid = SamplingGrid(vary={"method": ["euler", "heun"], "steps": [2, 20, 30], "guidance": [1, 2]}, count=24)
-    result = measure(grid, floor=real)
-    assert result.columns == ["", "method", "steps", "guidance", "evaluations", "images", "FD-pixels"]
+    result = measure(grid, floor=other)
+    assert result.columns == ["", "method", "steps", "guidance", "evaluations", "images", "FDr", "FD-pixels"]
     assert len(result.rows) == 12 + 1
     for row in result.rows[:-1]:
         assert row[4] == row[2] * (2 if row[1] == "heun" else 1) * (2 if row[3] == 2 else 1)
-        assert (row[6] < 1e-9) == (row[2] == 30) or row[2] == 20
+        assert (row[-1] < 1e-9) == (row[2] == 30) or row[2] == 20
     chosen = [row for row in result.rows if row[0] == "chosen"]
     assert len(chosen) == 1 and chosen[0][1:5] == ["euler", 20, 1, 20]
-    assert result.rows[-1] == [FLOOR, None, None, None, None, 24, pytest.approx(0, abs=1e-9)]
+    floor = result.rows[-1]
+    assert floor[:7] == [FLOOR, None, None, None, None, 24, 1.0]
+    assert all(row[-2] == pytest.approx(row[-1] / floor[-1]) for row in result.rows)
     assert any("--guidance 1 --set 'method=\"euler\"' --set steps=20" in note for note in result.notes)
 
 
@@ -88,7 +91,7 @@ def test_without_a_margin_the_smallest_distance_is_chosen(measure) -> None:
 
 def test_an_interrupted_grid_continues_with_what_is_missing(measure, real, tmp_path) -> None:
     grid = SamplingGrid(vary={"method": ["euler", "heun"], "steps": [1, 2]}, count=8)
-    whole = measure(grid, floor=real)
+    whole = measure(grid, floor=255 - real)
     path = tmp_path / "grid.json"
 
     class Interrupted(Exception):
@@ -100,17 +103,17 @@ def test_an_interrupted_grid_continues_with_what_is_missing(measure, real, tmp_p
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        measure(grid, keep=keep, floor=real)
+        measure(grid, keep=keep, floor=255 - real)
     begun = Result.load(path)
     assert any("2 of 4 are missing" in warning for warning in begun.warnings)
     assert all(row[0] != "chosen" for row in begun.rows)
     generator = Diffusion()
-    resumed = measure(grid, generator, earlier=begun, floor=real)
+    resumed = measure(grid, generator, earlier=begun, floor=255 - real)
     assert (resumed.table, resumed.notes, resumed.warnings) == (whole.table, whole.notes, whole.warnings)
     assert generator.sampled == 2 * 8
     again = Diffusion()
     larger = grid.model_copy(update={"vary": {"method": ["euler", "heun"], "steps": [1, 2, 3]}})
-    assert len(measure(larger, again, earlier=resumed, floor=real).rows) == 7 and again.sampled == 2 * 8
+    assert len(measure(larger, again, earlier=resumed, floor=255 - real).rows) == 7 and again.sampled == 2 * 8
 
 
 def test_a_grid_of_something_else_is_not_continued(measure, tmp_path) -> None:

@@ -12,6 +12,7 @@ from fae_core.errors import FAEError
 from fae_core.testing import shared_folder
 from fae_eval.metrics import (
     clip_score,
+    density_coverage,
     inception_score,
     kernel_distance,
     manifold_radii,
@@ -51,6 +52,28 @@ def test_precision_and_recall_agree_with_torch_fidelity():
     generator = torch.Generator().manual_seed(0)
     ref, gen = torch.randn(150, 8, generator=generator), torch.randn(170, 8, generator=generator) * 0.8 + 0.3
     assert precision_recall(ref, gen, 3, tile=50) == pytest.approx(prc.calculate_precision_recall_full(gen, ref, 3))
+
+
+def test_density_and_coverage_count_the_balls_by_hand():
+    ref = torch.tensor([[0.0], [1.0], [3.0], [10.0]])  # nearest neighbours at 1, 1, 2, 7
+    gen = torch.tensor([[0.5], [2.5], [50.0]])
+    # 0.5 lies in the balls of 0 and 1; 2.5 in that of 3 alone (it is 7.5 from 10); 50 in none.
+    density, coverage = density_coverage(ref, gen, k=1)
+    assert density == pytest.approx(3 / 3) and coverage == 3 / 4
+    assert density_coverage(ref, ref[:1] + 7, k=1) == (1.0, 0.25)  # a point at 7 is in the last ball alone
+    # The sphere itself does not belong to a ball: 2 is exactly 1 from 1.
+    assert density_coverage(ref[:2], torch.tensor([[2.0]]), k=1) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("tile", [7, 1024])
+def test_density_and_coverage_of_equal_distributions(tile):
+    ref, gen = torch.randn(2, 600, 6, generator=torch.Generator().manual_seed(0)).unbind()
+    density, coverage = density_coverage(ref, gen, tile=tile)
+    squares = torch.cdist(ref.double(), ref.double()).sort(1).values[:, 5]
+    inside = torch.cdist(ref.double(), gen.double()) < squares[:, None]
+    assert density == pytest.approx(inside.sum().item() / 600 / 5, abs=1e-3)
+    assert coverage == pytest.approx(inside.any(1).double().mean().item(), abs=2e-3)
+    assert density == pytest.approx(1, abs=0.1) and coverage == pytest.approx(1 - 2**-5, abs=0.03)
 
 
 def test_overflow_in_half_precision_falls_back_to_single():

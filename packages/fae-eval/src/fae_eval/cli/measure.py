@@ -35,7 +35,8 @@ Reference = Annotated[
     str, typer.Option("--reference", help="Real images: folder, .parquet, or ADM's .npz (its statistics are used).")
 ]
 Floor = Annotated[
-    str | None, typer.Option("--floor", help="More real images, disjoint from the reference: the real-vs-real row.")
+    str | None,
+    typer.Option("--floor", help="More real images, disjoint from the reference: the real-vs-real row and FDr."),
 ]
 Size = Annotated[
     int | None,
@@ -71,7 +72,7 @@ def generation(
     metrics: Annotated[
         str | None,
         typer.Option(
-            "--metrics", help="Of fid, sfid, is, pr, kid, by commas. Default: ADM's with inception, else fid,pr."
+            "--metrics", help="Of fid, sfid, is, pr, dc, kid, by commas. Default: ADM's with inception, else fid,pr."
         ),
     ] = None,
     extractor: Extractor = "efficientnet-lite2",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,14 +130,14 @@ def as_read_again(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def require_same_study(earlier: Result, kind: str, identity: Mapping[str, Any], columns: int) -> None:
+def require_same_study(earlier: Result, kind: str, identity: Mapping[str, Any], columns: Sequence[str]) -> None:
     """Raise unless a record is of the same study.
 
     Args:
         earlier: the record to resume.
         kind: of the study.
         identity: what must be equal in its provenance, under "search".
-        columns: how many its table has, all numbers but the first.
+        columns: names that its table begins with; the distance is its last.
 
     Raises:
         InvalidFile: for a record of another kind.
@@ -145,7 +145,7 @@ def require_same_study(earlier: Result, kind: str, identity: Mapping[str, Any], 
     """
     what = kind.replace("-", " ")
     searched = earlier.provenance.get("search")
-    if earlier.kind != kind or not isinstance(searched, dict) or len(earlier.columns) != columns:
+    if earlier.kind != kind or not isinstance(searched, dict) or earlier.columns[: len(columns)] != [*columns]:
         raise InvalidFile(f"the record to resume is not one of a {what}; use a new --out")
     changed = sorted(name for name in identity if searched.get(name) != identity[name])
     if changed:

@@ -5,36 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fae_core.errors import FAEError, UnknownName
+from fae_core.errors import FAEError
 from fae_core.processes import Processes, processes
 from fae_eval import warnings as protocol
 from fae_eval.data.samples import Samples, open_samples, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.features import FeatureSet, extract_cached
-from fae_eval.metrics.frechet import frechet_distance
-from fae_eval.metrics.inception_score import inception_score
-from fae_eval.metrics.kernel import kernel_distance
-from fae_eval.metrics.precision_recall import precision_recall
 from fae_eval.results import FLOOR, Result, provenance
 from fae_eval.studies.bars import Progress, advancing
-from fae_eval.studies.reference import KeptReference, Reference, gaussian, open_reference
+from fae_eval.studies.chosen_metrics import (
+    DENSITY_NEIGHBOURS,
+    KERNEL_SUBSET,
+    OF_FEATURES,
+    SPLIT_SIZE,
+    Asked,
+    choose_metrics,
+    measure,
+    metric_labels,
+)
+from fae_eval.studies.reference import KeptReference, Reference, open_reference
 
-METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "kernel")
-_ALIASES = {
-    "fid": "frechet",
-    "fd": "frechet",
-    "sfid": "spatial",
-    "is": "inception_score",
-    "pr": "precision_recall",
-    "kid": "kernel",
-}
-SPLIT_SIZE = 5000
-KERNEL_SUBSET = 1000
+RELATIVE = "FDr"  # the column of Frechet distances in units of the floor's
 
 
 def evaluate(
@@ -71,17 +66,18 @@ def evaluate(
         samples: anything `fae_eval.data.open_samples` takes, or a mapping name -> source with one row each.
         reference: real images, anything `open_samples` takes, or an .npz with ADM's statistics; as a `KeptReference` it
             is opened once for several calls.
-        metrics: of METRICS (or fid, sfid, is, pr, kid); None for ADM's five with Inception, else frechet and pr.
+        metrics: of METRICS (or fid, sfid, is, pr, dc, kid); None for ADM's five with Inception, else frechet and pr.
         extractor: see `load_extractor`; only the official Inception's Frechet distance is called FID, others FD-<name>.
         weights: local file of the extractor's weights.
         size: side, or (h, w), of a centre crop of all images; None takes them as they are.
-        floor: more real images, disjoint from the reference, for a row of real against real.
+        floor: more real images, disjoint from the reference, for a row of real against real, and for the column FDr:
+            Frechet distances divided by that row's.
         decoder: a tokenizer that decodes latent stores.
         purpose: "reconstruction" calls the distance rFID or rFD.
         label_sampling: how classes were drawn (random, equal, ...); it moves FID by about 0.1, so it is recorded.
         k: neighbours of precision and recall.
         pr_precision: "fp32", or "adm" for ADM's fp16 blocks, in precision and recall.
-        pr_reference: how many images of the reference precision and recall use.
+        pr_reference: how many images of the reference precision and recall, density and coverage use.
         kernel_subsets: how many subsets the kernel distance compares.
         seed: of these subsets.
         limit: most images of each set, evenly spread over it.
@@ -96,7 +92,7 @@ def evaluate(
         FAEError: for unknown metrics, images that cannot be read, and statistics that the metrics cannot use.
     """
     with processes(device) as group:
-        asked = _Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
+        asked = Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
         asked.check(batch_size)
         network = load_extractor(extractor, weights=weights, device=group.device)
         sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
@@ -111,7 +107,7 @@ def evaluate(
         cache = Path(cache) if cache is not None else None
         real = run.reference(
             reference,
-            need_features=bool({"precision_recall", "kernel"} & set(table.chosen)),
+            need_features=bool(OF_FEATURES & set(table.chosen)),
             need_spatial="spatial" in table.chosen,
             size=size,
             limit=limit,
@@ -130,29 +126,10 @@ def evaluate(
         return result
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """How the metrics are to be computed."""
-
-    purpose: str
-    k: int
-    pr_precision: Any
-    pr_reference: int
-    kernel_subsets: int
-    seed: int
-
-    def check(self, batch_size: int) -> None:
-        """Raise FAEError for what would otherwise fail only after all images were seen."""
-        if self.pr_precision not in ("fp32", "adm"):
-            raise UnknownName("precision of precision and recall", str(self.pr_precision), ["fp32", "adm"])
-        if min(self.k, self.pr_reference, self.kernel_subsets, batch_size) < 1 or not 0 <= self.seed < 2**32:
-            raise FAEError("k, pr_reference, kernel_subsets and the batch size are at least 1, the seed below 2^32")
-
-
 class _Table:
     """The record that is being filled, one row per set of samples."""
 
-    def __init__(self, extractor: FeatureExtractor, chosen: list[str], asked: _Asked, *, alone: bool) -> None:
+    def __init__(self, extractor: FeatureExtractor, chosen: list[str], asked: Asked, *, alone: bool) -> None:
         self.extractor, self.chosen, self.asked, self.alone = extractor, chosen, asked, alone
         self.started = time.monotonic()
         self.columns: list[str] = ["", "images"]
@@ -162,14 +139,19 @@ class _Table:
         self.warned: dict[str, list[str]] = {}
 
     def add(self, name: str, samples: Samples, features: FeatureSet, real: Reference) -> None:
-        measured = _measure(features, real, self.chosen, self.extractor, self.asked)
+        measured = measure(features, real, self.chosen, self.extractor, self.asked)
         self.columns = ["", "images", *measured]
         self.rows.append([name, features.count, *measured.values()])
-        plain = self.alone or name == "samples"
-        self.values |= {label if plain else f"{name}: {label}": value for label, value in measured.items()}
+        self.values |= {
+            label if self._is_plain(name) else f"{name}: {label}": value for label, value in measured.items()
+        }
         self.facts["samples" if name == "samples" else f"samples {name}"] = _facts(samples, features)
         for warning in _warnings(samples, features, real, self.chosen, self.extractor, name):
             self.warned.setdefault(warning, []).append(name)
+
+    def _is_plain(self, name: str) -> bool:
+        """Whether the values of a row go without its name."""
+        return self.alone or name == "samples"
 
     def result(self, real: Reference, title: str | None, label_sampling: str) -> Result:
         extractor, asked = self.extractor, self.asked
@@ -186,6 +168,9 @@ class _Table:
         if "precision_recall" in self.chosen and real.features is not None:
             used = min(asked.pr_reference, real.features.count)
             record["precision_recall"] = {"precision": asked.pr_precision, "k": asked.k, "reference_images": used}
+        if "density_coverage" in self.chosen and real.features is not None:
+            used = min(asked.pr_reference, real.features.count)
+            record["density_coverage"] = {"k": DENSITY_NEIGHBOURS, "reference_images": used}
         if "kernel" in self.chosen and real.features is not None:
             size = min(KERNEL_SUBSET, real.features.count, *(row[1] for row in self.rows))
             record["kernel"] = {"subsets": asked.kernel_subsets, "subset_size": size, "seed": asked.seed}
@@ -194,30 +179,34 @@ class _Table:
         warnings += protocol.resize_warnings(real.by_pytorch_fid)
         warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
         rebuilt = asked.purpose == "reconstruction"
+        if relate_to_floor(self.columns, self.rows, metric_labels(extractor, asked.purpose)["frechet"]):
+            for row in self.rows:
+                name = RELATIVE if self._is_plain(row[0]) else f"{row[0]}: {RELATIVE}"
+                self.values[name] = row[self.columns.index(RELATIVE)]
         heading = title or ("Reconstructions against originals" if rebuilt else "Samples against the reference")
         table = {"columns": self.columns, "rows": self.rows}
         notes = [] if extractor.official_inception else notes
         return Result(asked.purpose, heading, table, [], notes, warnings, self.values, record)
 
 
-def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -> list[str]:
-    """Full names of metrics, in the order of METRICS; None for those that suit the extractor. Raises UnknownName."""
-    if metrics is None:
-        return list(METRICS[:4]) if extractor.official_inception else ["frechet", "precision_recall"]
-    wanted = {_ALIASES.get(name.lower(), name.lower()) for name in metrics}
-    for name in wanted - set(METRICS):
-        raise UnknownName("metric", name, [*METRICS, *_ALIASES])
-    return [name for name in METRICS if name in wanted]
+def relate_to_floor(columns: list[str], rows: list[list[Any]], distance: str) -> bool:
+    """Put the column FDr, a distance divided by the floor's, before the distances; False without a floor above 0.
 
-
-def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> dict[str, str]:
-    """The label of each metric with this extractor; `purpose` is "generation" or "reconstruction"."""
-    if extractor.official_inception:
-        frechet = "rFID" if purpose == "reconstruction" else "FID"
-        return {"frechet": frechet, "spatial": "sFID", "inception_score": "IS", "kernel": "KID"}
-    prefix = "r" if purpose == "reconstruction" else ""
-    names = {"frechet": f"{prefix}FD", "spatial": "sFD", "inception_score": "IS", "kernel": "KD"}
-    return {metric: f"{label}-{extractor.name}" for metric, label in names.items()}
+    Args:
+        columns: of a table; changed.
+        rows: of that table, the floor's among them; changed.
+        distance: the name of the column of distances.
+    """
+    floor = next((row for row in rows if row[0] == FLOOR), None)
+    if floor is None or distance not in columns:
+        return False
+    at = columns.index(distance)
+    if not (real := floor[at]) > 0:
+        return False
+    for row in rows:
+        row.insert(at, row[at] / real)
+    columns.insert(at, RELATIVE)
+    return True
 
 
 class _Runner:
@@ -254,36 +243,6 @@ class _Runner:
     def _bar(self, samples: Samples, description: str) -> AbstractContextManager[Callable[[int], None]]:
         total = share_size(len(samples), self.batch_size, (self.group.rank, self.group.world_size))
         return advancing(self.progress, total, description, enabled=self.group.is_main)
-
-
-def _measure(
-    features: FeatureSet, real: Reference, chosen: list[str], extractor: FeatureExtractor, asked: _Asked
-) -> dict[str, float]:
-    labels, measured = metric_labels(extractor, asked.purpose), {}
-    for metric in chosen:
-        if metric == "frechet":
-            measured[labels[metric]] = frechet_distance(real.pool, mu2=gaussian(features.moments))
-        elif metric == "spatial":
-            if real.spatial is None or features.spatial is None:
-                raise FAEError(
-                    f"{extractor.name} has no spatial features; the spatial distance needs the extractor inception"
-                )
-            measured[labels[metric]] = frechet_distance(real.spatial, mu2=gaussian(features.spatial))
-        elif metric == "inception_score":
-            if features.probs is None:
-                raise FAEError(f"{extractor.name} has no classifier; the inception score needs one")
-            measured[labels[metric]] = inception_score(features.probs.numpy(), split_size=SPLIT_SIZE)
-        elif metric == "precision_recall":
-            assert real.features is not None  # `evaluate` asked for them
-            known = real.features.subset(asked.pr_reference)
-            pair = precision_recall(known, features.pool, asked.k, precision=asked.pr_precision)
-            measured["precision"], measured["recall"] = pair
-        elif metric == "kernel":
-            assert real.features is not None
-            sides = real.features.pool.numpy(), features.pool.numpy()
-            how = {"subsets": asked.kernel_subsets, "subset_size": KERNEL_SUBSET, "seed": asked.seed}
-            measured[labels[metric]] = kernel_distance(*sides, **how)[0]
-    return measured
 
 
 def _facts(samples: Samples, features: FeatureSet) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fae_eval.studies.guidance_plan import GuidancePlan
 from fae_eval.tokenizers import name_of
 
 KIND = "guidance-search"
+_COLUMNS = ("", "scale", "images")
 BEST = "best"  # the first cell of the best scale's row
 
 
@@ -124,7 +125,7 @@ class _State:
 
     def resume(self, earlier: Result) -> None:
         """Take over what an earlier search measured. Raises FAEError where it was another one."""
-        require_same_study(earlier, KIND, self.identity, 4)
+        require_same_study(earlier, KIND, self.identity, _COLUMNS)
         for row in earlier.rows:
             if not all(is_number(cell) for cell in row[1:]):
                 raise InvalidFile("the record to resume has a row without numbers; use a new --out")
@@ -196,7 +197,7 @@ class _State:
         where = "at every time" if self.times is None else f"on t in [{self.times[0]:g}, {self.times[1]:g}]"
         notes = [*self.notes, f"{_BEST_NOTE} {scale:g} {where}, {self.label} {value:.4g} from {count:,} samples."]
         notes.append(f"{_COMMAND_NOTE}{self.command(self.plan.options_at(scale, self.times))}")
-        table = {"columns": ["", "scale", "images", self.label], "rows": rows}
+        table = {"columns": [*_COLUMNS, self.label], "rows": rows}
         now = {key: value for key, value in provenance().items() if key in ("command", "date")}
         facts = {**self.facts, **now, "seed": self.identity["seed"], "seconds": round(self.seconds, 1)}
         facts["search"] = self.identity

@@ -21,7 +21,7 @@ from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.metrics import LPIPS, Moments, feature_cosine, frechet_distance, psnr, ssim
 from fae_eval.results import Result, provenance
 from fae_eval.studies.bars import Progress, advancing
-from fae_eval.studies.generation import metric_labels
+from fae_eval.studies.chosen_metrics import metric_labels
 from fae_eval.studies.reference import gaussian
 from fae_eval.tokenizers import (
     device_of,

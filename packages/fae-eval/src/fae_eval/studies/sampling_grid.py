@@ -24,6 +24,7 @@ from fae_core.models.load import generator_class
 from fae_eval.results import FLOOR, Result, is_number, provenance
 from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study, sample_command
 from fae_eval.studies.comparison import Group
+from fae_eval.studies.generation import relate_to_floor
 from fae_eval.tokenizers import name_of
 
 KIND = "sampling-grid"
@@ -146,13 +147,14 @@ def measure_grid(
 
 def chart_groups(result: Result) -> list[Group]:
     """The curves of a grid: distance over evaluations, one per combination of the options other than `steps`."""
-    names = [str(name) for name in result.columns[1:-3]]
+    at = result.columns.index(EVALUATIONS)
+    names = [str(name) for name in result.columns[1:at]]
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in result.rows:
         if row[0] == FLOOR:
             continue
-        shown = [f"{_named(name)}{value}" for name, value in zip(names, row[1:-3], strict=True) if name != _STEPS]
-        curves.setdefault(", ".join(shown) or "samples", []).append((row[-3], row[-1]))
+        shown = [f"{_named(name)}{value}" for name, value in zip(names, row[1:at], strict=True) if name != _STEPS]
+        curves.setdefault(", ".join(shown) or "samples", []).append((row[at], row[-1]))
     return [
         Group(name, tuple(x for x, _ in sorted(points)), (tuple(y for _, y in sorted(points)),))
         for name, points in curves.items()
@@ -168,7 +170,7 @@ class _State:
         self.grid, self.identity, self.command = grid, identity, command
         self.title = title or "Distance against model evaluations"
         self.found: dict[tuple[str, ...], tuple[float, float]] = {}  # (evaluations, distance) by the values' texts
-        self.floor: list[Any] | None = None  # (images, distance)
+        self.floor: tuple[int, float] | None = None  # (images, distance)
         self.label = ""
         self.facts: dict[str, Any] = {}
         self.warnings: list[str] = []
@@ -177,14 +179,17 @@ class _State:
 
     def resume(self, earlier: Result) -> None:
         """Take over what an earlier grid measured. Raises FAEError where it was of something else."""
-        require_same_study(earlier, KIND, self.identity, len(self.grid.vary) + 4)
+        columns = ["", *self.grid.vary, EVALUATIONS, "images"]
+        require_same_study(earlier, KIND, self.identity, columns)
+        at = columns.index(EVALUATIONS)
         for row in earlier.rows:
-            if row[0] == FLOOR and all(is_number(cell) for cell in row[-2:]):
-                self.floor = row[-2:]
-                continue
-            if not all(is_number(cell) for cell in row[-3:]):
+            real = row[0] == FLOOR
+            if not all(is_number(cell) for cell in (row[at + 1], row[-1], *(() if real else (row[at],)))):
                 raise InvalidFile("the record to resume has a row without numbers; use a new --out")
-            self.found[tuple(str(cell) for cell in row[1:-3])] = (float(row[-3]), float(row[-1]))
+            if real:
+                self.floor = (int(row[at + 1]), float(row[-1]))
+            else:
+                self.found[tuple(str(cell) for cell in row[1:at])] = (float(row[at]), float(row[-1]))
         self.label = str(earlier.columns[-1])
         self.facts = {key: value for key, value in earlier.provenance.items() if key != "search"}
         seconds: Any = earlier.provenance.get("seconds")
@@ -198,7 +203,8 @@ class _State:
 
     def add_floor(self, measured: Result) -> None:
         """Take up the distance of real images."""
-        self.floor = measured.rows[0][-2:]
+        count, distance = measured.rows[0][1], measured.rows[0][-1]
+        self.floor = (int(count), float(distance))
 
     def add(self, point: dict[str, Any], evaluations: float, measured: Result) -> None:
         """Take up what was measured."""
@@ -219,8 +225,10 @@ class _State:
             evaluations, distance = self.found[_key(point)]
             name = CHOSEN if point == chosen and not missing else " ".join(f"{_named(k)}{v}" for k, v in point.items())
             rows.append([name, *point.values(), evaluations, self.grid.count, distance])
+        columns = ["", *self.grid.vary, EVALUATIONS, "images", self.label]
         if self.floor is not None:
             rows.append([FLOOR, *(None for _ in self.grid.vary), None, *self.floor])
+            relate_to_floor(columns, rows, self.label)
         warnings = list(self.warnings)
         if missing:
             warnings.append(f"{_UNFINISHED}: {missing} of {len(self.grid.points)} are missing; use --resume")
@@ -232,7 +240,7 @@ class _State:
             f"{evaluations:g} evaluations a sample and {self.label} {distance:.4g}.",
             f"{_COMMAND_NOTE}{self.command({**self.grid.options, **chosen})}",
         ]
-        table = {"columns": ["", *self.grid.vary, EVALUATIONS, "images", self.label], "rows": rows}
+        table = {"columns": columns, "rows": rows}
         now = {key: value for key, value in provenance().items() if key in ("command", "date")}
         facts = {**self.facts, **now, "seed": self.identity["seed"], "seconds": round(self.seconds, 1)}
         facts["search"] = self.identity
