@@ -1,4 +1,4 @@
-"""`fae train diffusion`, `fae import sit|lightningdit|mmdit`. Heavy imports stay inside the functions."""
+"""`fae train diffusion`, `fae import sit|lightningdit|ditdh|mmdit`. Heavy imports stay inside the functions."""
 
 from __future__ import annotations
 
@@ -127,6 +127,23 @@ def import_lightningdit(
     _import("lightningdit", checkpoint, out, config, overrides, spec, section, overwrite, arch, statistics)
 
 
+def import_ditdh(
+    checkpoint: Checkpoint,
+    out: Out,
+    arch: Annotated[str | None, typer.Option("--arch", help="The original's size: XL or S.")] = None,
+    config: Arguments = None,
+    overrides: SetArgument = None,
+    spec: Spec = None,
+    section: Section = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of RAE's DiT^DH into a model folder. Without --arch and --config it is read as DiTDH-XL at 256.
+
+    Example: fae import ditdh stage2_model.pt --out models/ditdh-xl --spec models/rae
+    """
+    _import("ditdh", checkpoint, out, config, overrides, spec, section, overwrite, arch)
+
+
 def import_mmdit(
     checkpoint: Checkpoint,
     out: Out,
@@ -144,7 +161,7 @@ def import_mmdit(
 
 
 def _import(
-    model_type: str,
+    original: str,
     checkpoint: Path,
     out: Path,
     config: Path | None,
@@ -158,25 +175,31 @@ def _import(
     """Read a checkpoint of one of the originals, and write the model folder."""
     from fae_core.cli.settings import resolve_settings
     from fae_core.commands.running import command_line
+    from fae_core.errors import InvalidFile
     from fae_core.files import require_new_folder
     from fae_core.spec import LatentSpec
     from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.official.checkpoint import read_checkpoint, read_statistics
-    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, official_arguments
+    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, layout_of, official_arguments
 
     require_new_folder(out, overwrite=overwrite)
     arguments = resolve_settings(None, config, overrides)
     fields = arguments.pop("model", {})
-    if model_type != "mmdit":
-        released = {} if config is not None else RELEASED[model_type]
-        size = architecture(model_type, arch) if arch is not None else {}
-        arguments = official_arguments(model_type, {**released, **size, **arguments})
+    model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
+    state = read_checkpoint(checkpoint, section)
+    layout = original
+    if original != "mmdit":
+        layout = layout_of(model_class.model_type, state)
+        if original == "ditdh" and layout != "ditdh":
+            raise InvalidFile(f"{checkpoint} is no DiT^DH, it has no s_embedder: see fae import lightningdit")
+        released = {} if config is not None else RELEASED.get(layout, {})
+        size = architecture(layout, arch) if arch is not None else {}
+        arguments = official_arguments(layout, {**released, **size, **arguments})
     latent_spec = LatentSpec.load(spec) if spec is not None else None
     if statistics is not None:
-        latent_spec = latent_spec or derived_spec(model_type, arguments)
+        latent_spec = latent_spec or derived_spec(layout, arguments)
         latent_spec = latent_spec.with_statistics(*read_statistics(statistics))
-    model_class = {"sit": SiT, "lightningdit": LightningDiT, "mmdit": MMDiT}[model_type]
-    model = model_class.from_official(read_checkpoint(checkpoint, section), arguments, spec=latent_spec, **fields)
+    model = model_class.from_official(state, arguments, spec=latent_spec, **fields)
     card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())

@@ -23,8 +23,8 @@ from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
-from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName, sampling_with
-from fae_diffusion.transport import Transport
+from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, Sampling, SamplingName, sampling_with
+from fae_diffusion.transport import Transport, shift_time
 
 NOISE_LEVELS = 4  # equally likely ranges of training times, for each of which the loss is logged too
 
@@ -121,7 +121,8 @@ class FlowMatching(nn.Module):
             times: an explicit grid from at most 1 down to at least 0, instead of `steps` and `shift`.
             weak: a worse model or its folder, for autoguidance instead of the null condition.
             sampling: settings by name: "paper-guided" and "paper-unguided" are those of appendix D, "fast" takes 25
-                evaluations with the model's own guidance; None: the model's own settings.
+                evaluations with the model's own guidance; "sit", "lightningdit", "repa", "rae" and others are those of
+                the originals, see `samplers.config.NAMED`; None: the model's own settings.
             **options: any field of `samplers.config.Sampling`; `guidance` may be a number.
 
         Returns:
@@ -135,6 +136,8 @@ class FlowMatching(nn.Module):
         """
         require_known(options, ["times", "weak", "sampling", *Sampling.model_fields], self)
         named = {} if sampling is None else self.named_sampling[sampling]
+        if sampling in AUTOGUIDED and weak is None:
+            raise FAEError(f"{sampling} guides by a worse model: give one with weak (fae sample --set weak=FOLDER)")
         settings = sampling_with(self.config.sampling, {**named, **options})
         grid = self._grid(settings) if times is None else _descending(times)
         device = next(self.parameters()).device
@@ -191,6 +194,7 @@ class FlowMatching(nn.Module):
         """The grid of `steps` and `shift`."""
         shift = self.transport.shift if settings.shift is None else settings.shift
         end, start = self.transport.range
+        end = max(end, shift_time(shift, torch.tensor(settings.end, dtype=torch.float64)).item())
         if settings.stochastic and settings.last_step is not None:
             # Times that end above 0 leave that much less for the last step.
             size = max(0.0, settings.last_step_size - end)

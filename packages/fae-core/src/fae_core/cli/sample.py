@@ -45,7 +45,9 @@ def sample(
     sampling: Annotated[
         str | None,
         typer.Option(
-            "--sampling", help="Settings by name: paper-guided, paper-unguided (appendix D) or fast; SiT to MMDiT."
+            "--sampling",
+            help="Settings by name, for SiT to MMDiT: paper-guided, paper-unguided (appendix D), fast; those of the "
+            "originals: sit, sit-ode, lightningdit, lightningdit-64ep, repa, rae, rae-autoguidance.",
         ),
     ] = None,
     seed: Seed = 0,

@@ -29,6 +29,20 @@ class NetworkConfig(Config):
         return self
 
 
+class HeadConfig(Config):
+    """The wide, shallow head of DiT^DH. The defaults are those of all its published sizes."""
+
+    width: int = Field(default=2048, ge=4, description="of a token in the head")
+    depth: int = Field(default=2, ge=0, description="number of its blocks")
+    heads: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _width_divides(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"the head's width {self.width} is not a multiple of {self.heads} heads")
+        return self
+
+
 class TransformerConfig(NetworkConfig):
     """A class-conditional diffusion transformer. The defaults are SiT's; `LightningDiTConfig` turns its options on."""
 
@@ -45,6 +59,13 @@ class TransformerConfig(NetworkConfig):
     learn_sigma: bool = Field(
         default=False, description="twice the output channels, the second half unused (older checkpoints)"
     )
+    time_embedding: Literal["sinusoids", "gaussian"] = Field(
+        default="sinusoids", description="'gaussian': 256 random frequencies, fixed at the start, as in RAE"
+    )
+    position_table: bool = Field(default=True, description="fixed sines and cosines of the position, added to tokens")
+    head: HeadConfig | None = Field(
+        default=None, description="a wide, shallow head that the blocks condition token by token: DiT^DH of RAE"
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass to save memory"
     )
@@ -54,16 +75,23 @@ class TransformerConfig(NetworkConfig):
 
     @model_validator(mode="after")
     def _rotation_fits(self) -> Self:
-        if self.rope and (self.width // self.heads) % 4:
-            raise ValueError(
-                f"rope on a grid needs heads of a width that is a multiple of 4, not {self.width // self.heads}"
-            )
+        for sizes in (self, self.head):
+            if self.rope and sizes is not None and (sizes.width // sizes.heads) % 4:
+                raise ValueError(
+                    f"rope on a grid needs heads of a width that is a multiple of 4, not {sizes.width // sizes.heads}"
+                )
         return self
 
     @property
     def mlp_hidden(self) -> int:
-        """Hidden width of the feed-forward layer; with SwiGLU two thirds, so that parameters stay about equal."""
-        hidden = int(self.width * self.mlp_ratio)
+        """Hidden width of the feed-forward layers."""
+        return self.hidden_of(self.width)
+
+    def hidden_of(self, width: int) -> int:
+        """Hidden width of a feed-forward layer on tokens of a width; with SwiGLU two thirds of the ratio, so that the
+        number of parameters stays about equal.
+        """
+        hidden = int(width * self.mlp_ratio)
         return int(2 / 3 * hidden) if self.swiglu else hidden
 
     @property

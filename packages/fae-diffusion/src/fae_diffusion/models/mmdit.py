@@ -160,10 +160,16 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         InvalidFile: where patches do not tile the latents.
     """
 
-    # Appendix D: 1.5 on t = 0.9 to 0 for both text-to-image models.
+    # Appendix D: 1.5 on t = 0.9 to 0 for both text-to-image models. REPA's: what its generate_t2i.py takes by default.
     named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = {
         **NAMED,
-        "paper-guided": {"method": "euler", "steps": 250, "guidance": {"scale": 1.5, "interval": [0.0, 0.9]}},
+        "paper-guided": {
+            "method": "euler",
+            "steps": 250,
+            "end": 0.0,
+            "guidance": {"scale": 1.5, "interval": [0.0, 0.9]},
+        },
+        "repa": {"method": "euler", "steps": 50, "shift": 1.0, "end": 0.0, "guidance": {"scale": 1.5}},
     }
 
     model_type: ClassVar[str] = "mmdit"

@@ -1,99 +1,62 @@
-"""One diffusion transformer, from SiT to LightningDiT: patches of noisy latents in, a velocity out.
+"""One diffusion transformer, from SiT to DiT^DH: patches of noisy latents in, a velocity out.
 
     z --patches--> linear + fixed position table --> blocks --> adaptive norm, linear --> patches back to a grid
     c = time embedding + label embedding; SiLU(c), computed once, modulates every block through one linear layer of it.
 
-A block is DiT's (Peebles and Xie, 2023), adaLN-zero; the options are LightningDiT's (Yao et al., 2025): SwiGLU, axial
-RoPE, RMSNorm with a weight, qk-norm, no shifts. One departure, without effect on the numbers: the patch convolution is
-a linear layer on patches.
+With `head`, DiT^DH (RAE, Zheng et al., 2025), the blocks' output s is not decoded. It conditions a wide and shallow
+head, token by token, which sees the noisy latents themselves:
+
+    z --patches--> linear (wide) --> wide blocks, modulated by SiLU(linear(SiLU(time + s))) --> adaptive norm, linear
+
+The blocks are in `models.blocks`. One departure, without effect on the numbers: the patch convolution is a linear layer
+on patches.
 
 Shape suffixes: B batch, N tokens (row-major), D width, C latent channels, h x w grid.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fae_core import ops
 from fae_core.errors import FAEError, InvalidFile
-from fae_core.layers import (
-    MLP,
-    AxialRope,
-    LabelEmbedding,
-    RMSNorm,
-    SelfAttention,
-    SwiGLU,
-    TimestepEmbedding,
-    sincos_position_table,
-)
+from fae_core.layers import AxialRope, LabelEmbedding, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
-from fae_diffusion.models.config import TransformerConfig
+from fae_diffusion.models.blocks import Block, FinalLayer, GaussianTimeEmbedding, ModulatedNorm, Rope
+from fae_diffusion.models.config import HeadConfig, TransformerConfig
 
-Rope = tuple[Tensor, Tensor] | None
+__all__ = ["Block", "DiffusionTransformer", "FinalLayer", "ModulatedNorm", "WideHead"]
 
 
-class ModulatedNorm(nn.Module):
-    """A norm, scaled and shifted by the condition: norm(x) * (1 + scale) + shift; see `ops.adaln`."""
+class WideHead(nn.Module):
+    """What DiT^DH has besides its blocks: the head's own view of the latents, and the way from s to its condition.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    Args:
+        config: of the network.
+        head: its sizes.
+        spec: of the latents.
+    """
+
+    def __init__(self, config: TransformerConfig, head: HeadConfig, spec: LatentSpec) -> None:
         super().__init__()
-        self.kind: Literal["rms", "layer"] = config.norm
-        # As in the originals, RMSNorm has a weight and LayerNorm has none.
-        self.weight = RMSNorm(config.width).weight if config.rms_norm else None
+        patch = config.patch_size
+        self.patch_embedding = nn.Linear(spec.channels * patch**2, head.width)
+        # As in the original, nothing where the widths agree.
+        self.projection = nn.Linear(config.width, head.width) if head.width != config.width else None
+        grid = (spec.height // patch, spec.width // patch)
+        self.rope = AxialRope(*grid, head.width // head.heads) if config.rope else None
 
-    def forward(self, x_BND: Tensor, shift_BD: Tensor | None, scale_BD: Tensor) -> Tensor:
-        return ops.adaln(x_BND, scale_BD, shift_BD, weight=self.weight, norm=self.kind)[1]
-
-
-class Block(nn.Module):
-    """Attention and feed-forward, each normed, modulated and gated by the condition: DiT's adaLN-zero block."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width = config.width
-        qk_norm = config.norm if config.qk_norm else False
-        self.norm1 = ModulatedNorm(config)
-        self.attention = SelfAttention(width, config.heads, qk_norm=qk_norm)
-        self.norm2 = ModulatedNorm(config)
-        self.mlp = SwiGLU(width, config.mlp_hidden) if config.swiglu else MLP(width, config.mlp_hidden)
-        self.wo_shift = config.wo_shift
-        self.modulation = nn.Linear(width, (4 if config.wo_shift else 6) * width)
-
-    def forward(self, x_BND: Tensor, c_BD: Tensor, rope: Rope) -> Tensor:
-        """The residual stream after this block.
+    def condition(self, s_BND: Tensor, time_BD: Tensor) -> Tensor:
+        """SiLU of the head's condition, one for each token: (B, N, head width).
 
         Args:
-            x_BND: the residual stream.
-            c_BD: SiLU of the condition.
-            rope: tables (cos, sin), each (N, D / heads / 2), or None.
+            s_BND: what the blocks made of the latents.
+            time_BD: embedding of the times.
         """
-        if self.wo_shift:
-            scale1, gate1, scale2, gate2 = self.modulation(c_BD).chunk(4, dim=1)
-            shift1 = shift2 = None
-        else:
-            shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c_BD).chunk(6, dim=1)
-        # addcmul(x, gate, branch) is x + gate * branch in one pass over memory.
-        x_BND = torch.addcmul(x_BND, gate1.unsqueeze(1), self.attention(self.norm1(x_BND, shift1, scale1), rope))
-        return torch.addcmul(x_BND, gate2.unsqueeze(1), self.mlp(self.norm2(x_BND, shift2, scale2)))
-
-
-class FinalLayer(nn.Module):
-    """Adaptive norm and the projection to patches."""
-
-    def __init__(self, config: TransformerConfig, outputs: int) -> None:
-        super().__init__()
-        self.norm = ModulatedNorm(config)
-        self.modulation = nn.Linear(config.width, 2 * config.width)
-        self.linear = nn.Linear(config.width, outputs)
-
-    def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
-        shift, scale = self.modulation(c_BD).chunk(2, dim=1)
-        return self.linear(self.norm(x_BND, shift, scale))
+        s_BND = nn.functional.silu(time_BD[:, None] + s_BND)
+        return nn.functional.silu(s_BND if self.projection is None else self.projection(s_BND))
 
 
 class DiffusionTransformer(PretrainedModel[TransformerConfig]):
@@ -120,12 +83,19 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
 
         self.patch_embedding = nn.Linear(spec.channels * patch**2, width)
         # Fixed, but a parameter as in the originals, which save and count it.
-        self.positions = nn.Parameter(sincos_position_table(*self.grid, width)[None], requires_grad=False)
-        self.time_embedding = TimestepEmbedding(width)
+        table = sincos_position_table(*self.grid, width)[None] if config.position_table else None
+        self.positions = None if table is None else nn.Parameter(table, requires_grad=False)
+        self.time_embedding = (
+            GaussianTimeEmbedding(width) if config.time_embedding == "gaussian" else TimestepEmbedding(width)
+        )
         self.label_embedding = LabelEmbedding(config.classes, width, null=config.class_dropout > 0)
         self.rope = AxialRope(*self.grid, width // config.heads) if config.rope else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.final = FinalLayer(config, self.out_channels * patch**2)
+        head = config.head
+        self.head = WideHead(config, head, spec) if head is not None else None
+        if head is not None:  # in one list with the others, which is sharded and compiled block by block
+            self.blocks.extend(Block(config, head) for _ in range(head.depth))
+        self.final = FinalLayer(config, head.width if head is not None else width, self.out_channels * patch**2)
         self.reset_parameters()
 
     def forward(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
@@ -140,27 +110,55 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
             (B, C, h, w), in the dtype of z.
         """
         t = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(z.shape[0])
-        dtype = self.patch_embedding.weight.dtype
-        x_BND = self.patch_embedding(patchify(z.to(dtype), self.config.patch_size)) + self.positions
-        c_BD = nn.functional.silu(self.time_embedding(t) + self.label_embedding(labels))
-        rope = self.rope() if self.rope is not None else None
-        for block in self.blocks:
-            if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x_BND = checkpoint(block, x_BND, c_BD, rope, use_reentrant=False)
-            else:
-                x_BND = block(x_BND, c_BD, rope)
-        out = unpatchify(self.final(x_BND, c_BD), self.grid, self.config.patch_size)
+        patches = patchify(z.to(self.patch_embedding.weight.dtype), self.config.patch_size)
+        x_BND = self.patch_embedding(patches)
+        if self.positions is not None:
+            x_BND = x_BND + self.positions
+        time_BD = self.time_embedding(t)
+        c_BMD = nn.functional.silu(time_BD + self.label_embedding(labels))[:, None]
+        if self.head is None:
+            x_BND = self._run(False, x_BND, c_BMD, self.rope)
+        else:
+            # SiLU twice, as in the original: of the sum, and again before the modulations.
+            s_BND = self._run(False, x_BND, nn.functional.silu(c_BMD), self.rope)
+            c_BMD = self.head.condition(s_BND, time_BD)
+            x_BND = self._run(True, self.head.patch_embedding(patches), c_BMD, self.head.rope)
+        out = unpatchify(self.final(x_BND, c_BMD), self.grid, self.config.patch_size)
         return out[:, : z.shape[1]].to(z.dtype)
+
+    def _run(self, in_head: bool, x_BND: Tensor, c_BMD: Tensor, rope: AxialRope | None) -> Tensor:
+        """The residual stream after the blocks of the head, or after those before it."""
+        tables: Rope = rope() if rope is not None else None
+        for block in self.blocks:
+            if block.in_head != in_head:
+                continue
+            if self.config.gradient_checkpointing and torch.is_grad_enabled():
+                x_BND = checkpoint(block, x_BND, c_BMD, tables, use_reentrant=False)
+            else:
+                x_BND = block(x_BND, c_BMD, tables)
+        return x_BND
 
     def dry_run(self, batch: int) -> Tensor:
         z = self.dry_input(batch, *self.spec.shape)
         return self(z, z.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=z.device))
 
     def reset_parameters(self) -> None:
-        """DiT's initialisation: Xavier-uniform linear layers; zeros for modulations and the output layer."""
-        reset_linear(self)
+        """DiT's initialisation: Xavier-uniform linear layers; zeros for modulations and the output layer.
+
+        With a head as in RAE's code, where Xavier is for the patch embeddings alone and torch's default for the rest.
+        """
+        if self.head is None:
+            reset_linear(self)
+        else:
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+            reset_linear(self.patch_embedding)
+            reset_linear(self.head.patch_embedding)
         nn.init.normal_(self.label_embedding.table.weight, std=0.02)
         reset_time_embedding(self.time_embedding)
+        if isinstance(self.time_embedding, GaussianTimeEmbedding):
+            nn.init.normal_(self.time_embedding.frequencies)
         modulated = [module for module in self.modules() if isinstance(module, Block | FinalLayer)]
         set_to_zero(*(module.modulation for module in modulated), self.final.linear)
 
@@ -188,7 +186,7 @@ def reset_linear(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def reset_time_embedding(embedding: TimestepEmbedding) -> None:
+def reset_time_embedding(embedding: TimestepEmbedding | GaussianTimeEmbedding) -> None:
     """Set the weights of the time embedding as DiT does: normal, deviation 0.02."""
     for layer in embedding.mlp:
         if isinstance(layer, nn.Linear):

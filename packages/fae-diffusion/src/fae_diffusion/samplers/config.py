@@ -9,26 +9,77 @@ from pydantic import Field
 from fae_core.config import Config, parse_config
 from fae_diffusion.guidance import Guidance
 from fae_diffusion.samplers.sde import Diffusion, LastStep
+from fae_diffusion.transport import shift_from_lightningdit
 
-SamplingName = Literal["paper-guided", "paper-unguided", "fast"]
-# Appendix D, for any model. The three parts of guidance are the paper's for class-conditional models.
+SamplingName = Literal[
+    "paper-guided",
+    "paper-unguided",
+    "fast",
+    "sit",
+    "sit-ode",
+    "lightningdit",
+    "lightningdit-64ep",
+    "repa",
+    "rae",
+    "rae-autoguidance",
+]
+_SDE = {
+    "method": "sde",
+    "steps": 250,
+    "end": 0.0,
+    "diffusion": "sigma",
+    "diffusion_norm": 1.0,
+    "last_step": "mean",
+    "last_step_size": 0.04,
+}
+# RAE: 50 points of time from 1 to 0.001, shifted as in training.
+_RAE = {"method": "euler", "steps": 49, "shift": None, "end": 1e-3}
+# The paper's are those of appendix D, for any model; the three parts of guidance are for class-conditional models. The
+# others are those of the originals' code and configurations, in our convention; each goes with models of that original,
+# with the tables' numbers of points as intervals, and guides the channels that its code guides. They are taken from:
+#   sit               willisma/SiT, sample_ddp.py SDE with the guidance of the paper's FID of 2.06; -ode: its dopri5
+#   lightningdit      hustvl/LightningDiT, configs/reproductions: 800 epochs; -64ep: 64 epochs
+#   repa              sihyun-yu/REPA, README's command of generate.py; an MMDiT has those of generate_t2i.py
+#   rae               bytetriper/RAE, configs/stage2/sampling; -autoguidance: of 256 pixels (at 512 the scale is 1.5)
 NAMED: dict[SamplingName, dict[str, Any]] = {
     "paper-guided": {
         "method": "euler",
         "steps": 250,
+        "end": 0.0,
         "guidance": {"parts": [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]},
     },
-    "paper-unguided": {
-        "method": "sde",
-        "steps": 250,
-        "diffusion": "sigma",
-        "diffusion_norm": 1.0,
-        "last_step": "mean",
-        "last_step_size": 0.04,
-        "guidance": {"scale": 1.0},
-    },
+    "paper-unguided": {**_SDE, "guidance": {"scale": 1.0}},
     "fast": {"method": "dpm++2m", "steps": 25},
+    "sit": {**_SDE, "shift": 1.0, "guidance": {"scale": 1.5, "channels": 3}},
+    "sit-ode": {
+        "method": "dopri5",
+        "steps": 249,
+        "shift": 1.0,
+        "end": 0.0,
+        "atol": 1e-6,
+        "rtol": 1e-3,
+        "guidance": {"scale": 1.5, "channels": 3},
+    },
+    "lightningdit": {
+        "method": "euler",
+        "steps": 249,
+        "shift": shift_from_lightningdit(0.3),
+        "end": 0.0,
+        "guidance": {"scale": 6.7, "interval": [0.0, 0.875], "channels": 3},
+    },
+    "lightningdit-64ep": {
+        "method": "euler",
+        "steps": 249,
+        "shift": shift_from_lightningdit(0.3),
+        "end": 0.0,
+        "guidance": {"scale": 10.0, "interval": [0.0, 0.9], "channels": 3},
+    },
+    "repa": {**_SDE, "shift": 1.0, "guidance": {"scale": 1.8, "interval": [0.0, 0.7]}},
+    "rae": {**_RAE, "guidance": {"scale": 1.0}},
+    "rae-autoguidance": {**_RAE, "guidance": {"scale": 1.42}},
 }
+# Names whose guidance is by a worse model, which the call must give.
+AUTOGUIDED: frozenset[str] = frozenset({"rae-autoguidance"})
 
 
 class Sampling(Config):
@@ -39,6 +90,9 @@ class Sampling(Config):
     ] = Field(default="euler", description="'sde' is Euler-Maruyama")
     steps: int = Field(default=50, ge=1, le=100_000, description="intervals of the time grid")
     shift: float | None = Field(default=None, ge=1e-3, le=1e3, description="of the grid; None: the shift of training")
+    end: float = Field(
+        default=0.0, ge=0, lt=1, description="where the grid ends, before its shift; RAE's code stops at 0.001"
+    )
     guidance: Guidance = Guidance()
     diffusion: Diffusion = Field(default="sigma", description="form of the SDE's diffusion coefficient")
     diffusion_norm: float = Field(default=1.0, ge=0, le=1e3, description="factor of the diffusion coefficient")
