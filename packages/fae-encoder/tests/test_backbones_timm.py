@@ -65,6 +65,33 @@ def test_layers_and_final_norm_are_explicit(vit) -> None:
     assert (normed.final_norm, both.final_norm) == (True, False)
 
 
+@pytest.mark.parametrize("combine", ["mean", "sum"])
+def test_several_layers_are_averaged_or_summed_each_after_the_final_norm(vit, combine: str) -> None:
+    backbone = create_backbone(VIT, image_size=64, layers=(1, -1, 3), combine=combine)
+    backbone.load_state_dict(vit.state_dict())
+    alone = []
+    for layer in backbone.layers:
+        one = create_backbone(VIT, image_size=64, layers=(layer,))
+        one.load_state_dict(vit.state_dict())
+        alone.append(one(images()))
+    total = alone[0] + alone[1] + alone[2]
+    wanted = total / 3 if combine == "mean" else total
+    assert (backbone.dim, backbone.layer_dims) == (64, [64]) and f"({combine})" in repr(backbone)
+    torch.testing.assert_close(backbone(images()), wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(FAEError, match=rf"exactly one layer's features; .*\({combine}\)"):
+        backbone.head(backbone(images()))
+
+
+def test_layers_of_several_widths_are_not_added() -> None:
+    with pytest.raises(FAEError, match=r"the mean of layers .* does not exist: their widths are 128, 256; concatenate"):
+        create_backbone("timm/resnet18", image_size=64, layers=(2, 3), combine="mean")
+
+
+def test_layers_of_several_grids_are_added_on_one() -> None:
+    backbone = create_backbone("timm/convnext_atto", image_size=64, layers=(2,), combine="sum", grid=(2, 2))
+    assert backbone(images()).shape == (2, 4, backbone.dim)
+
+
 def test_it_is_frozen_and_stays_in_eval_mode_but_passes_gradients_to_images(vit) -> None:
     assert not any(p.requires_grad for p in vit.parameters())
     assert not any(module.training for module in vit.train().modules())

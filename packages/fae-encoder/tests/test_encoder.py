@@ -235,6 +235,8 @@ def test_a_fingerprint_follows_choices_that_no_weight_shows() -> None:
         "std": made(std=(0.1, 0.2, 0.3)),
         "filter": made(interpolation="bilinear"),
         "layers": made(layers=(-2,)),
+        "mean of layers": made(layers=(-2, -1), combine="mean"),
+        "sum of layers": made(layers=(-2, -1), combine="sum"),
         "no final norm": made(final_norm=False),
         "heads": made({"heads": 2}),
         "activation": made({"activation": "relu"}),
@@ -243,8 +245,24 @@ def test_a_fingerprint_follows_choices_that_no_weight_shows() -> None:
     }
     assert len({encoder.fingerprint() for encoder in encoders.values()}) == len(encoders)
     assert made().fingerprint() == encoders["plain"].fingerprint()
-    features = [encoders[name].features_fingerprint() for name in ("plain", "mean", "std", "filter", "layers")]
+    features = [
+        encoders[name].features_fingerprint()
+        for name in ("plain", "mean", "std", "filter", "layers", "mean of layers", "sum of layers")
+    ]
     assert len(set(features)) == len(features)
+
+
+def test_the_identity_adapter_on_averaged_layers_is_raev2(tmp_path: Path) -> None:
+    """Latents are the mean of the layers, and a saved encoder gives the same ones; for one layer it is RAE."""
+    torch.manual_seed(0)
+    layers = {"layers": (-3, -2, -1), "combine": "mean"}
+    encoder = FAEEncoder.from_preset("fae-tiny", backbone=layers, adapter={"type": "identity"}, channels=64)
+    features = encoder.backbone(images())
+    z = encoder.encode(images())
+    assert z.shape[1] == encoder.backbone.dim == 64
+    torch.testing.assert_close(z.flatten(2).transpose(1, 2), features)
+    encoder.save_pretrained(tmp_path / "e")
+    assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e").encode(images()), z)
 
 
 def test_encoders_saved_before_the_filter_was_recorded_keep_their_fingerprint(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class FeatureSpace(Config):
         grid: (h, w) with N = h * w, row-major.
         image_size: (height, width) in pixels that the backbone sees.
         layers: Which of its layers.
+        combine: How several layers are one feature: concatenated, or their mean or sum.
         final_norm: Whether its last norm is applied.
         fingerprint: Hash of the backbone's weights.
         mean: What `FeatureNorm` subtracts, D numbers; None is the identity (the paper's presets).
@@ -53,6 +54,7 @@ class FeatureSpace(Config):
     grid: tuple[int, int]
     image_size: tuple[int, int]
     layers: tuple[int, ...] = ()
+    combine: str = "concatenate"
     final_norm: bool = True
     fingerprint: str = ""
     mean: tuple[float, ...] | None = None
@@ -69,6 +71,7 @@ class FeatureSpace(Config):
             grid=backbone.grid,
             image_size=backbone.image_size,
             layers=backbone.layers,
+            combine=backbone.config.combine if len(backbone.layers) > 1 else "concatenate",
             final_norm=backbone.final_norm,
             fingerprint="" if norm.mean.is_meta else backbone.fingerprint(),
             mean=None if identity else tuple(norm.mean.tolist()),
@@ -87,7 +90,7 @@ class FeatureSpace(Config):
         """
         fields: dict[str, tuple[object, object]] = {}
         hashes = () if on_meta() else ("fingerprint",)
-        for name in ("backbone", "dim", "grid", "image_size", "layers", "final_norm", *hashes):
+        for name in ("backbone", "dim", "grid", "image_size", "layers", "combine", "final_norm", *hashes):
             wanted, found = getattr(self, name), getattr(other, name)
             if wanted != found:
                 fields["backbone weights" if name == "fingerprint" else name] = (_short(wanted), _short(found))

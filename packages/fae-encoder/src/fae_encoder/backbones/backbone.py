@@ -27,7 +27,8 @@ _ARITHMETIC = ("hidden_act", "layer_norm_eps", "num_attention_heads", "num_heads
 class Backbone(RememberedBuffers):
     """A frozen encoder: images (B, 3, H, W) in [0, 1] to features (B, N, D).
 
-    N = grid[0] * grid[1], D = the sum of the selected layers' widths. Prefix tokens (class, registers) are not
+    N = grid[0] * grid[1], D = the sum of the selected layers' widths, or the width that they share where their mean or
+    sum is taken (`BackboneConfig.combine`). Prefix tokens (class, registers) are not
     part of the features. The parameters never require gradients and the network stays in eval mode; gradients do
     flow to the images.
 
@@ -36,7 +37,8 @@ class Backbone(RememberedBuffers):
         network: the library's model.
 
     Raises:
-        FAEError: if image_size, mean or std is missing, or the network cannot take or fully see images of this size.
+        FAEError: if image_size, mean or std is missing, the network cannot take or fully see images of this size, or
+            layers of several widths are to be added.
     """
 
     def __init__(self, config: BackboneConfig, network: Network) -> None:
@@ -51,6 +53,13 @@ class Backbone(RememberedBuffers):
         self._channels_last = network.channels_last
         self.layer_grids, self.layer_dims = self._probe()
         self.grid: Grid = config.grid or self.layer_grids[-1]
+        if config.combine != "concatenate":
+            if len(set(self.layer_dims)) > 1:
+                raise FAEError(
+                    f"the {config.combine} of layers {self.layers} of {config.name} does not exist: their widths are "
+                    f"{', '.join(map(str, self.layer_dims))}; concatenate them"
+                )
+            self.layer_dims = self.layer_dims[:1]
         self.dim = sum(self.layer_dims)
         self.eval()
 
@@ -97,7 +106,12 @@ class Backbone(RememberedBuffers):
         """Features (B, N, D) of images (B, 3, H, W) in [0, 1]; for `check` see `Preprocess.forward`."""
         maps = self.feature_maps(images, check=check)
         on_grid = [regrid(m, self.grid) for m in maps]
-        return on_grid[0] if len(on_grid) == 1 else torch.cat(on_grid, dim=-1)
+        if len(on_grid) == 1:
+            return on_grid[0]
+        if self.config.combine == "concatenate":
+            return torch.cat(on_grid, dim=-1)
+        stacked = torch.stack(on_grid)
+        return stacked.mean(0) if self.config.combine == "mean" else stacked.sum(0)
 
     def feature_maps(self, images: Tensor, *, check: bool = True) -> list[FeatureMap]:
         """The selected layers' outputs, each on its own grid; arguments as of `forward`."""
@@ -149,18 +163,21 @@ class Backbone(RememberedBuffers):
     def unseen_in_weights(self) -> str:
         """Choices that affect the features and that no weight shows; "" for none.
 
-        These are the preprocessing, where it is not a bicubic resize with timm's own mean and std, and those settings
-        of a transformers model that change its arithmetic, or a number of heads that is not the network's own.
+        These are the preprocessing, where it is not a bicubic resize with timm's own mean and std, those settings of a
+        transformers model that change its arithmetic, a number of heads that is not the network's own, and that
+        several layers are averaged or summed.
         """
         config, (library, _, model) = self.config, self.name.partition("/")
-        heads = [] if config.heads is None else [f"heads={config.heads}"]
+        network = [] if config.heads is None else [f"heads={config.heads}"]
+        if config.combine != "concatenate" and len(self.layers) > 1:
+            network.append(f"combine={config.combine}")
         if config.interpolation is None:  # saved before it was recorded, when fingerprints did not include it
             return ""
         is_usual = library == "timm" and config.interpolation == "bicubic"
         if is_usual and (config.mean, config.std) == usual_colours(model):
-            return " ".join(heads)
+            return " ".join(network)
         own = config.hf_config or {}
-        settings = (*heads, *(f"{key}={own[key]}" for key in _ARITHMETIC if key in own))
+        settings = (*network, *(f"{key}={own[key]}" for key in _ARITHMETIC if key in own))
         return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 
     def train(self, mode: bool = True) -> Backbone:
@@ -169,9 +186,10 @@ class Backbone(RememberedBuffers):
 
     def __repr__(self) -> str:
         height, width = self.image_size
+        combined = "" if self.config.combine == "concatenate" else f" ({self.config.combine})"
         return (
             f"Backbone({self.name}, {height}x{width} -> {self.grid[0]}x{self.grid[1]}x{self.dim}, "
-            f"layers={self.layers}, final_norm={self.final_norm}, weights={self.weights!r})"
+            f"layers={self.layers}{combined}, final_norm={self.final_norm}, weights={self.weights!r})"
         )
 
     def _single_layer(self, features_BND: Tensor, what: str) -> FeatureMap:
@@ -179,7 +197,8 @@ class Backbone(RememberedBuffers):
             raise FAEError(f"{what} needs the final norm's own scale and shift; this backbone has norm_affine: false")
         if len(self.layers) != 1:
             raise FAEError(
-                f"{what} needs exactly one layer's features; this backbone concatenates layers {self.layers}"
+                f"{what} needs exactly one layer's features; this backbone's are of layers {self.layers} "
+                f"({self.config.combine})"
             )
         if self.grid != self.layer_grids[0]:
             raise FAEError(f"{what} needs features on the layer's own grid {self.layer_grids[0]}, not {self.grid}")

