@@ -22,6 +22,8 @@ from fae_core.models.load import load_generator
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
+from fae_diffusion.mean_flow import interval, mean_flow_loss
+from fae_diffusion.models.config import MeanFlow
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
 from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, Sampling, SamplingName, sampling_with
 from fae_diffusion.transport import Transport, shift_time
@@ -50,6 +52,11 @@ class FlowMatching(nn.Module):
     named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = NAMED
     _blocks_compiled = False
     _weak: tuple[str, FlowMatching] | None = None
+
+    @property
+    def mean_flow(self) -> MeanFlow | None:
+        """How mean velocities over intervals are learned; None: the velocity alone is."""
+        return getattr(self.config, "mean_flow", None)
 
     @property
     def transport(self) -> Transport:
@@ -86,16 +93,29 @@ class FlowMatching(nn.Module):
         if self.training and self.condition_dropout > 0:
             condition = self._drop_condition(condition, drawn.uniform("condition_dropout") < self.condition_dropout)
         t = self.transport.times(uniform)
-        x = self.transport.coefficients(t, z).state(z, noise)
-        terms = self.transport.loss(self(x, t, condition), z, noise, t)
+        if self.mean_flow is None:
+            x = self.transport.coefficients(t, z).state(z, noise)
+            terms = self.transport.loss(self(x, t, condition), z, noise, t)
+        else:
+            second = self.transport.times(drawn.uniform("second_time"))
+            t, until = interval(self.mean_flow, t, second, drawn.uniform("interval"))
+            at = self.transport.coefficients(t, z)
+            null = self._null_like(condition) if self.mean_flow.guidance != 1 else None
+            ends = (t, until, condition, null)
+            terms = mean_flow_loss(self, self.mean_flow, at.state(z, noise), at.velocity(z, noise), *ends)
         level = (uniform * NOISE_LEVELS).long()
         levels = {
             f"loss_q{i + 1}": (terms["loss"].detach() * (level == i)).mean() * NOISE_LEVELS for i in range(NOISE_LEVELS)
         }
         return {name: value.mean() for name, value in terms.items()} | levels
 
-    def velocity(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
-        """The velocity dz/dt, whatever the network predicts. Shapes as in forward."""
+    def velocity(self, z: Tensor, t: Tensor | float, condition: Any, until: float | None = None) -> Tensor:
+        """The velocity dz/dt, whatever the network predicts. Shapes as in forward.
+
+        With `until`, of a network of mean velocities, the mean over the times from t down to it.
+        """
+        if until is not None:
+            return self(z, t, condition, until)
         output = self(z, t, condition)
         if self.transport.prediction == "velocity":
             return output
@@ -139,6 +159,8 @@ class FlowMatching(nn.Module):
         if sampling in AUTOGUIDED and weak is None:
             raise FAEError(f"{sampling} guides by a worse model: give one with weak (fae sample --set weak=FOLDER)")
         settings = sampling_with(self.config.sampling, {**named, **options})
+        if settings.method == "mean_flow" and self.mean_flow is None:
+            raise FAEError("the method mean_flow needs a network trained with mean_flow; take another method")
         grid = self._grid(settings) if times is None else _descending(times)
         device = next(self.parameters()).device
         batch = _batch_size(condition, noise, random)

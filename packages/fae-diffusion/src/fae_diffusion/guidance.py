@@ -23,7 +23,7 @@ from fae_core.config import Config
 _TOLERANCE = 1e-6
 
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
-Model = Callable[[Tensor, Tensor, Any], Tensor]
+Model = Callable[..., Tensor]  # (z, times, condition), of mean velocities also the end of the interval
 
 
 class Guidance(Config):
@@ -120,17 +120,24 @@ class GuidedVelocity:
     def __call__(self, z: Tensor, t: Tensor) -> Tensor:
         return self.at(z, float(t.reshape(-1)[0]))
 
-    def at(self, z: Tensor, t: float) -> Tensor:
-        """The velocity at one time for the whole batch. t is a number, so that nothing waits for the device."""
+    def at(self, z: Tensor, t: float, until: float | None = None) -> Tensor:
+        """The velocity at one time for the whole batch. Times are numbers, so that nothing waits for the device.
+
+        Args:
+            z: the states, (B, C, h, w).
+            t: their time.
+            until: the end of the interval from t over which the velocity is averaged, for a model of mean velocities.
+        """
         times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
+        end = () if until is None else (until,)
         scale = self.guidance.scale_at(t)
         if scale == 1.0:
-            return self.model(z, times, self.condition)
+            return self.model(z, times, self.condition, *end)
         if self.weak is not None:
             return self.guidance.combine(
-                self.model(z, times, self.condition), self.weak(z, times, self.condition), scale
+                self.model(z, times, self.condition, *end), self.weak(z, times, self.condition, *end), scale
             )
-        conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both).chunk(2)
+        conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both, *end).chunk(2)
         return self.guidance.combine(conditional, null, scale)
 
     def row(self, index: int) -> GuidedVelocity:

@@ -11,6 +11,25 @@ from fae_diffusion.samplers.config import Sampling as Sampling
 from fae_diffusion.transport import Transport
 
 
+class MeanFlow(Config):
+    """How a network learns mean velocities over intervals of time; see `mean_flow`.
+
+    The defaults are MeanFlow's for ImageNet (Geng et al., 2025), without guidance.
+    """
+
+    share: float = Field(default=0.25, ge=0, le=1, description="of the samples with r < t; the others have r = t")
+    guidance: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="scale built into the velocity that is learned, so that sampling needs no second pass; 1 is off",
+    )
+    weight_power: float = Field(
+        default=1.0, ge=0, le=10, description="p of the weight 1 / (squared error + weight_floor)^p; 0 is plain MSE"
+    )
+    weight_floor: float = Field(default=1e-3, gt=0, le=1e6, description="added to the squared error of a sample")
+
+
 class NetworkConfig(Config):
     """The sizes of a transformer on patches of latents, class-conditional or with text."""
 
@@ -70,8 +89,22 @@ class TransformerConfig(NetworkConfig):
         default=False, description="recompute activations in the backward pass to save memory"
     )
 
+    mean_flow: MeanFlow | None = Field(
+        default=None, description="learn mean velocities, for the sampling method mean_flow in one to four steps"
+    )
     transport: Transport = Transport()
     sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _mean_flow_fits(self) -> Self:
+        if self.mean_flow is None and self.sampling.method == "mean_flow":
+            raise ValueError("the sampling method mean_flow needs a network trained with mean_flow")
+        if self.mean_flow is not None:
+            if self.transport.prediction != "velocity" or self.transport.cosine:
+                raise ValueError("mean_flow needs the prediction velocity, and no cosine term")
+            if self.mean_flow.guidance != 1 and not self.class_dropout:
+                raise ValueError("the guidance of mean_flow needs class_dropout, which trains the null label")
+        return self
 
     @model_validator(mode="after")
     def _rotation_fits(self) -> Self:

@@ -88,6 +88,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         self.time_embedding = (
             GaussianTimeEmbedding(width) if config.time_embedding == "gaussian" else TimestepEmbedding(width)
         )
+        self.interval_embedding = TimestepEmbedding(width) if config.mean_flow is not None else None
         self.label_embedding = LabelEmbedding(config.classes, width, null=config.class_dropout > 0)
         self.rope = AxialRope(*self.grid, width // config.heads) if config.rope else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -98,13 +99,15 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         self.final = FinalLayer(config, head.width if head is not None else width, self.out_channels * patch**2)
         self.reset_parameters()
 
-    def forward(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor | float, labels: Tensor, until: Tensor | float | None = None) -> Tensor:
         """What the transport predicts.
 
         Args:
             z: noised latents, (B, C, h, w).
             t: times in [0, 1], (B,) or a scalar; t = 1 is noise.
             labels: (B,) in [0, classes], where `classes` itself means no class.
+            until: with mean_flow the lower end r of the interval from t over which the velocity is averaged, (B,) or a
+                scalar; None: t itself.
 
         Returns:
             (B, C, h, w), in the dtype of z.
@@ -114,7 +117,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         x_BND = self.patch_embedding(patches)
         if self.positions is not None:
             x_BND = x_BND + self.positions
-        time_BD = self.time_embedding(t)
+        time_BD = self._embed_times(t, until)
         c_BMD = nn.functional.silu(time_BD + self.label_embedding(labels))[:, None]
         if self.head is None:
             x_BND = self._run(False, x_BND, c_BMD, self.rope)
@@ -138,6 +141,15 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
                 x_BND = block(x_BND, c_BMD, tables)
         return x_BND
 
+    def _embed_times(self, t_B: Tensor, until: Tensor | float | None) -> Tensor:
+        """The embedding of the times and, of a network of mean velocities, of the intervals' lengths: (B, D)."""
+        if self.interval_embedding is None:
+            if until is not None:
+                raise FAEError("this network was trained without mean_flow: it knows no mean velocity")
+            return self.time_embedding(t_B)
+        length_B = torch.zeros_like(t_B) if until is None else t_B - torch.as_tensor(until, device=t_B.device)
+        return self.time_embedding(t_B) + self.interval_embedding(length_B)
+
     def dry_run(self, batch: int) -> Tensor:
         z = self.dry_input(batch, *self.spec.shape)
         return self(z, z.new_zeros(batch), torch.zeros(batch, dtype=torch.long, device=z.device))
@@ -159,6 +171,8 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         reset_time_embedding(self.time_embedding)
         if isinstance(self.time_embedding, GaussianTimeEmbedding):
             nn.init.normal_(self.time_embedding.frequencies)
+        if self.interval_embedding is not None:
+            reset_time_embedding(self.interval_embedding)
         modulated = [module for module in self.modules() if isinstance(module, Block | FinalLayer)]
         set_to_zero(*(module.modulation for module in modulated), self.final.linear)
 

@@ -86,8 +86,19 @@ class Sampling(Config):
     """How `sample` integrates from noise to data. Every field can be overridden in the call."""
 
     method: Literal[
-        "euler", "midpoint", "heun", "rk4", "dpm++2m", "dopri5", "dopri8", "bosh3", "adaptive_heun", "sde", "sde-heun"
-    ] = Field(default="euler", description="'sde' is Euler-Maruyama")
+        "euler",
+        "midpoint",
+        "heun",
+        "rk4",
+        "dpm++2m",
+        "mean_flow",
+        "dopri5",
+        "dopri8",
+        "bosh3",
+        "adaptive_heun",
+        "sde",
+        "sde-heun",
+    ] = Field(default="euler", description="'sde' is Euler-Maruyama; 'mean_flow' needs a network trained for it")
     steps: int = Field(default=50, ge=1, le=100_000, description="intervals of the time grid")
     shift: float | None = Field(default=None, ge=1e-3, le=1e3, description="of the grid; None: the shift of training")
     end: float = Field(

@@ -39,9 +39,10 @@ def integrate(
         velocity: (z (B, ...), t (B,)) -> dz/dt.
         z: the state at the first time, (B, ...).
         times: strictly monotone; from 1 down to 0 to sample, upwards to encode.
-        method: "euler", "midpoint", "heun" (torchdiffeq's heun2), "rk4" (its 3/8 rule), "dpm++2m"; or one of
-            torchdiffeq's adaptive methods "dopri5", "dopri8", "bosh3", "adaptive_heun". These choose one step size for
-            the whole batch, so that a result depends, within the tolerance, on the other samples of its batch.
+        method: "euler", "midpoint", "heun" (torchdiffeq's heun2), "rk4" (its 3/8 rule), "dpm++2m"; "mean_flow" for a
+            `GuidedVelocity` of a network of mean velocities; or one of torchdiffeq's adaptive methods "dopri5",
+            "dopri8", "bosh3", "adaptive_heun". These choose one step size for the whole batch, so that a result
+            depends, within the tolerance, on the other samples of its batch.
         path: of the transport; only "dpm++2m" needs it.
         atol: absolute tolerance of an adaptive method.
         rtol: relative tolerance of an adaptive method.
@@ -56,8 +57,10 @@ def integrate(
         return _adaptive(velocity, z, times, method, atol, rtol)
     if method == "dpm++2m":
         return _dpm_solver_2m(velocity, z, grid, path)
+    if method == "mean_flow":
+        return _mean_flow(velocity, z, grid)
     if method not in METHODS:
-        raise UnknownName("ODE method", method, [*METHODS, "dpm++2m", *ADAPTIVE])
+        raise UnknownName("ODE method", method, [*METHODS, "dpm++2m", "mean_flow", *ADAPTIVE])
     return METHODS[method](velocity, z, grid)
 
 
@@ -142,6 +145,16 @@ def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name:
         ratio = (then.sigma / now.sigma).item()
         x = ratio * x + (then.alpha - ratio * now.alpha).item() * estimate
         previous = (step, data)
+    return x
+
+
+def _mean_flow(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
+    """One mean velocity for each interval (Geng et al., 2025)."""
+    at = getattr(velocity, "at", None)
+    if at is None:
+        raise FAEError("mean_flow integrates a model of mean velocities through its `sample`, not a function of (z, t)")
+    for t, s in itertools.pairwise(times):
+        x = x + (s - t) * at(x, t, until=s)
     return x
 
 
