@@ -42,7 +42,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from fae_core.cli.process import keep_freed_memory
 from fae_core.images import open_images, resample
 from fae_core.images.batch import load_batch
-from fae_core.processes import available_threads
+from fae_core.machine import available_threads
 from fae_core.training.config import TrainConfig
 from fae_core.training.loader import ahead
 

@@ -21,7 +21,7 @@ from fae_core.images import (
     save_image,
     to_tensor,
 )
-from fae_core.processes import available_threads
+from fae_core.machine import available_threads
 
 
 @pytest.fixture

@@ -91,7 +91,9 @@ def test_the_prior_work_s_losses_are_titok_s() -> None:
         assert preset[stage]["data"]["flip"] is True
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if MODELS[load_preset(name)["model_type"]].stage_configs])
+@pytest.mark.parametrize(
+    "name", [name for name in PRESETS if MODELS[load_preset(name)["model_type"]].config_class.stage_configs]
+)
 def test_info_prints_a_preset_s_stages_with_their_defaults(name: str) -> None:
     """... and `fae config` a file that says the same as the preset."""
     preset, resolved = load_preset(name), resolved_settings(name)

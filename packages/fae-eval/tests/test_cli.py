@@ -37,6 +37,8 @@ def run(monkeypatch, extractor, fae, tmp_path):
     monkeypatch.setattr("fae_eval.studies.generation.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_eval.studies.reconstruction.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_core.load_tokenizer", lambda *_, **__: fae, raising=False)
+    (tmp_path / "FOLDER").mkdir()  # the place is looked at before anything is loaded
+    monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: object) -> str:
         outcome = CliRunner().invoke(app, [str(a) for a in arguments])

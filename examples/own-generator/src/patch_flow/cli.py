@@ -10,7 +10,6 @@ def train_patch_flow(
 ) -> None:
     """Train a PatchFlow on a latent store."""
     from fae_core.cli.training import train_generator
-    from patch_flow import PatchFlow
 
-    classes = {"patch-flow": PatchFlow}
+    classes = {"patch-flow": "patch_flow:PatchFlow"}
     train_generator("patch-flow", "patch-flow-small", classes, options, latents=latents, data=data, tokenizer=tokenizer)

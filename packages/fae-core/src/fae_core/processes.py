@@ -6,7 +6,6 @@ They are started by torchrun or by --processes; one that was started otherwise i
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.machine import available_cores
+from fae_core.machine import available_threads as available_threads
+from fae_core.machine import gpu_number, no_gpu
 
 Value = TypeVar("Value")
-_GPU = re.compile(r"cuda(?::(0|[1-9]\d{0,3}))?")
 # How long processes wait for each other. torch's ten minutes (nccl) are too few where the first writes a large model or
 # measures a preview while the others wait. A process that dies is noticed by torchrun.
 _TIMEOUT = timedelta(hours=2)
@@ -105,11 +104,6 @@ class Processes:
 ALONE = Processes(0, 1, "cpu")
 
 
-def available_threads() -> int:
-    """How many threads this process should read with: the cores that it may use, shared with the others beside it."""
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 def resolve_device(device: str | torch.device | None = None) -> str:
     """The name of a device.
 
@@ -122,15 +116,13 @@ def resolve_device(device: str | torch.device | None = None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     device = str(device)
-    if device == "cpu":
+    number = gpu_number(device)
+    if number is None:
         return device
-    found = _GPU.fullmatch(device)
-    if found is None:
-        raise FAEError(f"unknown device {device[:40]!r}; FAE works on cpu, cuda or cuda:N")
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if seen == 0:
-        raise FAEError(f"device {device} was asked for, but torch sees no GPU; pass --device cpu")
-    if int(found[1] or 0) >= seen:
+        raise no_gpu(device)
+    if number >= seen:
         raise FAEError(f"device {device} was asked for, but the last GPU that torch sees is cuda:{seen - 1}")
     return device
 

@@ -11,32 +11,32 @@ from fae_core.lazy import lazy_names
 from fae_decoders._version import __version__
 
 if TYPE_CHECKING:
+    from fae_decoders.baselines.config import ConvVAEConfig as ConvVAEConfig
     from fae_decoders.baselines.conv_vae import ConvVAE as ConvVAE
-    from fae_decoders.baselines.conv_vae import ConvVAEConfig as ConvVAEConfig
     from fae_decoders.diffusers_vae import DiffusersVAE as DiffusersVAE
     from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder as load_pixel_decoder
+    from fae_decoders.fae.config import FeatureDecoderConfig as FeatureDecoderConfig
+    from fae_decoders.fae.config import PixelDecoderConfig as PixelDecoderConfig
     from fae_decoders.fae.fae import FAE as FAE
     from fae_decoders.fae.fae_decoder import FAEDecoder as FAEDecoder
     from fae_decoders.fae.feature_decoder import FeatureDecoder as FeatureDecoder
-    from fae_decoders.fae.feature_decoder import FeatureDecoderConfig as FeatureDecoderConfig
     from fae_decoders.fae.feature_space import FeatureSpace as FeatureSpace
     from fae_decoders.fae.feature_space import FeatureSpaceMismatch as FeatureSpaceMismatch
     from fae_decoders.fae.pixel_decoder import PixelDecoder as PixelDecoder
-    from fae_decoders.fae.pixel_decoder import PixelDecoderConfig as PixelDecoderConfig
     from fae_decoders.fae.rae_decoder import RAEDecoder as RAEDecoder
     from fae_decoders.fae.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
 
 _HOMES = {
     "ConvVAE": "baselines.conv_vae",
-    "ConvVAEConfig": "baselines.conv_vae",
+    "ConvVAEConfig": "baselines.config",
     "FAE": "fae.fae",
     "FAEDecoder": "fae.fae_decoder",
     "FeatureDecoder": "fae.feature_decoder",
-    "FeatureDecoderConfig": "fae.feature_decoder",
+    "FeatureDecoderConfig": "fae.config",
     "FeatureSpace": "fae.feature_space",
     "FeatureSpaceMismatch": "fae.feature_space",
     "PixelDecoder": "fae.pixel_decoder",
-    "PixelDecoderConfig": "fae.pixel_decoder",
+    "PixelDecoderConfig": "fae.config",
     "RAEDecoder": "fae.rae_decoder",
     "RAEDecoderConfig": "fae.rae_decoder",
     "load_pixel_decoder": "fae.any_pixel_decoder",

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
-Checkpoint = Annotated[Path, typer.Argument(help="The original's .pt or .safetensors file.")]
+Checkpoint = Annotated[Path, typer.Argument(callback=path_there, help="The original's .pt or .safetensors file.")]
 Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
 Spec = Annotated[
-    Path | None, typer.Option("--spec", help="Latent store, model folder or latent_spec.json to bind it to.")
+    Path | None,
+    typer.Option("--spec", callback=path_there, help="Latent store, model folder or latent_spec.json to bind it to."),
 ]
 Statistics = Annotated[
-    Path | None, typer.Option("--statistics", help="LightningDiT's latents_stats.pt, for a spec without statistics.")
+    Path | None,
+    typer.Option(
+        "--statistics", callback=path_there, help="LightningDiT's latents_stats.pt, for a spec without statistics."
+    ),
 ]
 Section = Annotated[
     str | None, typer.Option("--section", help="Part of the checkpoint to take; by default ema, then model.")
 ]
 Arguments = Annotated[
-    Path | None, typer.Option("--config", help="YAML file with the original's constructor arguments.")
+    Path | None,
+    typer.Option("--config", callback=path_there, help="YAML file with the original's constructor arguments."),
 ]
 SetArgument = Annotated[
     list[str] | None,
@@ -61,13 +66,9 @@ def train_diffusion(
 
     Example: fae train diffusion --latents runs/latents --out runs/dit --preset lightningdit-cifar10 --steps 5000
     """
-    from functools import partial
-
     from fae_core.cli.training import train_generator
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
-    from fae_diffusion import LightningDiT, MMDiT, SiT
-    from fae_diffusion.text.training import caption_task
 
     choice = CaptionChoice.parse(caption_weights)
 
@@ -78,16 +79,22 @@ def train_diffusion(
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
 
+    def text_task(*arguments: Any) -> tuple[Any, dict[str, Any]]:
+        from fae_diffusion.text.training import caption_task
+
+        return caption_task(*arguments, cache=text_cache, template=caption_template, choice=choice)
+
+    names = {"lightningdit": "LightningDiT", "sit": "SiT", "mmdit": "MMDiT"}
     train_generator(
         "diffusion",
         "lightningdit-tiny",
-        {"lightningdit": LightningDiT, "sit": SiT, "mmdit": MMDiT},
+        {model_type: f"fae_diffusion:{name}" for model_type, name in names.items()},
         options,
         latents=latents,
         data=data,
         tokenizer=tokenizer,
         flip=flip,
-        task_factories={"mmdit": partial(caption_task, cache=text_cache, template=caption_template, choice=choice)},
+        task_factories={"mmdit": text_task},
         check=check,
     )
 
@@ -175,16 +182,20 @@ def _import(
     """Read a checkpoint of one of the originals, and write the model folder."""
     from fae_core.cli.settings import resolve_settings
     from fae_core.commands.running import command_line
+    from fae_core.config import require_fields
     from fae_core.errors import InvalidFile
     from fae_core.files import require_new_folder
+    from fae_core.models.configs import config_class_of
     from fae_core.spec import LatentSpec
-    from fae_diffusion import LightningDiT, MMDiT, SiT
-    from fae_diffusion.official.checkpoint import read_checkpoint, read_statistics
-    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, layout_of, official_arguments
 
     require_new_folder(out, overwrite=overwrite)
     arguments = resolve_settings(None, config, overrides)
     fields = arguments.pop("model", {})
+    require_fields(config_class_of("lightningdit" if original == "ditdh" else original), fields, "model settings")
+    from fae_diffusion import LightningDiT, MMDiT, SiT
+    from fae_diffusion.official.checkpoint import read_checkpoint, read_statistics
+    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, layout_of, official_arguments
+
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
     state = read_checkpoint(checkpoint, section)
     layout = original

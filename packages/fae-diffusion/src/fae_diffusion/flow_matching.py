@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
-from fae_core.models.draw import check_samples, require_known
+from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
+from fae_core.models.sample_options import require_known
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity

@@ -11,19 +11,21 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from fae_core.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Model = Callable[..., Tensor]  # (z, times, condition), of mean velocities also the end of the interval
 
 # Times of a grid are rounded: bounds hold within this much.
 _TOLERANCE = 1e-6
 
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
-Model = Callable[..., Tensor]  # (z, times, condition), of mean velocities also the end of the interval
 
 
 class Guidance(Config):
@@ -86,9 +88,9 @@ class Guidance(Config):
             scale: 1 gives `conditional`.
         """
         if self.channels is None or self.channels >= conditional.shape[1]:
-            return torch.lerp(other, conditional, scale)
-        guided = torch.lerp(other[:, : self.channels], conditional[:, : self.channels], scale)
-        return torch.cat([guided, conditional[:, self.channels :]], dim=1)
+            return other.lerp(conditional, scale)
+        guided = other[:, : self.channels].lerp(conditional[:, : self.channels], scale)
+        return _join(guided, conditional[:, self.channels :], 1)
 
 
 class GuidedVelocity:
@@ -115,7 +117,7 @@ class GuidedVelocity:
     ) -> None:
         self.model, self.condition, self.guidance, self.weak = model, condition, guidance, weak
         # Joined once, not in every step.
-        self.both = None if weak is not None or null is None else (join or _stack)(condition, null)
+        self.both = None if weak is not None or null is None else (join or _join)(condition, null)
 
     def __call__(self, z: Tensor, t: Tensor) -> Tensor:
         return self.at(z, float(t.reshape(-1)[0]))
@@ -128,6 +130,8 @@ class GuidedVelocity:
             t: their time.
             until: the end of the interval from t over which the velocity is averaged, for a model of mean velocities.
         """
+        import torch  # not above: settings are read without it
+
         times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
         end = () if until is None else (until,)
         scale = self.guidance.scale_at(t)
@@ -137,7 +141,7 @@ class GuidedVelocity:
             return self.guidance.combine(
                 self.model(z, times, self.condition, *end), self.weak(z, times, self.condition, *end), scale
             )
-        conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both, *end).chunk(2)
+        conditional, null = self.model(_join(z, z), _join(times, times), self.both, *end).chunk(2)
         return self.guidance.combine(conditional, null, scale)
 
     def row(self, index: int) -> GuidedVelocity:
@@ -150,5 +154,7 @@ class GuidedVelocity:
         return alone
 
 
-def _stack(first: Tensor, second: Tensor) -> Tensor:
-    return torch.cat([first, second])
+def _join(first: Tensor, second: Tensor, dim: int = 0) -> Tensor:
+    import torch
+
+    return torch.cat([first, second], dim)

@@ -10,6 +10,8 @@ The conventions of other code, in terms of ours:
     SD3, RAE            the same time, the same shift.
     SiT, LightningDiT   t' = 1 - t (their t = 1 is data), v' = -v, shift s' = 1 / s ("timestep_shift" acts on t').
 
+torch is imported where it computes, so that settings are read without it.
+
 The paths and predictions follow SiT (Ma et al., 2024); the shift and the logit-normal times follow SD3 (Esser et al.,
 2024).
 """
@@ -18,13 +20,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from fae_core.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Prediction = Literal["velocity", "noise", "data"]
 PathName = Literal["linear", "gvp", "vp"]
@@ -126,6 +129,8 @@ def path(name: PathName, t: Tensor, like: Tensor | None = None) -> Coefficients:
         t: times, a scalar or (B,).
         like: a tensor (B, ...) for which coefficients of t (B,) are reshaped and cast, to multiply it.
     """
+    import torch
+
     t = t if t.dtype == torch.float64 else t.float()
     coefficients = _PATHS[name](t)
     if like is not None and t.ndim:  # a scalar multiplies any tensor on any device
@@ -135,13 +140,13 @@ def path(name: PathName, t: Tensor, like: Tensor | None = None) -> Coefficients:
 
 
 def _linear(t: Tensor) -> tuple[Tensor, ...]:
-    one = torch.ones_like(t)
+    one = t.new_ones(t.shape)
     return 1 - t, t, -one, one
 
 
 def _gvp(t: Tensor) -> tuple[Tensor, ...]:
     quarter = math.pi / 2
-    cos, sin = torch.cos(quarter * t), torch.sin(quarter * t)
+    cos, sin = (quarter * t).cos(), (quarter * t).sin()
     return cos, sin, -quarter * sin, quarter * cos
 
 
@@ -150,7 +155,7 @@ def _vp(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> tuple[Tenso
     log_alpha = -0.25 * t.square() * (beta_max - beta_min) - 0.5 * t * beta_min
     d_log_alpha = -0.5 * vp_beta(t, beta_min, beta_max)
     alpha = log_alpha.exp()
-    sigma = (-torch.expm1(2 * log_alpha)).sqrt()
+    sigma = (-(2 * log_alpha).expm1()).sqrt()
     return alpha, sigma, alpha * d_log_alpha, -alpha.square() * d_log_alpha / sigma
 
 
@@ -204,6 +209,8 @@ class Transport(Config):
         """
         t = uniform
         if self.time == "logit_normal":
+            import torch
+
             t = torch.sigmoid(self.time_mean + self.time_std * torch.special.ndtri(t))
         low, high = self.range
         return shift_time(self.shift, t) * (high - low) + low
@@ -243,5 +250,7 @@ class Transport(Config):
             mse = mse * (at.determinant / divisor).flatten().square()
         if not self.cosine:
             return {"loss": mse, "mse": mse}
-        cosine = 1 - torch.nn.functional.cosine_similarity(output, target, dim=1).flatten(1).mean(1)
+        from torch.nn import functional as F
+
+        cosine = 1 - F.cosine_similarity(output, target, dim=1).flatten(1).mean(1)
         return {"loss": mse + self.cosine * cosine, "mse": mse, "cosine": cosine}

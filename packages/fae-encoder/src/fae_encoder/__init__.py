@@ -8,22 +8,22 @@ from fae_core.lazy import lazy_names
 from fae_encoder._version import __version__
 
 if TYPE_CHECKING:
-    from fae_encoder.adapters import AdapterConfig as AdapterConfig
     from fae_encoder.adapters import create_adapter as create_adapter
     from fae_encoder.backbones import Backbone as Backbone
     from fae_encoder.backbones import BackboneConfig as BackboneConfig
     from fae_encoder.backbones import create_backbone as create_backbone
+    from fae_encoder.config import AdapterConfig as AdapterConfig
+    from fae_encoder.config import FAEEncoderConfig as FAEEncoderConfig
     from fae_encoder.encoder import FAEEncoder as FAEEncoder
-    from fae_encoder.encoder import FAEEncoderConfig as FAEEncoderConfig
     from fae_encoder.feature_norm import FeatureNorm as FeatureNorm
     from fae_encoder.posterior import Posterior as Posterior
 
 _HOMES = {
-    "AdapterConfig": "adapters",
+    "AdapterConfig": "config",
     "Backbone": "backbones",
     "BackboneConfig": "backbones",
     "FAEEncoder": "encoder",
-    "FAEEncoderConfig": "encoder",
+    "FAEEncoderConfig": "config",
     "FeatureNorm": "feature_norm",
     "Posterior": "posterior",
     "create_adapter": "adapters",

@@ -10,59 +10,19 @@ Shape suffixes: B batch, N tokens (row-major over a grid), D feature width, H hi
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core import ops
-from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import RMSNorm, SelfAttention, SwiGLU, axial_angles, swiglu_hidden
+from fae_encoder.config import AdapterConfig
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
 _HEAD_DIMS = (256, 128, 64, 32, 16, 8, 4)
 _IDENTITY_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
-
-
-class AdapterConfig(Config):
-    """Which adapter, and the choices that the paper leaves open.
-
-    The activation is GELU by default: figure 7 shows one without a name, and the backbones use GELU between two
-    projections. There is no input norm by default: the paper's backbones end in a LayerNorm, other features are
-    standardised by FeatureNorm, and the paper's parameter count leaves no room for an affine norm. Rotary positions are
-    off by default for attention, because ViT features carry positions; the transformer always has them, like the
-    feature decoder's layers.
-
-    Attributes:
-        type: "attention" (the paper's), "linear", "transformer" or "identity".
-        hidden: width of the attention's values and skip (default 4 * D: 6144 for the paper's 1536), or of the
-            transformer's MLP (default: SwiGLU's 2/3 * 4 * D).
-        heads: default heads of 256 for attention (24 in the paper) and of 64 for the transformer, or of the next power
-            of two below that divides the width.
-        activation: between attention and output projection.
-        input_norm: norm before the first projection.
-        rope: rotate queries and keys by their position on the grid.
-        depth: layers of the transformer (4 and 6 in table 5).
-    """
-
-    type: Literal["attention", "linear", "transformer", "identity"] = "attention"
-    hidden: int | None = Field(default=None, gt=0)
-    heads: int | None = Field(default=None, gt=0)
-    activation: Literal["gelu", "silu", "relu", "none"] = "gelu"
-    input_norm: Literal["none", "layer", "rms"] = "none"
-    rope: bool = False
-    depth: int = Field(default=4, gt=0)
-
-    @property
-    def unseen_in_weights(self) -> str:
-        """Choices other than the defaults that no weight's name or shape shows; "" for none."""
-        fields = {"attention": ("heads", "activation", "rope"), "transformer": ("heads",)}.get(self.type, ())
-        defaults = type(self)()
-        chosen = {name: getattr(self, name) for name in (*fields, "input_norm")}
-        return " ".join(f"{name}={value}" for name, value in chosen.items() if value != getattr(defaults, name))
 
 
 class AttentionAdapter(nn.Module):

@@ -19,6 +19,7 @@ from fae_core.cli.options import (
     Seed,
     Set,
     Survey,
+    check_places,
     encoder_there,
 )
 from fae_core.commands.output import say
@@ -28,7 +29,8 @@ from fae_core.folders import ENCODER, STORE_SKIPPED
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_core.latent_store import LatentStore
-    from fae_encoder.store.encode_dataset import EncodeConfig, LatentEncoder
+    from fae_encoder.store.config import EncodeConfig
+    from fae_encoder.store.encode_dataset import LatentEncoder
     from fae_encoder.store.feature_store import FeatureStore
 
 DEFAULT_MODEL = "fae-lite0-32"  # its adapter is not trained: for a first look
@@ -99,22 +101,22 @@ def encode(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.commands.running import is_first_process
+    from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
     from fae_core.models.sources import may_be_preset
 
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
-    kept = Path(f"{out}.{ENCODER}") if may_be_preset(model or DEFAULT_MODEL) else None
+    fresh = may_be_preset(model or DEFAULT_MODEL)
+    kept = Path(f"{out}.{ENCODER}") if fresh else None
     if kept is not None and not dry_run:
         require_new_folder(kept, overwrite=overwrite, resume=resume or not is_first_process(), resumable=True)
-    if not dry_run and relaunched(processes):
-        return
     from fae_core.cli.defaults import image_size_at_hand, require_suited
     from fae_core.config import parse_config
     from fae_core.images import open_surveyed
-    from fae_core.processes import processes as process_group
-    from fae_encoder.store.encode_dataset import EncodeConfig, encode_dataset
+    from fae_encoder.config import preset_config
+    from fae_encoder.store.config import EncodeConfig
 
     settings = {
         "batch_size": batch_size,
@@ -129,12 +131,22 @@ def encode(
     }
     config = parse_config(EncodeConfig, settings, "encode")
     fields = encoder_fields(overrides)
+    if fresh:
+        preset_config(model or DEFAULT_MODEL, fields)
+    elif fields:
+        raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")
+    check_places(features=features)
+    if not dry_run and relaunched(processes):
+        return
     source = open_surveyed(data, split, survey)
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
     if model is None and not resume:
         require_suited(DEFAULT_MODEL, image_size_at_hand(source), option="--model")
     model = model or DEFAULT_MODEL
+    from fae_core.processes import processes as process_group
+    from fae_encoder.store.encode_dataset import encode_dataset
+
     if dry_run:
         _tell_plan(model, weights, fields, data, source, out, config)
         return
@@ -199,7 +211,7 @@ def encoder_fields(overrides: list[str] | None) -> dict[str, Any]:
     """
     from fae_core.cli.settings import resolve_settings
     from fae_core.config import require_fields
-    from fae_encoder.encoder import FAEEncoderConfig
+    from fae_encoder.config import FAEEncoderConfig
 
     fields = resolve_settings(None, None, overrides, sections=("encoder",)).get("encoder", {})
     require_fields(FAEEncoderConfig, fields, "encoder settings")
@@ -209,7 +221,7 @@ def encoder_fields(overrides: list[str] | None) -> dict[str, Any]:
 def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) -> LatentEncoder:
     """The model that --model names. The seed fixes a preset's fresh adapter.
 
-    Raises FAEError for a tokenizer without a posterior, for --weights without a backbone, and for --set without preset.
+    Raises FAEError for a tokenizer without a posterior, and for --weights without a backbone.
     """
     from fae_core.errors import FAEError
     from fae_core.models.folder import read_config
@@ -221,8 +233,6 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
     if may_be_preset(model):
         return FAEEncoder.from_preset(model, seed=seed, **chosen, **fields).eval()
-    if fields:
-        raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")
     folder = resolve_model_folder(model, part="tokenizer")
     if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
         return FAEEncoder.from_pretrained(folder, **chosen)

@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from fae_core.config import Config, parse_config
+from fae_core.config import Config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import ENCODER, LATENT_SPEC, weights_file
 from fae_core.images import AnyImages, ImageTransform, image_batch
 from fae_core.models.build import seeded
 from fae_core.models.card import Card
 from fae_core.models.folder import load_weights, read_config, require_unchanged
-from fae_core.models.presets import load_preset
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
-from fae_encoder.adapters import AdapterConfig, create_adapter
-from fae_encoder.backbones import BackboneConfig, build_backbone
+from fae_encoder.adapters import create_adapter
+from fae_encoder.backbones import build_backbone
 from fae_encoder.backbones.preprocess import same_aspect
+from fae_encoder.config import FAEEncoderConfig, preset_config
 from fae_encoder.feature_norm import FeatureNorm
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
@@ -41,26 +40,6 @@ _BACKBONE = "backbone."
 WHOLE_FAE = "fae"  # model_type of encoder and decoders together
 _TRAINED = "trained"  # in config.json, False for an adapter that never was; absent in folders of earlier versions
 _SAMPLED = 256  # values of each weight by which an untrained adapter is recognised
-
-
-class FAEEncoderConfig(Config):
-    """An encoder's backbone, adapter and latent space.
-
-    image_size and backbone.image_size are separate: the paper encodes 256-pixel images through a 224-pixel backbone.
-
-    Attributes:
-        backbone: the frozen network.
-        adapter: the trained part.
-        channels: C of the latent.
-        image_size: pixels of the images that latents stand for, a number or (height, width).
-        standardize_features: training measures the features' per-channel mean and std first.
-    """
-
-    backbone: BackboneConfig
-    adapter: AdapterConfig = AdapterConfig()
-    channels: int = Field(default=32, gt=0)
-    image_size: int | tuple[int, int] = 256
-    standardize_features: bool = False
 
 
 class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
@@ -130,11 +109,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         Raises:
             FAEError: for an unknown preset or settings that do not fit.
         """
-        fields = {**load_preset(name, cls.model_type).get("model", {})}
-        for key, value in overrides.items():
-            partial = key in ("backbone", "adapter") and isinstance(value, dict)
-            fields[key] = {**fields.get(key, {}), **value} if partial else value
-        config = parse_config(FAEEncoderConfig, fields, f"preset {name}")
+        config = preset_config(name, overrides)
         if weights != "default":
             weights = None if weights in (None, "random") else str(weights)
             config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -27,17 +27,21 @@ def train_flow(
     Example: fae train flow --latents runs/latents --out runs/flow --preset starflow-cifar10 --steps 5000
     """
     from fae_core.cli.training import train_generator
-    from fae_flow import STARFlow
 
     live = {"data": data, "tokenizer": tokenizer, "flip": flip}
-    train_generator("flow", "starflow-tiny", {"starflow": STARFlow}, options, latents=latents, **live)
+    train_generator("flow", "starflow-tiny", {"starflow": "fae_flow:STARFlow"}, options, latents=latents, **live)
 
 
 def import_starflow(
-    checkpoint: Annotated[Path, typer.Argument(help="The original's .pth, .pt or .safetensors file.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(callback=path_there, help="The original's .pth, .pt or .safetensors file.")
+    ],
     out: Out,
     config: Annotated[
-        Path, typer.Option("--config", help="The released YAML file, or one with the constructor's arguments.")
+        Path,
+        typer.Option(
+            "--config", callback=path_there, help="The released YAML file, or one with the constructor's arguments."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -47,7 +51,11 @@ def import_starflow(
     ] = None,
     spec: Annotated[
         Path | None,
-        typer.Option("--spec", help="Latent store, model folder or latent_spec.json whose latent space it is for."),
+        typer.Option(
+            "--spec",
+            callback=path_there,
+            help="Latent store, model folder or latent_spec.json whose latent space it is for.",
+        ),
     ] = None,
     classes: Annotated[
         int | None,
@@ -63,15 +71,19 @@ def import_starflow(
     """
     from fae_core.cli.settings import resolve_settings
     from fae_core.commands.running import command_line
+    from fae_core.config import require_fields
     from fae_core.files import require_new_folder
-    from fae_core.models.foreign import read_state_dict
     from fae_core.spec import LatentSpec
-    from fae_flow import STARFlow
-    from fae_flow.official.checkpoint import constructor_arguments
+    from fae_flow.config import STARFlowConfig
 
     require_new_folder(out, overwrite=overwrite)
     settings = resolve_settings(None, config, overrides)
     fields = settings.pop("model", {})
+    require_fields(STARFlowConfig, fields, "model settings")
+    from fae_core.models.foreign import read_state_dict
+    from fae_flow import STARFlow
+    from fae_flow.official.checkpoint import constructor_arguments
+
     state = read_state_dict(checkpoint)
     arguments = constructor_arguments(settings, state)
     for name in ("noise_std", "drop_label", "latent_norm_regularization"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -110,3 +110,14 @@ class STARFlowConfig(Config):
     def text_frequencies(self) -> int:
         """Rotations reserved for the text axis."""
         return TEXT_FREQUENCIES if self.text_tokens else 0
+
+
+class SampleOptions(Config):
+    """What `STARFlow.sample` takes beside conditions and noise; see there."""
+
+    guidance: float = Field(default=1.0, ge=0, le=1e6)
+    uncond: Any = None
+    denoise: bool | None = None
+    guide_top_only: bool = False
+    jacobi: Any = None
+    cuda_graph: bool = False

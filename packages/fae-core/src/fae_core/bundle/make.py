@@ -11,17 +11,15 @@ import torch
 
 from fae_core._version import __version__
 from fae_core.bundle.card import public, read_results, training_history, write_card
-from fae_core.errors import FAEError, UnknownName
+from fae_core.errors import FAEError, require_known
 from fae_core.files import require_new_folder, sha256_file, staged_folder, write_json
 from fae_core.folders import BUNDLE_PARTS, BUNDLE_RECORD, GENERATOR, README, TOKENIZER
-from fae_core.models.bundles import FORMAT_VERSION, OTHERS
+from fae_core.models.bundles import DTYPES, FORMAT_VERSION, OTHERS
 from fae_core.models.load import load_decoder, load_generator, load_tokenizer
 from fae_core.models.rounding import compact_weights, round_parameters
 from fae_core.protocols import class_count, require_decoder
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
-
-_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def make_bundle(
@@ -59,8 +57,7 @@ def make_bundle(
         OutputExists: Where the folder is not empty, without `overwrite`.
         FAEError: Where a part cannot be loaded, rounded or saved, or the tokenizer cannot decode.
     """
-    if dtype not in _DTYPES:
-        raise UnknownName("dtype", dtype, _DTYPES)
+    require_known("dtype", [dtype], DTYPES)
     out = Path(out)
     inputs = (tokenizer, generator, *results)
     require_new_folder(out, overwrite=overwrite, inputs=inputs)
@@ -69,8 +66,8 @@ def make_bundle(
     if dtype != "float32":
         if not hasattr(encoder, "round_parameters"):
             raise FAEError(f"a {type(encoder).__name__} cannot be rounded; use --dtype float32")
-        encoder.round_parameters(_DTYPES[dtype])
-        round_parameters(model, _DTYPES[dtype])
+        encoder.round_parameters(getattr(torch, dtype))
+        round_parameters(model, getattr(torch, dtype))
         model.spec = encoder.spec
     today = datetime.now(UTC).date().isoformat()
     record = {
@@ -88,7 +85,7 @@ def make_bundle(
         for part, saved in zip(BUNDLE_PARTS, (encoder, model), strict=True):
             saved.save_pretrained(staging / part)
         for path in sorted(staging.glob("**/*.safetensors")):
-            compact_weights(path, _DTYPES[dtype])
+            compact_weights(path, getattr(torch, dtype))
         load_generator(staging / GENERATOR, spec=load_tokenizer(staging / TOKENIZER).spec)
         load_decoder(staging / TOKENIZER)
         record = redact_values(record)

@@ -7,16 +7,22 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite
+from fae_core.cli.options import Out, Overwrite, model_there, path_there
 from fae_core.commands.output import say
 
 
 def bundle(
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", help="Run folder, model folder or hub id of a tokenizer that decodes.")
+        str,
+        typer.Option(
+            "--tokenizer", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
+        ),
     ],
     generator: Annotated[
-        str, typer.Option("--generator", help="Run folder, checkpoint, model folder or hub id of its generator.")
+        str,
+        typer.Option(
+            "--generator", callback=model_there, help="Run folder, checkpoint, model folder or hub id of its generator."
+        ),
     ],
     out: Out,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16 or float32 weights on disk.")] = "float16",
@@ -25,7 +31,8 @@ def bundle(
         list[str] | None, typer.Option("--note", help="A paragraph for the card, e.g. date and machine; repeatable.")
     ] = None,
     results: Annotated[
-        list[Path] | None, typer.Option("--results", help="A .json of `fae eval`, for the card; repeatable.")
+        list[Path] | None,
+        typer.Option("--results", callback=path_there, help="A .json of `fae eval`, for the card; repeatable."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -35,8 +42,17 @@ def bundle(
 
     Example: fae bundle --tokenizer runs/fae --generator runs/dit --out bundle --results runs/results/generation.json
     """
-    from fae_core.bundle.make import folder_bytes, make_bundle
+    from fae_core.bundle.card import read_results
     from fae_core.commands.running import command_line
+    from fae_core.errors import require_known
+    from fae_core.files import require_new_folder
+    from fae_core.models.bundles import DTYPES
+
+    require_known("dtype", [dtype], DTYPES)
+    require_new_folder(out, overwrite=overwrite, inputs=(tokenizer, generator, *(results or ())))
+    for path in results or ():
+        read_results(path)
+    from fae_core.bundle.make import folder_bytes, make_bundle
 
     folder = make_bundle(
         tokenizer,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Overwrite
+from fae_core.cli.options import Overwrite, images_there
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SIDE, MOST_PROCESSES
 
@@ -15,7 +15,9 @@ _SHOWN = 5
 
 
 def check(
-    data: Annotated[str, typer.Argument(help="Image folder, .parquet, .tar, .npz or pattern of shards.")],
+    data: Annotated[
+        str, typer.Argument(callback=images_there, help="Image folder, .parquet, .tar, .npz or pattern of shards.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Report to write (JSON).")],
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")] = None,
     size: Annotated[

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Overwrite, Seed
+from fae_core.cli.options import Overwrite, Seed, images_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 from fae_core.folders import HELD_OUT, TRAIN
 
 
 def crops(
-    source: Annotated[str, typer.Argument(help='Image folder, .parquet, .npz, or "photographs".')],
+    source: Annotated[
+        str, typer.Argument(callback=images_there, help='Image folder, .parquet, .npz, or "photographs".')
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write: train/ and held-out/, one subfolder per class.")],
     count: Annotated[
         int, typer.Option(help="Training crops in all; classes get equal shares.", min=1, max=MOST_IMAGES)
@@ -40,11 +42,15 @@ def crops(
     """
     from fae_core.cli.defaults import preset_words
     from fae_core.commands.running import command_line
-    from fae_core.images.crops import CropSettings, write_crops
+    from fae_core.files import require_new_folder
     from fae_core.images.open import open_images
     from fae_core.progress import progress
 
-    settings = CropSettings(size=size, scale=_pair(scale), center=center, jitter=jitter, seed=seed)
+    bounds = _pair(scale)
+    require_new_folder(out, overwrite=overwrite)
+    from fae_core.images.crops import CropSettings, write_crops
+
+    settings = CropSettings(size=size, scale=bounds, center=center, jitter=jitter, seed=seed)
     write_crops(
         open_images(source),
         out,

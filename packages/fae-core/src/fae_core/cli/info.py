@@ -80,13 +80,15 @@ def info(
     """
     from fae_core.models.presets import preset_files
 
+    is_preset = target in preset_files() and not Path(target).exists()
+    settings = resolved_settings(target) if is_preset else None  # first: a fault in them is found without torch
     facts = describe(target)
     document(facts)
     for name, value in facts.items():
         say(f"{name:<22}{value_text(value)}")
-    if target in preset_files() and not Path(target).exists():
-        facts["settings"] = resolved_settings(target)
-        say("\n" + as_yaml(facts["settings"]))
+    if settings is not None:
+        facts["settings"] = settings
+        say("\n" + as_yaml(settings))
         if named := named_sampling(target):
             facts["sampling"] = named
             say("# fae sample --sampling NAME\n" + as_yaml({"sampling": named}))
@@ -120,17 +122,19 @@ def resolved_settings(preset: str) -> dict[str, Any]:
         preset: Its name.
 
     Raises:
-        UnknownName: There is no such preset.
+        UnknownName: There is no such preset, or no installed package has its model.
+        InvalidSettings: A setting is unknown or out of range.
     """
     from fae_core.config import parse_config
+    from fae_core.models.configs import config_class_of
     from fae_core.models.presets import DESCRIPTION, load_preset
     from fae_core.training import TrainConfig
 
     found = load_preset(preset)
     sections = {name: value for name, value in found.items() if name not in DESCRIPTION}
-    model_class = preset_class(preset)
-    stages = {name: pkgutil.resolve_name(where) for name, where in getattr(model_class, "stage_configs", {}).items()}
-    for name, config_class in {"model": model_class.config_class, "training": TrainConfig, **stages}.items():
+    model = config_class_of(found["model_type"])
+    stages = {name: pkgutil.resolve_name(where) for name, where in model.stage_configs.items()}
+    for name, config_class in {"model": model, "training": TrainConfig, **stages}.items():
         if name in sections:
             fields = dict(sections[name])
             own = {"training": fields.pop("training")} if name in stages and "training" in fields else {}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.errors import DataError, InvalidFile
 from fae_core.folders import STORE_INDEX
 
 
 def _existing(device: str | None) -> str | None:
-    """The device as given, once it is known to be there; without one nothing is loaded to look for it."""
-    if device is not None:
+    """The device as given, once it is known to be there; torch is loaded to look for it only where there is a GPU."""
+    from fae_core.machine import gpu_number, has_driver, no_gpu
+
+    if device is not None and gpu_number(device) is not None:
+        if not has_driver():
+            raise no_gpu(device)
         from fae_core.processes import resolve_device
 
         resolve_device(device)
@@ -39,6 +44,18 @@ def model_there(source: str | None) -> str | None:
     return source
 
 
+def path_there(path: Path | list[Path] | None) -> Any:
+    """The path of a file or folder, or several, as given, once it is known that something is there."""
+    for one in path if isinstance(path, list) else [] if path is None else [path]:
+        try:
+            found = one.exists()
+        except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+            found = False
+        if not found:
+            raise InvalidFile(f"{one} does not exist")
+    return path
+
+
 def encoder_there(source: str | None) -> str | None:
     """As `model_there`, where the name of an encoder's preset will do, too."""
     from fae_core.models.presets import load_preset
@@ -52,31 +69,36 @@ def encoder_there(source: str | None) -> str | None:
 
 def _store_there(folder: Path | None) -> Path | None:
     """The folder of a latent store as given, once it is known that there is one. What it holds is not looked at."""
-    if folder is not None and not folder.is_dir():
-        from fae_core.errors import DataError
-
+    if folder is not None and not (folder / STORE_INDEX).is_file():
         raise DataError(f"{folder} is not a latent store ({STORE_INDEX} is missing)")
     return folder
 
 
-# Parameters of training commands that name places, and their checks.
-PLACES: dict[str, Callable[[Any], Any]] = {
+_PLACES: dict[str, Callable[[Any], Any]] = {
     "data": images_there,
     "latents": _store_there,
+    "features": _store_there,
     "tokenizer": model_there,
+    "decoder": model_there,
     "autoencoder": model_there,
     "init": model_there,
+    "encoder": encoder_there,
+    "reference": encoder_there,
 }
 
 
-def check_places(values: Mapping[str, Any]) -> None:
-    """Check the places that a training command is given, by the names of its parameters."""
-    for name, check in PLACES.items():
-        check(values.get(name))
+def check_places(**places: Any) -> None:
+    """Check the places that a training command is given, once its settings are known to be right.
+
+    Args:
+        places: By the names of the command's options; None for one that was not given.
+    """
+    for name, place in places.items():
+        _PLACES[name](place)
 
 
-# Places and names are checked as options are read: before torch is loaded, which takes longer than all else. Those of
-# training commands are checked by `training_command`.
+# Places and names are checked before torch is loaded, which takes longer than all else: as options are read, or by
+# `check_places`.
 _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
@@ -103,7 +125,9 @@ BatchSize = Annotated[
     int,
     typer.Option("--batch-size", min=1, max=LARGEST_BATCH, help="Samples at a time; changes speed, not results."),
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with model and training sections.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", callback=path_there, help="YAML file with model and training sections.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.steps=500.")
 ]
@@ -114,7 +138,11 @@ TrainData = Annotated[str, typer.Option("--data", help='Image folder, .parquet, 
 Latents = Annotated[Path | None, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")]
 Survey = Annotated[
     Path | None,
-    typer.Option("--survey", help="Report of `fae check` on the images: broken ones are left out from the start."),
+    typer.Option(
+        "--survey",
+        callback=path_there,
+        help="Report of `fae check` on the images: broken ones are left out from the start.",
+    ),
 ]
 LiveData = Annotated[
     str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set, path_there
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
@@ -36,7 +36,9 @@ def sample(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", help="For a generator of text: text file, one prompt per line, or .jsonl with captions."
+            "--prompts",
+            callback=path_there,
+            help="For a generator of text: text file, one prompt per line, or .jsonl with captions.",
         ),
     ] = None,
     guidance: Annotated[
@@ -84,8 +86,15 @@ def sample(
     Example: fae sample --generator runs/dit --decoder runs/tokenizer --out runs/samples --count 64 --guidance 1.5
     """
     from fae_core.cli.launch import relaunched
+    from fae_core.cli.settings import parse_overrides
+    from fae_core.commands.running import is_first_process
     from fae_core.errors import FAEError
+    from fae_core.files import read_json, require_new_folder
+    from fae_core.folders import SAMPLES_RECORD
+    from fae_core.models.load import generator_type
+    from fae_core.models.sample_options import check_early
     from fae_core.models.sources import find_bundle, require_source
+    from fae_core.sampling.prompts import read_prompts
 
     if model is not None and generator is None and decoder is None:
         find_bundle(model)
@@ -94,16 +103,15 @@ def sample(
         raise FAEError("give either --model BUNDLE, or --generator and --decoder")
     require_source(generator)
     require_source(decoder)
+    options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
+    check_early(generator_type(generator), options if guidance is None else {"guidance": guidance, **options})
+    texts = read_prompts(prompts) if prompts is not None else ()
+    if is_first_process():
+        require_new_folder(out, overwrite=overwrite, resume=resume, kind="samples", resumable=SAMPLES_RECORD)
     if relaunched(processes):
         return
-    from fae_core.cli.settings import parse_overrides
-    from fae_core.files import read_json
-    from fae_core.folders import SAMPLES_RECORD
     from fae_core.sampling.job import SampleJob
-    from fae_core.sampling.prompts import read_prompts
 
-    options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
-    texts = read_prompts(prompts) if prompts is not None else ()
     job = SampleJob(
         generator, decoder, out, count, labels, guidance, seed, batch_size, options, columns, npz, texts, scale
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pkgutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fae_core.cli.options import check_places
 from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
 from fae_core.commands.running import command_line
 from fae_core.config import Config, parse_config, require_fields
 from fae_core.errors import DataError
 from fae_core.models.build import on_meta, seeded
+from fae_core.models.configs import config_class_of
+from fae_core.models.sample_options import check_early
 
 if TYPE_CHECKING:
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
@@ -29,7 +33,7 @@ SECTIONS = ("model", "training", "preview")  # of the settings of a generator's 
 def train_generator(
     command: str,
     default_preset: str,
-    generator_classes: dict[str, Any],
+    generator_classes: Mapping[str, Any],
     options: TrainingOptions | None = None,
     *,
     latents: Path | None,
@@ -45,7 +49,7 @@ def train_generator(
     Args:
         command: "diffusion" or "flow".
         default_preset: taken where neither a preset nor a file of settings is given.
-        generator_classes: model_type -> class.
+        generator_classes: model_type -> class, or "module:Class", which is imported once settings and places are right.
         options: what every training command takes. Its fields as keyword arguments still work, with a warning.
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
@@ -55,8 +59,6 @@ def train_generator(
     Raises:
         FAEError: one line, for settings, data or an output folder that cannot be used.
     """
-    from fae_core.processes import processes
-
     if options is None:
         warnings.warn("give train_generator its options as one TrainingOptions", DeprecationWarning, stacklevel=2)
         options = TrainingOptions(**earlier)
@@ -66,14 +68,27 @@ def train_generator(
     model_type = settings.get("model_type", next(iter(generator_classes)))
     if not isinstance(model_type, str) or model_type not in generator_classes:
         raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {str(model_type)[:60]}")
-    generator_class, model = generator_classes[model_type], settings.get("model", {})
+    model = settings.get("model", {})
     config = options.train_config(settings)
     preview = _preview(settings)
-    require_fields(generator_class.config_class, model, "model settings")
+
+    def load() -> Any:
+        place = generator_classes[model_type]
+        return pkgutil.resolve_name(place) if isinstance(place, str) else place
+
+    require_fields(config_class_of(model_type, load), model, "model settings")
+    if preview is not None:
+        check_early(model_type, preview.options)
     if check is not None:
         check(model_type)
+    _check_source(latents, data, tokenizer, flip, options)
+    check_places(latents=latents, data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
+    options.check_folder()
     if options.relaunched():
         return
+    from fae_core.processes import processes
+
+    generator_class = load()
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
         with options.building():
@@ -131,24 +146,31 @@ def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
     return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
 
 
-def _open_latents(
-    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, options: TrainingOptions
-) -> Any:
-    """The store, or images encoded as they are needed."""
+def _check_source(
+    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, options: TrainingOptions
+) -> None:
+    """Raise DataError unless there is a store, or images and what encodes them."""
     if latents is not None and flip:
         raise DataError("--flip is for --data; a latent store has mirror images where fae encode --flip wrote it")
     if options.survey is not None and data is None:
         raise DataError("--survey is about the images of --data, which is not given")
-    if latents is not None and data is None and tokenizer is None:
+    given = (latents is not None, data is not None, tokenizer is not None)
+    if given not in ((True, False, False), (False, True, True)):
+        raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
+
+
+def _open_latents(
+    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, options: TrainingOptions
+) -> Any:
+    """The store, or images encoded as they are needed."""
+    if data is None or tokenizer is None:
         from fae_core.latent_store import LatentStore
 
         return LatentStore(latents, verify=verify)
-    if latents is None and data is not None and tokenizer is not None:
-        from fae_core.models.load import load_tokenizer
-        from fae_core.training.live_latents import LiveLatents
+    from fae_core.models.load import load_tokenizer
+    from fae_core.training.live_latents import LiveLatents
 
-        return LiveLatents(options.images(data, None), load_tokenizer(tokenizer), flip=flip)
-    raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
+    return LiveLatents(options.images(data, None), load_tokenizer(tokenizer), flip=flip)
 
 
 def _class_count(store: Any) -> dict[str, int]:

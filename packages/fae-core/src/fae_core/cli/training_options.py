@@ -7,18 +7,15 @@ options one by one.
 from __future__ import annotations
 
 import functools
-import inspect
-import typing
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fae_core.cli.option_objects import spread
 from fae_core.cli.options import (
-    PLACES,
     Config,
     Device,
     DryRun,
@@ -32,7 +29,6 @@ from fae_core.cli.options import (
     Track,
     TrainBatch,
     TrainSeed,
-    check_places,
 )
 from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
@@ -41,8 +37,6 @@ if TYPE_CHECKING:
     from fae_core.cli.defaults import Made
     from fae_core.images import ImageSource
     from fae_core.training import Task, TrainConfig
-
-_OPTIONS = "options"  # the parameter of a command
 
 
 @dataclass(frozen=True)
@@ -75,11 +69,8 @@ class TrainingOptions:
         return {name: value for name, value in chosen.items() if value is not None}
 
     def train_config(self, settings: dict[str, Any]) -> TrainConfig:
-        """The section `training` of the settings with these options over it. Raises InvalidSettings."""
-        from fae_core.config import parse_config
-        from fae_core.training import TrainConfig
-
-        return parse_config(TrainConfig, {**settings.get("training", {}), **self.training}, "training settings")
+        """The section `training` of the settings with these options over it, as `training_config` gives it."""
+        return training_config({**settings.get("training", {}), **self.training})
 
     def require_suited(self, default: str, at_hand: Made) -> None:
         """Check the command's default preset, if it is taken, as `fae_core.cli.defaults.require_suited` does.
@@ -150,16 +141,31 @@ class TrainingOptions:
             say(f"wrote {self.out}/{RUN_MODEL}; next: {after}")
 
 
-def training_command(
-    default_preset: str, kind: str = "", *, early_places: bool = True
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def training_config(section: dict[str, Any]) -> TrainConfig:
+    """The settings of the training loop.
+
+    Args:
+        section: The section `training`.
+
+    Raises:
+        InvalidSettings: One is unknown or out of range.
+        FAEError: There is no such tracker, or what it needs is not installed.
+    """
+    from fae_core.config import parse_config
+    from fae_core.training import TrainConfig
+    from fae_core.training.tracking import tracker_classes
+
+    config = parse_config(TrainConfig, section, "training settings")
+    tracker_classes(config.track)
+    return config
+
+
+def training_command(default_preset: str, kind: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function with a parameter `options: TrainingOptions`, and parameters of its own.
 
     Args:
         default_preset: named in the help of --preset; it is taken for what it was made for alone.
         kind: the model_type of its presets, where it has one.
-        early_places: check places before the command runs. False where a preset can contradict the command's options,
-            which is to be reported first.
     """
     listing = f"fae presets {kind}".strip()
 
@@ -175,35 +181,4 @@ def training_command(
         str | None, typer.Option("--preset", callback=known, help=f"See `{listing}`; without it {default_preset}.")
     ]
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        shared = typing.get_type_hints(TrainingOptions, globals(), {"Path": Path}, include_extras=True)
-        shared["preset"] = preset
-        own = inspect.signature(function, eval_str=True).parameters
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [
-            inspect.Parameter(
-                field.name,
-                keyword,
-                default=inspect.Parameter.empty if field.default is MISSING else field.default,
-                annotation=shared[field.name],
-            )
-            for field in fields(TrainingOptions)
-        ]
-        mine = [parameter.replace(kind=keyword) for name, parameter in own.items() if name != _OPTIONS]
-        ordered = sorted([*mine, *parameters], key=lambda one: one.default is not inspect.Parameter.empty)
-
-        @functools.wraps(function)
-        def command(**values: Any) -> None:
-            options = TrainingOptions(**{name: values.pop(name) for name in shared if name in values})
-            # Settings and options that contradict each other are reported first, which only the command itself can do.
-            more = any(value != own[name].default for name, value in values.items() if name not in PLACES)
-            if early_places and not options.overrides and options.config is None and not more:
-                check_places(values)
-            function(options=options, **values)
-
-        command.__signature__ = inspect.Signature(ordered)  # pyright: ignore[reportAttributeAccessIssue]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-        del command.__wrapped__  # typer would read the function's own parameters there
-        return command
-
-    return decorate
+    return functools.partial(spread, replaced={"preset": preset})

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fae_core.config.limits import beyond
-from fae_core.errors import InvalidSettings, field_reasons, is_unknown_name
+from fae_core.errors import InvalidSettings, field_reasons
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen and typed; unknown keys and numbers beyond `limits` are refused."""
+    """Base of every configuration: frozen and typed; unknown keys and numbers beyond `limits` are refused.
 
+    Attributes:
+        stage_configs: Of a model's: the stages that train it, as a preset's section -> "module:class".
+    """
+
+    stage_configs: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="after")
@@ -47,17 +53,23 @@ def parse_config(config_class: type[ConfigT], fields: dict[str, Any], where: str
         raise InvalidSettings(f"{where}: {field_reasons(error.errors(), config_class)}") from None
 
 
-def require_fields(config_class: type[Config], fields: dict[str, Any], where: str) -> None:
-    """Raise InvalidSettings for unknown names, at any depth; for settings of which some values are not known yet.
+def require_fields(config_class: type[Config], fields: dict[str, Any], where: str, later: Collection[str] = ()) -> None:
+    """Check settings of which some are not known yet, as far as they are known.
 
     Args:
         config_class: The class of the configuration.
         fields: Values by name.
         where: What the error message calls their source.
+        later: Fields whose values here will be replaced; with some, how values fit together is not looked at.
+
+    Raises:
+        InvalidSettings: A name is unknown, at any depth, or a value is out of range.
     """
     try:
         config_class.model_validate(fields)
     except ValidationError as error:
-        unknown = [found for found in error.errors() if is_unknown_name(found)]
-        if unknown:
-            raise InvalidSettings(f"{where}: {field_reasons(unknown, config_class)}") from None
+        found = [one for one in error.errors() if one["type"] != "missing" and (one["loc"] or not later)]
+        if found:
+            raise InvalidSettings(f"{where}: {field_reasons(found, config_class)}") from None
+    if (problem := beyond(fields)) is not None:
+        raise InvalidSettings(f"{where}: {problem}")

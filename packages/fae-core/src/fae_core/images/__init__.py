@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from fae_core.images.accept import image_batch as image_batch
     from fae_core.images.batch import load_batch as load_batch
     from fae_core.images.batch import read_tensor as read_tensor
-    from fae_core.images.batch import readable_images as readable_images
     from fae_core.images.check import require_images as require_images
     from fae_core.images.check import unchecked_images as unchecked_images
     from fae_core.images.decode import decode_image as decode_image
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from fae_core.images.grid import to_pillow as to_pillow
     from fae_core.images.open import open_images as open_images
     from fae_core.images.quality import psnr as psnr
+    from fae_core.images.readable import readable_images as readable_images
     from fae_core.images.source import ImageSource as ImageSource
     from fae_core.images.survey import open_surveyed as open_surveyed
     from fae_core.images.tolerant import TolerantImages as TolerantImages
@@ -52,7 +52,7 @@ _HOMES = {
     "open_surveyed": "survey",
     "psnr": "quality",
     "read_tensor": "batch",
-    "readable_images": "batch",
+    "readable_images": "readable",
     "readable_source": "tolerant",
     "require_images": "check",
     "save_grid": "grid",

@@ -10,11 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-
 from fae_core.errors import DataError, InvalidSettings
 from fae_core.images.captions import split_captions
-from fae_core.random import counter, derive_seed
 
 _MOST_SHOWN = 60  # characters of a wrong setting
 
@@ -81,6 +78,10 @@ class CaptionChoice:
             epochs: (B,) in which epoch each is read.
             seed: of the run.
         """
+        import torch  # not above: weights are checked without it
+
+        from fae_core.random import counter, derive_seed
+
         drawn = [0.0] * len(texts)
         for epoch in set(epochs):
             rows = [row for row, other in enumerate(epochs) if other == epoch]

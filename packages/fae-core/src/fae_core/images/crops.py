@@ -16,8 +16,8 @@ from PIL.Image import Image
 from fae_core.errors import DataError
 from fae_core.files import staged_folder
 from fae_core.folders import HELD_OUT, IMAGE_CLASSES, TRAIN
-from fae_core.images.batch import readable_images
 from fae_core.images.grid import to_pillow
+from fae_core.images.readable import readable_images
 from fae_core.images.resample import Box
 from fae_core.images.source import ImageSource
 from fae_core.images.transform import crop_boxes, crop_resize, jitter_colors, to_tensor

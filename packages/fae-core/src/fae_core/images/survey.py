@@ -27,7 +27,7 @@ from fae_core.images.open import open_images
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.source import ImageSource, pixels_digest
 from fae_core.images.tell import log_on_first_process
-from fae_core.processes import available_threads
+from fae_core.machine import available_threads
 from fae_core.progress import progress
 
 FORMAT = "fae-survey-1"

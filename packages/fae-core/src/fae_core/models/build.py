@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
-
-import torch
 
 from fae_core.errors import InvalidSettings, first_line
 
@@ -14,7 +13,8 @@ ModelT = TypeVar("ModelT")
 
 def on_meta() -> bool:
     """Whether models are built without weights now, under torch.device("meta")."""
-    return torch.get_default_device().type == "meta"
+    torch = sys.modules.get("torch")  # without it no device was chosen, and settings are read without it
+    return torch is not None and torch.get_default_device().type == "meta"
 
 
 def built(where: str, build: Callable[[], ModelT]) -> ModelT:
@@ -27,6 +27,8 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
     Raises:
         InvalidSettings: Where torch cannot make a model of these sizes.
     """
+    import torch
+
     try:
         return build()
     except torch.OutOfMemoryError:  # of a GPU, which is reported elsewhere
@@ -39,6 +41,8 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
 
 def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:
     """The model that `build()` makes, with initial weights fixed by a seed; the global generator stays as it was."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return built("model settings", build)

@@ -19,6 +19,7 @@ from fae_core.plugins import load_plugins
 
 OTHERS = "others"  # in the record, the files that are not weights; "files" are the weights
 FORMAT_VERSION = 1
+DTYPES = ("float16", "bfloat16", "float32")  # of the weights in a bundle
 
 
 @functools.cache

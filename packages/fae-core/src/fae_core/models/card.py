@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from fae_core.redact import redact
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LICENSE = "apache-2.0"  # of this repository, and by default of what is trained with it
 _ABOUT = 'Part of FAE, after "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation".'

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName, first_line
-from fae_core.folders import BUNDLE_PARTS, LATENT_SPEC, README, STORE_INDEX
+from fae_core.folders import BUNDLE_PARTS, LATENT_SPEC, MODEL_CONFIG, README, STORE_INDEX
 from fae_core.models.bundles import bundle_folders, bundle_part, is_bundle, read_bundle
 from fae_core.models.presets import load_preset
 from fae_core.models.sources import resolve_model_folder
@@ -65,7 +65,14 @@ def _describe_bundle(folder: Path) -> dict[str, Any]:
 
 
 def _describe_preset(name: str) -> dict[str, Any]:
-    preset = load_preset(name)  # before torch, which takes longer to load than all else here
+    from fae_core.config import parse_config
+    from fae_core.models.configs import config_class_of
+    from fae_core.spec import LatentSpec
+
+    preset = load_preset(name)  # and its settings, before torch, which takes longer to load than all else here
+    parse_config(config_class_of(preset["model_type"]), preset.get("model", {}), f"preset {name}")
+    if "spec" in preset:
+        LatentSpec.from_dict(preset["spec"], f"preset {name}")
     import torch
 
     from fae_core.models.shown import model_facts
@@ -87,15 +94,16 @@ def _describe_preset(name: str) -> dict[str, Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
-    from fae_core.latent_store import LatentStore
-    from fae_core.models.folder import read_config
+    from fae_core.files import read_json
     from fae_core.spec import LatentSpec
 
     if (folder / STORE_INDEX).is_file():
+        from fae_core.latent_store import LatentStore
+
         store = LatentStore(folder)
         return {"latent store": folder, "samples": len(store), **store.spec.facts()}
     model_folder = resolve_model_folder(folder)
-    stored = read_config(model_folder)
+    stored = read_json(model_folder / MODEL_CONFIG)
     facts = {
         "model": model_folder,
         "type": stored.get("model_type"),

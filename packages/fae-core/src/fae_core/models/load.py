@@ -6,6 +6,7 @@ in a model folder's config.json.
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,13 +43,24 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
     return generator
 
 
+def generator_type(source: str | Path) -> str | None:
+    """The model_type of the generator in a local folder or installed bundle; None where only loading tells."""
+    point = _known_point(source)
+    return None if point is None else point.name
+
+
 def generator_class(source: str | Path) -> Any | None:
     """The class of the generator in a local folder or installed bundle; None where it is only known after loading."""
+    point = _known_point(source)
+    return None if point is None else point.load()
+
+
+def _known_point(source: str | Path) -> EntryPoint | None:
     from fae_core.models.bundles import bundle_folders
 
     folder = Path(source)
     try:
-        return _class_of("generator", source, {}) if folder.is_dir() or str(source) in bundle_folders() else None
+        return _point_of("generator", source, {}) if folder.is_dir() or str(source) in bundle_folders() else None
     except FAEError:  # `load_generator` will raise it again
         return None
 
@@ -94,7 +106,7 @@ def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: b
 
     hub: Any = {name: options[name] for name in HubOptions.__annotations__ if name in options}
     rest = {name: value for name, value in options.items() if name not in hub or name == "variant"}
-    model_class = _class_of(kind, source, hub)
+    model_class = _point_of(kind, source, hub).load()
     load, parts = model_class.from_pretrained, getattr(model_class, "model_parts", None)
     if decoder:
         if not hasattr(model_class, "decode"):
@@ -104,13 +116,13 @@ def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: b
     return load(resolve_model_folder(source, part=kind, parts=parts, **hub), **rest)
 
 
-def _class_of(kind: Kind, source: str | Path, hub: Any) -> Any:
-    """The class that reads the model in `source`, by its config.json alone."""
-    from fae_core.models.folder import read_config
+def _point_of(kind: Kind, source: str | Path, hub: Any) -> EntryPoint:
+    """The entry point of the class that reads the model in `source`, by its config.json alone."""
+    from fae_core.files import read_json
     from fae_core.models.sources import resolve_model_folder
 
     folder = resolve_model_folder(source, part=kind, parts=("",), weights=False, **hub)
-    stored = read_config(folder)
+    stored = read_json(folder / MODEL_CONFIG)
     model_type = stored.get("model_type")
     if not isinstance(model_type, str):
         raise InvalidFile(f"{folder}/{MODEL_CONFIG} does not say its model_type")
@@ -119,4 +131,4 @@ def _class_of(kind: Kind, source: str | Path, hub: Any) -> Any:
         if is_missing_own_package(stored.get("package")):
             raise MissingPackage(f"the {kind} in {source} ({model_type})", stored["package"].replace("_", "-"))
         raise UnknownName(f"{kind} type", model_type, known)
-    return known[model_type].load()
+    return known[model_type]

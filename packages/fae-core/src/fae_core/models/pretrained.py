@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, Unpack, cast
 
@@ -37,7 +36,6 @@ class PretrainedModel(Shown, Generic[ConfigT]):
     config: ConfigT
     spec: LatentSpec  # None in a part that has no latents (`needs_spec`)
     needs_spec: ClassVar[bool] = True
-    stage_configs: ClassVar[Mapping[str, str]] = {}  # of the stages that train it: a preset's section -> "module:class"
     model_parts: ClassVar[tuple[str, ...]] = ("",)  # folders inside a model's that hold files of it, "" for its own
     pipeline_tag: ClassVar[str | None] = None  # of the model card: the hub's name of the task
     class_names: tuple[str, ...] | None = None  # of the labels that a generator was trained on; kept in config.json

@@ -7,10 +7,9 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
 from fae_core.errors import InvalidFile, InvalidSettings
 from fae_core.files import (
@@ -28,6 +27,9 @@ from fae_core.images.identity import same_images
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
 from fae_core.training.tracking import Trackers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST_JOURNAL = 2**30
 log = logging.getLogger("fae")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fae_core.errors import DataError
 from fae_core.images import ImageSource, load_batch
 from fae_core.images.identity import Identity, images_identity
+from fae_core.machine import available_threads
 from fae_core.models.identity import model_identity
-from fae_core.processes import available_threads
 from fae_core.protocols import PosteriorTokenizer, Tokenizer, read_size
 from fae_core.random import SlotRandom
 

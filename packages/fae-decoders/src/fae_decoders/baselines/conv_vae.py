@@ -9,11 +9,9 @@ takes either. It is trained from scratch (stages/vae.py), or holds the weights o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fae_core.config import Config
@@ -22,53 +20,11 @@ from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
+from fae_decoders.baselines.config import ConvVAEConfig
 from fae_decoders.baselines.conv_net import ConvDecoder, ConvEncoder
 from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
-
-Side = Annotated[int, Field(gt=0, le=65536)]  # as LatentSpec has it
-
-
-class ConvVAEConfig(Config):
-    """Sizes of a ConvVAE.
-
-    Args:
-        image_size: Of the images in pixels, one number or (height, width); multiples of the stride.
-        channels: C of the latents.
-        widths: Channels of each level, finest first; the stride is 2^(levels - 1).
-        blocks: Residual blocks per level of the encoder, one fewer than in the decoder.
-        norm_groups: Of every GroupNorm.
-        attention: One attention block in the middle.
-        latent_conv: 1x1 convolutions on both sides of the latent (SD's quant_conv and post_quant_conv; SD3 and Flux
-            have none).
-    """
-
-    image_size: Side | tuple[Side, Side]
-    channels: int = Field(gt=0, le=65536)
-    widths: tuple[int, ...] = Field(default=(128, 256, 512, 512), min_length=1)
-    blocks: int = Field(default=2, gt=0)
-    norm_groups: int = Field(default=32, gt=0)
-    attention: bool = True
-    latent_conv: bool = True
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-
-    @property
-    def stride(self) -> int:
-        """Pixels per latent position, in each direction."""
-        return 2 ** (len(self.widths) - 1)
-
-    @model_validator(mode="after")
-    def _fits(self) -> ConvVAEConfig:
-        if any(side < 1 or side % self.stride for side in self.image_shape):
-            raise ValueError(f"images of {self.image_shape} pixels are not a multiple of the stride {self.stride}")
-        if any(width < 1 or width % self.norm_groups for width in self.widths):
-            raise ValueError(f"widths {self.widths} are not multiples of norm_groups {self.norm_groups}")
-        return self
 
 
 class ConvVAE(PretrainedModel[ConvVAEConfig]):
@@ -87,7 +43,6 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     model_type: ClassVar[str] = "conv-vae"
     config_class: ClassVar[type[Config]] = ConvVAEConfig
-    stage_configs: ClassVar[Mapping[str, str]] = {"vae": "fae_decoders.stages:VAEConfig"}
     pipeline_tag: ClassVar[str | None] = "image-to-image"
 
     def __init__(self, config: ConvVAEConfig, spec: LatentSpec | None = None) -> None:

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite, Set
+from fae_core.cli.options import Out, Overwrite, Set, check_places, model_there
 from fae_core.commands.output import say
 
 
 def assemble(
     out: Out,
-    pixel: Annotated[str, typer.Option("--pixel", help="Run or folder of a pixel decoder (stage noise).")],
+    pixel: Annotated[
+        str, typer.Option("--pixel", callback=model_there, help="Run or folder of a pixel decoder (stage noise).")
+    ],
     autoencoder: Annotated[
         str | None,
         typer.Option("--autoencoder", help="Run of `fae train autoencoder`: its encoder and feature decoder."),
@@ -42,8 +44,7 @@ def assemble(
     from fae_core.commands.running import command_line
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
-    from fae_decoders.fae.assemble import assemble as with_autoencoder
-    from fae_decoders.fae.assemble import assemble_direct
+    from fae_decoders.cli.stage import build_encoder, check_encoder
     from fae_encoder.cli import encoder_fields
 
     if (autoencoder is None) == (encoder is None):
@@ -51,12 +52,17 @@ def assemble(
     if encoder is None and (weights is not None or statistics is not None or overrides):
         raise FAEError("--weights, --set and --statistics belong to --encoder; an autoencoder has its own")
     fields = encoder_fields(overrides)
+    if encoder is not None:
+        check_encoder({"preset": encoder, **fields})
+    check_places(autoencoder=autoencoder, latents=statistics)
     require_new_folder(out, overwrite=overwrite)
+    from fae_decoders.fae.assemble import assemble as with_autoencoder
+    from fae_decoders.fae.assemble import assemble_direct
+
     if autoencoder is not None:
         fae = with_autoencoder(autoencoder, pixel)
     else:
         from fae_core.models.build import seeded
-        from fae_decoders.cli.stage import build_encoder
         from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
 
         size = load_pixel_decoder(pixel).config.image_shape

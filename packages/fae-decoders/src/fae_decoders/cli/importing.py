@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Device, Out, Overwrite
+from fae_core.cli.options import Device, Out, Overwrite, images_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
 
@@ -32,7 +32,8 @@ def import_autoencoder_kl(
         typer.Option("--variant", help="Of the weights, such as fp16; default: the plain file, or the only one."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Images over which to measure the latents' statistics.")
+        str | None,
+        typer.Option("--data", callback=images_there, help="Images over which to measure the latents' statistics."),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="At most so many of them, evenly spread.")] = 10_000,
     overwrite: Overwrite = False,
@@ -46,14 +47,17 @@ def import_autoencoder_kl(
     """
     from fae_core.commands.running import command_line
     from fae_core.files import require_new_folder
+    from fae_core.models.sources import require_source
+
+    require_new_folder(out, overwrite=overwrite)
+    require_source(source)
     from fae_core.processes import resolve_device
     from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
 
-    require_new_folder(out, overwrite=overwrite)
     vae = load_autoencoder_kl(source, image_size=image_size, variant=variant)
     if data is not None:
         from fae_core.images import readable_source
-        from fae_decoders.stages.data import DataConfig
+        from fae_decoders.stages.config import DataConfig
         from fae_decoders.stages.images import ImageData
         from fae_decoders.stages.vae import measure_statistics
 
@@ -74,11 +78,15 @@ def import_autoencoder_kl(
 
 def import_rae(
     checkpoint: Annotated[
-        Path, typer.Argument(help="The original's model.pt of a decoder, or a whole RAE's checkpoint.")
+        Path,
+        typer.Argument(callback=path_there, help="The original's model.pt of a decoder, or a whole RAE's checkpoint."),
     ],
     out: Out,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The original's config.json; the released widths need none.")
+        Path | None,
+        typer.Option(
+            "--config", callback=path_there, help="The original's config.json; the released widths need none."
+        ),
     ] = None,
     pixels: Annotated[
         PixelScale, typer.Option("--pixels", help="imagenet: for DINOv2 and MAE; half (mean and std 0.5): for SigLIP2.")
@@ -97,10 +105,11 @@ def import_rae(
     from fae_core.cli.defaults import Made, preset_words
     from fae_core.commands.running import command_line
     from fae_core.files import read_json, require_new_folder
+
+    require_new_folder(out, overwrite=overwrite)
     from fae_core.models.foreign import SECTIONS, read_state_dict
     from fae_decoders.imports.official_rae import decoder_from_official
 
-    require_new_folder(out, overwrite=overwrite)
     state = read_state_dict(checkpoint, section=section, sections=("ema", *SECTIONS))
     half = (0.5, 0.5, 0.5) if pixels is PixelScale.HALF else None
     stored = read_json(config) if config is not None else None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Survey, model_there
+from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Survey, model_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
 from fae_decoders.cli.train_autoencoder import Split
@@ -38,7 +38,9 @@ def reconstruct(
         str | None,
         typer.Option("--extractor", help="Also SSIM and the Frechet distance by these features (needs fae-eval)."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", callback=path_there, help="Local weights of the extractor.")
+    ] = None,
     lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (needs fae-eval[perceptual]).")] = False,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
@@ -52,17 +54,15 @@ def reconstruct(
     """
     from fae_core.commands.running import command_line
     from fae_core.errors import FAEError
-    from fae_core.files import staged_folder
+    from fae_core.files import require_new_folder, staged_folder
     from fae_core.images import open_surveyed, readable_images
     from fae_core.images.tell import log_on_first_process
-    from fae_core.models.load import load_tokenizer
-    from fae_core.processes import available_threads, resolve_device
+    from fae_core.machine import available_threads
     from fae_core.progress import progress
-    from fae_decoders.reconstruction import Reconstruction
 
     if weights is not None and extractor is None:
         raise FAEError("--weights are those of an --extractor, which is not given")
-    study = _study(extractor, weights, lpips) if extractor is not None or lpips else None
+    require_new_folder(out, overwrite=overwrite)
     source = open_surveyed(data, split, survey)
     if count < len(source):
         source = source.select([i * len(source) // count for i in range(count)])
@@ -73,6 +73,11 @@ def reconstruct(
                     source, log_on_first_process, threads=available_threads(), progress=lambda _: bar.advance()
                 )
             )
+    from fae_core.models.load import load_tokenizer
+    from fae_core.processes import resolve_device
+    from fae_decoders.reconstruction import Reconstruction
+
+    study = _study(extractor, weights, lpips) if extractor is not None or lpips else None
     device = resolve_device(device)
     tokenizer = load_tokenizer(model, device=device)
     with staged_folder(out, overwrite=overwrite) as staging:

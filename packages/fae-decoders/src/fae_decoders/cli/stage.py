@@ -60,25 +60,44 @@ def stage_settings(
     return {key: settings.get(key, {}) for key in sections}
 
 
-def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
-    """The encoder of an encoder section.
+def check_encoder(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The preset or folder of an encoder section, and the fields over it; nothing is loaded.
 
     Args:
         settings: `preset`, the name of one or an encoder's or FAE's folder, and fields of FAEEncoderConfig over it.
-        weights: of the backbone; None for the preset's own choice.
 
     Raises:
+        UnknownName: there is no such preset.
+        InvalidSettings: a field is unknown or out of range.
         FAEError: no encoder is named, or fields would change one that is read from a folder.
     """
-    from fae_encoder import FAEEncoder
+    from fae_encoder.config import preset_config
 
     fields = dict(settings)
     source = fields.pop("preset", None)
     if source is None:
         raise FAEError("no encoder is named: pass --encoder with a preset (`fae presets fae-encoder`) or a folder")
+    if not Path(source).is_dir():
+        preset_config(source, fields)
+    elif fields:
+        raise FAEError(f"an encoder's folder is taken as it is; encoder.{next(iter(fields))} cannot be changed")
+    return source, fields
+
+
+def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
+    """The encoder of an encoder section.
+
+    Args:
+        settings: as of `check_encoder`.
+        weights: of the backbone; None for the preset's own choice.
+
+    Raises:
+        FAEError: as `check_encoder`, and where it cannot be built.
+    """
+    from fae_encoder import FAEEncoder
+
+    source, fields = check_encoder(settings)
     if Path(source).is_dir():
-        if fields:
-            raise FAEError(f"an encoder's folder is taken as it is; encoder.{next(iter(fields))} cannot be changed")
         return FAEEncoder.from_pretrained(source, weights="default" if weights is None else weights)
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}
     return FAEEncoder.from_preset(source, **chosen, **fields)

@@ -58,7 +58,7 @@ def recipe_for_stage_two(
         overrides: What --set gave stage Ib.
         batch_size: What --batch-size gave stage Ib.
     """
-    from fae_decoders.stages import PixelFinetuneConfig
+    from fae_decoders.stages.config import PixelFinetuneConfig
 
     chosen = parse_overrides(overrides)
     noise, training = chosen.get("noise") or {}, chosen.get("training") or {}
@@ -124,7 +124,7 @@ def kept_discriminator(init: str, section: dict[str, Any], options: TrainingOpti
     from fae_core.config import parse_config
     from fae_core.files import read_yaml
     from fae_core.folders import RUN_CONFIG, RUN_IDENTITY
-    from fae_decoders.stages import PixelFinetuneConfig
+    from fae_decoders.stages.config import PixelFinetuneConfig
     from fae_decoders.stages.kept_discriminator import discriminator_of
 
     losses = parse_config(PixelFinetuneConfig, section, "finetune settings").losses

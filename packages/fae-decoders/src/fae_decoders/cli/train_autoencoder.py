@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import TrainData
-from fae_core.cli.training_options import TrainingOptions, training_command
+from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.training_options import TrainingOptions, training_command, training_config
 
 Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
 Encoder = Annotated[
@@ -44,23 +44,20 @@ def train_autoencoder(
     Example: fae train autoencoder --data IMAGES --out runs/autoencoder --set autoencoder.beta=0.003
     """
     options.check_folder()
-    if options.relaunched():
-        return
     from fae_core.cli.defaults import image_size_at_hand, preset_words
     from fae_core.commands.running import command_line
     from fae_core.config import parse_config, require_fields
     from fae_core.models.build import seeded
-    from fae_core.training import TrainConfig
     from fae_decoders.cli.stage import (
         build_encoder,
+        check_encoder,
         encoder_at_hand,
         known_features,
         recorded,
         stage_settings,
     )
-    from fae_decoders.fae.feature_decoder import FeatureDecoder, FeatureDecoderConfig
-    from fae_decoders.stages import AutoencoderConfig, AutoencoderTask
-    from fae_decoders.stages.autoencoder import training_spec
+    from fae_decoders.fae.config import FeatureDecoderConfig
+    from fae_decoders.stages.config import AutoencoderConfig
 
     settings = stage_settings(
         "feature-decoder",
@@ -72,9 +69,16 @@ def train_autoencoder(
         options.training,
         encoder,
     )
-    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    train_config = training_config(settings["training"])
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
-    require_fields(FeatureDecoderConfig, settings["model"], "model settings")
+    require_fields(FeatureDecoderConfig, settings["model"], "model settings", later=("feature_dim",))
+    check_encoder(settings["encoder"])
+    check_places(data=data, features=features)
+    if options.relaunched():
+        return
+    from fae_decoders.fae.feature_decoder import FeatureDecoder
+    from fae_decoders.stages.autoencoder import AutoencoderTask, training_spec
+
     at_hand = encoder_at_hand(settings["encoder"], weights)
     options.require_suited(DEFAULT_PRESET, at_hand)
     source = options.images(data, split)

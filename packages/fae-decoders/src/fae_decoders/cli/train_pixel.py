@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import TrainData
-from fae_core.cli.training_options import TrainingOptions, training_command
+from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.training_options import TrainingOptions, training_command, training_config
 from fae_decoders.cli.train_autoencoder import Encoder, Features, Split, Weights
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class Stage(StrEnum):
 @training_command(
     f"that of --init in stage finetune, else {DEFAULT_PRESET}, for encoders of its size alone",
     "pixel-decoder",
-    early_places=False,
 )
 def train_pixel(
     options: TrainingOptions,
@@ -81,21 +80,16 @@ def train_pixel(
     runs/fae
     """
     options.check_folder()
-    if options.relaunched():
-        return
     from fae_core.cli.defaults import image_size_at_hand
     from fae_core.cli.settings import parse_overrides
     from fae_core.commands.running import command_line
     from fae_core.config import parse_config, require_fields
     from fae_core.errors import FAEError
     from fae_core.models.build import seeded
-    from fae_core.models.identity import model_checksum
-    from fae_core.training import TrainConfig
-    from fae_decoders.cli.stage import encoder_at_hand, named_features, recorded, stage_settings
+    from fae_decoders.cli.stage import check_encoder, encoder_at_hand, named_features, recorded, stage_settings
     from fae_decoders.cli.stage_two import Recipe, kept_discriminator, recipe_for_stage_two, recipe_of, tell
-    from fae_decoders.fae.pixel_decoder import PixelDecoderConfig
-    from fae_decoders.stages import PixelFinetuneConfig, PixelNoiseConfig
-    from fae_decoders.stages.pixel_noise import NOT_MEASURED
+    from fae_decoders.fae.config import PixelDecoderConfig
+    from fae_decoders.stages.config import NOT_MEASURED, PixelFinetuneConfig, PixelNoiseConfig
 
     if autoencoder is not None and encoder is not None:
         raise FAEError("--autoencoder and --encoder both say whose features to paint from; give one of them")
@@ -110,6 +104,7 @@ def train_pixel(
         runs = None
     elif runs is None:
         raise FAEError("stage finetune needs --autoencoder (a run of stage Ia) and --init (a run of stage noise)")
+    check_places(autoencoder=autoencoder, init=init)
     recipe = Recipe(options.preset_or(DEFAULT_PRESET), options.config)
     if runs is not None and options.preset is None and options.config is None:
         recipe = recipe_of(runs[1], DEFAULT_PRESET)
@@ -124,10 +119,10 @@ def train_pixel(
         options.training,
         _folder(autoencoder) or encoder,
     )
-    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    train_config = training_config(settings["training"])
     own = PixelNoiseConfig if stage is Stage.NOISE else PixelFinetuneConfig
-    for section, config_class in (("model", PixelDecoderConfig), (stage.value, own)):
-        require_fields(config_class, settings[section], f"{section} settings")
+    require_fields(PixelDecoderConfig, settings["model"], "model settings", later=("feature_dim", "grid", "image_size"))
+    require_fields(own, settings[stage.value], f"{stage.value} settings")
     if stage is Stage.NOISE:
         if reference is not None:  # the rule goes over a preset's absolute sigma; a number that is set is not replaced
             given = settings["noise"].get("reference_rms")
@@ -140,6 +135,12 @@ def train_pixel(
         noise.require_reference(reference is not None)
         if (named := named_features(settings["encoder"])) is not None:
             noise.require_unit(*named)
+    check_encoder(settings["encoder"])
+    check_places(data=data, features=features, reference=reference)
+    if options.relaunched():
+        return
+    from fae_core.models.identity import model_checksum
+
     discriminator = None if runs is None else kept_discriminator(runs[1], settings["finetune"], options)
     by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
     if by_default:
@@ -202,8 +203,10 @@ def _noise_task(
     from fae_core.config import parse_config
     from fae_decoders.cli.stage import build_encoder, known_features
     from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
-    from fae_decoders.fae.pixel_decoder import PixelDecoder, PixelDecoderConfig
-    from fae_decoders.stages import PixelNoiseConfig, PixelNoiseTask
+    from fae_decoders.fae.config import PixelDecoderConfig
+    from fae_decoders.fae.pixel_decoder import PixelDecoder
+    from fae_decoders.stages import PixelNoiseTask
+    from fae_decoders.stages.config import PixelNoiseConfig
 
     stage = parse_config(PixelNoiseConfig, settings["noise"], "noise settings")
     built = build_encoder(settings["encoder"], weights)
@@ -229,7 +232,8 @@ def _finetune_task(
     from fae_decoders.cli.stage import known_features
     from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
     from fae_decoders.fae.fae import FAE
-    from fae_decoders.stages import PixelFinetuneConfig, PixelFinetuneTask
+    from fae_decoders.stages import PixelFinetuneTask
+    from fae_decoders.stages.config import PixelFinetuneConfig
 
     stage = parse_config(PixelFinetuneConfig, settings["finetune"], "finetune settings")
     fae = FAE.from_pretrained(autoencoder)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import TrainData
-from fae_core.cli.training_options import TrainingOptions, training_command
+from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.training_options import TrainingOptions, training_command, training_config
 from fae_core.config.limits import LARGEST_SIDE
 from fae_decoders.cli.train_autoencoder import Split
 
@@ -33,16 +33,13 @@ def train_vae(
     Example: fae train vae --data IMAGES --preset conv-vae-cifar10 --out runs/vae
     """
     options.check_folder()
-    if options.relaunched():
-        return
     from fae_core.cli.defaults import image_size_at_hand, made_for
     from fae_core.commands.running import command_line
     from fae_core.config import parse_config
     from fae_core.models.build import seeded
-    from fae_core.training import TrainConfig
-    from fae_decoders.baselines.conv_vae import ConvVAE, ConvVAEConfig
+    from fae_decoders.baselines.config import ConvVAEConfig
     from fae_decoders.cli.stage import recorded, stage_settings
-    from fae_decoders.stages import VAEConfig, VAETask
+    from fae_decoders.stages.config import VAEConfig
 
     settings = stage_settings(
         "conv-vae",
@@ -53,9 +50,15 @@ def train_vae(
         [*([f"model.image_size={image_size}"] if image_size else []), *(options.overrides or [])],
         options.training,
     )
-    train_config = parse_config(TrainConfig, settings["training"], "training settings")
+    train_config = training_config(settings["training"])
     stage = parse_config(VAEConfig, settings["vae"], "vae settings")
     model = parse_config(ConvVAEConfig, settings["model"], "model settings")
+    check_places(data=data)
+    if options.relaunched():
+        return
+    from fae_decoders.baselines.conv_vae import ConvVAE
+    from fae_decoders.stages.vae import VAETask
+
     source = options.images(data, split)
     options.require_suited(DEFAULT_PRESET, made_for({"model": model.model_dump()}))
     if image_size is None:

@@ -12,50 +12,15 @@ Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import AxialRope, swiglu_hidden
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.block import DecoderBlock, initialize, make_norm, run_blocks
-from fae_decoders.fae.feature_space import FeatureSpace
-
-
-class FeatureDecoderConfig(Config):
-    """Sizes of a FeatureDecoder.
-
-    Args:
-        feature_dim: D of the features.
-        width: Of the transformer.
-        depth: Number of its blocks.
-        heads: Of its attention; a multiple of 4 channels each.
-        mlp_hidden: SwiGLU's hidden width; by default 2/3 * 4 * width rounded up to a multiple of 8.
-        final_norm: An RMSNorm at the end (the paper's parameter count is met without it).
-        features: The space that it was trained to reconstruct; None before training.
-    """
-
-    feature_dim: int = Field(gt=0)
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    mlp_hidden: int | None = Field(default=None, gt=0)
-    final_norm: bool = False
-    features: FeatureSpace | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> FeatureDecoderConfig:
-        if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(
-                f"width {self.width} over {self.heads} heads is not a multiple of 4 per head, as RoPE needs"
-            )
-        return self
+from fae_decoders.fae.config import FeatureDecoderConfig
 
 
 class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
@@ -71,7 +36,6 @@ class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
 
     model_type = "feature-decoder"
     config_class = FeatureDecoderConfig
-    stage_configs: ClassVar[Mapping[str, str]] = {"autoencoder": "fae_decoders.stages:AutoencoderConfig"}
     pipeline_tag = "feature-extraction"
 
     def __init__(self, config: FeatureDecoderConfig, spec: LatentSpec | None = None) -> None:

@@ -20,7 +20,7 @@ from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_tab
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.block import initialize, run_blocks
-from fae_decoders.fae.pixel_decoder import AnyPixelDecoderConfig
+from fae_decoders.fae.config import AnyPixelDecoderConfig
 
 
 class RAEDecoderConfig(AnyPixelDecoderConfig):

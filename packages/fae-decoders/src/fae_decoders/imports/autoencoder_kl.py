@@ -18,7 +18,8 @@ from fae_core.errors import InvalidFile, first_line
 from fae_core.files import read_json
 from fae_core.models.folder import load_state
 from fae_core.models.foreign import read_state_dict
-from fae_decoders.baselines.conv_vae import ConvVAE, ConvVAEConfig
+from fae_decoders.baselines.config import ConvVAEConfig
+from fae_decoders.baselines.conv_vae import ConvVAE
 
 _STEM, _SUFFIXES = "diffusion_pytorch_model", (".safetensors", ".bin")
 # Settings of AutoencoderKL that a ConvVAE has no choice about.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError
 
-Adaptive = Literal["none", "last_layer", "per_image"]
 _MAX_WEIGHT = 1e4
 
 

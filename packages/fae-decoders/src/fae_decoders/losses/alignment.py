@@ -13,36 +13,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.config import Config
 from fae_decoders.losses.adversarial import adaptive_weight
+from fae_decoders.losses.config import AlignmentConfig
 from fae_decoders.losses.perceptual import frozen_backbone
-
-
-class AlignmentConfig(Config):
-    """Settings of the alignment term. Features are resampled to the latents' grid.
-
-    Args:
-        backbone: As `create_backbone` takes it.
-        weights: As `create_backbone` takes it.
-        image_size: As `create_backbone` takes it.
-        layers: As `create_backbone` takes it.
-        weight: w_hyper; 0.1 in the paper (its released model began with 0.5).
-        cosine_margin: m1.
-        distance_margin: m2.
-        adaptive: Whether to use w_adaptive, which depends on one micro-batch; otherwise it is 1.
-    """
-
-    backbone: str = "timm/vit_large_patch14_dinov2.lvd142m"
-    weights: str | None = "pretrained"
-    image_size: int | tuple[int, int] | None = None
-    layers: tuple[int, ...] | None = None
-    weight: float = Field(default=0.1, gt=0)
-    cosine_margin: float = Field(default=0.5, ge=0, le=2)
-    distance_margin: float = Field(default=0.25, ge=0, le=2)
-    adaptive: bool = True
 
 
 class Alignment:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,8 @@ from fae_core.errors import FAEError, InvalidFile, MissingPackage, first_line
 from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
 from fae_core.models.build import on_meta
+from fae_decoders.losses.config import Trunk
 from fae_decoders.losses.perceptual import require_pair
-
-Trunk = Literal["vgg", "alex", "squeeze"]
 
 # torchvision's file of each trunk, so that the error can name it.
 _FILES = {

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
@@ -27,30 +25,13 @@ from fae_decoders.losses.vae import (
     feature_loss,
     unexplained_variance,
 )
-from fae_decoders.stages.data import DataConfig, StageData
+from fae_decoders.stages.config import AutoencoderConfig
+from fae_decoders.stages.data import StageData
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
-
-
-class AutoencoderConfig(Config):
-    """Settings of stage Ia.
-
-    Args:
-        beta: Weight of the KL term; both terms are means over elements.
-        cosine: Weight of 1 - cosine similarity per token.
-        layer_weights: Relative weight of each backbone layer in the feature loss, where features concatenate several.
-        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
-        data: How the images are read.
-    """
-
-    beta: float = Field(default=1e-3, ge=0)
-    cosine: float = Field(default=0.0, ge=0)
-    layer_weights: tuple[float, ...] | None = None
-    gradient_checkpointing: bool = False
-    data: DataConfig = DataConfig()
 
 
 class AutoencoderTask(Task):

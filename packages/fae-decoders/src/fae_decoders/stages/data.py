@@ -12,52 +12,25 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from fae_core.commands.running import is_first_process
-from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.transform import resize
 from fae_core.latent_store.statistics import ChannelSums
-from fae_core.processes import available_threads, processes
+from fae_core.processes import processes
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
+from fae_decoders.stages.config import DataConfig
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
     from fae_encoder.store.feature_store import FeatureStore
 
 MOST_KEPT = 2**16  # images that are read before the first step, to be kept in memory
-
-
-class DataConfig(Config):
-    """How a stage reads its images.
-
-    Args:
-        flip: Mirror half of the images.
-        cache_gb: Memory in GiB per process for features and targets; with `flip` they are not kept.
-        norm_images: How many images, evenly spread over the data, FeatureNorm and the features' root mean square are
-            measured on before the first step.
-        statistics_images: How many the latents' statistics are measured on at the end.
-        read_batch: Images at a time in passes over the data.
-        read_threads: Threads that decode images; None: as many as the process may use cores.
-    """
-
-    flip: bool = False
-    cache_gb: float = Field(default=4.0, ge=0)
-    norm_images: int = Field(default=512, ge=1)
-    statistics_images: int = Field(default=50_000, ge=1)
-    read_batch: int = Field(default=64, ge=1)
-    read_threads: int | None = Field(default=None, ge=1)
-
-    @property
-    def threads(self) -> int:
-        """How many threads decode images."""
-        return self.read_threads or available_threads()
 
 
 class StageData:

@@ -11,7 +11,8 @@ from fae_core.commands.running import is_first_process
 from fae_core.images import ImageSource, load_batch, to_uint8
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
-from fae_decoders.stages.data import MOST_KEPT, DataConfig, statistics_rows
+from fae_decoders.stages.config import DataConfig
+from fae_decoders.stages.data import MOST_KEPT, statistics_rows
 
 
 class ImageData:

@@ -18,7 +18,7 @@ from fae_core.files import read_yaml
 from fae_core.folders import RUN_CHECKPOINTS, RUN_CONFIG, RUN_EXPORTS, kept_step
 from fae_core.models.checkpoints import damage, numbered, read_state, read_tensors
 from fae_core.models.sources import run_of
-from fae_decoders.losses.pixel import PixelLossConfig
+from fae_decoders.losses.config import PixelLossConfig
 
 WEIGHTS, MOMENTS = "weights/discriminator/", "optimizer/discriminator/"  # names in a checkpoint
 # Settings that make another network, by the kind of discriminator.

@@ -9,45 +9,22 @@ anchors and AdamW's moments (kept_discriminator.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.config import Config
 from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
 from fae_decoders.fae.fae import FAE
 from fae_decoders.fae.feature_space import FeatureSpace
-from fae_decoders.losses.pixel import PixelLossConfig
-from fae_decoders.stages.data import DataConfig
+from fae_decoders.stages.config import PixelFinetuneConfig
 from fae_decoders.stages.pixel_task import PixelTask
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_encoder.store.feature_store import FeatureStore
-
-
-class PixelFinetuneConfig(Config):
-    """Settings of stage II.
-
-    Args:
-        latent: Reconstruct from a "sample" of the posterior (the decoder also sees the spread that a generator will
-            produce) or from its "mean" (as `FAE.reconstruct` does).
-        latent_noise: Standard deviation of Gaussian noise on normalised latents, for a decoder of samples that carry
-            noise, as a normalizing flow's do before they are denoised.
-        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
-        losses: Weights and choices of the loss terms.
-        data: How the images are read.
-    """
-
-    latent: Literal["sample", "mean"] = "sample"
-    latent_noise: float = Field(default=0.0, ge=0)
-    gradient_checkpointing: bool = False
-    losses: PixelLossConfig = PixelLossConfig()
-    data: DataConfig = DataConfig()
 
 
 class PixelFinetuneTask(PixelTask):

@@ -19,19 +19,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fae_core.config import Config
-from fae_core.errors import FAEError
 from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
 from fae_decoders.fae.feature_space import FeatureSpace
-from fae_decoders.losses.pixel import PixelLossConfig
-from fae_decoders.stages.data import DataConfig, StageData
+from fae_decoders.stages.config import NOT_MEASURED, PixelNoiseConfig
+from fae_decoders.stages.data import StageData
 from fae_decoders.stages.pixel_task import PixelTask
 
 if TYPE_CHECKING:
@@ -40,80 +37,7 @@ if TYPE_CHECKING:
     from fae_encoder.store.feature_store import FeatureStore
 
 
-NOT_MEASURED = "not measured"
 log = logging.getLogger("fae")
-
-
-class PixelNoiseConfig(Config):
-    """Settings of stage Ib.
-
-    Args:
-        sigma: Standard deviation of the noise; see the module's docstring for its unit.
-        relative: Whether sigma is in units of the features' root mean square over the data.
-        sigma_backbones: Names of the backbones that a sigma in the features' own units was chosen for; another one is
-            refused. Empty: any.
-        reference_rms: Root mean square of the features for which sigma was chosen, in their own units; "not measured":
-            a reference encoder must be given, on which it is measured. None: no reference.
-        gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
-        losses: Weights and choices of the loss terms.
-        data: How the images are read.
-    """
-
-    sigma: float = Field(default=0.4, ge=0)
-    relative: bool = True
-    sigma_backbones: tuple[str, ...] = ()
-    reference_rms: Annotated[float, Field(gt=0, le=1e6)] | Literal["not measured"] | None = None
-    gradient_checkpointing: bool = False
-    losses: PixelLossConfig = PixelLossConfig()
-    data: DataConfig = DataConfig()
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Self:
-        if not self.relative and self.reference_rms is not None:
-            raise ValueError("relative: false and reference_rms exclude each other: one sigma has one unit")
-        return self
-
-    def require_reference(self, given: bool) -> None:
-        """Check that reference_rms is known or will be measured.
-
-        Args:
-            given: Whether there is an encoder on which to measure it.
-
-        Raises:
-            FAEError: It is neither, or it would be both.
-        """
-        if self.reference_rms == NOT_MEASURED and not given:
-            raise FAEError(
-                f"noise.sigma {self.sigma:g} is for DINOv2-g and is scaled by the features' norm, but "
-                "noise.reference_rms, the norm of DINOv2-g's features, is not measured: --reference fae-dinov2-g-32 "
-                "measures it on the same images, --set noise.reference_rms=NUMBER takes it from an earlier run's "
-                "config.yaml"
-            )
-        if self.reference_rms != NOT_MEASURED and given:
-            raise FAEError(
-                f"a reference encoder measures noise.reference_rms, which is {self.reference_rms}: leave it out, "
-                f'or set noise.reference_rms="{NOT_MEASURED}"'
-            )
-
-    def require_unit(self, backbone: str, standardised: bool) -> None:
-        """Check that sigma is not in the units of other features.
-
-        Args:
-            backbone: The name of the backbone that makes the features.
-            standardised: Whether FeatureNorm standardises them.
-
-        Raises:
-            FAEError: It is.
-        """
-        chosen = self.sigma_backbones
-        if self.relative or not chosen or (backbone in chosen and not standardised):
-            return
-        raise FAEError(
-            f"noise.sigma {self.sigma:g} is for the features of {' and '.join(chosen)} as they are, not for "
-            f"{'standardised ones of ' if standardised else ''}{backbone}: --reference fae-dinov2-g-32 scales it by "
-            "the features' norm, as the paper does; for a sigma of your own set noise.relative=true, or "
-            "noise.sigma_backbones=[]"
-        )
 
 
 class PixelNoiseTask(PixelTask):

@@ -14,9 +14,11 @@ from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
-from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
+from fae_decoders.losses.config import PixelLossConfig
+from fae_decoders.losses.pixel import PixelLoss
 from fae_decoders.stages.adversary import Adversary
-from fae_decoders.stages.data import DataConfig, StageData
+from fae_decoders.stages.config import DataConfig
+from fae_decoders.stages.data import StageData
 from fae_decoders.stages.preview import preview_rows, save_preview
 
 if TYPE_CHECKING:

@@ -6,45 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.images.identity import images_identity
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.baselines.conv_vae import ConvVAE
-from fae_decoders.losses.alignment import Alignment, AlignmentConfig
-from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
+from fae_decoders.losses.alignment import Alignment
+from fae_decoders.losses.pixel import PixelLoss
 from fae_decoders.stages.adversary import Adversary
-from fae_decoders.stages.data import DataConfig
+from fae_decoders.stages.config import VAEConfig
 from fae_decoders.stages.images import ImageData
 from fae_decoders.stages.preview import preview_rows, save_preview
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
-
-
-class VAEConfig(Config):
-    """Settings of a ConvVAE's training.
-
-    SD's and VA-VAE's KL weight of 1e-6 is for sums over one image, and is beta = 1e-6 * C h w / (3 H W) here.
-
-    Args:
-        beta: Weight of the KL term; all terms are means over elements.
-        losses: Weights and choices of the other loss terms.
-        alignment: VA-VAE's term; None for a plain VAE.
-        gradient_checkpointing: Recompute the levels in the backward pass.
-        data: How the images are read.
-    """
-
-    beta: float = Field(default=1e-6, ge=0)
-    losses: PixelLossConfig = PixelLossConfig()
-    alignment: AlignmentConfig | None = None
-    gradient_checkpointing: bool = False
-    data: DataConfig = DataConfig()
 
 
 class VAETask(Task):

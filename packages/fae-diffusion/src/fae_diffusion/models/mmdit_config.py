@@ -6,7 +6,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.layers import swiglu_hidden
 from fae_diffusion.models.config import NetworkConfig, Sampling
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.transport import Transport
@@ -62,6 +61,8 @@ class MMDiTConfig(NetworkConfig):
     @property
     def mlp_hidden(self) -> int:
         """Hidden width of the feed-forward layers; with SwiGLU two thirds, up to a multiple of 256."""
+        from fae_core.layers import swiglu_hidden  # with torch, without which settings are read
+
         return swiglu_hidden(self.width, self.mlp_ratio, 256) if self.swiglu else int(self.width * self.mlp_ratio)
 
     @property

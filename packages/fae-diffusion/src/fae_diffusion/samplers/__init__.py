@@ -1,18 +1,35 @@
 """Samplers: explicit time grids, ODE methods and SDE methods. They take a velocity function, not a model."""
 
-from fae_diffusion.samplers.grids import sde_grid, time_grid
-from fae_diffusion.samplers.ode import ADAPTIVE, METHODS, check_times, integrate
-from fae_diffusion.samplers.sde import DIFFUSIONS, LAST_STEPS, diffusion_coefficient, integrate_sde
+from __future__ import annotations
 
-__all__ = [
-    "ADAPTIVE",
-    "DIFFUSIONS",
-    "LAST_STEPS",
-    "METHODS",
-    "check_times",
-    "diffusion_coefficient",
-    "integrate",
-    "integrate_sde",
-    "sde_grid",
-    "time_grid",
-]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_diffusion.samplers.grids import sde_grid as sde_grid
+    from fae_diffusion.samplers.grids import time_grid as time_grid
+    from fae_diffusion.samplers.ode import ADAPTIVE as ADAPTIVE
+    from fae_diffusion.samplers.ode import METHODS as METHODS
+    from fae_diffusion.samplers.ode import check_times as check_times
+    from fae_diffusion.samplers.ode import integrate as integrate
+    from fae_diffusion.samplers.sde import DIFFUSIONS as DIFFUSIONS
+    from fae_diffusion.samplers.sde import LAST_STEPS as LAST_STEPS
+    from fae_diffusion.samplers.sde import diffusion_coefficient as diffusion_coefficient
+    from fae_diffusion.samplers.sde import integrate_sde as integrate_sde
+
+_HOMES = {
+    "ADAPTIVE": "ode",
+    "DIFFUSIONS": "sde",
+    "LAST_STEPS": "sde",
+    "METHODS": "ode",
+    "check_times": "ode",
+    "diffusion_coefficient": "sde",
+    "integrate": "ode",
+    "integrate_sde": "sde",
+    "sde_grid": "grids",
+    "time_grid": "grids",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

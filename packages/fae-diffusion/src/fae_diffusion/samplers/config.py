@@ -8,9 +8,10 @@ from pydantic import Field
 
 from fae_core.config import Config, parse_config
 from fae_diffusion.guidance import Guidance
-from fae_diffusion.samplers.sde import Diffusion, LastStep
 from fae_diffusion.transport import shift_from_lightningdit
 
+Diffusion = Literal["sigma", "linear", "constant", "decreasing", "increasing-decreasing", "sbdm"]
+LastStep = Literal["mean", "tweedie", "euler"]
 SamplingName = Literal[
     "paper-guided",
     "paper-unguided",
@@ -124,6 +125,14 @@ class Sampling(Config):
     def stochastic(self) -> bool:
         """Whether the method integrates the SDE."""
         return self.method.startswith("sde")
+
+
+class SampleOptions(Sampling):
+    """What `FlowMatching.sample` takes: the settings, and what stands in its signature beside them."""
+
+    times: Any = None
+    weak: Any = None
+    sampling: SamplingName | None = None
 
 
 def sampling_with(defaults: Sampling, options: dict[str, Any]) -> Sampling:

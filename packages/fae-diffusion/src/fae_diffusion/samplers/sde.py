@@ -16,11 +16,9 @@ from torch import Tensor
 
 from fae_core.errors import FAEError, UnknownName
 from fae_core.random import SlotRandom
+from fae_diffusion.samplers.config import Diffusion, LastStep
 from fae_diffusion.samplers.ode import Velocity, check_times, evaluate
 from fae_diffusion.transport import Coefficients, PathName, path, vp_beta
-
-Diffusion = Literal["sigma", "linear", "constant", "decreasing", "increasing-decreasing", "sbdm"]
-LastStep = Literal["mean", "tweedie", "euler"]
 
 DIFFUSIONS: tuple[Diffusion, ...] = get_args(Diffusion)
 LAST_STEPS: tuple[LastStep, ...] = get_args(LastStep)

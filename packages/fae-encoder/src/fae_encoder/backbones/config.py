@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from fae_core.config import Config
-from fae_encoder.backbones.preprocess import Interpolation
+
+Interpolation = Literal["bicubic", "bilinear"]
 
 Combine = Literal["concatenate", "mean", "sum"]
 

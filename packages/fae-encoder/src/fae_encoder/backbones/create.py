@@ -8,9 +8,8 @@ import torch
 
 from fae_core.errors import FAEError
 from fae_encoder.backbones.backbone import Backbone
-from fae_encoder.backbones.config import BackboneConfig, Combine
+from fae_encoder.backbones.config import BackboneConfig, Combine, Interpolation
 from fae_encoder.backbones.network import Network
-from fae_encoder.backbones.preprocess import Interpolation
 
 Size = int | tuple[int, int]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +10,7 @@ from fae_core.errors import FAEError
 from fae_core.images import image_batch
 from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
-
-Interpolation = Literal["bicubic", "bilinear"]
+from fae_encoder.backbones.config import Interpolation
 
 
 def same_aspect(image: tuple[int, int], seen: tuple[int, int]) -> bool:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_encoder.backbones import efficientnet_lite, heads
-from fae_encoder.backbones.config import BackboneConfig
+from fae_encoder.backbones.config import BackboneConfig, Interpolation
 from fae_encoder.backbones.heads import TimmModel
 from fae_encoder.backbones.network import FeatureMap, Network
-from fae_encoder.backbones.preprocess import Interpolation
 from fae_encoder.backbones.weights import cached_commit, read_state_dict
 
 

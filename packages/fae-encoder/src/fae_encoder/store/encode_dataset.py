@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from fae_core.config import Config, parse_config
-from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
+from fae_core.config import parse_config
 from fae_core.errors import DataError
 from fae_core.files import hold, require_new_folder
 from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
@@ -24,11 +22,12 @@ from fae_core.images.halving import HalvingBatches
 from fae_core.images.read_ahead import read_ahead
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
 from fae_core.latent_store.format import default_shard_size, read_index, read_plan
-from fae_core.processes import available_threads
+from fae_core.machine import available_threads
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
+from fae_encoder.store.config import EncodeConfig
 from fae_encoder.store.source_identity import (
     identity_by_name,
     is_identity_by_name,
@@ -67,33 +66,6 @@ class LatentEncoder(Protocol):
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
     def to(self, device: str | torch.device) -> Self: ...
-
-
-class EncodeConfig(Config):
-    """How a data set is encoded.
-
-    Attributes:
-        batch_size: images read and moved to the device at a time, in multiples of 32; it does not change the latents.
-        dtype: of the stored latents.
-        posterior: "distribution" stores mean and std, so that each reading can draw a new sample; "mean" and "sample"
-            take half the space.
-        flips: encode the mirror images too.
-        shard_size: samples per file; None = about 64 MiB.
-        precision: of the encoder's arithmetic.
-        seed: of the draws of posterior="sample".
-        statistics: those by which the store normalises: "encoder", "data", or "auto" (the encoder's if it has any).
-        threads: that decode images, per process; None: as many as it may use cores.
-    """
-
-    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH)
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    posterior: Literal["distribution", "mean", "sample"] = "distribution"
-    flips: bool = False
-    shard_size: int | None = Field(default=None, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(default=0, ge=SMALLEST_SEED, le=LARGEST_SEED)
-    statistics: Literal["auto", "encoder", "data"] = "auto"
-    threads: int | None = Field(default=None, ge=1, le=MOST_PROCESSES)
 
 
 def encode_dataset(

@@ -13,7 +13,8 @@ from fae_encoder.encoder import FAEEncoder
 
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
-    from fae_encoder.store.encode_dataset import EncodeConfig, LatentEncoder
+    from fae_encoder.store.config import EncodeConfig
+    from fae_encoder.store.encode_dataset import LatentEncoder
 
 
 def planned(

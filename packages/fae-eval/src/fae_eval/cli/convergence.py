@@ -8,35 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Seed
+from fae_core.cli.option_objects import spread
+from fae_core.cli.options import Seed, images_there, path_there
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.measure import Cache, Decoder, Floor, Reference, Size
-from fae_eval.cli.options import (
-    Extractor,
-    Guidance,
-    Labels,
-    Limit,
-    Prompts,
-    ResultFile,
-    Title,
-    Weights,
-    finish,
-    result_path,
-)
+from fae_eval.cli.measure import Floor
+from fae_eval.cli.options import Decoder, Guidance, Measurement, finish, result_path
 
 
+@spread
 def convergence(
-    reference: Reference,
+    options: Measurement,
     generator: Annotated[
         Path | None,
         typer.Option(
-            "--generator", help="Run folder: its checkpoints are sampled, and its metrics.jsonl gives the seconds."
+            "--generator",
+            callback=path_there,
+            help="Run folder: its checkpoints are sampled, and its metrics.jsonl gives the seconds.",
         ),
     ] = None,
     decoder: Decoder = None,
     count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Samples of each checkpoint.")] = 5_000,
-    labels: Labels = "equal",
-    prompts: Prompts = None,
     guidance: Guidance = None,
     samples: Annotated[
         list[str] | None,
@@ -45,18 +36,7 @@ def convergence(
         ),
     ] = None,
     floor: Floor = None,
-    extractor: Extractor = "efficientnet-lite2",
-    weights: Weights = None,
-    size: Size = None,
-    limit: Limit = None,
-    batch_size: BatchSize = 32,
     seed: Seed = 0,
-    device: Device = None,
-    processes: Processes = 1,
-    cache: Cache = True,
-    title: Title = None,
-    out: ResultFile = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """The Frechet distance over training: samples of every checkpoint of a run against real images.
 
@@ -68,40 +48,33 @@ def convergence(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
-    from fae_core.processes import processes as process_group
-    from fae_core.progress import progress
     from fae_core.sampling.prompts import read_prompts
-    from fae_eval.features import default_cache
-    from fae_eval.studies.convergence import checkpoint_samples, evaluate_convergence
 
-    path = result_path(out, "convergence", overwrite)
+    path = result_path(options.out, "convergence", options.overwrite)
     if not samples and (generator is None or decoder is None):
         raise FAEError("give --generator and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
-    texts = read_prompts(prompts) if prompts is not None else ()
-    if relaunched(processes):
+    for place in given.values():
+        images_there(place)
+    texts = read_prompts(options.prompts) if options.prompts is not None else ()
+    if relaunched(options.processes):
         return
-    with process_group(device) as group:
+    from fae_core.processes import processes as process_group
+    from fae_eval.studies.convergence import checkpoint_samples, evaluate_convergence
+
+    with process_group(options.device) as group:
         sets: Mapping[int, Any] = given
         if not sets:
             assert generator is not None
-            drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed, "device": group.device}
-            sets = checkpoint_samples(generator, decoder, count, **drawn)
+            drawn = {"labels": options.labels, "prompts": texts, "guidance": guidance, "seed": seed}
+            sets = checkpoint_samples(generator, decoder, count, device=group.device, **drawn)
         result = evaluate_convergence(
             sets,
-            reference,
+            options.reference,
             run=generator,
-            title=title,
             floor=floor,
-            extractor=extractor,
-            weights=weights,
-            size=size,
-            limit=limit,
-            label_sampling="not stated" if given else labels,
-            batch_size=batch_size,
-            device=device,
-            cache=default_cache() if cache else None,
-            progress=progress,
+            label_sampling="not stated" if given else options.labels,
+            **options.how,
         )
         if group.is_main:
             finish(result, path)

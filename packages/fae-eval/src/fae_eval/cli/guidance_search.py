@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Resume, Seed, Set, model_there
+from fae_core.cli.option_objects import spread
+from fae_core.cli.options import Resume, Seed, Set, model_there
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.measure import Cache, Reference, Size
-from fae_eval.cli.options import Extractor, Labels, Limit, Prompts, ResultFile, Title, Weights, finish, result_path
+from fae_eval.cli.options import Measurement, finish, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
 
 
+@spread
 def guidance_search(
+    options: Measurement,
     generator: Annotated[
         str,
         typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
@@ -27,7 +29,6 @@ def guidance_search(
             "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
         ),
     ],
-    reference: Reference,
     low: Annotated[float, typer.Option("--low", min=0, max=1000, help="The smallest scale; 1 is off.")] = 1.0,
     high: Annotated[float, typer.Option("--high", min=0, max=1000, help="The largest scale.")] = 4.0,
     step: Annotated[float, typer.Option("--step", min=0.001, max=1000, help="Between scales.")] = 0.1,
@@ -48,25 +49,12 @@ def guidance_search(
     finalists: Annotated[
         int, typer.Option("--finalists", min=1, max=1000, help="How many of the best then get --count samples.")
     ] = 3,
-    labels: Labels = "equal",
-    prompts: Prompts = None,
     sampling: Annotated[
         str | None, typer.Option("--sampling", help="As in fae sample, such as paper-guided; its guidance is replaced.")
     ] = None,
     overrides: Set = None,
-    extractor: Extractor = "efficientnet-lite2",
-    weights: Weights = None,
-    size: Size = None,
-    limit: Limit = None,
-    batch_size: BatchSize = 32,
     seed: Seed = 0,
-    device: Device = None,
-    processes: Processes = 1,
-    cache: Cache = True,
-    title: Title = None,
-    out: ResultFile = None,
     resume: Resume = False,
-    overwrite: Overwrite = False,
 ) -> None:
     """The guidance scale with the smallest Frechet distance, on a grid: 1.0, 1.1, ... as in the paper's ablations.
 
@@ -81,14 +69,12 @@ def guidance_search(
     from fae_core.cli.settings import parse_overrides
     from fae_core.config import parse_config
     from fae_core.errors import FAEError
-    from fae_core.processes import processes as process_group
-    from fae_core.progress import progress
-    from fae_eval.features import default_cache
+    from fae_core.models.load import generator_type
+    from fae_core.models.sample_options import check_early
     from fae_eval.results import Result
     from fae_eval.studies.guidance_plan import GuidancePlan
-    from fae_eval.studies.guidance_search import search_guidance
 
-    path = result_path(out, "guidance-search", overwrite or resume)
+    path = result_path(options.out, "guidance-search", options.overwrite or resume)
     if resume and path is None:
         raise FAEError("--resume needs --out, the record to continue")
     plan = parse_config(
@@ -105,29 +91,25 @@ def guidance_search(
         },
         "guidance search",
     )
-    if relaunched(processes):
+    check_early(generator_type(generator), plan.options)
+    if relaunched(options.processes):
         return
+    from fae_core.processes import processes as process_group
+    from fae_eval.studies.guidance_search import search_guidance
+
     earlier = Result.load(path) if resume and path is not None and path.is_file() else None
-    with process_group(device) as group:
+    with process_group(options.device) as group:
         result = search_guidance(
             generator,
             decoder,
-            reference,
+            options.reference,
             plan,
-            labels=labels,
-            prompts=prompts,
+            labels=options.labels,
+            prompts=options.prompts,
             seed=seed,
-            extractor=extractor,
-            weights=weights,
-            size=size,
-            limit=limit,
-            batch_size=batch_size,
-            device=device,
-            cache=default_cache() if cache else None,
-            progress=progress,
-            title=title,
             earlier=earlier,
             keep=None if path is None else lambda record: record.save(path),
+            **options.how,
         )
         if group.is_main:
             if path is not None:

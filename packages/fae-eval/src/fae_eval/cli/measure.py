@@ -3,81 +3,100 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Processes, Seed, Survey
+from fae_core.cli.option_objects import spread
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Processes, Seed, Survey, images_there, model_there
 from fae_core.commands.output import say
-from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
+from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import (
+    Decoder,
     Extractor,
     Guidance,
-    Labels,
     Limit,
-    Prompts,
+    Measurement,
     ResultFile,
-    Title,
+    Size,
     Tokenizer,
     Weights,
     finish,
     result_path,
 )
 
+
+def named_samples(samples: list[str]) -> dict[str, str]:
+    """Name -> path of arguments NAME=PATH or PATH, whose last part is then the name; equal names get numbers."""
+    named: dict[str, str] = {}
+    for given in samples:
+        name, equals, path = given.partition("=")
+        if not equals or "/" in name or Path(given).exists():
+            path, name = given, Path(given).resolve().stem
+        base, number = name, 2
+        while name in named:
+            name, number = f"{base} {number}", number + 1
+        named[name] = path
+    return named
+
+
+def _each_there(check: Callable[[str], Any]) -> Callable[[list[str] | None], list[str] | None]:
+    """A check of PATH or NAME=PATH arguments, from one of a path."""
+
+    def checked(given: list[str] | None) -> list[str] | None:
+        for path in named_samples(given or []).values():
+            check(path)
+        return given
+
+    return checked
+
+
 SamplePaths = Annotated[
     list[str] | None,
     typer.Option(
-        "--samples", help="PATH or NAME=PATH: image folder, .npz, folder of `fae sample`, latent store. Repeatable."
+        "--samples",
+        callback=_each_there(images_there),
+        help="PATH or NAME=PATH: image folder, .npz, folder of `fae sample`, latent store. Repeatable.",
     ),
-]
-Reference = Annotated[
-    str, typer.Option("--reference", help="Real images: folder, .parquet, or ADM's .npz (its statistics are used).")
 ]
 Floor = Annotated[
     str | None,
-    typer.Option("--floor", help="More real images, disjoint from the reference: the real-vs-real row and FDr."),
-]
-Size = Annotated[
-    int | None,
-    typer.Option("--size", min=8, max=LARGEST_SIDE, help="Centre-crop all images to this side; default: as they are."),
-]
-Decoder = Annotated[
-    str | None, typer.Option("--decoder", help="Tokenizer that decodes a generator's latents or a latent store's.")
+    typer.Option(
+        "--floor",
+        callback=images_there,
+        help="More real images, disjoint from the reference: the real-vs-real row and FDr.",
+    ),
 ]
 Generators = Annotated[
     list[str] | None,
     typer.Option(
         "--generator",
+        callback=_each_there(model_there),
         help="PATH or NAME=PATH of a generator to draw --count samples from, as `fae sample` would; nothing is "
         "written. Repeatable.",
     ),
 ]
-Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the reference's features for the next time.")]
 NOT_STATED = "not stated"
 
 
+@spread
 def generation(
-    reference: Reference,
+    options: Measurement,
     samples: SamplePaths = None,
     generator: Generators = None,
     count: Annotated[
         int, typer.Option("--count", min=1, max=MOST_IMAGES, help="With a generator: how many images.")
     ] = 50_000,
-    labels: Labels = "equal",
-    prompts: Prompts = None,
     guidance: Guidance = None,
     floor: Floor = None,
-    survey: Survey = None,
     metrics: Annotated[
         str | None,
         typer.Option(
             "--metrics", help="Of fid, sfid, is, pr, dc, kid, by commas. Default: ADM's with inception, else fid,pr."
         ),
     ] = None,
-    extractor: Extractor = "efficientnet-lite2",
-    weights: Weights = None,
-    size: Size = None,
     decoder: Decoder = None,
     label_sampling: Annotated[
         str, typer.Option("--label-sampling", help="How classes were drawn; recorded.")
@@ -85,15 +104,7 @@ def generation(
     pr_precision: Annotated[
         str, typer.Option("--pr-precision", help="Distances of precision and recall: fp32 or adm (fp16).")
     ] = "fp32",
-    limit: Limit = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
     seed: Seed = 2020,
-    processes: Processes = 1,
-    cache: Cache = True,
-    title: Title = None,
-    out: ResultFile = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Samples against real images: Frechet distance, precision, recall, and with inception ADM's five.
 
@@ -102,34 +113,47 @@ def generation(
     Example: fae eval generation --samples runs/demo/samples-flow --reference runs/demo/data/train
     --floor runs/demo/data/held-out --out runs/demo/results
     """
+    from fae_core.cli.launch import relaunched
+    from fae_core.errors import FAEError
     from fae_core.sampling.prompts import read_prompts
+    from fae_eval.studies.metric_names import full_names
 
-    texts = read_prompts(prompts) if prompts is not None else ()
-    drawn = {"labels": labels, "prompts": texts, "guidance": guidance, "seed": seed}
-    _measure(
-        "generation",
-        samples,
-        reference,
-        decoder,
-        cache,
-        out,
-        overwrite,
-        processes,
-        generators={name: (path, count, drawn) for name, path in named_samples(generator or []).items()},
-        floor=floor,
-        metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics else None,
-        extractor=extractor,
-        weights=weights,
-        size=size,
-        label_sampling=labels if generator and not samples and label_sampling == NOT_STATED else label_sampling,
-        pr_precision=pr_precision,
-        limit=limit,
-        survey=survey,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        title=title,
-    )
+    path = result_path(options.out, "generation", options.overwrite)
+    sets: dict[str, Any] = named_samples(samples or [])
+    generators = named_samples(generator or [])
+    if not sets and not generators:
+        raise FAEError("give --samples (images), or --generator and --decoder (a model to draw from)")
+    if generators and decoder is None:
+        raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
+    chosen = full_names([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else None
+    texts = read_prompts(options.prompts) if options.prompts is not None else ()
+    if relaunched(options.processes):
+        return
+    from fae_core.processes import processes as process_group
+    from fae_eval.data import GeneratedSamples
+    from fae_eval.studies.generation import evaluate
+    from fae_eval.tokenizers import load_image_tokenizer
+
+    drawn = {"labels": options.labels, "prompts": texts, "guidance": guidance, "seed": seed}
+    with process_group(options.device) as group:
+        tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
+        for name, source in generators.items():
+            sets[f"{name} (drawn)" if name in sets else name] = GeneratedSamples(source, tokenizer, count, **drawn)
+        result = evaluate(
+            sets,
+            options.reference,
+            decoder=tokenizer,
+            floor=floor,
+            metrics=chosen or None,
+            label_sampling=options.labels
+            if generator and not samples and label_sampling == NOT_STATED
+            else label_sampling,
+            pr_precision=pr_precision,
+            seed=seed,
+            **options.how,
+        )
+        if group.is_main:
+            finish(result, path)
 
 
 def frechet(**options: Any) -> None:
@@ -146,9 +170,7 @@ def frechet(**options: Any) -> None:
 # typer reads the options from these two: those of `generation` that one distance needs.
 _NOT_OF_ONE_DISTANCE = ("metrics", "pr_precision")
 _OPTIONS = {
-    name: one
-    for name, one in inspect.signature(generation, eval_str=True).parameters.items()
-    if name not in _NOT_OF_ONE_DISTANCE
+    name: one for name, one in inspect.signature(generation).parameters.items() if name not in _NOT_OF_ONE_DISTANCE
 }
 frechet.__dict__["__signature__"] = inspect.Signature(list(_OPTIONS.values()), return_annotation=None)
 frechet.__annotations__ = {name: one.annotation for name, one in _OPTIONS.items()}
@@ -179,13 +201,14 @@ def reconstruction(
     Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
     from fae_core.cli.launch import relaunched
-    from fae_core.processes import processes as process_group
     from fae_core.progress import progress
-    from fae_eval.studies.reconstruction import evaluate_reconstruction
 
     path = result_path(out, "reconstruction", overwrite)
     if relaunched(processes):
         return
+    from fae_core.processes import processes as process_group
+    from fae_eval.studies.reconstruction import evaluate_reconstruction
+
     with process_group(device) as group:
         result = evaluate_reconstruction(
             tokenizer,
@@ -206,7 +229,10 @@ def reconstruction(
 
 
 def pack(
-    samples: Annotated[str, typer.Option("--samples", help="Image folder, .parquet, or folder of `fae sample`.")],
+    samples: Annotated[
+        str,
+        typer.Option("--samples", callback=images_there, help="Image folder, .parquet, or folder of `fae sample`."),
+    ],
     out: Annotated[Path, typer.Option("--out", help=".npz file to write.")],
     size: Size = None,
     limit: Limit = None,
@@ -219,11 +245,12 @@ def pack(
     from fae_core.errors import DataError, FAEError
     from fae_core.files import require_new_file
     from fae_core.progress import progress
-    from fae_eval.data import open_samples, write_adm
 
     if out.suffix != ".npz":
         raise FAEError(f"--out {out} must end in .npz")
     require_new_file(out, overwrite=overwrite)
+    from fae_eval.data import open_samples, write_adm
+
     opened = open_samples(samples, size=size, limit=limit)
     with progress(len(opened), "packing") as bar:
 
@@ -236,63 +263,3 @@ def pack(
 
         write_adm(out, counted(), len(opened), opened.labels, classes=opened.classes)
     say(f"wrote {len(opened)} images to {out}; next: fae eval generation --samples {out} --reference IMAGES")
-
-
-def _measure(
-    name: str,
-    samples: list[str] | None,
-    reference: str,
-    decoder: str | None,
-    cache: bool,
-    out: Path | None,
-    overwrite: bool,
-    processes: int,
-    generators: dict[str, tuple[str, int, dict[str, Any]]] | None = None,
-    **options: Any,
-) -> None:
-    """Run `evaluate` with `options` in `processes` processes, print its record and write it to `out`."""
-    from fae_core.cli.launch import relaunched
-    from fae_core.errors import FAEError
-    from fae_core.processes import processes as process_group
-    from fae_core.progress import progress
-    from fae_eval.data import GeneratedSamples
-    from fae_eval.features import default_cache
-    from fae_eval.studies.generation import evaluate
-    from fae_eval.tokenizers import load_image_tokenizer
-
-    path = result_path(out, name, overwrite)
-    sets: dict[str, Any] = named_samples(samples or [])
-    if not sets and not generators:
-        raise FAEError("give --samples (images), or --generator and --decoder (a model to draw from)")
-    if generators and decoder is None:
-        raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
-    if relaunched(processes):
-        return
-    with process_group(options["device"]) as group:
-        tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
-        for label, (source, count, drawn) in (generators or {}).items():
-            sets[f"{label} (drawn)" if label in sets else label] = GeneratedSamples(source, tokenizer, count, **drawn)
-        result = evaluate(
-            sets,
-            reference,
-            decoder=tokenizer,
-            cache=default_cache() if cache else None,
-            progress=progress,
-            **options,
-        )
-        if group.is_main:
-            finish(result, path)
-
-
-def named_samples(samples: list[str]) -> dict[str, str]:
-    """Name -> path of arguments NAME=PATH or PATH, whose last part is then the name; equal names get numbers."""
-    named: dict[str, str] = {}
-    for given in samples:
-        name, equals, path = given.partition("=")
-        if not equals or "/" in name or Path(given).exists():
-            path, name = given, Path(given).resolve().stem
-        base, number = name, 2
-        while name in named:
-            name, number = f"{base} {number}", number + 1
-        named[name] = path
-    return named

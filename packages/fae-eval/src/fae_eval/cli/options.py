@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, images_there, model_there, path_there
 from fae_core.commands.output import document, say
+from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
 from fae_core.folders import RESULTS
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
+
+
+def _known_extractor(name: str) -> str:
+    """The name of an extractor as given, once it is known that there can be one."""
+    from fae_eval.extractors.registry import parse_name
+
+    parse_name(name)
+    return name
+
 
 ResultFile = Annotated[
     Path | None, typer.Option("--out", help="Record to write: a .json file, or a folder for it. Default: only printed.")
@@ -24,14 +36,15 @@ Extractor = Annotated[
     str,
     typer.Option(
         "--extractor",
+        callback=_known_extractor,
         help="efficientnet-lite2 (offline), inception (FID), dinov2, or timm/<model>; @128 after a name = input size.",
     ),
 ]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")]
+Weights = Annotated[Path | None, typer.Option("--weights", callback=path_there, help="Local weights of the extractor.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
 Tokenizer = Annotated[
     str,
-    typer.Option("--model", help="Run folder, model folder or hub id of a tokenizer (an FAE)."),
+    typer.Option("--model", callback=model_there, help="Run folder, model folder or hub id of a tokenizer (an FAE)."),
 ]
 Labels = Annotated[
     str,
@@ -42,7 +55,9 @@ Labels = Annotated[
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        "--prompts", help="With a generator of text: text file, one prompt per line, or .jsonl with captions."
+        "--prompts",
+        callback=path_there,
+        help="With a generator of text: text file, one prompt per line, or .jsonl with captions.",
     ),
 ]
 Guidance = Annotated[
@@ -50,6 +65,66 @@ Guidance = Annotated[
     typer.Option("--guidance", help="With a generator: guidance scale, 1 is off; default: its own."),
 ]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the record.")]
+
+
+Reference = Annotated[
+    str,
+    typer.Option(
+        "--reference",
+        callback=images_there,
+        help="Real images: folder, .parquet, or ADM's .npz (its statistics are used).",
+    ),
+]
+ReferenceSurvey = Annotated[
+    Path | None,
+    typer.Option(
+        "--survey",
+        callback=path_there,
+        help="Report of `fae check` on the reference's images: broken ones are left out from the start.",
+    ),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        "--decoder", callback=model_there, help="Tokenizer that decodes a generator's latents or a latent store's."
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", min=8, max=LARGEST_SIDE, help="Centre-crop all images to this side; default: as they are."),
+]
+Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep the reference's features for the next time.")]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the commands take that compare sets of images with a reference. The fields are options; see their help."""
+
+    reference: Reference
+    survey: ReferenceSurvey = None
+    labels: Labels = "equal"
+    prompts: Prompts = None
+    extractor: Extractor = "efficientnet-lite2"
+    weights: Weights = None
+    size: Size = None
+    limit: Limit = None
+    batch_size: BatchSize = 32
+    device: Device = None
+    processes: Processes = 1
+    cache: Cache = True
+    title: Title = None
+    out: ResultFile = None
+    overwrite: Overwrite = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments of `fae_eval.studies.generation.evaluate`: all but what is compared, and by which metrics."""
+        from fae_core.progress import progress
+        from fae_eval.features import default_cache
+
+        names = ("survey", "extractor", "weights", "size", "limit", "batch_size", "device", "title")
+        given = {name: getattr(self, name) for name in names}
+        return {**given, "cache": default_cache() if self.cache else None, "progress": progress}
 
 
 def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:

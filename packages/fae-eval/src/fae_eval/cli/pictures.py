@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Data, Device, Overwrite, Seed
+from fae_core.cli.options import Data, Device, Overwrite, Seed, Survey
 from fae_core.config.limits import MOST_COLUMNS
 from fae_eval.cli.options import PictureFile, Tokenizer, finish, result_path
 
@@ -52,6 +52,7 @@ def similarity(
         typer.Option("--query", help="Y,X between 0 and 1 of the query patch; once, or once per image."),
     ] = None,
     latent_scale: LatentScale = Scale.NORMALISED,
+    survey: Survey = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -59,9 +60,10 @@ def similarity(
 
     Example: fae eval similarity --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
-    from fae_eval.figures import similarity_picture
 
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
+        from fae_eval.figures import similarity_picture
+
         return similarity_picture(model, batch, queries_of(query, len(batch)), latent_scale=latent_scale.value)
 
     _picture(
@@ -71,7 +73,7 @@ def similarity(
         + _COMPARED[latent_scale],
         "correlation with the features' map",
         draw,
-        (tokenizer, images, out, indices, count, device, overwrite),
+        (tokenizer, images, out, indices, count, survey, device, overwrite),
         facts={"latent_scale": latent_scale.value},
     )
 
@@ -111,6 +113,7 @@ def matching(
     ] = Select.RANDOM,
     latent_scale: LatentScale = Scale.NORMALISED,
     seed: Seed = 0,
+    survey: Survey = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -123,9 +126,10 @@ def matching(
     Example: fae eval matching --model runs/demo/tokenizer --data photographs --indices 0,1 --out runs/demo/results
     """
     from fae_core.errors import FAEError
-    from fae_eval.figures import matching_picture
 
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
+        from fae_eval.figures import matching_picture
+
         if len(batch) != 2:
             raise FAEError(f"matching needs two images, got {len(batch)}")
         return matching_picture(
@@ -138,7 +142,7 @@ def matching(
         f"{_MATCHED[select]} {_COMPARED[latent_scale]}",
         "share of the features' matches also found",
         draw,
-        (tokenizer, images, out, indices, 2, device, overwrite),
+        (tokenizer, images, out, indices, 2, survey, device, overwrite),
         same_class=True,
         facts={"select": select.value, "seed": seed, "latent_scale": latent_scale.value},
         warnings=[_FLATTERS] if select is Select.MUTUAL else [],
@@ -151,6 +155,7 @@ def pca(
     out: PictureFile,
     indices: Indices = None,
     count: Count = 6,
+    survey: Survey = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -158,15 +163,19 @@ def pca(
 
     Example: fae eval pca --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
-    from fae_eval.figures import pca_picture
+
+    def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
+        from fae_eval.figures import pca_picture
+
+        return pca_picture(model, batch)
 
     _picture(
         "pca",
         "Principal components",
         "The three strongest directions as red, green and blue, fitted over all images shown.",
         "share of variance in three components",
-        pca_picture,
-        (tokenizer, images, out, indices, count, device, overwrite),
+        draw,
+        (tokenizer, images, out, indices, count, survey, device, overwrite),
     )
 
 
@@ -176,23 +185,23 @@ def _picture(
     caption: str,
     column: str,
     draw: Callable[[Any, Any], tuple[Any, dict[str, float]]],
-    arguments: tuple[str, str, Path, str | None, int, str | None, bool],
+    arguments: tuple[str, str, Path, str | None, int, Path | None, str | None, bool],
     *,
     same_class: bool = False,
     facts: dict[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    from fae_core.images import load_batch, open_images
+    tokenizer, images, out, indices, count, survey, device, overwrite = arguments
+    path = result_path(out, kind, overwrite)
+    assert path is not None
+    from fae_core.images import load_batch, open_surveyed
     from fae_core.protocols import read_size
     from fae_eval.figures.canvas import save_picture
     from fae_eval.results import Result, provenance
     from fae_eval.tokenizers import device_of, load_image_tokenizer
 
-    tokenizer, images, out, indices, count, device, overwrite = arguments
-    path = result_path(out, kind, overwrite)
-    assert path is not None
     model = load_image_tokenizer(tokenizer, device)
-    source = open_images(images)
+    source = open_surveyed(images, report=survey)
     chosen = choose_images(source, indices, count, same_class=same_class)
     batch = load_batch(source, chosen, read_size(model))
     picture, values = draw(model, batch.to(device_of(model)))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed, Survey, images_there, path_there
 from fae_eval.cli.options import Limit, ResultFile, Tokenizer, finish, result_path
 
 
@@ -18,7 +18,10 @@ def probe(
         bool, typer.Option("--train", help="Train a linear probe instead of using the backbone's own head.")
     ] = False,
     test_images: Annotated[
-        str | None, typer.Option("--test-images", help="With --train: test on these; default: a held-out quarter.")
+        str | None,
+        typer.Option(
+            "--test-images", callback=images_there, help="With --train: test on these; default: a held-out quarter."
+        ),
     ] = None,
     pool: Annotated[
         str | None,
@@ -27,7 +30,9 @@ def probe(
     head: Annotated[
         Path | None,
         typer.Option(
-            "--head", help="A linear head published for DINOv2 (.pth, .safetensors); images as DINOv2 prepares them."
+            "--head",
+            callback=path_there,
+            help="A linear head published for DINOv2 (.pth, .safetensors); images as DINOv2 prepares them.",
         ),
     ] = None,
     cls: Annotated[
@@ -36,6 +41,7 @@ def probe(
             "--cls", help="With --head: class token of the 'original' image, or 'mean' of the (rebuilt) patches."
         ),
     ] = "original",
+    survey: Survey = None,
     limit: Limit = None,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
@@ -49,10 +55,17 @@ def probe(
     --head dinov2_vitg14_reg4_linear_head.pth
     """
     from fae_core.progress import progress
-    from fae_eval.studies.probe import trained_probe, zero_shot_probe
 
     path = result_path(out, "probe-trained" if train else "probe", overwrite)
-    options: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "device": device, "progress": progress}
+    from fae_eval.studies.probe import trained_probe, zero_shot_probe
+
+    options: dict[str, Any] = {
+        "survey": survey,
+        "limit": limit,
+        "batch_size": batch_size,
+        "device": device,
+        "progress": progress,
+    }
     if train:
         result = trained_probe(tokenizer, images, test_images=test_images, seed=seed, **options)
     else:

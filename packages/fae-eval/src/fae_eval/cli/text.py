@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Overwrite
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Survey, images_there, model_there, path_there
 from fae_eval.cli.options import Limit, ResultFile, Title, finish, result_path
 
 TextModel = Annotated[
@@ -17,14 +17,19 @@ TextModel = Annotated[
 
 
 def clip_score(
-    samples: Annotated[str, typer.Option("--samples", help="Image folder, .npz, or folder of `fae sample`.")],
+    samples: Annotated[
+        str, typer.Option("--samples", callback=images_there, help="Image folder, .npz, or folder of `fae sample`.")
+    ],
     text_model: TextModel,
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", help="One prompt per image: text file or .jsonl. Default: those of `fae sample --prompts`."
+            "--prompts",
+            callback=path_there,
+            help="One prompt per image: text file or .jsonl. Default: those of `fae sample --prompts`.",
         ),
     ] = None,
+    survey: Survey = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     title: Title = None,
@@ -36,23 +41,34 @@ def clip_score(
     Example: fae eval clip-score --samples runs/samples --text-model openai/clip-vit-large-patch14
     """
     from fae_core.progress import progress
-    from fae_eval.studies.text_image import evaluate_clip_score
 
     path = result_path(out, "clip-score", overwrite)
+    from fae_eval.studies.text_image import evaluate_clip_score
+
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
-    finish(evaluate_clip_score(samples, text_model, prompts=prompts, **options), path)
+    finish(evaluate_clip_score(samples, text_model, prompts=prompts, survey=survey, **options), path)
 
 
 def retrieval(
     images: Data,
     captions: Annotated[
-        Path, typer.Option("--captions", help="COCO's captions_*.json, or .jsonl with image and caption per line.")
+        Path,
+        typer.Option(
+            "--captions",
+            callback=path_there,
+            help="COCO's captions_*.json, or .jsonl with image and caption per line.",
+        ),
     ],
     text_model: TextModel,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--model", help="Also an FAE on that model's image encoder: its original and rebuilt features."),
+        typer.Option(
+            "--model",
+            callback=model_there,
+            help="Also an FAE on that model's image encoder: its original and rebuilt features.",
+        ),
     ] = None,
+    survey: Survey = None,
     limit: Limit = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -65,8 +81,10 @@ def retrieval(
     Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
     """
     from fae_core.progress import progress
-    from fae_eval.studies.text_image import evaluate_retrieval
 
     path = result_path(out, "retrieval", overwrite)
+    from fae_eval.studies.text_image import evaluate_retrieval
+
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
-    finish(evaluate_retrieval(images, captions, text_model, tokenizer=tokenizer, limit=limit, **options), path)
+    options |= {"tokenizer": tokenizer, "survey": survey, "limit": limit}
+    finish(evaluate_retrieval(images, captions, text_model, **options), path)

@@ -1,6 +1,25 @@
 """Networks that turn images into features to compare. `load_extractor(name)` finds one."""
 
-from fae_eval.extractors.base import FeatureExtractor, ImageBatch
-from fae_eval.extractors.registry import DEFAULT, known_extractors, load_extractor
+from __future__ import annotations
 
-__all__ = ["DEFAULT", "FeatureExtractor", "ImageBatch", "known_extractors", "load_extractor"]
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fae_eval.extractors.base import FeatureExtractor as FeatureExtractor
+    from fae_eval.extractors.base import ImageBatch as ImageBatch
+    from fae_eval.extractors.registry import DEFAULT as DEFAULT
+    from fae_eval.extractors.registry import known_extractors as known_extractors
+    from fae_eval.extractors.registry import load_extractor as load_extractor
+
+_HOMES = {
+    "DEFAULT": "registry",
+    "FeatureExtractor": "base",
+    "ImageBatch": "base",
+    "known_extractors": "registry",
+    "load_extractor": "registry",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from fae_core.errors import UnknownName
-from fae_eval.extractors.base import FeatureExtractor
+
+if TYPE_CHECKING:
+    import torch
+
+    from fae_eval.extractors.base import FeatureExtractor
 
 DEFAULT = "efficientnet-lite2"
 
@@ -41,15 +44,15 @@ def load_extractor(
     Raises:
         UnknownName: for any other name or size.
     """
-    if isinstance(name, FeatureExtractor):
+    if not isinstance(name, str):
         return name
-    if name == "inception":
+    plain, size = parse_name(name)
+    if plain == "inception":
         from fae_eval.extractors.inception import InceptionExtractor
 
         return InceptionExtractor(weights, device)
     from fae_eval.extractors.timm_model import TimmExtractor, efficientnet_lite2
 
-    plain, size = _split_size(name)
     if plain == "efficientnet-lite2":
         if weights is None:
             return efficientnet_lite2(device, size=size, name=name)
@@ -58,14 +61,22 @@ def load_extractor(
         model = "vit_large_patch14_dinov2.lvd142m"
         label = name.replace("dinov2", "DINOv2", 1)
         return TimmExtractor(model, weights or "pretrained", name=label, size=size or (224, 224), device=device)
-    if plain.startswith("timm/"):
-        model = plain.removeprefix("timm/")
-        return TimmExtractor(model, weights or "pretrained", name=name.replace("/", "-", 1), size=size, device=device)
-    raise UnknownName("extractor", name, known_extractors())
+    model = plain.removeprefix("timm/")
+    return TimmExtractor(model, weights or "pretrained", name=name.replace("/", "-", 1), size=size, device=device)
 
 
-def _split_size(name: str) -> tuple[str, tuple[int, int] | None]:
+def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
+    """The name without a size, and the size (height, width) in pixels; torch is not imported.
+
+    Args:
+        name: As of `load_extractor`.
+
+    Raises:
+        UnknownName: It is none that `load_extractor` takes.
+    """
     plain, at, size = name.partition("@")
+    if not plain.startswith("timm/") and (plain not in known_extractors() or (plain == "inception" and at)):
+        raise UnknownName("extractor", name, known_extractors())
     if not at:
         return plain, None
     if not size.isdecimal() or len(size) > 4 or not 16 <= int(size) <= 4096:

@@ -101,7 +101,7 @@ def open_at_options(
             identity = {
                 "generator": model_identity(model) or name_of(generator),
                 "decoder": model_identity(tokenizer) or name_of(decoder),
-                "reference": _content(reference, size, limit),
+                "reference": _content(reference, size, limit, survey),
                 "extractor": f"{network.name} {network.fingerprint} {network.resize}",
                 "labels": labels,
                 "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16] if texts else None,
@@ -187,9 +187,10 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]
     return found
 
 
-def _content(reference: Any, size: int | None, limit: int | None) -> str:
+def _content(reference: Any, size: int | None, limit: int | None, survey: str | Path | None) -> str:
     """A hash of the reference's content and preparation; its name where its content has none."""
     path = Path(reference) if isinstance(reference, (str, Path)) else None
     if path is not None and path.suffix == ".npz":
         return f"{sha256_file(path)} {size} {limit}"
-    return f"{open_samples(reference, size=size, limit=limit).cache_key() or name_of(reference)} {size} {limit}"
+    opened = open_samples(reference, size=size, limit=limit, survey=survey)
+    return f"{opened.cache_key() or name_of(reference)} {size} {limit}"

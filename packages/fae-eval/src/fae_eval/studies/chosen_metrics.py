@@ -14,18 +14,9 @@ from fae_eval.metrics.frechet import frechet_distance
 from fae_eval.metrics.inception_score import inception_score
 from fae_eval.metrics.kernel import kernel_distance
 from fae_eval.metrics.precision_recall import precision_recall
+from fae_eval.studies.metric_names import METRICS, full_names
 from fae_eval.studies.reference import Reference, gaussian
 
-METRICS = ("frechet", "spatial", "inception_score", "precision_recall", "density_coverage", "kernel")
-_ALIASES = {
-    "fid": "frechet",
-    "fd": "frechet",
-    "sfid": "spatial",
-    "is": "inception_score",
-    "pr": "precision_recall",
-    "dc": "density_coverage",
-    "kid": "kernel",
-}
 SPLIT_SIZE = 5000
 KERNEL_SUBSET = 1000
 DENSITY_NEIGHBOURS = 5  # of the paper of density and coverage
@@ -36,10 +27,7 @@ def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -
     """Full names of metrics, in the order of METRICS; None for those that suit the extractor. Raises UnknownName."""
     if metrics is None:
         return list(METRICS[:4]) if extractor.official_inception else ["frechet", "precision_recall"]
-    wanted = {_ALIASES.get(name.lower(), name.lower()) for name in metrics}
-    for name in wanted - set(METRICS):
-        raise UnknownName("metric", name, [*METRICS, *_ALIASES])
-    return [name for name in METRICS if name in wanted]
+    return full_names(metrics)
 
 
 def metric_labels(extractor: FeatureExtractor, purpose: str = "generation") -> dict[str, str]:

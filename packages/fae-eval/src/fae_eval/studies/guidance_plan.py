@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from fae_core.config import Config
 from fae_core.config.limits import MOST_IMAGES
 from fae_core.errors import InvalidSettings
-from fae_core.models.draw import check_options
+from fae_core.models.sample_options import check_options
 
 PAPER_INTERVAL = (0.0, 0.7)
 _MOST_SCALES = 1000

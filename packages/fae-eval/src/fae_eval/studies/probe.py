@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
-from fae_core.images import ImageSource, load_batch, open_images
+from fae_core.images import ImageSource, load_batch, open_images, open_surveyed
 from fae_core.images.classes import match_classes
 from fae_core.protocols import encoder_of, read_size
 from fae_eval.data.samples import evenly_spread
@@ -41,6 +41,7 @@ def zero_shot_probe(
     head: str | Path | None = None,
     cls: str = "original",
     limit: int | None = None,
+    survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
     progress: Progress | None = None,
@@ -62,6 +63,7 @@ def zero_shot_probe(
         head: file of one of DINOv2's linear heads; None for the classifier inside the backbone.
         cls: class token of such a head, "original" or "mean".
         limit: most images, evenly spread.
+        survey: a report of `fae check` on the images; broken ones are left out.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
         progress: `fae_core.progress.progress`, or anything called like it.
@@ -75,7 +77,7 @@ def zero_shot_probe(
     model = load_image_tokenizer(tokenizer, device)
     linear = LinearHead(head) if head is not None else None
     classify = head_of(model, pool) if linear is None else None
-    source = evenly_spread(open_images(images), limit)
+    source = evenly_spread(open_surveyed(images, report=survey), limit)
     labels = labels_of(source)
     count = len(source)
     hits: dict[str, Tensor] = {}
@@ -138,6 +140,7 @@ def trained_probe(
     weight_decay: float = 1e-3,
     seed: int = 0,
     limit: int | None = None,
+    survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
     progress: Progress | None = None,
@@ -152,6 +155,7 @@ def trained_probe(
         weight_decay: of the regression.
         seed: of the share.
         limit: most images of each set, evenly spread.
+        survey: a report of `fae check` on `images`; broken ones are left out.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
         progress: `fae_core.progress.progress`, or anything called like it.
@@ -161,7 +165,7 @@ def trained_probe(
     """
     started = time.monotonic()
     model = load_image_tokenizer(tokenizer, device)
-    train_source = evenly_spread(open_images(images), limit)
+    train_source = evenly_spread(open_surveyed(images, report=survey), limit)
     train_y = torch.tensor(labels_of(train_source))
     if test_images is not None:
         test_source = evenly_spread(open_images(test_images), limit)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.images import open_images
+from fae_core.images import open_surveyed
 from fae_core.processes import resolve_device
 from fae_eval.data.captions import paired_captions, prompts_in, sample_prompts
 from fae_eval.data.samples import evenly_spread, open_samples
@@ -37,6 +37,7 @@ def evaluate_clip_score(
     model: str | TwoTowers,
     *,
     prompts: str | Path | Sequence[str] | None = None,
+    survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
     title: str | None = None,
@@ -48,6 +49,7 @@ def evaluate_clip_score(
         samples: anything `open_samples` takes.
         model: name or folder of a CLIP or SigLIP model, or the model; only scores of one model compare.
         prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
+        survey: a report of `fae check` on the samples, all of which must be readable.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
         title: heading of the record.
@@ -57,7 +59,7 @@ def evaluate_clip_score(
         FAEError: where prompts and images do not fit together.
     """
     started = time.monotonic()
-    opened = open_samples(samples)
+    opened = open_samples(samples, survey=survey)
     if isinstance(prompts, (str, Path)):
         texts = prompts_in(Path(prompts), len(opened))
     elif prompts is not None:
@@ -98,6 +100,7 @@ def evaluate_retrieval(
     *,
     tokenizer: Any = None,
     limit: int | None = None,
+    survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
     title: str | None = None,
@@ -114,6 +117,7 @@ def evaluate_retrieval(
         model: name or folder of a CLIP or SigLIP model, or the model.
         tokenizer: such an FAE, or its folder or hub id.
         limit: most images, evenly spread.
+        survey: a report of `fae check` on the images; broken ones are left out.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
         title: heading of the record.
@@ -123,7 +127,7 @@ def evaluate_retrieval(
         FAEError: where captions fit no image, or the spaces differ.
     """
     started = time.monotonic()
-    source = evenly_spread(open_images(images), limit)
+    source = evenly_spread(open_surveyed(images, report=survey), limit)
     indices, texts, owner = paired_captions(source, Path(captions))
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
