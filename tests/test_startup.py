@@ -187,9 +187,10 @@ def test_help_and_lists_load_no_torch(tmp_path: Path) -> None:
         assert (status, loaded) == (0, []), command
 
 
-def test_only_what_saves_loads_torchs_checkpoints(tmp_path: Path) -> None:
-    status, _, loaded = run_all(["info sit-tiny"], tmp_path)["info sit-tiny"]
+def test_only_what_saves_loads_torchs_checkpoints_and_torch_is_announced(tmp_path: Path) -> None:
+    status, printed, loaded = run_all(["info sit-tiny"], tmp_path)["info sit-tiny"]
     assert (status, loaded) == (0, ["torch"])
+    assert printed == "loading torch ...\n"
 
 
 def test_options_of_sample_that_are_checked_early_are_those_of_the_model() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import fae_core.commands.loading as loading_module
 from fae_core.commands.groups import invoke
-from fae_core.commands.output import document, say
+from fae_core.commands.loading import announced_imports, loading
+from fae_core.commands.output import choose, command_output, document, say
 from fae_core.errors import FAEError
 from fae_core.models.presets import preset_files, read_preset
 from fae_core.progress import hidden, progress
@@ -109,3 +113,27 @@ def test_a_shell_completes_commands_and_options(words: str, place: int, expected
         [sys.executable, "-m", "fae_core.cli.main"], env=environment, capture_output=True, text=True, timeout=120
     )
     assert (ran.returncode, expected in ran.stdout.split()) == (0, True), ran.stderr
+
+
+def test_what_is_loaded_is_said_before_the_wait_unless_the_output_is_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "heavy_package.py").write_text("import sys\nprint('executed', file=sys.stderr)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(loading_module, "_HEAVY", ("heavy_package",))
+    for chosen, said in (
+        ({}, ["loading heavy_package ...", "executed", "loading tokenizer runs/fae ..."]),
+        ({"quiet": True}, ["executed"]),
+        ({"as_json": True}, ["executed"]),
+    ):
+        with command_output(), announced_imports():
+            choose(**chosen)
+            with announced_imports():  # a command within a command says it once
+                assert importlib.util.find_spec("heavy_package") is not None
+                importlib.import_module("heavy_package")
+            importlib.import_module("heavy_package")
+            loading("tokenizer runs/fae")
+            del sys.modules["heavy_package"]
+        assert [line for line in capsys.readouterr().err.splitlines() if line] == said
+    loading("tokenizer runs/fae")
+    assert capsys.readouterr().err == "", "outside commands nothing is said"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from any_fields import check_fields, finite
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fae_core.cli.settings import merge, parse_override, resolve_settings
@@ -169,6 +169,7 @@ overrides = st.lists(
 
 @PROPERTY
 @given(content=nested, sets=overrides)
+@example(content={}, sets=["1\n=="])
 def test_any_config_file_and_any_set_are_settings_or_one_line(content: Any, sets: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"

@@ -85,7 +85,8 @@ def parse_override(text: str) -> dict[str, Any]:
     try:
         parsed = parse_yaml(value)
     except ValueError as error:
-        raise FAEError(f"--set {key[:60]}: {value[:60]!r} is not a YAML value ({error})") from None
+        shown = " ".join(key.split())[:60]  # on one line
+        raise FAEError(f"--set {shown}: {value[:60]!r} is not a YAML value ({error})") from None
     for part in reversed(parts):
         parsed = {part: parsed}
     return parsed

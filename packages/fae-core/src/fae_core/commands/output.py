@@ -71,6 +71,12 @@ def document(content: Any) -> None:
         output.content = content
 
 
+def is_silent() -> bool:
+    """Whether nothing but warnings and errors goes to standard error: --quiet, --json, or no command is running."""
+    output = _in_force.get()
+    return output is None or output.as_json or output.quiet
+
+
 def choose(*, as_json: bool = False, quiet: bool = False) -> None:
     """Set how the command in force prints.
 

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
+from fae_core.commands.loading import loading
 from fae_core.errors import FAEError, InvalidFile, MissingPackage, UnknownName
 from fae_core.folders import CHECKPOINT_STATE, MODEL_CONFIG
 from fae_core.plugins import is_missing_own_package, load_plugins
@@ -107,6 +108,7 @@ def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: b
     hub: Any = {name: options[name] for name in HubOptions.__annotations__ if name in options}
     rest = {name: value for name, value in options.items() if name not in hub or name == "variant"}
     model_class = _point_of(kind, source, hub).load()
+    loading(f"{kind} {source}")
     load, parts = model_class.from_pretrained, getattr(model_class, "model_parts", None)
     if decoder:
         if not hasattr(model_class, "decode"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, Unpack
 
+from fae_core.commands.loading import loading
 from fae_core.errors import InvalidFile, first_line
 from fae_core.folders import (
     BUNDLE_PARTS,
@@ -124,6 +125,7 @@ def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -
     from huggingface_hub import snapshot_download
 
     options: Any = {key: value for key, value in hub.items() if key in _OF_DOWNLOADS}
+    loading(f"{name} from the hub")
     try:
         return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))
     except Exception as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from fae_core.commands.loading import loading
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json
 
@@ -63,6 +64,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
     from transformers import AutoModel
     from transformers.utils import logging
 
+    loading(source)
     verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # missing weights are returned to the caller

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+from fae_core.commands.loading import loading
 from fae_core.errors import FAEError
+from fae_core.models.build import on_meta
 from fae_encoder.backbones.backbone import Backbone
 from fae_encoder.backbones.config import BackboneConfig, Combine, Interpolation
 from fae_encoder.backbones.network import Network
@@ -91,6 +93,8 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         )
     if isinstance(config.image_size, int):
         config = config.model_copy(update={"image_size": (config.image_size, config.image_size)})
+    if not on_meta():
+        loading(f"backbone {config.name}")
     if library == "timm":
         from fae_encoder.backbones.timm_network import TimmNetwork, create_timm_model
 

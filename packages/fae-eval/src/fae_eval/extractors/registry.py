@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fae_core.commands.loading import loading
 from fae_core.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def load_extractor(
     if not isinstance(name, str):
         return name
     plain, size = parse_name(name)
+    loading(f"extractor {name}")
     if plain == "inception":
         from fae_eval.extractors.inception import InceptionExtractor
 
