@@ -97,6 +97,17 @@ def test_only_the_files_that_are_needed_are_fetched(caches: Path, case: str) -> 
     assert wanted <= found <= {*wanted, *own, *(f"tokenizer/{name}" for name in own)}
 
 
+def test_sampling_from_a_bundle_fetches_what_it_draws_and_decodes_with(hub: SmallHub, tmp_path: Path) -> None:
+    command = f"sample --model some/bundle --count 1 --set steps=1 --device cpu --out {tmp_path}/samples"
+    hub.run(f"from fae_core.commands.groups import invoke\ninvoke({command.split()!r})", tmp_path / "home")
+    (snapshot,) = (tmp_path / "home" / "hub").glob("models--some--bundle/snapshots/*")
+    found = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()}
+    own = {f"tokenizer/{name}" for name in ("config.json", "latent_spec.json")}
+    drawn = {"bundle.json", *(f"tokenizer/{name}" for name in DECODERS), *(f"generator/{name}" for name in MODEL)}
+    assert drawn <= found <= drawn | own
+    assert (tmp_path / "samples" / "images" / "000000.png").is_file()
+
+
 def test_a_cache_serves_without_the_hub(caches: Path, tmp_path: Path) -> None:
     # This process is offline (HF_HUB_OFFLINE=1).
     cache = caches / "generator"

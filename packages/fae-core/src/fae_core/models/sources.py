@@ -163,8 +163,11 @@ def run_of(source: str | Path) -> Path | None:
 
 
 def find_bundle(source: str | Path) -> Path:
-    """The folder of a bundle, given by folder, name or "owner/name" on the hub. Raises InvalidFile for others."""
-    folder = locate_folder(source)
+    """The folder of a bundle, given by folder, name or "owner/name" on the hub, of which only the record is fetched.
+
+    Raises InvalidFile for others.
+    """
+    folder = locate_folder(source, [BUNDLE_RECORD])
     if not is_bundle(folder):
         raise InvalidFile(
             f"{source} is not a bundle ({BUNDLE_RECORD} is missing); "
