@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -21,14 +18,13 @@ from fae_core.display import html_table, short
 from fae_core.documents import open_regular
 from fae_core.errors import DataError
 from fae_core.files import sha256_file
-from fae_core.folders import LATENT_SPEC, STORE_LABELS, store_shard
+from fae_core.folders import LATENT_SPEC, STORE_LABELS
 from fae_core.latent_store.dataset import LatentStream, SampleDataset, epoch_places
-from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, TEXTS, Sample, map_shard, read_index
+from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, Sample, read_index
+from fae_core.latent_store.shards import Shards, text_of
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec, normalize_
 
-_MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
-_VERIFY_THREADS = 8
 _CHUNK = 32  # samples that are gathered, converted and normalised together, while they are in the processor's cache
 
 
@@ -64,12 +60,8 @@ class LatentStore(SampleDataset):
         if spec is not None:
             spec.require(self.spec, context=f"latent store {folder}")
         self.sample = sample and self.plan.posterior == "distribution"
-        # Sample i is in the shard whose start is the last one at or before i.
-        self._starts = np.cumsum([0, *(count for count, _, _ in self.index.shards)], dtype=np.int64)
-        self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._verify, self._unverified = verify, set(range(self.plan.shards))
-        self._verifying = threading.Lock()
+        self._verify = verify
+        self._shards = Shards(self.folder, self.index, self.spec, verify)
 
     def __len__(self) -> int:
         return self.index.count
@@ -78,11 +70,11 @@ class LatentStore(SampleDataset):
         places = self._check(indices)
         z, labels = self.read(places)
         samples = []
-        for i, (shard, row) in enumerate(zip(*(found.tolist() for found in self._locate(places)), strict=True)):
-            tensors = self._shard(shard)
-            caption = _text(tensors, "caption", row) if self.plan.captions else None
+        for i, (shard, row) in enumerate(zip(*(found.tolist() for found in self._shards.locate(places)), strict=True)):
+            tensors = self._shards.tensors(shard)
+            caption = text_of(tensors, "caption", row) if self.plan.captions else None
             label = None if labels is None else int(labels[i])
-            samples.append(Sample(z[i], label, _text(tensors, "name", row), caption, int(tensors["source"][row])))
+            samples.append(Sample(z[i], label, text_of(tensors, "name", row), caption, int(tensors["source"][row])))
         return samples
 
     def __repr__(self) -> str:
@@ -138,8 +130,12 @@ class LatentStore(SampleDataset):
         if not self.plan.captions:
             return None
         counts = [count for count, _, _ in self.index.shards]
-        self._verify_touched(np.flatnonzero(counts))
-        return [_text(self._shard(shard), "caption", row) for shard, count in enumerate(counts) for row in range(count)]
+        self._shards.verify_touched(np.flatnonzero(counts))
+        return [
+            text_of(self._shards.tensors(shard), "caption", row)
+            for shard, count in enumerate(counts)
+            for row in range(count)
+        ]
 
     def read(
         self,
@@ -228,7 +224,7 @@ class LatentStore(SampleDataset):
 
     def verify(self) -> None:
         """Compare every file with the checksums in the index; raises DataError naming the first that is damaged."""
-        self._verify_shards(range(self.plan.shards))
+        self._shards.verify(range(self.plan.shards))
         if self.plan.labels:
             self._verify_labels()
 
@@ -237,30 +233,6 @@ class LatentStore(SampleDataset):
             raise DataError(f"{self.folder / STORE_LABELS} is missing")
         if sha256_file(self.folder / STORE_LABELS) != self.index.labels_sha256:
             raise DataError(f"{self.folder / STORE_LABELS} is damaged: its checksum is not the index's")
-
-    def _verify_shards(self, shards: Iterable[int]) -> None:
-        """Compare shards with their checksums, in threads. Raises DataError naming the first that is damaged."""
-        with ThreadPoolExecutor(_VERIFY_THREADS) as pool:
-            for shard, damaged in zip(shards, pool.map(self._is_damaged, shards), strict=True):
-                if damaged:
-                    raise DataError(f"{self.folder / store_shard(shard)} is damaged: its checksum is not the index's")
-
-    def _is_damaged(self, shard: int) -> bool:
-        count, _, digest = self.index.shards[shard]
-        if count == 0:
-            return False
-        self._shard(shard)
-        return sha256_file(self.folder / store_shard(shard)) != digest
-
-    def _verify_touched(self, shards: np.ndarray) -> None:
-        """Verify those of some shards that have not been verified before."""
-        if not self._verify or not self._unverified:
-            return
-        with self._verifying:  # a second thread waits for the first, and finds nothing left to do
-            fresh = sorted(self._unverified.intersection(np.unique(shards).tolist()))
-            if fresh:
-                self._verify_shards(fresh)
-                self._unverified.difference_update(fresh)
 
     def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
         """Indices as int64, negative ones counted from the end. Raises DataError where one is outside the store."""
@@ -274,43 +246,6 @@ class LatentStore(SampleDataset):
             raise DataError(f"sample {int(np.asarray(indices).max())} does not exist: {self.folder} has {len(self)}")
         return places
 
-    def _locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The shard of each sample, and its row there."""
-        shards = np.searchsorted(self._starts, places, side="right") - 1
-        return shards, places - self._starts[shards]
-
-    def _shard(self, shard: int) -> dict[str, np.ndarray]:
-        """The tensors of a shard; the maps of those used last are kept."""
-        with self._lock:
-            tensors = self._maps.get(shard)
-            if tensors is None:
-                tensors = self._open(shard)
-                self._maps[shard] = tensors
-                if len(self._maps) > _MOST_MAPS:
-                    self._maps.popitem(last=False)
-            else:
-                self._maps.move_to_end(shard)
-            return tensors
-
-    def _open(self, shard: int) -> dict[str, np.ndarray]:
-        """The tensors of a shard; raises DataError unless they are those that the index announces."""
-        count, size, _ = self.index.shards[shard]
-        path = self.folder / store_shard(shard)
-        tensors = map_shard(path, size)
-        kind = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
-        for name in (*self.plan.latents(), "source", *(["label"] if self.plan.labels else [])):
-            shape, dtype = ((count, *self.spec.shape), kind) if name in self.plan.latents() else ((count,), np.int64)
-            if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != dtype:
-                raise DataError(f"{path} does not hold {name} of shape {shape}, as the index says")
-        for kind in TEXTS:
-            offsets, data = (tensors.get(f"{kind}_{part}") for part in ("offsets", "bytes"))
-            if offsets is None and data is None:
-                continue
-            whole = offsets is not None and offsets.shape == (count + 1,) and offsets.dtype == np.int64
-            if not whole or data is None or data.ndim != 1 or data.dtype != np.uint8:
-                raise DataError(f"{path} does not hold a {kind} for each of its {count} samples")
-        return tensors
-
     def _gather(
         self,
         kind: str,
@@ -320,10 +255,10 @@ class LatentStore(SampleDataset):
         out: Tensor | None = None,
     ) -> Tensor:
         """Latents of one kind in the order of `places`, as fp32."""
-        shards, rows = self._locate(places)
+        shards, rows = self._shards.locate(places)
         if len(places):
-            self._verify_touched(shards)
-            self._shard(int(shards[0]))  # before memory is taken for a spec that may not fit the shards
+            self._shards.verify_touched(shards)
+            self._shards.tensors(int(shards[0]))  # before memory is taken for a spec that may not fit the shards
         shape = (len(places), *self.spec.shape)
         if out is None:
             out = torch.empty(shape, dtype=torch.float32)
@@ -334,11 +269,18 @@ class LatentStore(SampleDataset):
         sides = shards * 2 + (0 if flips is None else flips)
         for chunk, runs in zip(out.split(_CHUNK), _runs(sides, rows), strict=False):
             # Runs are gathered as stored and converted together: converting each would take as long as copying it.
-            parts = [self._shard(side // 2)[f"{kind}_flip" if side % 2 else kind][low:high] for side, low, high in runs]
+            parts = [
+                self._shards.tensors(side // 2)[f"{kind}_flip" if side % 2 else kind][low:high]
+                for side, low, high in runs
+            ]
             self._copy(chunk, parts[0] if len(parts) == 1 else np.concatenate(parts, out=scratch[: len(chunk)]))
             if normalize and self.spec.is_normalized:
                 normalize_(chunk, *self._statistics)
         return out
+
+    def _side(self, kind: str, side: int) -> np.ndarray:
+        """The latents of one kind in a shard, `side` // 2, or where `side` is odd their mirror images."""
+        return self._shards.tensors(side // 2)[f"{kind}_flip" if side % 2 else kind]
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -361,11 +303,3 @@ def _runs(sides: np.ndarray, rows: np.ndarray) -> Iterator[list[tuple[int, int, 
         edges = [start, *(np.flatnonzero(breaks[start : stop - 1]) + start + 1).tolist(), stop]
         firsts = zip(sides[edges[:-1]].tolist(), rows[edges[:-1]].tolist(), pairwise(edges), strict=True)
         yield [(side, row, row + high - low) for side, row, (low, high) in firsts]
-
-
-def _text(tensors: dict[str, np.ndarray], kind: str, row: int) -> str:
-    """A sample's text of one kind; "" where the shard has none."""
-    if f"{kind}_offsets" not in tensors:
-        return ""
-    low, high = tensors[f"{kind}_offsets"][row : row + 2]
-    return tensors[f"{kind}_bytes"][low:high].tobytes().decode("utf-8", errors="replace")
