@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fae_core.moved  # noqa: F401 (earlier names of modules)
 from fae_core._version import __version__
@@ -26,28 +25,5 @@ if TYPE_CHECKING:
     from fae_core.random import SlotRandom as SlotRandom
     from fae_core.spec import LatentSpec as LatentSpec
 
-_HOMES = {
-    "FAEError": "errors",
-    "LatentSpecMismatch": "errors",
-    "Decoder": "protocols",
-    "Generator": "protocols",
-    "Tokenizer": "protocols",
-    "describe": "models.describe",
-    "list_presets": "models.presets",
-    "load_decoder": "models.load",
-    "load_generator": "models.load",
-    "load_tokenizer": "models.load",
-    "LatentSpec": "spec",
-    "LatentStore": "latent_store",
-    "SlotRandom": "random",
-    "show": "images.gallery",
-}
-
-__all__ = [*_HOMES, "__version__", "ops"]
-
-
-_find, __dir__ = lazy_names(__name__, _HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return importlib.import_module("fae_core.ops") if name == "ops" else _find(name)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names, "__version__"]

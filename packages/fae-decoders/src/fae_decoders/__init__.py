@@ -26,24 +26,5 @@ if TYPE_CHECKING:
     from fae_decoders.fae.rae_decoder import RAEDecoder as RAEDecoder
     from fae_decoders.fae.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
 
-_HOMES = {
-    "ConvVAE": "baselines.conv_vae",
-    "ConvVAEConfig": "baselines.config",
-    "FAE": "fae.fae",
-    "FAEDecoder": "fae.fae_decoder",
-    "FeatureDecoder": "fae.feature_decoder",
-    "FeatureDecoderConfig": "fae.config",
-    "FeatureSpace": "fae.feature_space",
-    "FeatureSpaceMismatch": "fae.feature_space",
-    "PixelDecoder": "fae.pixel_decoder",
-    "PixelDecoderConfig": "fae.config",
-    "RAEDecoder": "fae.rae_decoder",
-    "RAEDecoderConfig": "fae.rae_decoder",
-    "load_pixel_decoder": "fae.any_pixel_decoder",
-}
-
-# Needs an extra, so it is not part of `__all__`.
-_EXTRA_HOMES = {"DiffusersVAE": "diffusers_vae"}
-
-__all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = lazy_names(__name__, {**_HOMES, **_EXTRA_HOMES})
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*(name for name in _names if name != "DiffusersVAE"), "__version__"]  # which needs an extra

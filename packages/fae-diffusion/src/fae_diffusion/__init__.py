@@ -24,23 +24,5 @@ if TYPE_CHECKING:
     from fae_diffusion.transport import Transport as Transport
     from fae_diffusion.transport import shift_time as shift_time
 
-_HOMES = {
-    "Guidance": "guidance",
-    "LightningDiT": "models",
-    "LightningDiTConfig": "models",
-    "MMDiT": "models",
-    "MMDiTConfig": "models",
-    "Sampling": "models",
-    "SiT": "models",
-    "SiTConfig": "models",
-    "TextCondition": "text.condition",
-    "Transport": "transport",
-    "integrate": "samplers",
-    "integrate_sde": "samplers",
-    "sde_grid": "samplers",
-    "shift_time": "transport",
-    "time_grid": "samplers",
-}
-
-__all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names, "__version__"]

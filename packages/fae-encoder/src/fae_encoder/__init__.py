@@ -18,17 +18,5 @@ if TYPE_CHECKING:
     from fae_encoder.feature_norm import FeatureNorm as FeatureNorm
     from fae_encoder.posterior import Posterior as Posterior
 
-_HOMES = {
-    "AdapterConfig": "config",
-    "Backbone": "backbones",
-    "BackboneConfig": "backbones",
-    "FAEEncoder": "encoder",
-    "FAEEncoderConfig": "config",
-    "FeatureNorm": "feature_norm",
-    "Posterior": "posterior",
-    "create_adapter": "adapters",
-    "create_backbone": "backbones",
-}
-
-__all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names, "__version__"]

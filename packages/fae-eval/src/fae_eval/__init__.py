@@ -16,15 +16,5 @@ if TYPE_CHECKING:
     from fae_eval.studies.generation import evaluate as evaluate
     from fae_eval.studies.reconstruction import evaluate_reconstruction as evaluate_reconstruction
 
-_HOMES = {
-    "FeatureExtractor": "extractors",
-    "Moments": "metrics",
-    "Result": "results",
-    "evaluate": "studies.generation",
-    "evaluate_reconstruction": "studies.reconstruction",
-    "load_extractor": "extractors",
-    "write_report": "report",
-}
-
-__all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names, "__version__"]

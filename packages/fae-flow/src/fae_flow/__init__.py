@@ -15,14 +15,5 @@ if TYPE_CHECKING:
     from fae_flow.starflow import FlowTrace as FlowTrace
     from fae_flow.starflow import STARFlow as STARFlow
 
-_HOMES = {
-    "FlowOutput": "starflow",
-    "FlowSampler": "sampling.sampler",
-    "FlowTrace": "starflow",
-    "Jacobi": "sampling.jacobi",
-    "STARFlow": "starflow",
-    "STARFlowConfig": "config",
-}
-
-__all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names, "__version__"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fae_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fae_core.config.base import Config as Config
@@ -10,12 +12,5 @@ if TYPE_CHECKING:
     from fae_core.config.base import parse_config as parse_config
     from fae_core.config.base import require_fields as require_fields
 
-__all__ = ["Config", "ConfigT", "parse_config", "require_fields"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'fae_core.config' has no attribute {name!r}")
-    from fae_core.config import base
-
-    return getattr(base, name)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

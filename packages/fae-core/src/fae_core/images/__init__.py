@@ -35,35 +35,5 @@ if TYPE_CHECKING:
     from fae_core.images.transform import to_tensor as to_tensor
     from fae_core.images.transform import to_uint8 as to_uint8
 
-_HOMES = {
-    "AnyImages": "accept",
-    "ImageSource": "source",
-    "ImageTransform": "accept",
-    "TolerantImages": "tolerant",
-    "center_crop": "transform",
-    "crop_boxes": "transform",
-    "crop_resize": "transform",
-    "decode_image": "decode",
-    "draw_grid": "grid",
-    "image_batch": "accept",
-    "jitter_colors": "transform",
-    "load_batch": "batch",
-    "open_images": "open",
-    "open_surveyed": "survey",
-    "psnr": "quality",
-    "read_tensor": "batch",
-    "readable_images": "readable",
-    "readable_source": "tolerant",
-    "require_images": "check",
-    "save_grid": "grid",
-    "save_image": "grid",
-    "show": "gallery",
-    "to_pillow": "grid",
-    "to_rgb": "decode",
-    "to_tensor": "transform",
-    "to_uint8": "transform",
-    "unchecked_images": "check",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

@@ -23,14 +23,5 @@ if TYPE_CHECKING:
     from fae_core.latent_store.writer import ShardWriter as ShardWriter
     from fae_core.latent_store.writer import write_store as write_store
 
-_HOMES = {
-    "LatentStore": "reader",
-    "LatentStoreWriter": "writer",
-    "Plan": "format",
-    "Sample": "format",
-    "ShardWriter": "writer",
-    "write_store": "writer",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

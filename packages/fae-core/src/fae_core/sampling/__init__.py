@@ -15,15 +15,5 @@ if TYPE_CHECKING:
     from fae_core.sampling.job import SampleJob as SampleJob
     from fae_core.sampling.prompts import read_prompts as read_prompts
 
-_HOMES = {
-    "SampleJob": "job",
-    "class_names_of": "draw",
-    "classes_of": "draw",
-    "draw_images": "draw",
-    "draw_labels": "draw",
-    "load_pair": "draw",
-    "read_prompts": "prompts",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

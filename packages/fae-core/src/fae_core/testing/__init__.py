@@ -11,7 +11,5 @@ if TYPE_CHECKING:
     from fae_core.testing.conformance import toy_latents as toy_latents
     from fae_core.testing.shared import shared_folder as shared_folder
 
-_HOMES = {"GeneratorConformance": "conformance", "toy_latents": "conformance", "shared_folder": "shared"}
-
-__all__ = ["GeneratorConformance", "shared_folder", "toy_latents"]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

@@ -19,15 +19,5 @@ if TYPE_CHECKING:
     from fae_core.training.task import Phase as Phase
     from fae_core.training.task import Task as Task
 
-_HOMES = {
-    "GeneratorTask": "generator_task",
-    "LiveLatents": "live_latents",
-    "Phase": "task",
-    "PreviewConfig": "preview_config",
-    "Task": "task",
-    "TrainConfig": "config",
-    "train": "loop",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

@@ -12,7 +12,5 @@ if TYPE_CHECKING:
     from fae_decoders.losses.vae import cosine_loss as cosine_loss
     from fae_decoders.losses.vae import feature_loss as feature_loss
 
-_HOMES = {"PixelLoss": "pixel", "PixelLossConfig": "config", "cosine_loss": "vae", "feature_loss": "vae"}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

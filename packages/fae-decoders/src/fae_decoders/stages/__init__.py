@@ -21,17 +21,5 @@ if TYPE_CHECKING:
     from fae_decoders.stages.pixel_noise import PixelNoiseTask as PixelNoiseTask
     from fae_decoders.stages.vae import VAETask as VAETask
 
-_HOMES = {
-    "AutoencoderConfig": "config",
-    "AutoencoderTask": "autoencoder",
-    "DataConfig": "config",
-    "PixelFinetuneConfig": "config",
-    "PixelFinetuneTask": "pixel_finetune",
-    "PixelNoiseConfig": "config",
-    "PixelNoiseTask": "pixel_noise",
-    "VAEConfig": "config",
-    "VAETask": "vae",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

@@ -16,16 +16,5 @@ if TYPE_CHECKING:
     from fae_diffusion.models.sit import LightningDiT as LightningDiT
     from fae_diffusion.models.sit import SiT as SiT
 
-_HOMES = {
-    "LightningDiT": "sit",
-    "LightningDiTConfig": "config",
-    "MMDiT": "mmdit",
-    "MMDiTConfig": "mmdit_config",
-    "Sampling": "config",
-    "SiT": "sit",
-    "SiTConfig": "config",
-    "TransformerConfig": "config",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

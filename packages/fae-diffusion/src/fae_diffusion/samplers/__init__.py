@@ -18,18 +18,5 @@ if TYPE_CHECKING:
     from fae_diffusion.samplers.sde import diffusion_coefficient as diffusion_coefficient
     from fae_diffusion.samplers.sde import integrate_sde as integrate_sde
 
-_HOMES = {
-    "ADAPTIVE": "ode",
-    "DIFFUSIONS": "sde",
-    "LAST_STEPS": "sde",
-    "METHODS": "ode",
-    "check_times": "ode",
-    "diffusion_coefficient": "sde",
-    "integrate": "ode",
-    "integrate_sde": "sde",
-    "sde_grid": "grids",
-    "time_grid": "grids",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

@@ -18,12 +18,5 @@ if TYPE_CHECKING:
     from fae_encoder.backbones.create import build_backbone as build_backbone
     from fae_encoder.backbones.create import create_backbone as create_backbone
 
-_HOMES = {
-    "Backbone": "backbone",
-    "BackboneConfig": "config",
-    "build_backbone": "create",
-    "create_backbone": "create",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

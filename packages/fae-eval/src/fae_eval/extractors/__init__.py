@@ -13,13 +13,5 @@ if TYPE_CHECKING:
     from fae_eval.extractors.registry import known_extractors as known_extractors
     from fae_eval.extractors.registry import load_extractor as load_extractor
 
-_HOMES = {
-    "DEFAULT": "registry",
-    "FeatureExtractor": "base",
-    "ImageBatch": "base",
-    "known_extractors": "registry",
-    "load_extractor": "registry",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]

@@ -13,13 +13,5 @@ if TYPE_CHECKING:
     from fae_eval.figures.pca import pca_picture as pca_picture
     from fae_eval.figures.similarity import similarity_picture as similarity_picture
 
-_HOMES = {
-    "Series": "charts",
-    "line_chart": "charts",
-    "matching_picture": "matching",
-    "pca_picture": "pca",
-    "similarity_picture": "similarity",
-}
-
-__all__ = [*_HOMES]
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+_names, __getattr__, __dir__ = lazy_names(__name__)
+__all__ = [*_names]
