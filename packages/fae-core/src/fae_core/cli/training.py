@@ -163,10 +163,11 @@ def _open_latents(
     latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, options: TrainingOptions
 ) -> Any:
     """The store, or images encoded as they are needed."""
-    if data is None or tokenizer is None:
+    if latents is not None:
         from fae_core.latent_store import LatentStore
 
         return LatentStore(latents, verify=verify)
+    assert data is not None and tokenizer is not None
     from fae_core.models.load import load_tokenizer
     from fae_core.training.live_latents import LiveLatents
 

@@ -44,9 +44,9 @@ from fae_core.files import (
 from fae_core.folders import GRID, IMAGES, SAMPLES_NPZ, SAMPLES_RECORD
 from fae_core.images.halving import HalvingBatches
 from fae_core.images.npz import CLASSES_ARRAY
-from fae_core.models.draw import check_options
 from fae_core.models.identity import model_identity
 from fae_core.models.load import generator_class
+from fae_core.models.sample_options import check_options
 from fae_core.processes import Processes, processes
 from fae_core.progress import progress
 from fae_core.protocols import Decoder, Generator

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fae_core.errors import DataError
-from fae_core.models.draw import check_options
 from fae_core.models.pretrained import PretrainedModel
+from fae_core.models.sample_options import check_options
 from fae_core.protocols import Generator, Movable, class_count
 from fae_core.random import SlotRandom
 from fae_core.training.live_latents import LiveLatents

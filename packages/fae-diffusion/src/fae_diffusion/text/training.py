@@ -16,7 +16,7 @@ from fae_core.images.caption_choice import CaptionChoice
 from fae_core.images.captions import split_captions
 from fae_core.latent_store import LatentStore
 from fae_core.models.build import on_meta
-from fae_core.models.draw import check_options
+from fae_core.models.sample_options import check_options
 from fae_core.processes import processes
 from fae_core.random import SlotRandom
 from fae_core.training import GeneratorTask, LiveLatents, PreviewConfig, TrainConfig

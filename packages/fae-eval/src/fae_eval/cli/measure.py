@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -102,7 +102,8 @@ def generation(
         str, typer.Option("--label-sampling", help="How classes were drawn; recorded.")
     ] = NOT_STATED,
     pr_precision: Annotated[
-        str, typer.Option("--pr-precision", help="Distances of precision and recall: fp32 or adm (fp16).")
+        Literal["fp32", "adm"],
+        typer.Option("--pr-precision", help="Distances of precision and recall: fp32 or adm (fp16)."),
     ] = "fp32",
     seed: Seed = 2020,
 ) -> None:
