@@ -128,6 +128,7 @@ MISTAKES = {
         ("import sit images --set model.clases=3 --out model", "did you mean classes"),
         ("eval guidance-search --generator cifar10 --decoder cifar10 --reference images --set stpes=4", "stpes"),
         ("eval guidance-search --generator cifar10 --decoder cifar10 --reference images --low 3 --high 2", "0 scales"),
+        ("eval sampling-grid --generator cifar10 --decoder cifar10 --reference images --vary stpes=4", "stpes"),
     ],
     "devices": [
         ("sample --model cifar10 --device gpu --out samples", "unknown device 'gpu'"),

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, Resume, Seed, Set, model_there
+from fae_core.cli.option_objects import spread
+from fae_core.cli.options import Resume, Seed, Set, model_there
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.measure import Cache, Floor, Reference, Size
-from fae_eval.cli.options import Extractor, Labels, Limit, Prompts, ResultFile, Title, Weights, finish, result_path
+from fae_eval.cli.measure import Floor
+from fae_eval.cli.options import Measurement, finish, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
 
 
+@spread
 def sampling_grid(
+    options: Measurement,
     generator: Annotated[
         str,
         typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
@@ -27,7 +30,6 @@ def sampling_grid(
             "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
         ),
     ],
-    reference: Reference,
     vary: Annotated[
         list[str],
         typer.Option("--vary", help="OPTION=VALUE,VALUE,... of fae sample, such as steps=8,12,25. Repeatable."),
@@ -37,23 +39,10 @@ def sampling_grid(
         float,
         typer.Option("--within", min=0, max=1, help="How far above the smallest distance is as good, 0.02 = 2 %."),
     ] = 0.02,
-    labels: Labels = "equal",
-    prompts: Prompts = None,
     overrides: Set = None,
     floor: Floor = None,
-    extractor: Extractor = "efficientnet-lite2",
-    weights: Weights = None,
-    size: Size = None,
-    limit: Limit = None,
-    batch_size: BatchSize = 32,
     seed: Seed = 0,
-    device: Device = None,
-    processes: Processes = 1,
-    cache: Cache = True,
-    title: Title = None,
-    out: ResultFile = None,
     resume: Resume = False,
-    overwrite: Overwrite = False,
 ) -> None:
     """Frechet distance against model evaluations, for every combination of some sampling options.
 
@@ -68,41 +57,38 @@ def sampling_grid(
     from fae_core.cli.settings import parse_overrides
     from fae_core.config import parse_config
     from fae_core.errors import FAEError
-    from fae_core.processes import processes as process_group
-    from fae_core.progress import progress
-    from fae_eval.features import default_cache
+    from fae_core.models.load import generator_type
+    from fae_core.models.sample_options import check_early
     from fae_eval.results import Result
-    from fae_eval.studies.sampling_grid import SamplingGrid, measure_grid
+    from fae_eval.studies.grid_plan import SamplingGrid
 
-    path = result_path(out, "sampling-grid", overwrite or resume)
+    path = result_path(options.out, "sampling-grid", options.overwrite or resume)
     if resume and path is None:
         raise FAEError("--resume needs --out, the record to continue")
     settings = {"vary": _values(vary), "count": count, "within": within, "options": parse_overrides(overrides)}
     grid = parse_config(SamplingGrid, settings, "sampling grid")
-    if relaunched(processes):
+    kind = generator_type(generator)
+    for point in grid.points:
+        check_early(kind, {**grid.options, **point})
+    if relaunched(options.processes):
         return
+    from fae_core.processes import processes as process_group
+    from fae_eval.studies.sampling_grid import measure_grid
+
     earlier = Result.load(path) if resume and path is not None and path.is_file() else None
-    with process_group(device) as group:
+    with process_group(options.device) as group:
         result = measure_grid(
             generator,
             decoder,
-            reference,
+            options.reference,
             grid,
-            labels=labels,
-            prompts=prompts,
+            labels=options.labels,
+            prompts=options.prompts,
             seed=seed,
             floor=floor,
-            extractor=extractor,
-            weights=weights,
-            size=size,
-            limit=limit,
-            batch_size=batch_size,
-            device=device,
-            cache=default_cache() if cache else None,
-            progress=progress,
-            title=title,
             earlier=earlier,
             keep=None if path is None else lambda record: record.save(path),
+            **options.how,
         )
         if group.is_main:
             if path is not None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.errors import InvalidFile
-from fae_core.models.sample_options import check_options
 from fae_core.models.load import generator_class
+from fae_core.models.sample_options import check_options
 from fae_eval.results import Result, is_number, provenance
 from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study, sample_command
 from fae_eval.studies.comparison import Group

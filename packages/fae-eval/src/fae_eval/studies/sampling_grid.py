@@ -6,69 +6,28 @@ distance is within a margin of the smallest is named.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
 from torch import nn
 
-from fae_core.config import Config
-from fae_core.config.limits import MOST_IMAGES
 from fae_core.errors import InvalidFile
-from fae_core.models.draw import check_options
 from fae_core.models.load import generator_class
+from fae_core.models.sample_options import check_options
 from fae_eval.results import FLOOR, Result, is_number, provenance
 from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study, sample_command
 from fae_eval.studies.comparison import Group
 from fae_eval.studies.generation import relate_to_floor
+from fae_eval.studies.grid_plan import SamplingGrid
 from fae_eval.tokenizers import name_of
 
 KIND = "sampling-grid"
 CHOSEN = "chosen"  # the first cell of the cheapest row that is good enough
 EVALUATIONS = "evaluations"
-_MOST = 10_000
 _STEPS = "steps"  # the option along which a curve of the chart runs
-
-
-class SamplingGrid(Config):
-    """Which options are measured.
-
-    Attributes:
-        vary: the values of each option of the generator's `sample`, by name; every combination is measured.
-        count: samples of each combination.
-        within: a distance counts as good where it is at most this share above the smallest.
-        options: further options of `sample`, the same for all.
-    """
-
-    vary: dict[str, list[Any]]
-    count: int = Field(default=5_000, ge=1, le=MOST_IMAGES)
-    within: float = Field(default=0.02, ge=0, le=1)
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _is_a_grid(self) -> SamplingGrid:
-        if not self.vary or not all(self.vary.values()):
-            raise ValueError("a grid takes one option or more, each with one value or more")
-        twice = sorted(self.vary.keys() & self.options.keys())
-        if twice:
-            raise ValueError(f"{', '.join(twice)} is both varied and fixed")
-        total = 1
-        for name, values in self.vary.items():
-            if len({str(value) for value in values}) < len(values):
-                raise ValueError(f"{name} has a value twice")
-            total *= len(values)
-        if total > _MOST:
-            raise ValueError(f"the grid has {total:,} combinations; at most {_MOST:,}")
-        return self
-
-    @property
-    def points(self) -> list[dict[str, Any]]:
-        """The combinations, the last option changing fastest."""
-        return [dict(zip(self.vary, values, strict=True)) for values in itertools.product(*self.vary.values())]
 
 
 def measure_grid(
