@@ -116,7 +116,13 @@ def test_the_wanted_spec_is_checked(fae: FAE, finetune_run: Path) -> None:
 
 def test_parts_of_two_faes_are_told_apart(fae: FAE) -> None:
     space = fae.pixel_decoder.config.features
-    for name, value in {"backbone": "timm/other", "fingerprint": "0" * 64, "layers": (1,), "std": None}.items():
+    for name, value in {
+        "backbone": "timm/other",
+        "fingerprint": "0" * 64,
+        "layers": (1,),
+        "combine": "mean",
+        "std": None,
+    }.items():
         other = PixelDecoder(
             fae.pixel_decoder.config.model_copy(update={"features": space.model_copy(update={name: value})})
         )

@@ -152,7 +152,9 @@ def import_ditdh(
 
 
 def import_mmdit(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The original's .pt or .safetensors file, or the folder that diffusers saved.")
+    ],
     out: Out,
     config: Arguments = None,
     overrides: SetArgument = None,
@@ -160,9 +162,11 @@ def import_mmdit(
     section: Section = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint in SD3's MMDiT layout (REPA's text-to-image models) into a model folder.
+    """Turn an MMDiT into a model folder: of REPA, of SD3 and SD3.5 (their own files), or as diffusers saves it.
 
-    Example: fae import mmdit 0400000.pt --out models/mmdit --set depth=24 --set qk_norm=rms
+    What the weights show need not be said: depth, patches, channels, norms of queries, the pooled text.
+
+    Example: fae import mmdit sd3.5_medium.safetensors --out models/sd3.5 --set model.transport.shift=3
     """
     _import("mmdit", checkpoint, out, config, overrides, spec, section, overwrite)
 
@@ -193,11 +197,15 @@ def _import(
     fields = arguments.pop("model", {})
     require_fields(config_class_of("lightningdit" if original == "ditdh" else original), fields, "model settings")
     from fae_diffusion import LightningDiT, MMDiT, SiT
-    from fae_diffusion.official.checkpoint import read_checkpoint, read_statistics
+    from fae_diffusion.official.checkpoint import read_checkpoint, read_diffusers_folder, read_statistics
     from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, layout_of, official_arguments
 
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
-    state = read_checkpoint(checkpoint, section)
+    if original == "mmdit" and checkpoint.is_dir():
+        state, stored = read_diffusers_folder(checkpoint)
+        arguments = {**stored, **arguments}
+    else:
+        state = read_checkpoint(checkpoint, section)
     layout = original
     if original != "mmdit":
         layout = layout_of(model_class.model_type, state)

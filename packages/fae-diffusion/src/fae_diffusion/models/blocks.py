@@ -112,4 +112,4 @@ class GaussianTimeEmbedding(nn.Module):
         """(B, dim) of times (B,)."""
         angles = t.float()[:, None] * self.frequencies.float() * (2 * math.pi)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))

@@ -14,7 +14,7 @@ Shape suffixes: B batch, L text tokens, N image tokens (row-major), D width, H h
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,11 @@ from torch.utils.checkpoint import checkpoint
 from fae_core import ops
 from fae_core.config import Config
 from fae_core.errors import FAEError
-from fae_core.layers import MLP, Fp32Buffers, RMSNorm, SwiGLU, TimestepEmbedding, sincos_position_table
+from fae_core.layers import Fp32Buffers, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.flow_matching import FlowMatching
+from fae_diffusion.models.mmdit_blocks import JointBlock, Stream
 from fae_diffusion.models.mmdit_config import MMDiTConfig
 from fae_diffusion.models.transformer import (
     patchify,
@@ -44,105 +45,6 @@ if TYPE_CHECKING:
 
 _USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
 log = logging.getLogger("fae")
-
-
-Before = tuple[Tensor | None, Tensor]  # shift and scale of the norm before attention
-After = tuple[
-    Tensor, Tensor | None, Tensor, Tensor
-]  # gate of attention; shift, scale and gate of the feed-forward layer
-
-
-class Stream(nn.Module):
-    """One kind of tokens in a block: modulated norms, qkv, projection, feed-forward.
-
-    Args:
-        config: sizes and options.
-        ends: the stream ends in this block, and gives keys and values alone.
-    """
-
-    def __init__(self, config: MMDiTConfig, ends: bool = False) -> None:
-        super().__init__()
-        width = config.width
-        self.heads, self.wo_shift, self.ends = config.heads, config.wo_shift, ends
-        self.norm: Literal["rms", "layer"] = config.norm
-        self.pieces = (1 if ends else 4) if config.wo_shift else (2 if ends else 6)
-        self.modulation = nn.Linear(width, self.pieces * width)
-        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        self.q_norm, self.k_norm = _head_norm(config), _head_norm(config)
-        if not ends:
-            self.proj = nn.Linear(width, width)
-            swiglu = config.swiglu
-            self.mlp = SwiGLU(width, config.mlp_hidden, bias=False) if swiglu else MLP(width, config.mlp_hidden)
-
-    def modulations(self, c_BD: Tensor) -> tuple[Before, After | None]:
-        """What the condition does before and after attention, each (B, D); no shifts where blocks have none."""
-        pieces = self.modulation(c_BD).chunk(self.pieces, dim=1)
-        if self.ends:
-            return (None if self.wo_shift else pieces[0], pieces[-1]), None
-        if self.wo_shift:
-            scale1, gate1, scale2, gate2 = pieces
-            return (None, scale1), (gate1, None, scale2, gate2)
-        shift1, scale1, gate1, shift2, scale2, gate2 = pieces
-        return (shift1, scale1), (gate1, shift2, scale2, gate2)
-
-    def queries_keys_values(self, x: Tensor, shift: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of the modulated tokens, each (B, H, tokens, D / H)."""
-        qkv = self.qkv(self._modulate(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
-        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
-            # The queries of a stream that ends are not used.
-            q_weight = None if self.ends else self.q_norm.weight
-            q, k, v = ops.qk_norm_rope(qkv, q_weight=q_weight, k_weight=self.k_norm.weight, eps=self.q_norm.eps)
-        else:
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            if self.q_norm is not None and self.k_norm is not None:
-                q, k = self.q_norm(q), self.k_norm(k)
-        return q.to(v.dtype), k.to(v.dtype), v
-
-    def residual(
-        self, x: Tensor, attended: Tensor, gate1: Tensor, shift2: Tensor | None, scale2: Tensor, gate2: Tensor
-    ) -> Tensor:
-        """x + gate1 * proj(attended), then x + gate2 * mlp(modulated x); see `models.transformer.Block`."""
-        x = torch.addcmul(x, gate1.unsqueeze(1), self.proj(attended))
-        return torch.addcmul(x, gate2.unsqueeze(1), self.mlp(self._modulate(x, shift2, scale2)))
-
-    def _modulate(self, x: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
-        """norm(x) * (1 + scale) + shift."""
-        return ops.adaln(x, scale, shift, norm=self.norm)[1]
-
-
-class JointBlock(nn.Module):
-    """Attention over text and image tokens together; every other layer is applied to each stream alone."""
-
-    def __init__(self, config: MMDiTConfig, last: bool) -> None:
-        super().__init__()
-        self.text, self.image = Stream(config, ends=last), Stream(config)
-
-    def forward(
-        self, text_BLD: Tensor, image_BND: Tensor, c_BD: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor]:
-        """Both streams after this block.
-
-        Args:
-            text_BLD: text tokens.
-            image_BND: image tokens.
-            c_BD: SiLU of the condition.
-            mask: True where a key counts, (B, 1, 1, L + N); None: all do.
-
-        Returns:
-            (text tokens, image tokens); None for the text where its stream ends.
-        """
-        text_before, text_after = self.text.modulations(c_BD)
-        image_before, image_after = self.image.modulations(c_BD)
-        text_q, text_k, text_v = self.text.queries_keys_values(text_BLD, *text_before)
-        image_q, image_k, image_v = self.image.queries_keys_values(image_BND, *image_before)
-        q = image_q if self.text.ends else torch.cat([text_q, image_q], dim=2)
-        k, v = torch.cat([text_k, image_k], dim=2), torch.cat([text_v, image_v], dim=2)
-        attended = ops.attention(q, k, v, mask=mask).transpose(1, 2).flatten(2)
-        assert image_after is not None  # the image stream never ends
-        image = self.image.residual(image_BND, attended[:, -image_BND.shape[1] :], *image_after)
-        if text_after is None:
-            return None, image
-        return self.text.residual(text_BLD, attended[:, : text_BLD.shape[1]], *text_after), image
 
 
 class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
@@ -197,7 +99,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             else None
         )
         self.registers = nn.Parameter(torch.empty(1, config.registers, width)) if config.registers else None
-        self.blocks = nn.ModuleList(JointBlock(config, i == config.depth - 1) for i in range(config.depth))
+        self.blocks = nn.ModuleList(JointBlock(config, i) for i in range(config.depth))
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, spec.channels * patch**2 * (2 if config.learn_sigma else 1))
         self.projections = nn.ModuleList(_projection(config, dim) for dim in config.projection_dims)
@@ -215,12 +117,14 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
 
     @classmethod
     def from_official(cls, state_dict: Any, config: Any, *, spec: LatentSpec | None = None, **fields: Any) -> Self:
-        """The model of a checkpoint in SD3's layout; see `official.mmdit`. Its time and sign are ours.
+        """The model of a checkpoint of REPA, of SD3 and SD3.5, or of diffusers; see `official.mmdit`.
+
+        Its time and sign are ours: m(z, t, text) is the original at t, and at 1000 t that of SD3 and of diffusers.
 
         Args:
-            state_dict: with the original's names.
-            config: constructor arguments of REPA's MMDiT. Widths that it hard-codes are read from the weights, so that
-                SD3's own checkpoints fit too (with time_scale=1000).
+            state_dict: with the original's names, "model.diffusion_model." in front of them or not.
+            config: constructor arguments of REPA's MMDiT, SD3's MMDiTX or diffusers' SD3Transformer2DModel; what the
+                weights show may be left out.
             spec: the latent space; None: derived from the arguments.
             **fields: of our config, such as `transport`.
 
@@ -400,14 +304,6 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             # No submodule, so that it is not saved with this model.
             self._encoder = TextEncoder.from_config(self.config.text_encoder, device=device)
         return self._encoder.encode(prompts)
-
-
-def _head_norm(config: MMDiTConfig) -> RMSNorm | nn.LayerNorm | None:
-    """The norm of queries or keys."""
-    head = config.width // config.heads
-    if config.qk_norm is None:
-        return None
-    return RMSNorm(head) if config.qk_norm == "rms" else nn.LayerNorm(head, eps=1e-6)
 
 
 def _projection(config: MMDiTConfig, dim: int) -> nn.Sequential:

@@ -34,6 +34,10 @@ class MMDiTConfig(NetworkConfig):
     qk_norm: Literal["rms", "layer"] | None = None
     qkv_bias: bool = True
     wo_shift: bool = Field(default=False, description="blocks modulated by scale and gate alone")
+    own_attention: tuple[int, ...] = Field(
+        default=(),
+        description="blocks, from 0, in which image tokens also attend among themselves alone (SD3.5-medium)",
+    )
     learn_sigma: bool = Field(default=False, description="twice the output channels, the second half unused")
     position_size: int | None = Field(
         default=None, ge=1, description="side of the position table, cropped in its middle; None: the grid"
@@ -56,6 +60,14 @@ class MMDiTConfig(NetworkConfig):
     def _projections_fit(self) -> Self:
         if self.projection_dims and self.projection_depth > self.depth:
             raise ValueError(f"projections after block {self.projection_depth} of {self.depth}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_attention_fits(self) -> Self:
+        if any(not 0 <= index < self.depth for index in self.own_attention):
+            raise ValueError(f"own_attention names blocks {list(self.own_attention)} of {self.depth}")
+        if self.own_attention and (self.wo_shift or not self.qkv_bias):
+            raise ValueError("own_attention needs blocks with shifts (wo_shift) and biases (qkv_bias)")
         return self
 
     @property

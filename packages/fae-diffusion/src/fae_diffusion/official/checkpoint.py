@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, InvalidFile
+from fae_core.files import read_json
 from fae_core.models.foreign import SECTIONS, read_state_dict
+
+_DIFFUSERS = "diffusion_pytorch_model.safetensors"
 
 
 def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, Tensor]:
@@ -23,6 +27,31 @@ def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, T
     """
     # SiT stores its argparse options beside the weights. A Namespace is a plain container.
     return read_state_dict(path, section=section, sections=("ema", *SECTIONS), allowed=[argparse.Namespace])
+
+
+def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict and the config of a transformer that diffusers saved, in one safetensors file or in shards.
+
+    Args:
+        folder: of the transformer, or of a pipeline with transformer/ in it.
+
+    Raises:
+        InvalidFile: where a file is missing or damaged.
+    """
+    folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
+    config, index = read_json(folder / "config.json"), folder / f"{_DIFFUSERS}.index.json"
+    names = [_DIFFUSERS]
+    if index.is_file():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise InvalidFile(f"{index} lacks a weight_map from tensors to files")
+        names = sorted(set(shards.values()))
+        if any(Path(name).name != name for name in names):
+            raise InvalidFile(f"{index} names files outside its folder")
+    state: dict[str, Tensor] = {}
+    for name in names:
+        state |= read_state_dict(folder / name, sections=())
+    return state, config
 
 
 def read_statistics(path: str | Path) -> tuple[list[float], list[float]]:
