@@ -95,6 +95,13 @@ def test_published_numbers_name_their_source_and_are_not_taken_for_measurements(
         "GAE (LightningDiT-XL)|800|1.31|none|arXiv:2603.10365",
         "PAE (LightningDiT-XL)|80|1.27|",
         "PAE (LightningDiT-XL)|more|1.03|",
+        "SiT-XL/2|1400|2.06|1.5|arXiv:2401.08740",
+        "LightningDiT-XL on VA-VAE|800|1.35|6.7, interval|repository hustvl/LightningDiT",
+        "REPA (SiT-XL/2)|800|1.42|yes|repository sihyun-yu/REPA",
+        "RAEv2, 7 layers|80|1.65|none|raev2.github.io",
+        "VFM-VAE (REG, SiT-XL/1)|640|1.62|none|arXiv:2510.18457",
+        "STARFlow, 1.4 B|",
+        "STARFlow on FAE|400|2.67|",
     ):
         assert row in page, row
     assert page.count("published, not measured here") == len(REFERENCE)

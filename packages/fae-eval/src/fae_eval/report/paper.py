@@ -1,7 +1,7 @@
 """Published numbers, shown beside ours and marked as published: the paper's own, and others' since.
 
 "One Layer Is Enough: Adapting Pretrained Visual Encoders for Image Generation" (arXiv:2512.07829v2, CVPR 2026
-Findings): tables 1, 2, 3, 4 and 9, section 5.3. Of later work: what its authors state in abstract or repository.
+Findings): tables 1, 2, 3, 4 and 9, section 5.3. Of others: what the authors state in abstract, repository or page.
 """
 
 from __future__ import annotations
@@ -73,16 +73,35 @@ REFERENCE = [
         [["SD-VAE", "0.73"], ["VA-VAE", "0.28"], ["FAE, 32 channels", "0.68"], ["FAE, 64 channels", "0.66"]],
     ),
     Published(
-        "Representation autoencoders of others, ImageNet 256x256",
+        "Others, ImageNet 256x256",
         ["", "epochs", "gFID", "guidance", "source"],
         [
+            ["SiT-XL/2", "1400", "8.61", "none", "arXiv:2401.08740; table 2 above"],
+            ["SiT-XL/2", "1400", "2.06", "1.5", "arXiv:2401.08740; repository willisma/SiT"],
+            ["LightningDiT-XL on VA-VAE", "64", "5.14", "none", "arXiv:2501.01423; repository hustvl/LightningDiT"],
+            ["LightningDiT-XL on VA-VAE", "64", "2.11", "10, interval", "repository hustvl/LightningDiT"],
+            ["LightningDiT-XL on VA-VAE", "800", "2.17", "none", "arXiv:2501.01423; repository hustvl/LightningDiT"],
+            ["LightningDiT-XL on VA-VAE", "800", "1.35", "6.7, interval", "repository hustvl/LightningDiT"],
+            ["REPA (SiT-XL/2)", "800", "5.90", "none", "arXiv:2410.06940; the paper's table 2"],
+            ["REPA (SiT-XL/2)", "800", "1.42", "yes", "repository sihyun-yu/REPA"],
+            ["RAE (DiTDH-XL)", "80", "2.16", "none", "repository bytetriper/RAE"],
             ["RAE (DiTDH-XL)", "800", "1.51", "none", "arXiv:2510.11690; table 2 above"],
             ["RAE (DiTDH-XL)", "800", "1.13", "yes", "arXiv:2510.11690; table 2 above"],
             ["RAEv2", "80", "1.06", "not stated there", "arXiv:2605.18324, abstract"],
+            ["RAEv2, 7 layers", "80", "1.65", "none", "raev2.github.io, section 2.3"],
+            ["RAEv2, 7 layers", "80", "1.49", "CFG", "raev2.github.io, section 2.3"],
+            ["RAEv2, 7 layers", "80", "1.06", "by its REPA head", "raev2.github.io, section 2.3"],
             ["GAE (LightningDiT-XL)", "80", "1.82", "none", "arXiv:2603.10365, abstract"],
             ["GAE (LightningDiT-XL)", "800", "1.31", "none", "arXiv:2603.10365, abstract"],
             ["PAE (LightningDiT-XL)", "80", "1.27", "set beside FAE's guided 1.29", "arXiv:2605.07915, repository"],
             ["PAE (LightningDiT-XL)", "more", "1.03", "set beside FAE's guided 1.29", "arXiv:2605.07915, abstract"],
+            ["RPiAE (LightningDiT-XL)", None, None, None, "arXiv:2603.19206: abstract and repository print none"],
+            ["VFM-VAE (REG, SiT-XL/1)", "80", "2.22", "none", "arXiv:2510.18457; repository tianciB/VFM-VAE"],
+            ["VFM-VAE (REG, SiT-XL/1)", "640", "1.62", "none", "arXiv:2510.18457; repository tianciB/VFM-VAE"],
+            ["VFM-VAE (REG, SiT-XL/1)", "640", "1.31", "CFG", "repository tianciB/VFM-VAE"],
+            ["STARFlow, 1.4 B", None, "2.40", "not stated there", "its author's talk, jiataogu.me; arXiv:2506.06276"],
+            ["STARFlow on SD-VAE", "400", "4.51", "not stated there", "the FAE paper, section 5.3"],
+            ["STARFlow on FAE", "400", "2.67", "not stated there", "the FAE paper, section 5.3"],
         ],
         "published",
         "their authors' values, from the sources in the table; published, not measured here",
