@@ -62,6 +62,17 @@ def test_reversing_time_in_the_weights_is_exact() -> None:
     torch.testing.assert_close(reverse_time(reverse_time(embedding.mlp[0].weight)), embedding.mlp[0].weight)
 
 
+@torch.no_grad()
+def test_repa_s_sit_has_our_time_and_leaves_its_projectors_out() -> None:
+    """Its network is SiT's: as SiT's own checkpoint, the same weights run the other way."""
+    state = official_state(ARGUMENTS)
+    mine = SiT.from_official({**state, "projectors.0.0.weight": torch.zeros(8, 32)}, {**ARGUMENTS, "encoder_depth": 1})
+    theirs = SiT.from_official(state, {**ARGUMENTS, "learn_sigma": False})
+    z, labels = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 4])
+    torch.testing.assert_close(mine(z, 0.3, labels), -theirs(z, 0.7, labels), atol=1e-5, rtol=0)
+    assert mine.config == theirs.config
+
+
 def test_wrappers_in_front_of_names_are_ignored() -> None:
     state = official_state(ARGUMENTS)
     plain = LightningDiT.from_official(state, ARGUMENTS)

@@ -109,7 +109,7 @@ def import_sit(
     section: Section = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint of willisma/SiT into a model folder. Without --arch and --config it is read as SiT-XL/2.
+    """Turn a checkpoint of willisma/SiT or REPA's SiT into a model folder. Without --arch and --config it is SiT-XL/2.
 
     Example: fae import sit SiT-XL-2-256x256.pt --out models/sit-xl-2
     """

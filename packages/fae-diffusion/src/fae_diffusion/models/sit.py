@@ -28,7 +28,10 @@ class _ClassConditional(FlowMatching, DiffusionTransformer):
         spec: LatentSpec | None = None,
         **fields: Any,
     ) -> Self:
-        """The model of an original checkpoint, in our convention: m(z, t, y) = -original(z, 1 - t, y).
+        """The model of an original checkpoint, in our convention.
+
+        m(z, t, y) is -original(z, 1 - t, y) for SiT's and LightningDiT's own. It is original(z, t, y) for REPA's SiT and
+        for RAE's DiT^DH and LightningDiT, which the names of their tensors tell apart.
 
         Args:
             state_dict: with the original's names (a "module." or "_orig_mod." in front of them is ignored).

@@ -1,4 +1,4 @@
-"""Constructor arguments of the originals of SiT and LightningDiT, and of RAE's networks: their defaults, our fields."""
+"""Constructor arguments of the originals of SiT and LightningDiT, of REPA's SiT and RAE's networks, and our fields."""
 
 from __future__ import annotations
 
@@ -37,6 +37,18 @@ ARGUMENTS["lightningdit"] = {
     "use_checkpoint": (False, "gradient_checkpointing"),
 }
 
+# REPA's SiT, whose projectors serve its training alone.
+ARGUMENTS["repa"] = {
+    **{name: value for name, value in ARGUMENTS["sit"].items() if name != "learn_sigma"},
+    "qk_norm": (False, "qk_norm"),
+    "path_type": ("edm", None),
+    "decoder_hidden_size": (768, None),
+    "encoder_depth": (8, None),
+    "use_cfg": (False, None),
+    "z_dims": ([768], None),
+    "projector_dim": (2048, None),
+    "fused_attn": (True, None),
+}
 # RAE's own LightningDiT. Its `use_gembed` changes nothing: time always has the Gaussian embedding.
 ARGUMENTS["rae"] = {
     **ARGUMENTS["lightningdit"],
@@ -60,6 +72,7 @@ ARGUMENTS["ditdh"] = {
     "use_pos_embed": (True, "position_table"),
 }
 RAE = ("rae", "ditdh")
+OUR_TIME = ("repa", *RAE)  # t = 1 is noise, and the velocity noise - data
 
 # What the released checkpoints were built with, where that is not the constructor's default.
 RELEASED: dict[str, dict[str, Any]] = {
@@ -87,7 +100,7 @@ def official_arguments(layout: str, config: Mapping[str, Any]) -> dict[str, Any]
     """The original's constructor arguments, completed by its defaults.
 
     Args:
-        layout: "sit", "lightningdit", "rae" or "ditdh"; see `layout_of`.
+        layout: "sit", "repa", "lightningdit", "rae" or "ditdh"; see `layout_of`.
         config: some of the arguments.
 
     Raises:
@@ -125,14 +138,14 @@ def derived_spec(layout: str, arguments: Mapping[str, Any]) -> LatentSpec:
     """The latent space that an original was made for, derived from its arguments.
 
     Args:
-        layout: "sit": SD's VAE, 8 pixels per latent position; "lightningdit": VA-VAE, and RAE's: 16 pixels.
+        layout: "sit" and "repa": SD's VAE, 8 pixels per latent position; "lightningdit": VA-VAE, and RAE's: 16 pixels.
         arguments: of the original's constructor, complete.
     """
-    (height, width), factor = sides(arguments["input_size"]), 8 if layout == "sit" else 16
+    (height, width), factor = sides(arguments["input_size"]), 8 if layout in ("sit", "repa") else 16
     sizes = {"height": height, "width": width, "image_size": (height * factor, width * factor)}
     fields = {"channels": arguments["in_channels"], **sizes}
     spec = LatentSpec.from_dict({**fields, "backbone": f"official/{layout}"}, f"official {layout} config")
-    if layout == "sit" and spec.channels == 4:
+    if layout in ("sit", "repa") and spec.channels == 4:
         # SD's VAE: SiT multiplies its latents by 0.18215.
         return spec.with_statistics([0.0] * 4, [1 / 0.18215] * 4)
     return spec

@@ -1,6 +1,6 @@
-"""Reading the checkpoints of willisma/SiT, hustvl/LightningDiT and bytetriper/RAE (DiT^DH, and its LightningDiT).
+"""Reading the checkpoints of willisma/SiT, sihyun-yu/REPA, hustvl/LightningDiT and bytetriper/RAE.
 
-RAE's time and sign are ours. The time of the other two runs the other way (t' = 1 - t, v' = -v). Both
+REPA's and RAE's time and sign are ours. The time of the other two runs the other way (t' = 1 - t, v' = -v). Both
 changes are exact linear maps of two layers, so that an imported model needs no flag in its forward:
 
     first layer of the time MLP    cos((1 - t) w) = cos w cos tw + sin w sin tw
@@ -25,6 +25,7 @@ from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.official.arguments import (
     ARGUMENTS,
+    OUR_TIME,
     RAE,
     RELEASED,
     architecture,
@@ -109,9 +110,11 @@ def layout_of(model_type: str, names: Iterable[str]) -> str:
         names: of the checkpoint's tensors.
 
     Returns:
-        "sit" or "lightningdit"; "ditdh" or "rae" for RAE's DiT^DH and LightningDiT.
+        "sit" or "lightningdit"; "repa" for REPA's SiT; "ditdh" or "rae" for RAE's DiT^DH and LightningDiT.
     """
     found = {WRAPPERS.sub("", name) for name in names}
+    if model_type == "sit":
+        return "repa" if any(name.startswith("projectors.") for name in found) else "sit"
     if model_type == "lightningdit" and "s_embedder.proj.weight" in found:
         return "ditdh"
     return "rae" if model_type == "lightningdit" and "t_embedder.W" in found else model_type
@@ -143,13 +146,15 @@ def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module, la
         if name.startswith(tuple(_ROPES)):
             _check_rope(name, tensor, model)
             continue
+        if layout == "repa" and name.startswith("projectors."):
+            continue
         for pattern, replacement in (*(_HEAD_NAMES if layout == "ditdh" else ()), *_NAMES):
             name = re.sub(pattern, replacement, name)
         state[name] = tensor.detach().float()
     for name in ("patch_embedding.weight", "head.patch_embedding.weight"):
         if name in state:
             state[name] = state[name].flatten(1)
-    if layout in RAE:
+    if layout in OUR_TIME:
         return state
     time = state.get("time_embedding.mlp.0.weight")
     if time is not None:
