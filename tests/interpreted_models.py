@@ -71,6 +71,7 @@ def starflow() -> tuple[torch.nn.Module, Callable[..., object]]:
 MODELS = {
     "lightningdit": lambda: lightningdit(width=128),
     "lightningdit 72": lambda: lightningdit(width=144, qk_norm=True),
+    "ditdh": lambda: lightningdit(width=64, head={"width": 128, "depth": 1, "heads": 2}, time_embedding="gaussian"),
     "mmdit": mmdit,
     "feature decoder": feature_decoder,
     "pixel decoder": pixel_decoder,

@@ -8,6 +8,7 @@ import torch
 from fae_core.testing import shared_folder
 from fae_diffusion import LightningDiT, SiT, integrate, integrate_sde, sde_grid, shift_time, time_grid
 from fae_diffusion.guidance import Guidance, GuidedVelocity
+from fae_diffusion.samplers.config import sampling_with
 from fae_diffusion.transport import Transport, shift_from_lightningdit
 
 # Tolerances that the cases state: any wrong convention shows at 5e-2 or more, tanh for exact GELU at 1.7e-4.
@@ -137,6 +138,24 @@ def test_ode_of_lightningdit_with_its_timestep_shift(lightningdit: Case) -> None
     torch.testing.assert_close(
         integrate(guided, noise, times), lightningdit.outputs["ode_euler_6_shift0.3_cfg4_start0.125"], **SAMPLER
     )
+
+
+@torch.no_grad()
+def test_settings_of_the_originals_by_name_are_their_grids_and_guidance(lightningdit: Case, sit: Case) -> None:
+    """The cases have fewer points, another scale and start: the rest is what the name takes."""
+    guidance = {"scale": 4.0, "interval": [0.0, 1 - 0.125], "channels": 3}
+    ours = lightningdit.model.sample(
+        lightningdit.labels, noise=lightningdit.inputs["noise"], sampling="lightningdit", steps=5, guidance=guidance
+    )
+    torch.testing.assert_close(ours, lightningdit.outputs["ode_euler_6_shift0.3_cfg4_start0.125"], **SAMPLER)
+    assert LightningDiT.named_sampling["lightningdit"]["guidance"] == {**guidance, "scale": 6.7}
+    # The case's guidance and its 6 points, with the noises that its SDE drew; the name's are 1.5 and 250.
+    named = sampling_with(sit.model.config.sampling, SiT.named_sampling["sit"])
+    assert (named.steps, named.guidance) == (250, Guidance(scale=1.5, channels=3))
+    grid = sit.model._grid(named.model_copy(update={"steps": 6}))
+    settings = {"diffusion": named.diffusion, "norm": named.diffusion_norm, "last_step": named.last_step}
+    ours = integrate_sde(sit.velocity, sit.inputs["noise"], grid, noises=sit.inputs["sde_noises"], **settings)
+    torch.testing.assert_close(ours, sit.outputs["sde_euler_6_sigma_Mean_0.04"], **SAMPLER)
 
 
 def test_training_losses_and_gradients(either: Case) -> None:

@@ -30,8 +30,8 @@ class _ClassConditional(FlowMatching, DiffusionTransformer):
     ) -> Self:
         """The model of an original checkpoint, in our convention.
 
-        m(z, t, y) is -original(z, 1 - t, y) for SiT's and LightningDiT's own. It is original(z, t, y) for REPA's SiT and
-        for RAE's DiT^DH and LightningDiT, which the names of their tensors tell apart.
+        m(z, t, y) is -original(z, 1 - t, y) for SiT's and LightningDiT's own, and original(z, t, y) for REPA's SiT and
+        RAE's DiT^DH and LightningDiT. The names of their tensors tell them apart.
 
         Args:
             state_dict: with the original's names (a "module." or "_orig_mod." in front of them is ignored).
