@@ -223,3 +223,19 @@ def test_samples_may_be_differentiated_afterwards(model: LightningDiT) -> None:
     weight = torch.ones((), requires_grad=True)
     (weight * z).square().sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "dpm++2m", "sde", "sde-heun", "dopri5"])
+def test_an_observer_sees_every_time_of_the_grid_and_last_the_sample(model: LightningDiT, method: str) -> None:
+    if method == "dopri5":
+        pytest.importorskip("torchdiffeq", reason="the extra fae-diffusion[ode] is not installed")
+    seen = []
+    options = {"steps": 4, "method": method, "random": SlotRandom(0, range(2))}
+    z = model.sample(torch.tensor([0, 1]), observe=seen.append, **options)
+    states = [step for step in seen if step.z is not None]
+    assert [step.done for step in states] == [0, 0.25, 0.5, 0.75, 1]
+    assert states[0].name == "t = 1" and states[-1].name == "t = 0"
+    assert torch.equal(states[-1].z, z) and not torch.equal(states[-2].z, z)
+    assert torch.equal(model.sample(torch.tensor([0, 1]), **options), z)
+    # Between its states an adaptive method tells of its evaluations, so that it can be ended there.
+    assert (len(seen) > len(states)) == (method == "dopri5")

@@ -256,3 +256,16 @@ def test_options_that_exclude_each_other_are_refused(build, spec, latents_for) -
         flow.sample(noise=latents_for(spec, 1), jacobi={"stretches": 4})
     with pytest.raises(FAEError, match="how many samples"):
         flow.sample()
+
+
+def test_an_observer_sees_noise_tokens_and_blocks(flow, spec, condition_for, latents_for) -> None:
+    noise, condition, seen = latents_for(spec, 2), condition_for(flow, 2), []
+    z = flow.sample(condition, noise=noise, denoise=False, observe=seen.append)
+    states = [step for step in seen if step.z is not None]
+    assert [step.name for step in states] == [
+        "noise",
+        *(f"block {i + 1} of {len(flow.blocks)}" for i in range(len(flow.blocks))),
+    ]
+    assert torch.equal(states[0].z, noise) and torch.equal(states[-1].z, z)
+    assert len(seen) - len(states) >= len(flow.blocks)  # tokens
+    assert [step.done for step in seen] == sorted(step.done for step in seen) and seen[-1].done == 1

@@ -6,7 +6,8 @@ into images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from fae_core.errors import FAEError
 from fae_core.spec import LatentSpec
@@ -15,6 +16,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fae_core.random import SlotRandom
+
+
+class SamplingStep(NamedTuple):
+    """Where sampling is, for what watches it.
+
+    Attributes:
+        done: Share of the steps that are done, in [0, 1]; 0 at the start, 1 at the result.
+        name: Of the place, such as "t = 0.50" or "block 2 of 6".
+        z: The state there, (B, C, h, w) in the model's latents; None between two states.
+    """
+
+    done: float
+    name: str
+    z: Tensor | None
+
+
+Observer = Callable[[SamplingStep], None]
+"""What `sample` calls at every step; an exception that it raises ends the sampling."""
 
 
 @runtime_checkable
@@ -45,7 +64,8 @@ class Generator(Protocol):
             condition: As in `loss`.
             noise: The starting point (B, C, h, w); None draws one from `random`.
             random: Fixes every draw.
-            options: Annotated parameters, or fields of the class's `sample_config` (see `fae_core.models.draw`).
+            options: Annotated parameters, or fields of the class's `sample_config` (see `fae_core.models.draw`). A
+                parameter `observe` takes an `Observer`; a generator without one is only seen when it is done.
         """
         ...
 

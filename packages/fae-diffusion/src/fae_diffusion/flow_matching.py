@@ -20,6 +20,7 @@ from fae_core.layers import class_labels
 from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import require_known
+from fae_core.protocols import Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion.guidance import GuidedVelocity
@@ -27,6 +28,7 @@ from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
 from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, Sampling, SamplingName, sampling_with
+from fae_diffusion.samplers.ode import Velocity
 from fae_diffusion.transport import Transport, shift_time
 
 NOISE_LEVELS = 4  # equally likely ranges of training times, for each of which the loss is logged too
@@ -131,6 +133,7 @@ class FlowMatching(nn.Module):
         times: Annotated[Tensor | Sequence[float] | None, AfterValidator(_descending)] = None,
         weak: FlowMatching | str | Path | None = None,
         sampling: SamplingName | None = None,
+        observe: Observer | None = None,
         **options: Any,
     ) -> Tensor:
         """Samples, one per condition.
@@ -144,6 +147,7 @@ class FlowMatching(nn.Module):
             sampling: settings by name: "paper-guided" and "paper-unguided" are those of appendix D, "fast" takes 25
                 evaluations with the model's own guidance; "sit", "lightningdit", "repa", "rae" and others are those of
                 the originals, see `samplers.config.NAMED`; None: the model's own settings.
+            observe: called at the noise and after every step; an adaptive method shows its states when it is done.
             **options: any field of `samplers.config.Sampling`; `guidance` may be a number.
 
         Returns:
@@ -178,7 +182,7 @@ class FlowMatching(nn.Module):
         # One context around all steps, so that the weights are cast once.
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
-            z = self._integrate(velocity, noise.to(device).float(), grid, settings, random)
+            z = self._integrate(velocity, noise.to(device).float(), grid, settings, random, observe)
         # A clone outside inference mode can take part in what a caller differentiates.
         return check_samples(z, random).clone()
 
@@ -231,9 +235,13 @@ class FlowMatching(nn.Module):
         grid: Tensor | Sequence[float],
         settings: Sampling,
         random: SlotRandom | None,
+        observe: Observer | None,
     ) -> Tensor:
         """The state at the last time of the grid, by the method of the settings."""
-        name = self.transport.path
+        name, watched = self.transport.path, None
+        if observe is not None:
+            watched = _Watched(observe, len(grid) - 1)
+            watched(float(grid[0]), z)
         if settings.stochastic:
             return integrate_sde(
                 velocity,
@@ -245,15 +253,29 @@ class FlowMatching(nn.Module):
                 last_step=settings.last_step,
                 path=name,
                 random=random,
+                seen=watched,
             )
         if settings.method in ADAPTIVE:
             # One step size per sample: with a shared one, a sample would depend on the others of its batch.
-            alone = (
-                integrate(velocity.row(i), z[i : i + 1], grid, settings.method, atol=settings.atol, rtol=settings.rtol)
-                for i in range(len(z))
-            )
-            return torch.cat(list(alone))
-        return integrate(velocity, z, grid, settings.method, path=name)
+            states: list[list[tuple[float, Tensor]]] = []
+            for i in range(len(z)):
+                row, kept = velocity.row(i), []
+                integrate(
+                    row if watched is None else watched.between(row, i / len(z), f"sample {i + 1} of {len(z)}"),
+                    z[i : i + 1],
+                    grid,
+                    settings.method,
+                    atol=settings.atol,
+                    rtol=settings.rtol,
+                    seen=lambda t, x, kept=kept: kept.append((t, x)),
+                )
+                states.append(kept if watched is not None else kept[-1:])
+            for rows in zip(*states, strict=True):
+                z = torch.cat([x for _, x in rows])
+                if watched is not None:
+                    watched(rows[0][0], z)
+            return z
+        return integrate(velocity, z, grid, settings.method, path=name, seen=watched)
 
     # What a condition is: labels (B,) of `config.classes` classes. Networks with other conditions override the rest.
 
@@ -296,6 +318,31 @@ class FlowMatching(nn.Module):
                 "this model has no null label (class_dropout is 0): give it labels, and guidance 1 or a weak model"
             )
         return self.config.classes
+
+
+class _Watched:
+    """What an integrator calls with each time and state, for an `Observer`.
+
+    Args:
+        observe: is told.
+        steps: of the grid.
+    """
+
+    def __init__(self, observe: Observer, steps: int) -> None:
+        self.observe, self.steps, self.taken = observe, steps, 0
+
+    def __call__(self, t: float, z: Tensor) -> None:
+        self.observe(SamplingStep(self.taken / self.steps, f"t = {t:.3g}", z))
+        self.taken += 1
+
+    def between(self, velocity: Velocity, done: float, name: str) -> Velocity:
+        """A velocity that tells of each of its evaluations."""
+
+        def evaluated(z: Tensor, t: Tensor) -> Tensor:
+            self.observe(SamplingStep(done, name, None))
+            return velocity(z, t)
+
+        return evaluated
 
 
 class _Draws:

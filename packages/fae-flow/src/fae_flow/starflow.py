@@ -29,6 +29,7 @@ from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_core.models.draw import check_samples
 from fae_core.models.pretrained import PretrainedModel
+from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
@@ -240,6 +241,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         guide_top_only: bool = False,
         jacobi: Annotated[Jacobi | Mapping[str, Any] | None, PlainValidator(Jacobi.parse)] = None,
         cuda_graph: bool = False,
+        observe: Observer | None = None,
     ) -> Tensor:
         """Latents, one per condition. A FlowSampler that is kept over several calls saves their setup.
 
@@ -254,6 +256,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             guide_top_only: guide in the top block alone.
             jacobi: solve stretches of tokens in parallel instead of one by one.
             cuda_graph: replay one captured step per token, on a GPU.
+            observe: called at the noise, after every token that is decoded one by one, and after every block; the last
+                state is that before a Tweedie step.
 
         Returns:
             Normalised latents (B, C, h, w).
@@ -265,6 +269,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
 
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
+        options["observe"] = observe
         z = check_samples(FlowSampler(self, cuda_graph=cuda_graph).trace(prepared, noise, **options)[-1], random)
         if denoise is None:
             denoise = self.config.denoise

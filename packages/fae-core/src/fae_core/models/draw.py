@@ -10,12 +10,21 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.models.sample_options import check_options
+from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 
 EXPLODED = 100.0  # root mean square at which a sample counts as diverged; normalised latents have 1
 
 
-def draw_latents(generator: Any, condition: Any, random: SlotRandom, options: Mapping[str, Any]) -> Tensor:
+def draw_latents(
+    generator: Any,
+    condition: Any,
+    random: SlotRandom,
+    options: Mapping[str, Any],
+    *,
+    noise: Tensor | None = None,
+    observe: Observer | None = None,
+) -> Tensor:
     """Latents of a generator, checked.
 
     Args:
@@ -23,6 +32,8 @@ def draw_latents(generator: Any, condition: Any, random: SlotRandom, options: Ma
         condition: As in `Generator.sample`.
         random: One slot per sample.
         options: Options of `generator.sample` by name.
+        noise: The starting points (B, C, h, w); None draws them from `random`.
+        observe: Called at every step of a generator that takes it; others are only seen when they are done.
 
     Returns:
         Normalised latents (B, C, h, w), one per condition.
@@ -30,7 +41,12 @@ def draw_latents(generator: Any, condition: Any, random: SlotRandom, options: Ma
     Raises:
         FAEError: For unknown options, and for samples that are not finite or diverged.
     """
-    z = generator.sample(condition, random=random, **check_options(generator, options))
+    own: dict[str, Any] = check_options(generator, options)
+    if noise is not None:
+        own["noise"] = noise
+    if observe is not None and "observe" in inspect.signature(generator.sample).parameters:
+        own["observe"] = observe
+    z = generator.sample(condition, random=random, **own)
     return check_samples(z, random)
 
 

@@ -1,6 +1,6 @@
 """The options of a generator's `sample`, checked before anything is loaded or written.
 
-They are the keyword parameters of `sample` beside noise and random, with their annotations
+They are the keyword parameters of `sample` beside noise, random and observe, with their annotations
 (`Annotated[float, pydantic.Field(ge=0)]` gives a range). A generator that takes `**options` names their fields in a
 class attribute `sample_config`, a Config; without one it must check them itself.
 
@@ -23,7 +23,7 @@ from fae_core.config import Config, parse_config
 from fae_core.errors import InvalidSettings, field_reasons
 from fae_core.plugins import load_plugins
 
-_CALLERS = ("noise", "random")  # parameters of `sample` that the program sets, not the user
+_CALLERS = ("noise", "random", "observe")  # parameters of `sample` that the program sets, not the user
 
 
 def check_early(model_type: str | None, options: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ A model without classes sets `classes = None`, one whose `sample` has no `guidan
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from fae_core.errors import FAEError, InvalidSettings, LatentSpecMismatch
 from fae_core.models.draw import draw_latents
 from fae_core.models.load import load_generator
-from fae_core.protocols import Generator
+from fae_core.protocols import Generator, Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 
@@ -167,6 +168,31 @@ class GeneratorConformance:
         )
         assert plain.shape == guided.shape == (2, *spec.shape)
         assert not torch.allclose(plain, guided)
+
+    def test_an_observer_sees_the_way_to_the_sample_and_can_end_it(
+        self, generator: GeneratorModel, spec: LatentSpec
+    ) -> None:
+        """For a generator whose `sample` takes `observe`; watching changes nothing."""
+        if "observe" not in inspect.signature(generator.sample).parameters:
+            pytest.skip("the model's sample takes no observer")
+        _perturb(generator)
+        labels, seen = torch.zeros(2, dtype=torch.long), []
+
+        def draw(observe: Observer | None) -> Tensor:
+            return draw_latents(generator, labels, SlotRandom(0, range(2)), self.sample_options, observe=observe)
+
+        torch.testing.assert_close(draw(seen.append), draw(None), atol=0, rtol=0)
+        states = [step for step in seen if step.z is not None]
+        assert [step.done for step in seen] == sorted(step.done for step in seen)
+        assert states[0].done == 0 and states[-1].done == pytest.approx(1) and len(states) > 2
+        assert all(step.z.shape == (2, *spec.shape) and step.name for step in states)
+
+        def end(step: SamplingStep) -> None:
+            if step.done > 0:
+                raise StopIteration
+
+        with pytest.raises(StopIteration):
+            draw(end)
 
     def test_save_and_load_agree(self, generator: GeneratorModel, spec: LatentSpec, tmp_path) -> None:
         _perturb(generator)

@@ -1,7 +1,7 @@
 """integrate(): the probability-flow ODE dx/dt = v(x, t) along an explicit grid of times.
 
-A method is a function (velocity, x, times) -> x, with `times` as Python numbers, so that no step waits for the device.
-A new method is a new entry in `METHODS`.
+A method is one step, a function (velocity, x, t, s) -> x with times as Python numbers, so that no step waits for the
+device. A new method is a new entry in `METHODS`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
 from fae_diffusion.transport import Coefficients, PathName, path
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+Seen = Callable[[float, Tensor], None]
 
 _MOST_STEPS = 100_000  # of an adaptive method
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
@@ -32,6 +33,7 @@ def integrate(
     path: PathName = "linear",
     atol: float = 1e-6,
     rtol: float = 1e-3,
+    seen: Seen | None = None,
 ) -> Tensor:
     """The solution of dz/dt = velocity(z, t) at the last of `times`.
 
@@ -46,6 +48,8 @@ def integrate(
         path: of the transport; only "dpm++2m" needs it.
         atol: absolute tolerance of an adaptive method.
         rtol: relative tolerance of an adaptive method.
+        seen: called with every time of the grid after the first, and the state there; an adaptive method calls it when
+            it is done.
 
     Raises:
         UnknownName: for an unknown method.
@@ -54,14 +58,17 @@ def integrate(
     """
     grid = check_times(times)
     if method in ADAPTIVE:
-        return _adaptive(velocity, z, times, method, atol, rtol)
+        return _adaptive(velocity, z, times, method, atol, rtol, seen)
     if method == "dpm++2m":
-        return _dpm_solver_2m(velocity, z, grid, path)
-    if method == "mean_flow":
-        return _mean_flow(velocity, z, grid)
-    if method not in METHODS:
+        return _dpm_solver_2m(velocity, z, grid, path, seen)
+    if method not in (*METHODS, "mean_flow"):
         raise UnknownName("ODE method", method, [*METHODS, "dpm++2m", "mean_flow", *ADAPTIVE])
-    return METHODS[method](velocity, z, grid)
+    step = METHODS.get(method, _mean_flow)
+    for t, s in itertools.pairwise(grid):
+        z = step(velocity, z, t, s)
+        if seen is not None:
+            seen(s, z)
+    return z
 
 
 def check_times(times: Tensor | Sequence[float]) -> list[float]:
@@ -88,40 +95,32 @@ def evaluate(velocity: Velocity, x: Tensor, t: float) -> Tensor:
     return velocity(x, torch.full((len(x),), t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device))
 
 
-def _euler(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
-    for t, s in itertools.pairwise(times):
-        x = x + (s - t) * evaluate(velocity, x, t)
-    return x
+def _euler(velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    return x + (s - t) * evaluate(velocity, x, t)
 
 
-def _midpoint(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
-    for t, s in itertools.pairwise(times):
-        half = (s - t) / 2
-        x = x + (s - t) * evaluate(velocity, x + half * evaluate(velocity, x, t), t + half)
-    return x
+def _midpoint(velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    half = (s - t) / 2
+    return x + (s - t) * evaluate(velocity, x + half * evaluate(velocity, x, t), t + half)
 
 
-def _heun(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
-    for t, s in itertools.pairwise(times):
-        first = evaluate(velocity, x, t)
-        second = evaluate(velocity, x + (s - t) * first, s)
-        x = x + (s - t) / 2 * (first + second)
-    return x
+def _heun(velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    first = evaluate(velocity, x, t)
+    second = evaluate(velocity, x + (s - t) * first, s)
+    return x + (s - t) / 2 * (first + second)
 
 
-def _rk4(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
+def _rk4(velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
     """Kutta's 3/8 rule, which torchdiffeq calls rk4."""
-    for t, s in itertools.pairwise(times):
-        h = s - t
-        k1 = evaluate(velocity, x, t)
-        k2 = evaluate(velocity, x + h / 3 * k1, t + h / 3)
-        k3 = evaluate(velocity, x + h * (k2 - k1 / 3), t + 2 * h / 3)
-        k4 = evaluate(velocity, x + h * (k1 - k2 + k3), s)
-        x = x + h / 8 * (k1 + 3 * (k2 + k3) + k4)
-    return x
+    h = s - t
+    k1 = evaluate(velocity, x, t)
+    k2 = evaluate(velocity, x + h / 3 * k1, t + h / 3)
+    k3 = evaluate(velocity, x + h * (k2 - k1 / 3), t + 2 * h / 3)
+    k4 = evaluate(velocity, x + h * (k1 - k2 + k3), s)
+    return x + h / 8 * (k1 + 3 * (k2 + k3) + k4)
 
 
-METHODS: dict[str, Callable[[Velocity, Tensor, list[float]], Tensor]] = {
+METHODS: dict[str, Callable[[Velocity, Tensor, float, float], Tensor]] = {
     "euler": _euler,
     "midpoint": _midpoint,
     "heun": _heun,
@@ -129,7 +128,7 @@ METHODS: dict[str, Callable[[Velocity, Tensor, list[float]], Tensor]] = {
 }
 
 
-def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name: PathName) -> Tensor:
+def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name: PathName, seen: Seen | None) -> Tensor:
     """DPM-Solver++(2M) (Lu et al., 2022); of first order where the log signal-to-noise ratio is infinite: t = 1, 0."""
     if times[0] < times[-1]:
         raise FAEError("dpm++2m integrates from noise to data only; use heun or rk4 to encode")
@@ -145,17 +144,17 @@ def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name:
         ratio = (then.sigma / now.sigma).item()
         x = ratio * x + (then.alpha - ratio * now.alpha).item() * estimate
         previous = (step, data)
+        if seen is not None:
+            seen(s, x)
     return x
 
 
-def _mean_flow(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
-    """One mean velocity for each interval (Geng et al., 2025)."""
+def _mean_flow(velocity: Velocity, x: Tensor, t: float, s: float) -> Tensor:
+    """The mean velocity of the interval (Geng et al., 2025)."""
     at = getattr(velocity, "at", None)
     if at is None:
         raise FAEError("mean_flow integrates a model of mean velocities through its `sample`, not a function of (z, t)")
-    for t, s in itertools.pairwise(times):
-        x = x + (s - t) * at(x, t, until=s)
-    return x
+    return x + (s - t) * at(x, t, until=s)
 
 
 def _log_snr(at: Coefficients) -> float:
@@ -165,7 +164,13 @@ def _log_snr(at: Coefficients) -> float:
 
 
 def _adaptive(
-    velocity: Velocity, z: Tensor, times: Tensor | Sequence[float], method: str, atol: float, rtol: float
+    velocity: Velocity,
+    z: Tensor,
+    times: Tensor | Sequence[float],
+    method: str,
+    atol: float,
+    rtol: float,
+    seen: Seen | None,
 ) -> Tensor:
     try:
         from torchdiffeq import odeint
@@ -183,4 +188,8 @@ def _adaptive(
             "velocity is not finite or too steep; lower the guidance scale, raise the tolerances, or take a method of "
             "fixed steps"
         ) from None
-    return cast(Tensor, states)[-1]  # odeint also takes tuples of states, and then returns one
+    states = cast(Tensor, states)  # odeint also takes tuples of states, and then returns one
+    if seen is not None:
+        for t, state in zip(grid.tolist()[1:], states[1:], strict=True):
+            seen(t, state)
+    return states[-1]

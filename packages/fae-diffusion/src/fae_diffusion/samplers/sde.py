@@ -17,7 +17,7 @@ from torch import Tensor
 from fae_core.errors import FAEError, UnknownName
 from fae_core.random import SlotRandom
 from fae_diffusion.samplers.config import Diffusion, LastStep
-from fae_diffusion.samplers.ode import Velocity, check_times, evaluate
+from fae_diffusion.samplers.ode import Seen, Velocity, check_times, evaluate
 from fae_diffusion.transport import Coefficients, PathName, path, vp_beta
 
 DIFFUSIONS: tuple[Diffusion, ...] = get_args(Diffusion)
@@ -36,6 +36,7 @@ def integrate_sde(
     path: PathName = "linear",
     noises: Tensor | None = None,
     random: SlotRandom | None = None,
+    seen: Seen | None = None,
 ) -> Tensor:
     """Samples of the reverse SDE at the last of `times`.
 
@@ -51,6 +52,7 @@ def integrate_sde(
         path: of the transport.
         noises: (steps with noise, *z.shape); None: drawn.
         random: draws the noises, one stream per step; None: torch's global generator.
+        seen: called with every time after the first, and the state there.
 
     Raises:
         FAEError: for times that do not descend, or another number of noises.
@@ -74,7 +76,13 @@ def integrate_sde(
     take = solver.euler_maruyama if method == "euler" else solver.heun
     for index, (t, s) in enumerate(noisy):
         z = take(z, t, s, noises[index] if noises is not None else _draw(z, random, index))
-    return z if last_step is None else solver.last(z, *steps[-1], last_step)
+        if seen is not None:
+            seen(s, z)
+    if last_step is not None:
+        z = solver.last(z, *steps[-1], last_step)
+        if seen is not None:
+            seen(grid[-1], z)
+    return z
 
 
 def diffusion_coefficient(

@@ -135,10 +135,16 @@ class BlockDecoder:
         """The decoded tokens (B, T, K), in the block's order."""
         return self.tokens[:, 1:] if self.block.sos is not None else self.tokens
 
-    def decode(self) -> None:
-        """Decode token by token."""
+    def decode(self, told: Callable[[float], None] | None = None) -> None:
+        """Decode token by token.
+
+        Args:
+            told: called after every token with the share that is decoded.
+        """
         for step in range(self.steps):
             self.write(step, *self.step(step, 1))
+            if told is not None:
+                told((step + 1) / self.steps)
 
     def step(self, start: int, count: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log sigma of the tokens that steps start .. start + count - 1 decide.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.models.draw import check_samples
+from fae_core.protocols import Observer, SamplingStep
 from fae_flow.block import FlowBlock
 from fae_flow.conditioning import null_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
@@ -106,6 +107,7 @@ class FlowSampler:
         uncond: Any = None,
         guide_top_only: bool = False,
         jacobi: Jacobi | Mapping[str, Any] | None = None,
+        observe: Observer | None = None,
     ) -> list[Tensor]:
         """The noise and each block's output, from the top block's to the latents.
 
@@ -116,6 +118,7 @@ class FlowSampler:
             uncond: the condition to guide away from; None = the null condition.
             guide_top_only: guide in the top block alone.
             jacobi: solve stretches of tokens in parallel instead of one by one.
+            observe: as of `STARFlow.sample`.
 
         Returns:
             (B, C, h, w) fp32 each.
@@ -138,7 +141,9 @@ class FlowSampler:
         with torch.inference_mode():
             rope = model.rope(height, width, condition)
             states = [model.patchify(noise.to(self.device)).float()]
-            for i in reversed(range(len(self.blocks))):
+            if observe is not None:
+                observe(SamplingStep(0.0, "noise", model.unpatchify(states[0], height, width)))
+            for done, i in enumerate(reversed(range(len(self.blocks)))):
                 block = model.blocks[i]
                 guided = block.conditional and both is not None and (i == len(self.blocks) - 1 or not guide_top_only)
                 decoder = BlockDecoder(
@@ -155,8 +160,12 @@ class FlowSampler:
                 elif jacobi is not None:
                     decode_jacobi(decoder, jacobi)
                 else:
-                    decoder.decode()
+                    decoder.decode(_within(observe, done, len(self.blocks)))
                 states.append(block.order(decoder.result()))
+                if observe is not None:
+                    name = f"block {done + 1} of {len(self.blocks)}"
+                    z = model.unpatchify(states[-1], height, width)
+                    observe(SamplingStep((done + 1) / len(self.blocks), name, z))
             latents = [model.unpatchify(state, height, width) for state in states]
         # Clones are not inference tensors, so that callers can differentiate through what they compute from them.
         return [z.clone() for z in latents]
@@ -169,6 +178,13 @@ class FlowSampler:
         if null.shape != condition.shape:
             raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
         return null
+
+
+def _within(observe: Observer | None, done: int, blocks: int) -> Callable[[float], None] | None:
+    """What a block's decoder calls after every token, with the share of its tokens that are decoded."""
+    if observe is None:
+        return None
+    return lambda share: observe(SamplingStep((done + share) / blocks, f"block {done + 1} of {blocks}", None))
 
 
 def _compilers() -> list[str]:
