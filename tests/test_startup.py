@@ -4,6 +4,7 @@ else."""
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,9 @@ MISTAKES = {
         ("eval retrieval --data images --captions /nope --text-model clip", "/nope does not exist"),
         ("eval report /nope", "/nope does not exist"),
         ("info images", "holds no model"),
+        ("explore --model cifar11", "cifar11 does not exist"),
+        ("explore --model cifar10 --generator /nope", "/nope does not exist"),
+        ("explore --data /nope", "/nope does not exist"),
     ],
     "names": [
         ("encode --data images --model fae-lite0-23 --out encoded", "did you mean fae-lite0-32"),
@@ -130,6 +134,9 @@ MISTAKES = {
         ("eval guidance-search --generator cifar10 --decoder cifar10 --reference images --low 3 --high 2", "0 scales"),
         ("eval sampling-grid --generator cifar10 --decoder cifar10 --reference images --vary stpes=4", "stpes"),
     ],
+    "ports": [
+        ("explore --port 70000", "Invalid value for '--port'"),
+    ],
     "devices": [
         ("sample --model cifar10 --device gpu --out samples", "unknown device 'gpu'"),
         ("train vae --data images --device cuda:x --out run", "unknown device 'cuda:x'"),
@@ -168,6 +175,31 @@ def test_mistakes_are_found_before_torch_is_loaded(
     status, printed, loaded = found[command]
     assert said in printed and printed.startswith("error: ") and printed.count("\n") == 1
     assert (status, loaded) == (2, [])
+
+
+def test_a_page_that_cannot_be_opened_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra fae-eval[ui] is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        used = f"explore --model cifar10 --port {port}"
+        elsewhere = "explore --model cifar10 --host 192.0.2.1 --port 0"
+        found = run_all([used, elsewhere], tmp_path)
+    for command, said in (
+        (used, f"port {port} of 127.0.0.1 is in use"),
+        (elsewhere, "--host 192.0.2.1 is no address of this machine"),
+    ):
+        status, printed, loaded = found[command]
+        assert said in printed and (status, loaded) == (2, [])
+
+
+def test_a_page_without_gradio_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "explore --model cifar10"
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "import sys\nsys.modules['gradio'] = None\n" + PROGRAM)
+    status, printed, loaded = run_all([command], tmp_path)[command]
+    assert (status, loaded) == (2, []) and printed.count("\n") == 1
+    assert "fae explore needs a package that is not installed: pip install" in printed and "fae-eval[ui]" in printed
 
 
 def test_a_gpu_that_cannot_be_there_is_refused_without_torch(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _PROVIDERS = {
     "reconstruct": ("fae-decoders",),
     "import": ("fae-diffusion", "fae-flow", "fae-decoders"),
     "eval": ("fae-eval",),
+    "explore": ("fae-eval[ui]",),
 }
 _GROUP_HELP = {
     "train": "Train a tokenizer's parts or a generator.",

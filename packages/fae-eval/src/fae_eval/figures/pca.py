@@ -32,18 +32,33 @@ def pca_picture(
     Returns:
         The picture, and the share of variance that three components hold in each space.
     """
-    rows = [[from_tensor(image)] for image in images]
-    spaces, shares, first = token_spaces(tokenizer, images), {}, None
+    colors, shares = component_colors(tokenizer, images)
+    rows = [
+        [from_tensor(image), *(from_grid(pixels[i]) for pixels in colors.values())] for i, image in enumerate(images)
+    ]
+    return compose(rows, column_titles=["image", *colors], row_titles=row_titles), shares
+
+
+@torch.no_grad()
+def component_colors(tokenizer: Any, images: Tensor) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Each space's components as colours, fitted and rotated as `pca_picture` says.
+
+    Args:
+        tokenizer: what makes features and latents.
+        images: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        uint8 (B, h, w, 3) and the share of variance by the name of the space.
+    """
+    spaces, shares, colors, first = token_spaces(tokenizer, images), {}, {}, None
     for name, (tokens, grid) in spaces.items():
         components, shares[name] = principal_components(tokens.flatten(0, 1), 3)
         if first is None:
             first = components
         elif components.shape == first.shape:
             components = align(components, first)
-        colors = np.rint(normalise(components).view(len(images), *grid, 3).numpy() * 255).astype(np.uint8)
-        for row, pixels in zip(rows, colors, strict=True):
-            row.append(from_grid(pixels))
-    return compose(rows, column_titles=["image", *spaces], row_titles=row_titles), shares
+        colors[name] = np.rint(normalise(components).view(len(images), *grid, 3).numpy() * 255).astype(np.uint8)
+    return colors, shares
 
 
 def align(components: Tensor, target: Tensor) -> Tensor:

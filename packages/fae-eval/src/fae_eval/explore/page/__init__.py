@@ -1,0 +1,1 @@
+"""The page of `fae explore`: a thin layer of gradio over the functions beside this folder."""
