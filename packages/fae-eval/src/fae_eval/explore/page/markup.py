@@ -23,14 +23,16 @@ STYLE = """
 .fae-error {border-left: 4px solid #d33; background: rgba(221, 51, 51, 0.12); padding: 8px 12px; border-radius: 4px}
 .fae-figures {display: grid; gap: 10px; max-width: calc(var(--most) * 230px)}
 .fae-figures figure, .fae-states td {margin: 0}
-.fae-figures img, .fae-states img {width: 100%; display: block; border-radius: 3px}
+.fae-figures img, .fae-states img {display: block; border-radius: 3px}
+.fae-figures img {width: 100%}
 .fae-figures figcaption, .fae-states th {font-size: 0.85em; color: var(--body-text-color-subdued); font-weight: normal}
 .fae-figures figcaption {padding-top: 2px; overflow-wrap: anywhere}
 .fae-small {image-rendering: pixelated}
 .fae-states {overflow-x: auto}
 .fae-states :is(table, th, td, tr), .fae-values :is(td, tr), .fae-values {border: none !important; margin: 0}
 .fae-states table {border-collapse: separate !important; border-spacing: 3px; width: auto}
-.fae-states td {width: 112px; min-width: 64px; padding: 0 !important}
+.fae-states td {padding: 0 !important}
+.fae-states img {width: clamp(64px, 7vw, 96px) !important; max-width: none !important}
 .fae-states th {text-align: left; white-space: nowrap; padding: 0 4px 0 0 !important}
 .fae-values {margin-top: 8px !important}
 .fae-values td {padding: 2px 16px 2px 0 !important}
