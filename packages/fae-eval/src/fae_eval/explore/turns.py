@@ -10,9 +10,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-Told, Result = TypeVar("Told"), TypeVar("Result")
+Told = TypeVar("Told")
+Result = TypeVar("Result")
 
 
 class Stopped(Exception):
@@ -46,11 +48,11 @@ class Turns:
             self.__enter__()
 
 
+@dataclass(frozen=True)
 class Done(Generic[Result]):
     """The last thing that `Work.run` gives: what the job returned."""
 
-    def __init__(self, result: Result) -> None:
-        self.result = result
+    result: Result
 
 
 class Work:

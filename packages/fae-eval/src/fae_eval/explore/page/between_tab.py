@@ -20,6 +20,7 @@ from fae_eval.explore.turns import Work
 
 def between_tab(models: Models, work: Work, pictures: Pictures) -> None:
     """Frames between pictures A and B; with a generator, those between two noises."""
+    noised = None
     with gr.Tabs():
         with gr.Tab("Two pictures", id="between-two-pictures"):
             gr.Markdown("Painted of latents on the straight line between those of A and B (tab *Pictures*).")
@@ -41,7 +42,7 @@ def between_tab(models: Models, work: Work, pictures: Pictures) -> None:
         yield {status: note("from A to B"), shown: figures(list(zip(_shares(many), made, strict=True)))}
 
     start.click(pictured, [pictures.first, pictures.second, count], [status, shown], show_progress="hidden")
-    if models.generators:
+    if noised is not None:
         _noises(models, work, noised, status, shown)
 
 

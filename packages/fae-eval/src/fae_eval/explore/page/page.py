@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gradio as gr
+from gradio.themes import Soft
 from gradio.themes.utils import fonts
 
 from fae_core.images import ImageSource
@@ -55,9 +56,9 @@ def make_page(models: Models, source: ImageSource | None = None) -> gr.Blocks:
     return page
 
 
-def theme() -> gr.Theme:
+def theme() -> Soft:
     """Fonts of the visitor's machine alone: none is fetched from elsewhere."""
-    return gr.themes.Soft(
+    return Soft(
         font=[fonts.Font("system-ui"), fonts.Font("sans-serif")],
         font_mono=[fonts.Font("ui-monospace"), fonts.Font("monospace")],
     )

@@ -80,13 +80,13 @@ def drawn_updates(
         if isinstance(item, Done):
             yield finished(item.result)
             return
-        new = way is not None and len(item.states) > shown
+        new = len(item.states) > shown
         if not new and time.monotonic() - last < _SECONDS:
             continue
         last, update = time.monotonic(), {status: bar(item)}
-        if new:
-            shown = len(item.states)
+        if way is not None and new:
             update[way] = states(item.states, names or [])
+        shown = len(item.states)
         yield update
 
 

@@ -20,7 +20,8 @@ POLICY = (
 _LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class OnlyHere:
