@@ -55,8 +55,8 @@ def explore(
     """
     from fae_eval.explore.find import find_models
 
-    _require_gradio()
     found = find_models(model, tokenizer, generator or ())
+    _require_gradio()
     with listening(host, port) as bound:
         from fae_core.images import open_images
         from fae_eval.explore.models import load_models
