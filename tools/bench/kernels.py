@@ -7,9 +7,8 @@
 Against torch eager, torch.compile, each attention backend of torch, and xformers and Liger's RMSNorm where they are
 installed. Times are medians with a cold L2 cache, as a program sees them: launches and Python count where the device
 waits for them. Where a call can be captured in a CUDA graph, the device's own time stands beside it, and from that
-follow the fractions of the copy bandwidth and matmul rate measured in the same process. Writes results.json, results.md
-and wins.json: the table from which the automatic choice learns where a kernel wins (fae_core/ops/triton/wins.py). Copy
-it over fae_core/ops/triton/wins.json to use it.
+follow the fractions of the copy bandwidth and matmul rate measured in the same process. Writes results.json and
+results.md. The automatic choice learns from `fae_core.ops.tune` instead.
 
 Exits with 2 where there is no device, with 1 where a kernel misses its accuracy; missed goals of speed are only
 printed.
@@ -36,7 +35,6 @@ from fae_core.errors import FAEError, first_line
 from fae_core.files import write_atomic
 from fae_core.models.presets import load_preset
 from fae_core.ops import triton as kernels
-from fae_core.ops.triton import wins
 from fae_core.testing import kernel_accuracy as accuracy
 
 Outputs = tuple[Tensor, ...]
@@ -272,32 +270,6 @@ def goals(results: list[Result], copy: float) -> list[tuple[str, float, float]]:
     ]
 
 
-def table_of_wins(results: list[Result], arch: str, dtype: torch.dtype, versions: dict[str, str]) -> dict[str, object]:
-    """In the format of `fae_core.ops.triton.wins`: a row where ours won at every batch size that was measured.
-
-    The fused attention stands against torch's own with our norm and rotation in front of it as well.
-    """
-    rows = []
-    measured = {(r.contest.op, r.contest.shape) for r in results if r.contest.op != "block"}
-    for op, shape in sorted(measured):
-        same = [r for r in results if (r.contest.op, r.contest.shape) == (op, shape)]
-        for against in ("eager", "compile"):
-            rivals = (against, _OURS_THEN_SDPA) if op == "self_attention" else (against,)
-            forward, both = (
-                min(r.gain(rival, passes) for r in same for rival in rivals) for passes in ("forward", "both")
-            )
-            if forward >= wins.MARGIN:
-                key = {
-                    "arch": arch,
-                    "op": op,
-                    "shape": shape,
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "against": against,
-                }
-                rows.append({**key, "forward": round(forward, 3), "forward_backward": round(both, 3), **versions})
-    return {"format": 1, "wins": rows}
-
-
 def markdown(results: list[Result], roof: dict[str, float], reached: list[tuple[str, float, float]], title: str) -> str:
     lines = [f"# {title}", ""]
     lines += [
@@ -417,7 +389,7 @@ def benchmark(out: Path, batches: tuple[int, ...], dtype: torch.dtype) -> int:
         write_results(out, results, reached, roof, arch, dtype, versions)
     for what, wanted, found in reached:
         print(f"{'met   ' if found >= wanted else 'MISSED'} {what}: {found:.2f}, goal {wanted:.2f}")
-    print(f"wrote results.json, results.md and wins.json to {out}")
+    print(f"wrote results.json and results.md to {out}")
     return 0
 
 
@@ -449,8 +421,6 @@ def write_results(
     write_atomic(out / "results.json", json.dumps(report, indent=1).encode())
     title = f"Kernels on {versions['device']}, torch {versions['torch']}, triton {versions['triton']}, {dtype}"
     write_atomic(out / "results.md", markdown(results, roof, reached, title).encode())
-    won = json.dumps(table_of_wins(results, arch, dtype, versions), indent=2) + "\n"
-    write_atomic(out / "wins.json", won.encode())
 
 
 def _say(result: Result) -> None:

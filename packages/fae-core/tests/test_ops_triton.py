@@ -13,9 +13,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fae_core import ops
-from fae_core.errors import FAEError, InvalidFile
-from fae_core.ops import triton
-from fae_core.ops.triton import wins
+from fae_core.errors import FAEError
+from fae_core.ops import measured, triton
 
 needs_triton = pytest.mark.skipif(triton.MISSING is not None, reason=str(triton.MISSING))
 OPS = ("attention", "rope_attention", "self_attention", "rms_norm", "adaln", "apply_rope", "qk_norm_rope")
@@ -110,49 +109,103 @@ def test_every_op_explains_itself_and_is_plain_torch_on_the_cpu(op: str) -> None
     assert explanation.rejected["triton"]
 
 
+def large(op: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Fake CUDA tensors of 8 MiB in half precision."""
+    packed = op in ("self_attention", "qk_norm_rope")
+    shape = (
+        (8, 256, 3, 16, 64) if packed else (32, 16, 256, 64) if "attention" in op or "rope" in op else (64, 256, 256)
+    )
+    return [torch.empty(shape, device="cuda", dtype=dtype)] * (3 if op in ("attention", "rope_attention") else 1)
+
+
 @needs_triton
 @pytest.mark.parametrize("op", OPS)
-def test_cuda_takes_torch_until_the_table_of_wins_says_otherwise(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_cuda_a_rule_chooses_until_something_is_measured(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "TIMES", {})
+    plain = "sdpa" if "attention" in op else "reference"
     with FakeTensorMode():
-        tensors = operands(op, "cuda", torch.bfloat16)
-        monkeypatch.setattr(wins, "capability", lambda _: 90)
-        monkeypatch.setattr(wins, "ROWS", {})
-        assert ops.explain(op, *tensors).backend in ("sdpa", "reference")
-        shape = "width=64" if op in ("rms_norm", "adaln") else "head_dim=64"
-        shape += ",tokens=256" if "attention" in op else ""
-        row = ("sm_90", op, shape, "bfloat16", "eager")
-        monkeypatch.setattr(wins, "ROWS", {row: False})
-        assert ops.explain(op, *tensors).backend in ("sdpa", "reference")
-        with torch.no_grad():
-            assert ops.explain(op, *tensors).backend == "triton"
-        monkeypatch.setattr(wins, "ROWS", {row: True})
+        half, full, small = large(op, torch.bfloat16), large(op, torch.float32), operands(op, "cuda", torch.bfloat16)
+        explanation = ops.explain(op, *half)
+        assert explanation.backend == ("triton" if op in measured.RULE_OPS else plain)
+        assert "not measured" in explanation.reason + str(explanation.rejected)
+        for others in (full, small):
+            assert ops.explain(op, *others).backend == plain
+        monkeypatch.setenv(measured.VARIABLE, "0")
+        assert ops.explain(op, *half).backend == plain
+        assert "FAE_OPS_TUNE=0" in str(ops.explain(op, *half))
+        monkeypatch.delenv(measured.VARIABLE)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert ops.explain(op, *half).backend == plain
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+@needs_triton
+@pytest.mark.parametrize("op", OPS)
+def test_what_was_measured_goes_before_the_rule(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: dict[measured.Case, dict[str, float]] = {}
+    monkeypatch.setattr(measured, "TIMES", times)
+    plain = "sdpa" if "attention" in op else "reference"
+    with FakeTensorMode():
+        tensors = large(op, torch.bfloat16)
+        shape = (8, 16, 256, 64) if op == "self_attention" else tuple(tensors[0].shape)
+        case = measured.case(op, shape, torch.bfloat16, training=True, compiled=False)
+        times[case] = {"torch": 1.0, "triton": 1.2}
+        assert ops.explain(op, *tensors).backend == plain
+        times[case] = {"torch": 1.0, "triton": 0.5}
         explanation = ops.explain(op, *tensors)
-        assert (explanation.backend, "measured wins" in explanation.reason) == ("triton", True)
+        assert explanation.backend == "triton"
+        assert "measured here, ms: torch 1.000, triton 0.500" in explanation.reason
         assert ops.explain(op, *tensors, backend="reference").backend == "reference"
-        for other in (("sm_80", *row[1:]), (*row[:3], "float16", "eager"), (*row[:4], "compile")):
-            monkeypatch.setattr(wins, "ROWS", {other: True})
-            assert ops.explain(op, *tensors).backend in ("sdpa", "reference")
+        times[case] = {"torch": 1.0, "triton": 0.98}  # not worth it
+        assert ops.explain(op, *tensors).backend == plain
+        for other in ((shape[0] + 1, *shape[1:]), shape):
+            times.clear()
+            training = other != shape
+            times[measured.case(op, other, torch.bfloat16, training=training, compiled=False)] = {"triton": 0.5}
+            assert ops.explain(op, *tensors).backend == ("triton" if op in measured.RULE_OPS else plain)
+        with torch.no_grad():
+            assert "measured here" in ops.explain(op, *tensors).reason
+        if op == "attention":
+            times[case] = {"torch": 1.0, "sdpa-cudnn": 0.7, "triton": 0.9}
+            assert ops.explain(op, *tensors).backend == "sdpa-cudnn"
+            masked = ops.explain(op, *tensors, mask=torch.ones(256, 256, dtype=torch.bool, device="cuda"))
+            assert masked.backend == "sdpa"
 
 
-def test_the_table_of_wins_is_read_strictly(tmp_path: Path) -> None:
-    row = {"arch": "sm_90", "op": "adaln", "shape": "width=1152", "dtype": "bfloat16", "against": "eager"}
-    path = tmp_path / "wins.json"
-    times = [(1.5, 2.0), (1.0, 2.0), (2.0, 1.04)]
-    rows = [{**row, "op": f"op{i}", "forward": f, "forward_backward": b} for i, (f, b) in enumerate(times)]
-    path.write_text(json.dumps({"format": 1, "wins": rows}))
-    assert wins.parse(path) == {
-        ("sm_90", name, "width=1152", "bfloat16", "eager"): trains for name, trains in (("op0", True), ("op2", False))
+@needs_triton
+@pytest.mark.parametrize("op", OPS)
+def test_devices_that_nobody_tried_are_left_to_torch_with_the_reason(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        tensors = large(op, torch.bfloat16)
+        monkeypatch.setattr(triton, "capability", lambda _: 150)
+        explanation = ops.explain(op, *tensors)
+        assert explanation.backend in ("sdpa", "reference")
+        assert "not been tried on compute capability 15.0" in explanation.rejected["triton"]
+        monkeypatch.setattr(torch.version, "hip", "7.0")
+        explanation = ops.explain(op, *tensors)
+        assert explanation.backend in ("sdpa", "reference")
+        assert "AMD" in explanation.rejected["triton"]
+
+
+def test_a_record_of_times_is_read_as_it_was_written_and_strictly() -> None:
+    times = {
+        ("adaln", (64, 256, 1152), "bfloat16", True, False): {"torch": 2.0, "triton": 1.0},
+        ("attention", (8, 16, 256, 72), "float16", False, True): {"sdpa-cudnn": 0.5},
     }
-    for broken in (
-        {"format": 2, "wins": []},
+    record = json.loads(json.dumps(measured.as_record(times)))
+    assert measured.parse(record) == times
+    assert {"device", "driver", "torch", "triton"} <= set(record)
+    broken = [
+        {**record, "format": 2},
         {"format": 1},
-        {"format": 1, "wins": [row]},
-        {"format": 1, "wins": ["x"]},
-    ):
-        path.write_text(json.dumps(broken))
-        with pytest.raises(InvalidFile, match=r"wins\.json"):
-            wins.parse(path)
-    assert wins.parse(wins.TABLE) == wins.ROWS
+        {**record, "cases": ["x"]},
+        {**record, "cases": [{"op": "adaln"}]},
+    ]
+    for wrong in broken:
+        with pytest.raises(FAEError, match="not a record of measured kernels"):
+            measured.parse(wrong)
 
 
 def test_without_triton_everything_imports_and_says_what_is_missing() -> None:

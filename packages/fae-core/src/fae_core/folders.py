@@ -6,6 +6,12 @@ by them the folders that FAE made.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+CACHE_VARIABLE = "FAE_CACHE"
+MEASURED_OPS = "ops"  # in the cache folder: records of `fae_core.ops.tune`
+
 README = "README.md"  # the card of a model or a bundle
 
 # A model
@@ -120,3 +126,9 @@ def bad_batch(step: int) -> str:
 def image(index: int) -> str:
     """The file, in a folder of images, of sample `index`."""
     return f"{index:06d}.png"
+
+
+def cache_folder() -> Path:
+    """The folder of what FAE can make again: $FAE_CACHE, or fae/ in the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fae"

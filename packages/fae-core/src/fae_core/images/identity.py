@@ -23,7 +23,8 @@ import numpy as np
 
 from fae_core.errors import DataError, FAEError
 from fae_core.files.digests import FileDigests, FileFacts
-from fae_core.images.shards import cache_folder, remote_version
+from fae_core.folders import cache_folder
+from fae_core.images.shards import remote_version
 from fae_core.progress import progress
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from PIL import Image as PillowImage
 
 from fae_core.errors import DataError
 from fae_core.files import disk_errors
+from fae_core.folders import cache_folder
 from fae_core.images.budget import DECODING, UNPACKED_IN_MEMORY, check_unpacked
 from fae_core.images.classes import check_labels, read_classes
 from fae_core.images.decode import check_size
-from fae_core.images.shards import cache_folder
 from fae_core.images.source import ImageSource
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files import disk_errors
 from fae_core.files.digests import file_version
+from fae_core.folders import cache_folder
 
-CACHE_VARIABLE = "FAE_CACHE"
 LIMIT_VARIABLE = "FAE_SHARD_CACHE_GB"
 _DEFAULT_LIMIT_GB = 50.0
 _MOST_SHARDS = 1_000_000
@@ -34,12 +34,6 @@ _VALIDATORS = (
     *("Last-Modified", "LastModified", "last_modified", "last_commit", "updated", "mtime", "created"),
 )
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
-
-
-def cache_folder() -> Path:
-    """The folder of what FAE can make again: $FAE_CACHE, or fae/ in the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fae"
 
 
 def is_remote(source: str) -> bool:

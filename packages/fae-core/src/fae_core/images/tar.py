@@ -18,11 +18,12 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from fae_core.errors import DataError
+from fae_core.folders import cache_folder
 from fae_core.images.captions import CAPTIONS_KEY, LazyTexts, join_captions, json_object
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import SUFFIXES, decode_image
 from fae_core.images.read_ahead import read_ahead
-from fae_core.images.shards import ShardFiles, cache_folder, is_remote
+from fae_core.images.shards import ShardFiles, is_remote
 from fae_core.images.source import ImageSource
 from fae_core.images.tar_index import INDEX_VERSION, ShardIndex, read_index, scan, write_index
 from fae_core.images.tell import log_on_first_process

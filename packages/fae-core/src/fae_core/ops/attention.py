@@ -9,7 +9,15 @@ from torch.nn.attention import sdpa_kernel
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
-from fae_core.ops.dispatch import SDPA_KERNELS, choose_attention, nothing_to_choose, requested_backend, split_packed
+from fae_core.ops.dispatch import (
+    SDPA_KERNELS,
+    Explanation,
+    choose_attention,
+    decide,
+    nothing_to_choose,
+    requested_backend,
+    split_packed,
+)
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
 from fae_core.ops.triton import contract
 
@@ -47,7 +55,11 @@ def attention(
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     if nothing_to_choose(q, backend):
         return _attend("sdpa", q, k, v, mask, causal, scale)
-    chosen = choose_attention("attention", q, k, v, mask=mask, causal=causal, requested=backend).backend
+
+    def choose() -> Explanation:
+        return choose_attention("attention", q, k, v, mask=mask, causal=causal, requested=backend)
+
+    chosen = decide("attention", (q, k, v, mask, causal), choose, backend)
     if chosen == "triton":
         return _fused(q, k, v, None, None, "interleaved", scale)
     return _attend(chosen, q, k, v, mask, causal, scale)
@@ -88,9 +100,13 @@ def rope_attention(
     if not nothing_to_choose(q, backend):
         for x in (q, k):
             check_tables(x.shape[-1], x.shape[2], cos, sin, layout)
-        obstacle = contract.heads(q, (cos, sin))
-        options = {"mask": mask, "causal": causal, "requested": backend}
-        if choose_attention("rope_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
+
+        def choose() -> Explanation:
+            options = {"mask": mask, "causal": causal, "requested": backend}
+            return choose_attention("rope_attention", q, k, v, **options, prologue=contract.heads(q, (cos, sin)))
+
+        inputs = (q, k, v, cos, sin, layout, mask, causal)
+        if decide("rope_attention", inputs, choose, backend) == "triton":
             return _fused(q, k, v, cos, sin, layout, scale)
     q, k = (apply_rope(x, cos, sin, layout, backend=_prologue(backend)) for x in (q, k))
     return attention(q, k, v, mask=mask, causal=causal, scale=scale, backend=_core(backend))
@@ -133,12 +149,17 @@ def self_attention(
         q, k, v = split_packed(qkv)
         _check(q, k, v, mask, causal)
         check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
-        obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
-        options = {"mask": mask, "causal": causal, "requested": backend}
-        if choose_attention("self_attention", q, k, v, **options, prologue=obstacle).backend == "triton":
+
+        def choose() -> Explanation:
+            obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
+            options = {"mask": mask, "causal": causal, "requested": backend}
+            return choose_attention("self_attention", *split_packed(qkv), **options, prologue=obstacle)
+
+        inputs = (qkv, cos, sin, q_weight, k_weight, layout, mask, causal)
+        if decide("self_attention", inputs, choose, backend) == "triton":
             weights = (q_weight, k_weight)
-            packed = (qkv, *wide_tables(cos, sin), *weights, layout == "interleaved", _scale(scale, qkv), eps)
-            return operators.self_attention(*packed)[0].transpose(1, 2)
+            packed = (qkv, *wide_tables(cos, sin), *weights, layout == "interleaved", _scale(scale, qkv), float(eps))
+            return operators.SELF_ATTENTION(*packed).transpose(1, 2)
     q, k, v = qk_norm_rope(
         qkv, cos, sin, q_weight=q_weight, k_weight=k_weight, layout=layout, eps=eps, backend=_prologue(backend)
     )
@@ -160,7 +181,7 @@ def _fused(
 ) -> Tensor:
     heads = (x.transpose(1, 2) for x in (q, k, v))
     options = (layout == "interleaved", _scale(scale, q))
-    return operators.rope_attention(*heads, *wide_tables(cos, sin), *options)[0].transpose(1, 2)
+    return operators.ROPE_ATTENTION(*heads, *wide_tables(cos, sin), *options).transpose(1, 2)
 
 
 def _scale(scale: float | None, q: Tensor) -> float:

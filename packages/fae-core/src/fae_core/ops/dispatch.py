@@ -13,8 +13,10 @@ torch's scaled_dot_product_attention and xformers. Some ops have only some of th
   `rope_attention` and `self_attention` run our norm and rotation and then torch's attention; plain `attention` does so
   too where "triton" is pinned, and raises where it was named on the call.
 
-Chosen here: on the CPU plain torch and scaled_dot_product_attention; on CUDA the same, except where the table of
-measured wins (`fae_core.ops.triton.wins`) says that a kernel was faster.
+Chosen here: on the CPU plain torch and scaled_dot_product_attention; on CUDA what `fae_core.ops.tune` measured to be
+fastest for the call's shapes, and where nothing was measured the same as on the CPU, but for large calls in half
+precision of the ops in `measured.RULE_OPS`, which take our kernels in eager mode. AMD's devices, and those that triton
+was not tried on, are left to torch. A choice is made once for each combination of devices, dtypes and shapes.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from fae_core.errors import FAEError, UnknownName
-from fae_core.ops.triton import contract, wins
+from fae_core.ops import measured
+from fae_core.ops.triton import contract, unknown_device
+from fae_core.ops.triton.usable import unusable
 
 # torch's attention kernels; the backend "sdpa" lets torch choose one.
 SDPA_KERNELS = {
@@ -45,6 +51,12 @@ POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope")
 _pinned: contextvars.ContextVar[str | None] = contextvars.ContextVar("fae_ops_backend", default=None)
 # A copy for torch.compile: torch 2.11's tracer breaks the graph at a ContextVar, but guards a module's global.
 _pinned_while_tracing: str | None = None
+
+forced: tuple[str, str] | None = None
+"""An op and the backend that it takes whatever else is asked for; set by `fae_core.ops.tune` while it measures one."""
+
+heard: list[tuple[str, tuple[Any, ...]]] | None = None
+"""Where calls are noted, ops and inputs, while `fae_core.ops.tune` listens."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,51 @@ def explain(
     raise UnknownName("op", op, [*ATTENTION_OPS, *POINTWISE_OPS])
 
 
+_chosen: dict[tuple[Any, ...], str] = {}
+_MOST_CHOSEN = 4096
+
+
+def decide(op: str, inputs: tuple[Any, ...], choose: Callable[[], Explanation], requested: str | None) -> str:
+    """The backend of a call, which is chosen once for all calls that differ in nothing that a choice depends on.
+
+    Args:
+        op: Name of the op.
+        inputs: Of the call.
+        choose: Makes the choice.
+        requested: The backend named on the call.
+
+    Raises:
+        FAEError: The requested backend cannot run the call.
+    """
+    if forced is not None and forced[0] == op:
+        return forced[1]
+    if torch.compiler.is_compiling() or contract.is_transformed() or torch._C._len_torch_dispatch_stack():
+        return choose().backend
+    if heard is not None:
+        heard.append((op, inputs))
+    name = requested_backend(requested)
+    key: list[Any] = [op, name, requested is None, torch.is_grad_enabled()]
+    if name is None:
+        key += (torch.are_deterministic_algorithms_enabled(), os.environ.get(measured.VARIABLE))
+    for x in inputs:
+        if isinstance(x, Tensor):
+            key += (x.shape, x.dtype, x.device, x.requires_grad)
+        else:
+            key.append(x)
+    found = _chosen.get(tuple(key))
+    if found is None:
+        found = choose().backend
+        if len(_chosen) >= _MOST_CHOSEN:
+            _chosen.clear()
+        _chosen[tuple(key)] = found
+    return found
+
+
+def forget_choices() -> None:
+    """Choose anew, because more was measured."""
+    _chosen.clear()
+
+
 def requested_backend(explicit: str | None) -> str | None:
     """The backend that was asked for: named on the call, else pinned, else in the environment; None: none of them.
 
@@ -144,7 +201,11 @@ def nothing_to_choose(x: Tensor, requested: str | None) -> bool:
         x: A tensor of the call.
         requested: The backend named on the call.
     """
-    return not (wins.ROWS and x.is_cuda) and requested is None and requested_backend(None) is None
+    if requested is not None:
+        return False
+    if torch.compiler.is_compiling():
+        return requested_backend(None) is None and not (measured.TIMES or forced)
+    return not x.is_cuda and requested_backend(None) is None
 
 
 def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | None) -> Explanation:
@@ -173,13 +234,36 @@ def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | 
         return Explanation(
             op, "reference", f"{plain}; {name} was asked for and computes attention only", {"triton": "not asked for"}
         )
-    if x.device.type == "cuda" and obstacle is None and wins.won(op, x):
-        return Explanation(
-            op, "triton", "the table of measured wins says so", {"reference": "was measured to be slower"}
-        )
-    return Explanation(
-        op, "reference", plain, {"triton": obstacle or "no measured win for this device, shape and dtype"}
-    )
+    taken, reason = ("torch", plain) if obstacle else _automatic(op, x, measured.shape_of(x))
+    if taken == "triton":
+        return Explanation(op, "triton", reason, {"reference": "see there"})
+    return Explanation(op, "reference", plain, {"triton": obstacle or reason})
+
+
+def _automatic(op: str, x: Tensor, shape: tuple[int, ...]) -> tuple[str, str]:
+    """A backend for a call that our kernel could take, or "torch", and the reason."""
+    if x.device.type != "cuda":
+        return "torch", f"the automatic choice on {x.device.type} is torch"
+    off = measured.is_off() or unknown_device(x.device.index)
+    if off:
+        return "torch", off
+    if not torch.compiler.is_compiling():
+        measured.load()
+    times = measured.times(op, shape, x.dtype)
+    if times is not None:
+        taken = measured.best(times)
+        return taken, "measured here, ms: " + ", ".join(f"{n} {t:.3f}" for n, t in sorted(times.items()))
+    if torch.compiler.is_compiling():
+        return "torch", "not measured under torch.compile, which fuses it (fae_core.ops.tune measures)"
+    if op not in measured.RULE_OPS:
+        return "torch", "not measured (fae_core.ops.tune measures), and torch's own is taken until then"
+    if x.dtype not in (torch.float16, torch.bfloat16) or x.numel() * x.element_size() < measured.RULE_BYTES:
+        size = measured.RULE_BYTES // 2**20
+        return "torch", f"not measured, and until then the kernel is for half precision and {size} MiB or more"
+    broken = unusable(x)
+    if broken:
+        return "torch", broken
+    return "triton", "not measured; until then the rule for large calls in half precision"
 
 
 def choose_attention(
@@ -224,14 +308,17 @@ def choose_attention(
         if obstacle:
             raise FAEError(f"attention backend {name!r} was asked for but cannot run: {obstacle}")
         return Explanation(op, name, "asked for", {"triton": f"{name} was asked for"})
+    taken, reason = _automatic(op, q, measured.shape_of(q, k)) if mask is None else ("torch", "masks are not measured")
     triton = shape or impossible
-    if q.device.type == "cuda" and triton is None and wins.won(op, q):
-        return Explanation(op, "triton", "the table of measured wins says so", {"sdpa": "was measured to be slower"})
+    if taken == "triton" and triton is None:
+        return Explanation(op, "triton", reason, {"sdpa": "see there"})
     rejected = {
-        "triton": triton or "no measured win for this device, shape and dtype",
-        "xformers": "taken only when asked for",
+        "triton": triton or reason,
+        "xformers": "experimental, taken only when asked for",
         "reference": "keeps the whole score matrix",
     }
+    if taken in SDPA_KERNELS and _obstacle(taken, q, mask) is None:
+        return Explanation(op, taken, reason, rejected)
     return Explanation(op, "sdpa", f"torch's default on {q.device.type}", rejected)
 
 

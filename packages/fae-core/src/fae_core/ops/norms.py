@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
-from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend
+from fae_core.ops.dispatch import Explanation, choose_pointwise, decide, nothing_to_choose, requested_backend
 from fae_core.ops.triton import contract
 
 
@@ -31,9 +31,9 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, back
     if weight is not None and weight.shape != x.shape[-1:]:
         raise FAEError(f"rms_norm: weight has shape {tuple(weight.shape)}, x ends in {x.shape[-1]}")
     if not nothing_to_choose(x, backend):
-        chosen = choose_pointwise("rms_norm", x, contract.row_norm(x, weight), backend)
-        if chosen.backend == "triton":
-            return operators.rms_norm(x, weight, eps)[0]
+        inputs = (x, weight, float(eps))
+        if decide("rms_norm", inputs, lambda: _choose_rms_norm(x, weight, backend), backend) == "triton":
+            return operators.RMS_NORM(*inputs)
         if requested_backend(backend) is not None:
             return reference.rms_norm(x, weight, eps)
     return _torch_rms_norm(x, weight, eps)
@@ -76,10 +76,9 @@ def adaln(
         raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
     plain = nothing_to_choose(x, backend)
     if not plain:
-        chosen = choose_pointwise("adaln", x, contract.adaln(x, update, (gate, scale, shift), weight), backend)
-        if chosen.backend == "triton":
-            gate = None if update is None else gate
-            residual, out = operators.adaln(x, update, gate, scale, shift, weight, norm == "layer", eps)
+        inputs = (x, update, None if update is None else gate, scale, shift, weight, norm == "layer", float(eps))
+        if decide("adaln", inputs, lambda: _choose_adaln(inputs, backend), backend) == "triton":
+            residual, out = operators.ADALN(*inputs)
             return x if update is None else residual, out
     if update is not None:
         x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)
@@ -89,6 +88,15 @@ def adaln(
     function = rms if norm == "rms" else reference.layer_norm
     normed, factor = function(x, weight, eps), 1 + scale.unsqueeze(1)
     return x, normed * factor if shift is None else torch.addcmul(shift.unsqueeze(1), normed, factor)
+
+
+def _choose_rms_norm(x: Tensor, weight: Tensor | None, backend: str | None) -> Explanation:
+    return choose_pointwise("rms_norm", x, contract.row_norm(x, weight), backend)
+
+
+def _choose_adaln(inputs: tuple[Any, ...], backend: str | None) -> Explanation:
+    x, update, gate, scale, shift, weight = inputs[:6]
+    return choose_pointwise("adaln", x, contract.adaln(x, update, (gate, scale, shift), weight), backend)
 
 
 def _torch_rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

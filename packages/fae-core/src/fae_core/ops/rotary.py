@@ -13,7 +13,14 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
-from fae_core.ops.dispatch import choose_pointwise, nothing_to_choose, requested_backend, split_packed
+from fae_core.ops.dispatch import (
+    Explanation,
+    choose_pointwise,
+    decide,
+    nothing_to_choose,
+    requested_backend,
+    split_packed,
+)
 from fae_core.ops.triton import contract
 
 Layout = Literal["interleaved", "half"]
@@ -39,9 +46,8 @@ def apply_rope(
     """
     check_tables(x.shape[-1], x.shape[-2], cos, sin, layout)
     if not nothing_to_choose(x, backend):
-        chosen = choose_pointwise("apply_rope", x, _obstacle(x, cos, sin), backend)
-        if chosen.backend == "triton":
-            rotated = operators.apply_rope(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
+        if decide("apply_rope", (x, cos, sin, layout), lambda: _choose(x, cos, sin, backend), backend) == "triton":
+            rotated = operators.APPLY_ROPE(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
             return rotated.transpose(1, 2)
         if requested_backend(backend) == "reference":
             return reference.apply_rope(x, cos, sin, layout)
@@ -97,11 +103,16 @@ def qk_norm_rope(
     check_tables(qkv.shape[-1], qkv.shape[1], cos, sin, layout)
     plain = nothing_to_choose(qkv, backend)
     if not plain:
-        obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
-        if choose_pointwise("qk_norm_rope", qkv, obstacle, backend).backend == "triton":
-            options = (q_weight, k_weight, layout == "interleaved", eps)
-            q, k, v = (x.transpose(1, 2) for x in operators.qk_norm_rope(qkv, *wide_tables(cos, sin), *options))
-            return q, k, v
+
+        def choose() -> Explanation:
+            obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
+            return choose_pointwise("qk_norm_rope", qkv, obstacle, backend)
+
+        inputs = (qkv, cos, sin, q_weight, k_weight, layout, float(eps))
+        if decide("qk_norm_rope", inputs, choose, backend) == "triton":
+            options = (q_weight, k_weight, layout == "interleaved", float(eps))
+            q, k, v = operators.QK_NORM_ROPE(qkv, *wide_tables(cos, sin), *options)
+            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     q, k, v = split_packed(qkv)
     if cos is None or sin is None:
         return _normed(q, q_weight, eps), _normed(k, k_weight, eps), v
@@ -146,10 +157,9 @@ def check_tables(head_dim: int, tokens: int, cos: Tensor | None, sin: Tensor | N
         )
 
 
-def _obstacle(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
-    if x.ndim != 4:
-        return f"the kernel takes (B, H, N, D), not {x.ndim} axes"
-    return contract.heads(x, (cos, sin))
+def _choose(x: Tensor, cos: Tensor, sin: Tensor, backend: str | None) -> Explanation:
+    axes = f"the kernel takes (B, H, N, D), not {x.ndim} axes" if x.ndim != 4 else None
+    return choose_pointwise("apply_rope", x, axes or contract.heads(x, (cos, sin)), backend)
 
 
 def wide_tables(cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -1,201 +1,137 @@
-"""fae::rope_attention on q, k, v, and fae::self_attention on packed qkv, whose gradient is packed as well."""
+"""Attention after a rotation of q and k, and after a norm and rotation of packed qkv, whose gradient is packed too."""
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fae_core.ops.operators.device import once_differentiable, runs_kernels
+from fae_core.ops.door import Description, Door, Saved
 from fae_core.ops.operators.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward, pair
+from fae_core.ops.triton.plans import Results
 
 _LOG2_E = 1.4426950408889634
 
 
-@torch.library.custom_op("fae::rope_attention", mutates_args=())
-def rope_attention(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Attention, after a rotation where there are tables; see `fae_core.ops.rope_attention`.
+@functools.cache
+def _kernels() -> tuple[Any, Any]:
+    from fae_core.ops.triton import rope_attention, rope_attention_backward
 
-    Args:
-        q: Queries, (B, N, H, D).
-        k: Keys, (B, M, H, D); M = N where there are tables.
-        v: Values, (B, M, H, D).
-        cos: Cosines of the angles in fp32, (N, D/2) or (B, 1, N, D/2), or None for no rotation.
-        sin: Sines of the angles, given where cos is.
-        interleaved: Pairs are neighbours; otherwise they are D/2 apart.
-        scale: Factor of the scores.
-
-    Returns:
-        (out, lse): out (B, N, H, D), contiguous, in q's dtype; lse (B, H, N), fp32, the log2 of each row's sum of
-        exponentials.
-    """
-    return _forward(q, k, v, cos, sin, None, None, interleaved, scale, 0.0)
+    return rope_attention, rope_attention_backward
 
 
-@torch.library.custom_op("fae::self_attention", mutates_args=())
-def self_attention(
-    qkv: Tensor,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    interleaved: bool,
-    scale: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """`rope_attention` of packed qkv, with an RMS norm before the rotation where there is a weight.
+def _forward(q, k, v, cos, sin, interleaved: bool, scale: float) -> Results:
+    return _kernels()[0].forward(q, k, v, (None, None), pair(cos, sin), interleaved, scale, 0.0)
 
-    Args:
-        qkv: Packed queries, keys and values, (B, N, 3, H, D).
-        cos: As for `rope_attention`.
-        sin: As for `rope_attention`.
-        q_weight: Weight of the queries' norm, (D,), or None for no norm.
-        k_weight: Weight of the keys' norm, (D,), or None for no norm.
-        interleaved: As for `rope_attention`.
-        scale: As for `rope_attention`.
-        eps: Added to the mean square in the norms.
 
-    Returns:
-        (out, lse), as `rope_attention` returns them.
-    """
+def _forward_plain(q, k, v, cos, sin, interleaved: bool, scale: float) -> Results:
+    return _attend(q, k, v, cos, sin, (None, None), interleaved, scale, 0.0)
+
+
+def _save(inputs: tuple[Any, ...], results: Results) -> Saved:
+    return (*inputs[:5], *results), inputs[5:]
+
+
+def _backward(dout, q, k, v, cos, sin, out, lse, interleaved: bool, scale: float) -> Results:
+    grads = [x.new_empty(x.shape) for x in (q, k, v)]
+    _kernels()[1].backward(dout, q, k, v, out, lse, (None, None), pair(cos, sin), interleaved, scale, 0.0, grads)
+    return tuple(grads)
+
+
+def _backward_plain(dout, q, k, v, cos, sin, out, lse, interleaved: bool, scale: float) -> Results:
+    grads = [x.new_empty(x.shape) for x in (q, k, v)]
+    _attend_backward(dout, q, k, v, cos, sin, (None, None), out, lse, interleaved, scale, 0.0, grads)
+    return tuple(grads)
+
+
+ROPE_ATTENTION = Door(
+    Description(
+        "rope_attention",
+        "(Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin, bool interleaved, float scale)"
+        " -> (Tensor out, Tensor lse)",
+        results=1,
+        differentiable=(0, 1, 2),
+        kernel=_forward,
+        plain=_forward_plain,
+        save=_save,
+        gradient_schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin, Tensor out, Tensor lse,"
+        " bool interleaved, float scale) -> (Tensor dq, Tensor dk, Tensor dv)",
+        gradient_kernel=_backward,
+        gradient_plain=_backward_plain,
+    )
+)
+"""Inputs: q (B, N, H, D), k and v (B, M, H, D), tables in fp32 or None, whether pairs are neighbours, the scale.
+
+out is (B, N, H, D), contiguous, in q's dtype. The operator also gives lse (B, H, N), fp32, the log2 of each row's sum
+of exponentials.
+"""
+
+
+def _forward_packed(qkv, cos, sin, q_weight, k_weight, interleaved: bool, scale: float, eps: float) -> Results:
+    weights = (q_weight, k_weight)
+    return _kernels()[0].forward(*qkv.unbind(2), weights, pair(cos, sin), interleaved, scale, eps)
+
+
+def _forward_packed_plain(qkv, cos, sin, q_weight, k_weight, interleaved: bool, scale: float, eps: float) -> Results:
     q, k, v = qkv.unbind(2)
-    return _forward(q, k, v, cos, sin, q_weight, k_weight, interleaved, scale, eps)
+    return _attend(q, k, v, cos, sin, (q_weight, k_weight), interleaved, scale, eps)
 
 
-@torch.library.custom_op("fae::rope_attention_backward", mutates_args=())
-def rope_attention_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    interleaved: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `rope_attention`; parameters that are not listed are those of `rope_attention`.
-
-    Args:
-        dout: Gradient of out, (B, N, H, D).
-        out: As `rope_attention` returned it.
-        lse: As `rope_attention` returned it.
-
-    Returns:
-        (dq, dk, dv), contiguous.
-    """
-    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
-    _backward(dout, q, k, v, cos, sin, (None, None), out, lse, interleaved, scale, 0.0, [dq, dk, dv])
-    return dq, dk, dv
-
-
-@torch.library.custom_op("fae::self_attention_backward", mutates_args=())
-def self_attention_backward(
-    dout: Tensor,
-    qkv: Tensor,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    interleaved: bool,
-    scale: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `self_attention`; parameters that are not listed are those of `self_attention`.
-
-    Args:
-        dout: Gradient of out, (B, N, H, D).
-        out: As `self_attention` returned it.
-        lse: As `self_attention` returned it.
-
-    Returns:
-        (dqkv, dq_weight, dk_weight): dqkv packed and contiguous; the gradient of an absent weight is empty.
-    """
-    q, k, v = qkv.unbind(2)
+def _backward_packed(
+    dout, qkv, cos, sin, q_weight, k_weight, out, lse, interleaved: bool, scale: float, eps: float
+) -> Results:
     dqkv, weights = qkv.new_empty(qkv.shape), (q_weight, k_weight)
+    options = (interleaved, scale, eps, dqkv.unbind(2))
+    return dqkv, *_kernels()[1].backward(dout, *qkv.unbind(2), out, lse, weights, pair(cos, sin), *options)
+
+
+def _backward_packed_plain(
+    dout, qkv, cos, sin, q_weight, k_weight, out, lse, interleaved: bool, scale: float, eps: float
+) -> Results:
+    dqkv, weights = qkv.new_empty(qkv.shape), (q_weight, k_weight)
+    q, k, v = qkv.unbind(2)
     grads = list(dqkv.unbind(2))
-    dweights = _backward(dout, q, k, v, cos, sin, weights, out, lse, interleaved, scale, eps, grads)
-    return dqkv, *dweights
+    found = _attend_backward(dout, q, k, v, cos, sin, weights, out, lse, interleaved, scale, eps, grads)
+    return dqkv, *found
 
 
-@rope_attention.register_fake
-def _(q, k, v, cos, sin, interleaved, scale) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
+SELF_ATTENTION = Door(
+    Description(
+        "self_attention",
+        "(Tensor qkv, Tensor? cos, Tensor? sin, Tensor? q_weight, Tensor? k_weight, bool interleaved, float scale,"
+        " float eps) -> (Tensor out, Tensor lse)",
+        results=1,
+        differentiable=(0, 3, 4),
+        kernel=_forward_packed,
+        plain=_forward_packed_plain,
+        save=_save,
+        gradient_schema="(Tensor dout, Tensor qkv, Tensor? cos, Tensor? sin, Tensor? q_weight, Tensor? k_weight,"
+        " Tensor out, Tensor lse, bool interleaved, float scale, float eps)"
+        " -> (Tensor dqkv, Tensor dq_weight, Tensor dk_weight)",
+        gradient_kernel=_backward_packed,
+        gradient_plain=_backward_packed_plain,
+    )
+)
+"""Inputs: packed qkv (B, N, 3, H, D), tables in fp32 or None, weights of the norms or None, whether pairs are
+neighbours, the scale, what is added to the mean square. Results as of `ROPE_ATTENTION`."""
 
 
-@self_attention.register_fake
-def _(qkv, cos, sin, q_weight, k_weight, interleaved, scale, eps) -> tuple[Tensor, Tensor]:
-    batch, tokens, _, heads, width = qkv.shape
-    return qkv.new_empty((batch, tokens, heads, width)), qkv.new_empty((batch, heads, tokens), dtype=torch.float32)
-
-
-@rope_attention_backward.register_fake
-def _(dout, q, k, v, cos, sin, out, lse, interleaved, scale) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
-    return dq, dk, dv
-
-
-@self_attention_backward.register_fake
-def _(dout, qkv, cos, sin, q_weight, k_weight, out, lse, interleaved, scale, eps):
-    return qkv.new_empty(qkv.shape), *(_like(w, qkv) for w in (q_weight, k_weight))
-
-
-def _setup(ctx, inputs, output) -> None:
-    *tensors, ctx.interleaved, ctx.scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _gradient(ctx, dout: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    dqkv = rope_attention_backward(dout, *ctx.saved_tensors, ctx.interleaved, ctx.scale)
-    return *dqkv, None, None, None, None
-
-
-def _setup_packed(ctx, inputs, output) -> None:
-    *tensors, ctx.interleaved, ctx.scale, ctx.eps = inputs
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _gradient_packed(ctx, dout: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    dqkv, *dweights = self_attention_backward(dout, *saved, ctx.interleaved, ctx.scale, ctx.eps)
-    given = (None if w is None else d for w, d in zip(saved[3:5], dweights, strict=True))
-    return dqkv, None, None, *given, None, None, None
-
-
-rope_attention.register_autograd(_gradient, setup_context=_setup)
-once_differentiable(rope_attention_backward)
-self_attention.register_autograd(_gradient_packed, setup_context=_setup_packed)
-once_differentiable(self_attention_backward)
-
-
-def _forward(q, k, v, cos, sin, q_weight, k_weight, interleaved, scale, eps) -> tuple[Tensor, Tensor]:
-    if runs_kernels(q):
-        from fae_core.ops.triton import rope_attention as kernels
-
-        return kernels.forward(q, k, v, (q_weight, k_weight), pair(cos, sin), interleaved, scale, eps)
-    q, k = _prepared(q, k, cos, sin, (q_weight, k_weight), interleaved, eps)
+def _attend(q, k, v, cos, sin, weights, interleaved, scale, eps) -> tuple[Tensor, Tensor]:
+    q, k = _prepared(q, k, cos, sin, weights, interleaved, eps)
     scores = q @ k.mT * (scale * _LOG2_E)
     top = scores.amax(-1, keepdim=True)
-    weights = torch.exp2(scores - top)
-    total = weights.sum(-1, keepdim=True)
-    out = (weights / total) @ _heads_first(v)
+    unnormalised = torch.exp2(scores - top)
+    total = unnormalised.sum(-1, keepdim=True)
+    out = (unnormalised / total) @ _heads_first(v)
     return out.transpose(1, 2).to(v.dtype).contiguous(), (top + total.log2()).squeeze(-1)
 
 
-def _backward(
+def _attend_backward(
     dout, q, k, v, cos, sin, weights, out, lse, interleaved, scale, eps, grads: list[Tensor]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Write the gradients of q, k, v to `grads`; returns those of the weights."""
-    if runs_kernels(q):
-        from fae_core.ops.triton import rope_attention_backward as kernels
-
-        found = kernels.backward(dout, q, k, v, out, lse, weights, pair(cos, sin), interleaved, scale, eps, grads)
-        dqw, dkw = (q.new_empty(0) if d is None else d for d in found)
-        return dqw, dkw
     turned_q, turned_k = _prepared(q, k, cos, sin, weights, interleaved, eps)
     wide_out, wide_dout = _heads_first(out), _heads_first(dout)
     probabilities = torch.exp2(turned_q @ turned_k.mT * (scale * _LOG2_E) - lse[..., None])
@@ -224,7 +160,3 @@ def _prepared(q, k, cos, sin, weights, interleaved, eps) -> tuple[Tensor, Tensor
 
 def _heads_first(x: Tensor) -> Tensor:
     return x.transpose(1, 2).float()
-
-
-def _like(weight: Tensor | None, x: Tensor) -> Tensor:
-    return x.new_empty(0) if weight is None else weight.new_empty(weight.shape)

@@ -26,7 +26,7 @@ def anywhere(*tensors: Tensor | None) -> str | None:
         return triton.MISSING
     if device.type not in ("cuda", "cpu"):
         return f"the kernels run on cuda, the tensors are on {device.type}"
-    if device.type == "cpu" and not triton.INTERPRETED:
+    if device.type not in triton.DEVICES:
         return (
             "the kernels run on cuda, the tensors are on cpu; "
             "TRITON_INTERPRET=1, set before Python starts, interprets them"
@@ -52,6 +52,11 @@ def anywhere(*tensors: Tensor | None) -> str | None:
 def forward_mode() -> bool:
     """Whether forward-mode differentiation is active: an operator of ours would give a tangent of 0."""
     return forward_ad._current_level >= 0
+
+
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation or a transform of torch.func is active."""
+    return forward_mode() or torch._C._are_functorch_transforms_active()
 
 
 def _functional_gradient() -> bool:

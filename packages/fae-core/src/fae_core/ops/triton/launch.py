@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fae_core.ops.triton import capability
 from fae_core.ops.triton.configs import Arch, Config
+from fae_core.ops.triton.plans import Start, is_planning, note
 
 Grid = tuple[int, ...]
 Argument = Tensor | int | float | None
@@ -94,7 +95,11 @@ def launch(
     device = next(a.device for a in arguments.values() if isinstance(a, Tensor))
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         # Multiplications and additions may fuse. This is explicit because triton's default changes in 3.10.
-        kernel[grid](**arguments, **constants, num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True)
+        options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+        compiled = kernel[grid](**arguments, **constants, **options)
+    if is_planning():
+        values = tuple({**arguments, **constants}[name] for name in kernel.arg_names) if compiled is not None else ()
+        note(Start(compiled, grid, values))
 
 
 def alignment(*tensors: Tensor) -> int:

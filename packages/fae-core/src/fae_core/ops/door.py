@@ -1,0 +1,217 @@
+"""How a call reaches a kernel: launched directly, as an autograd.Function, or as a torch.library operator.
+
+- Nothing is differentiated: the kernel is launched, and only what the caller sees is returned.
+- Something is: an autograd.Function does the same and keeps what the gradient needs, which is no result.
+- torch.compile, torch.export, torch.jit.trace, torch.func, forward-mode differentiation, a dispatch mode or a tensor
+  subclass watches: a registered operator `torch.ops.fae.NAME`, with a fake implementation and autograd. What its
+  gradient needs are results of it, but nothing differentiable.
+
+An operator costs several times as much on the host as the first two ways (docs/benchmarks/host-cost.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fae_core.errors import FAEError
+from fae_core.ops import triton
+from fae_core.ops.triton.plans import Planned, Results
+
+Saved = tuple[tuple[Tensor | None, ...], tuple[Any, ...]]
+
+_LIBRARY = torch.library.Library("fae", "FRAGMENT")
+_functorch_is_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_tracing = torch._C._get_tracing_state
+_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None), bool, int, float, torch.dtype})
+
+
+class NoSecondDerivative(FAEError, RuntimeError):
+    """A gradient of a kernel's gradient was asked for; also a RuntimeError, which torch raises in such a case."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """An op: its kernels, the same in plain torch, and what its gradient needs.
+
+    Attributes:
+        name: Of the operator, torch.ops.fae.NAME.
+        schema: The inputs, tensors before options, and the results, those that callers see first, as torch.library
+            writes them: "(Tensor x, Tensor? weight, float eps) -> (Tensor, Tensor)".
+        results: How many results callers see.
+        differentiable: Places of the inputs that have a gradient, in the order of the gradients.
+        kernel: From inputs to results, by kernels. Absent results are None. Results are contiguous, and share memory
+            with nothing.
+        plain: The same in plain torch, where no kernel runs.
+        save: From inputs and results to what the gradient needs: tensors, and options.
+        gradient_schema: Inputs are one optional tensor for each result that callers see, then what `save` gives;
+            results are the gradients; those of absent inputs are None. None: see `gradient`.
+        gradient_kernel: From those to the gradients, by kernels; None where there is none.
+        gradient_plain: The same in plain torch.
+        gradient: Where the gradient is the op itself on other inputs: from the door, and the inputs that
+            `gradient_schema` would have, to the gradients.
+    """
+
+    name: str
+    schema: str
+    results: int
+    differentiable: tuple[int, ...]
+    kernel: Callable[..., Results]
+    plain: Callable[..., Results]
+    save: Callable[[tuple[Any, ...], Results], Saved]
+    gradient_schema: str | None = None
+    gradient_kernel: Callable[..., Results] | None = None
+    gradient_plain: Callable[..., Results] | None = None
+    gradient: Callable[..., Results] | None = None
+
+
+class Door:
+    """An op as models call it, and its operator.
+
+    Args:
+        op: What is behind the door.
+    """
+
+    def __init__(self, op: Description) -> None:
+        self.op = op
+        self._forward = Planned(op.kernel)
+        self._gradient = None if op.gradient_kernel is None else Planned(op.gradient_kernel)
+        self.operator = _register(op.name, op.schema, op.kernel, op.plain)
+        torch.library.register_autograd(
+            f"fae::{op.name}", self._operator_gradients, setup_context=self._setup, lib=_LIBRARY
+        )
+        if op.gradient is None:
+            name = f"{op.name}_backward"
+            self.gradient_operator = _register(name, op.gradient_schema, op.gradient_kernel, op.gradient_plain)
+            torch.library.register_autograd(f"fae::{name}", _refuse(name), lib=_LIBRARY)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The results that callers see: one tensor, or a tuple; None, or an empty tensor, for those that are absent."""
+        if torch.compiler.is_compiling() or self._is_watched(inputs):
+            return self._seen(_as_tuple(self.operator(*inputs)))
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+            return _Differentiated.apply(self, *inputs)
+        return self._seen(_run(self._forward, self.op.plain, inputs))
+
+    def gradients(self, given: list[bool], inputs: tuple[Any, ...]) -> list[Tensor | None]:
+        """The gradients of all inputs, None for those without.
+
+        Args:
+            given: For each input whether it is a tensor.
+            inputs: The results' gradients and what the op saved.
+        """
+        if self.op.gradient is not None:
+            found = self.op.gradient(self, *inputs)
+        elif torch.compiler.is_compiling() or torch.is_grad_enabled() or self._is_watched(inputs):
+            # Where a gradient of the gradient may be wanted, the operator refuses it.
+            found = _as_tuple(self.gradient_operator(*inputs))
+        else:
+            found = _run(self._gradient, self.op.gradient_plain, inputs)
+        gradients: list[Tensor | None] = [None] * len(given)
+        for place, gradient in zip(self.op.differentiable, found, strict=True):
+            if given[place]:
+                gradients[place] = gradient
+        return gradients
+
+    def _seen(self, results: Any) -> Any:
+        return results[0] if self.op.results == 1 else tuple(results[: self.op.results])
+
+    @staticmethod
+    def _is_watched(inputs: tuple[Any, ...]) -> bool:
+        return (
+            _functorch_is_active()
+            or forward_ad._current_level >= 0
+            or _dispatch_modes() > 0
+            or _tracing() is not None
+            or not _PLAIN_TYPES.issuperset(map(type, inputs))
+        )
+
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        results = _as_tuple(output)
+        _keep(ctx, self, inputs, results)
+        ctx.mark_non_differentiable(*results[self.op.results :])
+
+    def _operator_gradients(self, ctx: Any, *gradients: Tensor | None) -> Any:
+        return tuple(_gradients(ctx, gradients[: self.op.results]))
+
+
+class _Differentiated(torch.autograd.Function):
+    """The eager way where a gradient is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, door: Door, *inputs: Any) -> Any:
+        results = _run(door._forward, door.op.plain, inputs)
+        _keep(ctx, door, inputs, results)
+        return door._seen(results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return None, *_gradients(ctx, gradients)
+
+
+def _keep(ctx: Any, door: Door, inputs: tuple[Any, ...], results: Results) -> None:
+    tensors, ctx.options = door.op.save(inputs, results)
+    ctx.save_for_backward(*tensors)
+    ctx.door, ctx.given = door, [isinstance(x, Tensor) for x in inputs]
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    return ctx.door.gradients(ctx.given, (*gradients, *ctx.saved_tensors, *ctx.options))
+
+
+def _run(kernel: Any, plain: Any, inputs: tuple[Any, ...]) -> Results:
+    """Kernels on CUDA, and on the CPU under triton's interpreter; elsewhere the same in plain torch."""
+    for x in inputs:
+        if x is not None:
+            return (kernel if x.device.type in triton.DEVICES else plain)(*inputs)
+    raise ValueError("an op without tensors")
+
+
+def _register(name: str, schema: Any, kernel: Any, plain: Any) -> Any:
+    """The operator torch.ops.fae.NAME, without autograd."""
+
+    def implementation(*inputs: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            raise FAEError(f"fae::{name} has no forward-mode derivative; take the backend 'reference' for it")
+        return _distinct(_run(kernel, plain, inputs), inputs)
+
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fae::{name}", lambda *inputs: _distinct(plain(*inputs), inputs), lib=_LIBRARY)
+    return getattr(torch.ops.fae, name).default
+
+
+def _as_tuple(results: Any) -> Any:
+    return results if isinstance(results, tuple | list) else (results,)
+
+
+def _distinct(results: Results, inputs: tuple[Any, ...]) -> Any:
+    """Results of an operator, which are tensors: empty where they are absent, each one's memory its own."""
+    like = next(x for x in inputs if isinstance(x, Tensor))
+    seen: list[Tensor] = [x for x in inputs if isinstance(x, Tensor)]
+    distinct = []
+    for result in results:
+        if result is None:
+            result = like.new_empty(0)
+        elif any(result is x for x in seen):
+            result = result.clone()
+        seen.append(result)
+        distinct.append(result)
+    return distinct[0] if len(distinct) == 1 else tuple(distinct)
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def refuse(ctx: Any, *gradients: Tensor) -> None:
+        raise NoSecondDerivative(
+            f"{name} has no derivative: the kernels are differentiated once; for a gradient of a gradient pin the "
+            "backend, with fae_core.ops.backend('reference')"
+        )
+
+    return refuse

@@ -1,0 +1,264 @@
+"""What a call allocates and launches, noted once and then done again without the Python that decided it.
+
+A kernel's module computes sizes, strides, constants and a configuration, and triton's binder looks at every argument:
+together several times the host's time of torch's own operators. All of it follows from the metadata of the inputs. So
+the first call with certain metadata runs under a dispatch mode, which sees every allocation and view, and `launch`
+notes what it starts; later calls allocate the same and start the same compiled kernels at the new addresses.
+
+A call that computes anything else (a copy of a strided tensor, a sum in torch), or whose addresses are not aligned to
+16 bytes, is not planned: it runs as it is written.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Results = tuple[Tensor | None, ...]
+Slot = tuple[int, int]  # which input or allocation, and bytes from its start
+
+_MOST = 4096  # plans of a function; past so many, all go
+_ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
+
+
+@dataclass(frozen=True)
+class Start:
+    """A kernel that was launched.
+
+    Attributes:
+        compiled: What triton compiled; None in the interpreter.
+        grid: Blocks along each axis.
+        values: Arguments and constants, in the order of the kernel's parameters.
+    """
+
+    compiled: Any
+    grid: tuple[int, ...]
+    values: tuple[Any, ...]
+
+
+_noted: contextvars.ContextVar[list[Start] | None] = contextvars.ContextVar("fae_noted_launches", default=None)
+
+
+def is_planning() -> bool:
+    """Whether a call is being planned."""
+    return _noted.get() is not None
+
+
+def note(start: Start) -> None:
+    """Note a launch, where a call is being planned."""
+    starts = _noted.get()
+    if starts is not None:
+        starts.append(start)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call that can be done again.
+
+    Attributes:
+        device: Index of the device.
+        stream: Gives a device's current stream.
+        allocations: Shape, strides, dtype and device of each.
+        launches: Of each the compiled kernel's launcher, function and metadata, the grid, the arguments, and which of
+            them are addresses in which slot.
+        results: Of each None, or its slot, and how it views it: shape, strides, offset; None: the allocation itself.
+    """
+
+    device: int
+    stream: Callable[[int], int]
+    allocations: tuple[tuple[Any, ...], ...]
+    launches: tuple[tuple[Any, ...], ...]
+    results: tuple[Any, ...]
+
+    def run(self, inputs: list[Tensor], addresses: list[int]) -> Results:
+        """Do the call again.
+
+        Args:
+            inputs: Those that are tensors.
+            addresses: Of their data.
+        """
+        tensors = inputs
+        for shape, strides, dtype, device in self.allocations:
+            made = torch.empty_strided(shape, strides, dtype=dtype, device=device)
+            tensors.append(made)
+            addresses.append(made.data_ptr())
+        stream = self.stream(self.device)
+        for launch, function, metadata, (x, y, z), template, places in self.launches:
+            values = template.copy()
+            for place, slot, offset in places:
+                values[place] = addresses[slot] + offset
+            launch(x, y, z, stream, function, metadata, None, None, None, *values)
+        return tuple([None if r is None else _result_of(tensors, *r) for r in self.results])
+
+
+class Planned:
+    """A function from tensors and numbers to results, which launches kernels; planned where it can be.
+
+    Args:
+        function: Its results are a pure function of its inputs' values, and its launches of their metadata.
+        current: Gives the current device, and what gives a device's current stream; None: triton's.
+    """
+
+    def __init__(self, function: Callable[..., Results], current: Callable[[], Any] | None = None) -> None:
+        self.function, self._current = function, current or _current
+        self._plans: dict[tuple[Any, ...], Plan | None] = {}
+
+    def __call__(self, *inputs: Any) -> Results:
+        """The function's results."""
+        key: list[Any] = []
+        tensors: list[Tensor] = []
+        addresses: list[int] = []
+        aligned = 0
+        for x in inputs:
+            if isinstance(x, Tensor):
+                address = x.data_ptr()
+                aligned |= address
+                key += (x.shape, x.stride(), x.dtype)
+                tensors.append(x)
+                addresses.append(address)
+            else:
+                key.append(x)
+        device = tensors[0].get_device()
+        if device >= 0 and device != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return self(*inputs)
+        if aligned & 15:
+            return self.function(*inputs)
+        key.append(device)
+        found = tuple(key)
+        if found in self._plans:
+            plan = self._plans[found]
+            return self.function(*inputs) if plan is None else plan.run(tensors, addresses)
+        plan, results = self._record(inputs, tensors, addresses)
+        if len(self._plans) >= _MOST:
+            self._plans.clear()
+        self._plans[found] = plan
+        return results
+
+    def _record(
+        self, inputs: tuple[Any, ...], tensors: list[Tensor], addresses: list[int]
+    ) -> tuple[Plan | None, Results]:
+        """Run the function; returns its plan, None where it has none, and its results."""
+        token = _noted.set([])
+        try:
+            with _Recorder(tensors, addresses) as recorder:
+                results = self.function(*inputs)
+            starts = _noted.get() or []
+        finally:
+            _noted.reset(token)
+        if not (recorder.possible and starts):
+            return None, results
+        launches = [_launch(start, recorder) for start in starts]
+        views = [None if r is None else _result(r, recorder) for r in results]
+        if None in launches or any(v is None and r is not None for v, r in zip(views, results, strict=True)):
+            return None, results
+        allocated = recorder.tensors[recorder.inputs :]
+        device, stream = self._current()
+        plan = Plan(
+            device,
+            stream,
+            tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in allocated),
+            tuple(launch for launch in launches if launch is not None),
+            tuple(views),
+        )
+        return plan, results
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees what is allocated and viewed, and whether anything else is computed."""
+
+    def __init__(self, tensors: list[Tensor], addresses: list[int]) -> None:
+        super().__init__()
+        self.tensors, self.addresses = list(tensors), list(addresses)
+        self.inputs = len(tensors)
+        self.kept: list[Tensor] = []  # views: while they live, no address is used twice
+        self.slots: dict[int, Slot] = {}
+        # Two inputs at one address could be told apart by nothing.
+        self.possible = len(set(addresses)) == len(addresses) and all(t.numel() for t in tensors)
+        for slot, address in enumerate(addresses):
+            self.slots[address] = (slot, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _ALLOCATIONS:
+            self._allocated(out)
+        elif func.is_view and isinstance(args[0], Tensor):
+            for view in out if isinstance(out, tuple | list) else (out,):
+                self._viewed(args[0], view)
+        elif name != "promote_types":
+            self.possible = False
+        return out
+
+    def slot(self, tensor: Tensor) -> Slot | None:
+        """Where a tensor's data are; None where that is unknown."""
+        return self.slots.get(tensor.data_ptr())
+
+    def _allocated(self, tensor: Tensor) -> None:
+        if not tensor.numel() or tensor.data_ptr() & 15:
+            self.possible = False
+            return
+        self.slots[tensor.data_ptr()] = (len(self.tensors), 0)
+        self.tensors.append(tensor)
+
+    def _viewed(self, base: Tensor, view: Tensor) -> None:
+        origin = self.slot(base)
+        if origin is None or not view.numel():
+            self.possible = False
+            return
+        slot = (origin[0], origin[1] + view.data_ptr() - base.data_ptr())
+        if self.slots.setdefault(view.data_ptr(), slot) != slot:
+            self.possible = False
+        self.kept.append(view)
+
+
+def _current() -> tuple[int, Callable[[int], int]]:
+    """The current device, and what gives its stream."""
+    from triton import runtime
+
+    driver: Any = runtime.driver.active
+    return driver.get_current_device(), driver.get_current_stream
+
+
+def _launch(start: Start, recorder: _Recorder) -> tuple[Any, ...] | None:
+    compiled, template, places = start.compiled, list(start.values), []
+    if getattr(compiled, "packed_metadata", None) is None:
+        return None
+    for place, value in enumerate(start.values):
+        if isinstance(value, Tensor):
+            slot = recorder.slot(value)
+            if slot is None:
+                return None
+            places.append((place, *slot))
+            template[place] = 0
+    grid = (*start.grid, 1, 1)[:3]
+    return compiled.run, compiled.function, compiled.packed_metadata, grid, template, tuple(places)
+
+
+def _result(result: Tensor, recorder: _Recorder) -> tuple[Any, ...] | None:
+    """How a plan gives a result; None where it cannot."""
+    found = recorder.slot(result)
+    if found is None:
+        return None
+    slot, offset = found
+    base = recorder.tensors[slot]
+    if base.dtype != result.dtype:
+        return None
+    if slot >= recorder.inputs and not offset and (base.shape, base.stride()) == (result.shape, result.stride()):
+        return slot, None
+    elements = offset // result.element_size()
+    return slot, (tuple(result.shape), result.stride(), elements)
+
+
+def _result_of(tensors: list[Tensor], slot: int, view: tuple[Any, Any, int] | None) -> Tensor:
+    base = tensors[slot]
+    if view is None:
+        return base
+    shape, strides, elements = view
+    return base.as_strided(shape, strides, base.storage_offset() + elements)
