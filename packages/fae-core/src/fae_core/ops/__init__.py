@@ -5,12 +5,14 @@ Each function states its contract once and runs on a backend that can take the c
 
     with ops.backend("reference"): ...      # pin a backend; also FAE_OPS_BACKEND, or backend= on one call
     print(ops.explain("attention", q, k, v))
+    ops.tune(lambda: model(z, t, labels))  # measure on this device what is fastest at these shapes
 """
 
-from fae_core.ops.attention import attention, rope_attention, self_attention
+from fae_core.ops.attention import attention, order_backends, rope_attention, self_attention
 from fae_core.ops.dispatch import BACKENDS, Explanation, backend, explain
 from fae_core.ops.norms import adaln, rms_norm
 from fae_core.ops.rotary import apply_rope, qk_norm_rope
+from fae_core.ops.tune import tune
 
 __all__ = [
     "BACKENDS",
@@ -20,8 +22,10 @@ __all__ = [
     "attention",
     "backend",
     "explain",
+    "order_backends",
     "qk_norm_rope",
     "rms_norm",
     "rope_attention",
     "self_attention",
+    "tune",
 ]

@@ -26,7 +26,7 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,8 +55,17 @@ _pinned_while_tracing: str | None = None
 forced: tuple[str, str] | None = None
 """An op and the backend that it takes whatever else is asked for; set by `fae_core.ops.tune` while it measures one."""
 
-heard: list[tuple[str, tuple[Any, ...]]] | None = None
-"""Where calls are noted, ops and inputs, while `fae_core.ops.tune` listens."""
+heard: dict[tuple[str, tuple[Any, ...]], None] | None = None
+"""Where calls are noted, ops and inputs, tensors as `Described`, while `fae_core.ops.tune` listens."""
+
+
+class Described(NamedTuple):
+    """A tensor of a call without what it holds."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -153,10 +162,13 @@ def decide(op: str, inputs: tuple[Any, ...], choose: Callable[[], Explanation], 
     """
     if forced is not None and forced[0] == op:
         return forced[1]
-    if torch.compiler.is_compiling() or contract.is_transformed() or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling():
         return choose().backend
     if heard is not None:
-        heard.append((op, inputs))
+        described = (Described(x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
+        heard[op, tuple(described)] = None
+    if contract.is_transformed() or torch._C._len_torch_dispatch_stack():
+        return choose().backend
     name = requested_backend(requested)
     key: list[Any] = [op, name, requested is None, torch.is_grad_enabled()]
     if name is None:
@@ -234,7 +246,7 @@ def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | 
         return Explanation(
             op, "reference", f"{plain}; {name} was asked for and computes attention only", {"triton": "not asked for"}
         )
-    taken, reason = ("torch", plain) if obstacle else _automatic(op, x, measured.shape_of(x))
+    taken, reason = ("torch", plain) if obstacle else _automatic(op, x, measured.shape_of(x.shape))
     if taken == "triton":
         return Explanation(op, "triton", reason, {"reference": "see there"})
     return Explanation(op, "reference", plain, {"triton": obstacle or reason})
@@ -308,7 +320,9 @@ def choose_attention(
         if obstacle:
             raise FAEError(f"attention backend {name!r} was asked for but cannot run: {obstacle}")
         return Explanation(op, name, "asked for", {"triton": f"{name} was asked for"})
-    taken, reason = _automatic(op, q, measured.shape_of(q, k)) if mask is None else ("torch", "masks are not measured")
+    taken, reason = (
+        _automatic(op, q, measured.shape_of(q.shape, k.shape)) if mask is None else ("torch", "masks are not measured")
+    )
     triton = shape or impossible
     if taken == "triton" and triton is None:
         return Explanation(op, "triton", reason, {"sdpa": "see there"})

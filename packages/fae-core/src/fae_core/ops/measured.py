@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fae_core.documents import read_json
 from fae_core.errors import FAEError
@@ -59,16 +59,16 @@ def case(op: str, shape: tuple[int, ...], dtype: torch.dtype, *, training: bool,
     return (op, shape, str(dtype).removeprefix("torch."), training, compiled)
 
 
-def shape_of(x: Tensor, keys: Tensor | None = None) -> tuple[int, ...]:
+def shape_of(shape: Sequence[int], keys: Sequence[int] | None = None) -> tuple[int, ...]:
     """The shape that a measurement is kept under.
 
     Args:
-        x: The first tensor of the call.
-        keys: Keys of an attention, (B, H, M, D): M follows where it is not the number of queries.
+        shape: Of the first tensor of the call.
+        keys: Of an attention's keys, (B, H, M, D): M follows where it is not the number of queries.
     """
-    if keys is None or keys.shape[2] == x.shape[2]:
-        return tuple(x.shape)
-    return (*x.shape, keys.shape[2])
+    if keys is None or keys[2] == shape[2]:
+        return tuple(shape)
+    return (*shape, keys[2])
 
 
 def best(times: dict[str, float]) -> str:

@@ -1,0 +1,134 @@
+"""What a call of each op costs on the host, as a multiple of F.layer_norm on the same core; no GPU is needed.
+
+    python tools/bench/host_cost.py
+    python tools/bench/host_cost.py --out docs/benchmarks/host-cost.md
+
+Kernels are compiled for sm_90 and launched over a stub of CUDA's driver (fae_core.testing.stub_driver), at small shapes
+in fp16, so that nothing but the host's work is left: the choice, the door, allocations, launches. Tensors of the CPU
+stand for those of the device. Minimum of repeated loops in the thread's own CPU time. Exits with 1 where a ratio is
+above its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from fae_core import ops
+from fae_core.files import write_atomic
+from fae_core.testing.stub_driver import StubDriver
+
+LIMIT, LIMIT_WITH_BACKWARD = 5.0, 2.5
+Call = Callable[..., object]
+
+
+def microseconds(function: Callable[[], object], calls: int = 200, repeats: int = 15) -> float:
+    """Of one call: the smallest mean over loops of `calls`."""
+    for _ in range(30):
+        function()
+    found = []
+    for _ in range(repeats):
+        begun = time.thread_time()
+        for _ in range(calls):
+            function()
+        found.append((time.thread_time() - begun) / calls * 1e6)
+    return min(found)
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    return torch.ones(*shape, dtype=dtype).requires_grad_()
+
+
+def cases() -> dict[str, tuple[Call, list[torch.Tensor]]]:
+    """By name: a call, and the tensors that it takes, all of which have gradients."""
+    width, heads, head_dim, tokens = 1152, 16, 72, 2
+    cos, sin = torch.ones(tokens, head_dim // 2), torch.zeros(tokens, head_dim // 2)
+    row, rows = (1, tokens, width), (1, width)
+    kernel = {"backend": "triton"}
+    return {
+        "F.layer_norm": (
+            lambda x, w: F.layer_norm(x, (64,), w, None, 1e-6),
+            [leaf(1, 64, dtype=torch.float32), leaf(64, dtype=torch.float32)],
+        ),
+        "rms_norm": (lambda x, w: ops.rms_norm(x, w, **kernel), [leaf(*row), leaf(width)]),
+        "adaln, scale": (lambda x, s: ops.adaln(x, s, **kernel)[1], [leaf(*row), leaf(*rows)]),
+        "adaln, all operands": (
+            lambda x, u, g, s, b, w: ops.adaln(x, s, b, update=u, gate=g, weight=w, **kernel),
+            [leaf(*row), leaf(*row), leaf(*rows), leaf(*rows), leaf(*rows), leaf(width)],
+        ),
+        "apply_rope": (lambda x: ops.apply_rope(x, cos, sin, **kernel), [leaf(1, heads, tokens, head_dim)]),
+        "qk_norm_rope": (
+            lambda x, q, k: ops.qk_norm_rope(x, cos, sin, q_weight=q, k_weight=k, **kernel),
+            [leaf(1, tokens, 3, heads, head_dim), leaf(head_dim), leaf(head_dim)],
+        ),
+    }
+
+
+def measured(call: Call, leaves: list[torch.Tensor]) -> tuple[float, float]:
+    """Microseconds without gradients, and forward with backward."""
+    plain = [x.detach() for x in leaves]
+    results = call(*leaves)
+    ahead = tuple(torch.ones_like(y) for y in (results if isinstance(results, tuple) else (results,)))
+
+    def both() -> None:
+        torch.autograd.grad(call(*leaves), leaves, ahead, allow_unused=True)
+
+    with torch.no_grad():
+        alone = microseconds(lambda: call(*plain))
+    return alone, microseconds(both, calls=100)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
+    out = parser.parse_args().out
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="fae-stub-") as folder:
+        stub = StubDriver(Path(folder))
+        times, launches = {}, {}
+        for name, (call, leaves) in cases().items():
+            times[name] = measured(call, leaves)
+            with torch.no_grad():
+                before = stub.launches
+                call(*leaves)
+                launches[name] = stub.launches - before
+    base = times["F.layer_norm"]
+    import triton
+
+    lines = [
+        "# What a call costs on the host",
+        "",
+        "`python tools/bench/host_cost.py --out docs/benchmarks/host-cost.md`, one core, "
+        f"torch {torch.__version__}, triton {triton.__version__}.",
+        "Microseconds of CPU time over a stub of CUDA's driver, and multiples of F.layer_norm, which is one operator",
+        f"of torch in C++. Limits: {LIMIT:g} without gradients, {LIMIT_WITH_BACKWARD:g} with the backward pass.",
+        "",
+        "| call | launches | no gradient, us | x F.layer_norm | forward and backward, us | x F.layer_norm |",
+        "|---|---|---|---|---|---|",
+    ]
+    missed = []
+    for name, (alone, both) in times.items():
+        ratios = alone / base[0], both / base[1]
+        lines.append(
+            f"| {name} | {launches[name] or ''} | {alone:.1f} | {ratios[0]:.1f} | {both:.0f} | {ratios[1]:.1f} |"
+        )
+        if ratios[0] > LIMIT or ratios[1] > LIMIT_WITH_BACKWARD:
+            missed.append(name)
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if out is not None:
+        write_atomic(out, text.encode())
+    for name in missed:
+        print(f"above its limit: {name}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
