@@ -14,12 +14,14 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
+from fae_core import ops
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
 from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import require_known
+from fae_core.ops.compiling import compiles
 from fae_core.protocols import Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -27,10 +29,12 @@ from fae_diffusion.guidance import GuidedVelocity
 from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
+from fae_diffusion.samplers.captured import SMALL, CapturedNetwork
 from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, Sampling, SamplingName, sampling_with
 from fae_diffusion.samplers.ode import Velocity
 from fae_diffusion.transport import Transport, shift_time
 
+_REPAYS_COMPILING = 1000  # evaluations after which a run is taken to be long
 NOISE_LEVELS = 4  # equally likely ranges of training times, for each of which the loss is logged too
 
 
@@ -54,6 +58,8 @@ class FlowMatching(nn.Module):
     sample_config: ClassVar[type[Config]] = Sampling  # the options of `sample`
     named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = NAMED
     _blocks_compiled = False
+    _captured: CapturedNetwork | None = None
+    _evaluations = 0  # of the network, in sampling
     _weak: tuple[str, FlowMatching] | None = None
 
     @property
@@ -175,13 +181,12 @@ class FlowMatching(nn.Module):
         if noise is None:
             noise = _Draws(random, batch, device).normal(self.spec.shape, "noise")
         self.spec.check(noise)
-        if settings.compile:
-            self._compile_blocks()
         weak = self._weak_model(weak, device)
         bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
         # One context around all steps, so that the weights are cast once.
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
+            velocity.model = self._network(velocity, noise, settings, bf16, device)
             z = self._integrate(velocity, noise.to(device).float(), grid, settings, random, observe)
         # A clone outside inference mode can take part in what a caller differentiates.
         return check_samples(z, random).clone()
@@ -199,11 +204,33 @@ class FlowMatching(nn.Module):
             weak=weak.velocity if weak is not None else None,
         )
 
-    def _compile_blocks(self) -> None:
-        if not self._blocks_compiled:
+    def _network(
+        self, velocity: GuidedVelocity, noise: Tensor, settings: Sampling, bf16: bool, device: torch.device
+    ) -> Any:
+        """`self.velocity`, or what evaluates it faster on this device: compiled blocks, or CUDA graphs."""
+        graph, compile = settings.cuda_graph, settings.compile
+        if graph is True and device.type != "cuda":
+            raise FAEError(f"cuda_graph needs a model on cuda, this one is on {device}")
+        ops.order_backends(device)
+        rows = len(noise) * (1 if velocity.both is None else 2)
+        small = rows * noise[0, 0].numel() <= SMALL
+        self._evaluations += settings.steps
+        if compile == "auto":
+            often = self._evaluations - settings.steps >= _REPAYS_COMPILING
+            compile = often and graph is not True and not (small and graph == "auto") and compiles("auto", device)
+        if compile and not self._blocks_compiled:
             self._blocks_compiled = True
             for block in self.blocks:
                 block.compile()
+        if graph == "auto":
+            graph = device.type == "cuda" and small and not self._blocks_compiled
+        if not graph:
+            return self.velocity
+        kept = self._captured
+        if kept is None or kept.bf16 != bf16:
+            kept = self._captured = CapturedNetwork(self, self.velocity, bf16)
+        kept.renew()
+        return kept
 
     def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:
         """The model in a folder is read once. Raises LatentSpecMismatch for one of another latent space."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -91,8 +93,8 @@ def order_backends(device: torch.device | str) -> str | None:
         found = capability(device.index)
         order = getattr(torch._C, "_set_sdp_priority_order", None)
         if found is not None and found // 10 == 9 and order is not None:
-            others = [int(b) for b in torch._C._get_sdp_priority_order() if int(b) != int(SDPBackend.CUDNN_ATTENTION)]
-            order([int(SDPBackend.CUDNN_ATTENTION), *others])
+            cudnn: Any = SDPBackend.CUDNN_ATTENTION
+            order([int(cudnn), *(int(b) for b in torch._C._get_sdp_priority_order() if int(b) != int(cudnn))])
             _first = "sdpa-cudnn"
     return _first
 

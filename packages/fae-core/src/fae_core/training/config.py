@@ -60,7 +60,7 @@ class TrainConfig(Config):
     max_skipped: int = Field(10, ge=0, description="stop after this many updates in a row with a non-finite gradient")
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = Field(False, description="torch.compile each transformer block")
+    compile: bool | Literal["auto"] = Field(False, description="torch.compile each transformer block; 'auto': on a GPU")
     parallel: Literal["ddp", "fsdp"] = "ddp"
     deterministic: bool = Field(
         False, description="deterministic algorithms only, an op without one is an error; DDP sums in one order"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from fae_core import ops
 from fae_core.errors import FAEError
 from fae_core.files import staged_file
 from fae_core.folders import bad_batch
 from fae_core.models.checkpoints import fill
+from fae_core.ops.compiling import compiles
+from fae_core.ops.tune import why_not
 from fae_core.processes import Processes
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import optimizer_tensors
@@ -57,7 +60,10 @@ class Engine:
             if config.ema_decay is not None
         }
         self._phases = [_RunningPhase(phase, self) for phase in task.phases]
-        if config.compile:
+        ops.order_backends(group.device)
+        self._compiled = compiles(config.compile, group.device)
+        self._tuned = False
+        if self._compiled:
             for module in task.modules.values():
                 for block in getattr(module, "blocks", ()):
                     block.compile()
@@ -72,6 +78,7 @@ class Engine:
         Returns:
             Scalars to log; None where a phase's gradient is not finite: then no module has changed.
         """
+        self._tune(step, micro_batches[0])
         buffers = [(b, b.clone()) for module in self.task.modules.values() for b in module.buffers()]
         terms: dict[str, Tensor] = {}
         norms: list[Tensor] = []
@@ -93,6 +100,26 @@ class Engine:
         for average in self.averages.values():
             average.update(step)
         return terms
+
+    def _tune(self, step: int, micro_batch: tuple[Batch, SlotRandom]) -> None:
+        """Before the first update, measure the ops of the phases on this device; see `fae_core.ops.tune`."""
+        if self._tuned:
+            return
+        self._tuned = True
+        if why_not() is not None:
+            return
+        buffers = [(b, b.clone()) for module in self.task.modules.values() for b in module.buffers()]
+        for phase in self._phases:
+            if step >= phase.spec.start_step:
+                # A loss that differentiates within itself cannot be heard without gradients.
+                with suppress(RuntimeError):
+                    ops.tune(
+                        lambda phase=phase: phase.evaluate(*micro_batch),
+                        compiled=self._compiled,
+                        processes=self.group,
+                    )
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         """All that a continuation needs, by name: the tensors themselves, so that loading fills them in place."""
@@ -187,13 +214,17 @@ class _RunningPhase:
         totals: dict[str, Tensor] = {}
         for index, (batch, random) in enumerate(micro_batches):
             with self._reducing(last=index == len(micro_batches) - 1):
-                with self._autocast():
-                    terms = self.module(batch, random)
+                terms = self.evaluate(batch, random)
                 (terms["loss"] / len(micro_batches)).backward()
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(micro_batches)
         norm = full(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or float("inf")))
         return {**totals, "gradient_norm": norm}
+
+    def evaluate(self, batch: Batch, random: SlotRandom) -> dict[str, Tensor]:
+        """The terms of the loss."""
+        with self._autocast():
+            return self.module(batch, random)
 
     def finish(self, step: int | None) -> None:
         """Take the update `step` (0-based), or none, and free the gradient."""

@@ -113,12 +113,19 @@ class Sampling(Config):
     atol: float = Field(default=1e-6, ge=1e-15, le=1e3, description="absolute tolerance of the adaptive methods")
     rtol: float = Field(default=1e-3, ge=1e-15, le=1e3, description="relative tolerance of the adaptive methods")
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        default="fp32",
+        default="auto",
         description="of the network; bf16 is autocast, the state is integrated in fp32; "
         "'auto': bf16 on a GPU, fp32 elsewhere",
     )
-    compile: bool = Field(
-        default=False, description="torch.compile the blocks; the first call takes minutes, later ones less"
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        description="torch.compile the blocks, which takes minutes; 'auto': on a GPU, once the network was evaluated "
+        "often enough to repay it, but not for batches that are replayed as CUDA graphs",
+    )
+    cuda_graph: bool | Literal["auto"] = Field(
+        default="auto",
+        description="replay the network's evaluations as CUDA graphs; 'auto': on a GPU, for batches so small that "
+        "launches take longer than the work",
     )
 
     @property

@@ -1,0 +1,104 @@
+"""A network's evaluations while sampling, as CUDA graphs.
+
+Under autocast every linear layer casts its weights, which the cast of a graph would repeat in every step, and a cast
+that is kept outside would be freed under the graph. So the graph reads casts of its own, which are renewed from the
+weights before each use: numbers are those of autocast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fae_core.ops.graphs import Capture, Captured
+
+SMALL = 8192
+"""Positions of latents, over a batch with both conditions, up to which launches take longer than the work (an H200)."""
+
+
+class CapturedNetwork:
+    """velocity(z, t, condition) of a network, replayed where `condition` consists of tensors.
+
+    Args:
+        network: The network, on its device.
+        velocity: Its method that is captured.
+        bf16: Whether it runs under autocast to bf16.
+        capture: As for `Captured`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        velocity: Callable[[Tensor, Tensor, Any], Tensor],
+        bf16: bool,
+        capture: Capture | None = None,
+    ) -> None:
+        self._network, self._velocity, self.bf16 = network, velocity, bf16
+        self._kind = next(network.parameters()).device.type
+        self._addresses: tuple[int, ...] = ()
+        self._casts: dict[nn.Parameter, Tensor] = {}
+        self._rebuild: Callable[[tuple[Tensor, ...]], Any] = lambda tensors: tensors[0]
+        self._captured = Captured(self._evaluate, capture=capture)
+
+    def renew(self) -> None:
+        """Follow what became of the weights since the last use. Call this, as the network, in inference mode."""
+        addresses = tuple(p.data_ptr() for p in self._network.parameters())
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._captured.forget()
+            self._casts = {p: torch.empty_like(p, dtype=torch.bfloat16) for p in self._cast_parameters()}
+        for parameter, cast in self._casts.items():
+            cast.copy_(parameter)
+
+    def __call__(self, z: Tensor, t: Tensor, condition: Any) -> Tensor:
+        """The velocity; see `FlowMatching.velocity`."""
+        parts = _tensors_of(condition)
+        if parts is None:
+            return self._velocity(z, t, condition)
+        tensors, self._rebuild = parts
+        return self._captured(z, t, *tensors)
+
+    def _evaluate(self, z: Tensor, t: Tensor, *tensors: Tensor) -> Tensor:
+        replaced = []
+        for module in self._network.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter in self._casts:
+                    replaced.append((module._parameters, name, parameter))
+        try:
+            for parameters, name, parameter in replaced:
+                parameters[name] = self._casts[parameter]  # pyright: ignore[reportArgumentType]  (read, not trained)
+            with torch.autocast(self._kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+                return self._velocity(z, t, self._rebuild(tensors))
+        finally:
+            for parameters, name, parameter in replaced:
+                parameters[name] = parameter
+
+    def _cast_parameters(self) -> list[nn.Parameter]:
+        """The parameters that autocast casts and nothing else reads."""
+        if not self.bf16:
+            return []
+        # Outside the blocks the models ask a weight for its dtype.
+        blocks: Any = self._network.blocks
+        linear = [m for m in blocks.modules() if type(m) is nn.Linear]
+        return list(dict.fromkeys(p for m in linear for p in m.parameters(recurse=False) if p.dtype == torch.float32))
+
+
+def _tensors_of(condition: Any) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], Any]] | None:
+    """A condition's tensors and what puts it together again; None where it holds anything else."""
+    if isinstance(condition, Tensor):
+        return (condition,), lambda tensors: tensors[0]
+    if not dataclasses.is_dataclass(condition):
+        return None
+    fields = {f.name: getattr(condition, f.name) for f in dataclasses.fields(condition)}
+    names = [name for name, value in fields.items() if isinstance(value, Tensor)]
+    if any(value is not None and name not in names for name, value in fields.items()):
+        return None
+    kind: Any = type(condition)
+    return (
+        tuple(fields[name] for name in names),
+        lambda tensors: kind(**{**fields, **dict(zip(names, tensors, strict=True))}),
+    )
