@@ -233,9 +233,26 @@ def test_the_compiled_step_agrees_and_is_compiled_once(build, spec, latents_for)
 def test_the_cuda_graph_agrees(flow, spec, condition_for, latents_for, options) -> None:
     flow = flow.cuda()
     noise, condition = latents_for(spec, 2), condition_for(flow, 2)
-    expected = flow.sample(condition, noise=noise, guidance=2.0, denoise=False)
+    plain = {"cuda_graph": False, "precision": "fp32"}
+    expected = flow.sample(condition, noise=noise, guidance=2.0, denoise=False, **plain)
     graph = FlowSampler(flow, cuda_graph=True, **options).sample(condition, noise, guidance=2.0)
     torch.testing.assert_close(graph, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_where_a_step_cannot_be_captured_sampling_goes_on_without(
+    flow, spec, condition_for, latents_for, caplog
+) -> None:
+    """Without a GPU the capture itself fails."""
+    noise, condition = latents_for(spec, 2), condition_for(flow, 2)
+    want = FlowSampler(flow).sample(condition, noise, guidance=2.0)
+    sampler = FlowSampler(flow, cuda_graph="auto")
+    if not torch.cuda.is_available():
+        assert sampler.cuda_graph is False  # it is not tried
+        sampler.cuda_graph = "auto"
+        with caplog.at_level("INFO", logger="fae"):
+            assert torch.equal(sampler.sample(condition, noise, guidance=2.0), want)
+        assert len([r for r in caplog.records if "no CUDA graph" in r.message]) == 1
+    assert torch.equal(flow.sample(condition, noise=noise, guidance=2.0, denoise=False), want)
 
 
 def test_options_that_exclude_each_other_are_refused(build, spec, latents_for) -> None:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from einops import rearrange
@@ -240,7 +240,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         denoise: bool | None = None,
         guide_top_only: bool = False,
         jacobi: Annotated[Jacobi | Mapping[str, Any] | None, PlainValidator(Jacobi.parse)] = None,
-        cuda_graph: bool = False,
+        cuda_graph: bool | Literal["auto"] = "auto",
+        precision: Literal["fp32", "bf16", "auto"] = "auto",
         observe: Observer | None = None,
     ) -> Tensor:
         """Latents, one per condition. A FlowSampler that is kept over several calls saves their setup.
@@ -255,7 +256,9 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             denoise: end with a Tweedie step; None = as the config says.
             guide_top_only: guide in the top block alone.
             jacobi: solve stretches of tokens in parallel instead of one by one.
-            cuda_graph: replay one captured step per token, on a GPU.
+            cuda_graph: replay one captured step per token; "auto": on a GPU, for small batches, where `jacobi` is None.
+            precision: of weights, activations and cache; "auto": bf16 on a GPU, the model's own elsewhere. Latents stay
+                fp32.
             observe: called at the noise, after every token that is decoded one by one, and after every block; the last
                 state is that before a Tweedie step.
 
@@ -270,7 +273,10 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
         options["observe"] = observe
-        z = check_samples(FlowSampler(self, cuda_graph=cuda_graph).trace(prepared, noise, **options)[-1], random)
+        bf16 = precision == "bf16" or (precision == "auto" and noise.device.type == "cuda")
+        dtype = torch.bfloat16 if bf16 else torch.float32 if precision == "fp32" else None
+        sampler = FlowSampler(self, dtype=dtype, cuda_graph=cuda_graph)
+        z = check_samples(sampler.trace(prepared, noise, **options)[-1], random)
         if denoise is None:
             denoise = self.config.denoise
         return check_samples(self.denoise(z, prepared), random) if denoise else z

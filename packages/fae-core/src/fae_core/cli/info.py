@@ -49,7 +49,7 @@ def info(
         ),
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time training steps on this device: replaces the assumption.")
+        bool, typer.Option("--measure", help="Time training steps on this device, as they run without a flag.")
     ] = False,
     measure_batch: Annotated[
         int | None,
@@ -105,7 +105,8 @@ def info(
     about = training_cost.Assumptions(gpus or 1, batch, samples, gpu_memory, tflops, utilisation, rate)
     timed = None
     if measure:
-        options = {"measure_batch": measure_batch, "blocks": measure_blocks, "repeats": repeats}
+        compile = load_preset(target).get("training", {}).get("compile", False)
+        options = {"measure_batch": measure_batch, "blocks": measure_blocks, "repeats": repeats, "compile": compile}
         timed = training_cost.measure(build, device, -(-batch // about.gpus), **options)
     facts["training"] = training_cost.training_lines(build, about, timed)
     say("\n" + "\n".join(facts["training"]))

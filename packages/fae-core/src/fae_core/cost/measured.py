@@ -16,15 +16,19 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
+from fae_core import ops
 from fae_core.cost.counted import BF16, FP32, Cost, measure_cost, recomputes
 from fae_core.errors import FAEError, first_line
 from fae_core.machine import available_memory
 from fae_core.models.pretrained import PretrainedModel
+from fae_core.ops.compiling import cannot_compile, compiles
+from fae_core.ops.measured import best
+from fae_core.ops.tune import why_not
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _SHARE = 0.8  # of the free memory that a measurement may take
@@ -44,6 +48,7 @@ class Throughput:
         core_seconds: Time of the processor's cores in each repeat, added up; on a GPU they only wait.
         work: FLOPs of a sample in the part that was timed.
         whole: FLOPs of a sample in the whole model.
+        choices: What the device gets without a flag, a line each: compiling, attention, kernels.
     """
 
     device: str
@@ -54,6 +59,7 @@ class Throughput:
     core_seconds: tuple[float, ...]
     work: float
     whole: float
+    choices: tuple[str, ...] = ()
 
     @property
     def flops_per_second(self) -> float:
@@ -97,6 +103,7 @@ def measure_throughput(
     repeats: int = 3,
     warmup: int = 1,
     memory: float | None = None,
+    compile: bool | Literal["auto"] = False,
 ) -> Throughput:
     """Time training steps of a model.
 
@@ -108,6 +115,7 @@ def measure_throughput(
         repeats: Steps that are timed.
         warmup: Steps before them.
         memory: Bytes that may be used; None: 80 % of what is free.
+        compile: As in the settings of training: whether its blocks are compiled.
 
     Raises:
         FAEError: Not even a single block fits, or the device runs out of memory; one line.
@@ -131,7 +139,8 @@ def measure_throughput(
     if kept < everything:
         shorten(model, kept)
     try:
-        seconds, core_seconds = _timed_steps(model.train(), device, batch, repeats, warmup)
+        choices = _prepare(model.train(), device, batch, compile)
+        seconds, core_seconds = _timed_steps(model, device, batch, repeats, warmup)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -148,6 +157,7 @@ def measure_throughput(
         core_seconds,
         cost.work(checkpointing),
         whole.work(checkpointing),
+        choices,
     )
 
 
@@ -222,11 +232,35 @@ def _most_that_fit(
     return (0 if one > budget else 1 + int((budget - one) / each)), one
 
 
+def _prepare(model: PretrainedModel, device: str, batch: int, compile: bool | Literal["auto"]) -> tuple[str, ...]:
+    """Give a model on the meta device weights, and do what training does before its first step; says what that was."""
+    _materialize(model, device)
+    compiled = compiles(compile, device)
+    reason = cannot_compile(device) if compile == "auto" else f"training.compile is {compile}"
+    lines = [f"blocks: {'compiled' if compiled else 'not compiled'}{f' ({reason})' if reason else ''}"]
+    first = ops.order_backends(device)
+    lines.append(f"attention: {first} first" if first else "attention: in torch's order")
+    if (off := why_not()) is None:
+
+        def run() -> None:
+            with torch.autocast("cuda", torch.bfloat16):
+                model.dry_run(batch)
+
+        for (op, shape, dtype, *_), times in ops.tune(run, compiled=compiled).items():
+            found = ", ".join(f"{name} {value:.3f} ms" for name, value in sorted(times.items()))
+            lines.append(f"{op} {'x'.join(map(str, shape))} {dtype}: {best(times)} ({found})")
+    else:
+        lines.append(f"kernels: torch's own ({off})")
+    if compiled:
+        for block in getattr(model, "blocks", ()):
+            block.compile()
+    return tuple(lines)
+
+
 def _timed_steps(
     model: PretrainedModel, device: str, batch: int, repeats: int, warmup: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Seconds and core-seconds of each step of a model on the meta device; its weights are made here."""
-    _materialize(model, device)
+    """Seconds and core-seconds of each step."""
     cuda = device.startswith("cuda")
     wait = functools.partial(torch.cuda.synchronize, device) if cuda else lambda: None
     seconds, core_seconds = [], []

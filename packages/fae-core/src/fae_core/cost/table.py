@@ -116,6 +116,7 @@ def measured_lines(found: Throughput, samples: int, devices: int, tflops: float 
         + (f", {hours / devices:,.1f} on {devices} that are as fast together as alone" if devices > 1 else ""),
         "timed: forward and backward passes with random weights and inputs (what is frozen: forward only); "
         "not the optimiser, data or communication",
+        *(f"without a flag: {line}" for line in found.choices),
     ]
 
 

@@ -6,16 +6,18 @@ sampler or a model. Guidance doubles the batch only in blocks where it acts.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, first_line
 from fae_core.models.draw import check_samples
 from fae_core.protocols import Observer, SamplingStep
 from fae_flow.block import FlowBlock
@@ -26,6 +28,12 @@ from fae_flow.sampling.cuda_graph import decode_graph
 from fae_flow.sampling.decoding import BlockDecoder, SamplingBlock
 from fae_flow.sampling.jacobi import Jacobi, decode_jacobi
 from fae_flow.sampling.linear import choose_linear
+
+log = logging.getLogger("fae")
+
+FEW = 64
+"""Rows of a step, both conditions counted, for which "auto" captures it: a step of more has work enough for the device,
+and one that is captured attends over every slot."""
 
 
 class Flow(Protocol):
@@ -53,7 +61,9 @@ class FlowSampler:
         dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's.
         packed: oneDNN's weight layout on the CPU; None = where it is faster.
         compile: torch.compile each block's step.
-        cuda_graph: replay one captured step per token, without the launch overhead that dominates on a GPU.
+        cuda_graph: replay one captured step per token, without the launch overhead that dominates on a GPU; "auto": on
+            a GPU, for at most `FEW` rows, where `jacobi` is not asked for, and without an error where a step cannot be
+            captured.
 
     Raises:
         FAEError: if the options exclude each other, or the device or machine does not support one.
@@ -66,18 +76,19 @@ class FlowSampler:
         dtype: torch.dtype | None = None,
         packed: bool | None = None,
         compile: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool | Literal["auto"] = False,
     ) -> None:
         weight = model.blocks[-1].proj_in.weight
         dtype = dtype or weight.dtype
-        if cuda_graph and weight.device.type != "cuda":
+        if cuda_graph is True and weight.device.type != "cuda":
             raise FAEError(f"cuda_graph needs a model on cuda, this one is on {weight.device}")
         if compile and packed:
             raise FAEError("compile and packed exclude each other: the compiler chooses its own layouts")
         if compile and weight.device.type == "cpu" and not _compilers():
             raise FAEError("compile needs a C++ compiler on the CPU: install g++ or clang++, or name one in CXX")
         self.model, self.device = model, weight.device
-        self.cuda_graph, self.static = cuda_graph, cuda_graph or compile
+        self.cuda_graph: bool | Literal["auto"] = cuda_graph and weight.device.type == "cuda" and cuda_graph
+        self.static = cuda_graph is True or compile
         make_linear = choose_linear(False if compile else packed, weight.device, dtype)
         self.blocks = [SamplingBlock(block, make_linear, dtype) for block in model.blocks]
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
@@ -146,17 +157,20 @@ class FlowSampler:
             for done, i in enumerate(reversed(range(len(self.blocks)))):
                 block = model.blocks[i]
                 guided = block.conditional and both is not None and (i == len(self.blocks) - 1 or not guide_top_only)
-                decoder = BlockDecoder(
+                decoder_of = functools.partial(
+                    BlockDecoder,
                     self.blocks[i],
                     self.forwards[i],
                     block.order(states[-1]),
                     both if guided else condition,
                     rope,
                     guidance if guided else None,
-                    self.static,
                 )
-                if self.cuda_graph:
+                decoder = decoder_of(self.static)
+                if self.cuda_graph is True:
                     decode_graph(decoder)
+                elif jacobi is None and self._replays(len(noise) * (2 if guided else 1)):
+                    decoder = self._try_graph(decoder_of)
                 elif jacobi is not None:
                     decode_jacobi(decoder, jacobi)
                 else:
@@ -169,6 +183,22 @@ class FlowSampler:
             latents = [model.unpatchify(state, height, width) for state in states]
         # Clones are not inference tensors, so that callers can differentiate through what they compute from them.
         return [z.clone() for z in latents]
+
+    def _replays(self, rows: int) -> bool:
+        """Whether "auto" captures a step of so many rows."""
+        return self.cuda_graph == "auto" and rows <= FEW
+
+    def _try_graph(self, decoder_of: Callable[[bool], BlockDecoder]) -> BlockDecoder:
+        """Decode with a captured step, or without one from here on where it cannot be captured."""
+        decoder = decoder_of(True)
+        try:
+            decode_graph(decoder)
+        except RuntimeError as error:
+            log.info("no CUDA graph for a step of the flow, it runs as it is: %s", first_line(error))
+            self.cuda_graph = False
+            decoder = decoder_of(self.static)
+            decoder.decode()
+        return decoder
 
     def _null(self, condition: Tensor, uncond: Any) -> Tensor:
         if uncond is None:
