@@ -32,11 +32,10 @@ def main() -> None:
     rows = [half(2, 128) for _ in range(3)]
     cases = {
         operators.RMS_NORM: (half(2, 4, 128), half(128), 1e-6),
-        operators.ADALN: (half(2, 4, 128), half(2, 4, 128), *rows, half(128), False, 1e-6),
+        operators.ADALN: (half(2, 4, 128), half(2, 4, 128), *rows, half(128), half(128), False, 1e-6),
         operators.APPLY_ROPE: (heads[0], *turn, True, False),
-        operators.QK_NORM_ROPE: (qkv, *turn, weight, weight, True, 1e-6),
-        operators.ROPE_ATTENTION: (*heads, *turn, True, 0.3),
-        operators.SELF_ATTENTION: (qkv, *turn, weight, half(64), True, 0.3, 1e-6),
+        operators.QK_NORM_ROPE: (qkv, *turn, weight, weight, half(384), True, 1e-6),
+        operators.SWIGLU: (half(2, 4, 256), half(256)),
     }
     for door, inputs in cases.items():
         name = door.op.name
@@ -50,7 +49,7 @@ def main() -> None:
         results = results if isinstance(results, tuple) else (results,)
         leaves = list({id(x): x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad}.values())
         ahead = [torch.ones_like(y) for y in results]
-        assert launches(lambda r=results, i=leaves, a=ahead: torch.autograd.grad(r, i, a)) >= 1, name
+        assert launches(lambda r=results, i=leaves, a=ahead: torch.autograd.grad(r, i, a)) in (1, 2), name
 
 
 main()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fae_core import ops
 from fae_core.errors import FAEError, UnknownName
+from fae_core.ops import reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda d: str(d)[6:])
@@ -379,3 +380,33 @@ def test_torchs_own_norm_is_the_reference() -> None:
     x, weight = torch.randn(4, 5, 24, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 2, 24)
     own = torch.nn.functional.rms_norm(x, (24,), weight, 1e-6)
     torch.testing.assert_close(own, ops.rms_norm(x, weight, backend="reference"), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_an_op_makes_the_gradient_of_the_bias_of_the_projection_before_it(compiled: bool) -> None:
+    """As the projection itself would, for every op that takes a bias."""
+    x, rows = torch.randn(2, 3, 8), torch.randn(2, 8)
+    calls = {
+        "swiglu": (16, lambda y, b: ops.swiglu(y, b)),
+        "adaln": (8, lambda y, b: ops.adaln(x, rows, update=y, update_bias=b, gate=rows)[1]),
+        "qk_norm_rope": (24, lambda y, b: sum(ops.qk_norm_rope(y.view(2, 3, 3, 2, 4), bias=b))),
+        "self_attention": (24, lambda y, b: ops.self_attention(y.view(2, 3, 3, 2, 4), bias=b)),
+    }
+    for name, (width, op) in calls.items():
+        linear = torch.nn.Linear(8, width)
+        call = torch.compile(op, fullgraph=True, backend="aot_eager") if compiled else op
+        want = torch.autograd.grad(op(linear(x), None).square().sum(), list(linear.parameters()))
+        y = torch.nn.functional.linear(x, linear.weight, linear.bias.detach())
+        got = torch.autograd.grad(call(y, linear.bias).square().sum(), list(linear.parameters()))
+        for one, other in zip(got, want, strict=True):
+            torch.testing.assert_close(one, other, msg=name)
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_adaln_without_a_scale_is_a_residual_and_a_norm(norm: str) -> None:
+    x, update, weight = torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.randn(8)
+    plain = reference.rms_norm if norm == "rms" else reference.layer_norm
+    for backend in (None, "reference"):
+        residual, out = ops.adaln(x, None, update=update, weight=weight, norm=norm, backend=backend)
+        assert torch.equal(residual, x + update)
+        torch.testing.assert_close(out, plain(x + update, weight, 1e-6))

@@ -41,11 +41,11 @@ def calls() -> dict[str, tuple[Door, tuple[object, ...]]]:
     x, update, rows = leaf(2, 5, 8), leaf(2, 5, 8, seed=1), [leaf(2, 8, seed=s) for s in (2, 3, 4)]
     return {
         "rms_norm": (operators.RMS_NORM, (x, weights[0], 1e-6)),
-        "adaln": (operators.ADALN, (x, update, *rows, weights[0], False, 1e-6)),
+        "adaln": (operators.ADALN, (x, update, *rows, *weights, False, 1e-6)),
         "apply_rope": (operators.APPLY_ROPE, (heads[0], *turn, False, False)),
-        "qk_norm_rope": (operators.QK_NORM_ROPE, (qkv, *turn, *weights, True, 1e-6)),
-        "rope_attention": (operators.ROPE_ATTENTION, (*heads, *turn, True, 0.3)),
-        "self_attention": (operators.SELF_ATTENTION, (qkv, *turn, *weights, False, 0.3, 1e-6)),
+        "qk_norm_rope": (operators.QK_NORM_ROPE, (qkv, *turn, *weights, leaf(48, seed=6), True, 1e-6)),
+        "attention": (operators.ATTENTION, (*heads, 0.3)),
+        "swiglu": (operators.SWIGLU, (x, weights[0])),
     }
 
 

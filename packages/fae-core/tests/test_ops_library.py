@@ -36,15 +36,13 @@ def calls() -> dict[str, tuple[object, tuple[object, ...]]]:
     return {
         "rms_norm": (operators.rms_norm, (x, weights[0], 1e-6)),
         "rms_norm-plain": (operators.rms_norm, (x, None, 1e-6)),
-        "qk_norm_rope": (operators.qk_norm_rope, (qkv, *turn, *weights, True, 1e-6)),
-        "qk_norm_rope-plain": (operators.qk_norm_rope, (qkv, None, None, None, None, True, 1e-6)),
+        "qk_norm_rope": (operators.qk_norm_rope, (qkv, *turn, *weights, leaf(48, seed=6), True, 1e-6)),
+        "qk_norm_rope-plain": (operators.qk_norm_rope, (qkv, None, None, None, None, None, True, 1e-6)),
         "apply_rope": (operators.apply_rope, (heads[0], *turn, False, False)),
-        "adaln": (operators.adaln, (x, update, *rows, weights[0], False, 1e-6)),
-        "adaln-plain": (operators.adaln, (x, None, None, rows[1], None, None, True, 1e-6)),
-        "rope_attention": (operators.rope_attention, (*heads, *turn, True, 0.3)),
-        "rope_attention-plain": (operators.rope_attention, (*heads, None, None, True, 0.3)),
-        "self_attention": (operators.self_attention, (qkv, *turn, *weights, False, 0.3, 1e-6)),
-        "self_attention-plain": (operators.self_attention, (qkv, None, None, None, None, False, 0.3, 1e-6)),
+        "adaln": (operators.adaln, (x, update, *rows, *weights, False, 1e-6)),
+        "adaln-plain": (operators.adaln, (x, None, None, rows[1], None, None, None, True, 1e-6)),
+        "attention": (operators.attention, (*heads, 0.3)),
+        "swiglu": (operators.swiglu, (x, weights[0])),
     }
 
 
@@ -63,7 +61,7 @@ def public(name: str, t: dict[str, Tensor], plain: bool) -> tuple[Tensor, ...]:
     if name == "qk_norm_rope":
         if plain:
             return tuple(y.transpose(1, 2) for y in ops.qk_norm_rope(t["qkv"], *turn, q_weight=t["w"], k_weight=t["w"]))
-        return operators.qk_norm_rope(t["qkv"], *turn, t["w"], t["w"], True, 1e-6)
+        return operators.qk_norm_rope(t["qkv"], *turn, t["w"], t["w"], None, True, 1e-6)
     if name == "apply_rope":
         if plain:
             return (ops.apply_rope(heads[0], *turn, "half"),)
@@ -71,17 +69,13 @@ def public(name: str, t: dict[str, Tensor], plain: bool) -> tuple[Tensor, ...]:
     if name == "adaln":
         if plain:
             return ops.adaln(t["x"], t["a"], t["b"], update=t["u"], gate=t["c"], weight=t["w"], norm="layer")
-        return operators.adaln(t["x"], t["u"], t["c"], t["a"], t["b"], t["w"], True, 1e-6)
-    if name == "rope_attention":
-        if plain:
-            return (ops.rope_attention(*heads, *turn, scale=0.3),)
-        return (operators.rope_attention(t["q"], t["k"], t["v"], *turn, True, 0.3)[0].transpose(1, 2),)
+        return operators.adaln(t["x"], t["u"], t["c"], t["a"], t["b"], t["w"], None, True, 1e-6)[:2]
     if plain:
-        return (ops.self_attention(t["qkv"], *turn, q_weight=t["w"], k_weight=t["w"]).transpose(1, 2),)
-    return operators.self_attention(t["qkv"], *turn, t["w"], t["w"], True, 8**-0.5, 1e-6)[:1]
+        return (ops.attention(*heads, scale=0.3),)
+    return (operators.attention(t["q"], t["k"], t["v"], 0.3)[0].transpose(1, 2),)
 
 
-OPS = ("rms_norm", "qk_norm_rope", "apply_rope", "adaln", "rope_attention", "self_attention")
+OPS = ("rms_norm", "qk_norm_rope", "apply_rope", "adaln", "attention")
 
 
 def leaves() -> dict[str, Tensor]:
@@ -152,14 +146,14 @@ def test_dtypes_promote_as_in_plain_torch() -> None:
     x, update = randn(2, 5, 8), randn(2, 5, 8, dtype=torch.bfloat16)
     scale, shift, gate = (randn(2, 8, dtype=torch.bfloat16, seed=s) for s in (1, 2, 3))
     weight = randn(8)
-    got = operators.adaln(x, update, gate, scale, shift, weight, False, 1e-6)
+    got = operators.adaln(x, update, gate, scale, shift, weight, None, False, 1e-6)[:2]
     want = ops.adaln(x, scale, shift, update=update, gate=gate, weight=weight)
     for one, other in zip(got, want, strict=True):
         assert one.dtype == other.dtype == torch.float32
         torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
     half = update[:, :, None, None].expand(2, 5, 3, 2, 8)
     for one, other in zip(
-        operators.qk_norm_rope(half, None, None, weight, weight, True, 1e-6),
+        operators.qk_norm_rope(half, None, None, weight, weight, None, True, 1e-6),
         ops.qk_norm_rope(half, q_weight=weight, k_weight=weight),
         strict=True,
     ):
@@ -171,7 +165,7 @@ def test_autocast_reaches_the_operators_as_it_reaches_torch() -> None:
     layer, x = torch.nn.Linear(8, 48), randn(2, 5, 8)
     with torch.autocast("cpu", torch.bfloat16):
         qkv = layer(x).view(2, 5, 3, 2, 8)
-        out, _ = operators.self_attention(qkv, None, None, None, None, True, 8**-0.5, 1e-6)
+        out, _ = operators.attention(*qkv.unbind(2), 8**-0.5)
         want = ops.self_attention(qkv).transpose(1, 2)
     assert out.dtype == want.dtype == torch.bfloat16
     torch.testing.assert_close(out, want, atol=2e-2, rtol=2e-2)

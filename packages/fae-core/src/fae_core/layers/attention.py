@@ -58,7 +58,9 @@ class SelfAttention(nn.Module):
             mask: as `fae_core.ops.self_attention` takes it.
         """
         batch, tokens, _ = x_BNC.shape
-        qkv_BN3HD = self.qkv(x_BNC).view(batch, tokens, 3, self.heads, self.head_dim)
+        layer_norm = isinstance(self.q_norm, nn.LayerNorm)
+        qkv, bias = (self.qkv(x_BNC), None) if layer_norm else ops.projected(self.qkv, x_BNC)
+        qkv_BN3HD = qkv.view(batch, tokens, 3, self.heads, self.head_dim)
         if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
             q, k, v = qkv_BN3HD.unbind(2)
             qkv_BN3HD = torch.stack([self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v], dim=2)
@@ -69,6 +71,7 @@ class SelfAttention(nn.Module):
             sin,
             q_weight=self.q_norm.weight if isinstance(self.q_norm, RMSNorm) else None,
             k_weight=self.k_norm.weight if isinstance(self.k_norm, RMSNorm) else None,
+            bias=bias,
             layout=self.rope_layout,
             causal=self.causal,
             mask=mask,

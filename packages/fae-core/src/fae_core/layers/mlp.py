@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fae_core import ops
 
 
 def swiglu_hidden(dim: int, ratio: float = 4.0, multiple_of: int = 8) -> int:
@@ -37,10 +38,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) of (..., dim)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        # Without a backward pass silu(gate) is not needed again: the product is written in its place.
-        hidden = F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate).mul_(up)
-        return self.down(hidden)
+        return self.down(ops.swiglu(*ops.projected(self.gate_up, x)))
 
 
 class MLP(nn.Module):

@@ -10,7 +10,9 @@ Each function states its contract once and runs on a backend that can take the c
 
 from fae_core.ops.attention import attention, order_backends, rope_attention, self_attention
 from fae_core.ops.dispatch import BACKENDS, Explanation, backend, explain
+from fae_core.ops.gated import swiglu
 from fae_core.ops.norms import adaln, rms_norm
+from fae_core.ops.projections import projected
 from fae_core.ops.rotary import apply_rope, qk_norm_rope
 from fae_core.ops.tune import tune
 
@@ -23,9 +25,11 @@ __all__ = [
     "backend",
     "explain",
     "order_backends",
+    "projected",
     "qk_norm_rope",
     "rms_norm",
     "rope_attention",
     "self_attention",
+    "swiglu",
     "tune",
 ]

@@ -20,7 +20,7 @@ from fae_core.ops.dispatch import (
     requested_backend,
     split_packed,
 )
-from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope, wide_tables
+from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope
 from fae_core.ops.triton import capability, contract
 
 
@@ -63,7 +63,7 @@ def attention(
 
     chosen = decide("attention", (q, k, v, mask, causal), choose, backend)
     if chosen == "triton":
-        return _fused(q, k, v, None, None, "interleaved", scale)
+        return _fused(q, k, v, scale)
     if chosen == _first and requested_backend(backend) is None:
         chosen = "sdpa"  # torch tries it first by itself
     return _attend(chosen, q, k, v, mask, causal, scale)
@@ -141,7 +141,8 @@ def rope_attention(
 
         inputs = (q, k, v, cos, sin, layout, mask, causal)
         if decide("rope_attention", inputs, choose, backend) == "triton":
-            return _fused(q, k, v, cos, sin, layout, scale)
+            q, k = (apply_rope(x, cos, sin, layout, backend="triton") for x in (q, k))
+            return _fused(q, k, v, scale)
     q, k = (apply_rope(x, cos, sin, layout, backend=_prologue(backend)) for x in (q, k))
     return attention(q, k, v, mask=mask, causal=causal, scale=scale, backend=_core(backend))
 
@@ -153,6 +154,7 @@ def self_attention(
     *,
     q_weight: Tensor | None = None,
     k_weight: Tensor | None = None,
+    bias: Tensor | None = None,
     layout: Layout = "interleaved",
     eps: float = 1e-6,
     mask: Tensor | None = None,
@@ -170,6 +172,7 @@ def self_attention(
         sin: Sines of the angles; given where cos is.
         q_weight: Weight of the queries' RMS norm, (D,); None: no norm.
         k_weight: Weight of the keys' RMS norm, (D,); None: no norm.
+        bias: As for `qk_norm_rope`.
         layout: Which entries of a head form a pair.
         eps: Added to the mean square in the norms.
 
@@ -191,12 +194,10 @@ def self_attention(
 
         inputs = (qkv, cos, sin, q_weight, k_weight, layout, mask, causal)
         if decide("self_attention", inputs, choose, backend) == "triton":
-            weights = (q_weight, k_weight)
-            packed = (qkv, *wide_tables(cos, sin), *weights, layout == "interleaved", _scale(scale, qkv), float(eps))
-            return operators.SELF_ATTENTION(*packed).transpose(1, 2)
-    q, k, v = qk_norm_rope(
-        qkv, cos, sin, q_weight=q_weight, k_weight=k_weight, layout=layout, eps=eps, backend=_prologue(backend)
-    )
+            options = {"q_weight": q_weight, "k_weight": k_weight, "bias": bias, "layout": layout, "eps": eps}
+            return _fused(*qk_norm_rope(qkv, cos, sin, **options, backend="triton"), scale)
+    options = {"q_weight": q_weight, "k_weight": k_weight, "bias": bias, "layout": layout, "eps": eps}
+    q, k, v = qk_norm_rope(qkv, cos, sin, **options, backend=_prologue(backend))
     return attention(q, k, v, mask=mask, causal=causal, scale=scale, backend=_core(backend))
 
 
@@ -210,16 +211,9 @@ def _core(backend: str | None) -> str | None:
     return "sdpa" if requested_backend(backend) == "triton" else backend
 
 
-def _fused(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, layout: Layout, scale: float | None
-) -> Tensor:
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
     heads = (x.transpose(1, 2) for x in (q, k, v))
-    options = (layout == "interleaved", _scale(scale, q))
-    return operators.ROPE_ATTENTION(*heads, *wide_tables(cos, sin), *options).transpose(1, 2)
-
-
-def _scale(scale: float | None, q: Tensor) -> float:
-    return q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return operators.ATTENTION(*heads, q.shape[-1] ** -0.5 if scale is None else float(scale)).transpose(1, 2)
 
 
 def _attend(

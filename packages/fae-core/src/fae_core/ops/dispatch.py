@@ -9,7 +9,7 @@ torch's scaled_dot_product_attention and xformers. Some ops have only some of th
 
 - An attention backend that is pinned leaves norms and rotations to plain torch; named on the call of such an op it
   raises.
-- "triton" does norms and rotations everywhere, and attention where its kernel holds all keys of a head. Beyond that,
+- "triton" does norms, rotations and SwiGLU everywhere, and attention of head dimensions 64 and 72. Beyond that,
   `rope_attention` and `self_attention` run our norm and rotation and then torch's attention; plain `attention` does so
   too where "triton" is pinned, and raises where it was named on the call.
 
@@ -46,7 +46,7 @@ SDPA_KERNELS = {
 }
 BACKENDS = ("auto", "sdpa", *SDPA_KERNELS, "xformers", "triton", "reference")
 ATTENTION_OPS = ("attention", "rope_attention", "self_attention")
-POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope")
+POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope", "swiglu")
 
 _pinned: contextvars.ContextVar[str | None] = contextvars.ContextVar("fae_ops_backend", default=None)
 # A copy for torch.compile: torch 2.11's tracer breaks the graph at a ContextVar, but guards a module's global.
@@ -140,6 +140,7 @@ def explain(
     if op in POINTWISE_OPS:
         row = op in ("rms_norm", "adaln")
         obstacle = contract.row_norm(*tensors) if row else contract.heads(tensors[0], (None, None))
+        obstacle = contract.pairs(*tensors) if op == "swiglu" else obstacle
         return choose_pointwise(op, tensors[0], obstacle, backend)
     raise UnknownName("op", op, [*ATTENTION_OPS, *POINTWISE_OPS])
 

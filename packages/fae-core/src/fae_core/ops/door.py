@@ -200,7 +200,7 @@ def _distinct(results: Results, inputs: tuple[Any, ...]) -> Any:
     for result in results:
         if result is None:
             result = like.new_empty(0)
-        elif any(result is x for x in seen):
+        elif any(result.untyped_storage()._cdata == x.untyped_storage()._cdata for x in seen):
             result = result.clone()
         seen.append(result)
         distinct.append(result)

@@ -26,7 +26,7 @@ VARIABLE = "FAE_OPS_TUNE"
 MARGIN = 1.03
 """A backend other than torch's own choice has to be so many times faster to be taken."""
 
-RULE_OPS = ("adaln", "apply_rope", "qk_norm_rope")
+RULE_OPS = ("adaln", "apply_rope", "qk_norm_rope", "swiglu")
 """Ops whose kernel is taken until it is measured: in eager mode, half precision, from `RULE_BYTES` on. On an H200 at
 batch 128 these were 1.6 to 13 times as fast as eager torch (docs/benchmarks)."""
 

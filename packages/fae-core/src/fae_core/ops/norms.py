@@ -10,6 +10,7 @@ from torch import Tensor
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
 from fae_core.ops.dispatch import Explanation, choose_pointwise, decide, nothing_to_choose, requested_backend
+from fae_core.ops.projections import with_bias_gradient
 from fae_core.ops.triton import contract
 
 
@@ -41,10 +42,11 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, back
 
 def adaln(
     x: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     shift: Tensor | None = None,
     *,
     update: Tensor | None = None,
+    update_bias: Tensor | None = None,
     gate: Tensor | None = None,
     weight: Tensor | None = None,
     norm: Literal["rms", "layer"] = "rms",
@@ -57,9 +59,11 @@ def adaln(
 
     Args:
         x: The residual stream, (B, N, D).
-        scale: Modulation of the norm, (B, D), one row per sample.
+        scale: Modulation of the norm, (B, D), one row per sample; None: none, a plain norm.
         shift: Added after the norm, (B, D).
         update: Output of the branch before, (B, N, D); None: residual is x itself.
+        update_bias: What the update's projection has added to it, (D,), where its gradient is to be made here (see
+            `fae_core.ops.projections`): it is not added again.
         gate: Factor of the update, (B, D).
         weight: Weight of the norm, (D,).
         norm: "rms" or "layer".
@@ -78,15 +82,19 @@ def adaln(
     if not plain:
         inputs = (x, update, None if update is None else gate, scale, shift, weight, norm == "layer", float(eps))
         if decide("adaln", inputs, lambda: _choose_adaln(inputs, backend), backend) == "triton":
-            residual, out = operators.ADALN(*inputs)
+            residual, out = operators.ADALN(*inputs[:6], None if update is None else update_bias, *inputs[6:])
             return x if update is None else residual, out
     if update is not None:
+        update = with_bias_gradient(update, update_bias)
         x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)
-    if plain and norm == "rms" and _few_passes(x):
+    if plain and norm == "rms" and scale is not None and _few_passes(x):
         return x, _modulated_rms(x, scale, shift, weight, eps)
     rms = _torch_rms_norm if plain or requested_backend(backend) is None else reference.rms_norm
     function = rms if norm == "rms" else reference.layer_norm
-    normed, factor = function(x, weight, eps), 1 + scale.unsqueeze(1)
+    normed = function(x, weight, eps)
+    if scale is None:
+        return x, normed if shift is None else normed + shift.unsqueeze(1)
+    factor = 1 + scale.unsqueeze(1)
     return x, normed * factor if shift is None else torch.addcmul(shift.unsqueeze(1), normed, factor)
 
 

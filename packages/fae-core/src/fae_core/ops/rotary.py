@@ -21,6 +21,7 @@ from fae_core.ops.dispatch import (
     requested_backend,
     split_packed,
 )
+from fae_core.ops.projections import with_bias_gradient
 from fae_core.ops.triton import contract
 
 Layout = Literal["interleaved", "half"]
@@ -78,6 +79,7 @@ def qk_norm_rope(
     *,
     q_weight: Tensor | None = None,
     k_weight: Tensor | None = None,
+    bias: Tensor | None = None,
     layout: Layout = "interleaved",
     eps: float = 1e-6,
     backend: str | None = None,
@@ -90,6 +92,8 @@ def qk_norm_rope(
         sin: Sines of the angles; given where cos is.
         q_weight: Weight of the queries' norm, (D,); None: no norm.
         k_weight: Weight of the keys' norm, (D,); None: no norm.
+        bias: What the projection has added to qkv, (3 * H * D,), where its gradient is to be made here (see
+            `fae_core.ops.projections`): it is not added again.
         layout: Which entries of a head form a pair.
         eps: Added to the mean square in the norms.
         backend: "triton" or "reference"; by default see `fae_core.ops.dispatch`.
@@ -110,9 +114,11 @@ def qk_norm_rope(
 
         inputs = (qkv, cos, sin, q_weight, k_weight, layout, float(eps))
         if decide("qk_norm_rope", inputs, choose, backend) == "triton":
-            options = (q_weight, k_weight, layout == "interleaved", float(eps))
+            options = (q_weight, k_weight, bias, layout == "interleaved", float(eps))
             q, k, v = operators.QK_NORM_ROPE(qkv, *wide_tables(cos, sin), *options)
             return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if bias is not None:
+        qkv = with_bias_gradient(qkv.flatten(2), bias).view(qkv.shape)
     q, k, v = split_packed(qkv)
     if cos is None or sin is None:
         return _normed(q, q_weight, eps), _normed(k, k_weight, eps), v

@@ -16,6 +16,7 @@ from fae_core.errors import FAEError, first_line
 from fae_core.files import write_json
 from fae_core.ops import dispatch, measured
 from fae_core.ops.attention import attention, rope_attention, self_attention
+from fae_core.ops.gated import swiglu
 from fae_core.ops.norms import adaln, rms_norm
 from fae_core.ops.rotary import apply_rope, qk_norm_rope
 from fae_core.ops.triton import unknown_device
@@ -41,6 +42,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "qk_norm_rope": lambda x, cos, sin, q, k, layout, eps, backend: qk_norm_rope(
         x, cos, sin, q_weight=q, k_weight=k, layout=layout, eps=eps, backend=backend
     ),
+    "swiglu": lambda x, bias, backend: swiglu(x, bias, backend=backend),
     "attention": lambda q, k, v, mask, causal, backend: attention(q, k, v, causal=causal, backend=backend),
     "rope_attention": lambda q, k, v, cos, sin, layout, mask, causal, backend: rope_attention(
         q, k, v, cos, sin, layout=layout, causal=causal, backend=backend

@@ -120,6 +120,8 @@ def cases(seed: int, device: str, large: bool, count: int) -> Iterator[Case]:
         yield make.adaln((3, 1, 64), norm, "shift")
         yield make.adaln((1, 7, 40), norm, "update gate strided")
     yield make.adaln((0, 4, 64), "rms", "update gate shift weight")
+    yield make.swiglu((2, 5, 40))
+    yield make.swiglu((0, 4, 64))
     for head_dim in (64, 72):
         yield make.self_attention((1, 33, 2, head_dim), "interleaved", "norm rope")
     yield make.self_attention((1, 33, 2, 72), "half", "norm rope")
@@ -135,6 +137,8 @@ def cases(seed: int, device: str, large: bool, count: int) -> Iterator[Case]:
         for width in (1152, 1536):
             yield make.rms_norm((4, 256, width), "weight")
             yield make.adaln((4, 256, width), "rms", "update gate shift weight")
+        yield make.swiglu((4, 256, 3072))
+        yield make.self_attention((2, 576, 16, 72), "interleaved", "norm rope")
         for heads, head_dim in ((16, 72), (24, 64)):
             yield make.qk_norm_rope((4, 256, heads, head_dim), "interleaved", "norm rope")
             yield make.self_attention((4, 256, heads, head_dim), "interleaved", "norm rope")
@@ -277,6 +281,10 @@ class _Maker:
             return (residual, out) if "update" in t else (out,)
 
         return Case("adaln", f"{_text(shape)} {norm} {kind}", inputs, call)
+
+    def swiglu(self, shape: tuple[int, int, int]) -> Case:
+        inputs = {"x": self.normal(*shape[:-1], 2 * shape[-1]), "bias": self.normal(2 * shape[-1])}
+        return Case("swiglu", _text(shape), inputs, lambda t, backend: (ops.swiglu(*t.values(), backend=backend),))
 
     def self_attention(self, shape: tuple[int, int, int, int], layout: Layout, kind: str) -> Case:
         def call(t: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fae_core import ops
 from fae_core.layers import RMSNorm, SelfAttention, SwiGLU
 
 Norm = Literal["rms", "layer"]
@@ -41,8 +42,14 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x_BNC: Tensor, rope: Rope | None = None) -> Tensor:
         """(B, N, C) to the same shape; `rope` is what AxialRope gives."""
-        x_BNC = x_BNC + self.attention(self.norm1(x_BNC), rope)
-        return x_BNC + self.mlp(self.norm2(x_BNC))
+        attended_BNC = self.attention(self.norm1(x_BNC), rope)
+        if isinstance(self.norm2, RMSNorm):
+            norm = {"weight": self.norm2.weight, "eps": self.norm2.eps}
+            x_BNC, normed_BNC = ops.adaln(x_BNC, None, update=attended_BNC, **norm)
+        else:
+            x_BNC = x_BNC + attended_BNC
+            normed_BNC = self.norm2(x_BNC)
+        return x_BNC + self.mlp(normed_BNC)
 
 
 def run_blocks(blocks: nn.ModuleList, x_BNC: Tensor, rope: Rope | None, recompute: bool) -> Tensor:

@@ -5,28 +5,29 @@ graphs can be traced and checked on any machine. Models call `fae_core.ops`, whi
 """
 
 from fae_core.ops.operators.adaln import ADALN
+from fae_core.ops.operators.attention import ATTENTION
 from fae_core.ops.operators.qk_norm_rope import APPLY_ROPE, QK_NORM_ROPE
 from fae_core.ops.operators.rms_norm import RMS_NORM
-from fae_core.ops.operators.rope_attention import ROPE_ATTENTION, SELF_ATTENTION
+from fae_core.ops.operators.swiglu import SWIGLU
 
 adaln = ADALN.operator
+attention = ATTENTION.operator
 apply_rope = APPLY_ROPE.operator
 qk_norm_rope = QK_NORM_ROPE.operator
 rms_norm = RMS_NORM.operator
-rope_attention = ROPE_ATTENTION.operator
-self_attention = SELF_ATTENTION.operator
+swiglu = SWIGLU.operator
 
 __all__ = [
     "ADALN",
     "APPLY_ROPE",
+    "ATTENTION",
     "QK_NORM_ROPE",
     "RMS_NORM",
-    "ROPE_ATTENTION",
-    "SELF_ATTENTION",
+    "SWIGLU",
     "adaln",
     "apply_rope",
+    "attention",
     "qk_norm_rope",
     "rms_norm",
-    "rope_attention",
-    "self_attention",
+    "swiglu",
 ]

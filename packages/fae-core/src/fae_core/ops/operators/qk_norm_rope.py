@@ -20,28 +20,28 @@ def _kernels() -> Any:
     return qk_norm_rope
 
 
-def _forward(qkv, cos, sin, q_weight, k_weight, interleaved: bool, eps: float) -> Results:
-    return tuple(_kernels().forward(qkv.unbind(2), (q_weight, k_weight), pair(cos, sin), interleaved, eps))
+def _forward(qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
+    q, k, v = qkv.detach().unbind(2)
+    return *_kernels().forward([q, k], (q_weight, k_weight), pair(cos, sin), interleaved, eps), v
 
 
-def _forward_plain(qkv, cos, sin, q_weight, k_weight, interleaved: bool, eps: float) -> Results:
+def _forward_plain(qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
     q, k, v = qkv.unbind(2)
     q, k = (norm_and_rotate(x, w, cos, sin, interleaved, eps) for x, w in ((q, q_weight), (k, k_weight)))
-    return q, k, v.clone(memory_format=torch.contiguous_format)
+    return q, k, v
 
 
 def _save(inputs: tuple[Any, ...], results: Results) -> Saved:
-    return inputs[:5], inputs[5:]
+    return inputs[:6], inputs[6:]
 
 
-def _backward(dq, dk, dv, qkv, cos, sin, q_weight, k_weight, interleaved: bool, eps: float) -> Results:
-    dqkv, weights = qkv.new_empty(qkv.shape), (q_weight, k_weight)
-    dys = _given((dq, dk, dv), qkv, weights)
-    found = _kernels().backward(dys, qkv.unbind(2), weights, pair(cos, sin), interleaved, eps, dqkv.unbind(2))
-    return dqkv, *found
+def _backward(dq, dk, dv, qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
+    weights = (q_weight, k_weight)
+    dys, dtype = _given((dq, dk, dv), qkv, weights), None if bias is None else bias.dtype
+    return _kernels().backward(dys, qkv.unbind(2)[:2], weights, pair(cos, sin), interleaved, eps, dtype)
 
 
-def _backward_plain(dq, dk, dv, qkv, cos, sin, q_weight, k_weight, interleaved: bool, eps: float) -> Results:
+def _backward_plain(dq, dk, dv, qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
     dqkv, dweights = qkv.new_empty(qkv.shape), []
     dys = _given((dq, dk, dv), qkv, (q_weight, k_weight))
     for part, weight in enumerate((q_weight, k_weight)):
@@ -49,7 +49,7 @@ def _backward_plain(dq, dk, dv, qkv, cos, sin, q_weight, k_weight, interleaved: 
         dqkv[:, :, part] = dx
         dweights.append(dw)
     dqkv[:, :, 2] = dys[2]
-    return dqkv, *dweights
+    return dqkv, *dweights, None if bias is None else dqkv.float().sum((0, 1)).flatten().to(bias.dtype)
 
 
 def _given(dys: tuple[Tensor | None, ...], qkv: Tensor, weights: tuple[Tensor | None, Tensor | None]) -> list[Tensor]:
@@ -64,22 +64,24 @@ def _given(dys: tuple[Tensor | None, ...], qkv: Tensor, weights: tuple[Tensor | 
 QK_NORM_ROPE = Door(
     Description(
         "qk_norm_rope",
-        "(Tensor qkv, Tensor? cos, Tensor? sin, Tensor? q_weight, Tensor? k_weight, bool interleaved, float eps)"
-        " -> (Tensor q, Tensor k, Tensor v)",
+        "(Tensor qkv, Tensor? cos, Tensor? sin, Tensor? q_weight, Tensor? k_weight, Tensor? bias, bool interleaved,"
+        " float eps) -> (Tensor q, Tensor k, Tensor v)",
         results=3,
-        differentiable=(0, 3, 4),
+        differentiable=(0, 3, 4, 5),
         kernel=_forward,
         plain=_forward_plain,
         save=_save,
         gradient_schema="(Tensor? dq, Tensor? dk, Tensor? dv, Tensor qkv, Tensor? cos, Tensor? sin, Tensor? q_weight,"
-        " Tensor? k_weight, bool interleaved, float eps) -> (Tensor dqkv, Tensor dq_weight, Tensor dk_weight)",
+        " Tensor? k_weight, Tensor? bias, bool interleaved, float eps)"
+        " -> (Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dbias)",
         gradient_kernel=_backward,
         gradient_plain=_backward_plain,
     )
 )
-"""Inputs (qkv, cos, sin, q_weight, k_weight, interleaved, eps), as for `fae_core.ops.qk_norm_rope`, tables in fp32.
+"""Inputs (qkv, cos, sin, q_weight, k_weight, bias, interleaved, eps), as for `fae_core.ops.qk_norm_rope`.
 
-q, k and v are (B, N, H, D) and contiguous; v is a copy.
+Tables are in fp32. bias, (3 * H * D,), is what the projection has added to qkv: it is not added again, and its gradient
+is the sum of qkv's. q, k and v are (B, N, H, D), q and k contiguous, v a view of qkv (of the operator: a copy).
 """
 
 

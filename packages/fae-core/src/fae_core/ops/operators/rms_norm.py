@@ -14,13 +14,15 @@ from fae_core.ops.triton.plans import Results
 
 @functools.cache
 def _kernels() -> Any:
-    from fae_core.ops.triton import rms_norm
+    from fae_core.ops.triton import row_norm
 
-    return rms_norm
+    return row_norm
 
 
 def _forward(x: Tensor, weight: Tensor | None, eps: float) -> Results:
-    return _kernels().forward(x, weight, eps, _dtype(x, weight))
+    kernels, dtype = _kernels(), _dtype(x, weight)
+    _, y, stats = kernels.forward(x, kernels.Operands(weight=weight), False, eps, dtype, dtype)
+    return y, stats.view(x.shape[:-1])
 
 
 def _forward_plain(x: Tensor, weight: Tensor | None, eps: float) -> Results:
@@ -35,7 +37,9 @@ def _save(inputs: tuple[Any, ...], results: Results) -> Saved:
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor) -> Results:
-    return _kernels().backward(dy, x, weight, rstd)
+    kernels = _kernels()
+    dx, found = kernels.backward(dy, None, x, rstd, kernels.Operands(weight=weight), False, x.dtype)
+    return dx, found.weight
 
 
 def _backward_plain(dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor) -> Results:

@@ -126,8 +126,18 @@ def heads(x: Tensor, tables: tuple[Tensor | None, Tensor | None], *weights: Tens
     return _weights(x, *weights) or anywhere(x, *weights)
 
 
+def pairs(x: Tensor, bias: Tensor | None = None) -> str | None:
+    """SwiGLU.
+
+    Args:
+        x: gate and up, (..., 2 * D).
+        bias: (2 * D,), or None.
+    """
+    return "the rows are empty" if x.shape[-1] == 0 else anywhere(x, bias)
+
+
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> str | None:
-    """Fused attention: shapes, options and dtypes that the kernel has no configuration for. Devices are not checked.
+    """Our attention kernel: shapes, options and dtypes that it does not take. Devices are not checked.
 
     Args:
         q: Queries, (B, H, N, D).
@@ -137,17 +147,17 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, cau
         causal: As for `attention`.
     """
     if mask is not None or causal:
-        return f"the fused kernel takes no {'mask' if mask is not None else 'causal order'}"
+        return f"our kernel takes no {'mask' if mask is not None else 'causal order'}"
     if q.shape[-1] not in configs.FUSED_HEAD_DIMS or v.shape[-1] != q.shape[-1]:
-        return f"the fused kernel takes head dimensions 64 and 72, not {q.shape[-1]}"
+        return f"our kernel takes head dimensions 64 and 72, not {q.shape[-1]}"
     if k.shape[1] != q.shape[1]:
-        return "the fused kernel takes no grouped queries"
-    if not 0 < k.shape[2] <= configs.MAX_FUSED_KEYS:
-        return f"the fused kernel takes 1 to {configs.MAX_FUSED_KEYS} keys, not {k.shape[2]}"
+        return "our kernel takes no grouped queries"
+    if k.shape[2] == 0:
+        return "our kernel takes 1 key or more"
     if q.dtype == torch.float32 and q.device.type == "cuda":
-        return "in fp32 the fused kernel would need twice the registers that there are"
+        return "our kernel takes fp16 and bf16, because it needs tensor cores"
     if not q.dtype == k.dtype == v.dtype:
-        return f"the fused kernel takes one dtype, not {_name(q.dtype)}, {_name(k.dtype)}, {_name(v.dtype)}"
+        return f"our kernel takes one dtype, not {_name(q.dtype)}, {_name(k.dtype)}, {_name(v.dtype)}"
     return None
 
 

@@ -96,6 +96,8 @@ def launch(
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         # Multiplications and additions may fuse. This is explicit because triton's default changes in 3.10.
         options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+        if config.registers:
+            options["maxnreg"] = config.registers
         compiled = kernel[grid](**arguments, **constants, **options)
     if is_planning():
         values = tuple({**arguments, **constants}[name] for name in kernel.arg_names) if compiled is not None else ()

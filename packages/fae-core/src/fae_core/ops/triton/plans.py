@@ -261,4 +261,5 @@ def _result_of(tensors: list[Tensor], slot: int, view: tuple[Any, Any, int] | No
     if view is None:
         return base
     shape, strides, elements = view
+    base = base.detach() if base.requires_grad else base  # a view of an input is no derivative of it
     return base.as_strided(shape, strides, base.storage_offset() + elements)

@@ -1,0 +1,42 @@
+"""SwiGLU's elementwise part."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fae_core.errors import FAEError
+from fae_core.ops import operators
+from fae_core.ops.dispatch import choose_pointwise, decide, nothing_to_choose
+from fae_core.ops.projections import with_bias_gradient
+from fae_core.ops.triton import contract
+
+
+def swiglu(x: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """silu(gate) * up of packed gate and up (Shazeer, 2020).
+
+    Args:
+        x: gate and up, (..., 2 * D), in that order.
+        bias: What the projection has added to x, (2 * D,), where its gradient is to be made here (see
+            `fae_core.ops.projections`): it is not added again.
+        backend: "triton" (fp16, bf16, fp32) or "reference"; by default see `fae_core.ops.dispatch`.
+
+    Returns:
+        (..., D), in x's dtype.
+
+    Raises:
+        FAEError: x or the bias does not fit, or a named backend cannot run the call.
+    """
+    if x.shape[-1] % 2 or (bias is not None and bias.shape != x.shape[-1:]):
+        raise FAEError(f"swiglu: x of shape {tuple(x.shape)} does not consist of gate and up, or the bias does not fit")
+    if not nothing_to_choose(x, backend):
+        inputs = (x, bias)
+        chosen = decide(
+            "swiglu", inputs, lambda: choose_pointwise("swiglu", x, contract.pairs(x, bias), backend), backend
+        )
+        if chosen == "triton":
+            return operators.SWIGLU(*inputs)
+    gate, up = with_bias_gradient(x, bias).chunk(2, dim=-1)
+    # Without a backward pass silu(gate) is not needed again: the product is written in its place.
+    return F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate).mul_(up)
