@@ -33,7 +33,7 @@ class CapturedNetwork:
     def __init__(
         self,
         network: nn.Module,
-        velocity: Callable[[Tensor, Tensor, Any], Tensor],
+        velocity: Callable[..., Tensor],
         bf16: bool,
         capture: Capture | None = None,
     ) -> None:
@@ -54,11 +54,11 @@ class CapturedNetwork:
         for parameter, cast in self._casts.items():
             cast.copy_(parameter)
 
-    def __call__(self, z: Tensor, t: Tensor, condition: Any) -> Tensor:
-        """The velocity; see `FlowMatching.velocity`."""
+    def __call__(self, z: Tensor, t: Tensor, condition: Any, *until: float) -> Tensor:
+        """The velocity; see `FlowMatching.velocity`. Mean velocities, few in a sample, are not captured."""
         parts = _tensors_of(condition)
-        if parts is None:
-            return self._velocity(z, t, condition)
+        if parts is None or until:
+            return self._velocity(z, t, condition, *until)
         tensors, self._rebuild = parts
         return self._captured(z, t, *tensors)
 
