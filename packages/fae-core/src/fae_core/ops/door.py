@@ -95,8 +95,10 @@ class Door:
         """The results that callers see: one tensor, or a tuple; None, or an empty tensor, for those that are absent."""
         if torch.compiler.is_compiling() or self._is_watched(inputs):
             return self._seen(_as_tuple(self.operator(*inputs)))
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-            return _Differentiated.apply(self, *inputs)
+        if torch.is_grad_enabled():
+            for x in inputs:  # a generator would take twice as long
+                if isinstance(x, Tensor) and x.requires_grad:
+                    return _Differentiated.apply(self, *inputs)
         return self._seen(_run(self._forward, self.op.plain, inputs))
 
     def gradients(self, given: list[bool], inputs: tuple[Any, ...]) -> list[Tensor | None]:
