@@ -17,7 +17,7 @@ from torch import Tensor
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.files import disk_errors, write_atomic
-from fae_core.images.shards import cache_folder
+from fae_core.folders import cache_folder
 from fae_core.processes import ALONE, Processes
 from fae_eval.data.samples import ContentHash, Samples, spread_indices
 from fae_eval.extractors.base import FeatureExtractor
