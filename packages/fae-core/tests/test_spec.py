@@ -213,3 +213,32 @@ def test_statistics_that_cannot_normalise_are_one_line(mean, std) -> None:
     with pytest.raises(FAEError, match="cannot be normalised by these statistics") as caught:
         LatentSpec(3, 4, 4, 64, "x").with_statistics(mean, std)
     assert "\n" not in str(caught.value)
+
+
+def test_statistics_may_differ_by_position(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(2, 3, 4, generator=generator), torch.rand(2, 3, 4, generator=generator) + 0.5
+    spec = SPEC.with_statistics(mean, std)
+    assert spec.is_positional and not SPEC.is_positional and "position" in spec.facts()["normalised"]
+    z = torch.randn(5, 2, 3, 4, generator=generator)
+    torch.testing.assert_close(spec.normalize(z), (z - mean) / std)
+    torch.testing.assert_close(spec.denormalize(spec.normalize(z)), z)
+    spec.save(tmp_path)
+    assert LatentSpec.load(tmp_path) == spec
+    stored = json.loads((tmp_path / "latent_spec.json").read_text())
+    assert stored["std"] == std.numpy().astype("<f4").tobytes().hex()
+    for wrong, message in (("zz" * 96, "hexadecimal"), (stored["std"][:-8], "23 values"), ("abc", "hexadecimal")):
+        with pytest.raises(InvalidFile, match=message):
+            LatentSpec.from_dict({**stored, "std": wrong})
+    with pytest.raises(LatentSpecMismatch, match="mean"):
+        SPEC.require(spec)
+    with pytest.raises(FAEError, match=r"expected latents of shape \(\.\.\., 2, 3, 4\)"):
+        spec.normalize(torch.zeros(1, 2, 4, 3))
+    with pytest.raises(FAEError, match="mean has 24 values, std 2"):
+        SPEC.with_statistics(mean, [1.0, 1.0])
+    with torch.inference_mode():
+        fresh = LatentSpec.load(tmp_path)
+        fresh.normalize(z)
+    z.requires_grad_(True)
+    fresh.denormalize(z).sum().backward()  # kept statistics can take part in a backward pass
+    torch.testing.assert_close(z.grad, std.expand_as(z))

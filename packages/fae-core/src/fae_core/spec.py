@@ -7,6 +7,10 @@ Code that makes latents publishes a spec with them. Code that reads latents keep
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import sys
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
-_MAX_BYTES = 16 * 2**20
+_MAX_BYTES = 32 * 2**20  # two numbers for each of 768 x 32 x 32 places take 13 MB
 _SHOWN = 48  # letters of a name that a repr shows
 _FP32_MAX, _FP32_TINY = 3.4e38, 1.2e-38
 
@@ -40,8 +44,9 @@ class LatentSpec:
         width: w of a latent.
         image_size: Pixels of the images that a latent stands for, one number or (height, width).
         backbone: The frozen encoder, as `create_backbone` names it.
-        mean: Per-channel mean for `normalize`, C numbers; None means 0.
-        std: Per-channel standard deviation for `normalize`, C numbers; None means 1.
+        mean: For `normalize`: C numbers, one per channel, or C * h * w numbers, one per channel and position in the
+            order (C, h, w), as RAE's latents have them; None means 0 for each channel.
+        std: The standard deviations, as many as `mean`; None means 1 for each channel.
         fingerprint: Hash of the weights (backbone, feature normalisation, adapter) that produce the latents.
         adapter: The network between the backbone and the latent.
         format_version: Of latent_spec.json.
@@ -88,8 +93,15 @@ class LatentSpec:
         if value is None:
             return (0.0 if info.field_name == "mean" else 1.0,) * info.data.get("channels", 0)
         if hasattr(value, "tolist"):
-            value = value.tolist()
-        return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            value = value.reshape(-1).tolist()
+        if isinstance(value, str):
+            value = _numbers(value)
+        if not isinstance(value, Sequence):
+            return value
+        try:  # many numbers are kept as they are used and stored, in single precision
+            return tuple(value) if len(value) == info.data.get("channels") else tuple(array("f", value))
+        except (TypeError, OverflowError):
+            return tuple(value)
 
     @field_validator("format_version")
     @classmethod
@@ -101,8 +113,10 @@ class LatentSpec:
     @model_validator(mode="after")
     def _statistics(self) -> LatentSpec:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
+            if len(values) not in (self.channels, self.channels * self.height * self.width):
                 raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values, std {len(self.std)}")
         # Within fp32, in which they are used: a smaller std would be 0 there, a larger mean infinite.
         if not all(abs(v) <= _FP32_MAX for v in (*self.mean, *self.std)) or min(self.std) < _FP32_TINY:
             raise ValueError("mean must be finite and std finite and positive, in single precision")
@@ -123,17 +137,34 @@ class LatentSpec:
         """Whether statistics other than 0 and 1 are set."""
         return any(m != 0.0 for m in self.mean) or any(s != 1.0 for s in self.std)
 
+    @property
+    def is_positional(self) -> bool:
+        """Whether there are statistics for each position, not only for each channel."""
+        return len(self.mean) != self.channels
+
     def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """mean and std as fp32 tensors (C, 1, 1) on a device, the CPU by default."""
+        """mean and std as fp32 tensors on a device, the CPU by default: (C, 1, 1), or (C, h, w) for each position."""
         import torch
 
+        if self.is_positional:
+            mean, std = self._positional
+            return mean.to(device or "cpu"), std.to(device or "cpu")
         mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device=device or "cpu")[:, :, None, None]
         return mean, std
 
-    def normalize(self, z: Tensor) -> Tensor:
-        """(z - mean) / std per channel of latents (..., C, h, w), computed in fp32, returned in z's dtype.
+    @functools.cached_property
+    def _positional(self) -> tuple[Tensor, Tensor]:
+        """Statistics of each position, (C, h, w) each; kept, because making them takes longer than using them."""
+        import torch
 
-        Raises FAEError where z has another number of channels.
+        with torch.inference_mode(False):
+            mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device="cpu").view(2, *self.shape)
+        return mean, std
+
+    def normalize(self, z: Tensor) -> Tensor:
+        """(z - mean) / std of latents (..., C, h, w), computed in fp32, returned in z's dtype.
+
+        Raises FAEError where z has another number of channels, or other sides than statistics of each position.
         """
         import torch
 
@@ -141,19 +172,19 @@ class LatentSpec:
         return normalize_(z.to(torch.float32, copy=True), mean, std).to(z.dtype)
 
     def denormalize(self, z: Tensor) -> Tensor:
-        """z * std + mean per channel, the inverse of `normalize`; raises as it does."""
+        """z * std + mean, the inverse of `normalize`; raises as it does."""
         mean, std = self._statistics_for(z)
         return (z.float() * std + mean).to(z.dtype)
 
     def with_statistics(self, mean: Any, std: Any) -> LatentSpec:
-        """The same space with other per-channel statistics.
+        """The same space with other statistics.
 
         Args:
-            mean: C numbers, as a sequence, array or tensor.
-            std: C positive numbers, likewise.
+            mean: C or C * h * w numbers, as a sequence, array or tensor.
+            std: As many positive numbers, likewise.
 
         Raises:
-            FAEError: Where these are not C finite numbers each.
+            FAEError: Where these are not as many finite numbers.
         """
         try:
             return dataclasses.replace(self, mean=mean, std=std)
@@ -205,13 +236,21 @@ class LatentSpec:
             "latents": f"{self.channels} x {self.height} x {self.width}",
             "images": f"{self.image_shape[0]} x {self.image_shape[1]} pixels",
             "backbone": self.backbone,
-            "normalised": "per channel" if self.is_normalized else "no statistics yet",
+            "normalised": _how(self),
             "fingerprint": self.fingerprint or "none",
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as latent_spec.json holds them."""
-        return dataclasses.asdict(self)
+        """The fields by name, as latent_spec.json holds them; statistics of each position as text, see `_text`."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "mean": _text(self.mean), "std": _text(self.std)} if self.is_positional else fields
+
+    def summary(self) -> dict[str, Any]:
+        """The fields for a record that is read often: as `to_dict`, but statistics of each position as a hash."""
+        fields = self.to_dict()
+        for name in ("mean", "std") if self.is_positional else ():
+            fields[name] = f"sha256:{hashlib.sha256(fields[name].encode()).hexdigest()}"
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any], where: str = "latent spec") -> LatentSpec:
@@ -244,9 +283,37 @@ class LatentSpec:
         return cls.from_dict(read_json(path, max_bytes=_MAX_BYTES), where=str(path))
 
     def _statistics_for(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        if z.ndim < 3 or z.shape[-3] != self.channels:
-            raise FAEError(f"expected latents of shape (..., {self.channels}, h, w), got {tuple(z.shape)}")
+        sides = (self.height, self.width) if self.is_positional else tuple(z.shape[-2:])
+        if z.ndim < 3 or tuple(z.shape[-3:]) != (self.channels, *sides):
+            wanted = ", ".join(map(str, sides)) if self.is_positional else "h, w"
+            raise FAEError(f"expected latents of shape (..., {self.channels}, {wanted}), got {tuple(z.shape)}")
         return self.statistics(z.device)
+
+
+def _text(numbers: Sequence[float]) -> str:
+    """Many numbers as the hexadecimal digits of their little-endian single precision: a tenth of the time to write."""
+    packed = array("f", numbers)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes().hex()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """What `_text` wrote. Raises ValueError for other text."""
+    try:
+        packed = array("f", bytes.fromhex(text))
+    except ValueError:
+        raise ValueError("must be numbers, or their hexadecimal digits in single precision") from None
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return tuple(packed)
+
+
+def _how(spec: LatentSpec) -> str:
+    """How its latents are normalised, in words."""
+    if not spec.is_normalized:
+        return "no statistics yet"
+    return "per channel and position" if spec.is_positional else "per channel"
 
 
 def normalize_(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:

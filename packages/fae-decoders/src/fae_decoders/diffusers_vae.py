@@ -164,7 +164,7 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
     def _moments(self, x: Tensor) -> Tensor:
         """Mean and log-variance of normalised latents, one after the other, (B, 2 C, h, w)."""
         posterior, spec = self.tokenizer.posterior((x.float() + 1) / 2), self.tokenizer.spec
-        scale = torch.tensor(spec.std, device=posterior.mean.device).view(-1, 1, 1)
+        scale = spec.statistics(posterior.mean.device)[1]
         return torch.cat([spec.normalize(posterior.mean), posterior.logvar - 2 * scale.log()], dim=1)
 
     def _decode(self, z: Tensor) -> Tensor:

@@ -91,13 +91,14 @@ def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -
     return labels.long()
 
 
-def sincos_position_table(height: int, width: int, dim: int) -> Tensor:
+def sincos_position_table(height: int, width: int, dim: int, *, span: int | None = None) -> Tensor:
     """MAE's fixed 2-D table as DiT uses it: half the width for columns (x), half for rows (y).
 
     Args:
         height: of the grid.
         width: of the grid.
         dim: width of an embedding, a multiple of 4.
+        span: positions go from 0 to this, exclusive, whatever the grid is, as in diffusers; None: in steps of 1.
 
     Returns:
         (height * width, dim) fp32.
@@ -105,8 +106,9 @@ def sincos_position_table(height: int, width: int, dim: int) -> Tensor:
     if dim % 4:
         raise ValueError(f"a 2-D sinusoidal table needs a width that is a multiple of 4, not {dim}")
     rates = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    rows, columns = (
+        torch.arange(side, dtype=torch.float64) * (1 if span is None else span / side) for side in (height, width)
     )
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     parts = [torch.cat([a.sin(), a.cos()], dim=1) for a in (x.reshape(-1, 1) * rates, y.reshape(-1, 1) * rates)]
     return torch.cat(parts, dim=1).float()

@@ -187,8 +187,9 @@ def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
     if (run / RUN_MODEL / LATENT_SPEC).is_file():
         return LatentSpec.load(run / RUN_MODEL)
     recorded = settings.get(RUN_IDENTITY)
-    if isinstance(recorded, dict) and isinstance(recorded.get("latent_spec"), dict):
-        return LatentSpec.from_dict(recorded["latent_spec"], f"{run}/{RUN_CONFIG}")
+    known = recorded.get("latent_spec") if isinstance(recorded, dict) else None
+    if isinstance(known, dict) and not isinstance(known.get("mean"), str):  # not only a `LatentSpec.summary`
+        return LatentSpec.from_dict(known, f"{run}/{RUN_CONFIG}")
     try:
         return LatentStore(str(settings.get("data"))).spec
     except (InvalidFile, DataError):

@@ -7,11 +7,12 @@ extra of the packages that call this; their errors say what to install.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fae_core.commands.loading import loading
 from fae_core.errors import FAEError, InvalidFile
@@ -91,6 +92,48 @@ def new_model(config: Any, source: str) -> nn.Module:
 
     with reading(source, "model"):
         return AutoModel.from_config(config, trust_remote_code=False)
+
+
+def renamed_weights(
+    model: Any, state: Mapping[str, Tensor], source: str, *, optional: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Weights under the names that this version of transformers has; they differ between its versions.
+
+    Args:
+        model: Of transformers, of the weights' sizes.
+        state: Its weights, with names of any version.
+        source: Names them in errors.
+        optional: Names that may be missing.
+
+    Returns:
+        The weights by the model's own names, without those that are missing.
+
+    Raises:
+        InvalidFile: Weights are missing, unknown, or of another shape.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with reading(source, f"weights of a {type(model).__name__}"):
+            loaded, report = type(model).from_pretrained(
+                None, config=model.config, state_dict=dict(state), output_loading_info=True, dtype=torch.float32
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+    missing = set(report["missing_keys"])
+    for words, names in (
+        ("lacks", missing - set(optional)),
+        ("has unknown", report["unexpected_keys"]),
+        ("has another shape for", (str(key[0]) for key in report["mismatched_keys"])),
+    ):
+        listed = sorted(names)
+        if listed:
+            raise InvalidFile(f"{source} is of another model than a {type(model).__name__}: {words} {listed[0]}")
+    return {name: value for name, value in loaded.state_dict().items() if name not in missing}
 
 
 def load_processor(source: str, loader: Any, what: str, **options: Any) -> Any:

@@ -68,7 +68,7 @@ class GeneratorTask(Task):
         return {"z": z, "labels": labels.long()}
 
     def identity(self) -> dict[str, Any]:
-        return {"latent_spec": self.store.spec.to_dict(), "latents": self.store.identity}
+        return {"latent_spec": self.store.spec.summary(), "latents": self.store.identity}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         cast("PretrainedModel[Any]", modules["model"]).save_pretrained(folder)

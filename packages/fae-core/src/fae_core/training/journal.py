@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fae_core.errors import InvalidFile, InvalidSettings
+from fae_core.errors import InvalidFile, InvalidSettings, LatentSpecMismatch
 from fae_core.files import (
     begun_folder,
     disk_errors,
@@ -173,7 +173,12 @@ def _remedy(changed: list[str]) -> str:
 def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise LatentSpecMismatch or InvalidFile where a resumed run would learn from something else."""
     spaces = [side["latent_spec"] for side in (before, now) if "latent_spec" in side]
-    if len(spaces) == 2:
+    if len(spaces) == 2 and any(isinstance(fields.get("mean"), str) for fields in spaces):  # `LatentSpec.summary`
+        then, given = (json.loads(json.dumps(fields)) for fields in spaces)
+        changed = {name: (then.get(name), given.get(name)) for name in given if then.get(name) != given[name]}
+        if changed:
+            raise LatentSpecMismatch(changed, f"{run} was started on the first and is given the second")
+    elif len(spaces) == 2:
         then, given = (LatentSpec.from_dict(fields, f"{run}/{RUN_CONFIG}") for fields in spaces)
         then.require(given, context=f"{run} was started on the first and is given the second")
     for name in sorted((before.keys() | now.keys()) - {"latent_spec"}):

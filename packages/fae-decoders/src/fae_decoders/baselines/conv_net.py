@@ -4,7 +4,8 @@
     conv -> 2C maps z -> conv -> middle -> levels of residual blocks, each but the last doubling the grid ->
     norm, SiLU, conv -> image
 
-The middle is block, attention, block. Numbers agree with diffusers' AutoencoderKL to rounding (tests), key for key.
+The middle is block, attention, block. At chosen levels every residual block is followed by attention, too (VA-VAE).
+Numbers agree with diffusers' AutoencoderKL and with LDM's to rounding (tests).
 
 Shape suffixes: B batch, C channels, H height, W width.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fae_core.layers import SelfAttention
+from fae_decoders.baselines.config import ConvSizes
 
 _EPS = 1e-6
 
@@ -93,19 +95,25 @@ class Level(nn.Module):
         outside: Channels of the output.
         blocks: How many residual blocks.
         groups: Of every GroupNorm.
+        attention: Whether each residual block is followed by attention.
         resample: Halves or doubles the grid; the identity at the last level.
     """
 
-    def __init__(self, inside: int, outside: int, blocks: int, groups: int, resample: nn.Module) -> None:
+    def __init__(
+        self, inside: int, outside: int, blocks: int, groups: int, attention: bool, resample: nn.Module
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             ResidualBlock(inside if i == 0 else outside, outside, groups) for i in range(blocks)
         )
+        self.attentions = nn.ModuleList(SpatialAttention(outside, groups) for _ in range(blocks if attention else 0))
         self.resample = resample
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x_BCHW = block(x_BCHW)
+            if self.attentions:
+                x_BCHW = self.attentions[i](x_BCHW)
         return self.resample(x_BCHW)
 
 
@@ -127,28 +135,29 @@ class ConvEncoder(nn.Module):
     """forward(images (B, 3, H, W) in [-1, 1]) -> mean and log-variance (B, C, h, w), h = H / 2^(levels - 1).
 
     Args:
-        widths: Channels of each level, finest first.
-        channels: C of the latents.
-        blocks: Residual blocks per level.
-        groups: Of every GroupNorm.
-        attention: Whether the middle has an attention block.
-        latent_conv: Whether a 1x1 convolution follows at the end.
+        sizes: See ConvSizes.
     """
 
-    def __init__(
-        self, widths: Sequence[int], channels: int, blocks: int, groups: int, attention: bool, latent_conv: bool
-    ) -> None:
+    def __init__(self, sizes: ConvSizes) -> None:
         super().__init__()
-        last = len(widths) - 1
-        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        widths, groups = sizes.widths, sizes.groups
+        last, before = len(widths) - 1, (sizes.stem, *widths)
+        self.conv_in = nn.Conv2d(3, sizes.stem, 3, padding=1)
         self.levels = nn.ModuleList(
-            Level(widths[max(i - 1, 0)], width, blocks, groups, Downsample(width) if i < last else nn.Identity())
+            Level(
+                before[i],
+                width,
+                sizes.blocks,
+                groups,
+                i in sizes.level_attention,
+                Downsample(width) if i < last else nn.Identity(),
+            )
             for i, width in enumerate(widths)
         )
-        self.middle = Middle(widths[-1], groups, attention)
+        self.middle = Middle(widths[-1], groups, sizes.attention)
         self.norm_out = nn.GroupNorm(groups, widths[-1], eps=_EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * channels, 3, padding=1)
-        self.latent_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if latent_conv else nn.Identity()
+        self.conv_out = nn.Conv2d(widths[-1], 2 * sizes.inner, 3, padding=1)
+        self.latent_conv = nn.Conv2d(2 * sizes.inner, 2 * sizes.channels, 1) if sizes.latent_conv else nn.Identity()
         self.gradient_checkpointing = False
 
     @property
@@ -175,25 +184,25 @@ class ConvDecoder(nn.Module):
     It mirrors ConvEncoder, with one more block at every level.
 
     Args:
-        widths: Channels of each level, finest first.
-        channels: C of the latents.
-        blocks: Residual blocks per level of the encoder.
-        groups: Of every GroupNorm.
-        attention: Whether the middle has an attention block.
-        latent_conv: Whether a 1x1 convolution comes first.
+        sizes: See ConvSizes.
     """
 
-    def __init__(
-        self, widths: Sequence[int], channels: int, blocks: int, groups: int, attention: bool, latent_conv: bool
-    ) -> None:
+    def __init__(self, sizes: ConvSizes) -> None:
         super().__init__()
-        rising = list(reversed(widths))
-        last = len(widths) - 1
-        self.latent_conv = nn.Conv2d(channels, channels, 1) if latent_conv else nn.Identity()
-        self.conv_in = nn.Conv2d(channels, rising[0], 3, padding=1)
-        self.middle = Middle(rising[0], groups, attention)
+        rising, groups = sizes.widths[::-1], sizes.groups
+        last, before = len(rising) - 1, (rising[0], *rising)
+        self.latent_conv = nn.Conv2d(sizes.channels, sizes.inner, 1) if sizes.latent_conv else nn.Identity()
+        self.conv_in = nn.Conv2d(sizes.inner, rising[0], 3, padding=1)
+        self.middle = Middle(rising[0], groups, sizes.attention)
         self.levels = nn.ModuleList(
-            Level(rising[max(i - 1, 0)], width, blocks + 1, groups, Upsample(width) if i < last else nn.Identity())
+            Level(
+                before[i],
+                width,
+                sizes.blocks + 1,
+                groups,
+                last - i in sizes.level_attention,
+                Upsample(width) if i < last else nn.Identity(),
+            )
             for i, width in enumerate(rising)
         )
         self.norm_out = nn.GroupNorm(groups, rising[-1], eps=_EPS)

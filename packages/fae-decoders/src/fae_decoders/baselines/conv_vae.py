@@ -3,25 +3,28 @@
 images (B, 3, H, W) in [0, 1] -> posterior N(mean, std) (B, C, h, w) -> z, normalised by the spec -> images
 
 It has an FAE's interface (`encode`, `posterior`, `decode`, `spec`, folders), so every generator and every command
-takes either. It is trained from scratch (stages/vae.py), or holds the weights of an AutoencoderKL
-(imports/autoencoder_kl.py).
+takes either. It is trained from scratch (stages/vae.py), or holds the weights of an AutoencoderKL of diffusers or
+LDM (VA-VAE, SD-VAE; imports/autoencoder_kl.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from fae_core.config import Config
+from fae_core.config import Config, parse_config
 from fae_core.images import AnyImages, ImageTransform
+from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_decoders.baselines.config import ConvVAEConfig
 from fae_decoders.baselines.conv_net import ConvDecoder, ConvEncoder
+from fae_decoders.official.autoencoder_kl import translate_autoencoder_kl
 from fae_encoder.backbones.preprocess import Preprocess
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
@@ -54,16 +57,34 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         else:
             own.require(spec, ignore=("mean", "std", "fingerprint"), context="the autoencoder's configuration")
         self.preprocess = Preprocess(config.image_shape, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        parts = (
-            config.widths,
-            config.channels,
-            config.blocks,
-            config.norm_groups,
-            config.attention,
-            config.latent_conv,
-        )
-        self.encoder = ConvEncoder(*parts)
-        self.decoder = ConvDecoder(*parts)
+        self.encoder = ConvEncoder(config.sizes(config.encoder_attention))
+        self.decoder = ConvDecoder(config.sizes(config.decoder_attention))
+
+    @classmethod
+    def from_official(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        config: Mapping[str, Any] | None = None,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> Self:
+        """The autoencoder of another project's weights, in eval mode, with the statistics that its config names.
+
+        Args:
+            state_dict: In LDM's layout (VA-VAE, SD-VAE; also within a whole diffusion model's), or in diffusers'.
+            config: LDM's constructor arguments, of which only `resolution` is needed, or diffusers' config.json.
+            image_size: Pixels of the images that latents stand for; None: the config's, or 256.
+
+        Raises:
+            InvalidFile: It is something else, has a structure that is not supported, or is not of this config.
+        """
+        fields, state, statistics = translate_autoencoder_kl(state_dict, config or {}, image_size)
+        vae = cls(parse_config(ConvVAEConfig, fields, "the autoencoder's config"))
+        load_state(vae, state, "the checkpoint")
+        if statistics is not None:
+            vae.with_statistics(*statistics)
+        vae.stamp()
+        return vae.eval()
 
     def dry_run(self, batch: int) -> Tensor:
         """A forward pass of random images, see PretrainedModel."""

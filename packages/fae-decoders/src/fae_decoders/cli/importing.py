@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fae_core.cli.options import Device, Out, Overwrite, images_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
+from fae_core.errors import FAEError, InvalidFile
+
+_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+
+
+def _checkpoint_there(source: str) -> str:
+    """The place of a checkpoint as given, once it is known that it is there, or that the hub may have it."""
+    if not Path(source).is_file():
+        from fae_core.models.sources import require_source
+
+        if Path(source).suffix in _FILES:
+            raise InvalidFile(f"{source} does not exist")
+        require_source(source)
+    return source
 
 
 class PixelScale(StrEnum):
@@ -21,15 +35,39 @@ class PixelScale(StrEnum):
 
 
 def import_autoencoder_kl(
-    source: Annotated[str, typer.Argument(help="diffusers folder (or a pipeline's, with vae/ in it) or hub name.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            callback=_checkpoint_there,
+            help="File in LDM's layout, or diffusers folder (or a pipeline's, with vae/ in it) or hub name.",
+        ),
+    ],
     out: Out,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", min=1, max=LARGEST_SIDE, help="Pixels a side; default: the model's sample_size."),
+        typer.Option(
+            "--image-size",
+            min=1,
+            max=LARGEST_SIDE,
+            help="Pixels a side; default: diffusers' sample_size, or LDM's 256.",
+        ),
     ] = None,
     variant: Annotated[
         str | None,
         typer.Option("--variant", help="Of the weights, such as fp16; default: the plain file, or the only one."),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            "--statistics", callback=path_there, help="LightningDiT's latents_stats.pt, to normalise latents by."
+        ),
+    ] = None,
+    scaling: Annotated[
+        float | None,
+        typer.Option("--scaling", help="Multiplies normalised latents, such as SD-VAE's 0.18215 in LDM's layout."),
+    ] = None,
+    shift: Annotated[
+        float | None, typer.Option("--shift", help="Subtracted from latents before, such as SD3's 0.0609.")
     ] = None,
     data: Annotated[
         str | None,
@@ -39,22 +77,24 @@ def import_autoencoder_kl(
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
-    """Turn diffusers' AutoencoderKL into a tokenizer folder.
+    """Turn a KL autoencoder (VA-VAE, SD-VAE, ...) in LDM's layout or diffusers' into a tokenizer folder.
 
-    Without --data latents are normalised by its scaling_factor and shift_factor.
+    Latents are normalised by --statistics, --shift and --scaling, by their own statistics over --data, or else by
+    diffusers' scaling_factor and shift_factor; LDM's files have no scale.
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
     from fae_core.commands.running import command_line
     from fae_core.files import require_new_folder
-    from fae_core.models.sources import require_source
 
+    scale: dict[str, Any] = {"statistics": statistics, "scaling": scaling, "shift": shift}
+    if data is not None and any(value is not None for value in scale.values()):
+        raise FAEError("--data measures the latents' statistics; leave --statistics, --scaling and --shift out")
     require_new_folder(out, overwrite=overwrite)
-    require_source(source)
     from fae_core.processes import resolve_device
     from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
 
-    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant)
+    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant, **scale)
     if data is not None:
         from fae_core.images import readable_source
         from fae_decoders.stages.config import DataConfig
@@ -66,63 +106,106 @@ def import_autoencoder_kl(
         measure_statistics(vae.to(device), images, device)
         vae.cpu()
     vae.save_pretrained(
-        out, overwrite=overwrite, card=f"Imported from diffusers' AutoencoderKL (`{Path(source).name}`)."
+        out, overwrite=overwrite, card=f"Imported from the weights of a KL autoencoder (`{Path(source).name}`)."
     )
     parameters = sum(p.numel() for p in vae.parameters())
-    whose = "their statistics over the data" if data is not None else "its own scaling"
+    whose = next(
+        words
+        for given, words in (
+            (data, "normalised by their statistics over the data"),
+            (statistics, f"normalised by {statistics}"),
+            (scaling, "normalised by the given scaling"),
+            (shift, "normalised by the given shift"),
+            (vae.spec.is_normalized or None, "normalised by its own scaling"),
+            (True, "not normalised: give --statistics, --scaling or --data for generators that expect it"),
+        )
+        if given is not None
+    )
     say(
-        f"wrote {out} ({parameters:,} parameters), latents {'x'.join(map(str, vae.spec.shape))} normalised by {whose}; "
+        f"wrote {out} ({parameters:,} parameters), latents {'x'.join(map(str, vae.spec.shape))} {whose}; "
         f"next: {command_line('encode', model=out, data=data or 'IMAGES', out='LATENTS')}"
     )
 
 
 def import_rae(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(callback=path_there, help="The original's model.pt of a decoder, or a whole RAE's checkpoint."),
+    source: Annotated[
+        str,
+        typer.Argument(
+            callback=_checkpoint_there,
+            help="RAE's model.pt of a decoder, a whole RAE's checkpoint, or a folder or hub name of diffusers' "
+            "AutoencoderRAE.",
+        ),
     ],
     out: Out,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Of a decoder's file: the transformers folder or hub name of its encoder."),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            "--statistics",
+            callback=path_there,
+            help="RAE's stat.pt, by which its generators' latents are normalised.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", callback=path_there, help="The original's config.json; the released widths need none."
+            "--config", callback=path_there, help="Of a file: the original's config.json; the released need none."
         ),
     ] = None,
     pixels: Annotated[
-        PixelScale, typer.Option("--pixels", help="imagenet: for DINOv2 and MAE; half (mean and std 0.5): for SigLIP2.")
-    ] = PixelScale.IMAGENET,
-    section: Annotated[
-        str | None, typer.Option("--section", help="Part of the checkpoint to take; by default ema, then model.")
+        PixelScale | None,
+        typer.Option(
+            "--pixels",
+            help="Scale of the images: imagenet, for DINOv2 and MAE, or half (mean and std 0.5), for SigLIP2; default: "
+            "the encoder's own, or imagenet for a decoder alone.",
+        ),
     ] = None,
+    section: Annotated[
+        str | None, typer.Option("--section", help="Part of a file to take; by default ema, then model.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option("--variant", help="Of a folder's weights, such as fp16.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn one of RAE's decoders into a pixel decoder.
+    """Turn a RAE into a tokenizer, or its decoder alone, without --encoder, into a pixel decoder.
 
-    It is for features of the same backbone without its last norm's scale and shift.
+    A decoder is for features of its backbone without the last norm's scale and shift.
 
-    Example: fae import rae model.pt --out models/rae-dinov2-b
+    Example: fae import rae model.pt --encoder facebook/dinov2-with-registers-base --statistics stat.pt --out models/rae
     """
     from fae_core.cli.defaults import Made, preset_words
     from fae_core.commands.running import command_line
-    from fae_core.files import read_json, require_new_folder
+    from fae_core.files import require_new_folder
 
     require_new_folder(out, overwrite=overwrite)
-    from fae_core.models.foreign import SECTIONS, read_state_dict
-    from fae_decoders.imports.official_rae import decoder_from_official
+    from fae_decoders.fae.rae_decoder import RAEDecoder
+    from fae_decoders.imports.official_rae import load_rae
+    from fae_decoders.imports.rae_encoder import HALF, IMAGENET
 
-    state = read_state_dict(checkpoint, section=section, sections=("ema", *SECTIONS))
-    half = (0.5, 0.5, 0.5) if pixels is PixelScale.HALF else None
-    stored = read_json(config) if config is not None else None
-    decoder = decoder_from_official(state, stored, pixel_mean=half, pixel_std=half)
-    decoder.save_pretrained(
-        out, overwrite=overwrite, card=f"Imported from one of RAE's decoders (`{checkpoint.name}`)."
+    colours = None if pixels is None else {PixelScale.HALF: HALF, PixelScale.IMAGENET: IMAGENET}[pixels]
+    model = load_rae(
+        source,
+        config=config,
+        encoder=encoder,
+        statistics=statistics,
+        colours=colours,
+        section=section,
+        variant=variant,
     )
-    parameters = sum(p.numel() for p in decoder.parameters())
+    model.save_pretrained(out, overwrite=overwrite, card=f"Imported from a RAE (`{Path(source).name}`).")
+    wrote = f"wrote {out} ({sum(p.numel() for p in model.parameters()):,} parameters"
+    if not isinstance(model, RAEDecoder):
+        known = "normalised by its statistics" if model.spec.is_normalized else "not normalised: give --statistics"
+        following = command_line("encode", model=out, data="IMAGES", out="LATENTS")
+        say(f"{wrote}), latents {'x'.join(map(str, model.spec.shape))} {known}; next: {following}")
+        return
     at_hand: Made = {
-        "features": (decoder.config.feature_dim, *decoder.config.grid),
-        "images": decoder.config.image_shape,
+        "features": (model.config.feature_dim, *model.config.grid),
+        "images": model.config.image_shape,
     }
     preset, remark = preset_words("pixel-decoder", at_hand)
     parts = {"autoencoder": "AUTOENCODER", "init": out, "data": "IMAGES", "preset": preset}
     following = command_line("train pixel", stage="finetune", **parts, out="FAE")
-    say(f"wrote {out} ({parameters:,} parameters); next: {following}{remark}")
+    say(f"{wrote}); next: {following}{remark}")

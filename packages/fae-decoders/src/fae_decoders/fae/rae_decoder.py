@@ -3,24 +3,31 @@
     features -> linear -> [class token, tokens] + fixed sin-cos positions -> depth x [LayerNorm, attention, LayerNorm,
     MLP] -> LayerNorm -> linear -> pixels, of which the class token's are dropped
 
-Published for DINOv2-B with registers, SigLIP2-B and MAE-B; `fae import rae` reads them. Those decoders were trained on
-features after the backbone's last LayerNorm without its learned scale and shift: an encoder with `norm_affine: false`.
+Published for DINOv2-B with registers, SigLIP2-B and MAE-B, by RAE's authors and in diffusers' AutoencoderRAE;
+`fae import rae` reads both. Those decoders were trained on features after the backbone's last LayerNorm without its
+learned scale and shift: an encoder with `norm_affine: false`.
 
 Shape suffixes: B batch, N = h * w tokens (row-major), C width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import torch
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
+from fae_core.config import parse_config
 from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_table
+from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.block import initialize, run_blocks
 from fae_decoders.fae.config import AnyPixelDecoderConfig
+from fae_decoders.official.rae import translate_rae_decoder
 
 
 class RAEDecoderConfig(AnyPixelDecoderConfig):
@@ -82,6 +89,37 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
         self.proj_out = nn.Linear(config.width, 3 * config.patch[0] * config.patch[1])
         self.gradient_checkpointing = False
         self.apply(initialize)
+
+    @classmethod
+    def from_official(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        config: Mapping[str, Any] | None = None,
+        *,
+        pixel_mean: tuple[float, float, float] | None = None,
+        pixel_std: tuple[float, float, float] | None = None,
+    ) -> Self:
+        """The decoder in a state dict of RAE's own code or of diffusers' AutoencoderRAE, in eval mode.
+
+        Args:
+            state_dict: Of a decoder alone or of a whole RAE.
+            config: Content of the original's config.json, needed for other widths than the released ones, and for
+                diffusers' grids other than 16x16.
+            pixel_mean: Of the scale of its output; None for that in the state dict (diffusers'), or else ImageNet's
+                (DINOv2, MAE); SigLIP2 has 0.5 each.
+            pixel_std: As `pixel_mean`.
+
+        Raises:
+            InvalidFile: It is something else, or has a structure that is not supported.
+        """
+        fields, state = translate_rae_decoder(state_dict, config or {})
+        scale = {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
+        fields |= {name: value for name, value in scale.items() if value is not None}
+        decoder = cls(parse_config(RAEDecoderConfig, fields, "RAE's decoder"))
+        # Conversions of the original leave its fixed table out.
+        state.setdefault("position", decoder.position)
+        load_state(decoder, state, "the checkpoint")
+        return decoder.eval()
 
     def tables(self) -> dict[str, Tensor]:
         """The fixed positions (1 + N, C)."""

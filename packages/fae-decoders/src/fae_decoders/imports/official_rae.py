@@ -1,137 +1,156 @@
-"""RAE's decoder checkpoints in our layout: names, packed attention weights, and the sizes that the weights show."""
+"""A whole RAE, or its decoder alone, in RAE's own layout and in that of diffusers' AutoencoderRAE."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from math import isqrt
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fae_core.config import parse_config
-from fae_core.errors import InvalidFile
-from fae_core.models.folder import load_state
-from fae_decoders.fae.rae_decoder import RAEDecoder, RAEDecoderConfig
+from fae_core.errors import FAEError, InvalidFile, InvalidSettings
+from fae_core.files import read_json
+from fae_core.models.foreign import SECTIONS, read_state_dict
+from fae_decoders.fae.fae import FAE
+from fae_decoders.fae.rae_decoder import RAEDecoder
+from fae_decoders.imports.diffusers_folder import DiffusersFolder
+from fae_decoders.imports.rae_encoder import Colours, StoredEncoder, build_encoder, patch_of
+from fae_decoders.imports.statistics import RAE_EPS, as_statistics, read_statistics
 
-# Attention heads of the released decoders (ViT-B, -L and -XL) by width: the weights do not show them.
-_HEADS = {768: 12, 1024: 16, 1152: 16}
-_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)*(?:decoder\.)?")
-_LAYER = re.compile(r"decoder_layers\.(\d+)\.(.+)\.(weight|bias)")
-_LAYER_NAMES = {
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
-    "attention.output.dense": "attention.proj",
-    "intermediate.dense": "mlp.up",
-    "output.dense": "mlp.down",
-}
-_NAMES = {
-    "decoder_embed.weight": "proj_in.weight",
-    "decoder_embed.bias": "proj_in.bias",
-    "decoder_norm.weight": "norm.weight",
-    "decoder_norm.bias": "norm.bias",
-    "decoder_pred.weight": "proj_out.weight",
-    "decoder_pred.bias": "proj_out.bias",
-}
-# What the original's config.json may say, and what is built here.
-_FIXED = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}
+_CLASS = "AutoencoderRAE"
 
 
 def decoder_from_official(
     state: Mapping[str, Tensor],
     stored: Mapping[str, Any] | None = None,
     *,
-    pixel_mean: tuple[float, float, float] | None = None,
-    pixel_std: tuple[float, float, float] | None = None,
+    pixel_mean: Colours | None = None,
+    pixel_std: Colours | None = None,
 ) -> RAEDecoder:
-    """The decoder in a state dict of the original, in eval mode.
+    """The decoder in a state dict, in eval mode.
 
     Args:
-        state: Of a decoder alone or of a whole RAE.
-        stored: Content of the original's config.json, needed for other widths than the released ones.
-        pixel_mean: Of the scale of its output; None for ImageNet's (DINOv2, MAE), 0.5 each for SigLIP2.
+        state: Of a decoder alone or of a whole RAE, in either layout.
+        stored: Content of the original's config.json, see `RAEDecoder.from_official`.
+        pixel_mean: Of the scale of its output, see `RAEDecoder.from_official`.
         pixel_std: As `pixel_mean`.
 
     Raises:
         InvalidFile: It is something else, or has a structure that is not supported.
     """
-    state = _decoder_part(state)
-    scale = {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
-    fields = {**_sizes(state, stored or {}), **{name: value for name, value in scale.items() if value is not None}}
-    decoder = RAEDecoder(parse_config(RAEDecoderConfig, fields, "RAE's decoder"))
-    converted = _convert(state)
-    # Conversions of the original leave its fixed table out.
-    converted.setdefault("position", decoder.position)
-    load_state(decoder, converted, "the checkpoint")
-    return decoder.eval()
+    return RAEDecoder.from_official(state, stored, pixel_mean=pixel_mean, pixel_std=pixel_std)
 
 
-def _decoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder's own weights, without wrappers' prefixes; InvalidFile where there are none."""
-    part = {_WRAPPERS.sub("", name): value for name, value in state.items()}
-    part = {name: value for name, value in part.items() if name.startswith(("decoder_", "trainable_cls_token"))}
-    needed = {
-        "decoder_embed.weight",
-        "decoder_pred.weight",
-        "trainable_cls_token",
-        "decoder_layers.0.intermediate.dense.weight",
-    }
-    missing = sorted(needed - part.keys())
-    if missing:
-        raise InvalidFile(f"this is not one of RAE's decoders: it has no {missing[0]}")
-    return part
+def rae_from_official(
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any] | None = None,
+    *,
+    encoder: str | None = None,
+    statistics: str | Path | None = None,
+    colours: tuple[Colours, Colours] | None = None,
+) -> FAE | RAEDecoder:
+    """The tokenizer in a state dict; its decoder alone where there is no encoder in it and none is named.
+
+    Its latents are the encoder's features, normalised by the original's statistics, which may differ by position.
+
+    Args:
+        state: Of a whole RAE or of a decoder alone, in either layout.
+        config: Content of the original's config.json; diffusers' for its layout.
+        encoder: A folder or hub repository of transformers with the encoder.
+        statistics: RAE's stat.pt.
+        colours: Mean and std of the encoder's images and the decoder's output; None: the encoder's own.
+
+    Raises:
+        FAEError: It is something else, has a structure that is not supported, or the parts do not fit.
+    """
+    config = config or {}
+    mean_std = (None, None) if colours is None else colours
+    found = StoredEncoder(state)
+    decoder = RAEDecoder.from_official(state, config, pixel_mean=mean_std[0], pixel_std=mean_std[1])
+    is_diffusers = "encoder_mean" in state
+    if not found and encoder is None:
+        if statistics is not None or (is_diffusers and len(state["_latents_mean"].flatten()) > 1):
+            raise InvalidSettings("a decoder alone does not normalise latents; name the encoder, too (--encoder)")
+        return decoder
+    name = None if encoder is None else encoder.removeprefix("hf/")
+    if colours is None and is_diffusers:
+        colours = decoder.config.pixel_mean, decoder.config.pixel_std
+    elif colours is None and name is None:
+        colours = found.colours
+    grid = decoder.config.grid[0]
+    patch = found.patch if found else patch_of(name or "")
+    input_size = config.get("encoder_input_size", grid * patch)
+    image_size = decoder.config.image_size
+    assert isinstance(image_size, int)
+    sizes = {"channels": decoder.config.feature_dim, "input_size": input_size, "image_size": image_size}
+    built = build_encoder(found, name, **sizes, colours=colours)
+    scale = built.backbone.config.mean, built.backbone.config.std
+    if (decoder.config.pixel_mean, decoder.config.pixel_std) != scale:
+        decoder = RAEDecoder.from_official(state, config, pixel_mean=scale[0], pixel_std=scale[1])
+    numbers = None
+    if statistics is not None:
+        numbers = read_statistics(statistics, built.spec.shape)
+    elif is_diffusers:
+        numbers = _diffusers_statistics(state, config, built.spec.shape)
+    if numbers is not None:
+        built.with_statistics(*numbers)
+    built.stamp()
+    return FAE(built, None, decoder).requires_grad_(False).eval()
 
 
-def _sizes(state: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of RAEDecoderConfig. The grid is square, as the original's; without a position table it is 16x16."""
-    for name, wanted in _FIXED.items():
-        if stored.get(name, wanted) != wanted:
-            raise InvalidFile(f"RAE's decoder with {name} {stored[name]!r} is not supported, only {wanted!r}")
-    width, feature_dim = state["decoder_embed.weight"].shape
-    heads = stored.get("decoder_num_attention_heads", _HEADS.get(width))
-    if heads is None:
-        raise InvalidFile(
-            f"a decoder of width {width} is none of the released ones; pass its config.json with --config"
-        )
-    if stored.get("decoder_hidden_size", width) != width:
-        raise InvalidFile(f"the config is for width {stored['decoder_hidden_size']}, the checkpoint has {width}")
-    tokens = state["decoder_pos_embed"].shape[-2] - 1 if "decoder_pos_embed" in state else 256
-    side, patch = isqrt(tokens), isqrt(state["decoder_pred.weight"].shape[0] // 3)
-    if side * side != tokens or 3 * patch * patch != state["decoder_pred.weight"].shape[0]:
-        raise InvalidFile(
-            f"{tokens} tokens of {state['decoder_pred.weight'].shape[0]} numbers each do not form a square"
-        )
-    return {
-        "feature_dim": feature_dim,
-        "grid": (side, side),
-        "image_size": side * patch,
-        "width": width,
-        "depth": 1 + max(int(match[1]) for match in map(_LAYER.fullmatch, state) if match),
-        "heads": heads,
-        "mlp_hidden": state["decoder_layers.0.intermediate.dense.weight"].shape[0],
-        "norm_eps": stored.get("layer_norm_eps", 1e-12),
-    }
+def load_rae(
+    source: str | Path,
+    *,
+    config: str | Path | None = None,
+    encoder: str | None = None,
+    statistics: str | Path | None = None,
+    colours: tuple[Colours, Colours] | None = None,
+    section: str | None = None,
+    variant: str | None = None,
+) -> FAE | RAEDecoder:
+    """The RAE in a file of RAE's own layout, or in a folder or hub repository of diffusers' AutoencoderRAE.
+
+    Args:
+        source: The file, folder, or "owner/name".
+        config: The original's config.json beside a file; the released widths need none.
+        encoder: See `rae_from_official`.
+        statistics: See `rae_from_official`.
+        colours: See `rae_from_official`.
+        section: Part of a file to read; None: "ema", then those of `read_state_dict`.
+        variant: Of a folder's weights.
+
+    Raises:
+        FAEError: As `rae_from_official`, and where files are missing or damaged.
+    """
+    options: dict[str, Any] = {"encoder": encoder, "statistics": statistics, "colours": colours}
+    if Path(source).is_file() or Path(source).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        if variant is not None:
+            raise InvalidSettings(f"{source} is one file and has no variants; leave the variant out")
+        state = read_state_dict(source, section=section, sections=("ema", *SECTIONS))
+        stored = read_json(Path(config)) if config is not None else None
+        return rae_from_official(state, stored, **options)
+    if config is not None or section is not None:
+        raise InvalidSettings("a config and a section belong to a file; a folder of diffusers' has its own")
+    folder = DiffusersFolder(source, variant)
+    stored = folder.config()
+    if stored["_class_name"] != _CLASS:
+        raise InvalidFile(f"{folder.path} holds a {stored['_class_name']!r}, not diffusers' {_CLASS}")
+    try:
+        return rae_from_official(folder.weights(), stored, **options)
+    except InvalidFile as error:
+        raise InvalidFile(f"{folder.path}: {error}") from None
 
 
-def _convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under a RAEDecoder's names."""
-    converted: dict[str, Tensor] = {}
-    packed: dict[str, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        layer = _LAYER.fullmatch(name)
-        if layer is None:
-            special = {"trainable_cls_token": "class_token", "decoder_pos_embed": "position"}.get(name)
-            converted[special or _NAMES.get(name, name)] = value.flatten(0, -2).squeeze(0) if special else value
-            continue
-        number, part, kind = layer.groups()
-        projection = part.removeprefix("attention.attention.")
-        if projection in ("query", "key", "value"):
-            packed.setdefault(f"blocks.{number}.attention.qkv.{kind}", {})[projection] = value
-        else:
-            converted[f"blocks.{number}.{_LAYER_NAMES.get(part, part)}.{kind}"] = value
-    for name, parts in packed.items():
-        if parts.keys() != {"query", "key", "value"}:
-            raise InvalidFile(f"the checkpoint lacks one of query, key and value for {name}")
-        converted[name] = torch.cat([parts["query"], parts["key"], parts["value"]])
-    return converted
+def _diffusers_statistics(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], shape: tuple[int, int, int]
+) -> tuple[list[float], list[float]]:
+    """diffusers' (z - mean) / (std + eps) * scaling_factor, on maps or, without reshape_to_2d, on tokens."""
+    scale = float(config.get("scaling_factor") or 1.0)
+    mean, std = state["_latents_mean"].float(), (state["_latents_std"].float() + RAE_EPS) / scale
+    if not config.get("reshape_to_2d", True):
+        tokens = (1, shape[1] * shape[2], shape[0])
+        try:
+            mean, std = (v.broadcast_to(tokens).transpose(1, 2).reshape(1, *shape) for v in (mean, std))
+        except RuntimeError:
+            raise FAEError(f"statistics of {tuple(mean.shape)} are not for tokens of {tokens[1:]}") from None
+    return as_statistics(mean, std, shape, "the checkpoint")

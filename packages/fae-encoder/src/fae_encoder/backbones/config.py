@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from fae_core.config import Config
 
-Interpolation = Literal["bicubic", "bilinear"]
+Interpolation = Literal["bicubic", "bilinear", "bicubic-plain"]
 
 Combine = Literal["concatenate", "mean", "sum"]
 
@@ -34,8 +34,9 @@ class BackboneConfig(Config):
             coarser ones interpolated.
         mean: per-colour mean of the images that the network expects; None = the network's own.
         std: per-colour standard deviation of these images; None = the network's own.
-        interpolation: filter that resizes images, "bicubic" or "bilinear"; None = the network's own. It is recorded
-            when an encoder is saved; encoders saved before it was recorded are bicubic.
+        interpolation: filter that resizes images, "bicubic" or "bilinear", or "bicubic-plain", which is neither
+            antialiased nor clipped (RAE's); None = the network's own. It is recorded when an encoder is saved; encoders
+            saved before it was recorded are bicubic.
         revision: commit of the hub repository of "pretrained" weights; None = the newest, which is then recorded.
             Branches and tags can move, so give a commit.
         width: channels of a timm transformer; None = the network's own. A network of another width, depth or number of

@@ -28,7 +28,8 @@ def same_aspect(image: tuple[int, int], seen: tuple[int, int]) -> bool:
 class Preprocess(Fp32Buffers):
     """Antialiased resize to `size`, then (x - mean) / std per colour.
 
-    A bicubic filter can overshoot [0, 1]; such values are clipped, as an 8-bit image would clip them.
+    A bicubic filter can overshoot [0, 1]; such values are clipped, as an 8-bit image would clip them. "bicubic-plain"
+    is neither antialiased nor clipped, as RAE's own code resizes.
 
     Args:
         size: (height, width) of the result.
@@ -84,8 +85,9 @@ class Preprocess(Fp32Buffers):
             )
         images = images.float()
         if (height, width) != self.size:
-            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
-            images = images.clamp(0.0, 1.0)
+            mode, _, plain = self.interpolation.partition("-")
+            images = F.interpolate(images, self.size, mode=mode, antialias=not plain, align_corners=False)
+            images = images if plain else images.clamp(0.0, 1.0)
         return (images - self.mean) / self.std
 
 

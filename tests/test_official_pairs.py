@@ -1,0 +1,129 @@
+"""An official transformer with its official tokenizer: pictures are those of the originals to within one level of 255.
+
+The originals' latents are in the parity cases (made by the originals' code); the originals' decoder is diffusers'.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fae_core import LatentStore, load_tokenizer
+from fae_core.commands.groups import invoke
+from fae_core.errors import LatentSpecMismatch
+from fae_core.sampling.draw import load_pair
+from fae_core.testing import shared_folder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "packages/fae-decoders/tests"))
+from original_layouts import autoencoder_kl, autoencoder_rae, in_ldm_layout
+
+LEVEL = {"atol": 1 / 255, "rtol": 0.0}
+
+
+def imported(case: dict[str, Any], original: str, tokenizer: Path, folder: Path) -> Path:
+    """The transformer of a case, imported by its command for the latents of a tokenizer."""
+    torch.save({"ema": case["state_dict"]}, folder / "transformer.pt")
+    (folder / "arguments.yaml").write_text(yaml.safe_dump(case["config"]))
+    options = ["--config", str(folder / "arguments.yaml"), "--spec", str(tokenizer), "--out", str(folder / original)]
+    invoke(["import", original, str(folder / "transformer.pt"), *options])
+    return folder / original
+
+
+def pictures(case: dict[str, Any], generator: Path, tokenizer: Path, **options: Any) -> torch.Tensor:
+    model, decoder = load_pair(str(generator), str(tokenizer))
+    return decoder.decode(model.sample(case["inputs"]["y"], noise=case["inputs"]["noise"], **options))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+def test_sit_with_sd_vae(layout: str, tmp_path: Path) -> None:
+    case = torch.load(shared_folder("cases", "parity", "sit_A.pt"), weights_only=True)
+    vae = autoencoder_kl(widths=(32, 32, 64, 64), latent_channels=4, layers_per_block=2, sample_size=64)
+    out = tmp_path / "vae"
+    if layout == "ldm":
+        torch.save({"state_dict": in_ldm_layout(vae.state_dict())}, tmp_path / "vae.ckpt")
+        options = ["--scaling", "0.18215", "--image-size", "64"]
+        invoke(["import", "autoencoder-kl", str(tmp_path / "vae.ckpt"), *options, "--out", str(out)])
+    else:
+        vae.save_pretrained(tmp_path / "sd")
+        invoke(["import", "autoencoder-kl", str(tmp_path / "sd"), "--out", str(out)])
+    generator = imported(case, "sit", out, tmp_path)
+    steps = case["inputs"]["steps"] - 1
+    guidance = {"scale": case["inputs"]["cfg_scale"], "channels": 3}
+    ours = pictures(case, generator, out, steps=steps, method="euler", guidance=guidance)
+    z = case["outputs"]["ode_euler_6_cfg2.5"]
+    theirs = (vae.decode(z[: len(ours)] / 0.18215).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(ours, theirs, **LEVEL)
+    assert theirs.std() > 10 / 255
+
+
+@torch.no_grad()
+def test_lightningdit_with_vavae(tmp_path: Path) -> None:
+    case = torch.load(shared_folder("cases", "parity", "lightningdit_A.pt"), weights_only=True)
+    vae = autoencoder_kl(widths=(32, 32, 64), attention=(2,), latent_channels=32, layers_per_block=1, sample_size=24)
+    torch.save({"state_dict": in_ldm_layout(vae.state_dict())}, tmp_path / "vavae.pt")
+    generator = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(1, 32, 1, 1, generator=generator), torch.rand(1, 32, 1, 1, generator=generator) + 0.5
+    torch.save({"mean": mean, "std": std}, tmp_path / "latents_stats.pt")
+    options = ["--statistics", str(tmp_path / "latents_stats.pt"), "--image-size", "24"]
+    out = tmp_path / "vae"
+    invoke(["import", "autoencoder-kl", str(tmp_path / "vavae.pt"), *options, "--out", str(out)])
+    folder = imported(case, "lightningdit", out, tmp_path)
+    inputs = case["inputs"]
+    guidance = {"scale": inputs["cfg_scale"], "interval": [0.0, 1 - inputs["cfg_interval_start"]], "channels": 3}
+    ours = pictures(case, folder, out, steps=inputs["steps"] - 1, shift=1 / inputs["timestep_shift"], guidance=guidance)
+    z = case["outputs"]["ode_euler_6_shift0.3_cfg4_start0.125"][: len(ours)]
+    theirs = (vae.decode(z * std + mean).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(ours, theirs, **LEVEL)
+    assert theirs.std() > 10 / 255
+
+
+def test_a_transformer_for_other_latents_is_refused(tmp_path: Path) -> None:
+    case = torch.load(shared_folder("cases", "parity", "sit_A.pt"), weights_only=True)
+    for name, scaling in (("one", "0.18215"), ("other", "0.3")):
+        vae = autoencoder_kl(widths=(32, 32, 32, 32), latent_channels=4, layers_per_block=1)
+        torch.save(in_ldm_layout(vae.state_dict()), tmp_path / "vae.pt")
+        options = ["--scaling", scaling, "--image-size", "64", "--out", str(tmp_path / name)]
+        invoke(["import", "autoencoder-kl", str(tmp_path / "vae.pt"), *options])
+    generator = imported(case, "sit", tmp_path / "one", tmp_path)
+    with pytest.raises(LatentSpecMismatch, match="std"):
+        load_pair(str(generator), str(tmp_path / "other"))
+
+
+def test_a_generator_is_trained_and_resumed_on_latents_normalised_by_position(tmp_path: Path) -> None:
+    """A new generator on an imported RAE: the store, its normalisation, a resumed run, pictures."""
+    (tmp_path / "images").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    draw = torch.Generator().manual_seed(0)
+    mean, std = (torch.rand((64, 4, 4), generator=draw) + 0.5 for _ in range(2))
+    for name, scale in (("rae", 1.0), ("other", 2.0)):
+        original = autoencoder_rae(
+            encoder_type="dinov2", encoder_input_size=56, patch_size=16, latents_mean=mean, latents_std=scale * std
+        )
+        original.save_pretrained(tmp_path / f"{name}-original")
+        invoke(["import", "rae", str(tmp_path / f"{name}-original"), "--out", str(tmp_path / name)])
+        options = ["--data", str(tmp_path / "images"), "--dtype", "float32", "--out", str(tmp_path / f"{name}-latents")]
+        invoke(["encode", "--model", str(tmp_path / name), *options])
+    store, rae = LatentStore(tmp_path / "rae-latents"), load_tokenizer(tmp_path / "rae")
+    images = torch.stack([rae.transform(Image.open(tmp_path / "images" / f"{n}.png")) for n in range(6)])
+    torch.testing.assert_close(store.read(range(6))[0], rae.encode(images), atol=1e-4, rtol=1e-4)
+    run = ["--preset", "lightningdit-tiny", "--batch-size", "4", "--device", "cpu", "--out", str(tmp_path / "run")]
+    short = ["train", "diffusion", "--latents", str(tmp_path / "rae-latents"), *run]
+    settings = ["--set", "training.schedule_steps=9", "--set", "training.checkpoint_every=1"]
+    invoke([*short, "--steps", "1", *settings])
+    assert (tmp_path / "run" / "config.yaml").stat().st_size < 10_000
+    invoke([*short, "--steps", "2", *settings, "--resume"])
+    with pytest.raises(LatentSpecMismatch, match="std"):
+        invoke([*short[:3], str(tmp_path / "other-latents"), *run, "--steps", "3", *settings, "--resume"])
+    sampled = ["--generator", str(tmp_path / "run"), "--decoder", str(tmp_path / "rae"), "--count", "2"]
+    invoke(["sample", *sampled, "--device", "cpu", "--out", str(tmp_path / "samples")])
+    assert Image.open(tmp_path / "samples" / "images" / "000000.png").size == (64, 64)
