@@ -261,3 +261,32 @@ def test_what_is_not_kept_in_memory_is_not_read_before_the_first_step(make) -> N
     task.data.source = source = Counted(1000)
     task.prepare("cpu")
     assert sorted(source.reads) == [i * 1000 // 6 for i in range(6)]
+
+
+def rms_encoder(**overrides: object):
+    return make_encoder(standardize_features=True, adapter={"latent_norm": "rms"}, **overrides)
+
+
+def test_rms_latents_are_learned_without_a_kl_term(tmp_path: Path) -> None:
+    with pytest.raises(FAEError, match=r"set autoencoder\.beta=0"):
+        make_autoencoder_task(rms_encoder())
+    task = make_autoencoder_task(rms_encoder(), beta=0.0, noise=0.2)
+    run = train(task, TRAINING, tmp_path / "run", device="cpu")
+    rows = read_metrics(run)
+    assert "kl" not in rows[0] and rows[0]["loss"] == rows[0]["l2"]
+    assert sum(row["loss"] for row in rows[-3:]) < 0.8 * sum(row["loss"] for row in rows[:3])
+    fae = FAE.from_pretrained(run)
+    raw = fae.posterior(images()).mean
+    torch.testing.assert_close(raw.square().mean(1), torch.ones(10, 4, 4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(fae.encode(images()).std((0, 2, 3), correction=0), torch.ones(8), atol=1e-3, rtol=0)
+
+
+def test_noise_on_latents_has_one_size_per_image() -> None:
+    task = make_autoencoder_task(beta=0.0, noise=0.2)
+    z = torch.zeros(4000, 8, 4, 4)
+    sizes = task._noised(z, SlotRandom(0, range(4000))).std((1, 2, 3))
+    # A size is |N(0, 0.25^2)|: its mean is 0.2 (0.8 stands for sqrt(2 / pi)), and sizes differ between images.
+    assert float(sizes.mean()) == pytest.approx(0.2, rel=0.05)
+    assert float(sizes.std()) == pytest.approx(0.25 * (1 - 2 / torch.pi) ** 0.5, rel=0.08)
+    one = task._noised(z[:1], SlotRandom(0, [7]))
+    torch.testing.assert_close(one, task._noised(z[:8], SlotRandom(0, range(8)))[7:])

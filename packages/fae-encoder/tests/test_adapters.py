@@ -108,3 +108,24 @@ def test_widths_that_do_not_fit_are_refused() -> None:
         make(heads=5)
     with pytest.raises(FAEError, match="rope needs"):
         make(hidden=6, heads=3, rope=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["attention", "linear", "transformer"])
+def test_rms_latents_have_one_length_and_no_variance(kind: str) -> None:
+    """GAE's: x / sqrt(mean(x^2) + 1e-6) over the channels of each position, without a learned scale."""
+    adapter = make(type=kind, depth=1, latent_norm="rms")
+    projected: list[torch.Tensor] = []
+    adapter.out.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    mean, logvar = adapter(3 * features(), GRID)
+    assert adapter.out.out_features == 3 and projected[0].shape == mean.shape == logvar.shape == (2, 6, 3)
+    for row, raw in zip(mean.flatten(0, 1), projected[0].flatten(0, 1), strict=True):
+        length = math.sqrt(sum(float(v) ** 2 for v in raw) / 3 + 1e-6)
+        torch.testing.assert_close(row, raw / length, atol=1e-5, rtol=1e-5)
+    assert torch.all(logvar == -30)
+    assert AdapterConfig(type=kind, latent_norm="rms").unseen_in_weights != AdapterConfig(type=kind).unseen_in_weights
+
+
+def test_features_as_latents_are_not_normalised() -> None:
+    with pytest.raises(FAEError, match="latent_norm is for the others"):
+        make(dim=3, type="identity", latent_norm="rms")

@@ -22,7 +22,8 @@ from fae_encoder.config import AdapterConfig
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
 _HEAD_DIMS = (256, 128, 64, 32, 16, 8, 4)
-_IDENTITY_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
+_POINT_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
+_RMS_EPS = 1e-6
 
 
 class AttentionAdapter(nn.Module):
@@ -56,7 +57,8 @@ class AttentionAdapter(nn.Module):
         self.activation = _ACTIVATIONS[config.activation]
         self.norm = _input_norm(config.input_norm, dim)
         self.qkvs = nn.Linear(dim, 4 * hidden)
-        self.out = nn.Linear(hidden, 2 * channels)
+        self.moments = _LatentNorm(config.latent_norm, channels)
+        self.out = nn.Linear(hidden, self.moments.width)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean and logvar, (B, N, C) each, of features (B, N, D) on a grid (h, w)."""
@@ -67,8 +69,7 @@ class AttentionAdapter(nn.Module):
         else:
             attended = ops.attention(q, k, v)
         attended_BNH = attended.transpose(1, 2).flatten(2)
-        mean, logvar = self.out(self.activation(skip_BNH + attended_BNH)).chunk(2, dim=-1)
-        return mean, logvar
+        return self.moments(self.out(self.activation(skip_BNH + attended_BNH)))
 
 
 class LinearAdapter(nn.Module):
@@ -77,12 +78,12 @@ class LinearAdapter(nn.Module):
     def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
         super().__init__()
         self.norm = _input_norm(config.input_norm, dim)
-        self.out = nn.Linear(dim, 2 * channels)
+        self.moments = _LatentNorm(config.latent_norm, channels)
+        self.out = nn.Linear(dim, self.moments.width)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
-        mean, logvar = self.out(self.norm(x_BND)).chunk(2, dim=-1)
-        return mean, logvar
+        return self.moments(self.out(self.norm(x_BND)))
 
 
 class TransformerAdapter(nn.Module):
@@ -101,7 +102,8 @@ class TransformerAdapter(nn.Module):
         self.norm = _input_norm(config.input_norm, dim)
         self.blocks = nn.ModuleList(_Block(dim, heads, hidden) for _ in range(config.depth))
         self.out_norm = RMSNorm(dim)
-        self.out = nn.Linear(dim, 2 * channels)
+        self.moments = _LatentNorm(config.latent_norm, channels)
+        self.out = nn.Linear(dim, self.moments.width)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
@@ -109,15 +111,14 @@ class TransformerAdapter(nn.Module):
         x_BND = self.norm(x_BND)
         for block in self.blocks:
             x_BND = block(x_BND, rope)
-        mean, logvar = self.out(self.out_norm(x_BND)).chunk(2, dim=-1)
-        return mean, logvar
+        return self.moments(self.out(self.out_norm(x_BND)))
 
 
 class IdentityAdapter(nn.Module):
     """Direct predict: the features are the latent, with a fixed variance near 0. Arguments as of `AttentionAdapter`.
 
     Raises:
-        FAEError: unless C = D.
+        FAEError: unless C = D, and where latents are to be normalised.
     """
 
     def __init__(self, config: AdapterConfig, dim: int, channels: int) -> None:
@@ -126,12 +127,36 @@ class IdentityAdapter(nn.Module):
             raise FAEError(
                 f"the identity adapter keeps all {dim} feature channels; set channels to {dim}, not {channels}"
             )
+        if config.latent_norm != "none":
+            raise FAEError("the identity adapter keeps the features as they are; latent_norm is for the others")
         self.norm = _input_norm(config.input_norm, dim)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
         mean = self.norm(x_BND)
-        return mean, torch.full_like(mean, _IDENTITY_LOGVAR)
+        return mean, torch.full_like(mean, _POINT_LOGVAR)
+
+
+class _LatentNorm:
+    """From the last projection to mean and logvar.
+
+    Args:
+        kind: "none": the projection gives both; "rms": it gives the mean alone, whose root mean square becomes 1.
+        channels: C.
+    """
+
+    def __init__(self, kind: str, channels: int) -> None:
+        self.is_point = kind == "rms"
+        self.width = channels if self.is_point else 2 * channels  # of the projection
+
+    def __call__(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logvar, (B, N, C) each."""
+        if not self.is_point:
+            mean, logvar = projected.chunk(2, dim=-1)
+            return mean, logvar
+        mean = projected.float()
+        mean = mean * torch.rsqrt(mean.square().mean(dim=-1, keepdim=True) + _RMS_EPS)
+        return mean, torch.full_like(mean, _POINT_LOGVAR)
 
 
 class _Block(nn.Module):

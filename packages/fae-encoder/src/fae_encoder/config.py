@@ -31,6 +31,8 @@ class AdapterConfig(Config):
         input_norm: norm before the first projection.
         rope: rotate queries and keys by their position on the grid.
         depth: layers of the transformer (4 and 6 in table 5).
+        latent_norm: "rms" divides each position's latent by its root mean square over the channels, without a learned
+            scale, and gives it no variance: GAE's latents (Liu et al., 2026), trained without a KL term.
     """
 
     type: Literal["attention", "linear", "transformer", "identity"] = "attention"
@@ -40,13 +42,14 @@ class AdapterConfig(Config):
     input_norm: Literal["none", "layer", "rms"] = "none"
     rope: bool = False
     depth: int = Field(default=4, gt=0)
+    latent_norm: Literal["none", "rms"] = "none"
 
     @property
     def unseen_in_weights(self) -> str:
         """Choices other than the defaults that no weight's name or shape shows; "" for none."""
         fields = {"attention": ("heads", "activation", "rope"), "transformer": ("heads",)}.get(self.type, ())
         defaults = type(self)()
-        chosen = {name: getattr(self, name) for name in (*fields, "input_norm")}
+        chosen = {name: getattr(self, name) for name in (*fields, "input_norm", "latent_norm")}
         return " ".join(f"{name}={value}" for name, value in chosen.items() if value != getattr(defaults, name))
 
 

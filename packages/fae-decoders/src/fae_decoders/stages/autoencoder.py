@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from fae_encoder.store.feature_store import FeatureStore
 
 
+_MEAN_ABSOLUTE = 0.8  # of a standard normal number, as GAE rounds sqrt(2 / pi)
+
+
 class AutoencoderTask(Task):
     """Adapter + feature decoder on features of a frozen backbone; exports an FAE without a pixel decoder.
 
@@ -72,6 +75,10 @@ class AutoencoderTask(Task):
             )
         if decoder.spec.is_normalized:
             raise FAEError("a feature decoder is trained on latents without statistics; they are measured at its end")
+        if encoder.config.adapter.latent_norm != "none" and config.beta:
+            raise FAEError(
+                "latents with adapter.latent_norm have no variance for a KL term to weigh; set autoencoder.beta=0"
+            )
         self.encoder, self.config = encoder, config
         self.data = StageData(source, encoder, config.data, store=features)
         self.read_groups = self.data.read_groups
@@ -100,15 +107,25 @@ class AutoencoderTask(Task):
     def _loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
         features = self.data.batch_features(batch)
         posterior = self.encoder.adapt(features)
-        reconstructed = self.modules["feature_decoder"](posterior.sample(random))
-        terms = {"l2": feature_loss(reconstructed, features, self._weights), "kl": posterior.kl().mean()}
-        loss = terms["l2"] + self.config.beta * terms["kl"]
+        reconstructed = self.modules["feature_decoder"](self._noised(posterior.sample(random), random))
+        loss = feature_loss(reconstructed, features, self._weights)
+        terms = {"l2": loss}
+        if self.encoder.config.adapter.latent_norm == "none":
+            terms["kl"] = posterior.kl().mean()
+            loss = loss + self.config.beta * terms["kl"]
         if self.config.cosine:
             terms["cosine"] = cosine_loss(reconstructed, features)
             loss = loss + self.config.cosine * terms["cosine"]
         with torch.no_grad():
             terms["unexplained"] = unexplained_variance(reconstructed, features)
         return {"loss": loss, **terms}
+
+    def _noised(self, z: Tensor, random: SlotRandom) -> Tensor:
+        """Latents (B, C, h, w) with the noise of the settings."""
+        if not self.config.noise:
+            return z
+        scale = random.normal((1, 1, 1), "latent_noise_scale", z.device) * (self.config.noise / _MEAN_ABSOLUTE)
+        return z + scale * random.normal(z.shape[1:], "latent_noise", z.device)
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
         with self._finished_encoder(modules["adapter"]) as encoder:

@@ -44,7 +44,11 @@ class AutoencoderConfig(Config):
     """Settings of stage Ia.
 
     Args:
-        beta: Weight of the KL term; both terms are means over elements.
+        beta: Weight of the KL term; both terms are means over elements. 0 leaves it out, as the adapter's latent_norm
+            needs it.
+        noise: Mean absolute standard deviation of the noise that latents carry in training beside their posterior's.
+            Each image has one of its own, from N(0, (noise / 0.8)^2): GAE's, which takes 0.2 with RMS-normalised
+            latents.
         cosine: Weight of 1 - cosine similarity per token.
         layer_weights: Relative weight of each backbone layer in the feature loss, where features concatenate several.
         gradient_checkpointing: Recompute the decoder's blocks in the backward pass.
@@ -52,6 +56,7 @@ class AutoencoderConfig(Config):
     """
 
     beta: float = Field(default=1e-3, ge=0)
+    noise: float = Field(default=0.0, ge=0)
     cosine: float = Field(default=0.0, ge=0)
     layer_weights: tuple[float, ...] | None = None
     gradient_checkpointing: bool = False
