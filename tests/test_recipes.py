@@ -4,6 +4,7 @@ layout."""
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fae_core.commands.groups import invoke
+from fae_core.files import read_yaml
 from fae_core.recipes.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -28,6 +30,7 @@ CLAIMS = {
     "text": (),
     "bundle": (),
     "beta": ("adapters",),
+    "latent-norm": ("adapters",),
 }
 
 
@@ -69,6 +72,18 @@ def test_the_claims_recipes_run_to_their_ends(parquet: Path, spaces: Path) -> No
         assert (runs / name / "report.html").stat().st_size > 10_000
         if name not in ("text", "bundle"):
             assert "<svg" in (runs / name / "results" / "compared.svg").read_text()
+    compare_five_spaces(parquet, spaces, runs)
+
+
+def compare_five_spaces(parquet: Path, spaces: Path, runs: Path) -> None:
+    """The general recipe on the spaces that it names, where the claims' recipes have made them."""
+    recipe = RECIPES / "compare-spaces.yaml"
+    named = read_yaml(recipe)["variables"]["spaces"]
+    places = json.dumps(named).replace("runs/spaces/", f"{spaces}/").replace("runs/", f"{runs}/")
+    options = ["--set", f"spaces={places}", "--set", f"train={parquet}", "--set", f"held_out={parquet}[32:]"]
+    invoke(["run", str(recipe), "--out", str(runs / "compared"), "--size", "smoke", *options])
+    table = json.loads((runs / "compared" / "convergence" / "compared.json").read_text())["table"]
+    assert [row[:2] for row in table["rows"]] == [[name, 2] for name in sorted(named)] and len(named) == 5
 
 
 def test_the_samplers_of_the_bundle_are_measured_to_the_end(parquet: Path, tmp_path: Path) -> None:

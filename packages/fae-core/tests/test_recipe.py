@@ -100,3 +100,45 @@ def test_combinations_are_bounded(tmp_path: Path) -> None:
     text = f'steps:\n  - {{name: "{{a}}-{{b}}", run: "encode", for: {{a: [{many}], b: [{many}]}}}}\n'
     with pytest.raises(FAEError, match="more than 10000 steps"):
         load_recipe(written(tmp_path, text))
+
+
+SPACES = """
+variables:
+  seeds: [0, 1]
+  spaces: {fae: runs/fae, "two words": {options: "my runs/direct", train: --set model.shift=1.66}}
+sizes: {smoke: {seeds: [5]}}
+steps:
+  - name: "{space}-{seed}"
+    for: {space: "{spaces}", seed: "{seeds}"}
+    run: train diffusion --decoder "{space_options}" --seed {seed} {space_train} --out "{out}/{space}"
+"""
+
+
+def test_the_values_of_for_may_be_a_variables(tmp_path: Path) -> None:
+    path = written(tmp_path, SPACES)
+    recipe = load_recipe(path)
+    assert [step.name for step in recipe.steps] == ["fae-0", "fae-1", "two words-0", "two words-1"]
+    start = ["train", "diffusion", "--decoder"]
+    assert recipe.command(recipe.steps[1], Path("o")) == [*start, "runs/fae", "--seed", "1", "--out", "o/fae"]
+    end = ["--seed", "0", "--set", "model.shift=1.66", "--out", "o/two words"]
+    assert recipe.command(recipe.steps[2], Path("o")) == [*start, "my runs/direct", *end]
+    others = load_recipe(path, {"spaces": {"mine": "runs/mine"}}, size="smoke")
+    assert [step.name for step in others.steps] == ["mine-5"]
+    assert others.command(others.steps[0], Path("o"))[:4] == [*start, "runs/mine"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"spaces": "fae"}, "variable spaces of for: space is a list of values, or a mapping"),
+        ({"spaces": {}}, "variable spaces of for: space is a list of values, or a mapping"),
+        ({"spaces": {"fae": {"options": ["a"]}}}, "a value is a text, or a mapping from names to texts"),
+    ],
+)
+def test_variables_that_are_no_values_are_refused(overrides: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FAEError, match=message):
+        load_recipe(written(tmp_path, SPACES), overrides)
+    text = SPACES.replace('"{space_options}"', "{spaces}")
+    recipe = load_recipe(written(tmp_path, text))
+    with pytest.raises(FAEError, match=r"\{spaces\} has several values; take it in `for`"):
+        recipe.command(recipe.steps[0], tmp_path)

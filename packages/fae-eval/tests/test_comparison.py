@@ -93,6 +93,17 @@ def test_the_command_reads_records_draws_and_reports(tmp_path: Path, capsys: pyt
         invoke(["eval", "compare", "A=x", "A=y"])
 
 
+def test_the_folders_in_a_folder_are_variants(tmp_path: Path) -> None:
+    for seed, (low, high) in enumerate([(10.0, 40.0), (12.0, 42.0)]):
+        curve(30.0, low).save(tmp_path / "results" / "FAE [new]" / f"{seed}.json")
+        curve(60.0, high).save(tmp_path / "results" / "VAE" / f"{seed}.json")
+    (tmp_path / "results" / "empty").mkdir()
+    out = tmp_path / "results" / "compared.json"
+    invoke(["eval", "compare", str(tmp_path / "results"), "--out", str(out)])
+    rows = Result.load(out).table["rows"]
+    assert [row[:3] for row in rows] == [["FAE [new]", 2, 11.0], ["VAE", 2, 41.0]]
+
+
 def test_single_values_are_drawn_as_dots(tmp_path: Path) -> None:
     for name, value in (("a-0", 0.5), ("a-1", 0.6), ("b-0", 0.7)):
         single(value).save(tmp_path / f"{name}.json")

@@ -221,14 +221,17 @@ def encoder_fields(overrides: list[str] | None) -> dict[str, Any]:
 def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) -> LatentEncoder:
     """The model that --model names. The seed fixes a preset's fresh adapter.
 
-    Raises FAEError for a tokenizer without a posterior, and for --weights without a backbone.
+    Raises FAEError for a tokenizer that is no torch module, and for --weights without a backbone.
     """
+    import torch
+
     from fae_core.errors import FAEError
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
     from fae_core.models.sources import may_be_preset, resolve_model_folder
     from fae_encoder.encoder import WHOLE_FAE, FAEEncoder
     from fae_encoder.store.encode_dataset import LatentEncoder
+    from fae_encoder.store.point_encoder import PointEncoder
 
     chosen: dict[str, Any] = {} if weights is None else {"weights": None if weights == "random" else weights}
     if may_be_preset(model):
@@ -239,9 +242,11 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     if weights is not None:
         raise FAEError(f"{model} has no backbone to give weights to; leave --weights out")
     tokenizer = load_tokenizer(folder)
-    if not isinstance(tokenizer, LatentEncoder):
-        raise FAEError(f"{model} is a {type(tokenizer).__name__}, which gives no posterior to store")
-    return tokenizer
+    if isinstance(tokenizer, LatentEncoder):
+        return tokenizer
+    if not isinstance(tokenizer, torch.nn.Module):
+        raise FAEError(f"{model} is a {type(tokenizer).__name__}, which is no torch module with weights to identify")
+    return PointEncoder(tokenizer)
 
 
 def _features(folder: Path, encoder: LatentEncoder, source: ImageSource) -> FeatureStore:

@@ -13,6 +13,15 @@ changing fastest; a value may have options of its own, which `{NAME_options}` st
         for: {rung: {sit: --set model.rope=false, lightningdit: ""}, seed: [0, 1, 2]}
         run: "train diffusion --latents {out}/latents --out {out}/{rung}-{seed} --seed {seed} {rung_options}"
 
+The values may be a variable's, a list or a mapping, so that a call can give others; several texts of one value have
+names, `{NAME_key}`, of which those that a value lacks are empty:
+
+    variables: {spaces: {fae: runs/fae, features: {options: runs/direct, train: --set model.transport.shift=1.66}}}
+    steps:
+      - name: "{space}"
+        for: {space: "{spaces}"}
+        run: "train diffusion --latents {out}/{space} {space_train} --out {out}/{space}-run"
+
 `sizes` names sets of variables, so that one recipe serves a test, a CPU and a GPU (`fae run RECIPE --size gpu`):
 
     sizes: {smoke: {steps: 2}, gpu: {steps: 50000, preset: lightningdit-cifar10}}
@@ -64,7 +73,8 @@ _KEYS = ("title", "description", "variables", "sizes", "steps")
 _STEP_KEYS = ("name", "run", "for", "resumable")
 _MOST_STEPS = 10_000
 
-Value = str | list[str]
+Value = str | list[str] | dict[str, dict[str, str]]
+_OPTIONS = "options"  # the key that a text alone stands for
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Recipe:
 
     Attributes:
         title: Title of the experiment.
-        variables: Values by name; a list stands for as many arguments.
+        variables: Values by name; a list stands for as many arguments, a mapping for the values of a `for`.
         steps: In the order of the recipe.
     """
 
@@ -155,11 +165,11 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str |
         for name, value in changes.items():
             if name not in variables:
                 raise UnknownName("variable of the recipe", str(name), variables)
-            variables[name] = _value(name, value)
+            variables[name] = _with_keys_of(variables[name], _value(name, value))
     entries = content.get("steps") or []
     if not isinstance(entries, list):
         raise FAEError(f"{path}: steps must be a list")
-    steps = tuple(step for entry in entries for step in _steps(entry, path))
+    steps = tuple(step for entry in entries for step in _steps(entry, variables, path))
     if not steps:
         raise FAEError(f"{path} has no steps")
     names = [step.name for step in steps]
@@ -313,12 +323,32 @@ def _words(step: Step) -> list[str]:
 
 
 def _value(name: Any, value: Any) -> Value:
-    """A variable's value as text, or as a list of texts; raises FAEError for lists of anything but words."""
+    """A variable's value as text, a list of texts, or texts by name; raises FAEError for lists of anything else."""
+    if isinstance(value, dict):
+        return _named_texts(f"variable {name}", value)
     if not isinstance(value, list):
         return _text(value)
     if not all(isinstance(item, str | int | float | None) for item in value):
         raise FAEError(f"variable {name}: a list holds the arguments that it stands for, not lists or mappings")
     return [_text(item) for item in value]
+
+
+def _named_texts(what: str, values: dict[Any, Any]) -> dict[str, dict[str, str]]:
+    """A mapping as texts by name, the same names for each value; raises FAEError for deeper ones."""
+    named = {str(key): one if isinstance(one, dict) else {_OPTIONS: one} for key, one in values.items()}
+    keys = dict.fromkeys([_OPTIONS, *(str(key) for one in named.values() for key in one)])
+    if any(isinstance(text, dict | list) for one in named.values() for text in one.values()):
+        raise FAEError(f"{what}: a value is a text, or a mapping from names to texts")
+    texts = {value: {str(key): _text(text or "") for key, text in one.items()} for value, one in named.items()}
+    return {value: {key: one.get(key, "") for key in keys} for value, one in texts.items()}
+
+
+def _with_keys_of(before: Value, after: Value) -> Value:
+    """A mapping that replaces another, with all names of texts that the recipe's commands may use."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    keys = dict.fromkeys(key for one in before.values() for key in one)
+    return {value: {**dict.fromkeys(keys, ""), **one} for value, one in after.items()}
 
 
 def _text(value: Any) -> str:
@@ -349,13 +379,15 @@ def _filled(part: str, values: dict[str, Value], step: Step) -> str:
         if name not in values or form or conversion:
             raise FAEError(f"step {step.name}: {name!r} is not a variable of the recipe")
         value = values[name]
+        if isinstance(value, dict):
+            raise FAEError(f"step {step.name}: {{{name}}} has several values; take it in `for`")
         if isinstance(value, list):
             raise FAEError(f"step {step.name}: {{{name}}} stands for several arguments; make it a word of its own")
         filled.append(value)
     return "".join(filled)
 
 
-def _steps(entry: Any, path: Path) -> list[Step]:
+def _steps(entry: Any, variables: dict[str, Value], path: Path) -> list[Step]:
     """The steps that an entry of a recipe stands for."""
     unknown = [key for key in entry if key not in _STEP_KEYS] if isinstance(entry, dict) else []
     if not isinstance(entry, dict) or unknown or not {"name", "run"} <= entry.keys():
@@ -364,7 +396,7 @@ def _steps(entry: Any, path: Path) -> list[Step]:
             f"{path}: a step is a mapping with name, run and, where it applies, for: {{NAME: values}} and resumable: "
             f"true (it can go on after an interruption){wrong}"
         )
-    axes = [_axis(str(name), values, path) for name, values in _mapping(entry, "for", path).items()]
+    axes = [_axis(str(name), values, variables, path) for name, values in _mapping(entry, "for", path).items()]
     if sum(1 for _ in itertools.islice(itertools.product(*axes), _MOST_STEPS + 1)) > _MOST_STEPS:
         raise FAEError(f"{path}: {entry['name']} stands for more than {_MOST_STEPS} steps")
     resumable = entry.get("resumable", False)
@@ -377,13 +409,17 @@ def _steps(entry: Any, path: Path) -> list[Step]:
     return found
 
 
-def _axis(name: str, values: Any, path: Path) -> list[dict[str, str]]:
-    """One name of a `for`: for each value, what {name} and {name_options} stand for."""
+def _axis(name: str, values: Any, variables: dict[str, Value], path: Path) -> list[dict[str, str]]:
+    """One name of a `for`: for each value, what {name}, {name_options} and its other texts stand for."""
+    named = re.fullmatch(r"\{(\w+)\}", values) if isinstance(values, str) else None
+    values = variables.get(named[1]) if named else values
     if isinstance(values, list):
         values = dict.fromkeys(values, "") if all(isinstance(v, (str, int, float)) for v in values) else None
     if not isinstance(values, dict) or not values:
-        raise FAEError(f"{path}: for: {name} is a list of values, or a mapping from values to options")
-    return [{name: str(value), f"{name}_options": str(options or "")} for value, options in values.items()]
+        what = f"the variable {named[1]} of for: {name}" if named else f"for: {name}"
+        raise FAEError(f"{path}: {what} is a list of values, or a mapping from values to options")
+    texts = _named_texts(f"{path}: for: {name}", values)
+    return [{name: value, **{f"{name}_{key}": text for key, text in one.items()}} for value, one in texts.items()]
 
 
 def _expanded(text: str, values: dict[str, str]) -> str:

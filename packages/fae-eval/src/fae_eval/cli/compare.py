@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def compare(
     groups: Annotated[
         list[str],
-        typer.Argument(help="NAME=RECORDS, one per variant: result files of its seeds; * in the last part of a path."),
+        typer.Argument(
+            help="NAME=RECORDS, one per variant: result files of its seeds; * in the last part of a path. Or one "
+            "FOLDER, in which each folder of result files is a variant of its name."
+        ),
     ],
     column: Annotated[
         str | None, typer.Option("--column", help="Whose values; default: the last numeric column of the first record.")
@@ -45,7 +48,7 @@ def compare(
     from fae_eval.studies.comparison_chart import comparison_chart
 
     path = result_path(out, "comparison", overwrite)
-    given = names_and_paths(groups, "group", "NAME=RECORDS")
+    given = _variants(groups) or names_and_paths(groups, "group", "NAME=RECORDS")
     read, chosen = parse_groups({name: _records(name, where) for name, where in given.items()}, column, row)
     heading = title or "Comparison"
     result = compare_groups(read, column=chosen, lower_is_better=not higher_is_better, title=heading)
@@ -55,6 +58,15 @@ def compare(
         write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
         result.figures.append({"path": path.with_suffix(".svg").name, "caption": heading})
     finish(result, path)
+
+
+def _variants(groups: list[str]) -> dict[str, str]:
+    """The variants in a folder, where one is all that is given."""
+    folder = Path(groups[0])
+    if len(groups) > 1 or not folder.is_dir():
+        return {}
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("[!.]*.json")))
+    return {path.name: str(path / "[!.]*.json") for path in inner}
 
 
 def _records(name: str, where: str) -> list[Result]:
