@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from page_runner import plugin
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,39 +17,15 @@ from fae_core.cli.training import labelled_task
 from fae_core.commands.groups import invoke
 from fae_core.config import Config
 from fae_core.latent_store import LatentStore
-from fae_core.models.presets import preset_files
 from fae_core.models.pretrained import PretrainedModel
-from fae_core.plugins import load_plugins
 from fae_core.testing import GeneratorConformance
 from fae_core.training import TrainConfig
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "own-generator"
-
 
 @pytest.fixture(scope="module", autouse=True)
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The example on the path, with the entry points that installing it would register."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    site = tmp_path_factory.mktemp("site")
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    points = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
-        for group, values in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(points))
-    added = [str(EXAMPLE / "src"), str(site)]
-    caches = (load_plugins, preset_files)
-    sys.path[:0] = added
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    sys.path[:] = [path for path in sys.path if path not in added]
-    for cache in caches:
-        cache.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "patch_flow"]:
-        del sys.modules[name]
+def installed() -> Iterator[None]:
+    with plugin("examples/own-generator"):
+        yield
 
 
 @pytest.fixture(scope="module")

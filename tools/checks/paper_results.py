@@ -55,6 +55,7 @@ TOLD = {
     "mmdit": ("model.transport.shift", "model.patch_size", "model.text_encoder.name"),
     "starflow": ("model.patch_size", "model.noise_std"),
 }
+_MARK = "<!-- not run: weeks of GPUs; tests/test_paper_recipes.py runs the recipe at size smoke -->"
 
 
 def main(check: bool) -> int:
@@ -86,7 +87,7 @@ def section(name: str, title: str, hours: Callable[[Command], float]) -> str:
     """The part of the page about one recipe."""
     path = RECIPES / f"{name}.yaml"
     command = path.read_text("utf-8").partition("\n")[0].removeprefix("# ")
-    parts = [f"## {name}\n\n[{title}](../../recipes/paper/{path.name})\n\n```bash\n{command}\n```\n"]
+    parts = [f"## {name}\n\n[{title}](../../recipes/paper/{path.name})\n\n{_MARK}\n```bash\n{command}\n```\n"]
     if training := [[c.step, settings_text(c), _hours(hours(c))] for c in _steps(name) if c.trains]:
         parts.append(_table(["trains", "settings", "GPU-hours"], training))
     if sampling := dict.fromkeys(filter(None, map(sampling_text, _steps(name)))):

@@ -289,14 +289,14 @@ def documented_paths() -> Iterator[str]:
         for path in re.findall(
             r"(?<![\w./-])((?:[\w.-]+/)*[\w-]+\.py|(?:packages|tools|tests|docs|recipes)/[\w./-]+)", text
         ):
-            if not _PLACEHOLDER.search(path) and path.removeprefix("../").rstrip("/.") not in tails:
+            if not _PLACEHOLDER.search(path) and re.sub(r"^(\.\./)+", "", path).rstrip("/.") not in tails:
                 yield f"{page}: there is no {path}"
         for name in sorted(set(re.findall(r"(?<![\w./-])(fae_[a-z]+(?:\.[A-Za-z_]\w*)+)(?!\.py)", text))):
-            if not name.endswith(".py") and not _importable(name):
+            if not name.endswith(".py") and not importable(name):
                 yield f"{page}: there is no {name}"
 
 
-def _importable(name: str) -> bool:
+def importable(name: str) -> bool:
     """Whether a dotted name is a module, or something in one."""
     parts = name.split(".")
     for i in range(len(parts), 0, -1):

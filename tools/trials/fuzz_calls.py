@@ -7,13 +7,10 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-
-from fae_core.commands.groups import _application
 
 BRIEF = "--set training.checkpoint_every=2 --set training.log_every=1 --device cpu"
 TRAIN = f"--steps 2 --batch-size 2 {BRIEF}"
@@ -77,22 +74,6 @@ NUMBERS = (
     "9" * 25, "-" + "9" * 25,
     "9" * 5000, "2147483648", "9223372036854775808", "18446744073709551616", "0x10", "١", " 7", "7 ", "1e3",
 )  # fmt: skip
-
-
-def commands() -> dict[str, Any]:
-    """Every command by its words, found as `fae` finds it."""
-    found: dict[str, Any] = {}
-
-    def walk(group: Any, words: tuple[str, ...]) -> None:
-        for name in group.list_commands(None):
-            inner = group.get_command(None, name)
-            if hasattr(inner, "list_commands"):
-                walk(inner, (*words, name))
-            else:
-                found[" ".join((*words, name))] = inner
-
-    walk(_application(), ())
-    return found
 
 
 def filled(text: str, world: Path, out: Path) -> list[str]:

@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzz_calls import BASES, MADE, NUMBERS, RESUMED, VALUES, commands, filled, make_inputs
+from fuzz_calls import BASES, MADE, NUMBERS, RESUMED, VALUES, filled, make_inputs
 from fuzz_damage import TYPES, copied_and_damaged, damaged
 
 from fae_core.cli.main import main
+from fae_core.commands.groups import every_command
 
 MEMORY = 12 * 2**30  # address space of this process
 SECONDS = 30.0  # that one command may take
@@ -110,7 +111,7 @@ def cases(
     chance: random.Random, world: Path, out: Path
 ) -> Iterator[tuple[str, list[str], Callable[[], Callable[[], None]]]]:
     """Without end: a name, arguments, and what to do before, which returns what to do afterwards."""
-    known = commands()
+    known = every_command()
     # Every option of every command once, then whatever comes.
     queue = [(words, parameter) for words, command in known.items() for parameter in command.params]
     chance.shuffle(queue)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from fae_core.cli.main import main
-from fae_core.commands.groups import _application
+from fae_core.commands.groups import every_command
 from fae_core.errors import FAEError
 from fae_core.processes import processes, resolve_device
 
@@ -52,19 +50,10 @@ def test_without_a_device_it_is_the_gpu_where_there_is_one() -> None:
             resolve_device("cuda")
 
 
-def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name in group.list_commands(None):
-        inner = group.get_command(None, name)
-        if hasattr(inner, "list_commands"):
-            yield from commands(inner, (*words, name))
-        else:
-            yield (*words, name), inner
-
-
 def test_every_command_refuses_a_wrong_device_before_it_does_anything(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     tried = 0
-    for words, command in commands(_application()):
+    for words, command in every_command().items():
         if not any("--device" in parameter.opts for parameter in command.params):
             continue
         needed = [
@@ -74,7 +63,7 @@ def test_every_command_refuses_a_wrong_device_before_it_does_anything(tmp_path: 
             for part in ([parameter.opts[0], "x"] if parameter.opts[0].startswith("-") else ["x"])
         ]
         with pytest.raises(SystemExit) as stopped:
-            main([*words, *needed, "--device", "gpu"])
+            main([*words.split(), *needed, "--device", "gpu"])
         error = capsys.readouterr().err
         assert (stopped.value.code, error) == (2, "error: unknown device 'gpu'; FAE works on cpu, cuda or cuda:N\n"), (
             words

@@ -113,6 +113,26 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
         arguments_in_force.reset(token)
 
 
+def every_command() -> dict[str, Any]:
+    """Every command of the installed packages by its words, such as "train flow"; imports their modules.
+
+    Returns:
+        Words -> the command as typer has made it, in alphabetical order.
+    """
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, words: tuple[str, ...]) -> None:
+        for name in group.list_commands(None):
+            inner = group.get_command(None, name)
+            if hasattr(inner, "list_commands"):
+                walk(inner, (*words, name))
+            else:
+                found[" ".join((*words, name))] = inner
+
+    walk(_application(), ())
+    return found
+
+
 def providers(words: Sequence[str]) -> tuple[str, ...]:
     """The packages that provide a command, as far as this version knows.
 
