@@ -129,16 +129,17 @@ def side_by_side(runs: Path, path: Path) -> None:
         runs: What `fae run recipes/side-by-side.yaml` wrote.
         path: The picture to write.
     """
-    steps = json.loads((runs / "steps.json").read_text("utf-8"))
-    command = next(step["command"] for step in steps if step["name"].startswith("reconstruction-"))
-    originals = open_images(command[command.index("--data") + 1])
-    rows = [("originals", [originals.read(i) for i in _spread(len(originals))])]
+    record = json.loads((runs / "steps.json").read_text("utf-8"))
+    data = open_images(f"{record['variables']['data']}/held-out")
+    count = min(int(record["variables"]["count"]), len(data))
+    chosen = [place * len(data) // count for place in range(count)]  # as `fae reconstruct --count` takes them
+    shown = [round(i * (count - 1) / 7) for i in range(8)]
+    rows = [("held-out crops", [data.read(chosen[i]) for i in shown])]
     for variant, name in VARIANTS.items():
         folder = runs / f"reconstruction-{variant}"
-        files = sorted((folder / "images").glob("*.png"))
-        record = json.loads((folder / "results" / "reconstruction.json").read_text("utf-8"))
-        shown = "".join(f"{value:.1f} dB" for key, value in record["values"].items() if key.startswith("PSNR"))
-        rows.append((f"{name}\n{shown}", [Image.open(files[i]) for i in _spread(len(files))]))
+        values = json.loads((folder / "results" / "reconstruction.json").read_text("utf-8"))["values"]
+        pictures = [Image.open(folder / "images" / f"{i:06d}.png") for i in shown]
+        rows.append((f"{name}\n{values['PSNR [dB]']:.1f} dB", pictures))
     side, left, font = 80, 150, ImageFont.load_default(size=13)
     whole = Image.new("RGB", (left + 8 * (side + 4), len(rows) * (side + 4)), _PAPER)
     for number, (name, pictures) in enumerate(rows):
@@ -148,11 +149,6 @@ def side_by_side(runs: Path, path: Path) -> None:
             small = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             whole.paste(small, (left + place * (side + 4), y))
     whole.save(path, quality=88, method=6)
-
-
-def _spread(count: int) -> list[int]:
-    """Eight places, evenly over a set."""
-    return [round(i * (count - 1) / 7) for i in range(8)]
 
 
 def _basis(tokens: Tensor) -> tuple[Tensor, Tensor]:
