@@ -149,6 +149,7 @@ def _cell(text: str) -> str:
 def _help(text: str) -> str:
     """The help of a command: indented lines are examples."""
     out, code = [], []
+    text = re.sub(r"^Example: (fae .*)$", r"Example:\n\n    \1", inspect.cleandoc(text), flags=re.MULTILINE)
     for line in [*inspect.cleandoc(text.replace("\b", "")).splitlines(), ""]:
         if re.match(r"\s+(fae|python|torchrun)\b|\s{4,}\S", line):
             code.append(line.strip())
