@@ -110,7 +110,8 @@ def main() -> int:
         "`python tools/bench/host_cost.py --out docs/benchmarks/host-cost.md`, one core, "
         f"torch {torch.__version__}, triton {triton.__version__}.",
         "Microseconds of CPU time over a stub of CUDA's driver, and multiples of F.layer_norm, which is one operator",
-        f"of torch in C++. Limits of {' and '.join(LIMITED)}: {LIMIT:g}, with the backward pass {LIMIT_WITH_BACKWARD:g}.",
+        f"of torch in C++. Limits of {' and '.join(LIMITED)}: {LIMIT:g}, with the backward pass "
+        f"{LIMIT_WITH_BACKWARD:g}.",
         "",
         "| call | launches | no gradient, us | x F.layer_norm | forward and backward, us | x F.layer_norm |",
         "|---|---|---|---|---|---|",
