@@ -275,6 +275,7 @@ def _is_name(word: str) -> bool:
 
 def _recipe(positional: Sequence[str], words: list[str]) -> list[str]:
     """What is wrong with `fae run RECIPE --size S --set name=value`."""
+    from fae_core.documents import parse_yaml
     from fae_core.errors import FAEError
     from fae_core.recipes.recipe import load_recipe
 
@@ -282,7 +283,8 @@ def _recipe(positional: Sequence[str], words: list[str]) -> list[str]:
         if not word.startswith("recipes/") or "NAME" in word:
             continue
         after = list(itertools.pairwise(words))
-        sets = dict(value.split("=", 1) for option, value in after if option == "--set" and "=" in value)
+        given = dict(value.split("=", 1) for option, value in after if option == "--set" and "=" in value)
+        sets = {name: parse_yaml(value) for name, value in given.items()}
         size = next((value for option, value in after if option == "--size"), None)
         try:
             load_recipe(ROOT / word, sets, size)
