@@ -88,7 +88,7 @@ MISTAKES = {
     "names": [
         ("encode --data images --model fae-lite0-23 --out encoded", "did you mean fae-lite0-32"),
         ("encode --data images --dtype float61 --out encoded", "dtype: Input should be"),
-        ("sample --model cifar10 --sampling fsat --out samples", "'paper-guided', 'paper-unguided' or 'fast'"),
+        ("sample --model cifar10 --sampling fsat --out samples", "'paper-guided', 'paper-unguided'"),
         (
             "train autoencoder --data images --preset feature-decoder-1535 --out run",
             "did you mean feature-decoder-1536",
@@ -220,10 +220,16 @@ def test_help_and_lists_load_no_torch(tmp_path: Path) -> None:
         assert (status, loaded) == (0, []), command
 
 
-def test_only_what_saves_loads_torchs_checkpoints_and_torch_is_announced(tmp_path: Path) -> None:
-    status, printed, loaded = run_all(["info sit-tiny"], tmp_path)["info sit-tiny"]
+def test_only_what_saves_loads_torchs_checkpoints(tmp_path: Path) -> None:
+    status, _, loaded = run_all(["info sit-tiny"], tmp_path)["info sit-tiny"]
     assert (status, loaded) == (0, ["torch"])
-    assert printed == "loading torch ...\n"
+
+
+@pytest.mark.parametrize(("option", "said"), [([], "loading torch ...\n"), (["--json"], ""), (["--quiet"], "")])
+def test_the_import_of_torch_is_announced(option: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "fae_core.cli.main", "info", "sit-tiny", *option]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == said and "loading" not in done.stdout
 
 
 def test_options_of_sample_that_are_checked_early_are_those_of_the_model() -> None:

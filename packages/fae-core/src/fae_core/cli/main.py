@@ -9,11 +9,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from fae_core.cli.process import keep_freed_memory, tame_threads
 from fae_core.commands.children import follow_parent
 from fae_core.commands.groups import invoke
+from fae_core.commands.loading import announced_imports
 from fae_core.errors import FAEError, first_line
 from fae_core.redact import RedactedStream
 
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     follow_parent()
     tame_threads()
     keep_freed_memory()
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+    with announced_imports() if arguments is None else nullcontext():
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(status)
 
 
 def _run(arguments: list[str]) -> int:

@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from fae_core.commands.loading import announced_imports
 from fae_core.commands.output import choose, command_output
 from fae_core.commands.running import arguments_in_force, require_separate_output, resumed_arguments
 from fae_core.errors import FAEError, MissingPackage, UnknownName
@@ -99,7 +98,7 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
     token = arguments_in_force.set(tuple(arguments))
     try:
         require_separate_output()
-        with command_output(), announced_imports():
+        with command_output():
             return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
     except Exception as error:
         message = getattr(error, "format_message", None)  # of click's errors about arguments

@@ -1,8 +1,9 @@
-"""What a command says before it waits: packages, models and downloads are loaded in silence otherwise."""
+"""What a command says before a wait: packages, models and downloads are loaded in silence otherwise."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -16,25 +17,33 @@ from fae_core.commands.output import is_silent
 from fae_core.commands.running import is_first_process
 
 _HEAVY = ("torch", "timm", "transformers", "diffusers")  # packages that take a second or more, and far more at first
+_PATIENCE = 1.0  # seconds after which a model that is still being loaded is told
 
 
-def loading(what: str) -> None:
-    """Say on standard error what is loaded now; nothing outside commands, under --quiet and --json, or by others than
-    the first process.
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say on standard error what is loaded within the block, if that takes longer than a second.
+
+    Nothing is said outside commands, under --quiet and --json, and by others than the first process.
 
     Args:
         what: In words, such as "tokenizer runs/fae".
     """
-    if not is_silent() and is_first_process():
-        typer.echo(f"loading {what} ...", err=True)
+    if is_silent() or not is_first_process():
+        yield
+        return
+    later = threading.Timer(_PATIENCE, _say, [what])
+    later.daemon = True
+    later.start()
+    try:
+        yield
+    finally:
+        later.cancel()
 
 
 @contextmanager
 def announced_imports() -> Iterator[None]:
-    """Within it `loading` is called before a heavy package is imported."""
-    if any(isinstance(finder, _Announcing) for finder in sys.meta_path):  # a command within a command
-        yield
-        return
+    """Within it a command says so at once when it imports a heavy package: nothing else can run while one is linked."""
     finder = _Announcing()
     sys.meta_path.insert(0, finder)
     try:
@@ -56,8 +65,13 @@ class _Announcing(MetaPathFinder):
         execute = loader.exec_module
 
         def announced(module: ModuleType) -> None:
-            loading(fullname)
+            if not is_silent() and is_first_process():
+                _say(fullname)
             execute(module)
 
         loader.exec_module = announced
         return spec
+
+
+def _say(what: str) -> None:
+    typer.echo(f"loading {what} ...", err=True)

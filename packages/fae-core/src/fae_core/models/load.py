@@ -108,14 +108,14 @@ def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: b
     hub: Any = {name: options[name] for name in HubOptions.__annotations__ if name in options}
     rest = {name: value for name, value in options.items() if name not in hub or name == "variant"}
     model_class = _point_of(kind, source, hub).load()
-    loading(f"{kind} {source}")
     load, parts = model_class.from_pretrained, getattr(model_class, "model_parts", None)
     if decoder:
         if not hasattr(model_class, "decode"):
             raise FAEError(f"{source} can encode but not decode; give a tokenizer with a pixel decoder")
         load = getattr(model_class, "decoder_from_pretrained", load)
         parts = getattr(model_class, "decoder_parts", parts)
-    return load(resolve_model_folder(source, part=kind, parts=parts, **hub), **rest)
+    with loading(f"{kind} {source}"):
+        return load(resolve_model_folder(source, part=kind, parts=parts, **hub), **rest)
 
 
 def _point_of(kind: Kind, source: str | Path, hub: Any) -> EntryPoint:

@@ -125,9 +125,9 @@ def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -
     from huggingface_hub import snapshot_download
 
     options: Any = {key: value for key, value in hub.items() if key in _OF_DOWNLOADS}
-    loading(f"{name} from the hub")
     try:
-        return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))
+        with loading(f"{name} from the hub"):
+            return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))
     except Exception as error:
         reason = first_line(error)
         raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None

@@ -65,12 +65,11 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
     from transformers import AutoModel
     from transformers.utils import logging
 
-    loading(source)
     verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # missing weights are returned to the caller
     try:
-        with reading(source, "model with weights in safetensors"):
+        with loading(source), reading(source, "model with weights in safetensors"):
             _check_shards(source, options.get("revision"))
             model, report = (loader or AutoModel).from_pretrained(
                 source,

@@ -8,7 +8,6 @@ import torch
 
 from fae_core.commands.loading import loading
 from fae_core.errors import FAEError
-from fae_core.models.build import on_meta
 from fae_encoder.backbones.backbone import Backbone
 from fae_encoder.backbones.config import BackboneConfig, Combine, Interpolation
 from fae_encoder.backbones.network import Network
@@ -93,8 +92,16 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         )
     if isinstance(config.image_size, int):
         config = config.model_copy(update={"image_size": (config.image_size, config.image_size)})
-    if not on_meta():
-        loading(f"backbone {config.name}")
+    with loading(f"backbone {config.name}"):
+        config, network = _network(library, model_name, config)
+    if not config.norm_affine:
+        _drop_affine(network, config.name)
+    # Everything that was resolved is in the config, so that it builds the same backbone without the library's defaults.
+    return Backbone(config, network)
+
+
+def _network(library: str, model_name: str, config: BackboneConfig) -> tuple[BackboneConfig, Network]:
+    """The network of a config, and the config with what its library resolved."""
     if library == "timm":
         from fae_encoder.backbones.timm_network import TimmNetwork, create_timm_model
 
@@ -105,10 +112,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
 
         model, config = create_transformers_model(model_name, config)
         network = TransformersNetwork(model, config.layers, config.final_norm)
-    if not config.norm_affine:
-        _drop_affine(network, config.name)
-    # Everything that was resolved is in the config, so that it builds the same backbone without the library's defaults.
-    return Backbone(config, network)
+    return config, network
 
 
 def _drop_affine(network: Network, name: str) -> None:

@@ -47,8 +47,12 @@ def load_extractor(
     """
     if not isinstance(name, str):
         return name
+    with loading(f"extractor {name}"):
+        return _load(name, weights, device)
+
+
+def _load(name: str, weights: str | Path | None, device: torch.device | str | None) -> FeatureExtractor:
     plain, size = parse_name(name)
-    loading(f"extractor {name}")
     if plain == "inception":
         from fae_eval.extractors.inception import InceptionExtractor
 
