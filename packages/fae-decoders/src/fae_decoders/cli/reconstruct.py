@@ -38,9 +38,7 @@ def reconstruct(
         str | None,
         typer.Option("--extractor", help="Also SSIM and the Frechet distance by these features (needs fae-eval)."),
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", callback=path_there, help="Local weights of the extractor.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Local weights of the extractor.")] = None,
     lpips: Annotated[bool, typer.Option("--lpips", help="Also LPIPS (needs fae-eval[perceptual]).")] = False,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
@@ -62,6 +60,7 @@ def reconstruct(
 
     if weights is not None and extractor is None:
         raise FAEError("--weights are those of an --extractor, which is not given")
+    path_there(weights)
     require_new_folder(out, overwrite=overwrite)
     source = open_surveyed(data, split, survey)
     if count < len(source):
