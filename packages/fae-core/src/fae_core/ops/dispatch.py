@@ -5,7 +5,8 @@ A backend is named by the caller (`backend=`), pinned for a scope (`with ops.bac
 other one is taken instead.
 
 Backends are "reference" (plain torch, which torch.compile fuses), "triton" (our kernels), and for attention those of
-torch's scaled_dot_product_attention and xformers. Some ops have only some of them:
+torch's scaled_dot_product_attention and xformers, which is experimental: never chosen, and not timed on a GPU. Some ops
+have only some of them:
 
 - An attention backend that is pinned leaves norms and rotations to plain torch; named on the call of such an op it
   raises.
