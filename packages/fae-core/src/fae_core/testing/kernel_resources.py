@@ -244,6 +244,22 @@ def calls(shape: Shape, arch: Arch, dtype: torch.dtype, batch: int = 128) -> Ite
         yield call("attention forward", 0, lambda: attention.forward(q, k, v, 0.125))[0]
 
 
+def why_unknown(arch: Arch) -> str | None:
+    """Why this triton cannot compile for an architecture, or None: its assembler does not know it, or is missing.
+
+    Args:
+        arch: The architecture.
+    """
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    name = "ptxas-blackwell" if arch == "sm_100" and (folder / "ptxas-blackwell").exists() else "ptxas"
+    try:
+        process = subprocess.run([folder / name, "--help"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"triton {triton.__version__} has no {name} that runs here: {error.strerror}"
+    known = re.search(rf"'{arch}a?'", process.stdout)
+    return None if known else f"{name} of triton {triton.__version__} does not know it"
+
+
 def compile_launch(launch: Launch, arch: Arch) -> Resources:
     """Compile what a launch would compile on `arch`, with the same specialisation on alignment.
 

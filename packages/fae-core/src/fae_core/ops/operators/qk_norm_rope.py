@@ -26,7 +26,7 @@ def _forward(qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: fl
 
 
 def _forward_plain(qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
-    q, k, v = qkv.unbind(2)
+    q, k, v = qkv.detach().unbind(2)
     q, k = (norm_and_rotate(x, w, cos, sin, interleaved, eps) for x, w in ((q, q_weight), (k, k_weight)))
     return q, k, v
 
