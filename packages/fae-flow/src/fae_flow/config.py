@@ -120,4 +120,5 @@ class SampleOptions(Config):
     denoise: bool | None = None
     guide_top_only: bool = False
     jacobi: Any = None
-    cuda_graph: bool = False
+    cuda_graph: bool | Literal["auto"] = "auto"
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
