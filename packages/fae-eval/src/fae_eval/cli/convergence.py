@@ -54,6 +54,7 @@ def convergence(
     if not samples and (generator is None or decoder is None):
         raise FAEError("give --generator and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
+    options.check_places()
     for place in given.values():
         images_there(place)
     texts = read_prompts(options.prompts) if options.prompts is not None else ()

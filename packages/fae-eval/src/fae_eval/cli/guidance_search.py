@@ -92,6 +92,7 @@ def guidance_search(
         "guidance search",
     )
     check_early(generator_type(generator), plan.options)
+    options.check_places()
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group

@@ -127,6 +127,7 @@ def generation(
     if generators and decoder is None:
         raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
     chosen = full_names([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else None
+    options.check_places()
     texts = read_prompts(options.prompts) if options.prompts is not None else ()
     if relaunched(options.processes):
         return

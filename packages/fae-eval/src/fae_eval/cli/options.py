@@ -68,12 +68,7 @@ Title = Annotated[str | None, typer.Option("--title", help="Heading of the recor
 
 
 Reference = Annotated[
-    str,
-    typer.Option(
-        "--reference",
-        callback=images_there,
-        help="Real images: folder, .parquet, or ADM's .npz (its statistics are used).",
-    ),
+    str, typer.Option("--reference", help="Real images: folder, .parquet, or ADM's .npz (its statistics are used).")
 ]
 ReferenceSurvey = Annotated[
     Path | None,
@@ -115,6 +110,10 @@ class Measurement:
     title: Title = None
     out: ResultFile = None
     overwrite: Overwrite = False
+
+    def check_places(self) -> None:
+        """Raise DataError where there is no reference; called once settings are known to be right."""
+        images_there(self.reference)
 
     @property
     def how(self) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def sampling_grid(
     kind = generator_type(generator)
     for point in grid.points:
         check_early(kind, {**grid.options, **point})
+    options.check_places()
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group
