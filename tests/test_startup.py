@@ -244,8 +244,8 @@ def test_options_of_sample_that_are_checked_early_are_those_of_the_model() -> No
     for model_type, config_class in declared.items():
         model = load_plugins("fae.generators")[model_type].load()
         own = {name for name in inspect.signature(model.sample).parameters if name not in ("self", "condition")}
-        fields = getattr(model, "sample_config", config_class).model_fields
-        taken = (own - {"noise", "random", "observe", "options"}) | set(fields)
+        own -= {"noise", "random", "observe", "options"}
+        taken = own | set(getattr(model, "sample_config", config_class).model_fields)
         assert set(config_class.model_fields) == taken, model_type
         check_options(model, {"guidance": 1.0})
 
