@@ -114,14 +114,16 @@ def preset_words(kind: str, at_hand: Made, default: str | None = None) -> tuple[
 
     Returns:
         The value of --preset, and a remark that names further ones, or "". The preset is the default where it is made
-        for this, else the largest that is: small ones are for tests. Where none is, another backbone's of this size is
+        for this, else the largest that is, of those named after the type: small ones are for tests. Where none is, another backbone's of this size is
         named, and for latents and images one of the nearest size; else PRESET.
     """
     sizes = {name: value for name, value in at_hand.items() if name != "backbone"}
     fitting = suited(kind, at_hand) or suited(kind, sizes) or _nearest(kind, at_hand)
     if not fitting:
         return "PRESET", f" (PRESET: see fae presets {kind})"
-    chosen = default if default is not None and default in fitting else max(fitting, key=_parameters)
+    # Presets named otherwise than their model type are variants of it, such as DiT^DH of LightningDiT.
+    largest = max(fitting, key=lambda name: (name.startswith(kind), _parameters(name)))
+    chosen = default if default is not None and default in fitting else largest
     others = [name for name in fitting if name != chosen]
     return chosen, f" (or {_listed(others)})" if others else ""
 
