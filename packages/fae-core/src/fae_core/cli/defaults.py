@@ -114,8 +114,8 @@ def preset_words(kind: str, at_hand: Made, default: str | None = None) -> tuple[
 
     Returns:
         The value of --preset, and a remark that names further ones, or "". The preset is the default where it is made
-        for this, else the largest that is, of those named after the type: small ones are for tests. Where none is, another backbone's of this size is
-        named, and for latents and images one of the nearest size; else PRESET.
+        for this, else the largest that is, of those named after the type: small ones are for tests. Where none is,
+        another backbone's of this size is named, and for latents and images one of the nearest size; else PRESET.
     """
     sizes = {name: value for name, value in at_hand.items() if name != "backbone"}
     fitting = suited(kind, at_hand) or suited(kind, sizes) or _nearest(kind, at_hand)
