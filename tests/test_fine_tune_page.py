@@ -38,7 +38,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for language, block in re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        page = re.sub(r"<!-- not run:.*?-->\n```.*?```", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for language, block in re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL):
             if language == "bash":
                 invoke(shlex.split(block)[1:])
             else:
