@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fae_core.cli.options import Overwrite
-from fae_eval.cli.options import ResultFile, Title, finish, names_and_paths, result_path
+from fae_eval.cli.options import ResultFile, Title, draw_beside, finish, names_and_paths, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -42,10 +42,8 @@ def compare(
     Example: fae eval compare "FAE=runs/results/fae-*.json" "VAE=runs/results/vae-*.json"
     --out runs/results/fae-vae.json
     """
-    from fae_core.files import write_atomic
     from fae_eval.studies.comparison import compare as compare_groups
     from fae_eval.studies.comparison import parse_groups
-    from fae_eval.studies.comparison_chart import comparison_chart
 
     path = result_path(out, "comparison", overwrite)
     given = _variants(groups) or names_and_paths(groups, "group", "NAME=RECORDS")
@@ -53,10 +51,7 @@ def compare(
     heading = title or "Comparison"
     result = compare_groups(read, column=chosen, lower_is_better=not higher_is_better, title=heading)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn = comparison_chart(read, title=heading, y_label=chosen)
-        write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
-        result.figures.append({"path": path.with_suffix(".svg").name, "caption": heading})
+        draw_beside(result, path, read, y_label=chosen)
     finish(result, path)
 
 

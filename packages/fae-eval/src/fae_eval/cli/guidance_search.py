@@ -10,7 +10,7 @@ import typer
 from fae_core.cli.option_objects import spread
 from fae_core.cli.options import Resume, Seed, Set, model_there
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.options import Measurement, finish, result_path
+from fae_eval.cli.options import Measurement, draw_beside, finish, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -133,15 +133,9 @@ def _times(interval: str | None) -> Any:
 
 def _draw(result: Result, path: Path) -> None:
     """Write the chart of a record beside it."""
-    from fae_core.files import write_atomic
-    from fae_eval.studies.comparison_chart import comparison_chart
     from fae_eval.studies.guidance_search import chart_groups
 
     groups = chart_groups(result)
     lowest = min(scale for group in groups for scale in group.steps)
-    drawn = comparison_chart(
-        groups, title=result.title, y_label=str(result.columns[-1]), x_label="guidance scale", first=lowest
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
-    result.figures.append({"path": path.with_suffix(".svg").name, "caption": result.title})
+    axes = {"y_label": str(result.columns[-1]), "x_label": "guidance scale", "first": lowest}
+    draw_beside(result, path, groups, **axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from fae_core.folders import RESULTS
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
+    from fae_eval.studies.comparison import Group
 
 
 def _known_extractor(name: str) -> str:
@@ -167,6 +169,24 @@ def names_and_paths(given: list[str], what: str, form: str) -> dict[str, str]:
             raise FAEError(f"two {what}s are named {name!r}")
         found[name] = path
     return found
+
+
+def draw_beside(result: Result, path: Path, groups: Sequence[Group], **axes: Any) -> None:
+    """Write the chart of a record's groups beside it, and name it among the record's figures.
+
+    Args:
+        result: the record; changed.
+        path: its file.
+        groups: what is drawn.
+        **axes: as in `comparison_chart`.
+    """
+    from fae_core.files import write_atomic
+    from fae_eval.studies.comparison_chart import comparison_chart
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chart = path.with_suffix(".svg")
+    write_atomic(chart, comparison_chart(groups, title=result.title, **axes).encode(errors="replace"))
+    result.figures.append({"path": chart.name, "caption": result.title})
 
 
 def finish(result: Result, path: Path | None) -> None:

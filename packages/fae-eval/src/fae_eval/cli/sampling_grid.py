@@ -11,7 +11,7 @@ from fae_core.cli.option_objects import spread
 from fae_core.cli.options import Resume, Seed, Set, model_there
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Floor
-from fae_eval.cli.options import Measurement, finish, result_path
+from fae_eval.cli.options import Measurement, draw_beside, finish, result_path
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -113,13 +113,7 @@ def _values(given: list[str]) -> dict[str, list[Any]]:
 
 def _draw(result: Result, path: Path) -> None:
     """Write the chart of a record beside it."""
-    from fae_core.files import write_atomic
-    from fae_eval.studies.comparison_chart import comparison_chart
     from fae_eval.studies.sampling_grid import chart_groups
 
-    drawn = comparison_chart(
-        chart_groups(result), title=result.title, y_label=str(result.columns[-1]), x_label="model evaluations a sample"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path.with_suffix(".svg"), drawn.encode(errors="replace"))
-    result.figures.append({"path": path.with_suffix(".svg").name, "caption": result.title})
+    axes = {"y_label": str(result.columns[-1]), "x_label": "model evaluations a sample"}
+    draw_beside(result, path, chart_groups(result), **axes)

@@ -39,15 +39,25 @@ class AtOptions:
     """
 
     def __init__(
-        self, model: Any, identity: dict[str, Any], group: Processes, drawn: dict[str, Any], measured: dict[str, Any]
+        self,
+        model: Any,
+        identity: dict[str, Any],
+        group: Processes,
+        drawn: dict[str, Any],
+        measured: dict[str, Any],
+        named: dict[str, Any],
     ) -> None:
         self.model, self.identity, self.group = model, identity, group
-        self._drawn, self._measured = drawn, measured
+        self._drawn, self._measured, self._named = drawn, measured, named
 
     def measure(self, count: int, options: Mapping[str, Any]) -> Result:
         """The record of `evaluate` for `count` samples; sample i has the same noise and label at all options."""
         samples = GeneratedSamples(self.model, count=count, options=dict(options), **self._drawn)
         return evaluate(samples, metrics=("frechet",), **self._measured)
+
+    def command(self, count: int, options: Mapping[str, Any]) -> str:
+        """The `fae sample` command that draws `count` samples at some options."""
+        return sample_command(options, count=count, **self._named)
 
     def measure_real(self, images: Any) -> Result:
         """The record of `evaluate` for real images: the distance that samples can reach."""
@@ -121,6 +131,13 @@ def open_at_options(
                 "device": device,
                 "label_sampling": labels,
                 **options,
+            },
+            {
+                "generator": name_of(generator),
+                "decoder": name_of(decoder),
+                "labels": labels,
+                "prompts": None if prompts is None else str(prompts),
+                "seed": seed,
             },
         )
 

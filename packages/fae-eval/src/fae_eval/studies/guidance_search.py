@@ -16,10 +16,9 @@ from fae_core.errors import InvalidFile
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_eval.results import Result, is_number, provenance
-from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study, sample_command
+from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study
 from fae_eval.studies.comparison import Group
 from fae_eval.studies.guidance_plan import GuidancePlan
-from fae_eval.tokenizers import name_of
 
 KIND = "guidance-search"
 _COLUMNS = ("", "scale", "images")
@@ -70,15 +69,7 @@ def search_guidance(
         times = plan.times(study.model)
         check_options(study.model, plan.options_at(plan.low, times))
         own = {"options": plan.options, "interval": None if times is None else list(times)}
-        command = partial(
-            sample_command,
-            count=plan.count,
-            generator=name_of(generator),
-            decoder=name_of(decoder),
-            labels=labels,
-            prompts=None if prompts is None else str(prompts),
-            seed=seed,
-        )
+        command = partial(study.command, plan.count)
         state = _State(plan, times, {**study.identity, **as_read_again(own)}, command, title)
         if earlier is not None:
             state.resume(earlier)

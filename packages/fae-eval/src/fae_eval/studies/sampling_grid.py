@@ -18,7 +18,7 @@ from fae_core.errors import InvalidFile
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_eval.results import FLOOR, Result, is_number, provenance
-from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study, sample_command
+from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study
 from fae_eval.studies.comparison import Group
 from fae_eval.studies.generation import relate_to_floor
 from fae_eval.studies.grid_plan import SamplingGrid
@@ -78,15 +78,7 @@ def measure_grid(
             check_options(study.model, {**grid.options, **point})
         own = {"options": grid.options, "varied": list(grid.vary), "count": grid.count}
         own |= {} if floor is None else {"floor": name_of(floor)}
-        command = partial(
-            sample_command,
-            count=grid.count,
-            generator=name_of(generator),
-            decoder=name_of(decoder),
-            labels=labels,
-            prompts=None if prompts is None else str(prompts),
-            seed=seed,
-        )
+        command = partial(study.command, grid.count)
         state = _State(grid, {**study.identity, **as_read_again(own)}, command, title)
         if earlier is not None:
             state.resume(earlier)
