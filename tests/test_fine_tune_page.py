@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from page_blocks import blocks
 from PIL import Image
 
 from fae_core import LatentSpec, load_generator, load_tokenizer
@@ -17,7 +16,7 @@ from fae_core.commands.groups import invoke
 from fae_core.models.pretrained import PretrainedModel
 from fae_diffusion import LightningDiT, MMDiT, SiT
 
-PAGE = Path(__file__).parents[1] / "docs" / "fine-tune-quantise-export.md"
+PAGE = "docs/fine-tune-quantise-export.md"
 TIMES = torch.tensor([0.2, 0.5, 0.9, 0.4, 0.7])
 LABELS = torch.tensor([0, 1, 2, 3, 4])
 
@@ -38,12 +37,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        page = re.sub(r"<!-- not run:.*?-->\n```.*?```", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for language, block in re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL):
-            if language == "bash":
-                invoke(shlex.split(block)[1:])
+        for block in blocks(PAGE):
+            if block.reason is not None:
+                continue
+            if block.language == "bash":
+                invoke(shlex.split(block.text)[1:])
             else:
-                exec(compile(block, str(PAGE), "exec"), names)
+                exec(compile(block.text, PAGE, "exec"), names)
     return {**names, "folder": folder}
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import typer
+from page_blocks import blocks
 
 from fae_core.plugins import load_plugins
 from fae_diffusion.samplers.config import NAMED
 
-PAGE = Path(__file__).parents[1] / "docs" / "official-checkpoints.md"
-BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+BLOCKS = [block for block in blocks("docs/official-checkpoints.md") if block.language == "bash"]
+COMMANDS = [line for block in BLOCKS for line in block.text.replace("\\\n", " ").splitlines()]
 
 
 @pytest.mark.parametrize("line", COMMANDS)

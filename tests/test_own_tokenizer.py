@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 import tomllib
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from page_blocks import blocks
 from PIL import Image
 
 from fae_core import LatentStore, load_tokenizer
@@ -22,8 +22,7 @@ from fae_core.plugins import load_plugins
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "own-tokenizer"
 CODE = (EXAMPLE / "src" / "patch_pca" / "__init__.py").read_text(encoding="utf-8")
-PAGE = (ROOT / "docs" / "bring-your-latent-space.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = [(block.language, block.text) for block in blocks("docs/bring-your-latent-space.md")]
 
 
 @pytest.fixture(scope="module")
