@@ -81,6 +81,7 @@ def compare_five_spaces(parquet: Path, spaces: Path, runs: Path) -> None:
     named = read_yaml(recipe)["variables"]["spaces"]
     places = json.dumps(named).replace("runs/spaces/", f"{spaces}/").replace("runs/", f"{runs}/")
     options = ["--set", f"spaces={places}", "--set", f"train={parquet}", "--set", f"held_out={parquet}[32:]"]
+    options += ["--set", f"floor={parquet}[:8]"]
     invoke(["run", str(recipe), "--out", str(runs / "compared"), "--size", "smoke", *options])
     table = json.loads((runs / "compared" / "convergence" / "compared.json").read_text())["table"]
     assert [row[:2] for row in table["rows"]] == [[name, 2] for name in sorted(named)] and len(named) == 5

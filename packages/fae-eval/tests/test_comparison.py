@@ -13,6 +13,7 @@ from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, UnknownName
 from fae_eval import Result, write_report
 from fae_eval.studies.comparison import Group, compare, pooled_deviation, read_group
+from fae_eval.studies.comparison_chart import comparison_chart
 
 
 def curve(*values: float, steps: tuple[int, ...] = (100, 200)) -> Result:
@@ -173,3 +174,21 @@ def test_journals_of_any_content_make_a_curve_or_one_line(tmp_path: Path) -> Non
     (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1}\n{"step": 0, "loss": 2}\n')
     with pytest.raises(FAEError, match="logged no step"):
         invoke(["eval", "curves", f"A={run}", "--out", str(out), "--overwrite"])
+
+
+def test_means_are_related_to_the_floor_of_their_own_records() -> None:
+    def at(*values: float, floor: float) -> Result:
+        rows = [[f"step {s}", s, v / floor, v] for s, v in zip((100, 200), values, strict=True)]
+        return Result("convergence", "Curve", {"columns": ["", "step", "FDr", "FD-x"], "rows": rows})
+
+    near = read_group("near", [at(30.0, 12.0, floor=4.0), at(30.0, 24.0, floor=5.0)])
+    far = read_group("far", [at(60.0, 36.0, floor=4.0)])
+    assert near.floor == pytest.approx(4.5) and far.floor == pytest.approx(4.0)
+    result = compare([near, far], column="FD-x")
+    assert result.columns[2:4] == ["FDr", "FD-x"]
+    assert [row[2:4] for row in result.rows] == [[pytest.approx(4.0), 18.0], [pytest.approx(9.0), 36.0]]
+    assert any("that of real images, 4 to 4.5" in note for note in result.notes)
+    assert "(real images: 4 to 4.5)" in comparison_chart([near, far], title="t", y_label="FD-x")
+    # Another column has no floor, and without one of every group there is no column.
+    assert read_group("seconds", [at(1.0, 2.0, floor=1.0)], "step").floor is None
+    assert "FDr" not in compare([near, read_group("old", [curve(1.0, 2.0)])], column="FD-x").columns

@@ -29,6 +29,7 @@ from fae_core.redact import redact
 LARGEST = 1e100
 _SHOWN = 60  # letters of kind and title in a repr
 FLOOR = "real vs real (floor)"  # the name of a row that measures real images against others
+RELATIVE = "FDr"  # the column of Frechet distances in units of the floor's
 _PACKAGES = ("numpy", "timm", "torch-fidelity", "transformers", "lpips", "pillow")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
-from fae_eval.results import FLOOR, Result, is_number, provenance
+from fae_eval.results import FLOOR, RELATIVE, Result, is_number, provenance
 
 KIND = "comparison"
 CLEAR = 5.0  # times the noise; a smaller difference needs more seeds before it is claimed
@@ -27,11 +27,13 @@ class Group:
         name: of the variant.
         steps: at which values were measured; () for single values.
         runs: the values of each seed, one per step, or a single one.
+        floor: the distance of real images to others, the mean over the records; None where they do not have it.
     """
 
     name: str
     steps: tuple[float, ...]
     runs: tuple[tuple[float, ...], ...]
+    floor: float | None = None
 
     def means(self) -> list[float]:
         """Means over the runs, one per step."""
@@ -69,7 +71,10 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     steps = found[0][0]
     if any(other != steps for other, _ in found):
         raise FAEError(f"the records of {name} were measured at different steps")
-    return Group(name, steps, tuple(values for _, values in found))
+    floors = [_floor(record, column) for record in records]
+    known = [floor for floor in floors if floor is not None]
+    floor = statistics.fmean(known) if len(known) == len(floors) else None
+    return Group(name, steps, tuple(values for _, values in found), floor)
 
 
 def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = True, title: str = "Comparison") -> Result:
@@ -77,7 +82,7 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
 
     The noise is the pooled standard deviation of a single run over all groups that have several; a difference smaller
     than five times the noise is marked. For curves, a note says at which step the first group is as good as the best of
-    each other.
+    each other. Where every group has a floor, a column has the means in units of it, FDr.
 
     Args:
         groups: two or more; the first is what the others are compared with.
@@ -101,9 +106,15 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
         rows.append([group.name, len(group.runs), mean, spread, difference, times])
     columns = ["", "runs", column, "std over runs", f"difference to {groups[0].name}", "in units of the noise"]
     notes = []
+    floors = [group.floor for group in groups if group.floor]
+    if len(floors) == len(groups):
+        columns.insert(2, RELATIVE)
+        for row, floor in zip(rows, floors, strict=True):
+            row.insert(2, row[2] / floor)
+        notes.append(f"{RELATIVE}: the mean over that of real images, {shown_floor(groups)}.")
     if noise is not None:
         notes.append(f"Noise of a single run (pooled standard deviation over seeds): {noise:.4g}.")
-        unclear = [row[0] for row in rows if row[5] is not None and row[5] < CLEAR]
+        unclear = [row[0] for row in rows if row[-1] is not None and row[-1] < CLEAR]
         if unclear:
             notes.append(f"Less than {CLEAR:g} times the noise apart from {groups[0].name}: {', '.join(unclear)}.")
     best = min(groups, key=lambda group: (1 if lower_is_better else -1) * group.mean)
@@ -111,6 +122,18 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
     notes += _race(groups, lower_is_better)
     values = {f"{group.name}: {column}": group.mean for group in groups}
     return Result(KIND, title, {"columns": columns, "rows": rows}, [], notes, [], values, provenance())
+
+
+def shown_floor(groups: Sequence[Group]) -> str:
+    """The distance of real images as a text, the range where groups differ; "" where one does not have it.
+
+    Args:
+        groups: at least one.
+    """
+    floors = sorted({f"{group.floor:.4g}" for group in groups if group.floor is not None}, key=float)
+    if not all(group.floor is not None for group in groups):
+        return ""
+    return floors[0] if len(floors) == 1 else f"{floors[0]} to {floors[-1]}"
 
 
 def pooled_deviation(runs: Sequence[Sequence[float]]) -> float | None:
@@ -163,6 +186,19 @@ def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ..
     if not rows:
         raise FAEError(f"{record.title!r} has no rows")
     return steps, _numbers(record, column, rows)
+
+
+def _floor(record: Result, column: str) -> float | None:
+    """The distance of real images that a record's FDr is in units of; None for another column, or without FDr."""
+    columns = [str(name) for name in record.columns]
+    if RELATIVE not in columns or columns[columns.index(RELATIVE) + 1 :][:1] != [column]:
+        return None
+    at = columns.index(RELATIVE)
+    for row in record.rows:
+        relative, distance = row[at], row[at + 1]
+        if is_number(relative) and is_number(distance) and relative > 0:
+            return float(distance / relative)
+    return None
 
 
 def _numbers(record: Result, column: str, rows: Sequence[Sequence[Any]]) -> tuple[float, ...]:

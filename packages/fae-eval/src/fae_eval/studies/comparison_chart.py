@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fae_eval.figures.charts import BOX, Axis, draw, marks, padded
-from fae_eval.studies.comparison import Group
+from fae_eval.studies.comparison import Group, shown_floor
 
 _COLORS = ("#2a6fdb", "#d1495b", "#2e933c", "#a05195", "#e59500", "#5c6b73")
 _LEGEND_ROW = 18
@@ -17,6 +17,8 @@ def comparison_chart(
 ) -> str:
     """One <svg> document: curves with bands for groups of several steps, else a dot per run and a bar at the mean.
 
+    Beside the name of the values stands the distance of real images, where the groups have it.
+
     Args:
         groups: what is drawn, in order.
         title: above the chart.
@@ -24,6 +26,8 @@ def comparison_chart(
         x_label: name of the steps.
         first: where the axis of the steps begins.
     """
+    real = shown_floor(groups)
+    y_label = f"{y_label} (real images: {real})" if real else y_label
     as_curves = all(len(group.steps) > 1 for group in groups)
     values = [value for group in groups for run in group.runs for value in run]
     upward = Axis(*padded(values, False), BOX.bottom, BOX.top, False)

@@ -15,7 +15,7 @@ from fae_eval.data.samples import Samples, open_samples, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.features import FeatureSet, extract_cached
-from fae_eval.results import FLOOR, Result, provenance
+from fae_eval.results import FLOOR, RELATIVE, Result, provenance
 from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.chosen_metrics import (
     DENSITY_NEIGHBOURS,
@@ -28,8 +28,6 @@ from fae_eval.studies.chosen_metrics import (
     metric_labels,
 )
 from fae_eval.studies.reference import KeptReference, Reference, open_reference
-
-RELATIVE = "FDr"  # the column of Frechet distances in units of the floor's
 
 
 def evaluate(
