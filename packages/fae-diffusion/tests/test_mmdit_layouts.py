@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from fae_core.commands.groups import invoke
 from fae_core.errors import InvalidFile, UnknownName
+from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.testing import shared_folder
 from fae_diffusion import MMDiT, MMDiTConfig, TextCondition
+from fae_diffusion.text.encoder import TextEncoder
 
 FORWARD = {"atol": 5e-5, "rtol": 0}
 DIFFUSERS = {
@@ -180,6 +183,27 @@ def test_the_prefix_changes_no_number_of_repa_s_model() -> None:
         ours = model(given["x"], given["t"], given["context"])
         torch.testing.assert_close(ours, case["outputs"]["forward"], **FORWARD)
         assert model.config.time_scale == 1.0
+
+
+@torch.no_grad()
+def test_the_null_prompt_of_a_checkpoint_is_its_encoder_s(make_t5: Callable[..., Path]) -> None:
+    """It is in no checkpoint; without it guidance would lead away from a token of zeros."""
+    folder = str(make_t5())
+    model = sd3(pooled_width=None, text_width=16)
+    state, spec = sd3_state(model), model.spec
+    encoder = {"name": folder, "max_length": 12, "mask_padding": False, "dtype": "fp32"}
+    read = MMDiT.from_official(state, {}, spec=spec, text_encoder=encoder)
+    null = TextEncoder(folder, max_length=12, mask_padding=False, dtype=torch.float32).encode([""])
+    assert read.config.null_length == 12 and bool(read.null_mask.all())
+    assert torch.equal(read.null_tokens, null.tokens)
+    z = read.sample(["a b"], random=SlotRandom(0, range(1)), steps=2, guidance=3.0)
+    text = TextEncoder(folder, max_length=12, mask_padding=False, dtype=torch.float32).encode(["a b"])
+    by_hand = MMDiT.from_official(state, {}, spec=spec, null_length=12)
+    by_hand.set_null(null)
+    assert torch.equal(z, by_hand.sample(text, random=SlotRandom(0, range(1)), steps=2, guidance=3.0))
+    assert read.config.text_encoder is not None and read.config.text_encoder.fingerprint
+    with pytest.raises(InvalidFile, match="16 wide"):
+        MMDiT.from_official(sd3_state(sd3(pooled_width=None)), {}, spec=spec, text_encoder=encoder)
 
 
 @pytest.mark.parametrize(

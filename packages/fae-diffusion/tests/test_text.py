@@ -86,6 +86,18 @@ def test_t5_is_its_encoder_half_on_the_tokens_that_count(encoder: TextEncoder) -
     torch.testing.assert_close(text.tokens[1:, : ids.shape[1]], alone, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_padding_is_text_on_request(t5: Path, encoder: TextEncoder) -> None:
+    prompts = ["a photo of a red dog", ""]
+    read = TextEncoder(str(t5), max_length=24, dtype=encoder.dtype, mask_padding=False)
+    text = read.encode(prompts)
+    assert text.mask is not None and bool(text.mask.all())
+    ids = encoder._ids(prompts)["input_ids"]
+    torch.testing.assert_close(text.tokens, read.model(input_ids=ids).last_hidden_state, atol=0, rtol=0)
+    assert not torch.equal(text.tokens, encoder.encode(prompts).tokens)
+    assert read.fingerprint() != TextEncoder(str(t5), max_length=24, dtype=encoder.dtype).fingerprint()
+
+
 def test_long_prompts_are_cut(encoder: TextEncoder) -> None:
     assert encoder.encode([" ".join(CORPUS[:5])]).mask.all()
 

@@ -94,7 +94,20 @@ def test_text_without_the_pooled_vector_that_a_model_takes_is_refused(inputs) ->
             with pytest.raises(FAEError, match="pooled vector"):
                 call()
     with pytest.raises(FAEError, match="null prompt's pooled vector"):
-        with_pooled.set_null(TextCondition(tokens[:1], pooled=pooled[:1]))
+        with_pooled.set_null(TextCondition(tokens[:1], pooled=pooled[:1, :2]))
+
+
+def test_the_null_prompt_has_a_pooled_vector_where_one_is_given(inputs) -> None:
+    """SD3 guides away from the empty prompt, whose pooled vector is not zeros."""
+    z, tokens, pooled = inputs
+    model = build(pooled_width=3)
+    null = TextCondition(tokens[:1], pooled=pooled[:1])
+    model.set_null(null)
+    padded = TextCondition(tokens[:1].expand(2, -1, -1), pooled=pooled[:1].expand(2, -1))
+    none = model._check_condition(None, 2, z.device)
+    torch.testing.assert_close(model.velocity(z, 0.5, none), model.velocity(z, 0.5, padded), atol=1e-6, rtol=1e-5)
+    model.set_null(TextCondition(tokens[:1]))
+    assert not model.null_pooled.any()
 
 
 def test_every_parameter_of_a_model_with_pooled_text_gets_a_gradient(inputs) -> None:

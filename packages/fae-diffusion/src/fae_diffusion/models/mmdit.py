@@ -81,6 +81,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     positions: Tensor  # (side, side, D)
     null_tokens: Tensor  # (1, null_length, text_width)
     null_mask: Tensor  # (1, null_length)
+    null_pooled: Tensor  # (1, pooled_width), of a model that takes a pooled vector
     _encoder: TextEncoder | None = None
 
     def __init__(self, config: MMDiTConfig, spec: LatentSpec | None = None) -> None:
@@ -107,9 +108,11 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         self.reset_parameters()
 
     def tables(self) -> dict[str, Tensor]:
-        """The position table and the null prompt, which is one token of zeros until `set_null`."""
+        """The position table and the null prompt, which is one token and a vector of zeros until `set_null`."""
         config, side = self.config, self.position_side
+        pooled = {} if config.pooled_width is None else {"null_pooled": torch.zeros(1, config.pooled_width)}
         return {
+            **pooled,
             "positions": sincos_position_table(side, side, config.width).view(side, side, config.width),
             "null_tokens": torch.zeros(1, config.null_length, config.text_width),
             "null_mask": torch.arange(config.null_length)[None] == 0,
@@ -228,19 +231,24 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         """Keep the embeddings of the null prompt, which dropout and guidance use. They are saved with the model.
 
         Args:
-            text: a batch of one. In a model that takes a pooled vector, the null prompt's is zeros.
+            text: a batch of one. Without a pooled vector, a model that takes one gets zeros.
 
         Raises:
-            FAEError: for no tokens that count or more than `null_length`, or a pooled vector that is not zeros.
+            FAEError: for no tokens that count or more than `null_length`, or a pooled vector of another width.
         """
-        if text.pooled is not None and bool((text.pooled != 0).any()):
-            raise FAEError("the null prompt's pooled vector is zeros: leave it out")
+        width = self.config.pooled_width
+        if text.pooled is not None and text.pooled.shape[-1] != width:
+            raise FAEError(
+                f"the null prompt's pooled vector has {text.pooled.shape[-1]} numbers, the model takes {width}"
+            )
         tokens = text.tokens[0] if text.mask is None else text.tokens[0][text.mask[0]]
         count, room = len(tokens), self.config.null_length
         if count == 0:
             raise FAEError("the null prompt has no tokens: take an encoder whose tokenizer marks where a text ends")
         if count > room:
             raise FAEError(f"the null prompt has {count} tokens, there is room for {room}: set null_length")
+        if width is not None:
+            self.null_pooled.copy_(torch.zeros(1, width) if text.pooled is None else text.pooled[:1])
         self.null_tokens[0].zero_()[:count] = tokens.to(self.null_tokens)
         self.null_mask[0] = torch.arange(room, device=self.null_mask.device) < count
 
@@ -285,8 +293,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
 
     def _null(self, device: torch.device) -> TextCondition:
         """The null condition, a batch of one: for dropout, guidance, and `sample(None)`."""
-        width = self.config.pooled_width
-        pooled = None if width is None else self.null_tokens.new_zeros(1, width)
+        pooled = None if self.config.pooled_width is None else self.null_pooled
         return TextCondition(self.null_tokens, self.null_mask, pooled).to(device)
 
     def _encode(self, prompts: list[str], device: torch.device) -> TextCondition:

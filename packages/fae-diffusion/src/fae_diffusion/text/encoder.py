@@ -50,6 +50,7 @@ class TextEncoder:
         device: of the encoder and the embeddings.
         dtype: of the encoder and the embeddings.
         batch_size: prompts per forward pass.
+        mask_padding: whether what fills a prompt up is hidden from the encoder and masked out; False: it is text.
 
     Raises:
         MissingPackage: without transformers, sentencepiece or the package of that name.
@@ -67,12 +68,14 @@ class TextEncoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
         batch_size: int = 64,
+        mask_padding: bool = True,
     ) -> None:
         if not 1 <= max_length <= MOST_TOKENS:
             raise FAEError(f"max_length is at least 1 and at most {MOST_TOKENS}, not {max_length}")
         if importlib.util.find_spec("transformers") is None:
             raise MissingPackage("a text encoder", INSTALL)
         self.name, self.max_length, self.batch_size = name, max_length, batch_size
+        self.mask_padding = mask_padding
         source = _source(name)
         config = read_config(source, "tokenizer and text encoder")
         self.tokenizer = load_tokenizer(source, config.model_type)
@@ -90,13 +93,16 @@ class TextEncoder:
         """The encoder that a config names.
 
         Args:
-            config: name, length and, where a model was trained with it, fingerprint.
-            **options: of the constructor: device, dtype, batch_size.
+            config: name, length, padding, dtype and, where a model was trained with it, fingerprint.
+            **options: of the constructor: device, batch_size.
 
         Raises:
             InvalidFile: where the encoder of that name does not have the recorded fingerprint.
         """
-        encoder = cls(config.name, max_length=config.max_length, **options)
+        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
+        encoder = cls(
+            config.name, max_length=config.max_length, mask_padding=config.mask_padding, dtype=dtype, **options
+        )
         if config.fingerprint is not None:
             encoder.require(config.fingerprint)
         return encoder
@@ -116,7 +122,7 @@ class TextEncoder:
         return TextCondition(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides the embeddings: weights, config, tokenizer, length and dtype.
+        """A hash of everything that decides the embeddings: weights, config, tokenizer, length, padding and dtype.
 
         Encoders of the same fingerprint give the same embeddings.
         """
@@ -126,6 +132,7 @@ class TextEncoder:
             "dtype": str(self.dtype),
             "class": type(self.model).__name__,
             "config": _without_bookkeeping(self.model.config.to_diff_dict()),
+            **({} if self.mask_padding else {"mask_padding": False}),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for part in tokenizer_state(self.tokenizer):
@@ -168,8 +175,10 @@ class TextEncoder:
     def _encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings and mask of one batch."""
         inputs = {name: tensor.to(self.device) for name, tensor in self._ids(prompts).items()}
+        if not self.mask_padding:
+            inputs.pop("attention_mask", None)
         hidden = self.model(**inputs).last_hidden_state
-        # Models without an attention mask (SigLIP) were trained with the padding as text.
+        # Without an attention mask (SigLIP has none) padding is text.
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
         return hidden, mask
 

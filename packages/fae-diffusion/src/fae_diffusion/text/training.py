@@ -150,6 +150,8 @@ def caption_task(
     asked = parse_config(MMDiTConfig, model, "model settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
+    if asked.text_encoder.dtype != "bf16":
+        raise DataError("embeddings of captions are kept in bf16: leave model.text_encoder.dtype out")
     if asked.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
     if preview is not None:
@@ -167,9 +169,12 @@ def caption_task(
             f"{model['text_width']}: set it to {text.width}, or leave it out"
         )
     encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
-    model = {**model, "text_width": text.width, "text_encoder": encoder_fields}
+    null = text.read([""])
+    assert null.mask is not None, "a cache knows which tokens are padding"
+    room = max(asked.null_length, int(null.mask.sum())) if "null_length" not in model else asked.null_length
+    model = {**model, "text_width": text.width, "text_encoder": encoder_fields, "null_length": room}
     generator, _ = build_generator(generator_class, model, store, config)
-    generator.set_null(text.read([""]))
+    generator.set_null(null)
     weights = None if choice.weights is None else list(choice.weights)
     recorded = {
         "caption_template": template,
