@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import InvalidFile, UnknownName
+from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.testing import shared_folder
@@ -202,7 +202,7 @@ def test_the_null_prompt_of_a_checkpoint_is_its_encoder_s(make_t5: Callable[...,
     by_hand.set_null(null)
     assert torch.equal(z, by_hand.sample(text, random=SlotRandom(0, range(1)), steps=2, guidance=3.0))
     assert read.config.text_encoder is not None and read.config.text_encoder.fingerprint
-    with pytest.raises(InvalidFile, match="16 wide"):
+    with pytest.raises(FAEError, match="16 wide"):
         MMDiT.from_official(sd3_state(sd3(pooled_width=None)), {}, spec=spec, text_encoder=encoder)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
-from fae_core.config import Config
+from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError
 from fae_core.layers import Fp32Buffers, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
@@ -39,6 +39,7 @@ from fae_diffusion.models.transformer import (
 )
 from fae_diffusion.samplers.config import NAMED, SamplingName
 from fae_diffusion.text.condition import TextCondition
+from fae_diffusion.text.config import TextEncoderConfig
 
 if TYPE_CHECKING:
     from fae_diffusion.text.encoder import TextEncoder
@@ -129,7 +130,8 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             config: constructor arguments of REPA's MMDiT, SD3's MMDiTX or diffusers' SD3Transformer2DModel; what the
                 weights show may be left out.
             spec: the latent space; None: derived from the arguments.
-            **fields: of our config, such as `transport`.
+            **fields: of our config, such as `transport`. With a `text_encoder`, the null prompt is what that encoder
+                makes of ""; no checkpoint holds it.
 
         Returns:
             The model, fp32, in eval mode.
@@ -140,7 +142,15 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         """
         from fae_diffusion.official.mmdit import load_official_mmdit
 
-        return load_official_mmdit(cls, state_dict, config, spec, fields)
+        if fields.get("text_encoder") is None:
+            return load_official_mmdit(cls, state_dict, config, spec, fields)
+        named, null = _null_prompt(fields["text_encoder"])
+        room = fields.get("null_length", max(len(null.tokens[0]), MMDiTConfig().null_length))
+        model = load_official_mmdit(
+            cls, state_dict, config, spec, {**fields, "text_encoder": named, "null_length": room}
+        )
+        model.set_null(null)
+        return model
 
     def forward(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
         """What the transport predicts.
@@ -234,7 +244,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             text: a batch of one. Without a pooled vector, a model that takes one gets zeros.
 
         Raises:
-            FAEError: for no tokens that count or more than `null_length`, or a pooled vector of another width.
+            FAEError: for no tokens that count or more than `null_length`, or vectors of another width.
         """
         width = self.config.pooled_width
         if text.pooled is not None and text.pooled.shape[-1] != width:
@@ -245,6 +255,11 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         count, room = len(tokens), self.config.null_length
         if count == 0:
             raise FAEError("the null prompt has no tokens: take an encoder whose tokenizer marks where a text ends")
+        if tokens.shape[1] != self.config.text_width:
+            raise FAEError(
+                f"the null prompt's embeddings are {tokens.shape[1]} wide, the model reads {self.config.text_width}: "
+                "take the text encoder that it was trained on"
+            )
         if count > room:
             raise FAEError(f"the null prompt has {count} tokens, there is room for {room}: set null_length")
         if width is not None:
@@ -311,6 +326,17 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             # No submodule, so that it is not saved with this model.
             self._encoder = TextEncoder.from_config(self.config.text_encoder, device=device)
         return self._encoder.encode(prompts)
+
+
+def _null_prompt(encoder: TextEncoderConfig | dict[str, Any]) -> tuple[TextEncoderConfig, TextCondition]:
+    """A text encoder with its fingerprint, and what it makes of "": a batch of one, the tokens that count."""
+    from fae_diffusion.text.encoder import TextEncoder
+
+    config = parse_config(TextEncoderConfig, encoder, "text_encoder") if isinstance(encoder, dict) else encoder
+    loaded = TextEncoder.from_config(config)
+    text = loaded.encode([""])
+    counting = text.tokens if text.mask is None else text.tokens[:, text.mask[0]]
+    return config.model_copy(update={"fingerprint": loaded.fingerprint()}), TextCondition(counting)
 
 
 def _projection(config: MMDiTConfig, dim: int) -> nn.Sequential:

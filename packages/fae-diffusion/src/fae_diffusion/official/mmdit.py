@@ -22,8 +22,6 @@ from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.official.mmdit_diffusers import is_diffusers, sd3_arguments, sd3_state
 from fae_diffusion.official.transformer import WRAPPERS
-from fae_diffusion.text.condition import TextCondition
-from fae_diffusion.text.encoder import TextEncoder
 
 ModelT = TypeVar("ModelT", bound=PretrainedModel[Any])
 
@@ -118,45 +116,17 @@ def load_official_mmdit(
     ours = _fields(arguments, state, heads, where)
     if scaled:  # SD3's time embedding sees 1000 t
         ours["time_scale"] = 1000.0
-    ours: Any = parse_config(cls.config_class, {**ours, **fields}, "official MMDiT config")
+    ours = parse_config(cls.config_class, {**ours, **fields}, "official MMDiT config")
     spec = spec or _derived_spec(arguments, state, scaled and "input_size" not in given)
     if spec.channels != arguments["in_channels"]:
         raise InvalidFile(
             f"{where}: its latents of {arguments['in_channels']} channels do not fit the spec's {spec.channels}"
         )
-    null = None
-    if ours.text_encoder is not None:
-        ours, null = _with_null(ours, fields)
-    model: Any = cls(ours, spec)
-    if null is not None:
-        model.set_null(null)
+    model = cls(ours, spec)
     own = ("null_tokens", "null_mask", "null_pooled")  # in no checkpoint
     state.update({name: value for name, value in model.named_buffers() if name in own})
     load_state(model, state, where)
     return model.eval()
-
-
-def _with_null(config: Any, fields: Mapping[str, Any]) -> tuple[Any, TextCondition]:
-    """The null prompt's embeddings, which are not in checkpoints, and a config that has room for them.
-
-    Args:
-        config: of ours, with a text encoder.
-        fields: those of it that were asked for.
-
-    Raises:
-        InvalidFile: where the encoder's embeddings are not as wide as the model's text.
-    """
-    encoder = TextEncoder.from_config(config.text_encoder)
-    if encoder.width != config.text_width:
-        raise InvalidFile(
-            f"the embeddings of {encoder.name} are {encoder.width} wide, those that the checkpoint reads "
-            f"{config.text_width}: name the encoder that it was trained on"
-        )
-    null = encoder.encode([""])
-    count = null.tokens.shape[1] if null.mask is None else int(null.mask.sum())
-    room = max(count, config.null_length) if "null_length" not in fields else config.null_length
-    named = config.text_encoder.model_copy(update={"fingerprint": encoder.fingerprint()})
-    return config.model_copy(update={"null_length": room, "text_encoder": named}), null
 
 
 def transformer_of(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
