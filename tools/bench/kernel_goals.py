@@ -114,7 +114,8 @@ def lines(batch: int, tokens: int, small: bool, device: str, dtype: torch.dtype)
         out, lse = attention.forward(*attend)
 
         def differentiate(attend=attend, out=out, lse=lse) -> Results:
-            return attention_backward(out, *attend[:3], out, lse, attend[3])
+            *heads_first, ahead = (t.transpose(1, 2) for t in (*attend[:3], out))
+            return attention_backward(ahead, *heads_first, ahead, lse, attend[3])
 
         yield Line(f"attention forward {shape}", lambda a=attend: attention.forward(*a), 4 * one, goals[2], flops=flops)
         back = f"attention backward {shape}, flash on our output"

@@ -36,7 +36,7 @@ def calls() -> dict[str, tuple[Door, tuple[object, ...]]]:
     """Every door with inputs of all kinds."""
     angles = randn(5, 4, seed=9)
     turn = (angles.cos(), angles.sin())
-    heads, qkv = [leaf(2, 5, 2, 8, seed=s) for s in (3, 4, 5)], leaf(2, 5, 3, 2, 8)
+    heads, qkv = [leaf(2, 2, 5, 8, seed=s) for s in (3, 4, 5)], leaf(2, 5, 3, 2, 8)
     weights = (leaf(8, seed=1), leaf(8, seed=2))
     x, update, rows = leaf(2, 5, 8), leaf(2, 5, 8, seed=1), [leaf(2, 8, seed=s) for s in (2, 3, 4)]
     return {

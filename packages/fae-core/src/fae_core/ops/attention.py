@@ -212,8 +212,7 @@ def _core(backend: str | None) -> str | None:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    heads = (x.transpose(1, 2) for x in (q, k, v))
-    return operators.ATTENTION(*heads, q.shape[-1] ** -0.5 if scale is None else float(scale)).transpose(1, 2)
+    return operators.ATTENTION(q, k, v, q.shape[-1] ** -0.5 if scale is None else float(scale))
 
 
 def _attend(

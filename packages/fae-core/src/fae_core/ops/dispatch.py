@@ -35,7 +35,9 @@ from torch.nn.attention import SDPBackend
 
 from fae_core.errors import FAEError, UnknownName
 from fae_core.ops import measured
+from fae_core.ops.door import Door, is_watched
 from fae_core.ops.triton import contract, unknown_device
+from fae_core.ops.triton.plans import MOST, describe
 from fae_core.ops.triton.usable import unusable
 
 # torch's attention kernels; the backend "sdpa" lets torch choose one.
@@ -147,11 +149,33 @@ def explain(
 
 
 _chosen: dict[tuple[Any, ...], str] = {}
-_MOST_CHOSEN = 4096
+# Counts how often choices were forgotten.
+_turn = 0
+
+
+def through(door: Door, inputs: tuple[Any, ...], choose: Callable[[], Explanation], requested: str | None) -> Any:
+    """The results of our kernel where it is chosen, which is looked up with the call's plan; None: torch runs the call.
+
+    Args:
+        door: Of the op.
+        inputs: Of the door.
+        choose: Makes the choice, once for all calls that differ in nothing that a choice depends on.
+        requested: The backend named on the call.
+
+    Raises:
+        FAEError: The requested backend cannot run the call.
+    """
+    if forced is not None and forced[0] == door.op.name:
+        return None
+    if torch.compiler.is_compiling():
+        return door(*inputs) if choose().backend == "triton" else None
+    if heard is not None:
+        _hear(door.op.name, inputs)
+    return door.take(inputs, _asked(requested), lambda: choose().backend == "triton")
 
 
 def decide(op: str, inputs: tuple[Any, ...], choose: Callable[[], Explanation], requested: str | None) -> str:
-    """The backend of a call, which is chosen once for all calls that differ in nothing that a choice depends on.
+    """The backend of an attention op's call, chosen once like that of `through`.
 
     Args:
         op: Name of the op.
@@ -167,31 +191,39 @@ def decide(op: str, inputs: tuple[Any, ...], choose: Callable[[], Explanation], 
     if torch.compiler.is_compiling():
         return choose().backend
     if heard is not None:
-        described = (Described(x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
-        heard[op, tuple(described)] = None
-    if contract.is_transformed() or torch._C._len_torch_dispatch_stack():
+        _hear(op, inputs)
+    if is_watched():
         return choose().backend
-    name = requested_backend(requested)
-    key: list[Any] = [op, name, requested is None, torch.is_grad_enabled()]
-    if name is None:
-        key += (torch.are_deterministic_algorithms_enabled(), os.environ.get(measured.VARIABLE))
-    for x in inputs:
-        if isinstance(x, Tensor):
-            key += (x.shape, x.dtype, x.device, x.requires_grad)
-        else:
-            key.append(x)
-    found = _chosen.get(tuple(key))
-    if found is None:
-        found = choose().backend
-        if len(_chosen) >= _MOST_CHOSEN:
+    key = [op, torch.is_grad_enabled(), *_asked(requested)]
+    describe(inputs, key)
+    found = tuple(key)
+    backend = _chosen.get(found)
+    if backend is None:
+        backend = choose().backend
+        if len(_chosen) >= MOST:
             _chosen.clear()
-        _chosen[tuple(key)] = found
-    return found
+        _chosen[found] = backend
+    return backend
+
+
+def _hear(op: str, inputs: tuple[Any, ...]) -> None:
+    described = (Described(x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
+    if heard is not None:
+        heard[op, tuple(described)] = None
+
+
+def _asked(requested: str | None) -> tuple[Any, ...]:
+    """All that a choice depends on beside the call's inputs and whether gradients are recorded."""
+    name = requested_backend(requested)
+    if name is not None:
+        return name, requested is None
+    return _turn, torch.are_deterministic_algorithms_enabled(), os.environ.get(measured.VARIABLE)
 
 
 def forget_choices() -> None:
     """Choose anew, because more was measured."""
-    _chosen.clear()
+    global _turn
+    _turn += 1
 
 
 def requested_backend(explicit: str | None) -> str | None:

@@ -18,7 +18,7 @@ from fae_core.ops import dispatch, measured
 from fae_core.ops.attention import attention, rope_attention, self_attention
 from fae_core.ops.gated import swiglu
 from fae_core.ops.norms import adaln, rms_norm
-from fae_core.ops.rotary import apply_rope, qk_norm_rope
+from fae_core.ops.rotary import Layout, apply_rope, qk_norm_rope
 from fae_core.ops.triton import unknown_device
 from fae_core.processes import ALONE, Processes
 
@@ -28,19 +28,23 @@ Timer = Callable[[Callable[[], object]], float]
 Inputs = tuple[Any, ...]
 
 
-def _adaln(x, update, gate, scale, shift, weight, layer, eps, backend) -> Any:
+def _adaln(x, update, gate, scale, shift, weight, bias, layer, eps, backend) -> Any:
     norm = "layer" if layer else "rms"
-    options = {"update": update, "gate": gate, "weight": weight, "norm": norm, "eps": eps, "backend": backend}
-    return adaln(x, scale, shift, **options)
+    options = {"update": update, "update_bias": bias, "gate": gate, "weight": weight, "norm": norm, "eps": eps}
+    return adaln(x, scale, shift, **options, backend=backend)
 
 
-# Each op as a function of the inputs that `dispatch.decide` heard, and a backend.
+def _layout(interleaved: bool) -> Layout:
+    return "interleaved" if interleaved else "half"
+
+
+# Each op as a function of the inputs that were heard, and a backend.
 _CALLS: dict[str, Callable[..., Any]] = {
     "rms_norm": lambda x, weight, eps, backend: rms_norm(x, weight, eps, backend=backend),
     "adaln": _adaln,
-    "apply_rope": lambda x, cos, sin, layout, backend: apply_rope(x, cos, sin, layout, backend=backend),
-    "qk_norm_rope": lambda x, cos, sin, q, k, layout, eps, backend: qk_norm_rope(
-        x, cos, sin, q_weight=q, k_weight=k, layout=layout, eps=eps, backend=backend
+    "apply_rope": lambda x, cos, sin, pairs, _, backend: apply_rope(x, cos, sin, _layout(pairs), backend=backend),
+    "qk_norm_rope": lambda x, cos, sin, q, k, bias, pairs, eps, backend: qk_norm_rope(
+        x, cos, sin, q_weight=q, k_weight=k, bias=bias, layout=_layout(pairs), eps=eps, backend=backend
     ),
     "swiglu": lambda x, bias, backend: swiglu(x, bias, backend=backend),
     "attention": lambda q, k, v, mask, causal, backend: attention(q, k, v, causal=causal, backend=backend),

@@ -23,7 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Results = tuple[Tensor | None, ...]
 Slot = tuple[int, int]  # which input or allocation, and bytes from its start
 
-_MOST = 4096  # plans of a function; past so many, all go
+MOST = 4096
+"""Keys that are remembered at once; past so many, all are forgotten."""
+
 _ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 
 
@@ -55,6 +57,29 @@ def note(start: Start) -> None:
     starts = _noted.get()
     if starts is not None:
         starts.append(start)
+
+
+def describe(inputs: tuple[Any, ...], key: list[Any]) -> tuple[list[Tensor], list[int]]:
+    """The tensors of a call, and the addresses of their data.
+
+    Args:
+        inputs: Of the call.
+        key: Where all else is added that decides what the call does: its numbers, and its tensors' metadata.
+    """
+    tensors: list[Tensor] = []
+    addresses: list[int] = []
+    together = 0
+    for x in inputs:
+        if isinstance(x, Tensor):
+            address = x.data_ptr()
+            together |= address
+            key += (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
+            tensors.append(x)
+            addresses.append(address)
+        else:
+            key.append(x)
+    key.append(together & 15 == 0)
+    return tensors, addresses
 
 
 @dataclass(frozen=True)
@@ -110,38 +135,62 @@ class Planned:
 
     def __init__(self, function: Callable[..., Results], current: Callable[[], Any] | None = None) -> None:
         self.function, self._current = function, current or _current
-        self._plans: dict[tuple[Any, ...], Plan | None] = {}
+        self._calls: dict[tuple[Any, ...], Repeated] = {}
 
     def __call__(self, *inputs: Any) -> Results:
         """The function's results."""
         key: list[Any] = []
-        tensors: list[Tensor] = []
-        addresses: list[int] = []
-        aligned = 0
-        for x in inputs:
-            if isinstance(x, Tensor):
-                address = x.data_ptr()
-                aligned |= address
-                key += (x.shape, x.stride(), x.dtype)
-                tensors.append(x)
-                addresses.append(address)
-            else:
-                key.append(x)
-        device = tensors[0].get_device()
-        if device >= 0 and device != torch.cuda.current_device():
-            with torch.cuda.device(device):
-                return self(*inputs)
-        if aligned & 15:
-            return self.function(*inputs)
-        key.append(device)
+        tensors, addresses = describe(inputs, key)
         found = tuple(key)
-        if found in self._plans:
-            plan = self._plans[found]
-            return self.function(*inputs) if plan is None else plan.run(tensors, addresses)
-        plan, results = self._record(inputs, tensors, addresses)
-        if len(self._plans) >= _MOST:
-            self._plans.clear()
-        self._plans[found] = plan
+        calls = self._calls.get(found)
+        if calls is None:
+            if len(self._calls) >= MOST:
+                self._calls.clear()
+            calls = self._calls[found] = self.repeated(tensors)
+        return calls(inputs, tensors, addresses)
+
+    def repeated(self, tensors: list[Tensor]) -> Repeated:
+        """Calls of the function whose keys are equal.
+
+        Args:
+            tensors: Of one such call.
+        """
+        return Repeated(self.function, tensors[0].get_device(), self._current)
+
+
+class Repeated:
+    """Calls of a function with one key: written down at the first, done again later.
+
+    Args:
+        function: As of `Planned`.
+        device: Index of the tensors' device; -1 on the CPU.
+        current: As of `Planned`.
+    """
+
+    __slots__ = ("_current", "_device", "_function", "_plan", "_recorded")
+
+    def __init__(self, function: Callable[..., Results], device: int, current: Callable[[], Any]) -> None:
+        self._function, self._device, self._current = function, device, current
+        self._plan: Plan | None = None
+        self._recorded = False
+
+    def __call__(self, inputs: tuple[Any, ...], tensors: list[Tensor], addresses: list[int]) -> Results:
+        """The function's results.
+
+        Args:
+            inputs: Of the function.
+            tensors: Those that are tensors; the list is used up.
+            addresses: Of their data; used up as well.
+        """
+        if self._device >= 0 and self._device != torch._C._cuda_getDevice():
+            with torch.cuda.device(self._device):
+                return self(inputs, tensors, addresses)
+        if self._plan is not None:
+            return self._plan.run(tensors, addresses)
+        if self._recorded:
+            return self._function(*inputs)
+        self._recorded = True
+        self._plan, results = self._record(inputs, tensors, addresses)
         return results
 
     def _record(
@@ -151,7 +200,7 @@ class Planned:
         token = _noted.set([])
         try:
             with _Recorder(tensors, addresses) as recorder:
-                results = self.function(*inputs)
+                results = self._function(*inputs)
             starts = _noted.get() or []
         finally:
             _noted.reset(token)
@@ -161,12 +210,11 @@ class Planned:
         views = [None if r is None else _result(r, recorder) for r in results]
         if None in launches or any(v is None and r is not None for v, r in zip(views, results, strict=True)):
             return None, results
-        allocated = recorder.tensors[recorder.inputs :]
         device, stream = self._current()
         plan = Plan(
             device,
             stream,
-            tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in allocated),
+            tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in recorder.tensors[recorder.inputs :]),
             tuple(launch for launch in launches if launch is not None),
             tuple(views),
         )
@@ -182,8 +230,10 @@ class _Recorder(TorchDispatchMode):
         self.inputs = len(tensors)
         self.kept: list[Tensor] = []  # views: while they live, no address is used twice
         self.slots: dict[int, Slot] = {}
+        self.given: set[int] = set()  # allocations that are results as they are
         # Two inputs at one address could be told apart by nothing.
         self.possible = len(set(addresses)) == len(addresses) and all(t.numel() for t in tensors)
+        self.possible &= not any(address & 15 for address in addresses)
         for slot, address in enumerate(addresses):
             self.slots[address] = (slot, 0)
 
@@ -267,10 +317,18 @@ def _result(result: Tensor, recorder: _Recorder) -> tuple[Any, ...] | None:
     base = recorder.tensors[slot]
     if base.dtype != result.dtype:
         return None
-    if slot >= recorder.inputs and not offset and (base.shape, base.stride()) == (result.shape, result.stride()):
+    if slot not in recorder.given and slot >= recorder.inputs and not offset and _places(base) == _places(result):
+        recorder.tensors[slot] = base = result  # allocated as the caller sees it
+        recorder.given.add(slot)
+    if slot in recorder.given and not offset and (base.shape, base.stride()) == (result.shape, result.stride()):
         return slot, None
     elements = offset // result.element_size()
     return slot, (tuple(result.shape), result.stride(), elements)
+
+
+def _places(tensor: Tensor) -> tuple[int, int]:
+    """How many numbers a tensor has, and over how many it extends in memory."""
+    return tensor.numel(), 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _result_of(tensors: list[Tensor], slot: int, view: tuple[Any, Any, int] | None) -> Tensor:
