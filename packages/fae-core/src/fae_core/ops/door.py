@@ -84,7 +84,6 @@ class Door:
     def __init__(self, op: Description) -> None:
         self.op = op
         self._kernel = Planned(op.kernel)
-        self._gradient = None if op.gradient_kernel is None else Planned(op.gradient_kernel)
         self._known: dict[tuple[Any, ...], _Known] = {}
         self.operator = _register(op.name, op.schema, op.kernel, op.plain)
         torch.library.register_autograd(
@@ -121,28 +120,40 @@ class Door:
             return _Differentiated.apply((self, known, tensors, addresses), *inputs)
         return self._seen(known.run(inputs, tensors, addresses))
 
-    def gradients(self, inputs: tuple[Any, ...]) -> Results:
+    def gradients(
+        self, known: _Known | None, gradients: Results, saved: tuple[Tensor | None, ...], options: tuple[Any, ...]
+    ) -> Results:
         """The gradients of the inputs that may have one.
 
         Args:
-            inputs: The results' gradients and what the op saved.
+            known: Of the call; None: it was an operator.
+            gradients: Of the results.
+            saved: The tensors that the op saved.
+            options: The rest that the op saved.
         """
+        inputs = (*gradients, *saved, *options)
         if self.op.gradient is not None:
             return self.op.gradient(self, *inputs)
-        if torch.is_grad_enabled() or is_watched() or not _PLAIN_TYPES.issuperset(map(type, inputs)):
+        if known is None or torch.is_grad_enabled() or is_watched() or not _PLAIN_TYPES.issuperset(map(type, inputs)):
             # Where a gradient of the gradient may be wanted, the operator refuses it.
             return _as_tuple(self.gradient_operator(*inputs))
-        return (self._gradient if _has_kernels(inputs) else self.op.gradient_plain)(*inputs)
+        if known.gradient is None:
+            return self.op.gradient_plain(*inputs)
+        return known.gradient(*gradients, kept=saved, options=options)
 
     def _learn(
         self, key: tuple[Any, ...], inputs: tuple[Any, ...], tensors: list[Tensor], is_chosen: Callable[[], bool]
     ) -> _Known:
-        taken = is_chosen()
-        run: Any = self._kernel.repeated(tensors) if _has_kernels(inputs) else lambda inputs, *_: self.op.plain(*inputs)
+        run: Any = lambda inputs, *_: self.op.plain(*inputs)  # noqa: E731
+        gradient = None
+        if _has_kernels(inputs):
+            run = self._kernel.repeated(tensors)
+            gradient = None if self.op.gradient_kernel is None else Planned(self.op.gradient_kernel)
         differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        known = _Known(is_chosen(), differentiated, run, gradient, self._places(inputs))
         if len(self._known) >= MOST:
             self._known.clear()
-        known = self._known[key] = _Known(taken, differentiated, run, self._places(inputs))
+        self._known[key] = known
         return known
 
     def _places(self, inputs: tuple[Any, ...]) -> tuple[int | None, ...]:
@@ -155,7 +166,7 @@ class Door:
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         results = _as_tuple(output)
-        _keep(ctx, self, self._places(inputs), inputs, results)
+        _keep(ctx, self, None, self._places(inputs), inputs, results)
         ctx.mark_non_differentiable(*results[self.op.results :])
 
     def _operator_gradients(self, ctx: Any, *gradients: Tensor | None) -> Any:
@@ -170,12 +181,14 @@ class _Known:
         taken: Whether they go through the door.
         differentiated: Whether autograd wants to know.
         run: From inputs, tensors and addresses to results; see `Repeated`.
+        gradient: The kernel of the gradient; None where there is none, or none for this device.
         places: For each input which of the op's gradients is its, or None.
     """
 
     taken: bool
     differentiated: bool
     run: Callable[[tuple[Any, ...], list[Tensor], list[int]], Results]
+    gradient: Planned | None
     places: tuple[int | None, ...]
 
 
@@ -186,7 +199,7 @@ class _Differentiated(torch.autograd.Function):
     def forward(ctx: Any, call: tuple[Door, _Known, list[Tensor], list[int]], *inputs: Any) -> Any:
         door, known, tensors, addresses = call
         results = known.run(inputs, tensors, addresses)
-        _keep(ctx, door, known.places, inputs, results)
+        _keep(ctx, door, known, known.places, inputs, results)
         return door._seen(results)
 
     @staticmethod
@@ -195,17 +208,17 @@ class _Differentiated(torch.autograd.Function):
 
 
 def _keep(
-    ctx: Any, door: Door, places: tuple[int | None, ...], inputs: tuple[Any, ...], results: Results
+    ctx: Any, door: Door, known: _Known | None, places: tuple[int | None, ...], inputs: tuple[Any, ...], results: Results
 ) -> None:
     tensors, options = door.op.save(inputs, results)
     ctx.save_for_backward(*tensors)
-    ctx.kept = door, places, options
+    ctx.kept = door, known, places, options
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    door, places, options = ctx.kept
-    found = door.gradients((*gradients, *ctx.saved_tensors, *options))
+    door, known, places, options = ctx.kept
+    found = door.gradients(known, gradients, ctx.saved_tensors, options)
     return tuple([None if i is None else found[i] for i in places])
 
 
