@@ -132,8 +132,8 @@ def main() -> int:
         "Microseconds of CPU time over a stub of CUDA's driver, and multiples of F.layer_norm, which is one operator",
         f"of torch in C++: medians of {ROUNDS} rounds, and their range. The limits are {LIMIT:g}, and "
         f"{LIMIT_WITH_BACKWARD:g} with the",
-        "backward pass; what is above one is bold. *Autograd alone* is an autograd.Function of as many leaves and results",
-        "that does nothing: torch takes some 3 us for each leaf and each result, whatever an op does.",
+        "backward pass; what is above one is bold. *Autograd alone* is an autograd.Function that does nothing, of as",
+        "many leaves and results: torch takes some 3 us for each of them, whatever an op does.",
         "",
         "| call | launches | no gradient, us | x F.layer_norm | forward and backward, us | x F.layer_norm "
         "| autograd alone, us |",

@@ -208,7 +208,12 @@ class _Differentiated(torch.autograd.Function):
 
 
 def _keep(
-    ctx: Any, door: Door, known: _Known | None, places: tuple[int | None, ...], inputs: tuple[Any, ...], results: Results
+    ctx: Any,
+    door: Door,
+    known: _Known | None,
+    places: tuple[int | None, ...],
+    inputs: tuple[Any, ...],
+    results: Results,
 ) -> None:
     tensors, options = door.op.save(inputs, results)
     ctx.save_for_backward(*tensors)

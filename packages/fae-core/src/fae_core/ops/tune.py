@@ -73,7 +73,7 @@ def tune(
     `run` is called once, eagerly, without gradients, to hear what it calls. Every call that this device's record does
     not have yet is then timed on each backend that can take it: torch's own choice, our kernel, and for attention each
     of torch's backends. Call it before torch.compile traces anything. Rank 0 measures; all processes follow it, and
-    each has to call this.
+    each has to call this. torch's generators of random numbers stay as they are.
 
     Nothing is measured with FAE_OPS_TUNE=0, where deterministic algorithms are asked for, while a CUDA graph is
     captured, without CUDA, and on devices that triton was not tried on.
@@ -100,11 +100,12 @@ def tune(
     missing = {case: inputs for case, inputs in cases.items() if case not in measured.TIMES}
     found: dict[measured.Case, dict[str, float]] = {}
     if processes.is_main:
-        for case, inputs in missing.items():
-            times = _contest(case, inputs, timer or milliseconds)
-            if times:
-                found[case] = measured.TIMES[case] = times
-                dispatch.forget_choices()
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            for case, inputs in missing.items():
+                times = _contest(case, inputs, timer or milliseconds)
+                if times:
+                    found[case] = measured.TIMES[case] = times
+                    dispatch.forget_choices()
     measured.TIMES.update(measured.parse(processes.broadcast(measured.as_record(measured.TIMES))))
     dispatch.forget_choices()
     if found:

@@ -69,8 +69,8 @@ ATTENTION = Door(
 )
 """Inputs: q (B, H, N, D), k and v (B, H, M, D), the factor of the scores.
 
-out is (B, H, N, D) of memory in the order (B, N, H, D), in q's dtype. The operator also gives lse (B, H, N), fp32, the natural log of each
-row's sum of exponentials.
+out is (B, H, N, D) of memory in the order (B, N, H, D), in q's dtype. The operator also gives lse (B, H, N), fp32, the
+natural log of each row's sum of exponentials.
 """
 
 

@@ -123,7 +123,10 @@ class Plan:
             else:
                 launch(x, y, z, stream, *options, *values)
         return tuple(
-            [None if r is None else tensors[r[0]] if r[1] is None else _view(tensors[r[0]], *r[1]) for r in self.results]
+            [
+                None if r is None else tensors[r[0]] if r[1] is None else _view(tensors[r[0]], *r[1])
+                for r in self.results
+            ]
         )
 
 
