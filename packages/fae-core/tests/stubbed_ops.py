@@ -50,6 +50,10 @@ def main() -> None:
         leaves = list({id(x): x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad}.values())
         ahead = [torch.ones_like(y) for y in results]
         assert launches(lambda r=results, i=leaves, a=ahead: torch.autograd.grad(r, i, a)) in (1, 2), name
+        if door.op.gradient is None:
+            (known,) = (known for known in door._known.values() if known.differentiated)
+            plans = [calls._plan for calls in known.gradient._calls.values()]
+            assert [plan is None for plan in plans] == [same_weight_twice], name
 
 
 main()

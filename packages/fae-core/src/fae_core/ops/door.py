@@ -138,7 +138,8 @@ class Door:
             # Where a gradient of the gradient may be wanted, the operator refuses it.
             return _as_tuple(self.gradient_operator(*inputs))
         if known.gradient is None:
-            return self.op.gradient_plain(*inputs)
+            plain: Any = self.op.gradient_plain
+            return plain(*inputs)
         return known.gradient(*gradients, kept=saved, options=options)
 
     def _learn(
