@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from fae_core.errors import FAEError
 from fae_core.ops import operators, triton
 from fae_core.ops.door import Door
-from fae_core.ops.triton.plans import Planned, Start, note
+from fae_core.ops.triton.plans import Start, note
+from fae_core.ops.triton.repeated import Planned
 
 needs_triton = pytest.mark.skipif(triton.MISSING is not None, reason=str(triton.MISSING))
 

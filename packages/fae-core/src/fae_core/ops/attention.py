@@ -11,15 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fae_core.errors import FAEError
 from fae_core.ops import measured, operators, reference
-from fae_core.ops.dispatch import (
-    SDPA_KERNELS,
-    Explanation,
-    choose_attention,
-    decide,
-    nothing_to_choose,
-    requested_backend,
-    split_packed,
-)
+from fae_core.ops.choosing import Explanation, choose_attention, split_packed
+from fae_core.ops.dispatch import SDPA_KERNELS, decide, nothing_to_choose, requested_backend
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope
 from fae_core.ops.triton import capability, contract
 

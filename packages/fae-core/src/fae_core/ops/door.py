@@ -21,7 +21,8 @@ from torch.autograd import forward_ad
 
 from fae_core.errors import FAEError
 from fae_core.ops import triton
-from fae_core.ops.triton.plans import MOST, Planned, Results, describe
+from fae_core.ops.triton.plans import Results
+from fae_core.ops.triton.repeated import MOST, Planned, describe
 
 Saved = tuple[tuple[Tensor | None, ...], tuple[Any, ...]]
 

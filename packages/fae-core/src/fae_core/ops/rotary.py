@@ -13,14 +13,8 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
-from fae_core.ops.dispatch import (
-    Explanation,
-    choose_pointwise,
-    nothing_to_choose,
-    requested_backend,
-    split_packed,
-    through,
-)
+from fae_core.ops.choosing import Explanation, choose_pointwise, split_packed
+from fae_core.ops.dispatch import nothing_to_choose, requested_backend, through
 from fae_core.ops.projections import with_bias_gradient
 from fae_core.ops.triton import contract
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError, first_line
 from fae_core.files import write_json
-from fae_core.ops import dispatch, measured
+from fae_core.ops import choosing, dispatch, measured
 from fae_core.ops.attention import attention, rope_attention, self_attention
 from fae_core.ops.gated import swiglu
 from fae_core.ops.norms import adaln, rms_norm
@@ -94,7 +94,7 @@ def tune(
     measured.load()
     cases = {}
     for op, inputs in reversed(_listen(run)):  # an op that is made of others is measured after them
-        if op in dispatch.ATTENTION_OPS and inputs[-2] is not None:
+        if op in choosing.ATTENTION_OPS and inputs[-2] is not None:
             continue  # masks: only some backends take them, and what they hold may matter
         cases.setdefault(_case(op, inputs, training, compiled), inputs)
     missing = {case: inputs for case, inputs in cases.items() if case not in measured.TIMES}
@@ -159,7 +159,7 @@ def _case(op: str, inputs: Inputs, training: bool, compiled: bool) -> measured.C
         batch, tokens, _, heads, width = first.shape
         shape = (batch, heads, tokens, width)
     else:
-        keys = inputs[1] if op in dispatch.ATTENTION_OPS else None
+        keys = inputs[1] if op in choosing.ATTENTION_OPS else None
         shape = measured.shape_of(first.shape, None if keys is None else keys.shape)
     return measured.case(op, shape, first.dtype, training=training, compiled=compiled)
 
@@ -182,11 +182,11 @@ def _contest(case: measured.Case, inputs: Inputs, timer: Timer) -> dict[str, flo
 def _time(op: str, inputs: Inputs, backend: str, training: bool, compiled: bool, timer: Timer) -> float:
     made = [_made(x) if isinstance(x, dispatch.Described) else x for x in inputs]
     if backend == "torch":
-        dispatch.forced = (op, "sdpa" if op in dispatch.ATTENTION_OPS else "reference")
+        dispatch.forced = (op, "sdpa" if op in choosing.ATTENTION_OPS else "reference")
     elif backend == "triton":
         first = made[:3] if op in ("attention", "rope_attention") else made[:1]
-        causal = op in dispatch.ATTENTION_OPS and bool(made[-1])
-        if dispatch.explain(op, *first, causal=causal, backend="triton").backend != "triton":
+        causal = op in choosing.ATTENTION_OPS and bool(made[-1])
+        if choosing.explain(op, *first, causal=causal, backend="triton").backend != "triton":
             raise FAEError("no kernel of ours takes this call")
     call = functools.partial(_CALLS[op], *made, None if backend == "torch" else backend)
     function = torch.compile(call, fullgraph=True) if compiled else call

@@ -23,9 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Results = tuple[Tensor | None, ...]
 Slot = tuple[int, int]  # which input or allocation, and bytes from its start
 
-MOST = 4096
-"""Keys that are remembered at once; past so many, all are forgotten."""
-
 _ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
 
 
@@ -57,29 +54,6 @@ def note(start: Start) -> None:
     starts = _noted.get()
     if starts is not None:
         starts.append(start)
-
-
-def describe(inputs: tuple[Any, ...], key: list[Any]) -> tuple[list[Tensor], list[int]]:
-    """The tensors of a call, and the addresses of their data.
-
-    Args:
-        inputs: Of the call.
-        key: Where all else is added that decides what the call does: its numbers, and its tensors' metadata.
-    """
-    tensors: list[Tensor] = []
-    addresses: list[int] = []
-    together = 0
-    for x in inputs:
-        if isinstance(x, Tensor):
-            address = x.data_ptr()
-            together |= address
-            key += (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
-            tensors.append(x)
-            addresses.append(address)
-        else:
-            key.append(x)
-    key.append(together & 15 == 0)
-    return tensors, addresses
 
 
 @dataclass(frozen=True)
@@ -130,116 +104,44 @@ class Plan:
         )
 
 
-class Planned:
-    """A function from tensors and numbers to results, which launches kernels; planned where it can be.
+def record(
+    function: Callable[..., Results],
+    inputs: tuple[Any, ...],
+    tensors: list[Tensor],
+    addresses: list[int],
+    current: Callable[[], Any],
+) -> tuple[Plan | None, Results]:
+    """Run a function; returns its plan, None where it has none, and its results.
 
     Args:
-        function: Its results are a pure function of its inputs' values, and its launches of their metadata.
-        current: Gives the current device, and what gives a device's current stream; None: triton's.
+        function: Launches kernels.
+        inputs: Of the function.
+        tensors: Those that are tensors.
+        addresses: Of their data.
+        current: Gives the current device, and what gives a device's current stream.
     """
-
-    def __init__(self, function: Callable[..., Results], current: Callable[[], Any] | None = None) -> None:
-        self.function, self._current = function, current or _current
-        self._calls: dict[tuple[Any, ...], Repeated] = {}
-
-    def __call__(self, *inputs: Any, kept: tuple[Tensor | None, ...] = (), options: tuple[Any, ...] = ()) -> Results:
-        """The function's results.
-
-        Args:
-            *inputs: Its first inputs.
-            kept: Its next ones, of which nothing differs between calls but values, addresses and strides.
-            options: Its last ones, the same for all calls.
-        """
-        key: list[Any] = []
-        tensors, addresses = describe(inputs, key)
-        together = 0
-        for x in kept:
-            if x is not None:
-                address = x.data_ptr()
-                together |= address
-                key.append(x.stride())
-                tensors.append(x)
-                addresses.append(address)
-        key.append(together & 15 == 0)
-        inputs = (*inputs, *kept, *options)
-        found = tuple(key)
-        calls = self._calls.get(found)
-        if calls is None:
-            if len(self._calls) >= MOST:
-                self._calls.clear()
-            calls = self._calls[found] = self.repeated(tensors)
-        return calls(inputs, tensors, addresses)
-
-    def repeated(self, tensors: list[Tensor]) -> Repeated:
-        """Calls of the function whose keys are equal.
-
-        Args:
-            tensors: Of one such call.
-        """
-        return Repeated(self.function, tensors[0].get_device(), self._current)
-
-
-class Repeated:
-    """Calls of a function with one key: written down at the first, done again later.
-
-    Args:
-        function: As of `Planned`.
-        device: Index of the tensors' device; -1 on the CPU.
-        current: As of `Planned`.
-    """
-
-    __slots__ = ("_current", "_device", "_function", "_plan", "_recorded")
-
-    def __init__(self, function: Callable[..., Results], device: int, current: Callable[[], Any]) -> None:
-        self._function, self._device, self._current = function, device, current
-        self._plan: Plan | None = None
-        self._recorded = False
-
-    def __call__(self, inputs: tuple[Any, ...], tensors: list[Tensor], addresses: list[int]) -> Results:
-        """The function's results.
-
-        Args:
-            inputs: Of the function.
-            tensors: Those that are tensors; the list is used up.
-            addresses: Of their data; used up as well.
-        """
-        if self._device >= 0 and self._device != torch._C._cuda_getDevice():
-            with torch.cuda.device(self._device):
-                return self(inputs, tensors, addresses)
-        if self._plan is not None:
-            return self._plan.run(tensors, addresses)
-        if self._recorded:
-            return self._function(*inputs)
-        self._recorded = True
-        self._plan, results = self._record(inputs, tensors, addresses)
-        return results
-
-    def _record(
-        self, inputs: tuple[Any, ...], tensors: list[Tensor], addresses: list[int]
-    ) -> tuple[Plan | None, Results]:
-        """Run the function; returns its plan, None where it has none, and its results."""
-        token = _noted.set([])
-        try:
-            with _Recorder(tensors, addresses) as recorder:
-                results = self._function(*inputs)
-            starts = _noted.get() or []
-        finally:
-            _noted.reset(token)
-        if not (recorder.possible and starts):
-            return None, results
-        launches = [_launch(start, recorder) for start in starts]
-        views = [None if r is None else _result(r, recorder) for r in results]
-        if None in launches or any(v is None and r is not None for v, r in zip(views, results, strict=True)):
-            return None, results
-        device, stream = self._current()
-        plan = Plan(
-            device,
-            stream,
-            tuple((_empty(t.device), tuple(t.shape), t.stride(), t.dtype) for t in recorder.tensors[recorder.inputs :]),
-            tuple(launch for launch in launches if launch is not None),
-            tuple(views),
-        )
-        return plan, results
+    token = _noted.set([])
+    try:
+        with _Recorder(tensors, addresses) as recorder:
+            results = function(*inputs)
+        starts = _noted.get() or []
+    finally:
+        _noted.reset(token)
+    if not (recorder.possible and starts):
+        return None, results
+    launches = [_launch(start, recorder) for start in starts]
+    views = [None if r is None else _result(r, recorder) for r in results]
+    if None in launches or any(v is None and r is not None for v, r in zip(views, results, strict=True)):
+        return None, results
+    device, stream = current()
+    plan = Plan(
+        device,
+        stream,
+        tuple((_empty(t.device), tuple(t.shape), t.stride(), t.dtype) for t in recorder.tensors[recorder.inputs :]),
+        tuple(launch for launch in launches if launch is not None),
+        tuple(views),
+    )
+    return plan, results
 
 
 class _Recorder(TorchDispatchMode):
@@ -290,14 +192,6 @@ class _Recorder(TorchDispatchMode):
         if self.slots.setdefault(view.data_ptr(), slot) != slot:
             self.possible = False
         self.kept.append(view)
-
-
-def _current() -> tuple[int, Callable[[int], int]]:
-    """The current device, and what gives its stream."""
-    from triton import runtime
-
-    driver: Any = runtime.driver.active
-    return driver.get_current_device(), driver.get_current_stream
 
 
 def _launch(start: Start, recorder: _Recorder) -> tuple[Any, ...] | None:
