@@ -118,7 +118,7 @@ class Door:
         if not known.taken:
             return None
         if known.differentiated:
-            return _Differentiated.apply((self, known, tensors, addresses), *inputs)
+            return _Differentiated.apply((self, known, inputs, tensors, addresses), *tensors)
         return self._seen(known.run(inputs, tensors, addresses))
 
     def gradients(
@@ -152,7 +152,8 @@ class Door:
             run = self._kernel.repeated(tensors)
             gradient = None if self.op.gradient_kernel is None else Planned(self.op.gradient_kernel)
         differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        known = _Known(is_chosen(), differentiated, run, gradient, self._places(inputs))
+        places = tuple(p for p, x in zip(self._places(inputs), inputs, strict=True) if isinstance(x, Tensor))
+        known = _Known(is_chosen(), differentiated, run, gradient, places)
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[key] = known
@@ -184,7 +185,7 @@ class _Known:
         differentiated: Whether autograd wants to know.
         run: From inputs, tensors and addresses to results; see `Repeated`.
         gradient: The kernel of the gradient; None where there is none, or none for this device.
-        places: For each input which of the op's gradients is its, or None.
+        places: For each tensor of the inputs which of the op's gradients is its, or None.
     """
 
     taken: bool
@@ -198,8 +199,8 @@ class _Differentiated(torch.autograd.Function):
     """The eager way where a gradient is wanted."""
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Door, _Known, list[Tensor], list[int]], *inputs: Any) -> Any:
-        door, known, tensors, addresses = call
+    def forward(ctx: Any, call: tuple[Door, _Known, tuple[Any, ...], list[Tensor], list[int]], *_: Tensor) -> Any:
+        door, known, inputs, tensors, addresses = call
         results = known.run(inputs, tensors, addresses)
         _keep(ctx, door, known, known.places, inputs, results)
         return door._seen(results)
