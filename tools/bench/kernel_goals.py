@@ -49,85 +49,115 @@ class Line:
     flops: int = 0
 
 
-def lines(batch: int, tokens: int, small: bool, device: str, dtype: torch.dtype) -> Iterator[Line]:
-    """Every kernel at the shapes of DiT-XL and the decoders."""
-    from fae_core.ops.operators.attention import _backward as attention_backward
-    from fae_core.ops.triton import attention, qk_norm_rope, row_norm, swiglu
+@dataclass(frozen=True)
+class Inputs:
+    """What tensors are made of: sizes, device, dtype, and one generator."""
 
-    generator = torch.Generator(device).manual_seed(0)
+    batch: int
+    tokens: int
+    device: str
+    dtype: torch.dtype
+    generator: torch.Generator
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device, dtype=torch.float32, generator=generator).to(dtype)
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, device=self.device, dtype=torch.float32, generator=self.generator).to(self.dtype)
 
-    for width in (96,) if small else (1152, 1536):
-        x, update, dout = (normal(batch, tokens, width) for _ in range(3))
-        weight = normal(width)
-        gate, scale, shift = normal(batch, 3 * width).chunk(3, dim=1)
-        one, none = x.nbytes, row_norm.Operands(weight=weight)
-        residual_norm = row_norm.Operands(update, weight=weight, bias=weight)
-        adaln = row_norm.Operands(update, gate, scale, shift, weight, weight)
-        forward = {n: row_norm.forward(x, o, False, 1e-6, dtype, dtype) for n, o in
-                   (("rms", none), ("residual", residual_norm), ("adaln", adaln))}  # fmt: skip
 
-        def back(o: row_norm.Operands, name: str, dresidual: Tensor | None = None, made=forward, x=x, dout=dout):
-            dx, found = row_norm.backward(dout, dresidual, x, made[name][2], o, False, dtype)
+def groups(make: Inputs, small: bool) -> list[Iterator[Line]]:
+    """Every kernel at the shapes of DiT-XL and the decoders. A group whose tensors cannot be made costs no other."""
+    return [
+        *(row_lines(make, width) for width in ((96,) if small else (1152, 1536))),
+        swiglu_lines(make, 40 if small else 3072),
+        *(head_lines(make, *shape) for shape in (((2, 64),) if small else ((16, 72), (24, 64)))),
+    ]
+
+
+def row_lines(make: Inputs, width: int) -> Iterator[Line]:
+    """RMSNorm, residual and RMSNorm, and adaLN."""
+    from fae_core.ops.triton import row_norm
+
+    dtype = make.dtype
+    x, update, dout = (make.normal(make.batch, make.tokens, width) for _ in range(3))
+    weight = make.normal(width)
+    gate, scale, shift = make.normal(make.batch, 3 * width).chunk(3, dim=1)
+    one, wide = x.nbytes, width == 1152
+    operands = {
+        "rms_norm": row_norm.Operands(weight=weight),
+        "residual and rms_norm": row_norm.Operands(update, weight=weight, bias=weight),
+        "adaln": row_norm.Operands(update, gate, scale, shift, weight, weight),
+    }
+
+    def ahead(name: str) -> Results:
+        return row_norm.forward(x, operands[name], False, 1e-6, dtype, dtype)
+
+    def back(name: str) -> Callable[[], Results]:
+        stats, dresidual = ahead(name)[2], None if name == "rms_norm" else dout
+        assert stats is not None
+
+        def run() -> Results:
+            dx, found = row_norm.backward(dout, dresidual, x, stats, operands[name], False, dtype)
             return dx, *found
 
-        def ahead(o: row_norm.Operands, x=x) -> Results:
-            return row_norm.forward(x, o, False, 1e-6, dtype, dtype)
+        return run
 
-        wide = width == 1152
-        yield Line(f"rms_norm forward {width}", lambda o=none, f=ahead: f(o), 2 * one, share=0.95)
-        goal = 63 if wide else 0
-        yield Line(f"rms_norm backward {width}", lambda o=none, f=back: f(o, "rms"), 3 * one, goal)
-        yield Line(f"residual and rms_norm forward {width}", lambda o=residual_norm, f=ahead: f(o), 4 * one, share=0.9)
-        both = 4 * one  # without a gate the gradients of x and update are one
-        yield Line(
-            f"residual and rms_norm backward {width}", lambda o=residual_norm, f=back, d=dout: f(o, "residual", d), both
-        )
-        yield Line(f"adaln forward {width}", lambda o=adaln, f=ahead: f(o), 4 * one, share=0.9)
-        goal = 135 if wide else 0
-        yield Line(f"adaln backward {width}", lambda o=adaln, f=back, d=dout: f(o, "adaln", d), 6 * one, goal)
-    hidden = 40 if small else 3072
-    h, dy, bias = normal(batch, tokens, 2 * hidden), normal(batch, tokens, hidden), normal(2 * hidden)
+    yield Line(f"rms_norm forward {width}", lambda: ahead("rms_norm"), 2 * one, share=0.95)
+    yield Line(f"rms_norm backward {width}", back("rms_norm"), 3 * one, goal=63 if wide else 0)
+    name = "residual and rms_norm"
+    yield Line(f"{name} forward {width}", lambda: ahead(name), 4 * one, share=0.9)
+    # Without a gate the gradients of x and update are one.
+    yield Line(f"{name} backward {width}", back(name), 4 * one)
+    yield Line(f"adaln forward {width}", lambda: ahead("adaln"), 4 * one, share=0.9)
+    yield Line(f"adaln backward {width}", back("adaln"), 6 * one, goal=135 if wide else 0)
+
+
+def swiglu_lines(make: Inputs, hidden: int) -> Iterator[Line]:
+    """SwiGLU, with the gradient of its projection's bias."""
+    from fae_core.ops.triton import swiglu
+
+    h, dy = (make.normal(make.batch, make.tokens, n * hidden) for n in (2, 1))
+    bias = make.normal(2 * hidden)
     yield Line(f"swiglu forward {hidden}", lambda: (swiglu.forward(h),), h.nbytes + dy.nbytes, share=0.9)
     yield Line(f"swiglu backward {hidden}", lambda: swiglu.backward(dy, h, bias), 2 * h.nbytes + dy.nbytes, share=0.85)
-    for heads, dim in ((2, 64),) if small else ((16, 72), (24, 64)):
-        qkv, weights = normal(batch, tokens, 3, heads, dim), (normal(dim), normal(dim))
-        angles = torch.randn(tokens, dim // 2, device=device, generator=generator)
-        q, k, v = qkv.unbind(2)
-        plan = (weights, (angles.cos(), angles.sin()), True, 1e-6)
-        turned = qk_norm_rope.forward([q, k], *plan)
-        dys, one, shape = [*turned, v.contiguous()], turned[0].nbytes, f"{heads}x{dim}"
-        goals = (90, 150, 170) if dim == 72 else (0, 0, 0)
-        flops = 4 * batch * heads * tokens * tokens * dim
 
-        def turn(q=q, k=k, plan=plan) -> Results:
-            return tuple(qk_norm_rope.forward([q, k], *plan))
 
-        def turn_back(dys=dys, q=q, k=k, plan=plan) -> Results:
-            return qk_norm_rope.backward(dys, [q, k], *plan, dtype)
+def head_lines(make: Inputs, heads: int, dim: int) -> Iterator[Line]:
+    """qk-norm and RoPE, and attention."""
+    from fae_core.ops.operators.attention import _backward as attention_backward
+    from fae_core.ops.triton import attention, qk_norm_rope
 
-        yield Line(f"qk_norm_rope forward {shape}", turn, 4 * one, goals[0])
-        yield Line(f"qk_norm_rope backward {shape}", turn_back, 8 * one, goals[1])
-        attend = (*turned, v, dim**-0.5)
-        out, lse = attention.forward(*attend)
+    qkv, weights = make.normal(make.batch, make.tokens, 3, heads, dim), (make.normal(dim), make.normal(dim))
+    angles = torch.randn(make.tokens, dim // 2, device=make.device, generator=make.generator)
+    q, k, v = qkv.unbind(2)
+    plan = (weights, (angles.cos(), angles.sin()), True, 1e-6)
+    turned = qk_norm_rope.forward([q, k], *plan)
+    dys, one, shape = [*turned, v.contiguous()], turned[0].nbytes, f"{heads}x{dim}"
+    goals = (90, 150, 170) if dim == 72 else (0, 0, 0)
+    yield Line(f"qk_norm_rope forward {shape}", lambda: tuple(qk_norm_rope.forward([q, k], *plan)), 4 * one, goals[0])
+    yield Line(
+        f"qk_norm_rope backward {shape}",
+        lambda: qk_norm_rope.backward(dys, [q, k], *plan, make.dtype),
+        8 * one,
+        goals[1],
+    )
+    scale, flops = dim**-0.5, 4 * make.batch * heads * make.tokens**2 * dim
+    yield Line(
+        f"attention forward {shape}", lambda: attention.forward(*turned, v, scale), 4 * one, goals[2], flops=flops
+    )
+    out, lse = attention.forward(*turned, v, scale)
+    *heads_first, ahead = (t.transpose(1, 2) for t in (*turned, v, out))
 
-        def differentiate(attend=attend, out=out, lse=lse) -> Results:
-            return attention_backward(out, *attend[:3], out, lse, attend[3])
+    def differentiate() -> Results:
+        return attention_backward(ahead, *heads_first, ahead, lse, scale)
 
-        yield Line(f"attention forward {shape}", lambda a=attend: attention.forward(*a), 4 * one, goals[2], flops=flops)
-        back = f"attention backward {shape}, flash on our output"
-        yield Line(back, differentiate, 8 * one, flops=flops * 5 // 2)
-        if device == "cuda":
-            heads_first = [t.transpose(1, 2) for t in attend[:3]]
-            for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+    yield Line(f"attention backward {shape}, flash on our output", differentiate, 8 * one, flops=flops * 5 // 2)
+    if make.device == "cuda":
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
 
-                def theirs(backend=backend, t=heads_first) -> Results:
-                    with sdpa_kernel(backend):
-                        return (F.scaled_dot_product_attention(*t),)
+            def theirs(backend: SDPBackend = backend) -> Results:
+                with sdpa_kernel(backend):
+                    return (F.scaled_dot_product_attention(*heads_first),)
 
-                yield Line(f"{backend.name} forward {shape}", theirs, 4 * one, flops=flops)
+            yield Line(f"{backend.name} forward {shape}", theirs, 4 * one, flops=flops)
 
 
 def microseconds(run: Callable[[], object]) -> float:
@@ -157,6 +187,14 @@ def measured(line: Line, timed: bool) -> str:
     return text
 
 
+def said(line: Line, timed: bool) -> str:
+    """What is printed of a line, also where it fails: one kernel must not end the others' lines."""
+    try:
+        return measured(line, timed)
+    except Exception as error:
+        return f"{line.name:52} FAILED {type(error).__name__}: {first_line(error)[:160]}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -174,15 +212,18 @@ def main() -> int:
             print(row, flush=True)
             failed += not row.kept
     device, dtype = ("cpu", torch.float16) if arguments.small else ("cuda", torch.bfloat16)
-    for line in lines(*((2, 5) if arguments.small else (128, 256)), arguments.small, device, dtype):
-        if not line.name.startswith(arguments.only):
-            continue
+    sizes = (2, 5) if arguments.small else (128, 256)
+    make = Inputs(*sizes, device, dtype, torch.Generator(device).manual_seed(0))
+    for group in groups(make, arguments.small):
         try:
-            text = measured(line, not arguments.small)
-        except Exception as error:  # one kernel must not end the others' lines
-            text = f"{line.name:52} FAILED {type(error).__name__}: {first_line(error)[:160]}"
-        failed += "FAILED" in text or ("DIFFERS" in text and "flash" not in text)
-        print(text, flush=True)
+            for line in group:
+                if line.name.startswith(arguments.only):
+                    text = said(line, not arguments.small)
+                    failed += "FAILED" in text or ("DIFFERS" in text and "flash" not in text)
+                    print(text, flush=True)
+        except Exception as error:  # a group whose tensors cannot be made must not end the others' lines
+            failed += 1
+            print(f"FAILED before the next line: {type(error).__name__}: {first_line(error)[:160]}", flush=True)
     return 1 if failed else 0
 
 

@@ -28,7 +28,7 @@ def main() -> None:
         return torch.randn(*shape).half().requires_grad_()
 
     turn = (torch.randn(4, 32), torch.randn(4, 32))
-    qkv, heads, weight = half(2, 4, 3, 2, 64), [half(2, 4, 2, 64) for _ in range(3)], half(64)
+    qkv, heads, weight = half(2, 4, 3, 2, 64), [half(2, 2, 4, 64) for _ in range(3)], half(64)
     rows = [half(2, 128) for _ in range(3)]
     cases = {
         operators.RMS_NORM: (half(2, 4, 128), half(128), 1e-6),
@@ -42,14 +42,18 @@ def main() -> None:
         with torch.no_grad():
             counts = [launches(lambda door=door, inputs=inputs: door(*inputs)) for _ in range(3)]
         assert counts == [1, 1, 1], (name, counts)
-        plans = door._forward._plans
+        plans = [known.run._plan for known in door._known.values()]
         same_weight_twice = door is operators.QK_NORM_ROPE
-        assert [plan is None for plan in plans.values()] == [same_weight_twice], name
+        assert [plan is None for plan in plans] == [same_weight_twice], name
         results = door(*inputs)
         results = results if isinstance(results, tuple) else (results,)
         leaves = list({id(x): x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad}.values())
         ahead = [torch.ones_like(y) for y in results]
         assert launches(lambda r=results, i=leaves, a=ahead: torch.autograd.grad(r, i, a)) in (1, 2), name
+        if door.op.gradient is None:
+            (known,) = (known for known in door._known.values() if known.differentiated)
+            plans = [calls._plan for calls in known.gradient._calls.values()]
+            assert [plan is None for plan in plans] == [same_weight_twice], name
 
 
 main()

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from fae_core.errors import FAEError
 from fae_core.ops import operators, triton
 from fae_core.ops.door import Door
-from fae_core.ops.triton.plans import Planned, Start, note
+from fae_core.ops.triton.plans import Start, note
+from fae_core.ops.triton.repeated import Planned
 
 needs_triton = pytest.mark.skipif(triton.MISSING is not None, reason=str(triton.MISSING))
 
@@ -36,7 +37,7 @@ def calls() -> dict[str, tuple[Door, tuple[object, ...]]]:
     """Every door with inputs of all kinds."""
     angles = randn(5, 4, seed=9)
     turn = (angles.cos(), angles.sin())
-    heads, qkv = [leaf(2, 5, 2, 8, seed=s) for s in (3, 4, 5)], leaf(2, 5, 3, 2, 8)
+    heads, qkv = [leaf(2, 2, 5, 8, seed=s) for s in (3, 4, 5)], leaf(2, 5, 3, 2, 8)
     weights = (leaf(8, seed=1), leaf(8, seed=2))
     x, update, rows = leaf(2, 5, 8), leaf(2, 5, 8, seed=1), [leaf(2, 8, seed=s) for s in (2, 3, 4)]
     return {
@@ -228,6 +229,53 @@ def test_a_planned_call_does_the_same_at_other_addresses() -> None:
     planned(*kept[0][:1], randn(16), 3.0)
     planned(randn(2, 32), randn(32), 2.5)
     assert len(runs) == 3  # another number, another shape
+
+
+def test_a_result_is_allocated_as_the_caller_sees_it() -> None:
+    def function(x: Tensor):
+        made = torch.empty_like(x)
+        _add(x, made, 1.0)
+        return made.mT, made[1], made.mT
+
+    planned = Planned(function, lambda: (0, lambda device: 0))
+    for seed in range(3):
+        x = randn(4, 8, seed=seed)
+        turned, row, again = planned(x)
+        assert turned.stride() == again.stride() == (1, 8)
+        for got, want in ((turned, x.mT + 1), (row, x[1] + 1), (again, x.mT + 1)):
+            torch.testing.assert_close(got, want)
+
+
+def test_kept_inputs_are_told_apart_by_their_strides() -> None:
+    runs: list[int] = []
+
+    def function(x: Tensor, kept: Tensor, nothing: None, number: float):
+        runs.append(1)
+        out = torch.empty_like(x)
+        _add(kept.contiguous(), out, number)
+        return (out,)
+
+    planned = Planned(function, lambda: (0, lambda device: 0))
+    for strided in (False, False, True, True, False):  # as a hook on saved tensors may change them
+        kept = randn(8, 4).mT if strided else randn(4, 8)
+        (out,) = planned(randn(4, 8), kept=(kept, None), options=(2.0,))
+        torch.testing.assert_close(out, kept + 2)
+    assert len(runs) == 3
+
+
+def test_saved_tensors_may_come_back_with_other_strides() -> None:
+    door, inputs = calls()["adaln"]
+    wide = leaf(2, 24, seed=2)
+    inputs = (*inputs[:2], *wide.chunk(3, dim=1), *inputs[5:])
+    leaves = [x for x in inputs if isinstance(x, Tensor) and x.is_leaf and x.requires_grad]
+
+    def gradients() -> list[Tensor]:
+        results = as_tuple(door(*inputs))
+        return list(torch.autograd.grad(results, [*leaves, wide], [torch.ones_like(y) for y in results]))
+
+    want = gradients()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x.contiguous()):
+        assert same(gradients(), want)
 
 
 def test_calls_that_compute_anything_else_are_not_planned() -> None:

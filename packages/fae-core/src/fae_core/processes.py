@@ -28,6 +28,11 @@ _TIMEOUT = timedelta(hours=2)
 _SETTLE_SECONDS = 0.2
 
 
+def are_several() -> bool:
+    """Whether this process works together with others at the moment."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 @dataclass(frozen=True)
 class Processes:
     """The process group as one process sees it.

@@ -22,6 +22,7 @@ from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import require_known
 from fae_core.ops.compiling import compiles
+from fae_core.processes import are_several
 from fae_core.protocols import Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -60,6 +61,7 @@ class FlowMatching(nn.Module):
     _blocks_compiled = False
     _captured: CapturedNetwork | None = None
     _evaluations = 0  # of the network, in sampling
+    _tuned: frozenset[tuple[Any, ...]] = frozenset()  # cases of sampling whose ops were measured
     _weak: tuple[str, FlowMatching] | None = None
 
     @property
@@ -186,8 +188,11 @@ class FlowMatching(nn.Module):
         # One context around all steps, so that the weights are cast once.
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
-            velocity.model = self._network(velocity, noise, settings, bf16, device)
-            z = self._integrate(velocity, noise.to(device).float(), grid, settings, random, observe)
+            network, z = self._network(velocity, noise, settings, bf16, device), noise.to(device).float()
+            if network == self.velocity and settings.method not in ADAPTIVE:
+                self._tune(velocity, z, grid, bf16)
+            velocity.model = network
+            z = self._integrate(velocity, z, grid, settings, random, observe)
         # A clone outside inference mode can take part in what a caller differentiates.
         return check_samples(z, random).clone()
 
@@ -231,6 +236,26 @@ class FlowMatching(nn.Module):
             kept = self._captured = CapturedNetwork(self, self.velocity, bf16)
         kept.renew()
         return kept
+
+    def _tune(self, velocity: GuidedVelocity, z: Tensor, grid: Tensor | Sequence[float], bf16: bool) -> None:
+        """Measure the ops of an evaluation on this device, once for each batch size, before anything is traced.
+
+        Evaluations that are replayed as CUDA graphs are not measured: times would be those of launches, which they do
+        without. Nor are those of adaptive methods, whose batches are single samples, and of several processes, whose
+        batches differ: they follow what is kept.
+        """
+        case = (z.shape, velocity.both is None, bf16, self._blocks_compiled)
+        if case in self._tuned or z.device.type != "cuda" or are_several():
+            return
+        self._tuned |= {case}
+        # Guided and unguided times evaluate batches of two sizes.
+        times = {velocity.guidance.scale_at(float(t)) == 1.0: float(t) for t in grid}
+
+        def evaluate() -> None:
+            for t in times.values():
+                velocity.at(z, t)
+
+        ops.tune(evaluate, training=False, compiled=self._blocks_compiled)
 
     def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:
         """The model in a folder is read once. Raises LatentSpecMismatch for one of another latent space."""

@@ -49,13 +49,21 @@ class SelfAttention(nn.Module):
         self.k_norm = norm(self.head_dim) if qk_norm else None
         self.proj = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x_BNC: Tensor, rope: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BNC: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        *,
+        project: bool = True,
+    ) -> Tensor:
         """(B, N, C) of tokens (B, N, C).
 
         Args:
             x_BNC: the tokens.
             rope: tables (cos, sin), each (N, D/2).
             mask: as `fae_core.ops.self_attention` takes it.
+            project: False leaves `proj` to the caller, whose next op makes its bias' gradient; see `ops.projected`.
         """
         batch, tokens, _ = x_BNC.shape
         layer_norm = isinstance(self.q_norm, nn.LayerNorm)
@@ -76,4 +84,5 @@ class SelfAttention(nn.Module):
             causal=self.causal,
             mask=mask,
         )
-        return self.proj(out_BHND.transpose(1, 2).reshape(batch, tokens, -1))
+        out_BNC = out_BHND.transpose(1, 2).reshape(batch, tokens, -1)
+        return self.proj(out_BNC) if project else out_BNC

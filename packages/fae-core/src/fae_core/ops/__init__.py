@@ -9,7 +9,8 @@ Each function states its contract once and runs on a backend that can take the c
 """
 
 from fae_core.ops.attention import attention, order_backends, rope_attention, self_attention
-from fae_core.ops.dispatch import BACKENDS, Explanation, backend, explain
+from fae_core.ops.choosing import Explanation, explain
+from fae_core.ops.dispatch import BACKENDS, backend
 from fae_core.ops.gated import swiglu
 from fae_core.ops.norms import adaln, rms_norm
 from fae_core.ops.projections import projected

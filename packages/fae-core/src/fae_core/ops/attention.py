@@ -11,15 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fae_core.errors import FAEError
 from fae_core.ops import measured, operators, reference
-from fae_core.ops.dispatch import (
-    SDPA_KERNELS,
-    Explanation,
-    choose_attention,
-    decide,
-    nothing_to_choose,
-    requested_backend,
-    split_packed,
-)
+from fae_core.ops.choosing import Explanation, choose_attention, split_packed
+from fae_core.ops.dispatch import SDPA_KERNELS, decide, nothing_to_choose, requested_backend
 from fae_core.ops.rotary import Layout, apply_rope, check_tables, qk_norm_rope
 from fae_core.ops.triton import capability, contract
 
@@ -212,8 +205,7 @@ def _core(backend: str | None) -> str | None:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    heads = (x.transpose(1, 2) for x in (q, k, v))
-    return operators.ATTENTION(*heads, q.shape[-1] ** -0.5 if scale is None else float(scale)).transpose(1, 2)
+    return operators.ATTENTION(q, k, v, q.shape[-1] ** -0.5 if scale is None else float(scale))
 
 
 def _attend(

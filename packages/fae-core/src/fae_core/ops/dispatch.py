@@ -23,20 +23,21 @@ was not tried on, are left to torch. A choice is made once for each combination 
 from __future__ import annotations
 
 import contextvars
-import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from fae_core.errors import FAEError, UnknownName
+from fae_core.errors import UnknownName
 from fae_core.ops import measured
-from fae_core.ops.triton import contract, unknown_device
-from fae_core.ops.triton.usable import unusable
+from fae_core.ops.door import Door, is_watched
+from fae_core.ops.triton.repeated import MOST, describe
+
+if TYPE_CHECKING:
+    from fae_core.ops.choosing import Explanation
 
 # torch's attention kernels; the backend "sdpa" lets torch choose one.
 SDPA_KERNELS = {
@@ -46,9 +47,6 @@ SDPA_KERNELS = {
     "sdpa-math": SDPBackend.MATH,
 }
 BACKENDS = ("auto", "sdpa", *SDPA_KERNELS, "xformers", "triton", "reference")
-ATTENTION_OPS = ("attention", "rope_attention", "self_attention")
-POINTWISE_OPS = ("rms_norm", "adaln", "apply_rope", "qk_norm_rope", "swiglu")
-
 _pinned: contextvars.ContextVar[str | None] = contextvars.ContextVar("fae_ops_backend", default=None)
 # A copy for torch.compile: torch 2.11's tracer breaks the graph at a ContextVar, but guards a module's global.
 _pinned_while_tracing: str | None = None
@@ -67,27 +65,6 @@ class Described(NamedTuple):
     strides: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The backend that a call takes, the reason, and why each other one was not taken.
-
-    Attributes:
-        op: Name of the op.
-        backend: The backend that runs it.
-        reason: Why this one.
-        rejected: By backend, why it was not taken.
-    """
-
-    op: str
-    backend: str
-    reason: str
-    rejected: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        others = "".join(f"\n  not {name}: {reason}" for name, reason in self.rejected.items())
-        return f"{self.op}: {self.backend} ({self.reason}){others}"
 
 
 class backend:
@@ -117,41 +94,34 @@ def _mirror_pinned() -> None:
     _pinned_while_tracing = _pinned.get()
 
 
-def explain(
-    op: str, *tensors: Tensor, mask: Tensor | None = None, causal: bool = False, backend: str | None = None
-) -> Explanation:
-    """How an op would run on these tensors; nothing is run.
+_chosen: dict[tuple[Any, ...], str] = {}
+# Counts how often choices were forgotten.
+_turn = 0
+
+
+def through(door: Door, inputs: tuple[Any, ...], choose: Callable[[], Explanation], requested: str | None) -> Any:
+    """The results of our kernel where it is chosen, which is looked up with the call's plan; None: torch runs the call.
 
     Args:
-        op: Name of the op: "attention", "rope_attention", "rms_norm", ...
-        *tensors: q, k, v (B, H, N, D) for attention and rope_attention; packed qkv (B, N, 3, H, D) for self_attention
-            and qk_norm_rope; x for the others. Further tensors of the call (weights, tables) may follow.
-        mask: As for `attention`.
-        causal: As for `attention`.
-        backend: As named on the call.
+        door: Of the op.
+        inputs: Of the door.
+        choose: Makes the choice, once for all calls that differ in nothing that a choice depends on.
+        requested: The backend named on the call.
 
     Raises:
-        FAEError: What the call itself would raise.
-        UnknownName: There is no such op.
+        FAEError: The requested backend cannot run the call.
     """
-    if op in ("attention", "rope_attention"):
-        return choose_attention(op, *tensors[:3], mask=mask, causal=causal, requested=backend)
-    if op == "self_attention":
-        return choose_attention(op, *split_packed(tensors[0]), mask=mask, causal=causal, requested=backend)
-    if op in POINTWISE_OPS:
-        row = op in ("rms_norm", "adaln")
-        obstacle = contract.row_norm(*tensors) if row else contract.heads(tensors[0], (None, None))
-        obstacle = contract.pairs(*tensors) if op == "swiglu" else obstacle
-        return choose_pointwise(op, tensors[0], obstacle, backend)
-    raise UnknownName("op", op, [*ATTENTION_OPS, *POINTWISE_OPS])
-
-
-_chosen: dict[tuple[Any, ...], str] = {}
-_MOST_CHOSEN = 4096
+    if forced is not None and forced[0] == door.op.name:
+        return None
+    if torch.compiler.is_compiling():
+        return door(*inputs) if choose().backend == "triton" else None
+    if heard is not None:
+        _hear(door.op.name, inputs)
+    return door.take(inputs, _asked(requested), lambda: choose().backend == "triton")
 
 
 def decide(op: str, inputs: tuple[Any, ...], choose: Callable[[], Explanation], requested: str | None) -> str:
-    """The backend of a call, which is chosen once for all calls that differ in nothing that a choice depends on.
+    """The backend of an attention op's call, chosen once like that of `through`.
 
     Args:
         op: Name of the op.
@@ -167,31 +137,39 @@ def decide(op: str, inputs: tuple[Any, ...], choose: Callable[[], Explanation], 
     if torch.compiler.is_compiling():
         return choose().backend
     if heard is not None:
-        described = (Described(x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
-        heard[op, tuple(described)] = None
-    if contract.is_transformed() or torch._C._len_torch_dispatch_stack():
+        _hear(op, inputs)
+    if is_watched():
         return choose().backend
-    name = requested_backend(requested)
-    key: list[Any] = [op, name, requested is None, torch.is_grad_enabled()]
-    if name is None:
-        key += (torch.are_deterministic_algorithms_enabled(), os.environ.get(measured.VARIABLE))
-    for x in inputs:
-        if isinstance(x, Tensor):
-            key += (x.shape, x.dtype, x.device, x.requires_grad)
-        else:
-            key.append(x)
-    found = _chosen.get(tuple(key))
-    if found is None:
-        found = choose().backend
-        if len(_chosen) >= _MOST_CHOSEN:
+    key = [op, torch.is_grad_enabled(), *_asked(requested)]
+    describe(inputs, key)
+    found = tuple(key)
+    backend = _chosen.get(found)
+    if backend is None:
+        backend = choose().backend
+        if len(_chosen) >= MOST:
             _chosen.clear()
-        _chosen[tuple(key)] = found
-    return found
+        _chosen[found] = backend
+    return backend
+
+
+def _hear(op: str, inputs: tuple[Any, ...]) -> None:
+    described = (Described(x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in inputs)
+    if heard is not None:
+        heard[op, tuple(described)] = None
+
+
+def _asked(requested: str | None) -> tuple[Any, ...]:
+    """All that a choice depends on beside the call's inputs and whether gradients are recorded."""
+    name = requested_backend(requested)
+    if name is not None:
+        return name, requested is None
+    return _turn, torch.are_deterministic_algorithms_enabled(), os.environ.get(measured.VARIABLE)
 
 
 def forget_choices() -> None:
     """Choose anew, because more was measured."""
-    _chosen.clear()
+    global _turn
+    _turn += 1
 
 
 def requested_backend(explicit: str | None) -> str | None:
@@ -222,165 +200,7 @@ def nothing_to_choose(x: Tensor, requested: str | None) -> bool:
     return not x.is_cuda and requested_backend(None) is None
 
 
-def choose_pointwise(op: str, x: Tensor, obstacle: str | None, requested: str | None) -> Explanation:
-    """Which of "reference" and "triton" runs a norm or rotation.
-
-    Args:
-        op: Name of the op, for the explanation.
-        x: The tensor that is normed or rotated.
-        obstacle: Why the kernel cannot take this call, or None.
-        requested: The backend named on the call.
-
-    Raises:
-        FAEError: The requested backend cannot run the call.
-    """
-    name = requested_backend(requested)
-    plain = f"plain torch on {x.device.type}"
-    if name == "triton":
-        if obstacle:
-            raise FAEError(f"{op} backend 'triton' was asked for but cannot run: {obstacle}")
-        return Explanation(op, "triton", "asked for", {"reference": "triton was asked for"})
-    if name == "reference":
-        return Explanation(op, "reference", "asked for", {"triton": "reference was asked for"})
-    if name is not None:
-        if requested is not None:
-            raise FAEError(f"{op} backend {name!r} was asked for but cannot run: it computes attention only")
-        return Explanation(
-            op, "reference", f"{plain}; {name} was asked for and computes attention only", {"triton": "not asked for"}
-        )
-    taken, reason = ("torch", plain) if obstacle else _automatic(op, x, measured.shape_of(x.shape))
-    if taken == "triton":
-        return Explanation(op, "triton", reason, {"reference": "see there"})
-    return Explanation(op, "reference", plain, {"triton": obstacle or reason})
-
-
-def _automatic(op: str, x: Tensor, shape: tuple[int, ...]) -> tuple[str, str]:
-    """A backend for a call that our kernel could take, or "torch", and the reason."""
-    if x.device.type != "cuda":
-        return "torch", f"the automatic choice on {x.device.type} is torch"
-    off = measured.is_off() or unknown_device(x.device.index)
-    if off:
-        return "torch", off
-    if not torch.compiler.is_compiling():
-        measured.load()
-    times = measured.times(op, shape, x.dtype)
-    if times is not None:
-        taken = measured.best(times)
-        return taken, "measured here, ms: " + ", ".join(f"{n} {t:.3f}" for n, t in sorted(times.items()))
-    if torch.compiler.is_compiling():
-        return "torch", "not measured under torch.compile, which fuses it (fae_core.ops.tune measures)"
-    if op not in measured.RULE_OPS:
-        return "torch", "not measured (fae_core.ops.tune measures), and torch's own is taken until then"
-    if x.dtype not in (torch.float16, torch.bfloat16) or x.numel() * x.element_size() < measured.RULE_BYTES:
-        size = measured.RULE_BYTES // 2**20
-        return "torch", f"not measured, and until then the kernel is for half precision and {size} MiB or more"
-    broken = unusable(x)
-    if broken:
-        return "torch", broken
-    return "triton", "not measured; until then the rule for large calls in half precision"
-
-
-def choose_attention(
-    op: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    mask: Tensor | None,
-    causal: bool,
-    requested: str | None,
-    prologue: str | None = None,
-) -> Explanation:
-    """The attention backend for these tensors.
-
-    Args:
-        op: Name of the op, for the explanation.
-        q: Queries, (B, H, N, D).
-        k: Keys, (B, H, M, D).
-        v: Values, (B, H, M, D).
-        mask: As for `attention`.
-        causal: As for `attention`.
-        requested: The backend named on the call.
-        prologue: Why our kernel cannot do the norm and rotation of this call, or None.
-
-    Raises:
-        FAEError: The requested backend cannot run the call.
-    """
-    name = requested_backend(requested)
-    impossible = prologue or contract.anywhere(q, k, v)
-    shape = contract.fused_attention(q, k, v, mask=mask, causal=causal)
-    if name == "triton":
-        explicit = requested is not None and op == "attention"
-        if impossible or (shape and explicit):
-            raise FAEError(f"{op} backend 'triton' was asked for but cannot run: {impossible or shape}")
-        if shape is None:
-            return Explanation(op, "triton", "asked for", {"sdpa": "triton was asked for"})
-        ours = "" if op == "attention" else "norm and rotation by our kernel, then "
-        return Explanation(op, "sdpa", f"triton was asked for: {ours}torch's attention", {"triton": shape})
-    if name is not None:
-        obstacle = _obstacle(name, q, mask)
-        if obstacle:
-            raise FAEError(f"attention backend {name!r} was asked for but cannot run: {obstacle}")
-        return Explanation(op, name, "asked for", {"triton": f"{name} was asked for"})
-    taken, reason = (
-        _automatic(op, q, measured.shape_of(q.shape, k.shape)) if mask is None else ("torch", "masks are not measured")
-    )
-    triton = shape or impossible
-    if taken == "triton" and triton is None:
-        return Explanation(op, "triton", reason, {"sdpa": "see there"})
-    rejected = {
-        "triton": triton or reason,
-        "xformers": "experimental, taken only when asked for",
-        "reference": "keeps the whole score matrix",
-    }
-    if taken in SDPA_KERNELS and _obstacle(taken, q, mask) is None:
-        return Explanation(op, taken, reason, rejected)
-    return Explanation(op, "sdpa", f"torch's default on {q.device.type}", rejected)
-
-
-def split_packed(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed qkv (B, N, 3, H, D) as views q, k, v of (B, H, N, D).
-
-    Raises:
-        FAEError: qkv has another shape.
-    """
-    if qkv.ndim != 5 or qkv.shape[2] != 3:
-        raise FAEError(f"packed qkv has the shape (B, N, 3, H, D), not {tuple(qkv.shape)}")
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return q, k, v
-
-
 def _known(name: str) -> str:
     if name not in BACKENDS:
         raise UnknownName("ops backend", name, BACKENDS)
     return name
-
-
-def _obstacle(name: str, q: Tensor, mask: Tensor | None) -> str | None:
-    """Why `name` cannot run this call, or None."""
-    if name == "xformers":
-        return _xformers_obstacle(q.device.type, q.dtype)
-    if name in ("sdpa-efficient", "sdpa-cudnn") and q.device.type != "cuda":
-        return f"torch has it on cuda only, the tensors are on {q.device.type}"
-    if name == "sdpa-flash" and mask is not None:
-        return "flash attention takes no mask"
-    if name == "sdpa-cudnn" and q.dtype == torch.float32:
-        return "cuDNN attention needs fp16 or bf16"
-    if name == "sdpa-flash" and q.device.type == "cuda" and q.dtype == torch.float32:
-        return "flash attention on cuda needs fp16 or bf16"
-    return None
-
-
-@functools.cache
-def _xformers_obstacle(device: str, dtype: torch.dtype) -> str | None:
-    # Its wheel imports where its operators do not load, so the probe is a call.
-    try:
-        from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]  (an extra)
-
-        probe = torch.zeros(1, 8, 1, 64, device=device, dtype=dtype)
-        memory_efficient_attention(probe, probe, probe)
-    except ImportError:
-        return "xformers is not installed"
-    except Exception as error:
-        return f"a probe failed on {device} with {dtype}: {str(error).strip().splitlines()[0]}"
-    return None

@@ -21,7 +21,8 @@ from torch.autograd import forward_ad
 
 from fae_core.errors import FAEError
 from fae_core.ops import triton
-from fae_core.ops.triton.plans import Planned, Results
+from fae_core.ops.triton.plans import Results
+from fae_core.ops.triton.repeated import MOST, Planned, describe
 
 Saved = tuple[tuple[Tensor | None, ...], tuple[Any, ...]]
 
@@ -30,6 +31,10 @@ _functorch_is_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing = torch._C._get_tracing_state
 _PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None), bool, int, float, torch.dtype})
+
+
+def _yes() -> bool:
+    return True
 
 
 class NoSecondDerivative(FAEError, RuntimeError):
@@ -46,8 +51,7 @@ class Description:
             writes them: "(Tensor x, Tensor? weight, float eps) -> (Tensor, Tensor)".
         results: How many results callers see.
         differentiable: Places of the inputs that have a gradient, in the order of the gradients.
-        kernel: From inputs to results, by kernels. Absent results are None. Results are contiguous, and share memory
-            with nothing.
+        kernel: From inputs to results, by kernels. Absent results are None.
         plain: The same in plain torch, where no kernel runs.
         save: From inputs and results to what the gradient needs: tensors, and options.
         gradient_schema: Inputs are one optional tensor for each result that callers see, then what `save` gives;
@@ -80,8 +84,8 @@ class Door:
 
     def __init__(self, op: Description) -> None:
         self.op = op
-        self._forward = Planned(op.kernel)
-        self._gradient = None if op.gradient_kernel is None else Planned(op.gradient_kernel)
+        self._kernel = Planned(op.kernel)
+        self._known: dict[tuple[Any, ...], _Known] = {}
         self.operator = _register(op.name, op.schema, op.kernel, op.plain)
         torch.library.register_autograd(
             f"fae::{op.name}", self._operator_gradients, setup_context=self._setup, lib=_LIBRARY
@@ -93,63 +97,112 @@ class Door:
 
     def __call__(self, *inputs: Any) -> Any:
         """The results that callers see: one tensor, or a tuple; None, or an empty tensor, for those that are absent."""
-        if torch.compiler.is_compiling() or self._is_watched(inputs):
-            return self._seen(_as_tuple(self.operator(*inputs)))
-        if torch.is_grad_enabled():
-            for x in inputs:  # a generator would take twice as long
-                if isinstance(x, Tensor) and x.requires_grad:
-                    return _Differentiated.apply(self, *inputs)
-        return self._seen(_run(self._forward, self.op.plain, inputs))
+        return self.take(inputs)
 
-    def gradients(self, given: list[bool], inputs: tuple[Any, ...]) -> list[Tensor | None]:
-        """The gradients of all inputs, None for those without.
+    def take(self, inputs: tuple[Any, ...], asked: tuple[Any, ...] = (), is_chosen: Callable[[], bool] = _yes) -> Any:
+        """The results, or None where the op is left to torch. This is the path of every call, and looks up once.
 
         Args:
-            given: For each input whether it is a tensor.
-            inputs: The results' gradients and what the op saved.
+            inputs: Of the op.
+            asked: All that `is_chosen` depends on beside the inputs' metadata.
+            is_chosen: Whether to go through the door; asked once for calls that differ in nothing else.
         """
+        if is_watched() or not _PLAIN_TYPES.issuperset(map(type, inputs)):
+            return self._seen(_as_tuple(self.operator(*inputs))) if is_chosen() else None
+        key = [torch.is_grad_enabled(), *asked]
+        tensors, addresses = describe(inputs, key)
+        found = tuple(key)
+        known = self._known.get(found)
+        if known is None:
+            known = self._learn(found, inputs, tensors, is_chosen)
+        if not known.taken:
+            return None
+        if known.differentiated:
+            return _Differentiated.apply((self, known, inputs, tensors, addresses), *tensors)
+        return self._seen(known.run(inputs, tensors, addresses))
+
+    def gradients(
+        self, known: _Known | None, gradients: Results, saved: tuple[Tensor | None, ...], options: tuple[Any, ...]
+    ) -> Results:
+        """The gradients of the inputs that may have one.
+
+        Args:
+            known: Of the call; None: it was an operator.
+            gradients: Of the results.
+            saved: The tensors that the op saved.
+            options: The rest that the op saved.
+        """
+        inputs = (*gradients, *saved, *options)
         if self.op.gradient is not None:
-            found = self.op.gradient(self, *inputs)
-        elif torch.compiler.is_compiling() or torch.is_grad_enabled() or self._is_watched(inputs):
+            return self.op.gradient(self, *inputs)
+        if known is None or torch.is_grad_enabled() or is_watched() or not _PLAIN_TYPES.issuperset(map(type, inputs)):
             # Where a gradient of the gradient may be wanted, the operator refuses it.
-            found = _as_tuple(self.gradient_operator(*inputs))
-        else:
-            found = _run(self._gradient, self.op.gradient_plain, inputs)
-        gradients: list[Tensor | None] = [None] * len(given)
-        for place, gradient in zip(self.op.differentiable, found, strict=True):
-            if given[place]:
-                gradients[place] = gradient
-        return gradients
+            return _as_tuple(self.gradient_operator(*inputs))
+        if known.gradient is None:
+            plain: Any = self.op.gradient_plain
+            return plain(*inputs)
+        return known.gradient(*gradients, kept=saved, options=options)
+
+    def _learn(
+        self, key: tuple[Any, ...], inputs: tuple[Any, ...], tensors: list[Tensor], is_chosen: Callable[[], bool]
+    ) -> _Known:
+        run: Any = lambda inputs, *_: self.op.plain(*inputs)  # noqa: E731
+        gradient = None
+        if _has_kernels(inputs):
+            run = self._kernel.repeated(tensors)
+            gradient = None if self.op.gradient_kernel is None else Planned(self.op.gradient_kernel)
+        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        places = tuple(p for p, x in zip(self._places(inputs), inputs, strict=True) if isinstance(x, Tensor))
+        known = _Known(is_chosen(), differentiated, run, gradient, places)
+        if len(self._known) >= MOST:
+            self._known.clear()
+        self._known[key] = known
+        return known
+
+    def _places(self, inputs: tuple[Any, ...]) -> tuple[int | None, ...]:
+        """For each input which of the op's gradients is its, or None."""
+        order = {place: i for i, place in enumerate(self.op.differentiable)}
+        return tuple(order.get(place) if isinstance(x, Tensor) else None for place, x in enumerate(inputs))
 
     def _seen(self, results: Any) -> Any:
         return results[0] if self.op.results == 1 else tuple(results[: self.op.results])
 
-    @staticmethod
-    def _is_watched(inputs: tuple[Any, ...]) -> bool:
-        return (
-            _functorch_is_active()
-            or forward_ad._current_level >= 0
-            or _dispatch_modes() > 0
-            or _tracing() is not None
-            or not _PLAIN_TYPES.issuperset(map(type, inputs))
-        )
-
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         results = _as_tuple(output)
-        _keep(ctx, self, inputs, results)
+        _keep(ctx, self, None, self._places(inputs), inputs, results)
         ctx.mark_non_differentiable(*results[self.op.results :])
 
     def _operator_gradients(self, ctx: Any, *gradients: Tensor | None) -> Any:
-        return tuple(_gradients(ctx, gradients[: self.op.results]))
+        return _gradients(ctx, gradients[: self.op.results])
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What holds for all calls of one key.
+
+    Attributes:
+        taken: Whether they go through the door.
+        differentiated: Whether autograd wants to know.
+        run: From inputs, tensors and addresses to results; see `Repeated`.
+        gradient: The kernel of the gradient; None where there is none, or none for this device.
+        places: For each tensor of the inputs which of the op's gradients is its, or None.
+    """
+
+    taken: bool
+    differentiated: bool
+    run: Callable[[tuple[Any, ...], list[Tensor], list[int]], Results]
+    gradient: Planned | None
+    places: tuple[int | None, ...]
 
 
 class _Differentiated(torch.autograd.Function):
     """The eager way where a gradient is wanted."""
 
     @staticmethod
-    def forward(ctx: Any, door: Door, *inputs: Any) -> Any:
-        results = _run(door._forward, door.op.plain, inputs)
-        _keep(ctx, door, inputs, results)
+    def forward(ctx: Any, call: tuple[Door, _Known, tuple[Any, ...], list[Tensor], list[int]], *_: Tensor) -> Any:
+        door, known, inputs, tensors, addresses = call
+        results = known.run(inputs, tensors, addresses)
+        _keep(ctx, door, known, known.places, inputs, results)
         return door._seen(results)
 
     @staticmethod
@@ -157,22 +210,42 @@ class _Differentiated(torch.autograd.Function):
         return None, *_gradients(ctx, gradients)
 
 
-def _keep(ctx: Any, door: Door, inputs: tuple[Any, ...], results: Results) -> None:
-    tensors, ctx.options = door.op.save(inputs, results)
+def _keep(
+    ctx: Any,
+    door: Door,
+    known: _Known | None,
+    places: tuple[int | None, ...],
+    inputs: tuple[Any, ...],
+    results: Results,
+) -> None:
+    tensors, options = door.op.save(inputs, results)
     ctx.save_for_backward(*tensors)
-    ctx.door, ctx.given = door, [isinstance(x, Tensor) for x in inputs]
+    ctx.kept = door, known, places, options
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-    return ctx.door.gradients(ctx.given, (*gradients, *ctx.saved_tensors, *ctx.options))
+def _gradients(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    door, known, places, options = ctx.kept
+    found = door.gradients(known, gradients, ctx.saved_tensors, options)
+    return tuple([None if i is None else found[i] for i in places])
 
 
-def _run(kernel: Any, plain: Any, inputs: tuple[Any, ...]) -> Results:
-    """Kernels on CUDA, and on the CPU under triton's interpreter; elsewhere the same in plain torch."""
+def is_watched() -> bool:
+    """Whether a call is to be an operator: torch.compile, a transform, a dispatch mode or torch.jit.trace is active."""
+    return (
+        torch.compiler.is_compiling()
+        or _functorch_is_active()
+        or forward_ad._current_level >= 0
+        or _dispatch_modes() > 0
+        or _tracing() is not None
+    )
+
+
+def _has_kernels(inputs: tuple[Any, ...]) -> bool:
+    """Whether kernels run where the tensors are: on CUDA, and on the CPU under triton's interpreter."""
     for x in inputs:
-        if x is not None:
-            return (kernel if x.device.type in triton.DEVICES else plain)(*inputs)
+        if isinstance(x, Tensor):
+            return x.device.type in triton.DEVICES
     raise ValueError("an op without tensors")
 
 
@@ -182,7 +255,7 @@ def _register(name: str, schema: Any, kernel: Any, plain: Any) -> Any:
     def implementation(*inputs: Any) -> Any:
         if forward_ad._current_level >= 0:
             raise FAEError(f"fae::{name} has no forward-mode derivative; take the backend 'reference' for it")
-        return _distinct(_run(kernel, plain, inputs), inputs)
+        return _distinct((kernel if _has_kernels(inputs) else plain)(*inputs), inputs)
 
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators
-from fae_core.ops.dispatch import choose_pointwise, decide, nothing_to_choose
+from fae_core.ops.choosing import Explanation, choose_pointwise
+from fae_core.ops.dispatch import nothing_to_choose, through
 from fae_core.ops.projections import with_bias_gradient
 from fae_core.ops.triton import contract
 
@@ -31,12 +32,13 @@ def swiglu(x: Tensor, bias: Tensor | None = None, *, backend: str | None = None)
     if x.shape[-1] % 2 or (bias is not None and bias.shape != x.shape[-1:]):
         raise FAEError(f"swiglu: x of shape {tuple(x.shape)} does not consist of gate and up, or the bias does not fit")
     if not nothing_to_choose(x, backend):
-        inputs = (x, bias)
-        chosen = decide(
-            "swiglu", inputs, lambda: choose_pointwise("swiglu", x, contract.pairs(x, bias), backend), backend
-        )
-        if chosen == "triton":
-            return operators.SWIGLU(*inputs)
+        found = through(operators.SWIGLU, (x, bias), lambda: _choose(x, bias, backend), backend)
+        if found is not None:
+            return found
     gate, up = with_bias_gradient(x, bias).chunk(2, dim=-1)
     # Without a backward pass silu(gate) is not needed again: the product is written in its place.
     return F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate).mul_(up)
+
+
+def _choose(x: Tensor, bias: Tensor | None, backend: str | None) -> Explanation:
+    return choose_pointwise("swiglu", x, contract.pairs(x, bias), backend)

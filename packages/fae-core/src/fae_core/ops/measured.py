@@ -26,9 +26,10 @@ VARIABLE = "FAE_OPS_TUNE"
 MARGIN = 1.03
 """A backend other than torch's own choice has to be so many times faster to be taken."""
 
-RULE_OPS = ("adaln", "apply_rope", "qk_norm_rope", "swiglu")
+RULE_OPS = ("apply_rope", "qk_norm_rope")
 """Ops whose kernel is taken until it is measured: in eager mode, half precision, from `RULE_BYTES` on. On an H200 at
-batch 128 these were 1.6 to 13 times as fast as eager torch (docs/benchmarks)."""
+batch 128 their last version was 2 to 13 times as fast as what eager torch still does. No measurement says that of the
+others (docs/kernels.md)."""
 
 RULE_BYTES = 4 * 2**20
 """Below so many bytes a call is over before its launch is."""

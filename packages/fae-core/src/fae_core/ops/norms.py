@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
-from fae_core.ops.dispatch import Explanation, choose_pointwise, decide, nothing_to_choose, requested_backend
+from fae_core.ops.choosing import Explanation, choose_pointwise
+from fae_core.ops.dispatch import nothing_to_choose, requested_backend, through
 from fae_core.ops.projections import with_bias_gradient
 from fae_core.ops.triton import contract
 
@@ -33,8 +34,9 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, back
         raise FAEError(f"rms_norm: weight has shape {tuple(weight.shape)}, x ends in {x.shape[-1]}")
     if not nothing_to_choose(x, backend):
         inputs = (x, weight, float(eps))
-        if decide("rms_norm", inputs, lambda: _choose_rms_norm(x, weight, backend), backend) == "triton":
-            return operators.RMS_NORM(*inputs)
+        found = through(operators.RMS_NORM, inputs, lambda: _choose_rms_norm(x, weight, backend), backend)
+        if found is not None:
+            return found
         if requested_backend(backend) is not None:
             return reference.rms_norm(x, weight, eps)
     return _torch_rms_norm(x, weight, eps)
@@ -80,10 +82,11 @@ def adaln(
         raise FAEError(f"adaln: norm is 'rms' or 'layer', not {norm!r}")
     plain = nothing_to_choose(x, backend)
     if not plain:
-        inputs = (x, update, None if update is None else gate, scale, shift, weight, norm == "layer", float(eps))
-        if decide("adaln", inputs, lambda: _choose_adaln(inputs, backend), backend) == "triton":
-            residual, out = operators.ADALN(*inputs[:6], None if update is None else update_bias, *inputs[6:])
-            return x if update is None else residual, out
+        added = (None, None, None) if update is None else (update, gate, update_bias)
+        inputs = (x, *added[:2], scale, shift, weight, added[2], norm == "layer", float(eps))
+        found = through(operators.ADALN, inputs, lambda: _choose_adaln(inputs, backend), backend)
+        if found is not None:
+            return (x, found[1]) if update is None else found
     if update is not None:
         update = with_bias_gradient(update, update_bias)
         x = x + update if gate is None else torch.addcmul(x, gate.unsqueeze(1), update)

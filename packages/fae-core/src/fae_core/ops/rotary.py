@@ -13,14 +13,8 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.ops import operators, reference
-from fae_core.ops.dispatch import (
-    Explanation,
-    choose_pointwise,
-    decide,
-    nothing_to_choose,
-    requested_backend,
-    split_packed,
-)
+from fae_core.ops.choosing import Explanation, choose_pointwise, split_packed
+from fae_core.ops.dispatch import nothing_to_choose, requested_backend, through
 from fae_core.ops.projections import with_bias_gradient
 from fae_core.ops.triton import contract
 
@@ -47,9 +41,10 @@ def apply_rope(
     """
     check_tables(x.shape[-1], x.shape[-2], cos, sin, layout)
     if not nothing_to_choose(x, backend):
-        if decide("apply_rope", (x, cos, sin, layout), lambda: _choose(x, cos, sin, backend), backend) == "triton":
-            rotated = operators.APPLY_ROPE(x.transpose(1, 2), *wide_tables(cos, sin), layout == "interleaved", False)
-            return rotated.transpose(1, 2)
+        inputs = (x, *wide_tables(cos, sin), layout == "interleaved", False)
+        found = through(operators.APPLY_ROPE, inputs, lambda: _choose(x, cos, sin, backend), backend)
+        if found is not None:
+            return found
         if requested_backend(backend) == "reference":
             return reference.apply_rope(x, cos, sin, layout)
     return _rotate(x, cos, sin, layout)
@@ -112,11 +107,10 @@ def qk_norm_rope(
             obstacle = contract.heads(qkv, (cos, sin), q_weight, k_weight)
             return choose_pointwise("qk_norm_rope", qkv, obstacle, backend)
 
-        inputs = (qkv, cos, sin, q_weight, k_weight, layout, float(eps))
-        if decide("qk_norm_rope", inputs, choose, backend) == "triton":
-            options = (q_weight, k_weight, bias, layout == "interleaved", float(eps))
-            q, k, v = operators.QK_NORM_ROPE(qkv, *wide_tables(cos, sin), *options)
-            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        options = (q_weight, k_weight, bias, layout == "interleaved", float(eps))
+        found = through(operators.QK_NORM_ROPE, (qkv, *wide_tables(cos, sin), *options), choose, backend)
+        if found is not None:
+            return found
     if bias is not None:
         qkv = with_bias_gradient(qkv.flatten(2), bias).view(qkv.shape)
     q, k, v = split_packed(qkv)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fae_core.errors import FAEError, first_line
 from fae_core.files import write_json
-from fae_core.ops import dispatch, measured
+from fae_core.ops import choosing, dispatch, measured
 from fae_core.ops.attention import attention, rope_attention, self_attention
 from fae_core.ops.gated import swiglu
 from fae_core.ops.norms import adaln, rms_norm
-from fae_core.ops.rotary import apply_rope, qk_norm_rope
+from fae_core.ops.rotary import Layout, apply_rope, qk_norm_rope
 from fae_core.ops.triton import unknown_device
 from fae_core.processes import ALONE, Processes
 
@@ -28,19 +28,23 @@ Timer = Callable[[Callable[[], object]], float]
 Inputs = tuple[Any, ...]
 
 
-def _adaln(x, update, gate, scale, shift, weight, layer, eps, backend) -> Any:
+def _adaln(x, update, gate, scale, shift, weight, bias, layer, eps, backend) -> Any:
     norm = "layer" if layer else "rms"
-    options = {"update": update, "gate": gate, "weight": weight, "norm": norm, "eps": eps, "backend": backend}
-    return adaln(x, scale, shift, **options)
+    options = {"update": update, "update_bias": bias, "gate": gate, "weight": weight, "norm": norm, "eps": eps}
+    return adaln(x, scale, shift, **options, backend=backend)
 
 
-# Each op as a function of the inputs that `dispatch.decide` heard, and a backend.
+def _layout(interleaved: bool) -> Layout:
+    return "interleaved" if interleaved else "half"
+
+
+# Each op as a function of the inputs that were heard, and a backend.
 _CALLS: dict[str, Callable[..., Any]] = {
     "rms_norm": lambda x, weight, eps, backend: rms_norm(x, weight, eps, backend=backend),
     "adaln": _adaln,
-    "apply_rope": lambda x, cos, sin, layout, backend: apply_rope(x, cos, sin, layout, backend=backend),
-    "qk_norm_rope": lambda x, cos, sin, q, k, layout, eps, backend: qk_norm_rope(
-        x, cos, sin, q_weight=q, k_weight=k, layout=layout, eps=eps, backend=backend
+    "apply_rope": lambda x, cos, sin, pairs, _, backend: apply_rope(x, cos, sin, _layout(pairs), backend=backend),
+    "qk_norm_rope": lambda x, cos, sin, q, k, bias, pairs, eps, backend: qk_norm_rope(
+        x, cos, sin, q_weight=q, k_weight=k, bias=bias, layout=_layout(pairs), eps=eps, backend=backend
     ),
     "swiglu": lambda x, bias, backend: swiglu(x, bias, backend=backend),
     "attention": lambda q, k, v, mask, causal, backend: attention(q, k, v, causal=causal, backend=backend),
@@ -69,7 +73,7 @@ def tune(
     `run` is called once, eagerly, without gradients, to hear what it calls. Every call that this device's record does
     not have yet is then timed on each backend that can take it: torch's own choice, our kernel, and for attention each
     of torch's backends. Call it before torch.compile traces anything. Rank 0 measures; all processes follow it, and
-    each has to call this.
+    each has to call this. torch's generators of random numbers stay as they are.
 
     Nothing is measured with FAE_OPS_TUNE=0, where deterministic algorithms are asked for, while a CUDA graph is
     captured, without CUDA, and on devices that triton was not tried on.
@@ -90,17 +94,18 @@ def tune(
     measured.load()
     cases = {}
     for op, inputs in reversed(_listen(run)):  # an op that is made of others is measured after them
-        if op in dispatch.ATTENTION_OPS and inputs[-2] is not None:
+        if op in choosing.ATTENTION_OPS and inputs[-2] is not None:
             continue  # masks: only some backends take them, and what they hold may matter
         cases.setdefault(_case(op, inputs, training, compiled), inputs)
     missing = {case: inputs for case, inputs in cases.items() if case not in measured.TIMES}
     found: dict[measured.Case, dict[str, float]] = {}
     if processes.is_main:
-        for case, inputs in missing.items():
-            times = _contest(case, inputs, timer or milliseconds)
-            if times:
-                found[case] = measured.TIMES[case] = times
-                dispatch.forget_choices()
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            for case, inputs in missing.items():
+                times = _contest(case, inputs, timer or milliseconds)
+                if times:
+                    found[case] = measured.TIMES[case] = times
+                    dispatch.forget_choices()
     measured.TIMES.update(measured.parse(processes.broadcast(measured.as_record(measured.TIMES))))
     dispatch.forget_choices()
     if found:
@@ -154,7 +159,7 @@ def _case(op: str, inputs: Inputs, training: bool, compiled: bool) -> measured.C
         batch, tokens, _, heads, width = first.shape
         shape = (batch, heads, tokens, width)
     else:
-        keys = inputs[1] if op in dispatch.ATTENTION_OPS else None
+        keys = inputs[1] if op in choosing.ATTENTION_OPS else None
         shape = measured.shape_of(first.shape, None if keys is None else keys.shape)
     return measured.case(op, shape, first.dtype, training=training, compiled=compiled)
 
@@ -177,11 +182,11 @@ def _contest(case: measured.Case, inputs: Inputs, timer: Timer) -> dict[str, flo
 def _time(op: str, inputs: Inputs, backend: str, training: bool, compiled: bool, timer: Timer) -> float:
     made = [_made(x) if isinstance(x, dispatch.Described) else x for x in inputs]
     if backend == "torch":
-        dispatch.forced = (op, "sdpa" if op in dispatch.ATTENTION_OPS else "reference")
+        dispatch.forced = (op, "sdpa" if op in choosing.ATTENTION_OPS else "reference")
     elif backend == "triton":
         first = made[:3] if op in ("attention", "rope_attention") else made[:1]
-        causal = op in dispatch.ATTENTION_OPS and bool(made[-1])
-        if dispatch.explain(op, *first, causal=causal, backend="triton").backend != "triton":
+        causal = op in choosing.ATTENTION_OPS and bool(made[-1])
+        if choosing.explain(op, *first, causal=causal, backend="triton").backend != "triton":
             raise FAEError("no kernel of ours takes this call")
     call = functools.partial(_CALLS[op], *made, None if backend == "torch" else backend)
     function = torch.compile(call, fullgraph=True) if compiled else call

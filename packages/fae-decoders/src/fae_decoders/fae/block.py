@@ -42,12 +42,13 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x_BNC: Tensor, rope: Rope | None = None) -> Tensor:
         """(B, N, C) to the same shape; `rope` is what AxialRope gives."""
-        attended_BNC = self.attention(self.norm1(x_BNC), rope)
         if isinstance(self.norm2, RMSNorm):
+            attended_BNC = self.attention(self.norm1(x_BNC), rope, project=False)
+            update_BNC, bias_C = ops.projected(self.attention.proj, attended_BNC)
             norm = {"weight": self.norm2.weight, "eps": self.norm2.eps}
-            x_BNC, normed_BNC = ops.adaln(x_BNC, None, update=attended_BNC, **norm)
+            x_BNC, normed_BNC = ops.adaln(x_BNC, None, update=update_BNC, update_bias=bias_C, **norm)
         else:
-            x_BNC = x_BNC + attended_BNC
+            x_BNC = x_BNC + self.attention(self.norm1(x_BNC), rope)
             normed_BNC = self.norm2(x_BNC)
         return x_BNC + self.mlp(normed_BNC)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fae_core import ops
 from fae_core.layers import MLP, RMSNorm, SelfAttention, SwiGLU
+from fae_core.ops.projections import with_bias_gradient
 from fae_diffusion.models.config import HeadConfig, TransformerConfig
 
 Rope = tuple[Tensor, Tensor] | None
@@ -31,15 +32,36 @@ class ModulatedNorm(nn.Module):
         # As in the originals, RMSNorm has a weight and LayerNorm has none.
         self.weight = RMSNorm(width).weight if config.rms_norm else None
 
-    def forward(self, x_BND: Tensor, shift_BMD: Tensor | None, scale_BMD: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        shift_BMD: Tensor | None,
+        scale_BMD: Tensor,
+        *,
+        update_BND: Tensor | None = None,
+        bias_D: Tensor | None = None,
+        gate_BMD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, x + gate * update, and its norm, modulated.
+
+        Args:
+            x_BND: the residual stream.
+            shift_BMD: added after the norm; None: nothing.
+            scale_BMD: of the norm.
+            update_BND: output of the branch before; None: the residual stream is x.
+            bias_D: as `update_bias` of `ops.adaln`.
+            gate_BMD: factor of the update; given where that is.
+        """
+        options = {"weight": self.weight, "norm": self.kind}
         if scale_BMD.shape[1] == 1:
-            shift = None if shift_BMD is None else shift_BMD[:, 0]
-            return ops.adaln(x_BND, scale_BMD[:, 0], shift, weight=self.weight, norm=self.kind)[1]
+            gate, scale, shift = (None if row is None else row[:, 0] for row in (gate_BMD, scale_BMD, shift_BMD))
+            return ops.adaln(x_BND, scale, shift, update=update_BND, update_bias=bias_D, gate=gate, **options)
+        if update_BND is not None and gate_BMD is not None:
+            x_BND = torch.addcmul(x_BND, gate_BMD, with_bias_gradient(update_BND, bias_D))
         # `ops.adaln` takes one row per sample, so each token is a sample of its own.
         tokens = x_BND.reshape(-1, 1, x_BND.shape[-1])
         shift = None if shift_BMD is None else shift_BMD.flatten(0, 1)
-        out = ops.adaln(tokens, scale_BMD.flatten(0, 1), shift, weight=self.weight, norm=self.kind)[1]
-        return out.view_as(x_BND)
+        return x_BND, ops.adaln(tokens, scale_BMD.flatten(0, 1), shift, **options)[1].view_as(x_BND)
 
 
 class Block(nn.Module):
@@ -75,9 +97,12 @@ class Block(nn.Module):
             shift1 = shift2 = None
         else:
             shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c_BMD).chunk(6, dim=-1)
+        x_BND, normed_BND = self.norm1(x_BND, shift1, scale1)
+        attended_BND = self.attention(normed_BND, rope, project=False)
+        update_BND, bias_D = ops.projected(self.attention.proj, attended_BND)
+        x_BND, normed_BND = self.norm2(x_BND, shift2, scale2, update_BND=update_BND, bias_D=bias_D, gate_BMD=gate1)
         # addcmul(x, gate, branch) is x + gate * branch in one pass over memory.
-        x_BND = torch.addcmul(x_BND, gate1, self.attention(self.norm1(x_BND, shift1, scale1), rope))
-        return torch.addcmul(x_BND, gate2, self.mlp(self.norm2(x_BND, shift2, scale2)))
+        return torch.addcmul(x_BND, gate2, self.mlp(normed_BND))
 
 
 class FinalLayer(nn.Module):
@@ -91,7 +116,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x_BND: Tensor, c_BMD: Tensor) -> Tensor:
         shift, scale = self.modulation(c_BMD).chunk(2, dim=-1)
-        return self.linear(self.norm(x_BND, shift, scale))
+        return self.linear(self.norm(x_BND, shift, scale)[1])
 
 
 class GaussianTimeEmbedding(nn.Module):

@@ -20,13 +20,14 @@ def _kernels() -> Any:
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Results:
-    return _kernels().forward(q, k, v, scale)
+    out, lse = _kernels().forward(*(x.transpose(1, 2) for x in (q, k, v)), scale)
+    return out.transpose(1, 2), lse
 
 
 def _forward_plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Results:
-    scores = _heads_first(q) @ _heads_first(k).mT * scale
-    out = scores.softmax(-1) @ _heads_first(v)
-    return out.transpose(1, 2).to(q.dtype).contiguous(), scores.logsumexp(-1)
+    scores = q.float() @ k.float().mT * scale
+    out = (scores.softmax(-1) @ v.float()).to(q.dtype)
+    return _tokens_first(out), scores.logsumexp(-1)
 
 
 def _save(inputs: tuple[Any, ...], results: Results) -> Saved:
@@ -37,19 +38,18 @@ def _backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: T
     if not q.is_cuda:
         return _backward_plain(dout, q, k, v, out, lse, scale)
     unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of dropout
-    heads_first = (x.transpose(1, 2) for x in (dout, q, k, v, out))
-    options = (None, None, q.shape[1], k.shape[1], 0.0, False, unused, unused)
-    grads = torch.ops.aten._scaled_dot_product_flash_attention_backward(*heads_first, lse, *options, scale=scale)
-    return tuple(x.transpose(1, 2) for x in grads)
+    options = (None, None, q.shape[2], k.shape[2], 0.0, False, unused, unused)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_backward
+    return flash(dout, q, k, v, out, lse, *options, scale=scale)
 
 
 def _backward_plain(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float) -> Results:
-    wide_q, wide_k, wide_v, wide_dout = (_heads_first(x) for x in (q, k, v, dout))
+    wide_q, wide_k, wide_v, wide_dout = (x.float() for x in (q, k, v, dout))
     weights = torch.exp(wide_q @ wide_k.mT * scale - lse[..., None])
-    along = (wide_dout * _heads_first(out)).sum(-1, keepdim=True)
+    along = (wide_dout * out.float()).sum(-1, keepdim=True)
     dscores = weights * (wide_dout @ wide_v.mT - along) * scale
     found = (dscores @ wide_k, dscores.mT @ wide_q, weights.mT @ wide_dout)
-    return tuple(d.transpose(1, 2).to(x.dtype).contiguous() for d, x in zip(found, (q, k, v), strict=True))
+    return tuple(_tokens_first(d.to(x.dtype)) for d, x in zip(found, (q, k, v), strict=True))
 
 
 ATTENTION = Door(
@@ -67,12 +67,13 @@ ATTENTION = Door(
         gradient_plain=_backward_plain,
     )
 )
-"""Inputs: q (B, N, H, D), k and v (B, M, H, D), the factor of the scores.
+"""Inputs: q (B, H, N, D), k and v (B, H, M, D), the factor of the scores.
 
-out is (B, N, H, D), contiguous, in q's dtype. The operator also gives lse (B, H, N), fp32, the natural log of each
-row's sum of exponentials.
+out is (B, H, N, D) of memory in the order (B, N, H, D), in q's dtype. The operator also gives lse (B, H, N), fp32, the
+natural log of each row's sum of exponentials.
 """
 
 
-def _heads_first(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).float()
+def _tokens_first(x: Tensor) -> Tensor:
+    """x (B, H, N, D) in memory in the order (B, N, H, D)."""
+    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)

@@ -22,13 +22,14 @@ def _kernels() -> Any:
 
 def _forward(qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
     q, k, v = qkv.detach().unbind(2)
-    return *_kernels().forward([q, k], (q_weight, k_weight), pair(cos, sin), interleaved, eps), v
+    q, k = _kernels().forward([q, k], (q_weight, k_weight), pair(cos, sin), interleaved, eps)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def _forward_plain(qkv, cos, sin, q_weight, k_weight, bias, interleaved: bool, eps: float) -> Results:
     q, k, v = qkv.detach().unbind(2)
     q, k = (norm_and_rotate(x, w, cos, sin, interleaved, eps) for x, w in ((q, q_weight), (k, k_weight)))
-    return q, k, v
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def _save(inputs: tuple[Any, ...], results: Results) -> Saved:
@@ -53,10 +54,10 @@ def _backward_plain(dq, dk, dv, qkv, cos, sin, q_weight, k_weight, bias, interle
 
 
 def _given(dys: tuple[Tensor | None, ...], qkv: Tensor, weights: tuple[Tensor | None, Tensor | None]) -> list[Tensor]:
-    """The gradients of q, k, v; zeros for results that nothing depends on."""
+    """The gradients of q, k, v, (B, N, H, D); zeros for results that nothing depends on."""
     shape = (*qkv.shape[:2], *qkv.shape[3:])
     return [
-        qkv.new_zeros(shape, dtype=_dtype(qkv, w)) if d is None else d
+        qkv.new_zeros(shape, dtype=_dtype(qkv, w)) if d is None else d.transpose(1, 2)
         for d, w in zip(dys, (*weights, None), strict=True)
     ]
 
@@ -81,16 +82,19 @@ QK_NORM_ROPE = Door(
 """Inputs (qkv, cos, sin, q_weight, k_weight, bias, interleaved, eps), as for `fae_core.ops.qk_norm_rope`.
 
 Tables are in fp32. bias, (3 * H * D,), is what the projection has added to qkv: it is not added again, and its gradient
-is the sum of qkv's. q, k and v are (B, N, H, D), q and k contiguous, v a view of qkv (of the operator: a copy).
+is the sum of qkv's. q, k and v are (B, H, N, D), q and k of memory in the order (B, N, H, D), v a view of qkv (of the
+operator: a copy).
 """
 
 
 def _rope(x, cos, sin, interleaved: bool, inverse: bool) -> Results:
-    return tuple(_kernels().forward([x], (None, None), (cos, sin), interleaved, 0.0, inverse))
+    (y,) = _kernels().forward([x.transpose(1, 2)], (None, None), (cos, sin), interleaved, 0.0, inverse)
+    return (y.transpose(1, 2),)
 
 
 def _rope_plain(x, cos, sin, interleaved: bool, inverse: bool) -> Results:
-    return (norm_and_rotate(x, None, cos, -sin if inverse else sin, interleaved, 0.0),)
+    y = norm_and_rotate(x.transpose(1, 2), None, cos, -sin if inverse else sin, interleaved, 0.0)
+    return (y.transpose(1, 2),)
 
 
 def _save_rope(inputs: tuple[Any, ...], results: Results) -> Saved:
@@ -110,7 +114,7 @@ APPLY_ROPE = Door(
         gradient=lambda door, *inputs: (door(*inputs),),
     )
 )
-"""Inputs: x (B, N, H, D), tables in fp32, whether pairs are neighbours, whether to rotate by the opposite angles."""
+"""Inputs: x (B, H, N, D), tables in fp32, whether pairs are neighbours, whether to rotate by the opposite angles."""
 
 
 def pair(cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, Tensor] | None:
