@@ -48,7 +48,7 @@ def between_tab(models: Models, work: Work, pictures: Pictures) -> None:
 
 def _noise_fields(models: Models) -> tuple[Any, ...]:
     """Fields and buttons of the way between two noises."""
-    gr.Markdown("One class, two seeds, and noises on the arc between theirs, each as likely as any other.")
+    gr.Markdown("One class or prompt, two seeds, and noises on the arc between theirs, each as likely as any other.")
     controls = make_controls(models, "between", count=8, one_class=True)
     with gr.Row():
         last = gr.Number(1, label="Second seed", precision=0, elem_id="between-last", min_width=100)
@@ -81,7 +81,8 @@ def _noises(models: Models, work: Work, noised: tuple[Any, ...], status: gr.HTML
             },
         )
 
-    start.click(drawing, [last, *controls.fields], [status, shown], show_progress="hidden")
+    asked = [start.click, controls.prompt.submit]
+    gr.on(asked, drawing, [last, *controls.fields], [status, shown], show_progress="hidden")
     stops(stop, work, "between")
 
 

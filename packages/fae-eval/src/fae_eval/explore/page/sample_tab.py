@@ -38,5 +38,6 @@ def sample_tab(models: Models, work: Work) -> None:
         told = work.run((visitor(request), "sample"), lambda tell: draw(generator, models.tokenizer, order, tell))
         yield from drawn_updates(told, status, finished, way, names)
 
-    start.click(drawing, controls.fields, [status, pictures, way], show_progress="hidden")
+    asked = [start.click, controls.prompt.submit]
+    gr.on(asked, drawing, controls.fields, [status, pictures, way], show_progress="hidden")
     stops(stop, work, "sample")
