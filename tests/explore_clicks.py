@@ -71,14 +71,14 @@ def chromium() -> Iterator[Any]:
 class Visitor:
     """A page of its own session, and what it has asked for."""
 
-    def __init__(self, browser: Any, address: str, **options: Any) -> None:
+    def __init__(self, browser: Any, address: str, first: str = "sample-start", **options: Any) -> None:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(_MOST)
         self.requests: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
-        self.page.wait_for_selector("#sample-start")
+        self.page.wait_for_selector(f"#{first}")
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()

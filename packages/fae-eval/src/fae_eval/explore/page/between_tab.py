@@ -13,7 +13,17 @@ from fae_eval.explore.latents import between_pictures
 from fae_eval.explore.models import Models
 from fae_eval.explore.page.controls import make_controls
 from fae_eval.explore.page.markup import figures, note
-from fae_eval.explore.page.parts import Updates, drawn_updates, guarded, number, place, status_line, stops, visitor
+from fae_eval.explore.page.parts import (
+    Updates,
+    drawn_updates,
+    draws,
+    guarded,
+    number,
+    place,
+    status_line,
+    stops,
+    visitor,
+)
 from fae_eval.explore.page.pictures_tab import Pictures, required
 from fae_eval.explore.turns import Work
 
@@ -81,8 +91,7 @@ def _noises(models: Models, work: Work, noised: tuple[Any, ...], status: gr.HTML
             },
         )
 
-    asked = [start.click, controls.prompt.submit]
-    gr.on(asked, drawing, [last, *controls.fields], [status, shown], show_progress="hidden")
+    draws([start.click, controls.prompt.submit], drawing, [last, *controls.fields], [status, shown])
     stops(stop, work, "between")
 
 

@@ -76,9 +76,10 @@ def wish(choices: Choices, wanted: str | None, prompt: str | None) -> str:
     """
     if not choices.text:
         return "" if wanted == EVERY else wanted or ""
-    if not (prompt or "").split():
+    words = (prompt or "").split()
+    if not words:
         raise FAEError("say in the prompt what to draw")
-    return " ".join(prompt.split())
+    return " ".join(words)
 
 
 def make_controls(models: Models, prefix: str, *, count: int = 4, one_class: bool = False) -> Controls:

@@ -14,6 +14,7 @@ from fae_eval.explore.page.markup import figures, note, states
 from fae_eval.explore.page.parts import (
     Updates,
     drawn_updates,
+    draws,
     guarded,
     number,
     place,
@@ -84,6 +85,5 @@ def pair_tab(models: Models, work: Work) -> None:
         yield {status: note(f"{left} on the left, {right} on the right; seed {seed_number}")}
 
     elements = [element for pair in sides_shown for element in pair]
-    asked = [start.click, prompt.submit]
-    gr.on(asked, drawing, [*sides, wanted, prompt, seed], [status, *elements], show_progress="hidden")
+    draws([start.click, prompt.submit], drawing, [*sides, wanted, prompt, seed], [status, *elements])
     stops(stop, work, "pair")
