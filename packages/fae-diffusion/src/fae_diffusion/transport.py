@@ -187,7 +187,12 @@ class Transport(Config):
     )
 
     def coefficients(self, t: Tensor, like: Tensor) -> Coefficients:
-        """The coefficients of the path at times t, clamped to `range`; see `path` for the shapes."""
+        """The coefficients of the path at times t, clamped to `range`; see `path` for the shapes.
+
+        Args:
+            t: Times, a scalar or (B,), in [0, 1]; 1 is noise.
+            like: A tensor (B, ...) that the coefficients are to multiply.
+        """
         low, high = self.range
         return path(self.path, t.clamp(low, high) if (low, high) != (0.0, 1.0) else t, like)
 

@@ -123,6 +123,9 @@ class TransformerConfig(NetworkConfig):
     def hidden_of(self, width: int) -> int:
         """Hidden width of a feed-forward layer on tokens of a width; with SwiGLU two thirds of the ratio, so that the
         number of parameters stays about equal.
+
+        Args:
+            width: Of the tokens.
         """
         hidden = int(width * self.mlp_ratio)
         return int(2 / 3 * hidden) if self.swiglu else hidden
