@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from figures import figures
-from reference import PACKAGES, commands_page, package_page, presets_page, public_names
+from reference import PACKAGES, commands_page, described_fields, package_page, presets_page, public_names
 from repository import ROOT, linked_pages, rewritten, site_path
 
 from fae_core.commands.groups import every_command
@@ -63,6 +63,15 @@ def test_every_parameter_of_a_public_function_or_method_is_described(package: st
                 itself = 0 if isinstance(vars(found)[method], staticmethod) else 1
                 lacking = undescribed(value, inspect.getdoc(getattr(found, method)), itself)
                 missing += [f"{module}.{name}.{method}({one})" for one in lacking]
+    assert missing == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_field_of_public_settings_is_described_on_its_page(package: str) -> None:
+    page, missing = package_page(package), []
+    for _, name, found in public_names(package):
+        for field, text in (described_fields(found) if inspect.isclass(found) else {}).items():
+            missing += [] if text and f"| `{field}` |" in page else [f"{name}.{field}"]
     assert missing == []
 
 
