@@ -73,7 +73,7 @@ def package_page(package: str) -> str:
     return "\n".join(parts)
 
 
-def described_fields(found: type) -> dict[str, str]:
+def described_fields(found: Any) -> dict[str, str]:
     """What each field of a class of settings is, "" where nothing says it: its description, or its line in a docstring.
 
     Args:
