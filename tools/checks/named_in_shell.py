@@ -92,9 +92,11 @@ def _requirement(word: str) -> list[str]:
     match = re.fullmatch(r"(?:\./)?((?:packages/|examples/)?[\w./-]+?)(?:\[([\w,-]+)\])?", word)
     if not match or not re.match(r"(?:packages/|examples/|fae-)", match[1]):
         return []
-    folder = _ROOT / match[1] if "/" in match[1] else _ROOT / "packages" / match[1]
+    folder = _ROOT / match[1]
     if "..." in word:
         return []
+    if "/" not in match[1]:
+        return [f"{match[1]} is not on the package index; write ./packages/{word}"]
     if not (folder / "pyproject.toml").is_file():
         return [f"there is no package {match[1]}"]
     extras = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"].get("optional-dependencies", {})

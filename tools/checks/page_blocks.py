@@ -155,6 +155,15 @@ def inline_commands(page: str) -> Iterator[tuple[str, list[str]]]:
         yield f"{page}:{prose.count(chr(10), 0, match.start()) + 1}", words
 
 
+def inline_installs(page: str) -> Iterator[tuple[str, list[str]]]:
+    """`pip install ...` in the text of a page: (place, words)."""
+    if page.endswith(("CHANGELOG.md", ".ipynb")):
+        return
+    prose = _FENCE.sub(lambda match: "\n" * match[0].count("\n"), (ROOT / page).read_text("utf-8"))
+    for match in re.finditer(r"`((?:uv )?pip install [^`]+)`", prose):
+        yield f"{page}:{prose.count(chr(10), 0, match.start()) + 1}", shlex.split(match[1])
+
+
 def page_findings(page: str) -> list[str]:
     """All findings about one page, short of running it.
 
@@ -167,4 +176,6 @@ def page_findings(page: str) -> list[str]:
             found += unknown_names(block)
     for place, words in inline_commands(page):
         found += [f"{place}: {reason}" for reason in fae_findings(words, whole=False)]
+    for place, words in inline_installs(page):
+        found += [f"{place}: {reason}" for reason in command_findings(words)]
     return found
