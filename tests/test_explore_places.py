@@ -73,7 +73,6 @@ def test_the_folder_of_a_demo_has_both_generators_side_by_side(browser, demo, tm
     ("place", "generators"),
     [
         ("diffusion/model", "diffusion"),
-        ("flow", "flow"),
         ("tokenizer", "none"),
         ("autoencoder", "none"),
     ],
