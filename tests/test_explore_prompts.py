@@ -54,9 +54,11 @@ def drawn(visitor: Visitor, prompt: str, seed: int = 0) -> list[str]:
     return visitor.pictures("sample-pictures")
 
 
-@pytest.mark.parametrize("name", ["minilm", "t5-small"])
-def test_pictures_follow_the_prompt_and_the_seed(visitor, name: str) -> None:
+@pytest.mark.parametrize(("name", "steps"), [("minilm", 10), ("t5-small", 50)])
+def test_pictures_follow_the_prompt_and_the_seed(visitor, name: str, steps: int) -> None:
     visitor.choose("sample-generator", name)
+    own = "steps => document.querySelector('#sample-steps input[type=number]').value == steps"
+    visitor.page.wait_for_function(own, arg=steps)  # the fields follow the generator
     visitor.fill("sample-steps", 4)
     visitor.fill("sample-count", 2)
     visitor.fill("sample-guidance", 2)

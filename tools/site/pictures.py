@@ -136,7 +136,7 @@ def side_by_side(runs: Path, path: Path) -> None:
     count = min(int(record["variables"]["count"]), len(data))
     chosen = [place * len(data) // count for place in range(count)]  # as `fae reconstruct --count` takes them
     shown = [round(i * (count - 1) / 7) for i in range(8)]
-    rows = [("held-out crops", [data.read(chosen[i]) for i in shown])]
+    rows: list[tuple[str, Sequence[Image.Image]]] = [("held-out crops", [data.read(chosen[i]) for i in shown])]
     for variant, name in VARIANTS.items():
         folder = runs / f"reconstruction-{variant}"
         values = json.loads((folder / "results" / "reconstruction.json").read_text("utf-8"))["values"]

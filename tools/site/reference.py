@@ -96,11 +96,10 @@ def fields_table(found: Any) -> list[str]:
     Args:
         found: A public name.
     """
-    fields = described_fields(found) if inspect.isclass(found) else {}
-    if not fields:
+    if not inspect.isclass(found) or not issubclass(found, BaseModel) or not found.model_fields:
         return []
-    rows = ["| field | default | range | |", "|---|---|---|---|"]
-    for name, text in fields.items():
+    rows = ["| field | default | range | what |", "|---|---|---|---|"]
+    for name, text in described_fields(found).items():
         field = found.model_fields[name]
         default = "required" if field.is_required() else f"`{_plain(_default(field.default))}`"
         limits = ((sign, getattr(one, key, None)) for one in field.metadata for key, sign in _LIMITS.items())
