@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from figures import figures
-from reference import PACKAGES, commands_page, package_page, presets_page, public_names
+from reference import PACKAGES, commands_page, described_fields, package_page, presets_page, public_names
 from repository import ROOT, linked_pages, rewritten, site_path
 
 from fae_core.commands.groups import every_command
@@ -45,15 +45,33 @@ def test_every_public_name_and_method_has_a_docstring(package: str) -> None:
     assert bare == []
 
 
+def undescribed(function: Any, description: str | None, first: int = 0) -> list[str]:
+    """The parameters of a function, from `first` on, that have no line in its description."""
+    names = [*inspect.signature(function).parameters][first:]
+    return [name for name in names if not re.search(rf"^\s*\*{{0,2}}{name}:", description or "", re.MULTILINE)]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_parameter_of_a_public_function_is_described(package: str) -> None:
+def test_every_parameter_of_a_public_function_or_method_is_described(package: str) -> None:
+    """An override without a docstring of its own has that of the method that it overrides."""
     missing = []
     for module, name, found in public_names(package):
-        if module != package or not inspect.isfunction(found):
-            continue
-        for parameter in inspect.signature(found).parameters:
-            if not re.search(rf"^\s*\*{{0,2}}{parameter}:", found.__doc__ or "", re.MULTILINE):
-                missing.append(f"{name}({parameter})")
+        if inspect.isfunction(found):
+            missing += [f"{module}.{name}({one})" for one in undescribed(found, found.__doc__)]
+        for method, value in own_methods(found) if inspect.isclass(found) else ():
+            if not isinstance(value, property):
+                itself = 0 if isinstance(vars(found)[method], staticmethod) else 1
+                lacking = undescribed(value, inspect.getdoc(getattr(found, method)), itself)
+                missing += [f"{module}.{name}.{method}({one})" for one in lacking]
+    assert missing == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_field_of_public_settings_is_described_on_its_page(package: str) -> None:
+    page, missing = package_page(package), []
+    for _, name, found in public_names(package):
+        for field, text in (described_fields(found) if inspect.isclass(found) else {}).items():
+            missing += [] if text and f"| `{field}` |" in page else [f"{name}.{field}"]
     assert missing == []
 
 

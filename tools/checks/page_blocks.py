@@ -1,55 +1,35 @@
-"""The command and Python blocks of the pages, and whether what they name exists.
+"""The command and Python blocks of the pages.
 
 A block is fenced and begins with ```bash or ```python. tests/test_pages.py executes every one of them, but for those
 behind a comment that says why not:
 
     <!-- not run: needs a GPU -->
 
-What a block that is not run names must exist all the same: programs, commands, options, presets, recipes, modules.
+What a block that is not run names must exist all the same: programs, commands, options, presets, recipes, modules
+(named_in_shell.py, named_in_fae.py, named_in_python.py).
 """
 
 from __future__ import annotations
 
-import ast
-import enum
-import itertools
 import json
 import re
 import shlex
 import subprocess
 import textwrap
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from named_in_fae import fae_findings
+from named_in_python import python_findings
+from named_in_shell import command_findings
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("bash", "python")
 _FENCE = re.compile(r"^( *)(`{3,})([\w-]*)[^\n`]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- not run: (.*?) -->\s*\Z", re.DOTALL)
 _COMMAND = re.compile(r"^(?:[$%>] )?(?:[A-Z_]+=\S+ )*(?:fae|python3?|pip|uv|hatch|torchrun|pytest|sbatch)(?: |$)", re.M)
-_MODULE = "fae_core.cli.main"  # what torchrun starts in place of `fae`
-# Programs of others that pages may name.
-_PROGRAMS = {
-    "cd",
-    "mkdir",
-    "ls",
-    "cp",
-    "cat",
-    "echo",
-    "tar",
-    "git",
-    "export",
-    "unzip",
-    "curl",
-    "sbatch",
-    "scontrol",
-    "srun",
-}
-
-_PROGRAMS |= {"nvidia-cuda-mps-control", "tensorboard", "wandb", ".ci/run"}
-_SEEN: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -158,226 +138,10 @@ def unknown_names(block: Block) -> list[str]:
         block: Of bash or Python.
     """
     if block.language == "python":
-        reasons = _python(block.text)
+        reasons = python_findings(block.text)
     else:
         reasons = [reason for words in lines(block.text) for reason in command_findings(words)]
     return [f"{block.place}: {reason}" for reason in reasons]
-
-
-def command_findings(words: Sequence[str]) -> list[str]:
-    """What is wrong with the names in one command.
-
-    Args:
-        words: Of the command, variables before it among them.
-    """
-    words = list(words)
-    if words and re.match(r"[A-Za-z_]+=\$\(", words[0]):
-        return []  # the output of a command
-    while words and re.match(r"[A-Za-z_]+=", words[0]):
-        words.pop(0)
-    if not words:
-        return []
-    program, rest = words[0], words[1:]
-    if _MODULE in words:
-        return fae_findings(words[words.index(_MODULE) + 1 :])
-    if program == "fae":
-        return fae_findings(rest)
-    if program in ("python", "python3"):
-        return _script(rest)
-    if program == "hatch":
-        return _hatch(rest)
-    if program in ("pip", "uv"):
-        return [reason for word in rest for reason in _requirement(word)]
-    if program == "pytest":
-        return [f"there is no {word}" for word in rest if "/" in word and not (ROOT / word).exists()]
-    return (
-        []
-        if program in _PROGRAMS
-        else [f"the program {program} is not known; tools/checks/page_blocks.py has those that are"]
-    )
-
-
-def fae_findings(words: Sequence[str], *, whole: bool = True) -> list[str]:
-    """What is wrong with the names in one `fae` command.
-
-    Args:
-        words: What follows `fae`.
-        whole: The command is complete: what it requires must be there.
-    """
-    from fae_core.models.bundles import bundle_folders
-    from fae_core.models.presets import preset_files
-
-    if words and words[0].startswith("--"):
-        return (
-            []
-            if words[0] in ("--help", "--version", "--install-completion", "--show-completion")
-            else [f"no {words[0]}"]
-        )
-    depth = next((n for n in (3, 2, 1) if " ".join(words[:n]) in _commands()), 0)
-    if not depth and not whole and any(f"{known} ".startswith(" ".join([*words, ""])) for known in _commands()):
-        return []  # the text speaks of a group of commands
-    if not depth:
-        return [f"there is no command fae {' '.join(words[:2])}"]
-    name, command = " ".join(words[:depth]), _commands()[" ".join(words[:depth])]
-    options = {text: one for one in command.params for text in (*one.opts, *one.secondary_opts)}
-    found, given, positional = [], set(), []
-    rest = list(words[depth:])
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            positional.append(word)
-            continue
-        text, equals, value = word.partition("=")
-        if text == "--help":
-            return found
-        if text not in options:
-            found.append(f"fae {name} has no option {text}")
-            continue
-        option = options[text]
-        given.add(option.name)
-        if option.is_flag:
-            continue
-        value = value if equals else (rest.pop(0) if rest else "")
-        found += _value(name, text, option, value)
-    for option in command.params:
-        argument = not option.opts[0].startswith("-")
-        missing = option.required and option.name not in given and not (argument and positional)
-        if whole and missing and "resume" not in given:
-            found.append(f"fae {name} needs {option.opts[0]}")
-    if name in ("info", "config"):
-        known = preset_files().keys() | bundle_folders().keys()
-        found += [f"there is no preset {word}" for word in positional if _is_name(word) and word not in known]
-    if name == "run":
-        found += _recipe(positional, list(words))
-    return found
-
-
-def _value(command: str, text: str, option: Any, value: str) -> list[str]:
-    """What is wrong with the value of one option."""
-    from fae_core.models.presets import preset_files
-
-    if text == "--preset" and _is_name(value) and value not in preset_files():
-        return [f"there is no preset {value}"]
-    if text == "--set" and "=" not in value:
-        return [f"fae {command} --set {value} is not NAME=VALUE"]
-    annotation = getattr(getattr(option, "type_descriptor", None), "annotation", None)
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum) and _is_name(value):
-        choices = [str(one.value) for one in annotation]
-        if value not in choices:
-            return [f"fae {command} {text} {value}: it takes {', '.join(choices)}"]
-    return []
-
-
-def _is_name(word: str) -> bool:
-    """Whether a word is meant as written: no path, and not for the reader to fill in."""
-    return bool(re.fullmatch(r"[a-z][\w.-]*", word))
-
-
-def _recipe(positional: Sequence[str], words: list[str]) -> list[str]:
-    """What is wrong with `fae run RECIPE --size S --set name=value`."""
-    from fae_core.documents import parse_yaml
-    from fae_core.errors import FAEError
-    from fae_core.recipes.recipe import load_recipe
-
-    for word in positional:
-        if not word.startswith("recipes/") or "NAME" in word:
-            continue
-        after = list(itertools.pairwise(words))
-        given = dict(value.split("=", 1) for option, value in after if option == "--set" and "=" in value)
-        sets = {name: parse_yaml(value) for name, value in given.items()}
-        size = next((value for option, value in after if option == "--size"), None)
-        try:
-            load_recipe(ROOT / word, sets, size)
-        except FAEError as error:
-            return [str(error)]
-    return []
-
-
-def _script(rest: Sequence[str]) -> list[str]:
-    """What is wrong with `python SCRIPT --option` or `python -m MODULE --option`."""
-    import importlib.util
-
-    if rest and rest[0] == "-c":
-        return _python(rest[1])
-    if rest and rest[0] == "-m":
-        if rest[1].startswith("fae_"):
-            spec = importlib.util.find_spec(rest[1])
-            return [] if spec else [f"there is no module {rest[1]}"]
-        return []
-    path = ROOT / rest[0]
-    if not path.is_file():
-        return [f"there is no {rest[0]}"]
-    source = path.read_text("utf-8")
-    return [
-        f"{rest[0]} has no option {word}"
-        for word in rest[1:]
-        if word.startswith("--") and word.split("=")[0] not in source and "parse_args" in source
-    ]
-
-
-def _hatch(rest: Sequence[str]) -> list[str]:
-    """What is wrong with `hatch run [ENVIRONMENT:]SCRIPT`."""
-    if rest[:1] != ["run"]:
-        return [] if rest[:1] in (["shell"], ["env"], ["build"]) else [f"hatch {rest[0]} is not known"]
-    environment, _, script = rest[1].rpartition(":")
-    environments = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["envs"]
-    table = environments.get((environment or "default").split(".")[0], {})
-    scripts = dict(table.get("scripts", {}))
-    if table.get("template") == "default":
-        scripts = {**environments["default"]["scripts"], **scripts}
-    if script not in scripts:
-        return [f"hatch run {rest[1]}: there is no such script"]
-    return fae_findings(["demo", *rest[2:]]) if script == "demo" else []
-
-
-def _requirement(word: str) -> list[str]:
-    """What is wrong with a requirement: a folder of this repository, or an extra of one of its packages."""
-    match = re.fullmatch(r"(?:\./)?((?:packages/|examples/)?[\w./-]+?)(?:\[([\w,-]+)\])?", word)
-    if not match or not re.match(r"(?:packages/|examples/|fae-)", match[1]):
-        return []
-    folder = ROOT / match[1] if "/" in match[1] else ROOT / "packages" / match[1]
-    if "..." in word:
-        return []
-    if not (folder / "pyproject.toml").is_file():
-        return [f"there is no package {match[1]}"]
-    extras = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"].get("optional-dependencies", {})
-    return [
-        f"{match[1]} has no extra {extra}" for extra in (match[2] or "").split(",") if extra and extra not in extras
-    ]
-
-
-def _python(text: str) -> list[str]:
-    """What is wrong with the imports and presets of a Python block."""
-    from release import importable
-
-    from fae_core.models.bundles import bundle_folders
-    from fae_core.models.presets import preset_files
-
-    try:
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        return [f"is not Python: {error.msg}"]
-    found = []
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fae_"):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.startswith("fae_")]
-        found += [f"there is no {name}" for name in names if not importable(name)]
-    known = preset_files().keys() | bundle_folders().keys()
-    named = re.findall(r"from_preset\(\s*\"([\w.-]+)\"", text)
-    return found + [f"there is no preset {name}" for name in named if name not in known]
-
-
-def _commands() -> dict[str, Any]:
-    from fae_core.commands.groups import every_command
-    from fae_core.plugins import load_plugins
-
-    key = tuple(load_plugins("fae.commands"))  # an example's package may join and leave
-    if key not in _SEEN:
-        _SEEN[key] = every_command()
-    return _SEEN[key]
 
 
 def inline_commands(page: str) -> Iterator[tuple[str, list[str]]]:
@@ -389,6 +153,15 @@ def inline_commands(page: str) -> Iterator[tuple[str, list[str]]]:
         words = shlex.split(" ".join(match[1].split("...")[0].split()), comments=True)
         words = list(words[: words.index("|")] if "|" in words else words)
         yield f"{page}:{prose.count(chr(10), 0, match.start()) + 1}", words
+
+
+def inline_installs(page: str) -> Iterator[tuple[str, list[str]]]:
+    """`pip install ...` in the text of a page: (place, words)."""
+    if page.endswith(("CHANGELOG.md", ".ipynb")):
+        return
+    prose = _FENCE.sub(lambda match: "\n" * match[0].count("\n"), (ROOT / page).read_text("utf-8"))
+    for match in re.finditer(r"`((?:uv )?pip install [^`]+)`", prose):
+        yield f"{page}:{prose.count(chr(10), 0, match.start()) + 1}", shlex.split(match[1])
 
 
 def page_findings(page: str) -> list[str]:
@@ -403,4 +176,6 @@ def page_findings(page: str) -> list[str]:
             found += unknown_names(block)
     for place, words in inline_commands(page):
         found += [f"{place}: {reason}" for reason in fae_findings(words, whole=False)]
+    for place, words in inline_installs(page):
+        found += [f"{place}: {reason}" for reason in command_findings(words)]
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from fae_eval.studies.comparison_chart import comparison_chart
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CLAIMS = DOCS / "results" / "claims"
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 560, 190, 470, 24, 62
+_WIDTH, _LEFT, _RIGHT, _ROW = 430, 172, 340, 24  # narrow, to be read on a phone
+_LETTERS = {"title": 50, "small": 70}  # in a line
 _STYLE = (
     "text{font-family:system-ui,sans-serif;font-size:12px;fill:#333}.title{font-weight:600;font-size:14px}"
     ".small{font-size:11px;fill:#666}.name{text-anchor:end}"
@@ -48,14 +50,16 @@ def claim_figure(claim: dict[str, Any]) -> str:
     rows = [(str(cells[0]), float(cells[2]), float(cells[3] or 0)) for cells in record["table"]["rows"]]
     low, high = min(mean - spread for _, mean, spread in rows), max(mean + spread for _, mean, spread in rows)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-    height = _TOP + _ROW * len(rows) + 30
-    body = [_text(16, 22, claim["claim"], "title"), _text(16, 40, claim["measured"], "small")]
+    body, top = _lines(22, claim["claim"], "title")
+    said, top = _lines(top, claim["measured"], "small")
+    body, top = body + said, top + 6
+    paper, height = _lines(top + _ROW * len(rows) + 8, f"The paper: {claim['paper']}", "small")
 
     def place(value: float) -> float:
         return round(_LEFT + (_RIGHT - _LEFT) * (value - low) / (high - low), 1)
 
     for number, (name, mean, spread) in enumerate(rows):
-        y, color = _TOP + _ROW * number, _OTHERS if number else _FIRST
+        y, color = top + _ROW * number, _OTHERS if number else _FIRST
         body.append(f'<line x1="{_LEFT}" x2="{_RIGHT}" y1="{y}" y2="{y}" stroke="#eee"/>')
         body.append(_text(_LEFT - 12, y + 4, name, "name"))
         if spread:
@@ -64,8 +68,7 @@ def claim_figure(claim: dict[str, Any]) -> str:
         body.append(f'<circle cx="{place(mean)}" cy="{y}" r="5" fill="{color}"/>')
         shown = f"{mean:.3f}" if mean < 1 else f"{mean:.0f}"
         body.append(_text(_RIGHT + 12, y + 4, shown + (f" ± {spread:.1f}" if spread else "")))
-    body.append(_text(16, height - 10, f"The paper: {claim['paper']}", "small"))
-    return _svg(height, body)
+    return _svg(height - 6, body + paper)
 
 
 def conventions() -> dict[str, str]:
@@ -94,6 +97,12 @@ def conventions() -> dict[str, str]:
         ),
         "guidance": comparison_chart(guided, title="Guidance u + w (c - u): w = 1 is off", y_label="w", x_label="t"),
     }
+
+
+def _lines(y: int, text: str, kind: str) -> tuple[list[str], int]:
+    """A text in lines, the first one at a height, and where the next text goes."""
+    wrapped = textwrap.wrap(text, _LETTERS[kind])
+    return [_text(16, y + 16 * number, line, kind) for number, line in enumerate(wrapped)], y + 16 * len(wrapped) + 2
 
 
 def _text(x: float, y: float, text: str, kind: str = "") -> str:

@@ -30,12 +30,14 @@ BUNDLE = "cifar10"
 SHOWN = {"airplane": 1, "automobile": 9, "bird": 18, "dog": 41, "horse": 59, "ship": 64}
 SEED, STEPS, GUIDANCE = 5, 24, 2.5
 VARIANTS = {
-    "attention-4": "attention, 4 channels",
+    "attention-4": "attention, 4\nchannels",
     "attention-16": "attention, 16",
     "attention-64": "attention, 64",
     "linear-16": "linear, 16",
     "transformer-16": "four layers, 16",
 }
+_LETTERS = 20  # pixels high, to be read on a phone, which shows a picture at a third of its size
+_GAP = 92  # pixels between pictures, for an arrow and the words above it
 _INK, _PAPER = (51, 51, 51), (255, 255, 255)
 
 
@@ -97,12 +99,12 @@ def line(path: Path) -> None:
     width = features.shape[-1]
     names = (
         "photograph",
-        f"features, {width} numbers a patch",
-        f"latent, {z.shape[1]} numbers a patch",
-        "rebuilt features",
-        "decoded picture",
+        f"features, {width}\nnumbers a patch",
+        f"latent, {z.shape[1]}\nnumbers a patch",
+        "rebuilt\nfeatures",
+        "decoded\npicture",
     )
-    row = _row(top, names, gap=64, arrows=("frozen\nencoder", "one\nattention", "feature\ndecoder", "pixel\ndecoder"))
+    row = _row(top, names, gap=_GAP, arrows=("frozen\nencoder", "one\nattention", "feature\ndecoder", "pixel\ndecoder"))
     generator: Any = load_generator(BUNDLE)
     labels = torch.tensor([generator.class_names.index("ship")])
     found = states(labels, SlotRandom(SEED, [SHOWN["ship"]]))
@@ -112,9 +114,9 @@ def line(path: Path) -> None:
     made.append(_picture(tokenizer.decode(found[-1])[0], 150))
     below = _row(
         made,
-        ("noise", "half-way", "sampled latent", "decoded: a ship"),
-        gap=64,
-        arrows=("generator", "generator", "both\ndecoders"),
+        ("noise", "half-way", "sampled\nlatent", "decoded:\na ship"),
+        gap=_GAP,
+        arrows=("gene-\nrator", "gene-\nrator", "both\ndecoders"),
     )
     whole = Image.new("RGB", (row.width, row.height + 24 + below.height), _PAPER)
     whole.paste(row, (0, 0))
@@ -134,13 +136,13 @@ def side_by_side(runs: Path, path: Path) -> None:
     count = min(int(record["variables"]["count"]), len(data))
     chosen = [place * len(data) // count for place in range(count)]  # as `fae reconstruct --count` takes them
     shown = [round(i * (count - 1) / 7) for i in range(8)]
-    rows = [("held-out crops", [data.read(chosen[i]) for i in shown])]
+    rows: list[tuple[str, Sequence[Image.Image]]] = [("held-out crops", [data.read(chosen[i]) for i in shown])]
     for variant, name in VARIANTS.items():
         folder = runs / f"reconstruction-{variant}"
         values = json.loads((folder / "results" / "reconstruction.json").read_text("utf-8"))["values"]
         pictures = [Image.open(folder / "images" / f"{i:06d}.png") for i in shown]
         rows.append((f"{name}\n{values['PSNR [dB]']:.1f} dB", pictures))
-    side, left, font = 80, 150, ImageFont.load_default(size=13)
+    side, left, font = 80, 165, ImageFont.load_default(size=_LETTERS)
     whole = Image.new("RGB", (left + 8 * (side + 4), len(rows) * (side + 4)), _PAPER)
     for number, (name, pictures) in enumerate(rows):
         y = number * (side + 4)
@@ -176,13 +178,14 @@ def _picture(values: Tensor, side: int, resampling: Image.Resampling = Image.Res
 def _row(pictures: Sequence[Image.Image], names: Sequence[str], *, gap: int, arrows: Sequence[str] = ()) -> Image.Image:
     """Pictures side by side with their names below, and arrows with what they stand for between them."""
     side = pictures[0].width
-    font = ImageFont.load_default(size=12)
-    row = Image.new("RGB", (len(pictures) * (side + gap) - gap + 16, side + 36), _PAPER)
+    font = ImageFont.load_default(size=_LETTERS)
+    lines = max(name.count("\n") for name in names) + 1
+    row = Image.new("RGB", (len(pictures) * (side + gap) - gap + 16, side + 20 + lines * (_LETTERS + 6)), _PAPER)
     draw = ImageDraw.Draw(row)
     for number, (picture, name) in enumerate(zip(pictures, names, strict=True)):
         x = 8 + number * (side + gap)
         row.paste(picture, (x, 8))
-        draw.text((x + side / 2, side + 12), name, _INK, font=font, anchor="ma")
+        draw.multiline_text((x + side / 2, side + 12), name, _INK, font=font, anchor="ma", align="center")
     for number, text in enumerate(arrows):
         x, y = 8 + (number + 1) * side + number * gap, 8 + side // 2
         draw.line((x + 8, y, x + gap - 12, y), _INK, width=2)

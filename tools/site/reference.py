@@ -8,14 +8,18 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+
+from pydantic import BaseModel
 
 from fae_core.commands.groups import every_command
 from fae_core.models.presets import preset_files
 
 PACKAGES = ("fae_core", "fae_encoder", "fae_decoders", "fae_diffusion", "fae_flow", "fae_eval")
+_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def reference_pages() -> dict[str, str]:
@@ -63,10 +67,57 @@ def package_page(package: str) -> str:
             parts.append(f"## {module}\n\n{_first(importlib.import_module(module).__doc__)}\n")
             before = module
         if inspect.isclass(found) or inspect.isroutine(found):
-            parts.append(f"::: {module}.{name}\n")
+            parts += [f"::: {module}.{name}\n", *fields_table(found)]
         else:
             parts.append(f"### {name}\n\n`{module}.{name}` = `{str(found)[:200]}`\n")
     return "\n".join(parts)
+
+
+def described_fields(found: Any) -> dict[str, str]:
+    """What each field of a class of settings is, "" where nothing says it: its description, or its line in a docstring.
+
+    Args:
+        found: The class; others than those of settings have no fields.
+    """
+    if not issubclass(found, BaseModel):
+        return {}
+    texts = [inspect.cleandoc(vars(one).get("__doc__") or "") for one in found.__mro__ if issubclass(one, BaseModel)]
+
+    def line(name: str) -> str:
+        said = (re.search(rf"^ +{name}: (.*(?:\n {{8,}}.*)*)", text, re.MULTILINE) for text in texts)
+        return next((" ".join(one[1].split()) for one in said if one), "")
+
+    return {name: field.description or line(name) for name, field in found.model_fields.items()}
+
+
+def fields_table(found: Any) -> list[str]:
+    """The fields of a class of settings with their ranges; nothing for others.
+
+    Args:
+        found: A public name.
+    """
+    if not inspect.isclass(found) or not issubclass(found, BaseModel) or not found.model_fields:
+        return []
+    rows = ["| field | default | range | what |", "|---|---|---|---|"]
+    for name, text in described_fields(found).items():
+        field = found.model_fields[name]
+        default = "required" if field.is_required() else f"`{_plain(_default(field.default))}`"
+        limits = ((sign, getattr(one, key, None)) for one in field.metadata for key, sign in _LIMITS.items())
+        allowed = ", ".join(f"{sign} {value:g}" for sign, value in limits if value is not None)
+        choices = _choices(field.annotation)
+        rows.append(f"| `{name}` | {default} | {html.escape(allowed) or choices} | {_cell(text)} |")
+    return ["**Fields:**\n", "\n".join(rows) + "\n"]
+
+
+def _default(value: Any) -> Any:
+    """A default as it is shown; that of a group of settings is its own defaults."""
+    return f"{type(value).__name__}()" if isinstance(value, BaseModel) else value
+
+
+def _choices(annotation: Any) -> str:
+    """What a field takes, where that is one of some words."""
+    words = [*typing.get_args(annotation)] if typing.get_origin(annotation) is typing.Literal else []
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def index_page() -> str:

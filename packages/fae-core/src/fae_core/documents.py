@@ -48,7 +48,12 @@ def read_json(path: str | Path, *, max_bytes: int = MOST_BYTES) -> dict[str, Any
 
 
 def read_json_value(path: str | Path, *, max_bytes: int = MOST_BYTES) -> Any:
-    """Any JSON value from a file; arguments and errors are those of `read_json`."""
+    """Any JSON value from a file; arguments and errors are those of `read_json`.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size that is read.
+    """
     text = read_text(path, max_bytes=max_bytes)
     try:
         return parse_json(text)
@@ -71,7 +76,12 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: str | Path, *, max_bytes: int = 2**18) -> dict[str, Any]:
-    """A YAML mapping from a file, as `parse_yaml` reads it; arguments and errors are those of `read_json`."""
+    """A YAML mapping from a file, as `parse_yaml` reads it; arguments and errors are those of `read_json`.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size that is read.
+    """
     text = read_text(path, max_bytes=max_bytes)
     try:
         value = parse_yaml(text)
@@ -84,6 +94,9 @@ def parse_yaml(text: str) -> Any:
     """Any YAML value made of mappings with text keys, lists, text, finite numbers, booleans and null; dates stay text.
 
     Raises ValueError for anything else: aliases, tags, deep nesting, a repeated key.
+
+    Args:
+        text: The document.
     """
     try:
         _check_yaml(text)

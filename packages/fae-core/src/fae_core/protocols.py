@@ -77,7 +77,11 @@ class Tokenizer(Protocol):
     spec: LatentSpec
 
     def encode(self, images: Tensor) -> Tensor:
-        """Normalised latents (B, C, h, w) of images (B, 3, H, W) in [0, 1]."""
+        """Normalised latents (B, C, h, w) of images (B, 3, H, W) in [0, 1].
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], of the spec's aspect ratio.
+        """
         ...
 
 
@@ -88,7 +92,11 @@ class Decoder(Protocol):
     spec: LatentSpec
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W), fp32, in [0, 1], of normalised latents (B, C, h, w)."""
+        """Images (B, 3, H, W), fp32, in [0, 1], of normalised latents (B, C, h, w).
+
+        Args:
+            z: Normalised latents (B, C, h, w) of `spec`.
+        """
         ...
 
 

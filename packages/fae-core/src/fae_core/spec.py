@@ -143,7 +143,11 @@ class LatentSpec:
         return len(self.mean) != self.channels
 
     def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """mean and std as fp32 tensors on a device, the CPU by default: (C, 1, 1), or (C, h, w) for each position."""
+        """mean and std as fp32 tensors on a device, the CPU by default: (C, 1, 1), or (C, h, w) for each position.
+
+        Args:
+            device: Where to put them; None: the CPU.
+        """
         import torch
 
         if self.is_positional:
@@ -165,6 +169,9 @@ class LatentSpec:
         """(z - mean) / std of latents (..., C, h, w), computed in fp32, returned in z's dtype.
 
         Raises FAEError where z has another number of channels, or other sides than statistics of each position.
+
+        Args:
+            z: Raw latents (..., C, h, w), of any floating type.
         """
         import torch
 
@@ -172,7 +179,11 @@ class LatentSpec:
         return normalize_(z.to(torch.float32, copy=True), mean, std).to(z.dtype)
 
     def denormalize(self, z: Tensor) -> Tensor:
-        """z * std + mean, the inverse of `normalize`; raises as it does."""
+        """z * std + mean, the inverse of `normalize`; raises as it does.
+
+        Args:
+            z: Normalised latents (..., C, h, w), of any floating type.
+        """
         mean, std = self._statistics_for(z)
         return (z.float() * std + mean).to(z.dtype)
 
@@ -213,7 +224,11 @@ class LatentSpec:
             raise LatentSpecMismatch(fields, context)
 
     def check(self, z: Tensor) -> None:
-        """Raise FAEError unless z is a batch of this spec's latents, (B, C, h, w)."""
+        """Raise FAEError unless z is a batch of this spec's latents, (B, C, h, w).
+
+        Args:
+            z: What should be latents (B, C, h, w), normalised or raw.
+        """
         if z.ndim != 4 or tuple(z.shape[1:]) != self.shape:
             raise FAEError(f"expected latents of shape (B, {', '.join(map(str, self.shape))}), got {tuple(z.shape)}")
 
@@ -269,7 +284,11 @@ class LatentSpec:
             raise InvalidFile(f"{where}: {field_reasons(error.errors(), cls)}") from None
 
     def save(self, folder: str | Path) -> Path:
-        """Write latent_spec.json into `folder` and return its path."""
+        """Write latent_spec.json into `folder` and return its path.
+
+        Args:
+            folder: Where to write; it is made.
+        """
         path = Path(folder) / LATENT_SPEC
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.to_dict())
@@ -277,7 +296,11 @@ class LatentSpec:
 
     @classmethod
     def load(cls, folder: str | Path) -> LatentSpec:
-        """Read latent_spec.json from `folder` (or the file itself); raises InvalidFile as `from_dict` does."""
+        """Read latent_spec.json from `folder` (or the file itself); raises InvalidFile as `from_dict` does.
+
+        Args:
+            folder: A folder that holds the file, or the file.
+        """
         path = Path(folder)
         path = path / LATENT_SPEC if path.is_dir() else path
         return cls.from_dict(read_json(path, max_bytes=_MAX_BYTES), where=str(path))

@@ -70,7 +70,11 @@ class Guidance(Config):
         return any(part[2] != 1.0 for part in self.parts) if self.parts else self.scale != 1.0
 
     def scale_at(self, t: float) -> float:
-        """The scale at time t; 1 where guidance is off."""
+        """The scale at time t; 1 where guidance is off.
+
+        Args:
+            t: In [0, 1]; 1 is noise.
+        """
         if not self.parts:
             low, high = self.interval
             return self.scale if low - _TOLERANCE <= t <= high + _TOLERANCE else 1.0

@@ -170,13 +170,15 @@ _PATHS = {"linear": _linear, "gvp": _gvp, "vp": _vp}
 class Transport(Config):
     """What the network predicts, along which path, and at which times it is trained."""
 
-    path: PathName = "linear"
-    prediction: Prediction = "velocity"
-    time: Literal["uniform", "logit_normal"] = "uniform"
+    path: PathName = Field(default="linear", description="from data (t = 0) to noise (t = 1); see `path`")
+    prediction: Prediction = Field(default="velocity", description="what the network's output is")
+    time: Literal["uniform", "logit_normal"] = Field(
+        default="uniform", description="distribution of training times, before the shift"
+    )
     time_mean: float = Field(
         default=0.0, ge=-100, le=100, description="of the logit-normal; LightningDiT's shifted_mu with the other sign"
     )
-    time_std: float = Field(default=1.0, ge=1e-3, le=100)
+    time_std: float = Field(default=1.0, ge=1e-3, le=100, description="of the logit-normal")
     shift: float = Field(
         default=1.0, ge=1e-3, le=1e3, description="of training times, in SD3's direction: above 1 is more noise"
     )
@@ -187,7 +189,12 @@ class Transport(Config):
     )
 
     def coefficients(self, t: Tensor, like: Tensor) -> Coefficients:
-        """The coefficients of the path at times t, clamped to `range`; see `path` for the shapes."""
+        """The coefficients of the path at times t, clamped to `range`; see `path` for the shapes.
+
+        Args:
+            t: Times, a scalar or (B,), in [0, 1]; 1 is noise.
+            like: A tensor (B, ...) that the coefficients are to multiply.
+        """
         low, high = self.range
         return path(self.path, t.clamp(low, high) if (low, high) != (0.0, 1.0) else t, like)
 

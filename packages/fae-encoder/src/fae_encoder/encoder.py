@@ -241,11 +241,19 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of `batch` images, for `fae info`."""
+        """A forward pass of `batch` images, for `fae info`.
+
+        Args:
+            batch: How many images.
+        """
         return self.posterior(self.dry_input(batch, 3, *self.read_size).clamp(0, 1)).mean
 
     def posterior(self, images: AnyImages) -> Posterior:
-        """The distribution over raw latents, before the spec's normalisation, of images as `features` takes them."""
+        """The distribution over raw latents, before the spec's normalisation, of images as `features` takes them.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or what else `features` takes.
+        """
         return self.adapt(self.features(images))
 
     forward = posterior
@@ -269,7 +277,12 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return self.spec.normalize(posterior.sample(random) if sample else posterior.mode()).contiguous()
 
     def head(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
-        """Logits of the backbone's own classifier on normalised (perhaps reconstructed) features; see Backbone.head."""
+        """Logits of the backbone's own classifier on normalised (perhaps reconstructed) features; see Backbone.head.
+
+        Args:
+            features_BND: Normalised features (B, N, D), original or rebuilt.
+            pool: How a transformer's tokens are pooled; None = as the network itself does.
+        """
         return self.backbone.head(self.feature_norm.inverse(features_BND), pool)
 
     @torch.no_grad()
@@ -333,7 +346,11 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         return self.spec
 
     def round_parameters(self, dtype: torch.dtype) -> None:
-        """Round the adapter to the numbers of `dtype` and stamp the spec; backbone and statistics stay as they are."""
+        """Round the adapter to the numbers of `dtype` and stamp the spec; backbone and statistics stay as they are.
+
+        Args:
+            dtype: Such as torch.float16; the parameters keep the type that they have.
+        """
         round_parameters(self, dtype, skip=(_BACKBONE,))
         self.stamp()
 

@@ -38,11 +38,19 @@ class FeatureNorm(Fp32Buffers):
         return {"mean": torch.zeros(self.dim), "std": torch.ones(self.dim)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features (..., D), in the dtype of `x`."""
+        """Normalised features (..., D), in the dtype of `x`.
+
+        Args:
+            x: Features (..., D) in the backbone's own scale.
+        """
         return x if self.is_identity else ((x.float() - self.mean) / self.std).to(x.dtype)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Normalised features back to the backbone's own scale."""
+        """Normalised features back to the backbone's own scale.
+
+        Args:
+            x: Normalised features (..., D).
+        """
         return x if self.is_identity else (x.float() * self.std + self.mean).to(x.dtype)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:

@@ -62,7 +62,11 @@ class Posterior:
         return self.mean + self.std * noise
 
     def select(self, rows: slice) -> Posterior:
-        """The posterior of some rows of the batch."""
+        """The posterior of some rows of the batch.
+
+        Args:
+            rows: Of the batch.
+        """
         return Posterior(self.mean[rows], self.logvar[rows])
 
     def kl(self) -> Tensor:

@@ -77,7 +77,11 @@ class Result:
         return self.table["rows"] if self.table else []
 
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, whole or not at all. Numbers that are not finite become null, secrets ***."""
+        """Write the record as JSON, whole or not at all. Numbers that are not finite become null, secrets ***.
+
+        Args:
+            path: The file; its folder is made.
+        """
         path = Path(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,11 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read a record that any program wrote. Raises InvalidFile, one line, where it is not one."""
+        """Read a record that any program wrote. Raises InvalidFile, one line, where it is not one.
+
+        Args:
+            path: The file.
+        """
         return cls.from_dict(read_json(path), str(path))
 
     @classmethod

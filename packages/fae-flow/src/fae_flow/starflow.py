@@ -138,7 +138,11 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return FlowOutput(self.unpatchify(trace.states[-1], height, width), -log_sigma)
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of `batch` latents, for `fae info`."""
+        """A forward pass of `batch` latents, for `fae info`.
+
+        Args:
+            batch: How many latents.
+        """
         z = self.dry_input(batch, *self.spec.shape)
         condition = None
         if self.config.classes is not None:
@@ -148,7 +152,12 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return self(z, condition).noise
 
     def trace(self, z: Tensor, condition: Any = None) -> FlowTrace:
-        """Every block's output and log sigma; arguments as of `forward`."""
+        """Every block's output and log sigma; arguments as of `forward`.
+
+        Args:
+            z: Normalised latents (B, C, h, w).
+            condition: Labels or text; None = the null condition.
+        """
         return self._trace(z, prepare_condition(self.config, condition, len(z), z.device))
 
     def log_prob(self, z: Tensor, condition: Any = None) -> Tensor:
@@ -303,6 +312,11 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
         """Noise and prepared condition of a `sample` call, on the model's device; arguments as of `sample`.
 
+        Args:
+            condition: Labels or text; None = the null condition.
+            noise: (B, C, h, w), standard normal; None = drawn from `random`.
+            random: Source of the noise; None = torch's global generator.
+
         Raises:
             FAEError: if they do not fit, or do not say how many samples to make.
         """
@@ -319,7 +333,11 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return noise.to(device), prepare_condition(self.config, condition, len(noise), device)
 
     def check_grid(self, z: Tensor) -> None:
-        """Raise FAEError unless z can be cut into this model's tokens."""
+        """Raise FAEError unless z can be cut into this model's tokens.
+
+        Args:
+            z: What should be latents (B, C, h, w); of another grid than the spec's only with rope.
+        """
         patch = self.config.patch_size
         if z.ndim != 4 or z.shape[1] != self.spec.channels or not self.config.rope:
             self.spec.check(z)
@@ -327,7 +345,13 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             raise FAEError(f"latents of shape {tuple(z.shape)} cannot be cut into patches of {patch}")
 
     def rope(self, height: int, width: int, condition: Tensor | None) -> Rope | None:
-        """Rotary tables of the condition's prefix and a grid of height x width tokens; None without rope."""
+        """Rotary tables of the condition's prefix and a grid of height x width tokens; None without rope.
+
+        Args:
+            height: Of the grid in tokens.
+            width: Of the grid in tokens.
+            condition: As blocks see it, (B, L, D); None without.
+        """
         if not self.config.rope:
             return None
         prefix = 0 if condition is None else 1 if self.config.classes else condition.shape[1]
@@ -336,12 +360,22 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         return rope_tables(height, width, prefix, self.config.head_dim, **options, device=self._device)
 
     def patchify(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) to tokens (B, T, p * p * C), in raster order, channels fastest."""
+        """(B, C, h, w) to tokens (B, T, p * p * C), in raster order, channels fastest.
+
+        Args:
+            z: Latents (B, C, h, w), whose sides the patch divides.
+        """
         patch = self.config.patch_size
         return rearrange(z, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
 
     def unpatchify(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """The inverse of `patchify`; height and width in tokens."""
+        """The inverse of `patchify`; height and width in tokens.
+
+        Args:
+            tokens: (B, T, p * p * C), in raster order.
+            height: Of the grid in tokens.
+            width: Of the grid in tokens.
+        """
         patch = self.config.patch_size
         return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=height, w=width, p=patch, q=patch)
 

@@ -30,7 +30,11 @@ _DISK_REASONS: dict[int | None, str] = {
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Turn the system's errors of writing `path` (full disk, read-only folder, permission) into one-line FAEErrors."""
+    """Turn the system's errors of writing `path` (full disk, read-only folder, permission) into one-line FAEErrors.
+
+    Args:
+        path: What is written, for the message.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:

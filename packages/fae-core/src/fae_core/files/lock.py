@@ -38,6 +38,9 @@ def hold(folder: str | Path) -> Iterator[None]:
     """Be the only writer of a folder during the block. A thread may hold a folder again that it holds already.
 
     Raises FolderInUse, naming process and host, where another process or thread holds it.
+
+    Args:
+        folder: To write in.
     """
     folder = Path(os.path.realpath(folder))
     key = (os.getpid(), threading.get_ident(), str(folder))

@@ -39,7 +39,11 @@ def write_json(path: str | Path, record: Any, *, seal: bool = False, verbatim: S
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """A JSON record with a checksum of its content, which `unsealed` compares when it is read."""
+    """A JSON record with a checksum of its content, which `unsealed` compares when it is read.
+
+    Args:
+        record: What JSON can hold.
+    """
     return {**record, CHECKSUM: _checksum(record)}
 
 
@@ -64,6 +68,10 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes. Raises InvalidFile where it is absent or not a regular file."""
+    """Hexadecimal SHA-256 of a file's bytes. Raises InvalidFile where it is absent or not a regular file.
+
+    Args:
+        path: A regular file.
+    """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,6 +24,9 @@ def staged_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`: flushed to disk and renamed if the block succeeds, else removed.
 
     Raises FAEError where the disk refuses the file (see `disk_errors`).
+
+    Args:
+        path: The file that is to be; its folder exists.
     """
     path = absolute(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -41,7 +44,12 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` through `staged_file`; raises as it does."""
+    """Write `data` to `path` through `staged_file`; raises as it does.
+
+    Args:
+        path: The file; its folder exists.
+        data: All of its bytes.
+    """
     with staged_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -184,12 +192,20 @@ def _check_name(folder: Path) -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but leftovers of a writer that was killed."""
+    """Whether a folder holds nothing but leftovers of a writer that was killed.
+
+    Args:
+        folder: It exists.
+    """
     return all(_is_leftover(path) for path in folder.iterdir())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left in a folder, and restore what they set aside. Others may write folders in it."""
+    """Delete what killed writers left in a folder, and restore what they set aside. Others may write folders in it.
+
+    Args:
+        folder: In which others may have written.
+    """
     for path in list(folder.iterdir()):
         if path.name.endswith((_STAGING, _OLD)) and path.name.startswith("."):
             final = path.with_name(path.name.removeprefix(".").removesuffix(_STAGING).removesuffix(_OLD))
@@ -209,6 +225,9 @@ def recover_folder(final: Path) -> None:
     """Repair what a killed writer of `final` left: an older folder set aside is restored, or deleted if `final` exists.
 
     The caller holds the folder.
+
+    Args:
+        final: The folder that was being written.
     """
     final = absolute(final)
     old = final.with_name(f".{final.name}{_OLD}")
@@ -226,7 +245,12 @@ def recover_folder(final: Path) -> None:
 
 
 def replace_folder(staging: Path, final: Path) -> None:
-    """Rename `staging` to `final`, and delete an older folder after that. The caller holds it and may replace it."""
+    """Rename `staging` to `final`, and delete an older folder after that. The caller holds it and may replace it.
+
+    Args:
+        staging: The new folder, complete, on the same file system.
+        final: Its place, where an older one may be.
+    """
     old = final.with_name(f".{final.name}{_OLD}")
     if final.is_dir() and any(final.iterdir()):
         final.rename(old)
@@ -243,7 +267,11 @@ def replace_folder(staging: Path, final: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Rename a folder and delete it, so that a half-deleted folder is not taken for a whole one."""
+    """Rename a folder and delete it, so that a half-deleted folder is not taken for a whole one.
+
+    Args:
+        folder: To delete; it exists.
+    """
     gone = folder.with_name(f".{folder.name.removeprefix('.').removesuffix(_OLD)}{_GONE}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
@@ -264,7 +292,11 @@ def absolute(folder: str | Path) -> Path:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power failure."""
+    """Flush a folder's entries to disk, so that a rename survives a power failure.
+
+    Args:
+        folder: In which a file was renamed.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

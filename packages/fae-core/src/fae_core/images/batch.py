@@ -49,6 +49,12 @@ def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int], ou
     """The centre crop of one image: (3, H, W), fp32 in [0, 1], in `out` where it is given (see `crop_tensor`).
 
     Arguments and errors are those of `load_batch`.
+
+    Args:
+        source: The images.
+        index: Which one, from 0.
+        size: Of the crop in pixels, one side or (height, width).
+        out: (3, H, W), fp32, written and returned; None: a new one.
     """
     with DECODING.share():  # until the image is down to the size asked for
         return crop_tensor(source.read(index), size, out)

@@ -77,7 +77,16 @@ def draw_grid(
     column_labels: Sequence[str] | None = None,
     scale: int = 1,
 ) -> Image.Image:
-    """The image that `save_grid` writes. Arguments and errors are those of `save_grid`."""
+    """The image that `save_grid` writes. Arguments and errors are those of `save_grid`.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        columns: Images in a row.
+        labels: One below each image.
+        row_labels: One left of each row.
+        column_labels: One above each column.
+        scale: How many pixels wide and high a pixel is drawn; at least 1.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or not len(images) or min(columns, scale) < 1:
         raise FAEError(
             f"a grid needs images (B, 3, H, W), a column and a scale, got {tuple(images.shape)}, {columns} and {scale}"
@@ -137,7 +146,11 @@ def column_edges(total: int, columns: int, width: int) -> list[list[int]]:
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """A tensor (3, H, W) in [0, 1] as an RGB image. Raises FAEError for another shape or range."""
+    """A tensor (3, H, W) in [0, 1] as an RGB image. Raises FAEError for another shape or range.
+
+    Args:
+        image: Floats.
+    """
     if image.ndim != 3 or image.shape[0] != 3:
         raise FAEError(f"an image has shape (3, H, W), got {tuple(image.shape)}")
     require_range(image, what="an image")

@@ -44,7 +44,8 @@ class Photographs(ImageSource):
         self._files = [folder / file for file in PHOTOGRAPHS.values()]
         missing = [file.name for file in self._files if not file.is_file()]
         if missing:
-            raise DataError(f"the installed scikit-image lacks {', '.join(missing)}; reinstall fae-core[demo]")
+            again = "pip install --force-reinstall --no-deps scikit-image"
+            raise DataError(f"the installed scikit-image lacks {', '.join(missing)}: {again}")
         self.classes = list(PHOTOGRAPHS)
         self.labels = list(range(len(PHOTOGRAPHS)))
 

@@ -46,13 +46,20 @@ class ImageSource(ABC):
     def read(self, index: int) -> Image:
         """The image as RGB uint8, in its own size. Safe in threads.
 
+        Args:
+            index: Of the image, from 0.
+
         Raises:
             DataError: the image, which is named, cannot be read.
         """
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """The image's name in messages: its path, or its place in a file."""
+        """The image's name in messages: its path, or its place in a file.
+
+        Args:
+            index: Of the image, from 0.
+        """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__.strip('_')}({', '.join(f'{value} {name}' for name, value in _facts(self))})"
@@ -79,17 +86,28 @@ class ImageSource(ABC):
     def encoded(self, index: int) -> bytes | None:
         """The bytes of the image's file as they are stored; None where a source has no such.
 
+        Args:
+            index: Of the image, from 0.
+
         Raises:
             DataError: they cannot be read.
         """
         return None
 
     def place(self, index: int) -> int:
-        """The index of the image that `read(index)` gives: another where that one cannot be read and was replaced."""
+        """The index of the image that `read(index)` gives: another where that one cannot be read and was replaced.
+
+        Args:
+            index: Of the image that was asked for, from 0.
+        """
         return index
 
     def select(self, indices: Sequence[int]) -> ImageSource:
-        """Some of the images, in that order."""
+        """Some of the images, in that order.
+
+        Args:
+            indices: Which images, from 0; one may come twice.
+        """
         return _Selection(self, indices)
 
 

@@ -142,7 +142,13 @@ def crop_boxes(
 
 
 def crop_resize(image: Image, box: Box, size: int | tuple[int, int]) -> Image:
-    """The box of an image, resized to `size` as `center_crop` does."""
+    """The box of an image, resized to `size` as `center_crop` does.
+
+    Args:
+        image: Any image.
+        box: (left, upper, right, lower) in pixels, in it.
+        size: Of the result in pixels, one side or (height, width).
+    """
     return center_crop(image.crop(box), size)
 
 
@@ -184,7 +190,11 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_tensor(image: Image) -> Tensor:
-    """An RGB image as (3, H, W), fp32 in [0, 1]. Raises DataError for another mode (`to_rgb` converts it)."""
+    """An RGB image as (3, H, W), fp32 in [0, 1]. Raises DataError for another mode (`to_rgb` converts it).
+
+    Args:
+        image: Of mode RGB.
+    """
     if image.mode != "RGB":
         raise DataError(
             f"a tensor is made of an RGB image, not of {image.mode}; convert it with fae_core.images.to_rgb"
@@ -197,6 +207,9 @@ def to_uint8(images: Tensor) -> Tensor:
     """Floats in [0, 1] as uint8. Values outside are clamped.
 
     Values are rounded to the nearest level; truncation would darken by half a level.
+
+    Args:
+        images: Of any shape.
 
     Raises:
         FAEError: a value is NaN.

@@ -84,7 +84,11 @@ class Plan(Config):
         return -(-self.total // self.shard_size)
 
     def range(self, shard: int) -> range:
-        """Places in the source of a shard's samples."""
+        """Places in the source of a shard's samples.
+
+        Args:
+            shard: Its number, from 0.
+        """
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.total))
 
     def latents(self) -> tuple[str, ...]:

@@ -87,13 +87,22 @@ class LatentStoreWriter:
         return (self.folder / STORE_INDEX).is_file()
 
     def pending(self, rank: int = 0, world: int = 1) -> list[int]:
-        """Numbers of the shards that process `rank` of `world` has yet to write."""
+        """Numbers of the shards that process `rank` of `world` has yet to write.
+
+        Args:
+            rank: Of this process, from 0.
+            world: How many processes write.
+        """
         if self.finished:
             return []
         return [shard for shard in range(rank, self.plan.shards, world) if not self._note(shard).is_file()]
 
     def shard(self, shard: int) -> ShardWriter:
-        """A writer of one shard, by its number."""
+        """A writer of one shard, by its number.
+
+        Args:
+            shard: Its number, from 0; one of `pending`.
+        """
         return ShardWriter(self, shard)
 
     def finish(self, statistics: Literal["data", "spec"] = "data") -> LatentStore:
@@ -267,7 +276,12 @@ class ShardWriter:
         self._captions += captions or ()
 
     def skip(self, place: int, reason: str) -> None:
-        """Leave out the sample at a place in the source, with a reason for skipped.txt."""
+        """Leave out the sample at a place in the source, with a reason for skipped.txt.
+
+        Args:
+            place: In the source, from 0.
+            reason: Why; line breaks become spaces.
+        """
         self._skipped.append((int(place), " ".join(reason.split())))
 
     def commit(self) -> None:

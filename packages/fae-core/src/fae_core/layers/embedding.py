@@ -25,7 +25,11 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        """(B, dim) of times (B,)."""
+        """(B, dim) of times (B,).
+
+        Args:
+            t: Times (B,), any numbers.
+        """
         half = self.frequencies // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angles = t.float()[:, None] * rates
@@ -53,7 +57,11 @@ class LabelEmbedding(nn.Module):
         return self.classes
 
     def forward(self, labels: Tensor) -> Tensor:
-        """(B, dim) of labels (B,) int64."""
+        """(B, dim) of labels (B,) int64.
+
+        Args:
+            labels: (B,) int64, in 0 .. classes - 1, or `null_label` where there is a row for it.
+        """
         return self.table(labels)
 
 

@@ -37,7 +37,11 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) of (..., dim)."""
+        """(..., dim) of (..., dim).
+
+        Args:
+            x: Tokens (..., dim).
+        """
         return self.down(ops.swiglu(*ops.projected(self.gate_up, x)))
 
 
@@ -58,5 +62,9 @@ class MLP(nn.Module):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) of (..., dim)."""
+        """(..., dim) of (..., dim).
+
+        Args:
+            x: Tokens (..., dim).
+        """
         return self.down(F.gelu(self.up(x), approximate=self.approximate))

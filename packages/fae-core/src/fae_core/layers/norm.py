@@ -23,5 +23,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) of (..., dim)."""
+        """(..., dim) of (..., dim).
+
+        Args:
+            x: Tokens (..., dim); each is divided by its own root mean square.
+        """
         return ops.rms_norm(x, self.weight, self.eps)

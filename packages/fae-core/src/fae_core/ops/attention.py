@@ -116,6 +116,10 @@ def rope_attention(
         cos: Cosines of the angles, (N, D/2) or (B, 1, N, D/2).
         sin: Sines of the angles, of the same shape.
         layout: Which entries of a head form a pair.
+        mask: Boolean (True = attend) or added to the scores; broadcastable to (B, H, N, N).
+        causal: Row i sees columns 0..i; excludes a mask.
+        scale: Factor of the scores; 1/sqrt(D) by default.
+        backend: One of `fae_core.ops.BACKENDS`; by default see `fae_core.ops.dispatch`.
 
     Returns:
         (B, H, N, D).
@@ -168,6 +172,10 @@ def self_attention(
         bias: As for `qk_norm_rope`.
         layout: Which entries of a head form a pair.
         eps: Added to the mean square in the norms.
+        mask: Boolean (True = attend) or added to the scores; broadcastable to (B, H, N, N).
+        causal: Row i sees columns 0..i; excludes a mask.
+        scale: Factor of the scores; 1/sqrt(D) by default.
+        backend: One of `fae_core.ops.BACKENDS`; by default see `fae_core.ops.dispatch`.
 
     Returns:
         (B, H, N, D).

@@ -43,22 +43,45 @@ class SlotRandom:
         return len(self.slots)
 
     def normal(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
-        """Standard normal numbers (B, *shape), fp32."""
+        """Standard normal numbers (B, *shape), fp32.
+
+        Args:
+            shape: Of one row.
+            stream: Name of the use; another name, other numbers.
+            device: Where to put them; None: the CPU.
+        """
         return self._draw(torch.randn, counter_random.normal, shape, stream, device)
 
     def uniform(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
-        """Uniform numbers (B, *shape) in [0, 1), fp32."""
+        """Uniform numbers (B, *shape) in [0, 1), fp32.
+
+        Args:
+            shape: Of one row.
+            stream: Name of the use; another name, other numbers.
+            device: Where to put them; None: the CPU.
+        """
         return self._draw(torch.rand, counter_random.uniform, shape, stream, device)
 
     def integers(
         self, high: int, shape: Sequence[int], stream: str, device: torch.device | str | None = None
     ) -> Tensor:
-        """Uniform integers (B, *shape) in [0, high), int64."""
+        """Uniform integers (B, *shape) in [0, high), int64.
+
+        Args:
+            high: One more than the largest, at least 1.
+            shape: Of one row.
+            stream: Name of the use; another name, other numbers.
+            device: Where to put them; None: the CPU.
+        """
         here, there = partial(torch.randint, high), partial(counter_random.integers, high=high)
         return self._draw(here, there, shape, stream, device)
 
     def select(self, rows: slice | Sequence[int]) -> SlotRandom:
-        """The same draws, for some of the slots."""
+        """The same draws, for some of the slots.
+
+        Args:
+            rows: Which rows of the batch, from 0.
+        """
         slots = self.slots[rows] if isinstance(rows, slice) else [self.slots[r] for r in rows]
         return SlotRandom(self.seed, slots, self.step, on_device=self.on_device)
 
@@ -90,6 +113,10 @@ class SlotRandom:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any mixture of numbers and names, the same on every machine."""
+    """A 63-bit seed from any mixture of numbers and names, the same on every machine.
+
+    Args:
+        parts: Numbers and names, whose order counts.
+    """
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & (2**63 - 1)

@@ -79,11 +79,19 @@ def draw_images(
 
 
 def class_names_of(generator: Generator) -> tuple[str, ...] | None:
-    """The names of a generator's classes by label, numbers where it knows some alone; None where it knows none."""
+    """The names of a generator's classes by label, numbers where it knows some alone; None where it knows none.
+
+    Args:
+        generator: Any generator.
+    """
     names = getattr(generator, "class_names", None)
     return None if names is None else (*names, *map(str, range(len(names), classes_of(generator))))
 
 
 def classes_of(generator: Generator) -> int:
-    """How many classes a generator was built for; 1 where it has none."""
+    """How many classes a generator was built for; 1 where it has none.
+
+    Args:
+        generator: Any generator.
+    """
     return int(class_count(generator) or 1)

@@ -158,7 +158,11 @@ class SampleJob:
             return self._finish(record, labels, made, time.monotonic() - started, group)
 
     def image_path(self, index: int) -> Path:
-        """Where image `index` is written."""
+        """Where image `index` is written.
+
+        Args:
+            index: Of the image, from 0.
+        """
         return self.out / IMAGES / folders.image(index)
 
     def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:

@@ -87,7 +87,11 @@ class GeneratorTask(Task):
         return self._preview(generator, self.preview_conditions, folder, step)
 
     def preview_conditions(self, indices: range) -> Any:
-        """What the preview's samples of these indices are conditioned on: the classes in turn, (B,) int64."""
+        """What the preview's samples of these indices are conditioned on: the classes in turn, (B,) int64.
+
+        Args:
+            indices: Of the preview's samples, from 0.
+        """
         assert self._preview is not None
         classes = len(self.store.classes) if self.store.classes is not None else 1
         if self.store.classes is None and self.store.labels is not None:

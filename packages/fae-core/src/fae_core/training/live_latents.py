@@ -57,7 +57,11 @@ class LiveLatents:
         return images_identity(self.source, show=True).joined_with(weights)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the tokenizer to the device on which to encode."""
+        """Move the tokenizer to the device on which to encode.
+
+        Args:
+            device: Such as "cuda:0".
+        """
         self._device = device
         cast("nn.Module", self.tokenizer).to(device)
 

@@ -83,7 +83,11 @@ class ConvVAEConfig(Config):
         return 2 ** (len(self.widths) - 1)
 
     def sizes(self, level_attention: tuple[int, ...]) -> ConvSizes:
-        """Sizes of the half with attention at these levels."""
+        """Sizes of the half with attention at these levels.
+
+        Args:
+            level_attention: Numbers of the levels, 0 the one at the image's own size.
+        """
         return ConvSizes(
             widths=self.widths,
             stem=self.stem or self.widths[0],

@@ -87,7 +87,11 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         return vae.eval()
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of random images, see PretrainedModel."""
+        """A forward pass of random images, see PretrainedModel.
+
+        Args:
+            batch: How many images.
+        """
         mean, _ = self.encoder(self.dry_input(batch, 3, *self.config.image_shape))
         return self.decoder(mean)
 
@@ -129,7 +133,12 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     @staticmethod
     def as_posterior(mean: Tensor, logvar: Tensor) -> Posterior:
-        """The distribution that the encoder's two outputs (B, C, h, w) describe."""
+        """The distribution that the encoder's two outputs (B, C, h, w) describe.
+
+        Args:
+            mean: (B, C, h, w).
+            logvar: (B, C, h, w); it is clamped to `LOGVAR_RANGE`.
+        """
         return Posterior(mean.float().contiguous(), logvar.float().clamp(*LOGVAR_RANGE).contiguous())
 
     @torch.no_grad()
@@ -148,19 +157,32 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         return self.spec.normalize(posterior.sample(random) if sample else posterior.mode())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W), fp32, clamped to [0, 1], of normalised latents (B, C, h, w)."""
+        """Images (B, 3, H, W), fp32, clamped to [0, 1], of normalised latents (B, C, h, w).
+
+        Args:
+            z: Normalised latents (B, C, h, w).
+        """
         self.spec.check(z)
         raw = self.spec.denormalize(z.float()).to(self._dtype)
         return ((self.decoder(raw).float() + 1) / 2).clamp(0, 1).contiguous()
 
     def reconstruct(self, images: AnyImages) -> Tensor:
-        """decode(encode(images))."""
+        """decode(encode(images)).
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or what else `encode` takes.
+        """
         return self.decode(self.encode(images))
 
     forward = reconstruct
 
     def with_statistics(self, mean: Any, std: Any) -> Self:
-        """Set the per-channel mean and std by which latents are normalised; returns the autoencoder itself."""
+        """Set the per-channel mean and std by which latents are normalised; returns the autoencoder itself.
+
+        Args:
+            mean: C numbers, of the raw latents.
+            std: C positive numbers.
+        """
         self.spec = self.spec.with_statistics(mean, std)
         return self
 
@@ -171,7 +193,11 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         return self.spec
 
     def round_parameters(self, dtype: torch.dtype) -> None:
-        """Round every parameter to what `dtype` holds and stamp the spec anew."""
+        """Round every parameter to what `dtype` holds and stamp the spec anew.
+
+        Args:
+            dtype: Such as torch.float16; the parameters keep the type that they have.
+        """
         round_parameters(self, dtype)
         self.stamp()
 

@@ -97,11 +97,19 @@ class FAE(DecoderPair):
         return self.encoder.encode(images)
 
     def posterior(self, images: AnyImages) -> Posterior:
-        """Mean and log-variance (B, C, h, w) of images as `encode` takes them, not normalised."""
+        """Mean and log-variance (B, C, h, w) of images as `encode` takes them, not normalised.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or what else `encode` takes.
+        """
         return self.encoder.posterior(images)
 
     def reconstruct(self, images: AnyImages) -> Tensor:
-        """decode(encode(images))."""
+        """decode(encode(images)).
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or what else `encode` takes.
+        """
         return self.decode(self.encode(images))
 
     forward = reconstruct
@@ -132,7 +140,11 @@ class FAE(DecoderPair):
             require_image_shape(self.spec, self.pixel_decoder)
 
     def round_parameters(self, dtype: torch.dtype) -> None:
-        """Round adapter and decoders to what `dtype` holds; the spec gets the rounded adapter's fingerprint."""
+        """Round adapter and decoders to what `dtype` holds; the spec gets the rounded adapter's fingerprint.
+
+        Args:
+            dtype: Such as torch.float16; the parameters keep the type that they have.
+        """
         self.encoder.round_parameters(dtype)
         for decoder in (self.feature_decoder, self.pixel_decoder):
             if decoder is not None:
@@ -150,7 +162,12 @@ class FAE(DecoderPair):
 
     @classmethod
     def decoder_from_pretrained(cls, source: str | Path, **options: Any) -> FAEDecoder:
-        """What decodes its latents, without encoder and backbone; options and errors as in `from_pretrained`."""
+        """What decodes its latents, without encoder and backbone; options and errors as in `from_pretrained`.
+
+        Args:
+            source: A model folder, run, bundle or hub repository.
+            options: As in `from_pretrained`: device, dtype, `HubOptions`.
+        """
         return FAEDecoder.from_pretrained(source, **options)
 
     # Staged writing and uploading are the same as every model's; only what is written differs (`_write`).

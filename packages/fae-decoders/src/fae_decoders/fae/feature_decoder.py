@@ -68,11 +68,19 @@ class FeatureDecoder(PretrainedModel[FeatureDecoderConfig]):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of random latents, see PretrainedModel."""
+        """A forward pass of random latents, see PretrainedModel.
+
+        Args:
+            batch: How many latents.
+        """
         return self(self.dry_input(batch, *self.spec.shape))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Features (B, N, D) of normalised latents (B, C, h, w)."""
+        """Features (B, N, D) of normalised latents (B, C, h, w).
+
+        Args:
+            z: Normalised latents (B, C, h, w) of `spec`.
+        """
         self.spec.check(z)
         tokens_BNC = self.spec.denormalize(z.float()).flatten(2).transpose(1, 2).to(self.position.dtype)
         x_BNC = self.proj_in(tokens_BNC) + self.position

@@ -62,7 +62,11 @@ class FeatureSpace(Config):
 
     @classmethod
     def of(cls, encoder: FAEEncoder) -> FeatureSpace:
-        """The space of `encoder.features(images)`; on the meta device without the hash and the statistics."""
+        """The space of `encoder.features(images)`; on the meta device without the hash and the statistics.
+
+        Args:
+            encoder: Whose features they are.
+        """
         backbone, norm = encoder.backbone, encoder.feature_norm
         identity = norm.is_identity or norm.mean.is_meta
         return cls(

@@ -65,7 +65,11 @@ class PixelDecoder(PretrainedModel[PixelDecoderConfig]):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of random features, see PretrainedModel."""
+        """A forward pass of random features, see PretrainedModel.
+
+        Args:
+            batch: How many images.
+        """
         return self(self.dry_input(batch, self.position.shape[0], self.config.feature_dim))
 
     @property
@@ -74,7 +78,11 @@ class PixelDecoder(PretrainedModel[PixelDecoderConfig]):
         return self.tail.to_rgb.weight if isinstance(self.tail, ConvolutionalTail) else self.proj_out.weight
 
     def forward(self, features: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of features (B, N, D), not clamped."""
+        """Images (B, 3, H, W) of features (B, N, D), not clamped.
+
+        Args:
+            features: Normalised features (B, N, D), original or rebuilt.
+        """
         self.config.check(features)
         x_BNC = self.proj_in(features.to(self.position.dtype)) + self.position
         x_BNC = run_blocks(self.blocks, x_BNC, None, self.gradient_checkpointing and self.training)

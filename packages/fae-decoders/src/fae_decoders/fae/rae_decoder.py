@@ -127,7 +127,11 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
         return {"position": torch.cat([torch.zeros(1, self.config.width), table])}  # row 0 is the class token's
 
     def dry_run(self, batch: int) -> Tensor:
-        """A forward pass of random features, see PretrainedModel."""
+        """A forward pass of random features, see PretrainedModel.
+
+        Args:
+            batch: How many images.
+        """
         return self(self.dry_input(batch, len(self.position) - 1, self.config.feature_dim))
 
     @property
@@ -136,7 +140,11 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
         return self.proj_out.weight
 
     def forward(self, features: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of features (B, N, D), not clamped."""
+        """Images (B, 3, H, W) of features (B, N, D), not clamped.
+
+        Args:
+            features: Normalised features (B, N, D), original or rebuilt.
+        """
         self.config.check(features)
         x_BNC = self.proj_in(features.to(self.class_token.dtype))
         x_BNC = torch.cat([self.class_token.expand(x_BNC.shape[0], 1, -1), x_BNC], dim=1) + self.position.to(

@@ -39,7 +39,11 @@ class PixelLoss:
         self.discriminator = make_discriminator(config, image_size)
 
     def to(self, device: str | torch.device) -> None:
-        """Move the frozen networks."""
+        """Move the frozen networks.
+
+        Args:
+            device: Such as "cuda:0".
+        """
         if self.perceptual is not None:
             self.perceptual.to(device)
         if isinstance(self.discriminator, BackboneDiscriminator):

@@ -25,7 +25,12 @@ def feature_loss(reconstructed: Tensor, target: Tensor, weights: Tensor | None =
 
 
 def cosine_loss(reconstructed: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine similarity per token (B, N, D), mean over tokens; the lengths do not matter."""
+    """1 - cosine similarity per token (B, N, D), mean over tokens; the lengths do not matter.
+
+    Args:
+        reconstructed: (B, N, D).
+        target: (B, N, D).
+    """
     return 1 - F.cosine_similarity(reconstructed.float(), target.float(), dim=-1).mean()
 
 

@@ -94,11 +94,20 @@ class PixelTask(Task):
 
     @abstractmethod
     def inputs(self, features: Tensor, random: SlotRandom) -> Tensor:
-        """What the decoder sees in training (B, N, D), given the frozen features (B, N, D)."""
+        """What the decoder sees in training (B, N, D), given the frozen features (B, N, D).
+
+        Args:
+            features: Normalised features of the frozen encoder, (B, N, D).
+            random: B slots, for noise.
+        """
 
     @abstractmethod
     def clean_inputs(self, features: Tensor) -> Tensor:
-        """What the decoder sees when it is used (B, N, D), given the frozen features (B, N, D)."""
+        """What the decoder sees when it is used (B, N, D), given the frozen features (B, N, D).
+
+        Args:
+            features: Normalised features of the frozen encoder, (B, N, D).
+        """
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float]:
         images = load_batch(self.data.source, preview_rows(len(self)), self.data.image_size).to(self.data.device)

@@ -36,7 +36,7 @@ class NetworkConfig(Config):
     patch_size: int = Field(default=1, ge=1, description="side of a patch, in latent positions")
     width: int = Field(default=384, ge=4, description="of a token")
     depth: int = Field(default=12, ge=1, description="number of blocks")
-    heads: int = Field(default=6, ge=1)
+    heads: int = Field(default=6, ge=1, description="of the attention; they divide the width")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the feed-forward layers over the width")
 
     @model_validator(mode="after")
@@ -53,7 +53,7 @@ class HeadConfig(Config):
 
     width: int = Field(default=2048, ge=4, description="of a token in the head")
     depth: int = Field(default=2, ge=0, description="number of its blocks")
-    heads: int = Field(default=16, ge=1)
+    heads: int = Field(default=16, ge=1, description="of its attention; they divide its width")
 
     @model_validator(mode="after")
     def _width_divides(self) -> Self:
@@ -65,7 +65,7 @@ class HeadConfig(Config):
 class TransformerConfig(NetworkConfig):
     """A class-conditional diffusion transformer. The defaults are SiT's; `LightningDiTConfig` turns its options on."""
 
-    classes: int = Field(default=1000, ge=1)
+    classes: int = Field(default=1000, ge=1, description="labels are 0 .. classes - 1")
     class_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="0 leaves no null label: no classifier-free guidance"
     )
@@ -92,8 +92,8 @@ class TransformerConfig(NetworkConfig):
     mean_flow: MeanFlow | None = Field(
         default=None, description="learn mean velocities, for the sampling method mean_flow in one to four steps"
     )
-    transport: Transport = Transport()
-    sampling: Sampling = Sampling()
+    transport: Transport = Field(default=Transport(), description="what is learned, and at which times")
+    sampling: Sampling = Field(default=Sampling(), description="defaults of `sample`")
 
     @model_validator(mode="after")
     def _mean_flow_fits(self) -> Self:
@@ -123,6 +123,9 @@ class TransformerConfig(NetworkConfig):
     def hidden_of(self, width: int) -> int:
         """Hidden width of a feed-forward layer on tokens of a width; with SwiGLU two thirds of the ratio, so that the
         number of parameters stays about equal.
+
+        Args:
+            width: Of the tokens.
         """
         hidden = int(width * self.mlp_ratio)
         return int(2 / 3 * hidden) if self.swiglu else hidden
@@ -140,6 +143,6 @@ class SiTConfig(TransformerConfig):
 class LightningDiTConfig(TransformerConfig):
     """LightningDiT (Yao et al., 2025): SiT + SwiGLU + RoPE + RMSNorm."""
 
-    swiglu: bool = True
-    rope: bool = True
-    rms_norm: bool = True
+    swiglu: bool = Field(default=True, description="feed-forward layers are SwiGLU instead of an MLP with GELU")
+    rope: bool = Field(default=True, description="rotary positions on the grid, in queries and keys")
+    rms_norm: bool = Field(default=True, description="RMSNorm with a weight, instead of LayerNorm without one")

@@ -176,7 +176,13 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         return self(z, z.new_zeros(batch), text)
 
     def with_projections(self, z: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, list[Tensor]]:
-        """The velocity, and REPA's projections of the image tokens, each (B, N, dim)."""
+        """The velocity, and REPA's projections of the image tokens, each (B, N, dim).
+
+        Args:
+            z: Noisy latents (B, C, h, w).
+            t: Times (B,) or one for all, in [0, 1]; 1 is noise.
+            condition: Text as `forward` takes it.
+        """
         return self._run(z, t, self._text(condition, z.shape[0]), project=True)
 
     def _run(self, z: Tensor, t: Tensor | float, text: TextCondition, project: bool) -> tuple[Tensor, list[Tensor]]:

@@ -16,23 +16,25 @@ class MMDiTConfig(NetworkConfig):
 
     width: int = Field(default=256, ge=4, description="of a token")
     depth: int = Field(default=4, ge=1, description="number of blocks")
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1, description="of the attention; they divide the width")
 
     text_width: int = Field(default=768, ge=1, description="of the text encoder's embeddings")
     text_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="share of prompts replaced by the null prompt in training"
     )
     null_length: int = Field(default=8, ge=1, description="room for the tokens of the null prompt")
-    text_encoder: TextEncoderConfig | None = None
+    text_encoder: TextEncoderConfig | None = Field(
+        default=None, description="what makes embeddings of prompts; None: only embeddings are taken"
+    )
     pooled_width: int | None = Field(
         default=None, ge=1, description="of a pooled text vector added to the time embedding"
     )
     registers: int = Field(default=0, ge=0, description="learned tokens in front of the text")
 
-    swiglu: bool = True
+    swiglu: bool = Field(default=True, description="feed-forward layers are SwiGLU instead of an MLP with GELU")
     rms_norm: bool = Field(default=False, description="instead of LayerNorm, without a weight, before each branch")
-    qk_norm: Literal["rms", "layer"] | None = None
-    qkv_bias: bool = True
+    qk_norm: Literal["rms", "layer"] | None = Field(default=None, description="of queries and keys; None: no norm")
+    qkv_bias: bool = Field(default=True, description="of the projections to queries, keys and values")
     wo_shift: bool = Field(default=False, description="blocks modulated by scale and gate alone")
     own_attention: tuple[int, ...] = Field(
         default=(),
@@ -53,8 +55,8 @@ class MMDiTConfig(NetworkConfig):
     projection_depth: int = Field(default=8, ge=1, description="number of the block whose image tokens they read")
     projection_hidden: int = Field(default=2048, ge=1, description="their hidden width")
 
-    transport: Transport = Transport()
-    sampling: Sampling = Sampling()
+    transport: Transport = Field(default=Transport(), description="what is learned, and at which times")
+    sampling: Sampling = Field(default=Sampling(), description="defaults of `sample`")
 
     @model_validator(mode="after")
     def _projections_fit(self) -> Self:

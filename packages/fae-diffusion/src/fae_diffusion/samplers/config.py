@@ -105,7 +105,7 @@ class Sampling(Config):
     end: float = Field(
         default=0.0, ge=0, lt=1, description="where the grid ends, before its shift; RAE's code stops at 0.001"
     )
-    guidance: Guidance = Guidance()
+    guidance: Guidance = Field(default=Guidance(), description="classifier-free, by interval or in parts")
     diffusion: Diffusion = Field(default="sigma", description="form of the SDE's diffusion coefficient")
     diffusion_norm: float = Field(default=1.0, ge=0, le=1e3, description="factor of the diffusion coefficient")
     last_step: LastStep | None = Field(default="mean", description="how an SDE takes its last interval")

@@ -74,6 +74,9 @@ def integrate(
 def check_times(times: Tensor | Sequence[float]) -> list[float]:
     """The times as Python numbers.
 
+    Args:
+        times: In the order of the steps, from noise (1) to data (0).
+
     Raises:
         FAEError: unless there are two or more, finite and strictly monotone.
     """

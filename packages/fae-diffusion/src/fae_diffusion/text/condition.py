@@ -52,6 +52,9 @@ class TextCondition:
     def of(cls, value: Any) -> TextCondition:
         """A TextCondition as it is; or one made of a tensor of embeddings, or of a pair (embeddings, mask).
 
+        Args:
+            value: A TextCondition; embeddings (B, L, D); or these and a mask (B, L), True for tokens that count.
+
         Raises:
             FAEError: for anything else.
         """
@@ -70,15 +73,26 @@ class TextCondition:
         return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> TextCondition:
-        """The same text on a device."""
+        """The same text on a device.
+
+        Args:
+            device: Such as "cuda:0".
+        """
         return self._map(lambda tensor: tensor.to(device))
 
     def expand(self, batch: int) -> TextCondition:
-        """One prompt (a batch of one), repeated for `batch` samples without a copy."""
+        """One prompt (a batch of one), repeated for `batch` samples without a copy.
+
+        Args:
+            batch: How many samples.
+        """
         return self._map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
 
     def padded(self, length: int) -> TextCondition:
         """The same text with `length` tokens, of which the added ones do not count.
+
+        Args:
+            length: Of the result in tokens, at least that of the text.
 
         Raises:
             FAEError: for a text that is longer.
@@ -91,7 +105,11 @@ class TextCondition:
         return TextCondition(F.pad(self.tokens, (0, 0, 0, extra)), F.pad(self._full_mask(), (0, extra)), self.pooled)
 
     def joined(self, other: TextCondition) -> TextCondition:
-        """Both batches, one after the other, padded to the same length."""
+        """Both batches, one after the other, padded to the same length.
+
+        Args:
+            other: Embeddings of the same width.
+        """
         first, second = _aligned(self, other)
         return _combine(first, second, lambda a, b: torch.cat([a, b]))
 

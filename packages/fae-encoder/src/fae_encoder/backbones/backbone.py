@@ -103,7 +103,12 @@ class Backbone(RememberedBuffers):
         return self.preprocess.std
 
     def forward(self, images: Tensor, *, check: bool = True) -> Tensor:
-        """Features (B, N, D) of images (B, 3, H, W) in [0, 1]; for `check` see `Preprocess.forward`."""
+        """Features (B, N, D) of images (B, 3, H, W) in [0, 1]; for `check` see `Preprocess.forward`.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], of any size with the network's aspect ratio.
+            check: Whether to check their range.
+        """
         maps = self.feature_maps(images, check=check)
         on_grid = [regrid(m, self.grid) for m in maps]
         if len(on_grid) == 1:
@@ -114,7 +119,12 @@ class Backbone(RememberedBuffers):
         return stacked.mean(0) if self.config.combine == "mean" else stacked.sum(0)
 
     def feature_maps(self, images: Tensor, *, check: bool = True) -> list[FeatureMap]:
-        """The selected layers' outputs, each on its own grid; arguments as of `forward`."""
+        """The selected layers' outputs, each on its own grid; arguments as of `forward`.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], of any size with the network's aspect ratio.
+            check: Whether to check their range.
+        """
         x = self.preprocess(images, check=check).to(self._dtype)
         return self.network(x.contiguous(memory_format=torch.channels_last) if self._channels_last else x)
 
@@ -136,7 +146,12 @@ class Backbone(RememberedBuffers):
         return self.network.head(self._single_layer(features_BND, "a head"), pool)
 
     def embed(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
-        """The image embedding (B, D') before the classifier (SigLIP's attention pooling, a mean, ...); see `head`."""
+        """The image embedding (B, D') before the classifier (SigLIP's attention pooling, a mean, ...); see `head`.
+
+        Args:
+            features_BND: (B, N, D), in the backbone's own scale.
+            pool: How a transformer's tokens are pooled; None = as the network itself does.
+        """
         return self.network.embed(self._single_layer(features_BND, "an embedding"), pool)
 
     def class_token(self, images: Tensor) -> Tensor:
@@ -181,7 +196,11 @@ class Backbone(RememberedBuffers):
         return " ".join([config.interpolation, str(config.mean), str(config.std), *settings])
 
     def train(self, mode: bool = True) -> Backbone:
-        """Keeps eval mode, whatever `mode` is: a frozen encoder must not update statistics or apply dropout."""
+        """Keeps eval mode, whatever `mode` is: a frozen encoder must not update statistics or apply dropout.
+
+        Args:
+            mode: Ignored.
+        """
         return super().train(False)
 
     def __repr__(self) -> str:

@@ -78,7 +78,11 @@ def create_backbone(
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """The backbone of a config; with weights="stored" the caller loads its weights from the folder around it."""
+    """The backbone of a config; with weights="stored" the caller loads its weights from the folder around it.
+
+    Args:
+        config: Of a loader (timm, transformers), the model's name, and where its weights come from.
+    """
     library, _, model_name = config.name.partition("/")
     if library not in ("timm", "hf") or not model_name:
         raise FAEError(f'a backbone is named "timm/<model>" or "hf/<repository or folder>", not {config.name!r}')

@@ -49,6 +49,9 @@ def members(path: Path) -> set[str]:
 def read_adm_statistics(path: str | Path) -> AdmStatistics | None:
     """The statistics in an ADM (or pytorch-fid) reference file; None where it has none.
 
+    Args:
+        path: A .npz file.
+
     Raises:
         DataError: where it is no .npz file, or means and covariances do not fit together.
     """

@@ -57,7 +57,11 @@ class Order:
             raise FAEError(f"a prompt has at most {LONGEST_PROMPT} letters")
 
     def options(self, choices: Choices) -> dict[str, Any]:
-        """Options of a generator's `sample`: of what is chosen, what it has."""
+        """Options of a generator's `sample`: of what is chosen, what it has.
+
+        Args:
+            choices: Of the generator.
+        """
         chosen = {
             "method": self.method if choices.methods else None,
             "steps": self.steps if choices.steps is not None else None,
@@ -66,7 +70,18 @@ class Order:
         return {name: value for name, value in chosen.items() if value is not None}
 
     def condition(self, choices: Choices) -> Any:
-        """The argument of `sample`: prompts, or labels (B,) int64; raises FAEError for an unknown class."""
+        """The argument of `sample`: prompts, or labels (B,) int64.
+
+        Args:
+            choices: Of the generator.
+
+        Raises:
+            FAEError: There is no such class, or the generator cannot read prompts.
+        """
+        if choices.embedded:
+            raise FAEError(
+                "this generator takes embeddings of text and its config names no text encoder: sample from it in Python"
+            )
         if choices.text:
             return list(self.conditions)
         if not choices.classes:
@@ -147,6 +162,8 @@ def draw(
 
     # Frames of one way share a slot, so that nothing but the noise differs between them.
     slots = range(len(order.conditions)) if noise is None else [0] * len(order.conditions)
+    if choices.text and tell is not None:  # reading a text encoder takes a while, once
+        tell(Way(0.0, "reading the prompt", ()))
     random = SlotRandom(order.seed, slots)
     z = draw_latents(generator, order.condition(choices), random, order.options(choices), noise=noise, observe=observe)
     pictures = paint(z)

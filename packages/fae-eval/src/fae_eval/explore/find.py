@@ -24,6 +24,12 @@ from fae_core.models.sources import locate_folder, require_source, run_of
 from fae_core.plugins import load_plugins
 from fae_core.spec import LatentSpec
 
+# Of a repository on the hub these say what it is: a model, a run, or a bundle.
+_DESCRIBING = [
+    BUNDLE_RECORD,
+    *(f"{place}{name}" for place in ("", f"{RUN_MODEL}/", f"{GENERATOR}/") for name in (MODEL_CONFIG, LATENT_SPEC)),
+]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -79,14 +85,14 @@ def _only_bundle() -> str:
 
 def _found_in(source: str) -> Found:
     """The models that one name means."""
-    folder = locate_folder(source, [BUNDLE_RECORD, MODEL_CONFIG, LATENT_SPEC])
+    folder = locate_folder(source, _DESCRIBING)
     if is_bundle(folder):
         config = folder / GENERATOR / MODEL_CONFIG
         kind = read_json(config).get("model_type") if config.is_file() else None
         return Found(source, source, {str(kind or "generator"): source})
     kind = _kind(folder)
     if kind == "generator":
-        return Found(source, "", {folder.resolve().name: source})
+        return Found(source, "", {_short(source): source})
     if kind == "tokenizer":
         return Found(source, source, {})
     if kind is not None:
@@ -118,9 +124,17 @@ def _named(sources: Sequence[str], taken: set[str]) -> dict[str, str]:
     """Generators by a short name of each, its whole place where the short name is taken."""
     named: dict[str, str] = {}
     for source in sources:
-        short = Path(source).name or source
+        short = _short(source)
         named[source if short in taken or short in named else short] = source
     return named
+
+
+def _short(source: str) -> str:
+    """What the page calls a generator: the last part of its name, the run's for the model of a run."""
+    if not Path(source).is_dir():
+        return source.rpartition("/")[2]
+    folder = Path(source).resolve()
+    return folder.parent.name if folder.name == RUN_MODEL else folder.name
 
 
 def _beside(generators: Sequence[str]) -> str:

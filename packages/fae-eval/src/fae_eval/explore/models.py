@@ -21,6 +21,7 @@ class Choices:
     Attributes:
         classes: Names of its classes by label; empty for a generator without classes.
         text: Whether it draws what a prompt says.
+        embedded: Whether it takes embeddings of text, and names no text encoder that would make them of a prompt.
         methods: Names of its samplers; empty for a generator that has one way only.
         method: The sampler of its own settings.
         steps: The steps of its own settings; None where it has no such setting.
@@ -30,6 +31,7 @@ class Choices:
 
     classes: tuple[str, ...]
     text: bool
+    embedded: bool
     methods: tuple[str, ...]
     method: str | None
     steps: int | None
@@ -104,9 +106,11 @@ def choices_of(generator: Any) -> Choices:
         for name in ("steps", "guidance")
     )
     scale = None if getattr(guidance, "parts", ()) else getattr(guidance, "scale", guidance)
+    reads = not count and getattr(config, "text_encoder", None) is not None
     return Choices(
         names if count else (),
-        not count and getattr(config, "text_encoder", None) is not None,
+        reads,
+        not count and not reads and hasattr(config, "text_encoder"),
         typing.get_args(fields["method"].annotation) if "method" in fields else (),
         getattr(own, "method", None),
         steps if isinstance(steps, int) else None,

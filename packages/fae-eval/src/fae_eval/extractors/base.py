@@ -41,10 +41,19 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def outputs(self, images: ImageBatch) -> dict[str, Tensor]:
-        """Outputs for images: "pool" (B, D) fp32, and where there are any "spatial" (B, S) and "logits" (B, K)."""
+        """Outputs for images: "pool" (B, D) fp32, and where there are any "spatial" (B, S) and "logits" (B, K).
+
+        Args:
+            images: uint8 (B, H, W, 3), or floats (B, 3, H, W) in [0, 1], which are rounded to uint8; a tensor or an
+                array.
+        """
 
     def features(self, images: ImageBatch) -> Tensor:
-        """The vectors alone, (B, D) fp32."""
+        """The vectors alone, (B, D) fp32.
+
+        Args:
+            images: As `outputs` takes them.
+        """
         return self.outputs(images)["pool"]
 
 

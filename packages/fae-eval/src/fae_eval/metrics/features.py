@@ -10,13 +10,23 @@ from fae_core.errors import FAEError
 
 
 def feature_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Mean cosine over tokens of each image, (B,), for a and b (B, N, D). A token of zeros counts as 0."""
+    """Mean cosine over tokens of each image, (B,), for a and b (B, N, D). A token of zeros counts as 0.
+
+    Args:
+        a: Features (B, N, D).
+        b: Of the same shape.
+    """
     _require_alike(a, b)
     return F.cosine_similarity(a.float(), b.float(), dim=-1).flatten(1).mean(1)
 
 
 def feature_mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error of each image, (B,), for a and b (B, ...) of one shape."""
+    """Mean squared error of each image, (B,), for a and b (B, ...) of one shape.
+
+    Args:
+        a: Features (B, ...).
+        b: Of the same shape.
+    """
     _require_alike(a, b)
     return (a.float() - b.float()).square().flatten(1).mean(1)
 

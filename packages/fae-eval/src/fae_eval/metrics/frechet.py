@@ -55,6 +55,10 @@ class GaussianFactor:
     def of(cls, mu: ArrayLike | None, sigma: ArrayLike | None) -> GaussianFactor:
         """The Gaussian of a mean (d,) and a covariance (d, d), once they are checked.
 
+        Args:
+            mu: The mean, (d,).
+            sigma: The covariance, (d, d), symmetric.
+
         Raises:
             FAEError: where shapes do not fit, numbers are not finite, or the covariance is not symmetric.
         """

@@ -12,7 +12,12 @@ from fae_core.images.check import require_image_batch, require_range
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, at most 100, (B,), of images (B, C, H, W) in [0, 1]; `fae_core.images.psnr`."""
+    """Peak signal-to-noise ratio in dB, at most 100, (B,), of images (B, C, H, W) in [0, 1]; `fae_core.images.psnr`.
+
+    Args:
+        a: (B, C, H, W) in [0, 1].
+        b: Of the same shape.
+    """
     _require_pair(a, b)
     return images.psnr(a, b)
 
@@ -85,7 +90,12 @@ class LPIPS(nn.Module):
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances (B,) of images a and b, (B, 3, H, W) in [0, 1]."""
+        """Distances (B,) of images a and b, (B, 3, H, W) in [0, 1].
+
+        Args:
+            a: (B, 3, H, W) in [0, 1].
+            b: Of the same shape.
+        """
         _require_pair(a, b)
         return self.model(a.float() * 2 - 1, b.float() * 2 - 1).flatten()
 

@@ -54,11 +54,18 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """Moments of features (N, d)."""
+        """Moments of features (N, d).
+
+        Args:
+            features: Finite, of any float type.
+        """
         return cls(features.shape[1], features.device).add(features)
 
     def add(self, features: Tensor) -> Moments:
         """Add rows (B, d) of any float type.
+
+        Args:
+            features: (B, d), one row for each image.
 
         Raises:
             FAEError: where the width differs, or a number is not finite or beyond 1.6e7.
@@ -92,7 +99,11 @@ class Moments:
         return self._high_low, self._high_high
 
     def merge(self, other: Moments) -> Moments:
-        """Add what `other` counted. Raises FAEError where the dimensions differ, or the sums would overflow."""
+        """Add what `other` counted. Raises FAEError where the dimensions differ, or the sums would overflow.
+
+        Args:
+            other: Moments of other rows, of the same dimension; it stays as it is.
+        """
         if other.dim != self.dim:
             raise FAEError(f"moments of {other.dim} dimensions cannot be merged into {self.dim}")
         _require_room(self._low_low.diagonal().cpu().double() + other._low_low.diagonal().cpu().double())
@@ -154,7 +165,11 @@ class Moments:
         return sha.hexdigest()[:16]
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file with the integers and their digest."""
+        """Write a safetensors file with the integers and their digest.
+
+        Args:
+            path: The file; its folder is made.
+        """
         path = Path(path)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
         with disk_errors(path):
@@ -168,7 +183,11 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Moments that `save` wrote. Raises InvalidFile where the file is absent, of another kind, or damaged."""
+        """Moments that `save` wrote. Raises InvalidFile where the file is absent, of another kind, or damaged.
+
+        Args:
+            path: The file.
+        """
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

@@ -84,6 +84,10 @@ def _directions(what: str, embeddings: Tensor) -> Tensor:
 def clip_score(images: Tensor, texts: Tensor) -> float:
     """100 * mean of max(cosine, 0) over pairs of embeddings, (N, d) each, in the same order.
 
+    Args:
+        images: Embeddings of images, (N, d); their lengths do not matter.
+        texts: Embeddings of their captions, (N, d).
+
     Raises:
         FAEError: where shapes differ, or embeddings are not finite or have no direction.
     """

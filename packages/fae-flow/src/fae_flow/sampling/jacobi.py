@@ -51,6 +51,9 @@ class Jacobi:
     def parse(cls, value: Jacobi | Mapping[str, Any] | None) -> Jacobi | None:
         """Options from a mapping of their fields, as the command line gives them.
 
+        Args:
+            value: Options, a mapping of their fields, or None, which stays None.
+
         Raises:
             FAEError: for an unknown field or a value out of range.
         """

@@ -13,7 +13,17 @@ from fae_eval.explore.latents import between_pictures
 from fae_eval.explore.models import Models
 from fae_eval.explore.page.controls import make_controls
 from fae_eval.explore.page.markup import figures, note
-from fae_eval.explore.page.parts import Updates, drawn_updates, guarded, number, place, status_line, stops, visitor
+from fae_eval.explore.page.parts import (
+    Updates,
+    drawn_updates,
+    draws,
+    guarded,
+    number,
+    place,
+    status_line,
+    stops,
+    visitor,
+)
 from fae_eval.explore.page.pictures_tab import Pictures, required
 from fae_eval.explore.turns import Work
 
@@ -48,7 +58,7 @@ def between_tab(models: Models, work: Work, pictures: Pictures) -> None:
 
 def _noise_fields(models: Models) -> tuple[Any, ...]:
     """Fields and buttons of the way between two noises."""
-    gr.Markdown("One class, two seeds, and noises on the arc between theirs, each as likely as any other.")
+    gr.Markdown("One class or prompt, two seeds, and noises on the arc between theirs, each as likely as any other.")
     controls = make_controls(models, "between", count=8, one_class=True)
     with gr.Row():
         last = gr.Number(1, label="Second seed", precision=0, elem_id="between-last", min_width=100)
@@ -81,7 +91,7 @@ def _noises(models: Models, work: Work, noised: tuple[Any, ...], status: gr.HTML
             },
         )
 
-    start.click(drawing, [last, *controls.fields], [status, shown], show_progress="hidden")
+    draws([start.click, controls.prompt.submit], drawing, [last, *controls.fields], [status, shown])
     stops(stop, work, "between")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from fae_core.errors import FAEError
-from fae_eval.explore.drawing import MOST_PICTURES, MOST_STEPS, Order, conditions
+from fae_eval.explore.drawing import LONGEST_PROMPT, MOST_PICTURES, MOST_STEPS, Order, conditions
 from fae_eval.explore.models import Choices, Models, choices_of
 from fae_eval.explore.page.parts import number
 
@@ -54,16 +54,32 @@ class Controls:
         choices, many = choices_of(generator), number(count, "number of pictures")
         if not 1 <= many <= MOST_PICTURES:
             raise FAEError(f"the number of pictures must lie between 1 and {MOST_PICTURES}, it is {many}")
-        if choices.text and not (prompt or "").strip():
-            raise FAEError("say in the prompt what to draw")
-        said = " ".join(prompt.split()) if choices.text else "" if wanted == EVERY else str(wanted or "")
         return generator, Order(
-            conditions(choices, said, many),
+            conditions(choices, wish(choices, wanted, prompt), many),
             number(seed, "seed"),
             method or None if choices.methods else None,
             number(steps, "number of steps") if choices.steps is not None else None,
             float(guidance) if choices.guided and guidance is not None else None,
         )
+
+
+def wish(choices: Choices, wanted: str | None, prompt: str | None) -> str:
+    """What a generator is to draw: the prompt of one that reads prompts, else the class, "" for all in turn.
+
+    Args:
+        choices: Of the generator.
+        wanted: The field of classes.
+        prompt: The field of the prompt; line breaks count as spaces.
+
+    Raises:
+        FAEError: The generator reads prompts, and there is none.
+    """
+    if not choices.text:
+        return "" if wanted == EVERY else wanted or ""
+    words = (prompt or "").split()
+    if not words:
+        raise FAEError("say in the prompt what to draw")
+    return " ".join(words)
 
 
 def make_controls(models: Models, prefix: str, *, count: int = 4, one_class: bool = False) -> Controls:
@@ -81,7 +97,13 @@ def make_controls(models: Models, prefix: str, *, count: int = 4, one_class: boo
         generator = gr.Dropdown(names, value=names[0], label="Generator", elem_id=f"{prefix}-generator", min_width=140)
         shown = _shown(first, one_class)
         classes = gr.Dropdown(label="Class", elem_id=f"{prefix}-class", min_width=140, **shown["classes"])
-        prompt = gr.Textbox(label="Prompt", elem_id=f"{prefix}-prompt", min_width=240, **shown["prompt"])
+        prompt = gr.Textbox(
+            label="Prompt",
+            elem_id=f"{prefix}-prompt",
+            min_width=240,
+            max_length=LONGEST_PROMPT,
+            **shown["prompt"],
+        )
         pictures = gr.Slider(
             1, MOST_PICTURES, value=count, step=1, label="Pictures", elem_id=f"{prefix}-count", min_width=140
         )
@@ -113,7 +135,7 @@ def _shown(choices: Choices, one_class: bool) -> dict[str, dict[str, Any]]:
     classes = [*([] if one_class else [EVERY]), *choices.classes]
     return {
         "classes": {"choices": classes, "value": classes[0] if classes else None, "visible": bool(choices.classes)},
-        "prompt": {"value": "", "visible": choices.text},
+        "prompt": {"visible": choices.text},  # what is in it stays
         "method": {"choices": list(choices.methods), "value": choices.method, "visible": bool(choices.methods)},
         "steps": {
             "value": choices.steps or 1,

@@ -21,7 +21,7 @@ STYLE = """
 .fae-status progress {width: min(60%, 24em); vertical-align: middle; accent-color: var(--color-accent)}
 .fae-note {color: var(--body-text-color-subdued)}
 .fae-error {border-left: 4px solid #d33; background: rgba(221, 51, 51, 0.12); padding: 8px 12px; border-radius: 4px}
-.fae-figures {display: grid; gap: 10px; max-width: calc(var(--most) * 230px)}
+.fae-figures {--least: 80px; display: grid; gap: 10px; max-width: calc(var(--most) * 230px)}
 .fae-figures figure, .fae-states td {margin: 0}
 .fae-figures img, .fae-states img {display: block; border-radius: 3px}
 .fae-figures img {width: 100%}
@@ -42,7 +42,7 @@ STYLE = """
   .gradio-container {padding: 4px !important}
   .gradio-container main.contain, .gradio-container > .main {padding: 8px 4px !important}
   .tab-container button {padding: 0 8px !important}
-  .fae-figures {gap: 6px}
+  .fae-figures {--least: 130px; gap: 6px}
 }
 """
 
@@ -70,9 +70,8 @@ def figures(shown: Sequence[Shown], columns: int | None = None) -> str:
         columns: In a row, on every screen; None lets as many be side by side as the screen has room for, at most 4.
     """
     most = columns or min(4, len(shown))
-    layout = (
-        f"repeat({columns}, minmax(0, 1fr))" if columns else "repeat(auto-fill, minmax(clamp(80px, 22%, 230px), 1fr))"
-    )
+    filled = "repeat(auto-fill, minmax(max(var(--least), min(22%, 230px)), 1fr))"
+    layout = f"repeat({columns}, minmax(0, 1fr))" if columns else filled
     cells = "".join(
         f"<figure>{_image(image, text)}<figcaption>{html.escape(text)}</figcaption></figure>" for text, image in shown
     )

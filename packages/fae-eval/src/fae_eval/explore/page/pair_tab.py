@@ -7,13 +7,14 @@ from typing import Any
 import gradio as gr
 
 from fae_core.errors import FAEError
-from fae_eval.explore.drawing import Drawn, Order, conditions, draw
+from fae_eval.explore.drawing import LONGEST_PROMPT, Drawn, Order, conditions, draw
 from fae_eval.explore.models import Models, choices_of
-from fae_eval.explore.page.controls import EVERY
+from fae_eval.explore.page.controls import EVERY, wish
 from fae_eval.explore.page.markup import figures, note, states
 from fae_eval.explore.page.parts import (
     Updates,
     drawn_updates,
+    draws,
     guarded,
     number,
     place,
@@ -27,9 +28,10 @@ _COUNT = 4
 
 
 def pair_tab(models: Models, work: Work) -> None:
-    """Two generators, one class and one seed: both start at the same noise, with settings of their own."""
+    """Two generators, one class or prompt and one seed: both start at the same noise, with settings of their own."""
     names = list(models.generators)
-    classes = choices_of(models.generators[names[0]]).classes
+    every = [choices_of(generator) for generator in models.generators.values()]
+    classes = tuple(dict.fromkeys(name for choices in every for name in choices.classes))
     gr.Markdown("Both start at the same noise and paint with the same decoder. Each takes its own settings.")
     with gr.Row():
         sides = [
@@ -38,6 +40,13 @@ def pair_tab(models: Models, work: Work) -> None:
         ]
         wanted = gr.Dropdown(
             [EVERY, *classes], value=EVERY, label="Class", elem_id="pair-class", min_width=140, visible=bool(classes)
+        )
+        prompt = gr.Textbox(
+            label="Prompt",
+            elem_id="pair-prompt",
+            min_width=240,
+            max_length=LONGEST_PROMPT,
+            visible=any(choices.text for choices in every),
         )
         seed = gr.Number(0, label="Seed", precision=0, elem_id="pair-seed", min_width=100)
     with gr.Row():
@@ -51,7 +60,7 @@ def pair_tab(models: Models, work: Work) -> None:
                 sides_shown.append((place(f"pair-{side}-pictures"), place(f"pair-{side}-states")))
 
     @guarded(status)
-    def drawing(request: gr.Request, left: str, right: str, which: str, start_at: Any) -> Updates:
+    def drawing(request: gr.Request, left: str, right: str, which: str, said: str, start_at: Any) -> Updates:
         chosen, seed_number = (left, right), number(start_at, "seed")
         if not all(name in models.generators for name in chosen):
             raise FAEError("choose two generators")
@@ -59,7 +68,7 @@ def pair_tab(models: Models, work: Work) -> None:
         for name, (pictures, way) in zip(chosen, sides_shown, strict=True):
             generator = models.generators[name]
             choices = choices_of(generator)
-            order = Order(conditions(choices, "" if which == EVERY else which, _COUNT), seed_number)
+            order = Order(conditions(choices, wish(choices, which, said), _COUNT), seed_number)
             titles = [condition or f"picture {i + 1}" for i, condition in enumerate(order.conditions)]
 
             def finished(drawn: Drawn, pictures=pictures, way=way, titles=titles, name=name) -> dict[Any, Any]:
@@ -76,5 +85,5 @@ def pair_tab(models: Models, work: Work) -> None:
         yield {status: note(f"{left} on the left, {right} on the right; seed {seed_number}")}
 
     elements = [element for pair in sides_shown for element in pair]
-    start.click(drawing, [*sides, wanted, seed], [status, *elements], show_progress="hidden")
+    draws([start.click, prompt.submit], drawing, [*sides, wanted, prompt, seed], [status, *elements])
     stops(stop, work, "pair")

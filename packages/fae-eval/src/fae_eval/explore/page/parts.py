@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,7 +13,7 @@ import gradio as gr
 from fae_core.errors import FAEError
 from fae_eval.explore.drawing import Drawn
 from fae_eval.explore.page.markup import bar, fault, note, states
-from fae_eval.explore.turns import Done, Stopped, Work
+from fae_eval.explore.turns import Done, Replaced, Stopped, Work
 
 _log = logging.getLogger("fae.explore")
 _SECONDS = 0.2  # between two reports of progress
@@ -43,6 +43,8 @@ def guarded(status: gr.HTML) -> Callable[[Callable[..., Updates]], Callable[...,
         def run(*arguments: Any) -> Updates:
             try:
                 yield from handler(*arguments)
+            except Replaced:
+                return  # the line is that of what was asked for since
             except Stopped:
                 yield {status: note("stopped")}
             except FAEError as error:
@@ -93,6 +95,18 @@ def drawn_updates(
 def visitor(request: gr.Request) -> str:
     """The session of who asks."""
     return request.session_hash or ""
+
+
+def draws(asked: Sequence[Any], handler: Callable[..., Updates], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Let clicks, or Enter in a field, begin something that takes a while; a second one ends the first.
+
+    Args:
+        asked: The events.
+        handler: What they begin.
+        inputs: Fields that it takes.
+        outputs: Elements that it changes.
+    """
+    gr.on(asked, handler, inputs, outputs, show_progress="hidden", trigger_mode="multiple")
 
 
 def stops(button: gr.Button, work: Work, kind: str) -> None:

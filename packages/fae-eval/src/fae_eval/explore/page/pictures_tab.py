@@ -16,14 +16,13 @@ from fae_eval.explore.drawing import Drawn, Order, conditions, draw
 from fae_eval.explore.latents import enlarged, rebuild, rebuilt_pictures
 from fae_eval.explore.models import Models, choices_of
 from fae_eval.explore.page.markup import Shown, figures, note, values
-from fae_eval.explore.page.parts import Updates, drawn_updates, guarded, place, status_line, stops, visitor
+from fae_eval.explore.page.parts import Updates, drawn_updates, draws, guarded, place, status_line, stops, visitor
 from fae_eval.explore.patches import Tokens, similarities, similarity_pictures
 from fae_eval.explore.turns import Work
 from fae_eval.explore.uploads import as_batch, fitted, read_picture
 from fae_eval.figures.pca import component_colors
 
 _SIDE = 512  # pixels of a picture that is shown to be clicked
-_SUFFIXES = ["image"]  # what a browser's dialogue offers; what is taken, the readers decide
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,8 @@ def _slot(name: str, models: Models, source: ImageSource | None) -> Slot:
             min_width=140,
         )
         with gr.Row():
-            upload = gr.UploadButton(
-                "Upload", file_types=_SUFFIXES, type="filepath", elem_id=f"upload-{name}", min_width=70, size="sm"
-            )
+            # Of every file type: what is taken, the readers of data sets decide.
+            upload = gr.UploadButton("Upload", type="filepath", elem_id=f"upload-{name}", min_width=70, size="sm")
             drawn = gr.Button("Draw one", elem_id=f"draw-{name}", min_width=70, size="sm", visible=_draws(models))
             following = gr.Button(
                 "Next of the data", elem_id=f"next-{name}", min_width=70, size="sm", visible=source is not None
@@ -138,7 +136,9 @@ def _filled(slot: Slot, models: Models, work: Work, source: ImageSource | None, 
             said = f"picture {slot.name}: {order.conditions[0] or 'drawn'}, seed {seed}"
             return {**put(fitted(drawn.pictures[0], models.tokenizer), said), count: before + 1}
 
-        told = work.run((visitor(request), "picture"), lambda tell: draw(generator, models.tokenizer, order, tell))
+        told = work.run(
+            (visitor(request), "picture", slot.name), lambda tell: draw(generator, models.tokenizer, order, tell)
+        )
         yield from drawn_updates(told, status, finished)
 
     position = gr.State(0)
@@ -151,7 +151,7 @@ def _filled(slot: Slot, models: Models, work: Work, source: ImageSource | None, 
         yield put(read_source(source, index, size), f"picture {slot.name}: image {index} of the data")
 
     slot.upload.upload(uploaded, slot.upload, outputs, show_progress="hidden")
-    slot.drawn.click(drawn, count, [*outputs, count], show_progress="hidden")
+    draws([slot.drawn.click], drawn, [count], [*outputs, count])
     slot.following.click(following, position, [*outputs, position], show_progress="hidden")
 
 

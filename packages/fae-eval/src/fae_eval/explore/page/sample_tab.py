@@ -10,7 +10,7 @@ from fae_eval.explore.drawing import Drawn, draw
 from fae_eval.explore.models import Models
 from fae_eval.explore.page.controls import make_controls
 from fae_eval.explore.page.markup import figures, note, states
-from fae_eval.explore.page.parts import Updates, drawn_updates, guarded, place, status_line, stops, visitor
+from fae_eval.explore.page.parts import Updates, drawn_updates, draws, guarded, place, status_line, stops, visitor
 from fae_eval.explore.turns import Work
 
 
@@ -38,5 +38,5 @@ def sample_tab(models: Models, work: Work) -> None:
         told = work.run((visitor(request), "sample"), lambda tell: draw(generator, models.tokenizer, order, tell))
         yield from drawn_updates(told, status, finished, way, names)
 
-    start.click(drawing, controls.fields, [status, pictures, way], show_progress="hidden")
+    draws([start.click, controls.prompt.submit], drawing, controls.fields, [status, pictures, way])
     stops(stop, work, "sample")

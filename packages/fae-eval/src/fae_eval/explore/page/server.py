@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -98,6 +99,14 @@ def serve(models: Models, source: Any, bound: socket.socket, host: str, ready: C
             theme=theme(),
             head=f"<style>{STYLE}</style>",  # gradio would rewrite its argument css
         )
+
+        class Server(uvicorn.Server):
+            """Ends without a word about the pages that are open then: their streams are cut off."""
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+                await super().shutdown(sockets)
+
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
         ready()
-        uvicorn.Server(config).run(sockets=[bound])
+        Server(config).run(sockets=[bound])
