@@ -163,9 +163,18 @@ def require_decoder(tokenizer: Any, name: object) -> None:
         name: What the error message calls it, such as its path.
     """
     if not can_decode(tokenizer):
-        raise FAEError(
-            f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder, such as a whole FAE"
-        )
+        raise cannot_decode(name)
+
+
+def cannot_decode(name: object) -> FAEError:
+    """The error about a tokenizer that has to decode and cannot.
+
+    Args:
+        name: What the message calls it, such as its path.
+    """
+    return FAEError(
+        f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder, such as a whole FAE"
+    )
 
 
 def class_count(generator: Any) -> int | None:

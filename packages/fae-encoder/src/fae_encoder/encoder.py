@@ -29,7 +29,7 @@ from fae_core.spec import LatentSpec
 from fae_encoder.adapters import create_adapter
 from fae_encoder.backbones import build_backbone
 from fae_encoder.backbones.preprocess import same_aspect
-from fae_encoder.config import FAEEncoderConfig, preset_config
+from fae_encoder.config import ENCODER_TYPE, WHOLE_FAE, FAEEncoderConfig, preset_config
 from fae_encoder.feature_norm import FeatureNorm
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
@@ -37,7 +37,6 @@ from fae_encoder.posterior import LOGVAR_RANGE, Posterior
 STORED = "stored"  # the backbone's weights are in the encoder's own folder
 _FETCHABLE = ("pretrained", "pip")
 _BACKBONE = "backbone."
-WHOLE_FAE = "fae"  # model_type of encoder and decoders together
 _TRAINED = "trained"  # in config.json, False for an adapter that never was; absent in folders of earlier versions
 _SAMPLED = 256  # values of each weight by which an untrained adapter is recognised
 
@@ -58,7 +57,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         LatentSpecMismatch: if the spec does not fit the configuration.
     """
 
-    model_type: ClassVar[str] = "fae-encoder"
+    model_type: ClassVar[str] = ENCODER_TYPE
     config_class: ClassVar[type[Config]] = FAEEncoderConfig
     model_parts: ClassVar[tuple[str, ...]] = ("", ENCODER)
     pipeline_tag: ClassVar[str | None] = "image-feature-extraction"
@@ -109,10 +108,7 @@ class FAEEncoder(PretrainedModel[FAEEncoderConfig]):
         Raises:
             FAEError: for an unknown preset or settings that do not fit.
         """
-        config = preset_config(name, overrides)
-        if weights != "default":
-            weights = None if weights in (None, "random") else str(weights)
-            config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
+        config = preset_config(name, overrides, weights)
         return cls(config, spec) if seed is None else seeded(seed, lambda: cls(config, spec))
 
     @classmethod

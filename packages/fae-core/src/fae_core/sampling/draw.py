@@ -15,6 +15,7 @@ from fae_core.models.draw import draw_latents
 from fae_core.models.load import load_decoder, load_generator
 from fae_core.protocols import Decoder, Generator, class_count
 from fae_core.random import SlotRandom, derive_seed
+from fae_core.sampling.beforehand import all_names
 
 
 def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Decoder]:
@@ -84,8 +85,7 @@ def class_names_of(generator: Generator) -> tuple[str, ...] | None:
     Args:
         generator: Any generator.
     """
-    names = getattr(generator, "class_names", None)
-    return None if names is None else (*names, *map(str, range(len(names), classes_of(generator))))
+    return all_names(getattr(generator, "class_names", None), classes_of(generator))
 
 
 def classes_of(generator: Generator) -> int:

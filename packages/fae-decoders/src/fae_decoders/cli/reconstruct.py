@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Survey, model_there, path_there
+from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Split, Survey, decoder_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
-from fae_decoders.cli.train_autoencoder import Split
 
 
 def reconstruct(
@@ -19,7 +18,7 @@ def reconstruct(
         str,
         typer.Option(
             "--model",
-            callback=model_there,
+            callback=decoder_there,
             help="Run folder, model folder, bundle or hub id of an FAE or another tokenizer.",
         ),
     ],

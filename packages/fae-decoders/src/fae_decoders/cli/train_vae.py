@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.options import Split, TrainData, check_places
 from fae_core.cli.training_options import TrainingOptions, training_command, training_config
 from fae_core.config.limits import LARGEST_SIDE
-from fae_decoders.cli.train_autoencoder import Split
 
 DEFAULT_PRESET = "conv-vae-cifar10"
 

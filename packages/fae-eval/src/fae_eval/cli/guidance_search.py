@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Resume, Seed, Set, model_there
+from fae_core.cli.options import Decoder, Generator, Resume, Seed, Set
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import Measurement, draw_beside, finish, result_path
 
@@ -19,16 +19,8 @@ if TYPE_CHECKING:
 @spread
 def guidance_search(
     options: Measurement,
-    generator: Annotated[
-        str,
-        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
-    ],
-    decoder: Annotated[
-        str,
-        typer.Option(
-            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
-        ),
-    ],
+    generator: Generator,
+    decoder: Decoder,
     low: Annotated[float, typer.Option("--low", min=0, max=1000, help="The smallest scale; 1 is off.")] = 1.0,
     high: Annotated[float, typer.Option("--high", min=0, max=1000, help="The largest scale.")] = 4.0,
     step: Annotated[float, typer.Option("--step", min=0.001, max=1000, help="Between scales.")] = 0.1,
@@ -69,8 +61,6 @@ def guidance_search(
     from fae_core.cli.settings import parse_overrides
     from fae_core.config import parse_config
     from fae_core.errors import FAEError
-    from fae_core.models.load import generator_type
-    from fae_core.models.sample_options import check_early
     from fae_eval.results import Result
     from fae_eval.studies.guidance_plan import GuidancePlan
 
@@ -91,8 +81,8 @@ def guidance_search(
         },
         "guidance search",
     )
-    check_early(generator_type(generator), plan.options)
     options.check_places()
+    options.check_drawing([generator], decoder, plan.options)
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group

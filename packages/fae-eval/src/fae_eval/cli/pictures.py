@@ -75,6 +75,7 @@ def similarity(
         draw,
         (tokenizer, images, out, indices, count, survey, device, overwrite),
         facts={"latent_scale": latent_scale.value},
+        check=lambda found: queries_of(query, found),
     )
 
 
@@ -127,11 +128,13 @@ def matching(
     """
     from fae_core.errors import FAEError
 
+    def check(found: int) -> None:
+        if found != 2:
+            raise FAEError(f"matching needs two images, got {found}")
+
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
         from fae_eval.figures import matching_picture
 
-        if len(batch) != 2:
-            raise FAEError(f"matching needs two images, got {len(batch)}")
         return matching_picture(
             model, batch[0], batch[1], most=most, seed=seed, select=select.value, latent_scale=latent_scale.value
         )
@@ -146,6 +149,7 @@ def matching(
         same_class=True,
         facts={"select": select.value, "seed": seed, "latent_scale": latent_scale.value},
         warnings=[_FLATTERS] if select is Select.MUTUAL else [],
+        check=check,
     )
 
 
@@ -190,19 +194,24 @@ def _picture(
     same_class: bool = False,
     facts: dict[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    check: Callable[[int], object] = lambda count: None,
 ) -> None:
+    """Draw, and write picture and record. `check` is called with the number of images before a model is loaded."""
     tokenizer, images, out, indices, count, survey, device, overwrite = arguments
     path = result_path(out, kind, overwrite)
     assert path is not None
-    from fae_core.images import load_batch, open_surveyed
+    from fae_core.images import open_surveyed
+
+    source = open_surveyed(images, report=survey)
+    chosen = choose_images(source, indices, count, same_class=same_class)
+    check(len(chosen))
+    from fae_core.images import load_batch
     from fae_core.protocols import read_size
     from fae_eval.figures.canvas import save_picture
     from fae_eval.results import Result, provenance
     from fae_eval.tokenizers import device_of, load_image_tokenizer
 
     model = load_image_tokenizer(tokenizer, device)
-    source = open_surveyed(images, report=survey)
-    chosen = choose_images(source, indices, count, same_class=same_class)
     batch = load_batch(source, chosen, read_size(model))
     picture, values = draw(model, batch.to(device_of(model)))
     save_picture(picture, path.with_suffix(".png"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Resume, Seed, Set, model_there
+from fae_core.cli.options import Decoder, Generator, Resume, Seed, Set
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Floor
 from fae_eval.cli.options import Measurement, draw_beside, finish, result_path
@@ -20,16 +20,8 @@ if TYPE_CHECKING:
 @spread
 def sampling_grid(
     options: Measurement,
-    generator: Annotated[
-        str,
-        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
-    ],
-    decoder: Annotated[
-        str,
-        typer.Option(
-            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
-        ),
-    ],
+    generator: Generator,
+    decoder: Decoder,
     vary: Annotated[
         list[str],
         typer.Option("--vary", help="OPTION=VALUE,VALUE,... of fae sample, such as steps=8,12,25. Repeatable."),
@@ -57,8 +49,6 @@ def sampling_grid(
     from fae_core.cli.settings import parse_overrides
     from fae_core.config import parse_config
     from fae_core.errors import FAEError
-    from fae_core.models.load import generator_type
-    from fae_core.models.sample_options import check_early
     from fae_eval.results import Result
     from fae_eval.studies.grid_plan import SamplingGrid
 
@@ -67,10 +57,8 @@ def sampling_grid(
         raise FAEError("--resume needs --out, the record to continue")
     settings = {"vary": _values(vary), "count": count, "within": within, "options": parse_overrides(overrides)}
     grid = parse_config(SamplingGrid, settings, "sampling grid")
-    kind = generator_type(generator)
-    for point in grid.points:
-        check_early(kind, {**grid.options, **point})
     options.check_places()
+    options.check_drawing([generator], decoder, *({**grid.options, **point} for point in grid.points))
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group

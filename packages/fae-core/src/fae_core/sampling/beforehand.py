@@ -1,0 +1,60 @@
+"""What is asked of a generator and a decoder, checked by their files before torch is imported and weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fae_core.images.classes import chosen_classes
+from fae_core.models.sample_options import check_early
+from fae_core.models.stored import StoredModel, require_pair, stored_model
+
+DRAWN = ("equal", "random")  # labels that are no list of classes
+
+
+def check_drawing(
+    generator: str | Path,
+    decoder: str | Path,
+    *,
+    labels: str = "equal",
+    prompts: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> StoredModel | None:
+    """Check what samples are asked for. What only loading tells, as of a hub repository, is not checked.
+
+    Args:
+        generator: Where it is: a folder, a run, a checkpoint, a bundle or a repository.
+        decoder: The same of the tokenizer.
+        labels: As `draw_labels` takes them.
+        prompts: Texts; labels choose among these then.
+        options: Of the generator's `sample`.
+
+    Returns:
+        The generator as its files describe it; None for a hub repository.
+
+    Raises:
+        LatentSpecMismatch: They are for different latents.
+        InvalidSettings: The generator has no such option, or a value is wrong.
+        FAEError: There is no such model or class, or the tokenizer cannot decode.
+    """
+    drawn = stored_model("generator", generator)
+    require_pair(drawn, stored_model("tokenizer", decoder))
+    if drawn is not None:
+        check_early(drawn.point.name, options or {})
+    names, count = (None, len(prompts)) if prompts else _classes(drawn)
+    if labels not in DRAWN and count is not None:
+        chosen_classes(labels, names, count)
+    return drawn
+
+
+def all_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
+    """The names of `count` classes by label, numbers where fewer have names; None where none has."""
+    return None if names is None else (*names, *map(str, range(len(names), count)))
+
+
+def _classes(drawn: StoredModel | None) -> tuple[tuple[str, ...] | None, int | None]:
+    """The names of a generator's classes and how many there are; None for what is not known."""
+    if drawn is None or drawn.classes is None:
+        return None, None
+    return all_names(drawn.class_names, drawn.classes), drawn.classes
