@@ -54,7 +54,38 @@ MISTAKES = {
         ("eval generation --generator vae --decoder tokenizer --reference images", "not a generator"),
         ("eval convergence --generator images --decoder tokenizer --reference images", "images has no checkpoints"),
         ("eval probe --model generator --data images", "not a tokenizer"),
+        ("eval probe --model vae --data images", "vae (conv-vae) gives latents but no features"),
+        ("eval pca --model vae --data images --out out", "gives latents but no features"),
         ("eval similarity --model generator --data images --out out", "not a tokenizer"),
+    ],
+    "sampling": [
+        (f"sample {DRAWS} --set method=mean_flow --out out", "needs a network trained with mean_flow"),
+        (f"sample {DRAWS} --sampling rae-autoguidance --out out", "guides by a worse model"),
+        (f"sample {DRAWS} --set weak=/nope --out out", "/nope does not exist"),
+        (f"sample {DRAWS} --set weak=generator-vae --out out", "height: wanted 4, found 8"),
+        (f"sample {DRAWS} --prompts images/words.txt --out out", "generator does not draw what a text says"),
+        (f"eval sampling-grid {MEASURES} --vary method=euler,mean_flow", "needs a network trained with mean_flow"),
+        ("sample --model cifar10 --resume --out images", "images exists"),
+    ],
+    "training": [
+        ("train diffusion --latents store --out out", "made for latents of 16x4x4, and these are of 8x8x8"),
+        ("train flow --latents store --out out", "made for latents of 16x4x4, and these are of 8x8x8"),
+        ("train flow --data images --tokenizer vae --out out", "made for latents of 16x4x4, and these are of 8x8x8"),
+        ("train diffusion --latents store --preset sit-tiny --set model.patch_size=3 --out out", "do not tile latents"),
+        ("train flow --latents store --preset starflow-tiny --set model.patch_size=3 --out out", "patches of 3"),
+        ("train diffusion --latents store --preset mmdit-tiny --out out", "neither captions nor class names"),
+        (
+            "train diffusion --latents store --preset sit-tiny --set preview.decoder=tokenizer --out out",
+            "height: wanted 4, found 8",
+        ),
+        ("train pixel --data images --autoencoder stage-one --out out", "made for features of 176x8x8"),
+        ("train autoencoder --data empty --out out", "empty holds no images"),
+        ("train vae --data images --split half --out out", "images has no split 'half'"),
+    ],
+    "originals": [
+        ("import sit images/0.png --arch XXL/9 --out out", "did you mean XL/4"),
+        ("import lightningdit images/0.png --spec images --out out", "images/latent_spec.json does not exist"),
+        ("import mmdit /nope --out out", "/nope does not exist"),
     ],
     "decoding": [
         ("sample --generator generator --decoder stage-one --out out", "stage-one encodes but cannot paint"),
@@ -80,6 +111,9 @@ MISTAKES = {
         ("encode --data images --model fae-tiny --features store --out out", "features of conv-vae"),
     ],
     "backbones": [
+        ("encode --data images --model encoder --weights pip --out out", "holds its backbone's weights itself"),
+        ("reconstruct --data images --model tokenizer --extractor incepton --out out", "did you mean inception"),
+        ("info generator --gpus 3", "unknown preset 'generator'"),
         ("encode --data images --model fae-tiny --weights /nope.pt --out out", "/nope.pt does not exist"),
         ("encode --data images --model fae-tiny --set encoder.backbone.name=vit --out out", "a backbone is named"),
         ("train autoencoder --data images --encoder fae-tiny --weights /nope.pt --out out", "/nope.pt does not exist"),
@@ -139,7 +173,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ending
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         save_models()
-        Path("images").mkdir()
+        for name in ("images", "empty"):
+            Path(name).mkdir()
+        Path("images/words.txt").write_text("a cat\n")
         for number in range(2):
             Image.new("RGB", (48, 48), (number * 90, 0, 0)).save(f"images/{number}.png")
         before = sorted(folder.rglob("*"))

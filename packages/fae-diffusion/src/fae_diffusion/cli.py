@@ -69,6 +69,7 @@ def train_diffusion(
     from fae_core.cli.training import train_generator
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
+    from fae_diffusion.text.stored import require_texts
 
     choice = CaptionChoice.parse(caption_weights)
 
@@ -78,6 +79,8 @@ def train_diffusion(
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
+        if model_type == "mmdit" and latents is not None:
+            require_texts(latents, caption_template)
 
     def text_task(*arguments: Any) -> tuple[Any, dict[str, Any]]:
         from fae_diffusion.text.training import caption_task
@@ -153,7 +156,10 @@ def import_ditdh(
 
 def import_mmdit(
     checkpoint: Annotated[
-        Path, typer.Argument(help="The original's .pt or .safetensors file, or the folder that diffusers saved.")
+        Path,
+        typer.Argument(
+            callback=path_there, help="The original's .pt or .safetensors file, or the folder that diffusers saved."
+        ),
     ],
     out: Out,
     config: Arguments = None,
@@ -191,14 +197,18 @@ def _import(
     from fae_core.files import require_new_folder
     from fae_core.models.configs import config_class_of
     from fae_core.spec import LatentSpec
+    from fae_diffusion.official.arguments import RELEASED, architecture, derived_spec, official_arguments
 
     require_new_folder(out, overwrite=overwrite)
     arguments = resolve_settings(None, config, overrides)
     fields = arguments.pop("model", {})
     require_fields(config_class_of("lightningdit" if original == "ditdh" else original), fields, "model settings")
+    latent_spec = LatentSpec.load(spec) if spec is not None else None
+    if arch is not None:
+        architecture(original, arch)
     from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.official.checkpoint import read_checkpoint, read_diffusers_folder, read_statistics
-    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, layout_of, official_arguments
+    from fae_diffusion.official.transformer import layout_of
 
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
     if original == "mmdit" and checkpoint.is_dir():
@@ -214,7 +224,6 @@ def _import(
         released = {} if config is not None else RELEASED.get(layout, {})
         size = architecture(layout, arch) if arch is not None else {}
         arguments = official_arguments(layout, {**released, **size, **arguments})
-    latent_spec = LatentSpec.load(spec) if spec is not None else None
     if statistics is not None:
         latent_spec = latent_spec or derived_spec(layout, arguments)
         latent_spec = latent_spec.with_statistics(*read_statistics(statistics))

@@ -151,7 +151,7 @@ def encode(
     elif fields:
         raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")
     elif model is not None and (weights is not None or features is not None):
-        known = stored_config(model)  # these two are about a backbone
+        known = stored_config(model, weights)  # these two are about a backbone
     check_places(features=features)
     if features is not None and known is not None:
         require_features_of(features, known)

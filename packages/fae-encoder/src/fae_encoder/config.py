@@ -17,6 +17,7 @@ from fae_core.models.stored import stored_model, stored_spec
 from fae_encoder.backbones.config import BackboneConfig
 
 ENCODER_TYPE = "fae-encoder"
+STORED = "stored"  # the backbone's weights are in the encoder's own folder
 WHOLE_FAE = "fae"  # model_type of encoder and decoders together
 
 
@@ -108,17 +109,18 @@ def preset_config(name: str, overrides: Mapping[str, Any], weights: str | Path |
     return config
 
 
-def stored_config(source: str | Path) -> FAEEncoderConfig | None:
+def stored_config(source: str | Path, weights: str | None = None) -> FAEEncoderConfig | None:
     """The configuration of the encoder in a folder, an encoder's own or a whole FAE's, read without torch.
 
     Args:
         source: a model folder, run or bundle.
+        weights: of the backbone, from elsewhere; None for those that the folder names.
 
     Returns:
         The configuration; None for a hub repository, of which only loading tells.
 
     Raises:
-        InvalidFile: there is no encoder with a backbone, or a file of it is damaged.
+        InvalidFile: there is no encoder with a backbone, a file of it is damaged, or the folder has weights itself.
     """
     stored = stored_model("tokenizer", source)
     if stored is None:
@@ -126,7 +128,17 @@ def stored_config(source: str | Path) -> FAEEncoderConfig | None:
     if stored.point.name not in (ENCODER_TYPE, WHOLE_FAE):
         raise InvalidFile(f"{source} holds a {stored.point.name}, which has no backbone; give an encoder or an FAE")
     folder = stored.folder if stored.point.name == ENCODER_TYPE else stored.folder / ENCODER
-    return parse_config(FAEEncoderConfig, read_json(folder / MODEL_CONFIG).get("config"), str(folder / MODEL_CONFIG))
+    path = folder / MODEL_CONFIG
+    config = parse_config(FAEEncoderConfig, read_json(path).get("config", {}), str(path))
+    if weights is not None:
+        require_no_stored_weights(config, folder)
+    return config
+
+
+def require_no_stored_weights(config: FAEEncoderConfig, folder: Path) -> None:
+    """Raise InvalidFile where a backbone's weights are in the encoder's own folder, so that no others can be taken."""
+    if config.backbone.weights == STORED:
+        raise InvalidFile(f"{folder} holds its backbone's weights itself; leave `weights` out")
 
 
 def require_features_of(features: str | Path, config: FAEEncoderConfig) -> None:

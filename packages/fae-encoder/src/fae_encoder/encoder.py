@@ -29,12 +29,18 @@ from fae_core.spec import LatentSpec
 from fae_encoder.adapters import create_adapter
 from fae_encoder.backbones import build_backbone
 from fae_encoder.backbones.preprocess import same_aspect
-from fae_encoder.config import ENCODER_TYPE, WHOLE_FAE, FAEEncoderConfig, preset_config
+from fae_encoder.config import (
+    ENCODER_TYPE,
+    STORED,
+    WHOLE_FAE,
+    FAEEncoderConfig,
+    preset_config,
+    require_no_stored_weights,
+)
 from fae_encoder.feature_norm import FeatureNorm
 from fae_encoder.fingerprint import combine_fingerprints, fingerprint_state
 from fae_encoder.posterior import LOGVAR_RANGE, Posterior
 
-STORED = "stored"  # the backbone's weights are in the encoder's own folder
 _FETCHABLE = ("pretrained", "pip")
 _BACKBONE = "backbone."
 _TRAINED = "trained"  # in config.json, False for an adapter that never was; absent in folders of earlier versions
@@ -428,8 +434,7 @@ def _sample_of(adapter: torch.nn.Module) -> tuple[Tensor, ...] | None:
 
 def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:
     """A saved encoder's config with its backbone's weights from elsewhere. Raises InvalidFile if they are inside."""
-    if config.backbone.weights == STORED:
-        raise InvalidFile(f"{folder} holds its backbone's weights itself; leave `weights` out")
+    require_no_stored_weights(config, folder)
     revision = config.backbone.revision if weights == "pretrained" else None
     backbone = config.backbone.model_copy(update={"weights": weights, "revision": revision})
     return config.model_copy(update={"backbone": backbone})

@@ -80,6 +80,7 @@ def import_starflow(
     settings = resolve_settings(None, config, overrides)
     fields = settings.pop("model", {})
     require_fields(STARFlowConfig, fields, "model settings")
+    latent_spec = LatentSpec.load(spec) if spec is not None else None
     from fae_core.models.foreign import read_state_dict
     from fae_flow import STARFlow
     from fae_flow.official.checkpoint import constructor_arguments
@@ -92,7 +93,6 @@ def import_starflow(
             fields.setdefault(own, arguments[name])
     if classes is not None:
         fields["classes"] = classes
-    latent_spec = LatentSpec.load(spec) if spec is not None else None
     model = STARFlow.from_official(state, arguments, latent_spec, **fields)
     card = f"Imported from a checkpoint of the original STARFlow (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)

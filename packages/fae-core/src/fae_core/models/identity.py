@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel
 from torch import nn
+
+from fae_core.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,16 +39,22 @@ def model_checksum(state: Mapping[str, Tensor], spec: LatentSpec | None) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: Any) -> str | None:
+def model_identity(model: Any, *, sampling: bool = True) -> str | None:
     """A hash of what a loaded model's output depends on: its configuration, weights and latent space.
 
     None for a model that is not a torch module, whose weights are not known.
+
+    Args:
+        model: Any model.
+        sampling: Whether its own defaults of `sample` (`config.sampling`) are part of it.
     """
     if not isinstance(model, nn.Module):
         return None
     config = getattr(model, "config", None)
-    # Without defaults, so that fields of later versions change nothing, and without the places that weights came from.
-    dumped = config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, BaseModel) else {}
+    # Without the places that weights came from, and without defaults.
+    dumped = config.deciding(exclude_defaults=True) if isinstance(config, Config) else {}
+    if not sampling:
+        dumped.pop("sampling", None)
     settings = json.dumps(_without_places(dumped), sort_keys=True)
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
     return hashlib.sha256(f"{type(model).__name__} {settings} {weights}".encode()).hexdigest()

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
+from fae_core.config import Config, parse_config
 from fae_core.errors import InvalidFile, MissingPackage, UnknownName
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
@@ -62,13 +63,32 @@ class StoredModel:
         return count if isinstance(count, int) else None
 
     @property
+    def config(self) -> Config | None:
+        """Its settings as its package parses them; None where only the class of the model, with torch, can.
+
+        Raises InvalidSettings where they are none.
+        """
+        declared = load_plugins("fae.configs").get(self.point.name)
+        where = str(self.folder / MODEL_CONFIG)
+        return None if declared is None else parse_config(declared.load(), self.settings, where)
+
+    @property
     def decodes(self) -> bool:
         """Whether a tokenizer turns latents into images, as far as its files show."""
         parts = self.settings.get("parts")
         if isinstance(parts, list):
             return PIXEL_DECODER in parts
+        return self._declared("decodes")
+
+    @property
+    def has_features(self) -> bool:
+        """Whether a tokenizer shows the features that it makes latents of, as far as its settings say."""
+        return self._declared("has_features")
+
+    def _declared(self, ability: str) -> bool:
+        """Whether the class of its settings has an ability: all that do not deny it have."""
         declared = load_plugins("fae.configs").get(self.point.name)
-        return declared is None or getattr(declared.load(), "decodes", True)
+        return declared is None or getattr(declared.load(), ability, True)
 
 
 def stored_model(kind: Kind, source: str | Path) -> StoredModel | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fae_core.errors import FAEError
 from fae_core.images.classes import chosen_classes
 from fae_core.models.sample_options import check_early
 from fae_core.models.stored import StoredModel, require_pair, stored_model
@@ -41,11 +42,21 @@ def check_drawing(
     drawn = stored_model("generator", generator)
     require_pair(drawn, stored_model("tokenizer", decoder))
     if drawn is not None:
-        check_early(drawn.point.name, options or {})
+        config = drawn.config
+        check_early(drawn.point.name, options or {}, config, drawn.spec)
+        _check_prompts(drawn.source, getattr(config, "takes_prompts", None), bool(prompts))
     names, count = (None, len(prompts)) if prompts else _classes(drawn)
     if labels not in DRAWN and count is not None:
         chosen_classes(labels, names, count)
     return drawn
+
+
+def _check_prompts(source: str, taken: bool | None, given: bool) -> None:
+    """Raise FAEError where a generator is given prompts that it does not take, or needs; `taken` None: not known."""
+    if taken is False and given:
+        raise FAEError(f"{source} does not draw what a text says; leave --prompts out")
+    if taken and not given:
+        raise FAEError(f"{source} draws what a text says; give --prompts, a file with one prompt per line")
 
 
 def all_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

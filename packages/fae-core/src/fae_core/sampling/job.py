@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,15 +142,23 @@ class SampleJob:
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
             grid = SampleGrid.of(labels, names, self.columns, self.scale)
             grid.check(generator.spec.image_size)
+            fresh = not (resume and (self.out / SAMPLES_RECORD).is_file())
+            group.barrier()  # so that all processes have looked before the first one begins the folder
+            started = time.monotonic()
+            batches = self._batches(generator, decoder, labels, group, fresh)
+            first = next(batches, None) if fresh else None
             record = {}
-            if group.is_main:  # only now, so that what does not fit leaves no folder behind
+            if group.is_main:  # only now, so that what does not fit or cannot be drawn leaves no folder behind
                 identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
                 record = {"job": self._settings(), "identity": identity}
                 held.enter_context(hold(self.out))
                 self._open(record, resume, overwrite)
             group.barrier()
-            started = time.monotonic()
-            made = self._write_images(generator, decoder, labels, group)
+            made = 0
+            for indices, images in itertools.chain([] if first is None else [first], batches):
+                made += len(indices)
+                for index, image in zip(indices, images, strict=True):
+                    _write_png(self.image_path(index), image)
             group.barrier()
             record |= {} if names is None else {"class_names": list(names)}
             if not group.is_main:
@@ -205,9 +214,12 @@ class SampleJob:
         }
         return json.loads(json.dumps(redact_values(settings)))
 
-    def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
-        """Write this process's images that are missing; how many they were."""
-        missing = [i for i in range(group.rank, self.count, group.world_size) if not _is_whole(self.image_path(i))]
+    def _batches(
+        self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes, fresh: bool
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Numbers and images, (B, H, W, 3) uint8, that this process has to make: all, or those that are missing."""
+        own = range(group.rank, self.count, group.world_size)
+        missing = [i for i in own if fresh or not _is_whole(self.image_path(i))]
         with progress(len(missing), "sampling", enabled=group.is_main) as bar:
             for batch in HalvingBatches(missing, self.batch_size):
                 indices = batch.indices
@@ -216,10 +228,8 @@ class SampleJob:
                 except torch.OutOfMemoryError:
                     batch.halve()
                     continue
-                for index, image in zip(indices, images, strict=True):
-                    _write_png(self.image_path(index), image)
                 bar.advance(len(indices))
-        return len(missing)
+                yield indices, images
 
     def _make(
         self, generator: Generator, decoder: Decoder, indices: list[int], labels: list[int], device: str

@@ -60,6 +60,7 @@ def reconstruct(
     if weights is not None and extractor is None:
         raise FAEError("--weights are those of an --extractor, which is not given")
     path_there(weights)
+    _require_extractor(extractor)
     require_new_folder(out, overwrite=overwrite)
     source = open_surveyed(data, split, survey)
     if count < len(source):
@@ -84,6 +85,15 @@ def reconstruct(
     for name, value in record["table"]["rows"]:
         say(f"{name:<28}{value:.4g}")
     say(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: {command_line('eval report', out)}")
+
+
+def _require_extractor(name: str | None) -> None:
+    """Raise UnknownName where fae-eval has no such extractor."""
+    from fae_core.plugins import load_plugins
+
+    check = load_plugins("fae.studies").get("reconstruction.extractor")
+    if name is not None and check is not None:
+        check.load()(name)
 
 
 def _study(extractor: str | None, weights: Path | None, lpips: bool) -> Callable[..., Any]:

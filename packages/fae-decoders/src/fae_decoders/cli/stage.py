@@ -85,7 +85,7 @@ def check_encoder(
     if not Path(source).is_dir():
         config = preset_config(source, fields, "default" if weights is None else weights)
     else:
-        config = stored_config(source)
+        config = stored_config(source, weights)
     assert config is not None  # a folder is no hub repository
     check_places(features=features)
     if features is not None:

@@ -67,12 +67,12 @@ def train_autoencoder(
     check_places(data=data)
     if options.relaunched():
         return
+    source = options.images(data, split)
     from fae_decoders.fae.feature_decoder import FeatureDecoder
     from fae_decoders.stages.autoencoder import AutoencoderTask, training_spec
 
     at_hand = encoder_at_hand(settings["encoder"], weights)
     options.require_suited(DEFAULT_PRESET, at_hand)
-    source = options.images(data, split)
     if encoder is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
     with options.building():

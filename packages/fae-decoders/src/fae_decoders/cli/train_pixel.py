@@ -90,7 +90,7 @@ def train_pixel(
     from fae_decoders.cli.stage import check_encoder, encoder_at_hand, named_features, recorded, stage_settings
     from fae_decoders.cli.stage_two import Recipe, kept_discriminator, recipe_for_stage_two, recipe_of, tell
     from fae_decoders.fae.config import PixelDecoderConfig
-    from fae_decoders.fae.stored import require_parts, stored_pixel_decoder
+    from fae_decoders.fae.stored import require_parts, require_sizes, stored_features, stored_pixel_decoder
     from fae_decoders.stages.config import NOT_MEASURED, PixelFinetuneConfig, PixelNoiseConfig
 
     if autoencoder is not None and encoder is not None:
@@ -138,20 +138,23 @@ def train_pixel(
         if (named := named_features(settings["encoder"])) is not None:
             noise.require_unit(*named)
     check_encoder(settings["encoder"], weights, features)
+    known = None if autoencoder is None else stored_features(autoencoder)
+    by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
     if runs is not None:
         require_parts(*runs)
     elif init is not None:
-        stored_pixel_decoder(init)
+        require_sizes(stored_pixel_decoder(init), known)
+    if by_default and known is not None:
+        options.require_suited(DEFAULT_PRESET, {"features": known})
     check_places(data=data, reference=reference)
     if options.relaunched():
         return
+    source = options.images(data, split)
     from fae_core.models.identity import model_checksum
 
     discriminator = None if runs is None else kept_discriminator(runs[1], settings["finetune"], options)
-    by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
     if by_default:
         options.require_suited(DEFAULT_PRESET, encoder_at_hand(settings["encoder"], weights))
-    source = options.images(data, split)
     if by_default and stage is Stage.NOISE and autoencoder is None and encoder is None and init is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
 

@@ -55,10 +55,10 @@ def train_vae(
     check_places(data=data)
     if options.relaunched():
         return
+    source = options.images(data, split)
     from fae_decoders.baselines.conv_vae import ConvVAE
     from fae_decoders.stages.vae import VAETask
 
-    source = options.images(data, split)
     options.require_suited(DEFAULT_PRESET, made_for({"model": model.model_dump()}))
     if image_size is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))

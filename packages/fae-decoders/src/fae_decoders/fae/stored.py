@@ -62,6 +62,24 @@ def stored_pixel_decoder(source: str | Path) -> AnyPixelDecoderConfig | None:
     return _config(folder, PIXEL_DECODERS[pixel_decoder_type(folder)])
 
 
+def stored_features(autoencoder: str | Path) -> tuple[int, int, int] | None:
+    """(D, h, w) of the features of an FAE; None for an encoder alone, whose files do not say D, and on the hub."""
+    stored = stored_model("tokenizer", autoencoder)
+    if stored is None or not (stored.folder / FEATURE_DECODER / MODEL_CONFIG).is_file():
+        return None
+    config = _config(stored.folder / FEATURE_DECODER, FeatureDecoderConfig)
+    return None if config.features is None else (config.features.dim, *config.features.grid)
+
+
+def require_sizes(decoder: AnyPixelDecoderConfig | None, features: tuple[int, int, int] | None) -> None:
+    """Raise FAEError where a pixel decoder is for features of other sizes (D, h, w); None is not compared."""
+    if decoder is not None and features is not None and features != (decoder.feature_dim, *decoder.grid):
+        raise FAEError(
+            f"the backbone gives {features[0]} channels on {features[1:]}, the pixel decoder takes "
+            f"{decoder.feature_dim} on {decoder.grid}"
+        )
+
+
 def require_parts(autoencoder: str | Path, pixel: str | Path) -> None:
     """Check that an FAE and a pixel decoder fit, as far as their files show; where one is on the hub, only its name.
 

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from fae_eval.studies.comparison import Group
 
 
+def _features_there(source: str) -> str:
+    """The place of a tokenizer as given, once it is known that it can show features."""
+    from fae_core.models.stored import stored_model
+
+    stored = stored_model("tokenizer", source)
+    if stored is not None and not stored.has_features:
+        raise FAEError(f"{source} ({stored.point.name}) gives latents but no features; give an FAE or an encoder")
+    return source
+
+
 def _known_extractor(name: str) -> str:
     """The name of an extractor as given, once it is known that there can be one."""
     from fae_eval.extractors.registry import parse_name
@@ -57,6 +67,14 @@ Tokenizer = Annotated[
     str,
     typer.Option(
         "--model", callback=tokenizer_there, help="Run folder, model folder or hub id of a tokenizer (an FAE)."
+    ),
+]
+FeatureTokenizer = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        callback=_features_there,
+        help="Run folder, model folder or hub id of a tokenizer with features (an FAE).",
     ),
 ]
 Labels = Annotated[
@@ -146,7 +164,7 @@ class Measurement:
         for generator in generators:
             stored = check_drawing(generator, decoder, labels=self.labels, prompts=texts)
             for options in points if stored is not None else ():
-                check_early(stored.point.name, options)
+                check_early(stored.point.name, options, stored.config, stored.spec)
         return texts
 
     @property

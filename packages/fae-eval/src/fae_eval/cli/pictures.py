@@ -11,7 +11,7 @@ import typer
 
 from fae_core.cli.options import Data, Device, Overwrite, Seed, Survey
 from fae_core.config.limits import MOST_COLUMNS
-from fae_eval.cli.options import PictureFile, Tokenizer, finish, result_path
+from fae_eval.cli.options import FeatureTokenizer, PictureFile, finish, result_path
 
 Indices = Annotated[
     str | None, typer.Option("--indices", help="Which images, such as 0,5,9. Default: one of each class.")
@@ -42,7 +42,7 @@ LatentScale = Annotated[
 
 
 def similarity(
-    tokenizer: Tokenizer,
+    tokenizer: FeatureTokenizer,
     images: Data,
     out: PictureFile,
     indices: Indices = None,
@@ -99,7 +99,7 @@ _FLATTERS = (
 
 
 def matching(
-    tokenizer: Tokenizer,
+    tokenizer: FeatureTokenizer,
     images: Data,
     out: PictureFile,
     indices: Annotated[
@@ -154,7 +154,7 @@ def matching(
 
 
 def pca(
-    tokenizer: Tokenizer,
+    tokenizer: FeatureTokenizer,
     images: Data,
     out: PictureFile,
     indices: Indices = None,

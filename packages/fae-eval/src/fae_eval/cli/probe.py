@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed, Survey, images_there, path_there
-from fae_eval.cli.options import Limit, ResultFile, Tokenizer, finish, result_path
+from fae_eval.cli.options import FeatureTokenizer, Limit, ResultFile, finish, result_path
 
 
 def probe(
-    tokenizer: Tokenizer,
+    tokenizer: FeatureTokenizer,
     images: Data,
     train: Annotated[
         bool, typer.Option("--train", help="Train a linear probe instead of using the backbone's own head.")
