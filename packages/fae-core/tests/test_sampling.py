@@ -69,6 +69,22 @@ def test_a_folder_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "other").exists()
 
 
+def test_a_generator_that_fails_makes_and_replaces_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(Device):
+        def sample(self, condition: torch.Tensor, **_: object) -> torch.Tensor:
+            raise FAEError("no such way to sample")
+
+    before = run(monkeypatch, Device(), tmp_path / "out")
+    for name in ("new", "out"):
+        for loader in ("load_generator", "load_decoder"):
+            monkeypatch.setattr(f"fae_core.sampling.draw.{loader}", lambda source, device=None: Fails())
+        with pytest.raises(FAEError, match="no such way"):
+            SampleJob("generator", "decoder", tmp_path / name, count=11).run(overwrite=True, device="cpu")
+    assert not (tmp_path / "new").exists()
+    assert (run(monkeypatch, Device(), tmp_path / "again") == before).all() and len(before) == 11
+    assert len([*(tmp_path / "out/images").iterdir()]) == 11
+
+
 def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

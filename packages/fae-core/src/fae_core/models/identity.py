@@ -48,14 +48,24 @@ def model_identity(model: Any, *, sampling: bool = True) -> str | None:
         model: Any model.
         sampling: Whether its own defaults of `sample` (`config.sampling`) are part of it.
     """
+    config = getattr(model, "config", None)
+    fields = config.deciding(exclude_defaults=True) if isinstance(config, Config) else {}
+    if not sampling:
+        fields.pop("sampling", None)
+    return _identity(model, fields)
+
+
+def earlier_identity(model: Any) -> str | None:
+    """What earlier versions recorded as `model_identity`: fields that are `speed_only` were part of it."""
+    config = getattr(model, "config", None)
+    return _identity(model, config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, Config) else {})
+
+
+def _identity(model: Any, fields: dict[str, Any]) -> str | None:
+    """The hash of a torch module and those of its settings that are no defaults; None for other models."""
     if not isinstance(model, nn.Module):
         return None
-    config = getattr(model, "config", None)
-    # Without the places that weights came from, and without defaults.
-    dumped = config.deciding(exclude_defaults=True) if isinstance(config, Config) else {}
-    if not sampling:
-        dumped.pop("sampling", None)
-    settings = json.dumps(_without_places(dumped), sort_keys=True)
+    settings = json.dumps(_without_places(fields), sort_keys=True)
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
     return hashlib.sha256(f"{type(model).__name__} {settings} {weights}".encode()).hexdigest()
 

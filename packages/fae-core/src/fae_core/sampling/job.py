@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ from fae_core.files import (
 from fae_core.folders import GRID, IMAGES, SAMPLES_NPZ, SAMPLES_RECORD
 from fae_core.images.halving import HalvingBatches
 from fae_core.images.npz import CLASSES_ARRAY
-from fae_core.models.identity import model_identity
+from fae_core.models.identity import earlier_identity, model_identity
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_core.processes import Processes, processes
@@ -152,7 +152,7 @@ class SampleJob:
                 identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
                 record = {"job": self._settings(), "identity": identity}
                 held.enter_context(hold(self.out))
-                self._open(record, resume, overwrite)
+                self._open(record, resume, overwrite, {"generator": generator, "decoder": decoder})
             group.barrier()
             made = 0
             for indices, images in itertools.chain([] if first is None else [first], batches):
@@ -174,12 +174,12 @@ class SampleJob:
         """
         return self.out / IMAGES / folders.image(index)
 
-    def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def _open(self, record: dict[str, Any], resume: bool, overwrite: bool, models: Mapping[str, Any]) -> None:
         """Begin the folder, or check that the one to resume was begun with the same job."""
         path = self.out / SAMPLES_RECORD
         recover_folder(self.out)
         if resume and path.is_file():
-            self._require_same(read_json(path), record)
+            self._require_same(read_json(path), record, models)
             remove_leftovers(self.out)
             write_json(path, record)
         else:
@@ -189,7 +189,7 @@ class SampleJob:
             (self.out / IMAGES).mkdir(exist_ok=True)
             remove_leftovers(self.out / IMAGES)
 
-    def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def _require_same(self, before: dict[str, Any], now: dict[str, Any], models: Mapping[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings and weights, wherever these are now."""
         then, identity = before.get("job"), before.get("identity") or {}
         if not isinstance(identity, dict):
@@ -198,7 +198,8 @@ class SampleJob:
         known = {name for name, content in now["identity"].items() if content and identity.get(name)}
         if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - known):
             raise FAEError(f"{self.out} was started with other settings; use a new --out")
-        changed = sorted(name for name in known if identity[name] != now["identity"][name])
+        other = [name for name in sorted(known) if identity[name] != now["identity"][name]]
+        changed = [name for name in other if identity[name] != earlier_identity(models[name])]
         if changed:
             raise FAEError(
                 f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of "

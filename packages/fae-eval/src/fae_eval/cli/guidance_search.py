@@ -81,8 +81,8 @@ def guidance_search(
         },
         "guidance search",
     )
-    options.check_places()
     options.check_drawing([generator], decoder, plan.options)
+    options.check_places()
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group

@@ -57,8 +57,8 @@ def sampling_grid(
         raise FAEError("--resume needs --out, the record to continue")
     settings = {"vary": _values(vary), "count": count, "within": within, "options": parse_overrides(overrides)}
     grid = parse_config(SamplingGrid, settings, "sampling grid")
-    options.check_places()
     options.check_drawing([generator], decoder, *({**grid.options, **point} for point in grid.points))
+    options.check_places()
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group
