@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, path_there
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -49,14 +49,7 @@ def import_starflow(
             "--set", metavar="KEY=VALUE", help="An argument of the original; model.KEY sets a field of STARFlowConfig."
         ),
     ] = None,
-    spec: Annotated[
-        Path | None,
-        typer.Option(
-            "--spec",
-            callback=path_there,
-            help="Latent store, model folder or latent_spec.json whose latent space it is for.",
-        ),
-    ] = None,
+    spec: Spec = None,
     classes: Annotated[
         int | None,
         typer.Option(

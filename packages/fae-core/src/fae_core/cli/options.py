@@ -186,6 +186,10 @@ Survey = Annotated[
         help="Report of `fae check` on the images: broken ones are left out from the start.",
     ),
 ]
+Spec = Annotated[
+    Path | None,
+    typer.Option("--spec", callback=path_there, help="Latent store, model folder or latent_spec.json to bind it to."),
+]
 LiveData = Annotated[
     str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
 ]
