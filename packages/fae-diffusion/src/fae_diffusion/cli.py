@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, Spec, path_there
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -112,7 +112,7 @@ class Original:
     """What every import of an original's checkpoint takes. The fields are options; see their help."""
 
     checkpoint: Checkpoint
-    out: Out
+    out: NewOut
     config: Arguments = None
     overrides: SetArgument = None
     spec: Spec = None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, Spec, path_there
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -36,7 +36,7 @@ def import_starflow(
     checkpoint: Annotated[
         Path, typer.Argument(callback=path_there, help="The original's .pth, .pt or .safetensors file.")
     ],
-    out: Out,
+    out: NewOut,
     config: Annotated[
         Path,
         typer.Option(

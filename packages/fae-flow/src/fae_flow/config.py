@@ -52,6 +52,7 @@ class STARFlowConfig(Config):
     """
 
     takes_prompts: ClassVar[bool] = False
+    follows_data: ClassVar[frozenset[str]] = frozenset({"classes"})
 
     width: int = Field(256, gt=0)
     layers: tuple[int, ...] = Field((2, 2, 6), min_length=1, max_length=64)

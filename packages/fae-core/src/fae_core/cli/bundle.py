@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Generator, Out, Overwrite, decoder_there, path_there
+from fae_core.cli.options import Generator, NewOut, Overwrite, decoder_there, path_there
 from fae_core.commands.output import say
 
 
@@ -21,7 +21,7 @@ def bundle(
         ),
     ],
     generator: Generator,
-    out: Out,
+    out: NewOut,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16 or float32 weights on disk.")] = "float16",
     description: Annotated[str | None, typer.Option("--description", help="One sentence for the card.")] = None,
     notes: Annotated[

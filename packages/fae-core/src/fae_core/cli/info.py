@@ -121,6 +121,8 @@ def info(
 def resolved_settings(preset: str) -> dict[str, Any]:
     """The settings of a preset: model, training and stages with their defaults, other sections as they stand.
 
+    What training takes from its data, such as the number of classes, is left out unless the preset sets it.
+
     Args:
         preset: Its name.
 
@@ -141,7 +143,9 @@ def resolved_settings(preset: str) -> dict[str, Any]:
         if name in sections:
             fields = dict(sections[name])
             own = {"training": fields.pop("training")} if name in stages and "training" in fields else {}
-            sections[name] = own | parse_config(config_class, fields, f"preset {preset}").model_dump(mode="json")
+            open_ = config_class.follows_data - fields.keys()
+            resolved = parse_config(config_class, fields, f"preset {preset}").model_dump(mode="json", exclude=open_)
+            sections[name] = own | resolved
     return sections
 
 

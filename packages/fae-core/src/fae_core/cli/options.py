@@ -129,6 +129,7 @@ def check_places(**places: Any) -> None:
 _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
+NewOut = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted call stopped.")]
 DryRun = Annotated[

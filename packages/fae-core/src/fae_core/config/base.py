@@ -16,10 +16,12 @@ class Config(BaseModel):
 
     Attributes:
         stage_configs: Of a model's: the stages that train it, as a preset's section -> "module:class".
+        follows_data: Fields of a model's that training takes from its data unless they are set, such as `classes`.
         speed_only: Fields that change how fast a result is had, not the result: no part of an identity.
     """
 
     stage_configs: ClassVar[Mapping[str, str]] = {}
+    follows_data: ClassVar[frozenset[str]] = frozenset()
     speed_only: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 

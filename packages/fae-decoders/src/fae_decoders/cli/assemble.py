@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite, Set, check_places, model_there
+from fae_core.cli.options import NewOut, Overwrite, Set, check_places, model_there
 from fae_core.commands.output import say
 from fae_encoder.cli import BackboneWeights
 
 
 def assemble(
-    out: Out,
+    out: NewOut,
     pixel: Annotated[
         str, typer.Option("--pixel", callback=model_there, help="Run or folder of a pixel decoder (stage noise).")
     ],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Split, Survey, decoder_there, path_there
+from fae_core.cli.options import BatchSize, Data, Device, NewOut, Overwrite, Split, Survey, decoder_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
 
@@ -23,7 +23,7 @@ def reconstruct(
         ),
     ],
     data: Data,
-    out: Out,
+    out: NewOut,
     split: Split = None,
     survey: Survey = None,
     count: Annotated[int, typer.Option("--count", min=1, help="At most so many images, evenly spread.")] = 1000,
@@ -43,7 +43,9 @@ def reconstruct(
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
-    """Reconstruct images: OUT/pairs.png (originals above reconstructions), images/*.png, results/reconstruction.json.
+    """Reconstruct images: OUT/pairs.png (originals above reconstructions) and results/reconstruction.json.
+
+    --files writes OUT/images/*.png, too.
 
     --extractor inception gives rFID; efficientnet-lite2 needs no download. `fae eval generation --help` has the names.
 

@@ -108,6 +108,7 @@ class TransformerConfig(NetworkConfig):
     """A class-conditional diffusion transformer. The defaults are SiT's; `LightningDiTConfig` turns its options on."""
 
     takes_prompts: ClassVar[bool] = False
+    follows_data: ClassVar[frozenset[str]] = frozenset({"classes"})
 
     classes: int = Field(default=1000, ge=1, description="labels are 0 .. classes - 1")
     class_dropout: float = Field(

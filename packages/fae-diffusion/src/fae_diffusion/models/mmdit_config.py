@@ -15,6 +15,8 @@ from fae_diffusion.transport import Transport
 class MMDiTConfig(NetworkConfig):
     """A text-conditional transformer with joint attention (SD3). By default the paper's choices, at a small size."""
 
+    follows_data: ClassVar[frozenset[str]] = frozenset({"text_width"})
+
     # Appendix D: 1.5 on t = 0.9 to 0 for both text-to-image models. REPA's: what its generate_t2i.py takes by default.
     named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = {
         **NAMED,
