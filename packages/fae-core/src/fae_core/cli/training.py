@@ -116,7 +116,7 @@ def train_generator(
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
         prompts = None if make_task is labelled_task else "FILE"
-        decoder = tokenizer or "TOKENIZER"
+        decoder = tokenizer or (preview.decoder if preview is not None else "TOKENIZER")
         after = command_line("sample", generator=options.out, decoder=decoder, out="SAMPLES", prompts=prompts)
         options.train(task, config, recorded, after)
 
