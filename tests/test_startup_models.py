@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +68,9 @@ MISTAKES = {
         (f"sample {DRAWS} --prompts images/words.txt --out out", "generator does not draw what a text says"),
         (f"eval sampling-grid {MEASURES} --vary method=euler,mean_flow", "needs a network trained with mean_flow"),
         ("sample --model cifar10 --resume --out images", "images exists"),
+        (f"sample {DRAWS} --resume --count 3 --out begun", "begun was started with other settings"),
+        (f"eval sampling-grid {MEASURES} --vary steps=1 --resume --out record.json", "not one of a sampling grid"),
+        (f"eval guidance-search {MEASURES} --resume --out record.json", "not one of a guidance search"),
     ],
     "training": [
         ("train diffusion --latents store --out out", "made for latents of 16x4x4, and these are of 8x8x8"),
@@ -86,6 +91,11 @@ MISTAKES = {
         ("import sit images/0.png --arch XXL/9 --out out", "did you mean XL/4"),
         ("import lightningdit images/0.png --spec images --out out", "images/latent_spec.json does not exist"),
         ("import mmdit /nope --out out", "/nope does not exist"),
+    ],
+    "damage": [
+        ("sample --generator no-weights --decoder tokenizer --out out", "no-weights/model.safetensors does not exist"),
+        ("sample --generator no-config --decoder tokenizer --out out", "no-config/config.json"),
+        ("reconstruct --data images --model no-spec --out out", "no-spec/latent_spec.json"),
     ],
     "decoding": [
         ("sample --generator generator --decoder stage-one --out out", "stage-one encodes but cannot paint"),
@@ -113,6 +123,11 @@ MISTAKES = {
     "backbones": [
         ("encode --data images --model encoder --weights pip --out out", "holds its backbone's weights itself"),
         ("reconstruct --data images --model tokenizer --extractor incepton --out out", "did you mean inception"),
+        (
+            "encode --data images --model vae --resume --out images",
+            "images holds no latent store that could be",
+        ),
+        ("import autoencoder-kl images --out out", "images holds no config.json, neither itself nor in vae/"),
         ("info generator --gpus 3", "unknown preset 'generator'"),
         ("encode --data images --model fae-tiny --weights /nope.pt --out out", "/nope.pt does not exist"),
         ("encode --data images --model fae-tiny --set encoder.backbone.name=vit --out out", "a backbone is named"),
@@ -176,6 +191,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ending
         for name in ("images", "empty"):
             Path(name).mkdir()
         Path("images/words.txt").write_text("a cat\n")
+        for name, source in (("no-weights", "generator"), ("no-config", "generator"), ("no-spec", "tokenizer")):
+            shutil.copytree(source, name)
+        Path("no-weights/model.safetensors").unlink()
+        Path("no-config/config.json").write_text("{")
+        Path("no-spec/latent_spec.json").write_text('{"channels": 8}')
+        Path("begun").mkdir()
+        job = {"count": 4, "labels": "equal", "guidance": None, "seed": 0, "options": {}, "prompts": []}
+        Path("begun/samples.json").write_text(json.dumps({"job": job}))
+        Path("record.json").write_text(json.dumps({"kind": "generation", "title": "x"}))
         for number in range(2):
             Image.new("RGB", (48, 48), (number * 90, 0, 0)).save(f"images/{number}.png")
         before = sorted(folder.rglob("*"))

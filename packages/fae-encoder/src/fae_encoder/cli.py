@@ -117,11 +117,14 @@ def encode(
     from fae_core.commands.running import is_first_process
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
+    from fae_core.latent_store.begun import is_begun
     from fae_core.models.sources import may_be_preset
 
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
+    if resume and out.is_dir():
+        is_begun(out)
     fresh = may_be_preset(model or DEFAULT_MODEL)
     kept = Path(f"{out}.{ENCODER}") if fresh else None
     if kept is not None and not dry_run:

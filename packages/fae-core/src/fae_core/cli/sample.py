@@ -92,7 +92,7 @@ def sample(
     from fae_core.files import read_json, require_new_folder
     from fae_core.folders import SAMPLES_RECORD
     from fae_core.models.sources import find_bundle
-    from fae_core.sampling.beforehand import check_drawing
+    from fae_core.sampling.beforehand import check_drawing, job_settings, require_same_job
     from fae_core.sampling.prompts import read_prompts
 
     if model is not None and generator is None and decoder is None:
@@ -106,6 +106,9 @@ def sample(
     check_drawing(generator, decoder, labels=labels, prompts=texts, options=all_options)
     if is_first_process():
         require_new_folder(out, overwrite=overwrite, resume=resume, kind="samples", resumable=SAMPLES_RECORD)
+        if resume:
+            own = {"labels": labels, "guidance": guidance, "seed": seed, "options": options, "prompts": texts}
+            require_same_job(out, job_settings({"count": count, **own}))
     if relaunched(processes):
         return
     from fae_core.sampling.job import SampleJob

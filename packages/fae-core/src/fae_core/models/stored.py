@@ -5,6 +5,7 @@ What is given to a command is compared by these files, before torch is loaded an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -18,6 +19,7 @@ from fae_core.folders import (
     CHECKPOINT_STATE,
     LATENT_SPEC,
     MODEL_CONFIG,
+    MODEL_WEIGHTS,
     PIXEL_DECODER,
     RUN_CHECKPOINTS,
     RUN_CONFIG,
@@ -27,7 +29,7 @@ from fae_core.folders import (
     checkpoint_step,
 )
 from fae_core.models.sources import on_hub, require_source, resolve_model_folder
-from fae_core.plugins import is_missing_own_package, load_plugins
+from fae_core.plugins import is_missing_own_package, is_own_package, load_plugins
 from fae_core.protocols import cannot_decode
 from fae_core.spec import LatentSpec
 
@@ -124,12 +126,16 @@ def read_stored(kind: Kind, source: str | Path, folder: Path) -> StoredModel:
         FAEError: As `stored_model`.
     """
     stored = read_json(folder / MODEL_CONFIG)
-    settings = stored.get("config", {})
+    point, settings = stored_point(kind, source, folder), stored.get("config", {})
+    settings = settings if isinstance(settings, dict) else {}
+    if is_own_package(stored.get("package")):  # others may keep their weights otherwise
+        parts = settings.get("parts")
+        _require_weights([folder / str(part) for part in parts] if isinstance(parts, list) else [folder])
     return StoredModel(
         str(source),
         folder,
-        stored_point(kind, source, folder),
-        settings if isinstance(settings, dict) else {},
+        point,
+        settings,
         LatentSpec.load(folder) if (folder / LATENT_SPEC).is_file() else None,
         checked_names(stored.get("class_names"), f"{folder}/{MODEL_CONFIG}"),
     )
@@ -171,13 +177,16 @@ def checkpoints_of(run: str | Path) -> dict[int, Path]:
 
 
 def run_generator(run: Path, settings: dict[str, Any]) -> EntryPoint:
-    """The entry point of the generator that a run trains. Raises UnknownName.
+    """The entry point of the generator that a run trains. Raises InvalidFile or UnknownName where it trains none.
 
     Args:
         run: Its folder.
         settings: The content of its config.yaml.
     """
-    return _point("generator", run, str(settings.get("model_type")), None)
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise InvalidFile(f"{run} is no run of a generator: its {RUN_CONFIG} names no model_type")
+    return _point("generator", run, model_type, None)
 
 
 def recorded_spec(run: Path, settings: dict[str, Any]) -> LatentSpec | None:
@@ -209,6 +218,13 @@ def _in_checkpoint(folder: Path) -> StoredModel:
     return StoredModel(
         str(folder), folder, point, model if isinstance(model, dict) else {}, recorded_spec(run, settings), names
     )
+
+
+def _require_weights(folders: Sequence[Path]) -> None:
+    """Raise InvalidFile for the first of some model folders that holds no weights, of any variant."""
+    for folder in folders:
+        if next(folder.glob(f"*{Path(MODEL_WEIGHTS).suffix}"), None) is None:
+            raise InvalidFile(f"{folder / MODEL_WEIGHTS} does not exist")
 
 
 def _point(kind: Kind, source: str | Path, model_type: str, package: object) -> EntryPoint:

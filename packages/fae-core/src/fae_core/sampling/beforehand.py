@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fae_core.errors import FAEError
+from fae_core.files import read_json
+from fae_core.folders import SAMPLES_RECORD
 from fae_core.images.classes import chosen_classes
 from fae_core.models.sample_options import check_early
 from fae_core.models.stored import StoredModel, require_pair, stored_model
+from fae_core.redact import redact_values
 
 DRAWN = ("equal", "random")  # labels that are no list of classes
 
@@ -57,6 +61,33 @@ def _check_prompts(source: str, taken: bool | None, given: bool) -> None:
         raise FAEError(f"{source} does not draw what a text says; leave --prompts out")
     if taken and not given:
         raise FAEError(f"{source} draws what a text says; give --prompts, a file with one prompt per line")
+
+
+def job_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides images beside the models, as samples.json holds it: without secrets.
+
+    Args:
+        settings: count, labels, guidance, seed, options and prompts, by name.
+    """
+    return json.loads(json.dumps(redact_values(dict(settings))))
+
+
+def require_same_job(out: Path, settings: Mapping[str, Any]) -> None:
+    """Check that a folder of samples was begun with the same settings; one that is not begun is none to compare.
+
+    Args:
+        out: The folder.
+        settings: As `job_settings` gives them.
+
+    Raises:
+        InvalidFile: Its samples.json is damaged.
+        FAEError: It was begun with others.
+    """
+    if not (out / SAMPLES_RECORD).is_file():
+        return
+    then = read_json(out / SAMPLES_RECORD).get("job")
+    if not isinstance(then, dict) or any(then.get(key) != value for key, value in settings.items()):
+        raise FAEError(f"{out} was started with other settings; use a new --out")
 
 
 def all_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +51,7 @@ from fae_core.processes import Processes, processes
 from fae_core.progress import progress
 from fae_core.protocols import Decoder, Generator
 from fae_core.random import SlotRandom
-from fae_core.redact import redact_values
+from fae_core.sampling.beforehand import job_settings
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
 from fae_core.sampling.grid import SampleGrid
 
@@ -213,7 +212,7 @@ class SampleJob:
             for key, value in asdict(self).items()
             if key not in ("out", "batch_size", "columns", "npz", "scale")
         }
-        return json.loads(json.dumps(redact_values(settings)))
+        return job_settings(settings)
 
     def _batches(
         self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes, fresh: bool

@@ -24,6 +24,10 @@ def _checkpoint_there(source: str) -> str:
         if Path(source).suffix in _FILES:
             raise InvalidFile(f"{source} does not exist")
         require_source(source)
+    if Path(source).is_dir():
+        from fae_decoders.imports.places import diffusers_folder
+
+        diffusers_folder(Path(source), source)
     return source
 
 

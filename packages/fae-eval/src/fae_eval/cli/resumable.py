@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fae_core.cli.options import Decoder, Generator, Resume, Seed
 from fae_core.errors import FAEError
 from fae_eval.cli.options import Measurement, finish, result_path
+from fae_eval.results import require_kind
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -29,7 +30,15 @@ class ResumableMeasurement(Measurement):
         path = result_path(self.out, name, self.overwrite or self.resume)
         if self.resume and path is None:
             raise FAEError("--resume needs --out, the record to continue")
+        if (earlier := self._earlier(path)) is not None:
+            require_kind(earlier, name)
         return path
+
+    def _earlier(self, path: Path | None) -> Result | None:
+        """The record to continue; None where none is there, or none is to be continued."""
+        from fae_eval.results import Result
+
+        return Result.load(path) if self.resume and path is not None and path.is_file() else None
 
     def check(self, *points: Mapping[str, Any]) -> None:
         """Check what samples are asked for, at each of some options, and the places; nothing is loaded."""
@@ -54,13 +63,12 @@ class ResumableMeasurement(Measurement):
             **more: Further arguments of what measures.
         """
         from fae_core.cli.launch import relaunched
-        from fae_eval.results import Result
 
         if relaunched(self.processes):
             return
         from fae_core.processes import processes
 
-        earlier = Result.load(path) if self.resume and path is not None and path.is_file() else None
+        earlier = self._earlier(path)
         with processes(self.device) as group:
             result = measure()(
                 self.generator,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from fae_core.errors import FAEError, InvalidFile
-from fae_eval.results import Result, is_number, provenance
+from fae_eval.results import Result, is_number, other_kind, provenance, require_kind
 from fae_eval.studies.at_options import AtOptions, as_read_again
 
 _SEARCH = "search"  # in a record's provenance: what decides the distances
@@ -133,8 +133,9 @@ class ResumableStudy(ABC, Generic[PointT]):
         """What decided the distances of a record. Raises InvalidFile for one of another kind."""
         searched = earlier.provenance.get(_SEARCH)
         begins = earlier.columns[: len(self.first_columns)] == [*self.first_columns]
-        if earlier.kind != self.kind or not isinstance(searched, dict) or not begins:
-            raise InvalidFile(f"the record to resume is not one of a {self.kind.replace('-', ' ')}; use a new --out")
+        require_kind(earlier, self.kind)
+        if not isinstance(searched, dict) or not begins:
+            raise other_kind(self.kind)
         return searched
 
 
