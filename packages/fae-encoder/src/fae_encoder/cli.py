@@ -251,7 +251,8 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
     from fae_core.models.sources import may_be_preset, resolve_model_folder
-    from fae_encoder.encoder import WHOLE_FAE, FAEEncoder
+    from fae_encoder.config import ENCODER_TYPE, WHOLE_FAE
+    from fae_encoder.encoder import FAEEncoder
     from fae_encoder.store.encode_dataset import LatentEncoder
     from fae_encoder.store.point_encoder import PointEncoder
 
@@ -259,7 +260,7 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     if may_be_preset(model):
         return FAEEncoder.from_preset(model, seed=seed, **chosen, **fields).eval()
     folder = resolve_model_folder(model, part="tokenizer")
-    if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
+    if read_config(folder).get("model_type") in (ENCODER_TYPE, WHOLE_FAE):
         return FAEEncoder.from_pretrained(folder, **chosen)
     if weights is not None:
         raise FAEError(f"{model} has no backbone to give weights to; leave --weights out")

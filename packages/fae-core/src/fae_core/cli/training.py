@@ -91,7 +91,8 @@ def train_generator(
     if spec is not None:
         options.require_suited(default_preset, {"latents": spec.shape})
         if hasattr(config_class, "require_spec"):
-            parse_config(config_class, model, "model settings").require_spec(spec)
+            known: Any = parse_config(config_class, model, "model settings")
+            known.require_spec(spec)
         decoder = None if preview is None else stored_model("tokenizer", preview.decoder)
         if decoder is not None and decoder.spec is not None:
             decoder.spec.require(spec, context=f"decoder {decoder.source}")

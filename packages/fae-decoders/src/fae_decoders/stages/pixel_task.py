@@ -58,8 +58,7 @@ class PixelTask(Task):
         features: FeatureStore | None = None,
         discriminator: Path | None = None,
     ) -> None:
-        dim, grid = encoder.backbone.dim, tuple(encoder.backbone.grid)
-        require_sizes(decoder.config, (dim, *grid))
+        require_sizes(decoder.config, (encoder.backbone.dim, *encoder.backbone.grid))
         self.encoder = encoder
         self.losses = PixelLoss(losses, decoder.config.image_shape)
         self.data = StageData(source, encoder, data, decoder.config.image_shape, features)

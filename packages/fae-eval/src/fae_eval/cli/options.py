@@ -163,8 +163,11 @@ class Measurement:
         texts = read_prompts(self.prompts) if self.prompts is not None else ()
         for generator in generators:
             stored = check_drawing(generator, decoder, labels=self.labels, prompts=texts)
-            for options in points if stored is not None else ():
-                check_early(stored.point.name, options, stored.config, stored.spec)
+            if stored is None:
+                continue
+            config = stored.config
+            for options in points:
+                check_early(stored.point.name, options, config, stored.spec)
         return texts
 
     @property
