@@ -98,7 +98,7 @@ MISTAKES = {
         ("reconstruct --data images --model no-spec --out out", "no-spec/latent_spec.json"),
     ],
     "decoding": [
-        ("sample --generator generator --decoder stage-one --out out", "stage-one encodes but cannot paint"),
+        ("sample --generator generator --decoder stage-one --out out", "stage-one has no pixel decoder and cannot"),
         ("sample --generator generator --decoder encoder --out out", "encoder encodes but cannot paint"),
         ("reconstruct --data images --model stage-one --out out", "cannot paint"),
         ("bundle --tokenizer encoder --generator generator --out out", "cannot paint"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fae_core.config import Config, parse_config
-from fae_core.errors import InvalidFile, MissingPackage, UnknownName
+from fae_core.errors import FAEError, InvalidFile, MissingPackage, UnknownName
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
     BUNDLE_PARTS,
@@ -256,6 +256,11 @@ def require_pair(generator: StoredModel | None, tokenizer: StoredModel | None, *
     """
     if tokenizer is None:
         return
+    if decodes and isinstance(tokenizer.settings.get("parts"), list) and not tokenizer.decodes:
+        raise FAEError(
+            f"{tokenizer.source} has no pixel decoder and cannot paint images; train one with `fae train pixel --stage "
+            "noise` and `--stage finetune`"
+        )
     if decodes and not tokenizer.decodes:
         raise cannot_decode(tokenizer.source)
     latents = None if generator is None else generator.spec
