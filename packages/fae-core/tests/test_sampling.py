@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fae_core import LatentSpec
 from fae_core.errors import FAEError, OutputExists
+from fae_core.protocols import Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.sampling.job import SampleJob
 
@@ -163,3 +165,18 @@ def test_a_pipe_in_a_picture_s_place_is_made_a_picture(tmp_path: Path, monkeypat
     SampleJob("generator", "decoder", tmp_path / "out", count=11).run(resume=True, device="cpu")
     pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "images").iterdir())]
     assert (np.stack(pictures) == before).all()
+
+
+def test_what_is_drawn_of_a_batch_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(Device):
+        def sample(self, condition: torch.Tensor, *, observe: Observer, **options: Any) -> torch.Tensor:
+            for done in (0.25, 0.5):
+                observe(SamplingStep(done, "step", None))
+            return super().sample(condition, **options)
+
+    monkeypatch.setattr("fae_core.progress._FIRST_SECONDS", -1.0)
+    monkeypatch.setattr("fae_core.progress._LINE_SECONDS", -1.0)
+    run(monkeypatch, Slow(), tmp_path / "out", batch_size=8)
+    assert "sampling: 0/11, 0 s, 50% of the next 8\n" in capsys.readouterr().err

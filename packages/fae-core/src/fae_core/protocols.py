@@ -33,7 +33,10 @@ class SamplingStep(NamedTuple):
 
 
 Observer = Callable[[SamplingStep], None]
-"""What `sample` calls at every step; an exception that it raises ends the sampling."""
+"""What `sample` calls at every step; an exception that it raises ends the sampling.
+
+One with an attribute `needs_states` that is False only counts steps, and no states have to be kept for it.
+"""
 
 
 @runtime_checkable

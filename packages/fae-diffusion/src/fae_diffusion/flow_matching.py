@@ -304,6 +304,7 @@ class FlowMatching(nn.Module):
             )
         if settings.method in ADAPTIVE:
             # One step size per sample: with a shared one, a sample would depend on the others of its batch.
+            shown = watched if getattr(observe, "needs_states", True) else None
             states: list[list[tuple[float, Tensor]]] = []
             for i in range(len(z)):
                 row, kept = velocity.row(i), []
@@ -316,11 +317,11 @@ class FlowMatching(nn.Module):
                     rtol=settings.rtol,
                     seen=lambda t, x, kept=kept: kept.append((t, x)),
                 )
-                states.append(kept if watched is not None else kept[-1:])
+                states.append(kept if shown is not None else kept[-1:])
             for rows in zip(*states, strict=True):
                 z = torch.cat([x for _, x in rows])
-                if watched is not None:
-                    watched(rows[0][0], z)
+                if shown is not None:
+                    shown(rows[0][0], z)
             return z
         return integrate(velocity, z, grid, settings.method, path=name, seen=watched)
 

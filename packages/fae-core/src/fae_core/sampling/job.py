@@ -48,8 +48,8 @@ from fae_core.models.identity import earlier_identity, model_identity
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_core.processes import Processes, processes
-from fae_core.progress import progress
-from fae_core.protocols import Decoder, Generator
+from fae_core.progress import Bar, progress
+from fae_core.protocols import Decoder, Generator, Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.sampling.beforehand import job_settings
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
@@ -224,20 +224,30 @@ class SampleJob:
             for batch in HalvingBatches(missing, self.batch_size):
                 indices = batch.indices
                 try:
-                    images = self._make(generator, decoder, indices, labels, group.device)
+                    share = _Share(bar, len(indices))
+                    images = self._make(generator, decoder, indices, labels, group.device, share)
                 except torch.OutOfMemoryError:
                     batch.halve()
                     continue
+                bar.note("")
                 bar.advance(len(indices))
                 yield indices, images
 
     def _make(
-        self, generator: Generator, decoder: Decoder, indices: list[int], labels: list[int], device: str
+        self,
+        generator: Generator,
+        decoder: Decoder,
+        indices: list[int],
+        labels: list[int],
+        device: str,
+        observe: Observer,
     ) -> np.ndarray:
         """Some images, (B, H, W, 3) uint8."""
         chosen = [labels[i] for i in indices]
         condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
-        return draw_images(generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options())
+        return draw_images(
+            generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options(), observe
+        )
 
     def _sample_options(self) -> dict[str, Any]:
         """The options of `sample`, guidance among them."""
@@ -283,6 +293,23 @@ class SampleJob:
             if names is not None:
                 with archive.open(f"{CLASSES_ARRAY}.npy", "w") as member:
                     np.lib.format.write_array(member, np.asarray(names, dtype=np.str_), allow_pickle=False)
+
+
+class _Share:
+    """Shows on a bar how much of a batch is drawn, as one may take a minute on a CPU.
+
+    Args:
+        bar: Of the pictures.
+        count: How many the batch has.
+    """
+
+    needs_states = False
+
+    def __init__(self, bar: Bar, count: int) -> None:
+        self._bar, self._count = bar, count
+
+    def __call__(self, step: SamplingStep) -> None:
+        self._bar.note(f"{step.done:.0%} of the next {self._count}")
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
