@@ -140,6 +140,7 @@ MISTAKES = {
     "pictures": [
         ("eval similarity --model tokenizer --data images --query 3 --out out", "--query takes Y,X"),
         ("eval similarity --model tokenizer --data images --indices 3 --out out", "must lie between 0 and 1"),
+        ("eval probe --model tokenizer --data images --cls orginal", "'orginal' is not one of 'original', 'mean'"),
         ("eval matching --model tokenizer --data images --indices 0 --out out", "matching needs two images"),
     ],
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,7 +36,7 @@ def probe(
         ),
     ] = None,
     cls: Annotated[
-        str,
+        Literal["original", "mean"],
         typer.Option(
             "--cls", help="With --head: class token of the 'original' image, or 'mean' of the (rebuilt) patches."
         ),
