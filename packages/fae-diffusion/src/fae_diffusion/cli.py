@@ -84,7 +84,7 @@ def train_diffusion(
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
-        if model_type == "mmdit" and latents is not None:
+        if model_type == "mmdit" and latents is not None and not options.dry_run:
             require_texts(latents, caption_template)
 
     def text_task(*arguments: Any) -> tuple[Any, dict[str, Any]]:
