@@ -136,7 +136,12 @@ def stored_config(source: str | Path, weights: str | None = None) -> FAEEncoderC
 
 
 def require_no_stored_weights(config: FAEEncoderConfig, folder: Path) -> None:
-    """Raise InvalidFile where a backbone's weights are in the encoder's own folder, so that no others can be taken."""
+    """Raise InvalidFile where a backbone's weights are in the encoder's own folder, so that no others can be taken.
+
+    Args:
+        config: of the encoder.
+        folder: the encoder's.
+    """
     if config.backbone.weights == STORED:
         raise InvalidFile(f"{folder} holds its backbone's weights itself; leave `weights` out")
 

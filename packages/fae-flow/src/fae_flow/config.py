@@ -113,11 +113,14 @@ class STARFlowConfig(Config):
         return self.classes is not None or self.text_dim is not None
 
     def sampling_settings(self, options: Mapping[str, Any], spec: LatentSpec | None = None) -> FlowSampling:
-        """The settings of a call of `sample`. Raises FAEError where the model cannot be guided.
+        """The settings of a call of `sample`.
 
         Args:
             options: Of `sample`.
             spec: The model's latents, which decide nothing here.
+
+        Raises:
+            FAEError: The model cannot be guided.
         """
         given = {name: value for name, value in options.items() if name in FlowSampling.model_fields}
         if given.get("denoise") is None:
@@ -135,7 +138,11 @@ class STARFlowConfig(Config):
             )
 
     def require_spec(self, spec: LatentSpec) -> None:
-        """Raise FAEError where patches do not tile the latents of a space."""
+        """Raise FAEError where patches do not tile the latents of a space.
+
+        Args:
+            spec: It.
+        """
         patch = self.patch_size
         if spec.height % patch or spec.width % patch:
             raise FAEError(f"latents of {spec.height}x{spec.width} cannot be cut into patches of {patch}")

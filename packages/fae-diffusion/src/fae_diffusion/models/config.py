@@ -84,7 +84,11 @@ class NetworkConfig(Config):
         """Raise FAEError where the model knows no condition "none", as guidance needs it."""
 
     def require_spec(self, spec: LatentSpec) -> None:
-        """Raise InvalidFile where patches do not tile the latents of a space."""
+        """Raise InvalidFile where patches do not tile the latents of a space.
+
+        Args:
+            spec: It.
+        """
         patch = self.patch_size
         if spec.height % patch or spec.width % patch:
             raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
