@@ -49,7 +49,9 @@ def data(tmp_path: Path) -> Path:
 def test_one_command_measures_and_shows(vae: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("fae_eval.studies.reconstruction.load_extractor", lambda *_, **__: Pixels())
     out = tmp_path / "out"
-    words = f"reconstruct --model {vae} --data {data} --out {out} --extractor pixels --batch-size 3 --pairs 2 --files"
+    words = (
+        f"reconstruct --model {vae} --data {data} --out {out} --extractor timm/pixels --batch-size 3 --pairs 2 --files"
+    )
     invoke(f"{words} --device cpu".split())
     record = json.loads((out / "results" / "reconstruction.json").read_text())
     alone = evaluate_reconstruction(vae, data, extractor=Pixels(), batch_size=7, device="cpu")

@@ -3,30 +3,15 @@ else."""
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import early_errors
 import pytest
+from early_errors import refused_before_torch, run_all
 from PIL import Image
-
-# Runs commands one after another in one process, and says of each how it ended and whether torch is loaded by then.
-PROGRAM = """
-import contextlib, io, json, sys
-from fae_core.cli.main import main
-
-for command in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(command)
-        except SystemExit as stop:
-            status = stop.code
-    loaded = [name for name in ("torch", "torch.distributed.checkpoint") if name in sys.modules]
-    print(json.dumps([status, err.getvalue(), loaded]))
-"""
 
 # `images` is a folder of two images, `latents` one that says it is a latent store.
 MISTAKES = {
@@ -144,14 +129,6 @@ MISTAKES = {
 }
 
 
-def run_all(commands: list[str], folder: Path) -> dict[str, tuple[int, str, list[str]]]:
-    """Of each command its status, what it printed as errors, and which of the heavy modules are loaded after it."""
-    given = json.dumps([command.split() for command in commands])
-    arguments = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(arguments, input=given, capture_output=True, text=True, check=True, cwd=folder)
-    return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
     folder = tmp_path_factory.mktemp("mistakes")
@@ -172,9 +149,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
 def test_mistakes_are_found_before_torch_is_loaded(
     command: str, said: str, found: dict[str, tuple[int, str, list[str]]]
 ) -> None:
-    status, printed, loaded = found[command]
-    assert said in printed and printed.startswith("error: ") and printed.count("\n") == 1
-    assert (status, loaded) == (2, [])
+    refused_before_torch(found[command], said)
 
 
 def test_a_page_that_cannot_be_opened_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
@@ -196,7 +171,7 @@ def test_a_page_that_cannot_be_opened_is_refused_before_torch_is_loaded(tmp_path
 
 def test_a_page_without_gradio_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = "explore --model cifar10"
-    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", "import sys\nsys.modules['gradio'] = None\n" + PROGRAM)
+    monkeypatch.setattr(early_errors, "PROGRAM", "import sys\nsys.modules['gradio'] = None\n" + early_errors.PROGRAM)
     status, printed, loaded = run_all([command], tmp_path)[command]
     assert (status, loaded) == (2, []) and printed.count("\n") == 1
     assert "fae explore needs a package that is not installed: pip install" in printed and "fae-eval[ui]" in printed

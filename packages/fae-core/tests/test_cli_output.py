@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import fae_core.commands.loading as loading_module
-from fae_core.commands.groups import invoke
+from fae_core.commands.groups import every_command, invoke
 from fae_core.commands.loading import announced_imports, loading
 from fae_core.commands.output import choose, command_output, document, say
 from fae_core.errors import FAEError
@@ -149,3 +149,23 @@ def test_a_model_that_takes_long_to_load_is_told(
     with loading("tokenizer runs/fae"):  # outside commands
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_what_follows_the_data_is_left_out_of_a_preset_s_file_unless_the_preset_sets_it() -> None:
+    from fae_core.cli.info import resolved_settings
+
+    for name, field, set_in_preset in (
+        ("sit-tiny", "classes", False),
+        ("starflow-tiny", "classes", False),
+        ("lightningdit-cifar10", "classes", True),
+    ):
+        if name in preset_files():
+            assert (field in resolved_settings(name)["model"]) is set_in_preset, name
+
+
+def test_no_help_promises_resuming_or_replacing_that_its_command_lacks() -> None:
+    for words, command in every_command().items():
+        own = {option for parameter in command.params for option in parameter.opts}
+        texts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+        for option in ("--resume", "--overwrite", "--files", "--processes"):
+            assert option in own or not any(option in text for text in texts), (words, option)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fae_core import LatentSpec
 from fae_core.errors import FAEError, OutputExists
+from fae_core.protocols import Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.sampling.job import SampleJob
 
@@ -67,6 +69,22 @@ def test_a_folder_in_use_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(FAEError, match="between 0 and 1"):
         run(monkeypatch, Device(), tmp_path / "other", labels="0,7")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_generator_that_fails_makes_and_replaces_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(Device):
+        def sample(self, condition: torch.Tensor, **_: object) -> torch.Tensor:
+            raise FAEError("no such way to sample")
+
+    before = run(monkeypatch, Device(), tmp_path / "out")
+    for name in ("new", "out"):
+        for loader in ("load_generator", "load_decoder"):
+            monkeypatch.setattr(f"fae_core.sampling.draw.{loader}", lambda source, device=None: Fails())
+        with pytest.raises(FAEError, match="no such way"):
+            SampleJob("generator", "decoder", tmp_path / name, count=11).run(overwrite=True, device="cpu")
+    assert not (tmp_path / "new").exists()
+    assert (run(monkeypatch, Device(), tmp_path / "again") == before).all() and len(before) == 11
+    assert len([*(tmp_path / "out/images").iterdir()]) == 11
 
 
 def test_secrets_are_not_recorded_and_what_was_recorded_goes_on(
@@ -147,3 +165,18 @@ def test_a_pipe_in_a_picture_s_place_is_made_a_picture(tmp_path: Path, monkeypat
     SampleJob("generator", "decoder", tmp_path / "out", count=11).run(resume=True, device="cpu")
     pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "images").iterdir())]
     assert (np.stack(pictures) == before).all()
+
+
+def test_what_is_drawn_of_a_batch_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(Device):
+        def sample(self, condition: torch.Tensor, *, observe: Observer, **options: Any) -> torch.Tensor:
+            for done in (0.25, 0.5):
+                observe(SamplingStep(done, "step", None))
+            return super().sample(condition, **options)
+
+    monkeypatch.setattr("fae_core.progress._FIRST_SECONDS", -1.0)
+    monkeypatch.setattr("fae_core.progress._LINE_SECONDS", -1.0)
+    run(monkeypatch, Slow(), tmp_path / "out", batch_size=8)
+    assert "sampling: 0/11, 0 s, 50% of the next 8\n" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import yaml
 from fae_core.config import parse_config
 from fae_core.errors import FAEError
 from fae_diffusion import Guidance, integrate, time_grid
-from fae_diffusion.guidance import GuidedVelocity
+from fae_diffusion.guided_velocity import GuidedVelocity
 
 PAPER = "guidance: {parts: [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]}"
 

@@ -7,7 +7,8 @@ import torch
 
 from fae_core.testing import shared_folder
 from fae_diffusion import LightningDiT, SiT, integrate, integrate_sde, sde_grid, shift_time, time_grid
-from fae_diffusion.guidance import Guidance, GuidedVelocity
+from fae_diffusion.guidance import Guidance
+from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.samplers.config import sampling_with
 from fae_diffusion.transport import Transport, shift_from_lightningdit
 

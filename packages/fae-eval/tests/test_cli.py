@@ -37,7 +37,8 @@ def run(monkeypatch, extractor, fae, tmp_path):
     monkeypatch.setattr("fae_eval.studies.generation.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_eval.studies.reconstruction.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_core.load_tokenizer", lambda *_, **__: fae, raising=False)
-    (tmp_path / "FOLDER").mkdir()  # the place is looked at before anything is loaded
+    (tmp_path / "FOLDER").mkdir()  # its kind is looked at before anything is loaded
+    (tmp_path / "FOLDER/config.json").write_text('{"model_type": "fae", "config": {"parts": ["pixel_decoder"]}}')
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: object) -> str:

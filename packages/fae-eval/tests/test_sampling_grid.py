@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fae_core import LatentSpec
-from fae_core.config import Config
+from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError, InvalidFile, InvalidSettings
+from fae_core.models.identity import earlier_identity
 from fae_eval import Result, write_report
 from fae_eval.cli.sampling_grid import _draw, _values
 from fae_eval.data import GeneratedSamples
@@ -114,6 +115,63 @@ def test_an_interrupted_grid_continues_with_what_is_missing(measure, real, tmp_p
     again = Diffusion()
     larger = grid.model_copy(update={"vary": {"method": ["euler", "heun"], "steps": [1, 2, 3]}})
     assert len(measure(larger, again, earlier=resumed, floor=255 - real).rows) == 7 and again.sampled == 2 * 8
+
+
+class Settings(Sampling):
+    speed_only: ClassVar[frozenset[str]] = frozenset({"compile"})
+    compile: bool = False
+
+
+class Own(Config):
+    classes: int = 4
+    sampling: Settings = Settings()
+
+    def sampling_settings(self, options: dict[str, Any], spec: LatentSpec | None = None) -> Settings:
+        return parse_config(Settings, {**self.sampling.model_dump(), **options}, "options")
+
+
+def with_defaults(**fields: Any) -> Diffusion:
+    generator = Diffusion()
+    generator.config = Own(sampling=Settings(**fields))
+    return generator
+
+
+def test_a_grid_is_resumed_where_the_settings_that_decide_its_pictures_are_the_same(measure) -> None:
+    grid = SamplingGrid(vary={"steps": [1, 2]}, count=4)
+    begun = measure(grid, with_defaults(guidance=2.0))
+    larger = grid.model_copy(update={"vary": {"steps": [1, 2, 3]}})
+    faster = with_defaults(guidance=2.0, compile=True)
+    assert len(measure(larger, faster, earlier=begun).rows) == 3 and faster.sampled == 4
+    with pytest.raises(FAEError, match="measured steps 1 at other settings of sampling than the model has now"):
+        measure(larger, with_defaults(guidance=1.0), earlier=begun)
+    given = grid.model_copy(update={"options": {"guidance": 1.0}})
+    first = measure(given, with_defaults(guidance=2.0))
+    other = with_defaults(guidance=1.0, compile=True)
+    assert measure(given, other, earlier=first).rows == first.rows and other.sampled == 0
+
+
+def test_a_record_of_an_earlier_version_is_resumed_with_the_model_that_it_was_begun_with(measure) -> None:
+    grid = SamplingGrid(vary={"steps": [1, 2]}, count=4)
+    generator = with_defaults(guidance=2.0, compile=True)
+    begun = measure(grid, generator)
+    search = begun.provenance["search"]
+    del search["settings"]
+    search["generator"] = earlier_identity(generator)
+    again = with_defaults(guidance=2.0, compile=True)
+    assert measure(grid, again, earlier=begun).rows == begun.rows and again.sampled == 0
+    with pytest.raises(FAEError, match="another generator"):
+        measure(grid, with_defaults(guidance=3.0, compile=True), earlier=begun)
+
+
+def test_a_resumed_grid_keeps_its_floor_and_takes_no_other(measure, real) -> None:
+    grid = SamplingGrid(vary={"steps": [1, 2]}, count=4)
+    begun = measure(grid, floor=255 - real)
+    kept = measure(grid, earlier=begun)
+    assert kept.rows == begun.rows and kept.provenance["search"] == begun.provenance["search"]
+    with pytest.raises(FAEError, match="another floor"):
+        measure(grid, earlier=kept, floor=real)
+    without = measure(grid)
+    assert measure(grid, earlier=without, floor=255 - real).rows == begun.rows
 
 
 def test_a_grid_of_something_else_is_not_continued(measure, tmp_path) -> None:

@@ -25,6 +25,11 @@ def is_missing_own_package(module: object) -> bool:
     return module in _OWN_PACKAGES and importlib.util.find_spec(str(module)) is None
 
 
+def is_own_package(module: object) -> bool:
+    """Whether a name is that of a package of this repository."""
+    return module in _OWN_PACKAGES
+
+
 def own_versions() -> dict[str, str]:
     """The versions of this repository's packages that are present, without importing them."""
     versions = {}

@@ -101,14 +101,17 @@ class _LineBar(Bar):
 
     def advance(self, count: int = 1) -> None:
         self.done += count
-        now = time.monotonic()
-        # As long as the work had taken at the last line, but no longer than the limit.
-        pause = min(_LINE_SECONDS, max(_FIRST_SECONDS, self.last - self.started))
-        if now - self.last > pause and self.done < self.total:
-            self._line()
+        self._line_if_due()
 
     def note(self, text: str) -> None:
         self.text = text
+        self._line_if_due()
+
+    def _line_if_due(self) -> None:
+        # As long as the work had taken at the last line, but no longer than the limit.
+        pause = min(_LINE_SECONDS, max(_FIRST_SECONDS, self.last - self.started))
+        if time.monotonic() - self.last > pause and self.done < self.total:
+            self._line()
 
     def finish(self) -> None:
         self.ended = True

@@ -33,7 +33,10 @@ class SamplingStep(NamedTuple):
 
 
 Observer = Callable[[SamplingStep], None]
-"""What `sample` calls at every step; an exception that it raises ends the sampling."""
+"""What `sample` calls at every step; an exception that it raises ends the sampling.
+
+One with an attribute `needs_states` that is False only counts steps, and no states have to be kept for it.
+"""
 
 
 @runtime_checkable
@@ -163,9 +166,18 @@ def require_decoder(tokenizer: Any, name: object) -> None:
         name: What the error message calls it, such as its path.
     """
     if not can_decode(tokenizer):
-        raise FAEError(
-            f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder, such as a whole FAE"
-        )
+        raise cannot_decode(name)
+
+
+def cannot_decode(name: object) -> FAEError:
+    """The error about a tokenizer that has to decode and cannot.
+
+    Args:
+        name: What the message calls it, such as its path.
+    """
+    return FAEError(
+        f"{name} encodes but cannot paint images; give a tokenizer with a pixel decoder, such as a whole FAE"
+    )
 
 
 def class_count(generator: Any) -> int | None:

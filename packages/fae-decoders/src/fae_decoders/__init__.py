@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder as load_pixel_decoder
     from fae_decoders.fae.config import FeatureDecoderConfig as FeatureDecoderConfig
     from fae_decoders.fae.config import PixelDecoderConfig as PixelDecoderConfig
+    from fae_decoders.fae.config import RAEDecoderConfig as RAEDecoderConfig
     from fae_decoders.fae.fae import FAE as FAE
     from fae_decoders.fae.fae_decoder import FAEDecoder as FAEDecoder
     from fae_decoders.fae.feature_decoder import FeatureDecoder as FeatureDecoder
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from fae_decoders.fae.feature_space import FeatureSpaceMismatch as FeatureSpaceMismatch
     from fae_decoders.fae.pixel_decoder import PixelDecoder as PixelDecoder
     from fae_decoders.fae.rae_decoder import RAEDecoder as RAEDecoder
-    from fae_decoders.fae.rae_decoder import RAEDecoderConfig as RAEDecoderConfig
 
 _names, __getattr__, __dir__ = lazy_names(__name__)
 __all__ = [*(name for name in _names if name != "DiffusersVAE"), "__version__"]  # which needs an extra

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, path_there
+from fae_core.cli.option_objects import spread
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
 Checkpoint = Annotated[Path, typer.Argument(callback=path_there, help="The original's .pt or .safetensors file.")]
-Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
-Spec = Annotated[
-    Path | None,
-    typer.Option("--spec", callback=path_there, help="Latent store, model folder or latent_spec.json to bind it to."),
+CheckpointOrFolder = Annotated[
+    Path,
+    typer.Argument(
+        callback=path_there, help="The original's .pt or .safetensors file, or the folder that diffusers saved."
+    ),
 ]
+Architecture = Annotated[str | None, typer.Option("--arch", help="The original's size and patch, such as XL/2 or B/1.")]
 Statistics = Annotated[
     Path | None,
     typer.Option(
@@ -69,6 +74,7 @@ def train_diffusion(
     from fae_core.cli.training import train_generator
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
+    from fae_diffusion.text.stored import require_texts
 
     choice = CaptionChoice.parse(caption_weights)
 
@@ -78,6 +84,8 @@ def train_diffusion(
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
+        if model_type == "mmdit" and latents is not None and not options.dry_run:
+            require_texts(latents, caption_template)
 
     def text_task(*arguments: Any) -> tuple[Any, dict[str, Any]]:
         from fae_diffusion.text.training import caption_task
@@ -99,90 +107,61 @@ def train_diffusion(
     )
 
 
-def import_sit(
-    checkpoint: Checkpoint,
-    out: Out,
-    arch: Architecture = None,
-    config: Arguments = None,
-    overrides: SetArgument = None,
-    spec: Spec = None,
-    section: Section = None,
-    overwrite: Overwrite = False,
-) -> None:
+@dataclass(frozen=True)
+class Original:
+    """What every import of an original's checkpoint takes. The fields are options; see their help."""
+
+    checkpoint: Checkpoint
+    out: NewOut
+    config: Arguments = None
+    overrides: SetArgument = None
+    spec: Spec = None
+    section: Section = None
+    overwrite: Overwrite = False
+
+
+@spread
+def import_sit(options: Original, arch: Architecture = None) -> None:
     """Turn a checkpoint of willisma/SiT or REPA's SiT into a model folder. Without --arch and --config it is SiT-XL/2.
 
     Example: fae import sit SiT-XL-2-256x256.pt --out models/sit-xl-2
     """
-    _import("sit", checkpoint, out, config, overrides, spec, section, overwrite, arch)
+    _import("sit", options, arch)
 
 
-def import_lightningdit(
-    checkpoint: Checkpoint,
-    out: Out,
-    arch: Architecture = None,
-    config: Arguments = None,
-    overrides: SetArgument = None,
-    spec: Spec = None,
-    statistics: Statistics = None,
-    section: Section = None,
-    overwrite: Overwrite = False,
-) -> None:
+@spread
+def import_lightningdit(options: Original, arch: Architecture = None, statistics: Statistics = None) -> None:
     """Turn a checkpoint of hustvl/LightningDiT into a model folder. Without --config its released options are assumed.
 
     Example: fae import lightningdit lightningdit-xl-imagenet256-800ep.pt --out models/lightningdit --arch XL/1
     """
-    _import("lightningdit", checkpoint, out, config, overrides, spec, section, overwrite, arch, statistics)
+    _import("lightningdit", options, arch, statistics)
 
 
+@spread
 def import_ditdh(
-    checkpoint: Checkpoint,
-    out: Out,
+    options: Original,
     arch: Annotated[str | None, typer.Option("--arch", help="The original's size: XL or S.")] = None,
-    config: Arguments = None,
-    overrides: SetArgument = None,
-    spec: Spec = None,
-    section: Section = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Turn a checkpoint of RAE's DiT^DH into a model folder. Without --arch and --config it is read as DiTDH-XL at 256.
 
     Example: fae import ditdh stage2_model.pt --out models/ditdh-xl --spec models/rae
     """
-    _import("ditdh", checkpoint, out, config, overrides, spec, section, overwrite, arch)
+    _import("ditdh", options, arch)
 
 
-def import_mmdit(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="The original's .pt or .safetensors file, or the folder that diffusers saved.")
-    ],
-    out: Out,
-    config: Arguments = None,
-    overrides: SetArgument = None,
-    spec: Spec = None,
-    section: Section = None,
-    overwrite: Overwrite = False,
-) -> None:
+@partial(spread, replaced={"checkpoint": CheckpointOrFolder})
+def import_mmdit(options: Original) -> None:
     """Turn an MMDiT into a model folder: of REPA, of SD3 and SD3.5 (their own files), or as diffusers saves it.
 
     What the weights show need not be said: depth, patches, channels, norms of queries, the pooled text.
 
     Example: fae import mmdit sd3.5_medium.safetensors --out models/sd3.5 --set model.transport.shift=3
     """
-    _import("mmdit", checkpoint, out, config, overrides, spec, section, overwrite)
+    _import("mmdit", options)
 
 
-def _import(
-    original: str,
-    checkpoint: Path,
-    out: Path,
-    config: Path | None,
-    overrides: list[str] | None,
-    spec: Path | None,
-    section: str | None,
-    overwrite: bool,
-    arch: str | None = None,
-    statistics: Path | None = None,
-) -> None:
+def _import(original: str, options: Original, arch: str | None = None, statistics: Path | None = None) -> None:
     """Read a checkpoint of one of the originals, and write the model folder."""
     from fae_core.cli.settings import resolve_settings
     from fae_core.commands.running import command_line
@@ -191,36 +170,40 @@ def _import(
     from fae_core.files import require_new_folder
     from fae_core.models.configs import config_class_of
     from fae_core.spec import LatentSpec
+    from fae_diffusion.official.arguments import RELEASED, architecture, derived_spec, official_arguments
 
-    require_new_folder(out, overwrite=overwrite)
-    arguments = resolve_settings(None, config, overrides)
+    checkpoint, out = options.checkpoint, options.out
+    require_new_folder(out, overwrite=options.overwrite)
+    arguments = resolve_settings(None, options.config, options.overrides)
     fields = arguments.pop("model", {})
     require_fields(config_class_of("lightningdit" if original == "ditdh" else original), fields, "model settings")
+    latent_spec = LatentSpec.load(options.spec) if options.spec is not None else None
+    if arch is not None:
+        architecture(original, arch)
     from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.official.checkpoint import read_checkpoint, read_diffusers_folder, read_statistics
-    from fae_diffusion.official.transformer import RELEASED, architecture, derived_spec, layout_of, official_arguments
+    from fae_diffusion.official.transformer import layout_of
 
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
     if original == "mmdit" and checkpoint.is_dir():
         state, stored = read_diffusers_folder(checkpoint)
         arguments = {**stored, **arguments}
     else:
-        state = read_checkpoint(checkpoint, section)
+        state = read_checkpoint(checkpoint, options.section)
     layout = original
     if original != "mmdit":
         layout = layout_of(model_class.model_type, state)
         if original == "ditdh" and layout != "ditdh":
             raise InvalidFile(f"{checkpoint} is no DiT^DH, it has no s_embedder: see fae import lightningdit")
-        released = {} if config is not None else RELEASED.get(layout, {})
+        released = {} if options.config is not None else RELEASED.get(layout, {})
         size = architecture(layout, arch) if arch is not None else {}
         arguments = official_arguments(layout, {**released, **size, **arguments})
-    latent_spec = LatentSpec.load(spec) if spec is not None else None
     if statistics is not None:
         latent_spec = latent_spec or derived_spec(layout, arguments)
         latent_spec = latent_spec.with_statistics(*read_statistics(statistics))
     model = model_class.from_official(state, arguments, spec=latent_spec, **fields)
     card = f"Imported from a checkpoint of the original {model_class.__name__} (`{checkpoint.name}`)."
-    model.save_pretrained(out, overwrite=overwrite, card=card)
+    model.save_pretrained(out, overwrite=options.overwrite, card=card)
     count = sum(p.numel() for p in model.parameters())
     say(
         f"wrote {out} ({count:,} parameters); next: "

@@ -26,12 +26,12 @@ from fae_core.processes import are_several
 from fae_core.protocols import Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
-from fae_diffusion.guidance import GuidedVelocity
+from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
 from fae_diffusion.samplers.captured import SMALL, CapturedNetwork
-from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, Sampling, SamplingName, sampling_with
+from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName
 from fae_diffusion.samplers.ode import Velocity
 from fae_diffusion.transport import Transport, shift_time
 
@@ -168,12 +168,7 @@ class FlowMatching(nn.Module):
             InvalidSettings: for a wrong value of one.
         """
         require_known(options, ["times", "weak", "sampling", *Sampling.model_fields], self)
-        named = {} if sampling is None else self.named_sampling[sampling]
-        if sampling in AUTOGUIDED and weak is None:
-            raise FAEError(f"{sampling} guides by a worse model: give one with weak (fae sample --set weak=FOLDER)")
-        settings = sampling_with(self.config.sampling, {**named, **options})
-        if settings.method == "mean_flow" and self.mean_flow is None:
-            raise FAEError("the method mean_flow needs a network trained with mean_flow; take another method")
+        settings = self.config.sampling_settings({**options, "sampling": sampling, "weak": weak})
         grid = self._grid(settings) if times is None else _descending(times)
         device = next(self.parameters()).device
         batch = _batch_size(condition, noise, random)
@@ -309,6 +304,7 @@ class FlowMatching(nn.Module):
             )
         if settings.method in ADAPTIVE:
             # One step size per sample: with a shared one, a sample would depend on the others of its batch.
+            shown = watched if getattr(observe, "needs_states", True) else None
             states: list[list[tuple[float, Tensor]]] = []
             for i in range(len(z)):
                 row, kept = velocity.row(i), []
@@ -321,11 +317,11 @@ class FlowMatching(nn.Module):
                     rtol=settings.rtol,
                     seen=lambda t, x, kept=kept: kept.append((t, x)),
                 )
-                states.append(kept if watched is not None else kept[-1:])
+                states.append(kept if shown is not None else kept[-1:])
             for rows in zip(*states, strict=True):
                 z = torch.cat([x for _, x in rows])
-                if watched is not None:
-                    watched(rows[0][0], z)
+                if shown is not None:
+                    shown(rows[0][0], z)
             return z
         return integrate(velocity, z, grid, settings.method, path=name, seen=watched)
 
@@ -365,10 +361,7 @@ class FlowMatching(nn.Module):
         Raises:
             FAEError: for a model trained without class dropout, which has no such label.
         """
-        if self.config.class_dropout == 0:
-            raise FAEError(
-                "this model has no null label (class_dropout is 0): give it labels, and guidance 1 or a weak model"
-            )
+        self.config.require_null()
         return self.config.classes
 
 

@@ -2,15 +2,13 @@
 
     v = v_uncond + scale (v_cond - v_uncond)        scale 1 = off; in Ho and Salimans (2022), w = scale - 1
 
-`Guidance` is configuration; `GuidedVelocity` applies it to a model. Outside the guided times a step costs one call of
-the model, for the condition alone.
+`Guidance` is configuration, read without torch; `guided_velocity.GuidedVelocity` applies it to a model.
 """
 
 from __future__ import annotations
 
-import copy
+import importlib
 import itertools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -19,8 +17,6 @@ from fae_core.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    Model = Callable[..., Tensor]  # (z, times, condition), of mean velocities also the end of the interval
 
 # Times of a grid are rounded: bounds hold within this much.
 _TOLERANCE = 1e-6
@@ -93,72 +89,13 @@ class Guidance(Config):
         """
         if self.channels is None or self.channels >= conditional.shape[1]:
             return other.lerp(conditional, scale)
-        guided = other[:, : self.channels].lerp(conditional[:, : self.channels], scale)
-        return _join(guided, conditional[:, self.channels :], 1)
+        guided = conditional.clone()
+        guided[:, : self.channels] = other[:, : self.channels].lerp(conditional[:, : self.channels], scale)
+        return guided
 
 
-class GuidedVelocity:
-    """velocity(z, t) of a model under guidance, for `integrate` and `integrate_sde`.
-
-    Args:
-        model: (z, t, condition) -> velocity.
-        condition: of the batch.
-        guidance: scales and times.
-        null: the condition "none" for the batch; both conditions go through the model in one batched call.
-        join: (condition, null) -> the two in one batch; None: torch.cat.
-        weak: instead of `null`, a worse model given the same condition (autoguidance; Karras et al., 2024).
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        condition: Any,
-        guidance: Guidance,
-        *,
-        null: Any = None,
-        join: Callable[[Any, Any], Any] | None = None,
-        weak: Model | None = None,
-    ) -> None:
-        self.model, self.condition, self.guidance, self.weak = model, condition, guidance, weak
-        # Joined once, not in every step.
-        self.both = None if weak is not None or null is None else (join or _join)(condition, null)
-
-    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.at(z, float(t.reshape(-1)[0]))
-
-    def at(self, z: Tensor, t: float, until: float | None = None) -> Tensor:
-        """The velocity at one time for the whole batch. Times are numbers, so that nothing waits for the device.
-
-        Args:
-            z: the states, (B, C, h, w).
-            t: their time.
-            until: the end of the interval from t over which the velocity is averaged, for a model of mean velocities.
-        """
-        import torch  # not above: settings are read without it
-
-        times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
-        end = () if until is None else (until,)
-        scale = self.guidance.scale_at(t)
-        if scale == 1.0:
-            return self.model(z, times, self.condition, *end)
-        if self.weak is not None:
-            return self.guidance.combine(
-                self.model(z, times, self.condition, *end), self.weak(z, times, self.condition, *end), scale
-            )
-        conditional, null = self.model(_join(z, z), _join(times, times), self.both, *end).chunk(2)
-        return self.guidance.combine(conditional, null, scale)
-
-    def row(self, index: int) -> GuidedVelocity:
-        """The same velocity for one sample alone."""
-        alone = copy.copy(self)
-        alone.condition = self.condition[index : index + 1]
-        if self.both is not None:
-            count = len(self.condition)
-            alone.both = self.both[[index, count + index]]
-        return alone
-
-
-def _join(first: Tensor, second: Tensor, dim: int = 0) -> Tensor:
-    import torch
-
-    return torch.cat([first, second], dim)
+def __getattr__(name: str) -> Any:
+    """GuidedVelocity, which stood here and needs torch; for one release."""
+    if name == "GuidedVelocity":
+        return importlib.import_module("fae_diffusion.guided_velocity").GuidedVelocity
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

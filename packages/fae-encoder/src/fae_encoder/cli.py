@@ -18,9 +18,11 @@ from fae_core.cli.options import (
     Resume,
     Seed,
     Set,
+    Split,
     Survey,
     check_places,
     encoder_there,
+    path_there,
 )
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
@@ -33,6 +35,26 @@ if TYPE_CHECKING:
     from fae_encoder.store.encode_dataset import LatentEncoder
     from fae_encoder.store.feature_store import FeatureStore
 
+
+def _weights_there(weights: str | None) -> str | None:
+    """The weights of a backbone as given, once it is known that there can be such."""
+    if weights is not None and weights not in ("pretrained", "pip", "random"):
+        path_there(Path(weights))
+    return weights
+
+
+BackboneWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        callback=_weights_there,
+        help='Of the backbone: "pretrained", "pip", "random" or a file; default: the encoder\'s own choice.',
+    ),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
+]
 DEFAULT_MODEL = "fae-lite0-32"  # its adapter is not trained: for a first look
 
 
@@ -48,18 +70,10 @@ def encode(
             f"{DEFAULT_MODEL}, whose adapter is not trained.",
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the model\'s.'
-        ),
-    ] = None,
+    weights: BackboneWeights = None,
     overrides: Set = None,
-    features: Annotated[
-        Path | None,
-        typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
-    ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")] = None,
+    features: Features = None,
+    split: Split = None,
     survey: Survey = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Encode the first so many images.")] = None,
     posterior: Annotated[
@@ -103,11 +117,14 @@ def encode(
     from fae_core.commands.running import is_first_process
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
+    from fae_core.latent_store.begun import is_begun
     from fae_core.models.sources import may_be_preset
 
     require_new_folder(
         out, overwrite=overwrite, resume=resume or not is_first_process(), kind="latent store", resumable=True
     )
+    if resume and out.is_dir():
+        is_begun(out)
     fresh = may_be_preset(model or DEFAULT_MODEL)
     kept = Path(f"{out}.{ENCODER}") if fresh else None
     if kept is not None and not dry_run:
@@ -115,7 +132,7 @@ def encode(
     from fae_core.cli.defaults import image_size_at_hand, require_suited
     from fae_core.config import parse_config
     from fae_core.images import open_surveyed
-    from fae_encoder.config import preset_config
+    from fae_encoder.config import preset_config, require_features_of, stored_config
     from fae_encoder.store.config import EncodeConfig
 
     settings = {
@@ -131,11 +148,16 @@ def encode(
     }
     config = parse_config(EncodeConfig, settings, "encode")
     fields = encoder_fields(overrides)
+    known = None
     if fresh:
-        preset_config(model or DEFAULT_MODEL, fields)
+        known = preset_config(model or DEFAULT_MODEL, fields, "default" if weights is None else weights)
     elif fields:
         raise FAEError(f"{model} is taken as it is: --set is for an encoder preset")
+    elif model is not None and (weights is not None or features is not None):
+        known = stored_config(model, weights)  # these two are about a backbone
     check_places(features=features)
+    if features is not None and known is not None:
+        require_features_of(features, known)
     if not dry_run and relaunched(processes):
         return
     source = open_surveyed(data, split, survey)
@@ -229,7 +251,8 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     from fae_core.models.folder import read_config
     from fae_core.models.load import load_tokenizer
     from fae_core.models.sources import may_be_preset, resolve_model_folder
-    from fae_encoder.encoder import WHOLE_FAE, FAEEncoder
+    from fae_encoder.config import ENCODER_TYPE, WHOLE_FAE
+    from fae_encoder.encoder import FAEEncoder
     from fae_encoder.store.encode_dataset import LatentEncoder
     from fae_encoder.store.point_encoder import PointEncoder
 
@@ -237,7 +260,7 @@ def _load(model: str, weights: str | None, seed: int, fields: dict[str, Any]) ->
     if may_be_preset(model):
         return FAEEncoder.from_preset(model, seed=seed, **chosen, **fields).eval()
     folder = resolve_model_folder(model, part="tokenizer")
-    if read_config(folder).get("model_type") in (FAEEncoder.model_type, WHOLE_FAE):
+    if read_config(folder).get("model_type") in (ENCODER_TYPE, WHOLE_FAE):
         return FAEEncoder.from_pretrained(folder, **chosen)
     if weights is not None:
         raise FAEError(f"{model} has no backbone to give weights to; leave --weights out")

@@ -158,6 +158,17 @@ def provenance_line(facts: dict[str, Any]) -> str:
     return "provenance: " + "; ".join(parts)
 
 
+def require_kind(record: Result, kind: str) -> None:
+    """Raise InvalidFile where a record to resume is of another kind."""
+    if record.kind != kind:
+        raise other_kind(kind)
+
+
+def other_kind(kind: str) -> InvalidFile:
+    """The error about a record to resume that is of another study than `kind`."""
+    return InvalidFile(f"the record to resume is not one of a {kind.replace('-', ' ')}; use a new --out")
+
+
 def is_number(value: Any) -> bool:
     """Whether a value from a file is a number to calculate with: no bool, and its squares and sums stay finite."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST

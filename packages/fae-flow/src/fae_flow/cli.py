@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, Out, Overwrite, path_there
+from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -36,7 +36,7 @@ def import_starflow(
     checkpoint: Annotated[
         Path, typer.Argument(callback=path_there, help="The original's .pth, .pt or .safetensors file.")
     ],
-    out: Out,
+    out: NewOut,
     config: Annotated[
         Path,
         typer.Option(
@@ -49,14 +49,7 @@ def import_starflow(
             "--set", metavar="KEY=VALUE", help="An argument of the original; model.KEY sets a field of STARFlowConfig."
         ),
     ] = None,
-    spec: Annotated[
-        Path | None,
-        typer.Option(
-            "--spec",
-            callback=path_there,
-            help="Latent store, model folder or latent_spec.json whose latent space it is for.",
-        ),
-    ] = None,
+    spec: Spec = None,
     classes: Annotated[
         int | None,
         typer.Option(
@@ -80,6 +73,7 @@ def import_starflow(
     settings = resolve_settings(None, config, overrides)
     fields = settings.pop("model", {})
     require_fields(STARFlowConfig, fields, "model settings")
+    latent_spec = LatentSpec.load(spec) if spec is not None else None
     from fae_core.models.foreign import read_state_dict
     from fae_flow import STARFlow
     from fae_flow.official.checkpoint import constructor_arguments
@@ -92,7 +86,6 @@ def import_starflow(
             fields.setdefault(own, arguments[name])
     if classes is not None:
         fields["classes"] = classes
-    latent_spec = LatentSpec.load(spec) if spec is not None else None
     model = STARFlow.from_official(state, arguments, latent_spec, **fields)
     card = f"Imported from a checkpoint of the original STARFlow (`{checkpoint.name}`)."
     model.save_pretrained(out, overwrite=overwrite, card=card)

@@ -68,10 +68,7 @@ def null_condition(config: STARFlowConfig, batch: int, device: torch.device, lik
     Raises:
         FAEError: for a model that was trained without it (label_dropout 0).
     """
-    if not config.label_dropout:
-        raise FAEError(
-            "this model has no null condition (label_dropout is 0): give conditions, and uncond for guidance"
-        )
+    config.require_null()
     if config.classes is not None:
         return torch.full((batch,), config.classes, dtype=torch.long, device=device)
     assert config.text_dim is not None  # the model is conditional

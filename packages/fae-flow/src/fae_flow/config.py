@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fae_core.config import Config
+from fae_core.config import Config, parse_config
+from fae_core.errors import FAEError
+from fae_core.spec import LatentSpec
 
 # Rotations that the original reserves for the text axis if a model can see text.
 TEXT_FREQUENCIES = 8
@@ -47,6 +50,9 @@ class STARFlowConfig(Config):
         denoise: whether `sample` ends with a Tweedie step by default.
         gradient_checkpointing: recompute layers in the backward pass, to save memory.
     """
+
+    takes_prompts: ClassVar[bool] = False
+    follows_data: ClassVar[frozenset[str]] = frozenset({"classes"})
 
     width: int = Field(256, gt=0)
     layers: tuple[int, ...] = Field((2, 2, 6), min_length=1, max_length=64)
@@ -106,19 +112,61 @@ class STARFlowConfig(Config):
         """Whether the model has a condition, of classes or text."""
         return self.classes is not None or self.text_dim is not None
 
+    def sampling_settings(self, options: Mapping[str, Any], spec: LatentSpec | None = None) -> FlowSampling:
+        """The settings of a call of `sample`.
+
+        Args:
+            options: Of `sample`.
+            spec: The model's latents, which decide nothing here.
+
+        Raises:
+            FAEError: The model cannot be guided.
+        """
+        given = {name: value for name, value in options.items() if name in FlowSampling.model_fields}
+        if given.get("denoise") is None:
+            given["denoise"] = self.denoise
+        settings = parse_config(FlowSampling, given, "sampling options")
+        if settings.guidance != 1 and self.conditional and options.get("uncond") is None:
+            self.require_null()
+        return settings
+
+    def require_null(self) -> None:
+        """Raise FAEError where the model was trained without a null condition."""
+        if not self.label_dropout:
+            raise FAEError(
+                "this model has no null condition (label_dropout is 0): give conditions, and uncond for guidance"
+            )
+
+    def require_spec(self, spec: LatentSpec) -> None:
+        """Raise FAEError where patches do not tile the latents of a space.
+
+        Args:
+            spec: It.
+        """
+        patch = self.patch_size
+        if spec.height % patch or spec.width % patch:
+            raise FAEError(f"latents of {spec.height}x{spec.width} cannot be cut into patches of {patch}")
+
     @property
     def text_frequencies(self) -> int:
         """Rotations reserved for the text axis."""
         return TEXT_FREQUENCIES if self.text_tokens else 0
 
 
-class SampleOptions(Config):
-    """What `STARFlow.sample` takes beside conditions and noise; see there."""
+class FlowSampling(Config):
+    """Settings of `STARFlow.sample`; see there."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset({"cuda_graph"})
 
     guidance: float = Field(default=1.0, ge=0, le=1e6)
-    uncond: Any = None
     denoise: bool | None = None
     guide_top_only: bool = False
-    jacobi: Any = None
     cuda_graph: bool | Literal["auto"] = "auto"
     precision: Literal["fp32", "bf16", "auto"] = "auto"
+
+
+class SampleOptions(FlowSampling):
+    """What `STARFlow.sample` takes beside conditions and noise: the settings, and what is no plain value."""
+
+    uncond: Any = None
+    jacobi: Any = None

@@ -93,8 +93,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         if spec is None:
             raise FAEError("a STARFlow needs the LatentSpec that it is for: pass spec=")
         patch = config.patch_size
-        if spec.height % patch or spec.width % patch:
-            raise FAEError(f"latents of {spec.height}x{spec.width} cannot be cut into patches of {patch}")
+        config.require_spec(spec)
         tokens, channels = (spec.height // patch) * (spec.width // patch), spec.channels * patch**2
         top = len(config.layers) - 1
         blocks = nn.ModuleList(

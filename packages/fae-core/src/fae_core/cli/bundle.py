@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite, model_there, path_there
+from fae_core.cli.options import Generator, NewOut, Overwrite, decoder_there, path_there
 from fae_core.commands.output import say
 
 
@@ -15,16 +15,13 @@ def bundle(
     tokenizer: Annotated[
         str,
         typer.Option(
-            "--tokenizer", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
+            "--tokenizer",
+            callback=decoder_there,
+            help="Run folder, model folder or hub id of a tokenizer that decodes.",
         ),
     ],
-    generator: Annotated[
-        str,
-        typer.Option(
-            "--generator", callback=model_there, help="Run folder, checkpoint, model folder or hub id of its generator."
-        ),
-    ],
-    out: Out,
+    generator: Generator,
+    out: NewOut,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16 or float32 weights on disk.")] = "float16",
     description: Annotated[str | None, typer.Option("--description", help="One sentence for the card.")] = None,
     notes: Annotated[
@@ -47,8 +44,10 @@ def bundle(
     from fae_core.errors import require_known
     from fae_core.files import require_new_folder
     from fae_core.models.bundles import DTYPES
+    from fae_core.models.stored import require_pair, stored_model
 
     require_known("dtype", [dtype], DTYPES)
+    require_pair(stored_model("generator", generator), stored_model("tokenizer", tokenizer))
     require_new_folder(out, overwrite=overwrite, inputs=(tokenizer, generator, *(results or ())))
     for path in results or ():
         read_results(path)

@@ -78,10 +78,16 @@ def info(
 
     Example: fae info lightningdit-xl --gpus 8
     """
-    from fae_core.models.presets import preset_files
+    from fae_core.errors import FAEError
+    from fae_core.models.presets import load_preset, preset_files
 
     is_preset = target in preset_files() and not Path(target).exists()
     settings = resolved_settings(target) if is_preset else None  # first: a fault in them is found without torch
+    costs = gpus is not None or measure
+    if costs:
+        load_preset(target)
+    if measure and rate:
+        raise FAEError("--measure and --samples-per-second both give the speed; choose one")
     facts = describe(target)
     document(facts)
     for name, value in facts.items():
@@ -92,14 +98,10 @@ def info(
         if named := named_sampling(target):
             facts["sampling"] = named
             say("# fae sample --sampling NAME\n" + as_yaml({"sampling": named}))
-    if gpus is None and not measure:
+    if not costs:
         return
     from fae_core.cost import table as training_cost
-    from fae_core.errors import FAEError
-    from fae_core.models.presets import load_preset
 
-    if measure and rate:
-        raise FAEError("--measure and --samples-per-second both give the speed; choose one")
     build = preset_builder(target)
     batch = batch_size or load_preset(target).get("training", {}).get("batch_size") or 256
     about = training_cost.Assumptions(gpus or 1, batch, samples, gpu_memory, tflops, utilisation, rate)
@@ -118,6 +120,8 @@ def info(
 
 def resolved_settings(preset: str) -> dict[str, Any]:
     """The settings of a preset: model, training and stages with their defaults, other sections as they stand.
+
+    What training takes from its data, such as the number of classes, is left out unless the preset sets it.
 
     Args:
         preset: Its name.
@@ -139,7 +143,9 @@ def resolved_settings(preset: str) -> dict[str, Any]:
         if name in sections:
             fields = dict(sections[name])
             own = {"training": fields.pop("training")} if name in stages and "training" in fields else {}
-            sections[name] = own | parse_config(config_class, fields, f"preset {preset}").model_dump(mode="json")
+            open_ = config_class.follows_data - fields.keys()
+            resolved = parse_config(config_class, fields, f"preset {preset}").model_dump(mode="json", exclude=open_)
+            sections[name] = own | resolved
     return sections
 
 

@@ -44,6 +44,33 @@ def model_there(source: str | None) -> str | None:
     return source
 
 
+def generator_there(source: str | None) -> str | None:
+    """As `model_there`, where it has to be a generator."""
+    if source is not None:
+        from fae_core.models.stored import stored_model
+
+        stored_model("generator", source)
+    return source
+
+
+def tokenizer_there(source: str | None) -> str | None:
+    """As `model_there`, where it has to be a tokenizer."""
+    if source is not None:
+        from fae_core.models.stored import stored_model
+
+        stored_model("tokenizer", source)
+    return source
+
+
+def decoder_there(source: str | None) -> str | None:
+    """As `model_there`, where it has to be a tokenizer that turns latents into images."""
+    if source is not None:
+        from fae_core.models.stored import require_pair, stored_model
+
+        require_pair(None, stored_model("tokenizer", source))
+    return source
+
+
 def path_there(path: Path | list[Path] | None) -> Any:
     """The path of a file or folder, or several, as given, once it is known that something is there."""
     for one in path if isinstance(path, list) else [] if path is None else [path]:
@@ -64,7 +91,7 @@ def encoder_there(source: str | None) -> str | None:
     if source is not None and may_be_preset(source):
         load_preset(source, "fae-encoder")
         return source
-    return model_there(source)
+    return tokenizer_there(source)
 
 
 def _store_there(folder: Path | None) -> Path | None:
@@ -78,9 +105,9 @@ _PLACES: dict[str, Callable[[Any], Any]] = {
     "data": images_there,
     "latents": _store_there,
     "features": _store_there,
-    "tokenizer": model_there,
-    "decoder": model_there,
-    "autoencoder": model_there,
+    "tokenizer": tokenizer_there,
+    "decoder": decoder_there,
+    "autoencoder": tokenizer_there,
     "init": model_there,
     "encoder": encoder_there,
     "reference": encoder_there,
@@ -102,6 +129,7 @@ def check_places(**places: Any) -> None:
 _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite or --resume.")]
+NewOut = Annotated[Path, typer.Option("--out", help="Folder to write; must be new unless --overwrite.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted call stopped.")]
 DryRun = Annotated[
@@ -135,7 +163,22 @@ Data = Annotated[
     str, typer.Option("--data", callback=images_there, help='Image folder, .parquet, .npz, or "photographs".')
 ]
 TrainData = Annotated[str, typer.Option("--data", help='Image folder, .parquet, .npz, or "photographs".')]
+Generator = Annotated[
+    str,
+    typer.Option(
+        "--generator",
+        callback=generator_there,
+        help="Run folder, checkpoint, model folder or hub id of a generator.",
+    ),
+]
+Decoder = Annotated[
+    str,
+    typer.Option(
+        "--decoder", callback=decoder_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
+    ),
+]
 Latents = Annotated[Path | None, typer.Option("--latents", help="Latent store, as `fae encode` writes it.")]
+Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
 Survey = Annotated[
     Path | None,
     typer.Option(
@@ -143,6 +186,10 @@ Survey = Annotated[
         callback=path_there,
         help="Report of `fae check` on the images: broken ones are left out from the start.",
     ),
+]
+Spec = Annotated[
+    Path | None,
+    typer.Option("--spec", callback=path_there, help="Latent store, model folder or latent_spec.json to bind it to."),
 ]
 LiveData = Annotated[
     str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")

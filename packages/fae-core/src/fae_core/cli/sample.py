@@ -20,7 +20,7 @@ def sample(
     ] = None,
     generator: Annotated[
         str | None,
-        typer.Option("--generator", help="Run folder, model folder or hub id of a generator."),
+        typer.Option("--generator", help="Run folder, checkpoint, model folder or hub id of a generator."),
     ] = None,
     decoder: Annotated[
         str | None,
@@ -91,9 +91,8 @@ def sample(
     from fae_core.errors import FAEError
     from fae_core.files import read_json, require_new_folder
     from fae_core.folders import SAMPLES_RECORD
-    from fae_core.models.load import generator_type
-    from fae_core.models.sample_options import check_early
-    from fae_core.models.sources import find_bundle, require_source
+    from fae_core.models.sources import find_bundle
+    from fae_core.sampling.beforehand import check_drawing, job_settings, require_same_job
     from fae_core.sampling.prompts import read_prompts
 
     if model is not None and generator is None and decoder is None:
@@ -101,13 +100,15 @@ def sample(
         generator = decoder = model
     elif model is not None or generator is None or decoder is None:
         raise FAEError("give either --model BUNDLE, or --generator and --decoder")
-    require_source(generator)
-    require_source(decoder)
     options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
-    check_early(generator_type(generator), options if guidance is None else {"guidance": guidance, **options})
     texts = read_prompts(prompts) if prompts is not None else ()
+    all_options = options if guidance is None else {"guidance": guidance, **options}
+    check_drawing(generator, decoder, labels=labels, prompts=texts, options=all_options)
     if is_first_process():
         require_new_folder(out, overwrite=overwrite, resume=resume, kind="samples", resumable=SAMPLES_RECORD)
+        if resume:
+            own = {"labels": labels, "guidance": guidance, "seed": seed, "options": options, "prompts": texts}
+            require_same_job(out, job_settings({"count": count, **own}))
     if relaunched(processes):
         return
     from fae_core.sampling.job import SampleJob

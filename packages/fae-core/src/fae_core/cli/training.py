@@ -17,8 +17,10 @@ from fae_core.errors import DataError
 from fae_core.models.build import on_meta, seeded
 from fae_core.models.configs import config_class_of
 from fae_core.models.sample_options import check_early
+from fae_core.models.stored import stored_model, stored_spec
 
 if TYPE_CHECKING:
+    from fae_core.spec import LatentSpec
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
 
     # (class, model settings, latents, training settings, preview, device) -> the task, and what config.yaml records of
@@ -76,7 +78,8 @@ def train_generator(
         place = generator_classes[model_type]
         return pkgutil.resolve_name(place) if isinstance(place, str) else place
 
-    require_fields(config_class_of(model_type, load), model, "model settings")
+    config_class = config_class_of(model_type, load)
+    require_fields(config_class, model, "model settings")
     if preview is not None:
         check_early(model_type, preview.options)
     if check is not None:
@@ -84,6 +87,15 @@ def train_generator(
     _check_source(latents, data, tokenizer, flip, options)
     check_places(latents=latents, data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
     options.check_folder()
+    spec = _latents_at_hand(latents, tokenizer)
+    if spec is not None:
+        options.require_suited(default_preset, {"latents": spec.shape})
+        if hasattr(config_class, "require_spec"):
+            known: Any = parse_config(config_class, model, "model settings")
+            known.require_spec(spec)
+        decoder = None if preview is None else stored_model("tokenizer", preview.decoder)
+        if decoder is not None and decoder.spec is not None:
+            decoder.spec.require(spec, context=f"decoder {decoder.source}")
     if options.relaunched():
         return
     from fae_core.processes import processes
@@ -105,7 +117,7 @@ def train_generator(
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
         prompts = None if make_task is labelled_task else "FILE"
-        decoder = tokenizer or "TOKENIZER"
+        decoder = tokenizer or (preview.decoder if preview is not None else "TOKENIZER")
         after = command_line("sample", generator=options.out, decoder=decoder, out="SAMPLES", prompts=prompts)
         options.train(task, config, recorded, after)
 
@@ -144,6 +156,14 @@ def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
     from fae_core.training import PreviewConfig
 
     return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
+
+
+def _latents_at_hand(latents: Path | None, tokenizer: str | None) -> LatentSpec | None:
+    """The latents to train on, by files alone; None where only loading tells."""
+    if latents is not None:
+        return stored_spec(latents)
+    stored = None if tokenizer is None else stored_model("tokenizer", tokenizer)
+    return None if stored is None else stored.spec
 
 
 def _check_source(

@@ -16,9 +16,13 @@ class Config(BaseModel):
 
     Attributes:
         stage_configs: Of a model's: the stages that train it, as a preset's section -> "module:class".
+        follows_data: Fields of a model's that training takes from its data unless they are set, such as `classes`.
+        speed_only: Fields that change how fast a result is had, not the result: no part of an identity.
     """
 
     stage_configs: ClassVar[Mapping[str, str]] = {}
+    follows_data: ClassVar[frozenset[str]] = frozenset()
+    speed_only: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="after")
@@ -27,6 +31,25 @@ class Config(BaseModel):
         if problem is not None:
             raise ValueError(problem)
         return self
+
+    def deciding(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """The fields that decide results, as JSON can hold them: all but those that are `speed_only`, at every depth.
+
+        Args:
+            exclude_defaults: Without defaults, so that fields which later versions add change nothing.
+        """
+        found = self.model_dump(mode="json", exclude_defaults=exclude_defaults)
+        for name in list(found):
+            value = getattr(self, name)
+            if name in self.speed_only:
+                del found[name]
+            elif isinstance(value, Config):
+                inner = value.deciding(exclude_defaults=exclude_defaults)
+                if not inner and found[name]:  # all that is no default is about speed
+                    del found[name]
+                else:
+                    found[name] = inner
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON can hold them: the method by which peft and others read a model's `config`."""

@@ -152,7 +152,8 @@ def require_new_folder(
             )
         if not folder.is_dir():
             raise FAEError(f"{folder} is a file; give a folder to write to")
-        if resume or is_empty(folder):
+        begun = not isinstance(resumable, str) or (folder / resumable).is_file()
+        if is_empty(folder) or (resume and begun):
             return None
     if not overwrite:
         raise OutputExists(folder, (folder / resumable).is_file() if isinstance(resumable, str) else resumable)

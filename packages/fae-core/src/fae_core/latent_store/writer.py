@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fae_core.errors import DataError, FAEError
+from fae_core.errors import DataError
 from fae_core.files import (
     begun_folder,
     disk_errors,
@@ -35,6 +35,7 @@ from fae_core.files import (
     write_atomic,
 )
 from fae_core.folders import STORE_INDEX, STORE_LABELS, STORE_PLAN, STORE_PROGRESS, STORE_SKIPPED, store_shard
+from fae_core.latent_store.begun import is_begun
 from fae_core.latent_store.format import (
     DTYPES,
     Index,
@@ -180,18 +181,16 @@ class LatentStoreWriter:
 
     def _require_same(self) -> None:
         """Raise unless the folder holds this store, finished or not; begin it where nothing was written yet."""
+        if not is_begun(self.folder):
+            self._start(overwrite=True)
+            return
         if self.finished:
             older, spec = read_index(self.folder).plan, LatentSpec.load(self.folder)
             # A finished store's statistics may be those of the data.
             self.spec.require(spec, ignore=("mean", "std"), context=str(self.folder))
-        elif (self._progress / STORE_PLAN).is_file():
+        else:
             older, spec = read_plan(self.folder), LatentSpec.load(self._progress)
             self.spec.require(spec, context=str(self.folder))
-        elif {path.name for path in self.folder.iterdir()} <= {STORE_PROGRESS}:
-            self._start(overwrite=True)
-            return
-        else:
-            raise FAEError(f"{self.folder} holds no latent store that could be resumed")
         for name in Plan.model_fields:
             if getattr(older, name) != getattr(self.plan, name):
                 was, now = repr(getattr(older, name))[:60], repr(getattr(self.plan, name))[:60]

@@ -79,7 +79,10 @@ def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -
     Raises:
         FAEError: labels are of another type or number, or out of range.
     """
-    labels = torch.as_tensor(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):  # texts, nested lists of several lengths, ...
+        raise FAEError(f"expected {batch} integer class labels, got {str(labels)[:60]}") from None
     if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise FAEError(
             f"expected {batch} integer class labels of shape ({batch},), got {labels.dtype} of shape "

@@ -10,30 +10,23 @@ from typing import Any
 import torch
 
 from fae_core.config import parse_config
-from fae_core.errors import DataError, InvalidFile, UnknownName
+from fae_core.errors import DataError, InvalidFile
 from fae_core.files import read_json, read_yaml, sha256_file, unsealed
 from fae_core.folders import (
     CHECKPOINT_STATE,
-    LATENT_SPEC,
     MODEL_CONFIG,
-    RUN_CHECKPOINTS,
     RUN_CONFIG,
     RUN_IDENTITY,
     RUN_MODEL,
     checkpoint,
-    checkpoint_step,
 )
-from fae_core.models.folder import checked_names, load_state, read_config
-from fae_core.plugins import load_plugins
+from fae_core.models.folder import load_state, read_config
+from fae_core.models.stored import checked_names, recorded_spec, run_generator
+from fae_core.models.stored import checkpoints_of as checkpoints_of
+from fae_core.models.stored import numbered as numbered
 from fae_core.spec import LatentSpec
 
 _NAME = "model"  # the name of GeneratorTask's module
-
-
-def numbered(folder: Path) -> dict[int, Path]:
-    """Step -> folder of each checkpoint in RUN/checkpoints, oldest first; they are not verified."""
-    steps = {path: checkpoint_step(path.name) for path in folder.glob("*") if path.is_dir()}
-    return dict(sorted((step, path) for path, step in steps.items() if step is not None))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -112,14 +105,6 @@ def quiet() -> AbstractContextManager[object]:
     return warnings.catch_warnings(action="ignore")
 
 
-def checkpoints_of(run: str | Path) -> dict[int, Path]:
-    """Step -> folder of each checkpoint of a run, oldest first. Raises InvalidFile where it has none."""
-    found = numbered(Path(run) / RUN_CHECKPOINTS)
-    if not found:
-        raise InvalidFile(f"{run} has no checkpoints")
-    return found
-
-
 def generator_in_checkpoint(
     path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Any:
@@ -142,11 +127,7 @@ def generator_in_checkpoint(
     if problem is not None:
         raise InvalidFile(f"{path} is damaged: {problem}")
     settings = read_yaml(run / RUN_CONFIG)
-    known = load_plugins("fae.generators")
-    model_type = settings.get("model_type")
-    if model_type not in known:
-        raise UnknownName("generator type", str(model_type), known)
-    generator_class = known[model_type].load()
+    generator_class = run_generator(run, settings).load()
     config = parse_config(generator_class.config_class, settings.get("model", {}), f"{run}/{RUN_CONFIG}")
     model = generator_class(config, _spec_of(run, settings))
     model.class_names = _class_names_of(run, settings)
@@ -184,12 +165,9 @@ def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
     """The latent space of the run's model, of its record, or of its latent store."""
     from fae_core.latent_store import LatentStore
 
-    if (run / RUN_MODEL / LATENT_SPEC).is_file():
-        return LatentSpec.load(run / RUN_MODEL)
-    recorded = settings.get(RUN_IDENTITY)
-    known = recorded.get("latent_spec") if isinstance(recorded, dict) else None
-    if isinstance(known, dict) and not isinstance(known.get("mean"), str):  # not only a `LatentSpec.summary`
-        return LatentSpec.from_dict(known, f"{run}/{RUN_CONFIG}")
+    known = recorded_spec(run, settings)
+    if known is not None:
+        return known
     try:
         return LatentStore(str(settings.get("data"))).spec
     except (InvalidFile, DataError):

@@ -48,13 +48,6 @@ def write_config(
     write_json(folder / MODEL_CONFIG, {**stored, **more}, verbatim=("class_names",))
 
 
-def checked_names(names: Any, where: str) -> tuple[str, ...] | None:
-    """Class names as stored in the file `where`. Raises InvalidFile where they are not a list of texts."""
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise InvalidFile(f"{where}: class_names must be a list of texts")
-    return None if names is None else tuple(names)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder; raises InvalidFile where it is missing or malformed."""
     return read_json(folder / MODEL_CONFIG)

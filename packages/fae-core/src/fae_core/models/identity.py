@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel
 from torch import nn
+
+from fae_core.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,17 +39,33 @@ def model_checksum(state: Mapping[str, Tensor], spec: LatentSpec | None) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: Any) -> str | None:
+def model_identity(model: Any, *, sampling: bool = True) -> str | None:
     """A hash of what a loaded model's output depends on: its configuration, weights and latent space.
 
     None for a model that is not a torch module, whose weights are not known.
+
+    Args:
+        model: Any model.
+        sampling: Whether its own defaults of `sample` (`config.sampling`) are part of it.
     """
+    config = getattr(model, "config", None)
+    fields = config.deciding(exclude_defaults=True) if isinstance(config, Config) else {}
+    if not sampling:
+        fields.pop("sampling", None)
+    return _identity(model, fields)
+
+
+def earlier_identity(model: Any) -> str | None:
+    """What earlier versions recorded as `model_identity`: fields that are `speed_only` were part of it."""
+    config = getattr(model, "config", None)
+    return _identity(model, config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, Config) else {})
+
+
+def _identity(model: Any, fields: dict[str, Any]) -> str | None:
+    """The hash of a torch module and those of its settings that are no defaults; None for other models."""
     if not isinstance(model, nn.Module):
         return None
-    config = getattr(model, "config", None)
-    # Without defaults, so that fields of later versions change nothing, and without the places that weights came from.
-    dumped = config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, BaseModel) else {}
-    settings = json.dumps(_without_places(dumped), sort_keys=True)
+    settings = json.dumps(_without_places(fields), sort_keys=True)
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
     return hashlib.sha256(f"{type(model).__name__} {settings} {weights}".encode()).hexdigest()
 

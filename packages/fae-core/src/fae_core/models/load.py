@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fae_core.commands.loading import loading
-from fae_core.errors import FAEError, InvalidFile, MissingPackage, UnknownName
-from fae_core.folders import CHECKPOINT_STATE, MODEL_CONFIG
-from fae_core.plugins import is_missing_own_package, load_plugins
+from fae_core.errors import FAEError
+from fae_core.folders import CHECKPOINT_STATE
+from fae_core.models.sources import HubOptions, resolve_model_folder
+from fae_core.models.stored import Kind, stored_model, stored_point
 from fae_core.protocols import Decoder, Generator, Tokenizer
 from fae_core.spec import LatentSpec
-
-Kind = Literal["generator", "tokenizer"]
 
 
 def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **options: Any) -> Generator:
@@ -44,26 +43,13 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
     return generator
 
 
-def generator_type(source: str | Path) -> str | None:
-    """The model_type of the generator in a local folder or installed bundle; None where only loading tells."""
-    point = _known_point(source)
-    return None if point is None else point.name
-
-
 def generator_class(source: str | Path) -> Any | None:
     """The class of the generator in a local folder or installed bundle; None where it is only known after loading."""
-    point = _known_point(source)
-    return None if point is None else point.load()
-
-
-def _known_point(source: str | Path) -> EntryPoint | None:
-    from fae_core.models.bundles import bundle_folders
-
-    folder = Path(source)
     try:
-        return _point_of("generator", source, {}) if folder.is_dir() or str(source) in bundle_folders() else None
+        stored = stored_model("generator", source)
     except FAEError:  # `load_generator` will raise it again
         return None
+    return None if stored is None else stored.point.load()
 
 
 def load_tokenizer(source: str | Path, **options: Any) -> Tokenizer:
@@ -103,8 +89,6 @@ def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: b
         options: Of the class's `from_pretrained`.
         decoder: Read the decoder of a tokenizer alone, where its class can.
     """
-    from fae_core.models.sources import HubOptions, resolve_model_folder
-
     hub: Any = {name: options[name] for name in HubOptions.__annotations__ if name in options}
     rest = {name: value for name, value in options.items() if name not in hub or name == "variant"}
     model_class = _point_of(kind, source, hub).load()
@@ -120,17 +104,5 @@ def _load(kind: Kind, source: str | Path, options: dict[str, Any], *, decoder: b
 
 def _point_of(kind: Kind, source: str | Path, hub: Any) -> EntryPoint:
     """The entry point of the class that reads the model in `source`, by its config.json alone."""
-    from fae_core.files import read_json
-    from fae_core.models.sources import resolve_model_folder
-
     folder = resolve_model_folder(source, part=kind, parts=("",), weights=False, **hub)
-    stored = read_json(folder / MODEL_CONFIG)
-    model_type = stored.get("model_type")
-    if not isinstance(model_type, str):
-        raise InvalidFile(f"{folder}/{MODEL_CONFIG} does not say its model_type")
-    known = load_plugins(f"fae.{kind}s")
-    if model_type not in known:
-        if is_missing_own_package(stored.get("package")):
-            raise MissingPackage(f"the {kind} in {source} ({model_type})", stored["package"].replace("_", "-"))
-        raise UnknownName(f"{kind} type", model_type, known)
-    return known[model_type]
+    return stored_point(kind, source, folder)

@@ -15,11 +15,12 @@ from fae_core.files import staged_folder
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS, README, RUN_MODEL, weights_file
 from fae_core.models.build import built, seeded
 from fae_core.models.card import Card, model_card
-from fae_core.models.folder import checked_names, load_weights, read_config, require_unchanged, write_config
+from fae_core.models.folder import load_weights, read_config, require_unchanged, write_config
 from fae_core.models.identity import model_checksum
 from fae_core.models.presets import load_preset
 from fae_core.models.shown import Shown
 from fae_core.models.sources import HubOptions, resolve_model_folder
+from fae_core.models.stored import checked_names
 from fae_core.spec import LatentSpec
 
 

@@ -22,26 +22,58 @@ from pydantic.errors import PydanticUserError
 from fae_core.config import Config, parse_config
 from fae_core.errors import InvalidSettings, field_reasons
 from fae_core.plugins import load_plugins
+from fae_core.spec import LatentSpec
 
 _CALLERS = ("noise", "random", "observe")  # parameters of `sample` that the program sets, not the user
 
 
-def check_early(model_type: str | None, options: Mapping[str, Any]) -> None:
+def check_early(
+    model_type: str,
+    options: Mapping[str, Any],
+    config: Config | None = None,
+    spec: LatentSpec | None = None,
+) -> None:
     """Check options for a type of generator, where its package names their Config; others are not checked.
 
     Args:
-        model_type: Of the generator; None where it is not known yet.
+        model_type: Of the generator.
         options: Values by name.
+        config: Of the generator, which may not know every way to sample; None where it is not known.
+        spec: Its latents; None where they are not known.
 
     Raises:
         InvalidSettings: As `check_options`.
+        FAEError: A generator of this config cannot sample so.
     """
     declared = load_plugins("fae.configs").get(f"{model_type}.sample")
-    if model_type is None or declared is None:
+    if declared is None:
         return
     config_class: type[Config] = declared.load()
     require_known(options, config_class.model_fields, load_plugins("fae.generators")[model_type].attr)
     parse_config(config_class, dict(options), "sampling options")
+    resolved_options(config, options, spec)
+
+
+def resolved_options(config: Any, options: Mapping[str, Any], spec: LatentSpec | None = None) -> dict[str, Any]:
+    """What decides samples beside weights and noise: a generator's own settings with some options over them.
+
+    A config with a method `sampling_settings(options, spec)`, which gives the Config of all settings, resolves them
+    itself, and refuses what its generator cannot do; for others the options stand for themselves.
+
+    Args:
+        config: Of the generator, or None.
+        options: Of its `sample`, which are known to be valid.
+        spec: Its latents, with which a folder among the options is compared; None compares nothing.
+
+    Raises:
+        FAEError: A generator of this config cannot sample so.
+    """
+    resolve = getattr(config, "sampling_settings", None)
+    if resolve is None:
+        return dict(options)
+    resolved: Config = resolve(options, spec)
+    known = {*type(resolved).model_fields, "sampling"}  # a name of settings is resolved, too
+    return {**resolved.deciding(), **{name: value for name, value in options.items() if name not in known}}
 
 
 def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +85,7 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         InvalidSettings: For an unknown option, naming those that exist, and for a wrong value.
+        FAEError: The generator's own settings leave it no way to sample so.
     """
     own, takes_more = _parameters(generator)
     declared = getattr(generator, "sample_config", None) if takes_more else None
@@ -63,7 +96,10 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidSettings(f"{name} is no sampling option: it is given for each sample")
     if declared is not None:
         parse_config(declared, {n: v for n, v in options.items() if n not in own}, "sampling options")
-    return {name: _valid(name, value, own[name]) if name in own else value for name, value in options.items()}
+    valid = {name: _valid(name, value, own[name]) if name in own else value for name, value in options.items()}
+    if not isinstance(generator, type):
+        resolved_options(getattr(generator, "config", None), valid)
+    return valid
 
 
 def require_known(options: Iterable[str], known: Iterable[str], generator: Any) -> None:

@@ -72,8 +72,7 @@ def resolve_model_folder(
     if is_bundle(folder):
         if part is None:
             raise InvalidFile(f"{source} is a bundle; give {' or '.join(str(folder / name) for name in BUNDLE_PARTS)}")
-        downloaded = not Path(source).is_dir() and str(source) not in bundle_folders()
-        return bundle_part(folder, part, (parts if weights else ()) if downloaded else None)
+        return bundle_part(folder, part, (parts if weights else ()) if on_hub(source) else None)
     for candidate in (folder, folder / RUN_MODEL):
         if (candidate / MODEL_CONFIG).is_file():
             return candidate
@@ -143,6 +142,11 @@ def require_source(source: str | Path) -> None:
         raise InvalidFile(f"{name} does not exist; models that installed packages carry: {known}")
     if "/" in name and (name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/")):
         raise InvalidFile(f"{name} does not exist")
+
+
+def on_hub(source: str | Path) -> bool:
+    """Whether a model can only be a hub's: it is no folder here and no bundle."""
+    return not Path(source).is_dir() and str(source) not in bundle_folders()
 
 
 def may_be_preset(source: str) -> bool:

@@ -13,8 +13,9 @@ from fae_core.images import to_uint8
 from fae_core.images.classes import chosen_classes
 from fae_core.models.draw import draw_latents
 from fae_core.models.load import load_decoder, load_generator
-from fae_core.protocols import Decoder, Generator, class_count
+from fae_core.protocols import Decoder, Generator, Observer, class_count
 from fae_core.random import SlotRandom, derive_seed
+from fae_core.sampling.beforehand import all_names
 
 
 def load_pair(generator: str, decoder: str, device: str | None = None) -> tuple[Generator, Decoder]:
@@ -56,7 +57,12 @@ def draw_labels(labels: str, count: int, classes: int, seed: int = 0, names: Seq
 
 
 def draw_images(
-    generator: Generator, decoder: Decoder, condition: Any, random: SlotRandom, options: dict[str, Any]
+    generator: Generator,
+    decoder: Decoder,
+    condition: Any,
+    random: SlotRandom,
+    options: dict[str, Any],
+    observe: Observer | None = None,
 ) -> np.ndarray:
     """Samples of a generator as images, one for each condition.
 
@@ -66,6 +72,7 @@ def draw_images(
         condition: as the generator's `sample` takes it.
         random: the noise, B slots.
         options: of `sample`.
+        observe: called at every step of a generator that takes it.
 
     Returns:
         (B, H, W, 3) uint8.
@@ -74,7 +81,7 @@ def draw_images(
         FAEError: an option is unknown, or samples are not finite (see `draw_latents`).
     """
     with torch.inference_mode():
-        images: Tensor = decoder.decode(draw_latents(generator, condition, random, options))
+        images: Tensor = decoder.decode(draw_latents(generator, condition, random, options, observe=observe))
     return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -84,8 +91,7 @@ def class_names_of(generator: Generator) -> tuple[str, ...] | None:
     Args:
         generator: Any generator.
     """
-    names = getattr(generator, "class_names", None)
-    return None if names is None else (*names, *map(str, range(len(names), classes_of(generator))))
+    return all_names(getattr(generator, "class_names", None), classes_of(generator))
 
 
 def classes_of(generator: Generator) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
+import itertools
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,14 +44,14 @@ from fae_core.files import (
 from fae_core.folders import GRID, IMAGES, SAMPLES_NPZ, SAMPLES_RECORD
 from fae_core.images.halving import HalvingBatches
 from fae_core.images.npz import CLASSES_ARRAY
-from fae_core.models.identity import model_identity
+from fae_core.models.identity import earlier_identity, model_identity
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_core.processes import Processes, processes
-from fae_core.progress import progress
-from fae_core.protocols import Decoder, Generator
+from fae_core.progress import Bar, progress
+from fae_core.protocols import Decoder, Generator, Observer, SamplingStep
 from fae_core.random import SlotRandom
-from fae_core.redact import redact_values
+from fae_core.sampling.beforehand import job_settings
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
 from fae_core.sampling.grid import SampleGrid
 
@@ -141,15 +141,23 @@ class SampleJob:
             labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
             grid = SampleGrid.of(labels, names, self.columns, self.scale)
             grid.check(generator.spec.image_size)
+            fresh = not (resume and (self.out / SAMPLES_RECORD).is_file())
+            group.barrier()  # so that all processes have looked before the first one begins the folder
+            started = time.monotonic()
+            batches = self._batches(generator, decoder, labels, group, fresh)
+            first = next(batches, None) if fresh else None
             record = {}
-            if group.is_main:  # only now, so that what does not fit leaves no folder behind
+            if group.is_main:  # only now, so that what does not fit or cannot be drawn leaves no folder behind
                 identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
                 record = {"job": self._settings(), "identity": identity}
                 held.enter_context(hold(self.out))
-                self._open(record, resume, overwrite)
+                self._open(record, resume, overwrite, {"generator": generator, "decoder": decoder})
             group.barrier()
-            started = time.monotonic()
-            made = self._write_images(generator, decoder, labels, group)
+            made = 0
+            for indices, images in itertools.chain([] if first is None else [first], batches):
+                made += len(indices)
+                for index, image in zip(indices, images, strict=True):
+                    _write_png(self.image_path(index), image)
             group.barrier()
             record |= {} if names is None else {"class_names": list(names)}
             if not group.is_main:
@@ -165,12 +173,12 @@ class SampleJob:
         """
         return self.out / IMAGES / folders.image(index)
 
-    def _open(self, record: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def _open(self, record: dict[str, Any], resume: bool, overwrite: bool, models: Mapping[str, Any]) -> None:
         """Begin the folder, or check that the one to resume was begun with the same job."""
         path = self.out / SAMPLES_RECORD
         recover_folder(self.out)
         if resume and path.is_file():
-            self._require_same(read_json(path), record)
+            self._require_same(read_json(path), record, models)
             remove_leftovers(self.out)
             write_json(path, record)
         else:
@@ -180,7 +188,7 @@ class SampleJob:
             (self.out / IMAGES).mkdir(exist_ok=True)
             remove_leftovers(self.out / IMAGES)
 
-    def _require_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def _require_same(self, before: dict[str, Any], now: dict[str, Any], models: Mapping[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings and weights, wherever these are now."""
         then, identity = before.get("job"), before.get("identity") or {}
         if not isinstance(identity, dict):
@@ -189,7 +197,8 @@ class SampleJob:
         known = {name for name, content in now["identity"].items() if content and identity.get(name)}
         if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - known):
             raise FAEError(f"{self.out} was started with other settings; use a new --out")
-        changed = sorted(name for name in known if identity[name] != now["identity"][name])
+        other = [name for name in sorted(known) if identity[name] != now["identity"][name]]
+        changed = [name for name in other if identity[name] != earlier_identity(models[name])]
         if changed:
             raise FAEError(
                 f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of "
@@ -203,31 +212,42 @@ class SampleJob:
             for key, value in asdict(self).items()
             if key not in ("out", "batch_size", "columns", "npz", "scale")
         }
-        return json.loads(json.dumps(redact_values(settings)))
+        return job_settings(settings)
 
-    def _write_images(self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes) -> int:
-        """Write this process's images that are missing; how many they were."""
-        missing = [i for i in range(group.rank, self.count, group.world_size) if not _is_whole(self.image_path(i))]
+    def _batches(
+        self, generator: Generator, decoder: Decoder, labels: list[int], group: Processes, fresh: bool
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Numbers and images, (B, H, W, 3) uint8, that this process has to make: all, or those that are missing."""
+        own = range(group.rank, self.count, group.world_size)
+        missing = [i for i in own if fresh or not _is_whole(self.image_path(i))]
         with progress(len(missing), "sampling", enabled=group.is_main) as bar:
             for batch in HalvingBatches(missing, self.batch_size):
                 indices = batch.indices
                 try:
-                    images = self._make(generator, decoder, indices, labels, group.device)
+                    share = _Share(bar, len(indices))
+                    images = self._make(generator, decoder, indices, labels, group.device, share)
                 except torch.OutOfMemoryError:
                     batch.halve()
                     continue
-                for index, image in zip(indices, images, strict=True):
-                    _write_png(self.image_path(index), image)
+                bar.note("")
                 bar.advance(len(indices))
-        return len(missing)
+                yield indices, images
 
     def _make(
-        self, generator: Generator, decoder: Decoder, indices: list[int], labels: list[int], device: str
+        self,
+        generator: Generator,
+        decoder: Decoder,
+        indices: list[int],
+        labels: list[int],
+        device: str,
+        observe: Observer,
     ) -> np.ndarray:
         """Some images, (B, H, W, 3) uint8."""
         chosen = [labels[i] for i in indices]
         condition = [self.prompts[i] for i in chosen] if self.prompts else torch.tensor(chosen, device=device)
-        return draw_images(generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options())
+        return draw_images(
+            generator, decoder, condition, SlotRandom(self.seed, indices), self._sample_options(), observe
+        )
 
     def _sample_options(self) -> dict[str, Any]:
         """The options of `sample`, guidance among them."""
@@ -273,6 +293,23 @@ class SampleJob:
             if names is not None:
                 with archive.open(f"{CLASSES_ARRAY}.npy", "w") as member:
                     np.lib.format.write_array(member, np.asarray(names, dtype=np.str_), allow_pickle=False)
+
+
+class _Share:
+    """Shows on a bar how much of a batch is drawn, as one may take a minute on a CPU.
+
+    Args:
+        bar: Of the pictures.
+        count: How many the batch has.
+    """
+
+    needs_states = False
+
+    def __init__(self, bar: Bar, count: int) -> None:
+        self._bar, self._count = bar, count
+
+    def __call__(self, step: SamplingStep) -> None:
+        self._bar.note(f"{step.done:.0%} of the next {self._count}")
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

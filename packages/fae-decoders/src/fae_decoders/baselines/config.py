@@ -58,6 +58,7 @@ class ConvVAEConfig(Config):
         decoder_attention: The same of the decoder.
     """
 
+    has_features: ClassVar[bool] = False  # read before the model is loaded
     stage_configs: ClassVar[Mapping[str, str]] = {"vae": "fae_decoders.stages.config:VAEConfig"}
 
     image_size: Side | tuple[Side, Side]

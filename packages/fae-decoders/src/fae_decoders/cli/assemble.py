@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite, Set, check_places, model_there
+from fae_core.cli.options import NewOut, Overwrite, Set, check_places, model_there
 from fae_core.commands.output import say
+from fae_encoder.cli import BackboneWeights
 
 
 def assemble(
-    out: Out,
+    out: NewOut,
     pixel: Annotated[
         str, typer.Option("--pixel", callback=model_there, help="Run or folder of a pixel decoder (stage noise).")
     ],
@@ -24,10 +25,7 @@ def assemble(
         str | None,
         typer.Option("--encoder", help="Instead: a preset with an identity adapter, whose features are the latents."),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", help='Of the preset\'s backbone: "pretrained", "pip", "random" or a file.'),
-    ] = None,
+    weights: BackboneWeights = None,
     overrides: Set = None,
     statistics: Annotated[
         Path | None,
@@ -45,6 +43,7 @@ def assemble(
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
     from fae_decoders.cli.stage import build_encoder, check_encoder
+    from fae_decoders.fae.stored import require_direct, require_parts
     from fae_encoder.cli import encoder_fields
 
     if (autoencoder is None) == (encoder is None):
@@ -52,10 +51,12 @@ def assemble(
     if encoder is None and (weights is not None or statistics is not None or overrides):
         raise FAEError("--weights, --set and --statistics belong to --encoder; an autoencoder has its own")
     fields = encoder_fields(overrides)
-    if encoder is not None:
-        check_encoder({"preset": encoder, **fields})
     check_places(autoencoder=autoencoder, latents=statistics)
     require_new_folder(out, overwrite=overwrite)
+    if autoencoder is not None:
+        require_parts(autoencoder, pixel)
+    else:
+        require_direct(check_encoder({"preset": encoder, **fields}, weights, statistics), pixel, statistics)
     from fae_decoders.fae.assemble import assemble as with_autoencoder
     from fae_decoders.fae.assemble import assemble_direct
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Device, Out, Overwrite, images_there, path_there
+from fae_core.cli.options import Device, NewOut, Overwrite, images_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError, InvalidFile
@@ -24,6 +24,10 @@ def _checkpoint_there(source: str) -> str:
         if Path(source).suffix in _FILES:
             raise InvalidFile(f"{source} does not exist")
         require_source(source)
+    if Path(source).is_dir():
+        from fae_decoders.imports.places import diffusers_folder
+
+        diffusers_folder(Path(source), source)
     return source
 
 
@@ -42,7 +46,7 @@ def import_autoencoder_kl(
             help="File in LDM's layout, or diffusers folder (or a pipeline's, with vae/ in it) or hub name.",
         ),
     ],
-    out: Out,
+    out: NewOut,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -136,7 +140,7 @@ def import_rae(
             "AutoencoderRAE.",
         ),
     ],
-    out: Out,
+    out: NewOut,
     encoder: Annotated[
         str | None,
         typer.Option("--encoder", help="Of a decoder's file: the transformers folder or hub name of its encoder."),

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Out, Overwrite, Survey, model_there, path_there
+from fae_core.cli.options import BatchSize, Data, Device, NewOut, Overwrite, Split, Survey, decoder_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_COLUMNS
-from fae_decoders.cli.train_autoencoder import Split
 
 
 def reconstruct(
@@ -19,12 +18,12 @@ def reconstruct(
         str,
         typer.Option(
             "--model",
-            callback=model_there,
+            callback=decoder_there,
             help="Run folder, model folder, bundle or hub id of an FAE or another tokenizer.",
         ),
     ],
     data: Data,
-    out: Out,
+    out: NewOut,
     split: Split = None,
     survey: Survey = None,
     count: Annotated[int, typer.Option("--count", min=1, help="At most so many images, evenly spread.")] = 1000,
@@ -44,7 +43,9 @@ def reconstruct(
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
-    """Reconstruct images: OUT/pairs.png (originals above reconstructions), images/*.png, results/reconstruction.json.
+    """Reconstruct images: OUT/pairs.png (originals above reconstructions) and results/reconstruction.json.
+
+    --files writes OUT/images/*.png, too.
 
     --extractor inception gives rFID; efficientnet-lite2 needs no download. `fae eval generation --help` has the names.
 
@@ -61,6 +62,7 @@ def reconstruct(
     if weights is not None and extractor is None:
         raise FAEError("--weights are those of an --extractor, which is not given")
     path_there(weights)
+    _require_extractor(extractor)
     require_new_folder(out, overwrite=overwrite)
     source = open_surveyed(data, split, survey)
     if count < len(source):
@@ -85,6 +87,15 @@ def reconstruct(
     for name, value in record["table"]["rows"]:
         say(f"{name:<28}{value:.4g}")
     say(f"wrote {out}/pairs.png and {out}/results/reconstruction.json; next: {command_line('eval report', out)}")
+
+
+def _require_extractor(name: str | None) -> None:
+    """Raise UnknownName where fae-eval has no such extractor."""
+    from fae_core.plugins import load_plugins
+
+    check = load_plugins("fae.studies").get("reconstruction.extractor")
+    if name is not None and check is not None:
+        check.load()(name)
 
 
 def _study(extractor: str | None, weights: Path | None, lpips: bool) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fae_core.cli.options import check_places
 from fae_core.cli.settings import merge, parse_overrides, require_mappings, resolve_settings
 from fae_core.errors import FAEError, require_known
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fae_core.cli.defaults import Made
     from fae_core.images import ImageSource
     from fae_encoder import FAEEncoder
+    from fae_encoder.config import FAEEncoderConfig
     from fae_encoder.store.feature_store import FeatureStore
 
 _COMMON = ("model", "training", "encoder")
@@ -60,26 +62,44 @@ def stage_settings(
     return {key: settings.get(key, {}) for key in sections}
 
 
-def check_encoder(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The preset or folder of an encoder section, and the fields over it; nothing is loaded.
+def check_encoder(
+    settings: dict[str, Any], weights: str | None = None, features: Path | None = None
+) -> FAEEncoderConfig:
+    """The configuration of an encoder section, before torch is imported.
 
     Args:
         settings: `preset`, the name of one or an encoder's or FAE's folder, and fields of FAEEncoderConfig over it.
+        weights: of the backbone; None for the preset's own choice.
+        features: what --features names; None without any.
 
     Raises:
         UnknownName: there is no such preset.
         InvalidSettings: a field is unknown or out of range.
-        FAEError: no encoder is named, or fields would change one that is read from a folder.
+        InvalidFile: there is no encoder in the folder.
+        FAEError: no encoder is named, fields would change one that is read from a folder, or the features are of
+            another backbone.
     """
-    from fae_encoder.config import preset_config
+    from fae_encoder.config import preset_config, require_features_of, stored_config
 
+    source, fields = _named(settings)
+    if not Path(source).is_dir():
+        config = preset_config(source, fields, "default" if weights is None else weights)
+    else:
+        config = stored_config(source, weights)
+    assert config is not None  # a folder is no hub repository
+    check_places(features=features)
+    if features is not None:
+        require_features_of(features, config)
+    return config
+
+
+def _named(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The preset or folder of an encoder section, and the fields over it. Raises FAEError as `check_encoder`."""
     fields = dict(settings)
     source = fields.pop("preset", None)
     if source is None:
         raise FAEError("no encoder is named: pass --encoder with a preset (`fae presets fae-encoder`) or a folder")
-    if not Path(source).is_dir():
-        preset_config(source, fields)
-    elif fields:
+    if fields and Path(source).is_dir():
         raise FAEError(f"an encoder's folder is taken as it is; encoder.{next(iter(fields))} cannot be changed")
     return source, fields
 
@@ -92,11 +112,11 @@ def build_encoder(settings: dict[str, Any], weights: str | None) -> FAEEncoder:
         weights: of the backbone; None for the preset's own choice.
 
     Raises:
-        FAEError: as `check_encoder`, and where it cannot be built.
+        FAEError: it cannot be built.
     """
     from fae_encoder import FAEEncoder
 
-    source, fields = check_encoder(settings)
+    source, fields = _named(settings)
     if Path(source).is_dir():
         return FAEEncoder.from_pretrained(source, weights="default" if weights is None else weights)
     chosen = {} if weights is None else {"weights": None if weights == "random" else weights}

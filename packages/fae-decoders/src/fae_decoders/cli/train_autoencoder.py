@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.options import Split, TrainData, check_places
 from fae_core.cli.training_options import TrainingOptions, training_command, training_config
+from fae_encoder.cli import BackboneWeights, Features
 
-Split = Annotated[str | None, typer.Option("--split", help="Part of the data, such as train.")]
 Encoder = Annotated[
     str | None, typer.Option("--encoder", help="Encoder preset, or folder of an encoder or FAE; default: the preset's.")
-]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", help='Of the backbone: "pretrained", "pip", "random" or a file; default: the preset\'s.'),
-]
-Features = Annotated[
-    Path | None,
-    typer.Option("--features", help="Features of the same images, encoded before with an identity adapter."),
 ]
 
 
@@ -32,7 +23,7 @@ def train_autoencoder(
     options: TrainingOptions,
     data: TrainData,
     encoder: Encoder = None,
-    weights: Weights = None,
+    weights: BackboneWeights = None,
     features: Features = None,
     split: Split = None,
 ) -> None:
@@ -72,16 +63,16 @@ def train_autoencoder(
     train_config = training_config(settings["training"])
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     require_fields(FeatureDecoderConfig, settings["model"], "model settings", later=("feature_dim",))
-    check_encoder(settings["encoder"])
-    check_places(data=data, features=features)
+    check_encoder(settings["encoder"], weights, features)
+    check_places(data=data)
     if options.relaunched():
         return
+    source = options.images(data, split)
     from fae_decoders.fae.feature_decoder import FeatureDecoder
     from fae_decoders.stages.autoencoder import AutoencoderTask, training_spec
 
     at_hand = encoder_at_hand(settings["encoder"], weights)
     options.require_suited(DEFAULT_PRESET, at_hand)
-    source = options.images(data, split)
     if encoder is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
     with options.building():

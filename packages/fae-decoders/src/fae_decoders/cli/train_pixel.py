@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.options import Split, TrainData, check_places
 from fae_core.cli.training_options import TrainingOptions, training_command, training_config
-from fae_decoders.cli.train_autoencoder import Encoder, Features, Split, Weights
+from fae_decoders.cli.train_autoencoder import Encoder
+from fae_encoder.cli import BackboneWeights, Features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ def train_pixel(
         ),
     ] = None,
     encoder: Encoder = None,
-    weights: Weights = None,
+    weights: BackboneWeights = None,
     features: Features = None,
     reference: Annotated[
         str | None,
@@ -89,6 +90,7 @@ def train_pixel(
     from fae_decoders.cli.stage import check_encoder, encoder_at_hand, named_features, recorded, stage_settings
     from fae_decoders.cli.stage_two import Recipe, kept_discriminator, recipe_for_stage_two, recipe_of, tell
     from fae_decoders.fae.config import PixelDecoderConfig
+    from fae_decoders.fae.stored import require_parts, require_sizes, stored_features, stored_pixel_decoder
     from fae_decoders.stages.config import NOT_MEASURED, PixelFinetuneConfig, PixelNoiseConfig
 
     if autoencoder is not None and encoder is not None:
@@ -135,17 +137,24 @@ def train_pixel(
         noise.require_reference(reference is not None)
         if (named := named_features(settings["encoder"])) is not None:
             noise.require_unit(*named)
-    check_encoder(settings["encoder"])
-    check_places(data=data, features=features, reference=reference)
+    check_encoder(settings["encoder"], weights, features)
+    known = None if autoencoder is None else stored_features(autoencoder)
+    by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
+    if runs is not None:
+        require_parts(*runs)
+    elif init is not None:
+        require_sizes(stored_pixel_decoder(init), known)
+    if by_default and known is not None:
+        options.require_suited(DEFAULT_PRESET, {"features": known})
+    check_places(data=data, reference=reference)
     if options.relaunched():
         return
+    source = options.images(data, split)
     from fae_core.models.identity import model_checksum
 
     discriminator = None if runs is None else kept_discriminator(runs[1], settings["finetune"], options)
-    by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
     if by_default:
         options.require_suited(DEFAULT_PRESET, encoder_at_hand(settings["encoder"], weights))
-    source = options.images(data, split)
     if by_default and stage is Stage.NOISE and autoencoder is None and encoder is None and init is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))
 

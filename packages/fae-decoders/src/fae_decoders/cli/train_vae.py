@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import TrainData, check_places
+from fae_core.cli.options import Split, TrainData, check_places
 from fae_core.cli.training_options import TrainingOptions, training_command, training_config
 from fae_core.config.limits import LARGEST_SIDE
-from fae_decoders.cli.train_autoencoder import Split
 
 DEFAULT_PRESET = "conv-vae-cifar10"
 
@@ -56,10 +55,10 @@ def train_vae(
     check_places(data=data)
     if options.relaunched():
         return
+    source = options.images(data, split)
     from fae_decoders.baselines.conv_vae import ConvVAE
     from fae_decoders.stages.vae import VAETask
 
-    source = options.images(data, split)
     options.require_suited(DEFAULT_PRESET, made_for({"model": model.model_dump()}))
     if image_size is None:
         options.require_suited(DEFAULT_PRESET, image_size_at_hand(source))

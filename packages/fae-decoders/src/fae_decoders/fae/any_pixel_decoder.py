@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
-from fae_core.errors import InvalidFile
-from fae_core.models.folder import read_config
 from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_decoders.fae.pixel_decoder import PixelDecoder
 from fae_decoders.fae.rae_decoder import RAEDecoder
+from fae_decoders.fae.stored import pixel_decoder_type
 
 AnyPixelDecoder = PixelDecoder | RAEDecoder
 _KINDS = {kind.model_type: kind for kind in (PixelDecoder, RAEDecoder)}
@@ -26,7 +25,4 @@ def load_pixel_decoder(source: str | Path, **hub: Unpack[HubOptions]) -> AnyPixe
         InvalidFile: There is no model, or one of another kind.
     """
     folder = resolve_model_folder(source, parts=("",), **hub)
-    kind = read_config(folder).get("model_type")
-    if kind not in _KINDS:
-        raise InvalidFile(f"{folder} holds a {kind!r} model, not a pixel decoder ({' or '.join(_KINDS)})")
-    return _KINDS[kind].from_pretrained(folder, variant=hub.get("variant"))
+    return _KINDS[pixel_decoder_type(folder)].from_pretrained(folder, variant=hub.get("variant"))

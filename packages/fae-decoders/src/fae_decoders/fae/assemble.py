@@ -11,6 +11,7 @@ from fae_core.errors import FAEError
 from fae_core.latent_store import LatentStore
 from fae_decoders.fae.any_pixel_decoder import load_pixel_decoder
 from fae_decoders.fae.fae import FAE
+from fae_decoders.fae.stored import require_identity, statistics_not_needed
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder
@@ -44,12 +45,11 @@ def assemble_direct(encoder: FAEEncoder, pixel: str | Path, *, statistics: str |
         FAEError: The encoder has an adapter to train, or `statistics` are not needed or of other features.
     """
     decoder = load_pixel_decoder(pixel)
-    if encoder.config.adapter.type != "identity":
-        raise FAEError("this encoder has an adapter to train: give the run of `fae train autoencoder` instead")
+    require_identity(encoder.config)
     known = decoder.config.features
     if known is not None and known.mean is not None and known.std is not None:
         if statistics is not None:
-            raise FAEError(f"{pixel} was trained on standardised features, which need no other statistics")
+            raise statistics_not_needed(pixel)
         encoder.feature_norm.set_statistics(torch.tensor(known.mean), torch.tensor(known.std))
         encoder.with_statistics([0.0] * encoder.spec.channels, [1.0] * encoder.spec.channels)
     elif statistics is not None:

@@ -123,3 +123,19 @@ class PixelDecoderConfig(AnyPixelDecoderConfig):
     mlp_hidden: int | None = Field(default=None, gt=0)
     final_norm: bool = False
     tail_channels: int = Field(default=0, ge=0)
+
+
+class RAEDecoderConfig(AnyPixelDecoderConfig):
+    """Sizes of a RAEDecoder, beside those of every pixel decoder.
+
+    Args:
+        mlp_hidden: Hidden width of the GELU MLP.
+        norm_eps: Of every LayerNorm.
+        pixel_mean: Per colour, of the scale of the network's output, which is the backbone's own input scale.
+        pixel_std: As `pixel_mean`.
+    """
+
+    mlp_hidden: int = Field(gt=0)
+    norm_eps: float = Field(default=1e-12, gt=0)
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)

@@ -25,9 +25,10 @@ from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
-from fae_decoders.fae.fae_decoder import PARTS, DecoderPair, FAEDecoder, require_image_shape
+from fae_decoders.fae.fae_decoder import DecoderPair, FAEDecoder
 from fae_decoders.fae.feature_decoder import FeatureDecoder
 from fae_decoders.fae.feature_space import FeatureSpace
+from fae_decoders.fae.stored import PARTS, require_image_shape
 
 if TYPE_CHECKING:
     from fae_encoder import FAEEncoder, Posterior
@@ -137,7 +138,7 @@ class FAE(DecoderPair):
                     f"the encoder's features have {space.dim} channels, the {name}'s {part.config.feature_dim}"
                 )
         if self.pixel_decoder is not None:
-            require_image_shape(self.spec, self.pixel_decoder)
+            require_image_shape(self.spec, self.pixel_decoder.config)
 
     def round_parameters(self, dtype: torch.dtype) -> None:
         """Round adapter and decoders to what `dtype` holds; the spec gets the rounded adapter's fingerprint.

@@ -6,21 +6,21 @@ DecoderPair holds what it shares with the whole FAE: decoding, and reading the f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self, Unpack
+from typing import ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor
 
-from fae_core.errors import FAEError, InvalidFile
-from fae_core.folders import ENCODER, FEATURE_DECODER, LATENT_SPEC, PIXEL_DECODER
-from fae_core.models.folder import read_config, require_unchanged
+from fae_core.errors import FAEError
+from fae_core.folders import FEATURE_DECODER, PIXEL_DECODER
+from fae_core.models.folder import require_unchanged
 from fae_core.models.shown import Shown
 from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder, load_pixel_decoder
 from fae_decoders.fae.feature_decoder import FeatureDecoder
+from fae_decoders.fae.stored import FAE_TYPE, require_features, require_image_shape, stored_parts
 
-PARTS = (ENCODER, FEATURE_DECODER, PIXEL_DECODER)
 NO_PIXEL_DECODER = (
     "no pixel decoder and cannot paint images; train one with `fae train pixel --stage noise` and `--stage finetune`"
 )
@@ -35,7 +35,7 @@ class DecoderPair(Shown):
         pixel_decoder: Features to images; None where only features are decoded.
     """
 
-    model_type: ClassVar[str] = "fae"
+    model_type: ClassVar[str] = FAE_TYPE
     model_parts: ClassVar[tuple[str, ...]]  # folders that are read, "" for the FAE's own files
     pipeline_tag: ClassVar[str | None] = "image-to-image"
 
@@ -98,7 +98,7 @@ class DecoderPair(Shown):
             FAEError: An FAEDecoder is asked for and there is no pixel decoder.
         """
         folder = resolve_model_folder(source, part="tokenizer", parts=cls.model_parts, **hub)
-        parts, own_spec = _stored_parts(folder, cls.model_type), LatentSpec.load(folder)
+        parts, own_spec = stored_parts(folder), LatentSpec.load(folder)
         require_unchanged(folder, {}, own_spec)
         if spec is not None:
             spec.require(own_spec, context=str(source))
@@ -156,20 +156,8 @@ class FAEDecoder(DecoderPair):
         self.feature_decoder, self.pixel_decoder = feature_decoder, pixel_decoder
         if feature_decoder is not None:
             spec.require(feature_decoder.spec, context="latents and feature decoder")
-            self._require_features(feature_decoder, pixel_decoder)
-        require_image_shape(spec, pixel_decoder)
-
-    @staticmethod
-    def _require_features(feature_decoder: FeatureDecoder, pixel_decoder: AnyPixelDecoder) -> None:
-        """Raise unless the pixel decoder takes what the feature decoder makes."""
-        rebuilt, expected = feature_decoder.config, pixel_decoder.config
-        if rebuilt.features is not None and expected.features is not None:
-            expected.features.require(rebuilt.features, "pixel decoder and feature decoder")
-        elif rebuilt.feature_dim != expected.feature_dim:
-            raise FAEError(
-                f"the feature decoder makes {rebuilt.feature_dim} channels, "
-                f"the pixel decoder takes {expected.feature_dim}"
-            )
+            require_features(feature_decoder.config, pixel_decoder.config)
+        require_image_shape(spec, pixel_decoder.config)
 
     forward = DecoderPair.decode
 
@@ -180,30 +168,3 @@ class FAEDecoder(DecoderPair):
         feature_decoder, pixel_decoder = cls._load_decoders(folder, parts, spec, variant)
         assert pixel_decoder is not None
         return cls(spec, feature_decoder, pixel_decoder)
-
-
-def require_image_shape(spec: LatentSpec, pixel_decoder: AnyPixelDecoder) -> None:
-    """Check that the pixel decoder makes images of the size that the latents stand for.
-
-    Raises:
-        FAEError: The sizes differ.
-    """
-    if pixel_decoder.config.image_shape != spec.image_shape:
-        raise FAEError(
-            f"the latents stand for images of {spec.image_shape} pixels, the pixel decoder paints "
-            f"{pixel_decoder.config.image_shape}"
-        )
-
-
-def _stored_parts(folder: Path, model_type: str) -> list[str]:
-    """Which parts a folder holds; raises InvalidFile unless it is an FAE's."""
-    stored: dict[str, Any] = read_config(folder)
-    if stored.get("model_type") != model_type:
-        hint = "; an FAE is written by `fae train autoencoder` and `fae train pixel --stage finetune`"
-        raise InvalidFile(f"{folder} holds a {stored.get('model_type')!r} model, not an {model_type!r}{hint}")
-    parts = stored.get("config", {}).get("parts")
-    if not isinstance(parts, list) or not {ENCODER} < set(parts) <= set(PARTS):
-        raise InvalidFile(f"{folder}/config.json does not say which parts the FAE has")
-    if not (folder / LATENT_SPEC).is_file():
-        raise InvalidFile(f"{folder} has no {LATENT_SPEC}")
-    return parts

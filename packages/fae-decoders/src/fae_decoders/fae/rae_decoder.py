@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import torch
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 
 from fae_core.config import parse_config
@@ -26,24 +25,8 @@ from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.block import initialize, run_blocks
-from fae_decoders.fae.config import AnyPixelDecoderConfig
+from fae_decoders.fae.config import RAEDecoderConfig
 from fae_decoders.official.rae import translate_rae_decoder
-
-
-class RAEDecoderConfig(AnyPixelDecoderConfig):
-    """Sizes of a RAEDecoder, beside those of every pixel decoder.
-
-    Args:
-        mlp_hidden: Hidden width of the GELU MLP.
-        norm_eps: Of every LayerNorm.
-        pixel_mean: Per colour, of the scale of the network's output, which is the backbone's own input scale.
-        pixel_std: As `pixel_mean`.
-    """
-
-    mlp_hidden: int = Field(gt=0)
-    norm_eps: float = Field(default=1e-12, gt=0)
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 class RAEBlock(nn.Module):

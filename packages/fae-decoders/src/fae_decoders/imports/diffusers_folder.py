@@ -10,6 +10,7 @@ from torch import Tensor
 from fae_core.errors import InvalidFile, first_line
 from fae_core.files import read_json
 from fae_core.models.foreign import read_state_dict
+from fae_decoders.imports.places import diffusers_folder
 
 _STEM, _SUFFIXES = "diffusion_pytorch_model", (".safetensors", ".bin")
 
@@ -59,10 +60,7 @@ def _folder(source: str | Path, variant: str | None) -> Path:
         folder = _from_hub(str(source), f"{_STEM}.{variant}.safetensors" if variant else f"{_STEM}.safetensors")
         if variant is None and not any(folder.glob(f"**/{_STEM}.safetensors")):
             folder = _from_hub(str(source), f"{_STEM}.*.safetensors")
-    for candidate in (folder, folder / "vae"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise InvalidFile(f"{source} holds no config.json, neither itself nor in vae/")
+    return diffusers_folder(folder, source)
 
 
 def _from_hub(name: str, weights: str) -> Path:

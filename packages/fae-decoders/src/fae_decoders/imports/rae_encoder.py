@@ -19,8 +19,7 @@ from fae_core.models.build import seeded
 from fae_core.models.transformers_models import read_config, renamed_weights
 from fae_encoder import FAEEncoder, FAEEncoderConfig
 from fae_encoder.backbones import BackboneConfig
-from fae_encoder.config import AdapterConfig
-from fae_encoder.encoder import STORED
+from fae_encoder.config import STORED, AdapterConfig
 
 Colours = tuple[float, float, float]
 IMAGENET: tuple[Colours, Colours] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from fae_core.errors import FAEError
 from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
+from fae_decoders.fae.stored import require_sizes
 from fae_decoders.losses.config import PixelLossConfig
 from fae_decoders.losses.pixel import PixelLoss
 from fae_decoders.stages.adversary import Adversary
@@ -58,12 +58,7 @@ class PixelTask(Task):
         features: FeatureStore | None = None,
         discriminator: Path | None = None,
     ) -> None:
-        dim, grid = encoder.backbone.dim, tuple(encoder.backbone.grid)
-        if (decoder.config.feature_dim, decoder.config.grid) != (dim, grid):
-            raise FAEError(
-                f"the backbone gives {dim} channels on {grid}, the pixel decoder takes "
-                f"{decoder.config.feature_dim} on {decoder.config.grid}"
-            )
+        require_sizes(decoder.config, (encoder.backbone.dim, *encoder.backbone.grid))
         self.encoder = encoder
         self.losses = PixelLoss(losses, decoder.config.image_shape)
         self.data = StageData(source, encoder, data, decoder.config.image_shape, features)

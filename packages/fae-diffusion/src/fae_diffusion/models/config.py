@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
 from fae_core.config import Config
+from fae_core.errors import FAEError, InvalidFile
+from fae_core.models.stored import stored_model
+from fae_core.spec import LatentSpec
+from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, SamplingName, sampling_with
 from fae_diffusion.samplers.config import Sampling as Sampling
 from fae_diffusion.transport import Transport
 
@@ -39,6 +45,8 @@ class NetworkConfig(Config):
     heads: int = Field(default=6, ge=1, description="of the attention; they divide the width")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the feed-forward layers over the width")
 
+    named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = NAMED
+
     @model_validator(mode="after")
     def _width_divides(self) -> Self:
         if self.width % self.heads:
@@ -46,6 +54,44 @@ class NetworkConfig(Config):
         if self.width % 4:
             raise ValueError(f"width {self.width} is not a multiple of 4, which the position table needs")
         return self
+
+    def sampling_settings(self, options: Mapping[str, Any], spec: LatentSpec | None = None) -> Sampling:
+        """The settings of a call of `sample`: the model's own, those of a name over them, then single options.
+
+        Args:
+            options: Of `sample`, `sampling`, `weak` and `times` among them.
+            spec: The model's latents; with them the latents of a `weak` model in a folder are compared.
+
+        Raises:
+            FAEError: The model cannot sample so.
+        """
+        given: dict[str, Any] = {name: value for name, value in options.items() if name != "times"}
+        name, weak = given.pop("sampling", None), given.pop("weak", None)
+        if name in AUTOGUIDED and weak is None:
+            raise FAEError(f"{name} guides by a worse model: give one with weak (fae sample --set weak=FOLDER)")
+        settings = sampling_with(cast(Any, self).sampling, {**(self.named_sampling[name] if name else {}), **given})
+        if settings.method == "mean_flow" and getattr(self, "mean_flow", None) is None:
+            raise FAEError("the method mean_flow needs a network trained with mean_flow; take another method")
+        if settings.guidance.is_on and weak is None:
+            self.require_null()
+        if spec is not None and isinstance(weak, str | Path):
+            stored = stored_model("generator", weak)
+            if stored is not None and stored.spec is not None:
+                spec.require(stored.spec, context=f"generator {weak}")
+        return settings
+
+    def require_null(self) -> None:
+        """Raise FAEError where the model knows no condition "none", as guidance needs it."""
+
+    def require_spec(self, spec: LatentSpec) -> None:
+        """Raise InvalidFile where patches do not tile the latents of a space.
+
+        Args:
+            spec: It.
+        """
+        patch = self.patch_size
+        if spec.height % patch or spec.width % patch:
+            raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
 
 
 class HeadConfig(Config):
@@ -64,6 +110,9 @@ class HeadConfig(Config):
 
 class TransformerConfig(NetworkConfig):
     """A class-conditional diffusion transformer. The defaults are SiT's; `LightningDiTConfig` turns its options on."""
+
+    takes_prompts: ClassVar[bool] = False
+    follows_data: ClassVar[frozenset[str]] = frozenset({"classes"})
 
     classes: int = Field(default=1000, ge=1, description="labels are 0 .. classes - 1")
     class_dropout: float = Field(
@@ -114,6 +163,12 @@ class TransformerConfig(NetworkConfig):
                     f"rope on a grid needs heads of a width that is a multiple of 4, not {sizes.width // sizes.heads}"
                 )
         return self
+
+    def require_null(self) -> None:
+        if self.class_dropout == 0:
+            raise FAEError(
+                "this model has no null label (class_dropout is 0): give it labels, and guidance 1 or a weak model"
+            )
 
     @property
     def mlp_hidden(self) -> int:

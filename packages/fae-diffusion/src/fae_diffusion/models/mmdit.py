@@ -37,7 +37,7 @@ from fae_diffusion.models.transformer import (
     set_to_zero,
     unpatchify,
 )
-from fae_diffusion.samplers.config import NAMED, SamplingName
+from fae_diffusion.samplers.config import SamplingName
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 
@@ -63,18 +63,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         InvalidFile: where patches do not tile the latents.
     """
 
-    # Appendix D: 1.5 on t = 0.9 to 0 for both text-to-image models. REPA's: what its generate_t2i.py takes by default.
-    named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = {
-        **NAMED,
-        "paper-guided": {
-            "method": "euler",
-            "steps": 250,
-            "end": 0.0,
-            "guidance": {"scale": 1.5, "interval": [0.0, 0.9]},
-        },
-        "repa": {"method": "euler", "steps": 50, "shift": 1.0, "end": 0.0, "guidance": {"scale": 1.5}},
-    }
-
+    named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = MMDiTConfig.named_sampling
     model_type: ClassVar[str] = "mmdit"
     pipeline_tag: ClassVar[str | None] = "text-to-image"
     config_class: ClassVar[type[Config]] = MMDiTConfig
@@ -88,7 +77,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     def __init__(self, config: MMDiTConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
         patch, width = config.patch_size, config.width
-        spec = require_tiled(spec, patch, type(self).__name__)
+        spec = require_tiled(spec, config, type(self).__name__)
         self.position_side = config.position_size or max(spec.height, spec.width) // patch
         self.register_tables(persistent=True)
 

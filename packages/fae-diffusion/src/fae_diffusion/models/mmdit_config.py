@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fae_diffusion.models.config import NetworkConfig, Sampling
+from fae_diffusion.samplers.config import NAMED, SamplingName
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.transport import Transport
 
 
 class MMDiTConfig(NetworkConfig):
     """A text-conditional transformer with joint attention (SD3). By default the paper's choices, at a small size."""
+
+    follows_data: ClassVar[frozenset[str]] = frozenset({"text_width"})
+
+    # Appendix D: 1.5 on t = 0.9 to 0 for both text-to-image models. REPA's: what its generate_t2i.py takes by default.
+    named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = {
+        **NAMED,
+        "paper-guided": {
+            "method": "euler",
+            "steps": 250,
+            "end": 0.0,
+            "guidance": {"scale": 1.5, "interval": [0.0, 0.9]},
+        },
+        "repa": {"method": "euler", "steps": 50, "shift": 1.0, "end": 0.0, "guidance": {"scale": 1.5}},
+    }
 
     width: int = Field(default=256, ge=4, description="of a token")
     depth: int = Field(default=4, ge=1, description="number of blocks")
@@ -71,6 +86,11 @@ class MMDiTConfig(NetworkConfig):
         if self.own_attention and (self.wo_shift or not self.qkv_bias):
             raise ValueError("own_attention needs blocks with shifts (wo_shift) and biases (qkv_bias)")
         return self
+
+    @property
+    def takes_prompts(self) -> bool | None:
+        """True with a text encoder; without one the model takes embeddings, and so may what wraps it: None."""
+        return True if self.text_encoder is not None else None
 
     @property
     def mlp_hidden(self) -> int:

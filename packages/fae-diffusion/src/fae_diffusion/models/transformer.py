@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fae_core.errors import FAEError, InvalidFile
+from fae_core.errors import FAEError
 from fae_core.layers import AxialRope, LabelEmbedding, TimestepEmbedding, sincos_position_table
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.models.blocks import Block, FinalLayer, GaussianTimeEmbedding, ModulatedNorm, Rope
-from fae_diffusion.models.config import HeadConfig, TransformerConfig
+from fae_diffusion.models.config import HeadConfig, NetworkConfig, TransformerConfig
 
 __all__ = ["Block", "DiffusionTransformer", "FinalLayer", "ModulatedNorm", "WideHead"]
 
@@ -77,7 +77,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
     def __init__(self, config: TransformerConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
         patch, width = config.patch_size, config.width
-        spec = require_tiled(spec, patch, type(self).__name__)
+        spec = require_tiled(spec, config, type(self).__name__)
         self.grid = (spec.height // patch, spec.width // patch)
         self.out_channels = spec.channels * (2 if config.learn_sigma else 1)
 
@@ -177,17 +177,16 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         set_to_zero(*(module.modulation for module in modulated), self.final.linear)
 
 
-def require_tiled(spec: LatentSpec | None, patch: int, model: str) -> LatentSpec:
+def require_tiled(spec: LatentSpec | None, config: NetworkConfig, model: str) -> LatentSpec:
     """The spec of the latents that a model is for.
 
     Raises:
         FAEError: without a spec; `model` is the name in the message.
-        InvalidFile: where patches of side `patch` do not tile the latents.
+        InvalidFile: where the patches of `config` do not tile the latents.
     """
     if spec is None:
         raise FAEError(f"{model} needs the LatentSpec of the latents that it is for: pass spec=")
-    if spec.height % patch or spec.width % patch:
-        raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+    config.require_spec(spec)
     return spec
 
 

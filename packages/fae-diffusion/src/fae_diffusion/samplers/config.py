@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -85,6 +85,8 @@ AUTOGUIDED: frozenset[str] = frozenset({"rae-autoguidance"})
 
 class Sampling(Config):
     """How `sample` integrates from noise to data. Every field can be overridden in the call."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset({"compile", "cuda_graph"})
 
     method: Literal[
         "euler",

@@ -26,6 +26,7 @@ from fae_diffusion.text.cache import TextCache
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
+from fae_diffusion.text.stored import check_template, no_texts
 
 
 def captions_of(store: LatentStore, template: str) -> list[str]:
@@ -38,9 +39,8 @@ def captions_of(store: LatentStore, template: str) -> list[str]:
     if store.captions is not None:
         return store.captions
     if store.labels is None or store.classes is None:
-        raise DataError(f"{store.folder} has neither captions nor class names: there is no text to train on")
-    if template.count("{}") != 1:
-        raise DataError(f"a caption template has one {{}} for the class name, unlike {template!r}")
+        raise no_texts(store.folder)
+    check_template(template)
     prompts = [template.replace("{}", name.replace("_", " ")) for name in store.classes]
     return [prompts[label] for label in store.labels]
 

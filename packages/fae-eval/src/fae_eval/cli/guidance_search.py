@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Resume, Seed, Set, model_there
+from fae_core.cli.options import Set
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.options import Measurement, draw_beside, finish, result_path
+from fae_eval.cli.options import draw_beside
+from fae_eval.cli.resumable import ResumableMeasurement
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -18,17 +20,7 @@ if TYPE_CHECKING:
 
 @spread
 def guidance_search(
-    options: Measurement,
-    generator: Annotated[
-        str,
-        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
-    ],
-    decoder: Annotated[
-        str,
-        typer.Option(
-            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
-        ),
-    ],
+    options: ResumableMeasurement,
     low: Annotated[float, typer.Option("--low", min=0, max=1000, help="The smallest scale; 1 is off.")] = 1.0,
     high: Annotated[float, typer.Option("--high", min=0, max=1000, help="The largest scale.")] = 4.0,
     step: Annotated[float, typer.Option("--step", min=0.001, max=1000, help="Between scales.")] = 0.1,
@@ -53,8 +45,6 @@ def guidance_search(
         str | None, typer.Option("--sampling", help="As in fae sample, such as paper-guided; its guidance is replaced.")
     ] = None,
     overrides: Set = None,
-    seed: Seed = 0,
-    resume: Resume = False,
 ) -> None:
     """The guidance scale with the smallest Frechet distance, on a grid: 1.0, 1.1, ... as in the paper's ablations.
 
@@ -65,18 +55,11 @@ def guidance_search(
     Example: fae eval guidance-search --generator runs/dit --decoder runs/tokenizer --sampling paper-guided
     --reference VIRTUAL_imagenet256_labeled.npz --extractor inception --out runs/results
     """
-    from fae_core.cli.launch import relaunched
     from fae_core.cli.settings import parse_overrides
     from fae_core.config import parse_config
-    from fae_core.errors import FAEError
-    from fae_core.models.load import generator_type
-    from fae_core.models.sample_options import check_early
-    from fae_eval.results import Result
     from fae_eval.studies.guidance_plan import GuidancePlan
 
-    path = result_path(options.out, "guidance-search", options.overwrite or resume)
-    if resume and path is None:
-        raise FAEError("--resume needs --out, the record to continue")
+    path = options.record_path("guidance-search")
     plan = parse_config(
         GuidancePlan,
         {
@@ -91,31 +74,14 @@ def guidance_search(
         },
         "guidance search",
     )
-    check_early(generator_type(generator), plan.options)
-    options.check_places()
-    if relaunched(options.processes):
-        return
-    from fae_core.processes import processes as process_group
+    options.check(plan.options)
+    options.run(path, _measure, plan, _draw)
+
+
+def _measure() -> Callable[..., Result]:
     from fae_eval.studies.guidance_search import search_guidance
 
-    earlier = Result.load(path) if resume and path is not None and path.is_file() else None
-    with process_group(options.device) as group:
-        result = search_guidance(
-            generator,
-            decoder,
-            options.reference,
-            plan,
-            labels=options.labels,
-            prompts=options.prompts,
-            seed=seed,
-            earlier=earlier,
-            keep=None if path is None else lambda record: record.save(path),
-            **options.how,
-        )
-        if group.is_main:
-            if path is not None:
-                _draw(result, path)
-            finish(result, path)
+    return search_guidance
 
 
 def _times(interval: str | None) -> Any:

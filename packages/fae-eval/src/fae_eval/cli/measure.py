@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Processes, Seed, Survey, images_there, model_there
+from fae_core.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    Overwrite,
+    Processes,
+    Seed,
+    Survey,
+    generator_there,
+    images_there,
+)
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import (
@@ -61,6 +71,33 @@ SamplePaths = Annotated[
         help="PATH or NAME=PATH: image folder, .npz, folder of `fae sample`, latent store. Repeatable.",
     ),
 ]
+
+
+def check_latents(samples: Iterable[str], decoder: str | None) -> None:
+    """Check that latent stores among samples have a decoder of theirs, by their latent_spec.json alone.
+
+    Args:
+        samples: paths of what is measured.
+        decoder: where the tokenizer is; None for none.
+
+    Raises:
+        LatentSpecMismatch: the decoder is for other latents.
+        FAEError: there is none.
+    """
+    from fae_core.errors import FAEError
+    from fae_core.models.stored import stored_model, stored_spec
+
+    for path in samples:
+        spec = stored_spec(Path(path))
+        if spec is None:
+            continue
+        if decoder is None:
+            raise FAEError(f"{path} holds latents; give a model folder that decodes them (--decoder)")
+        decodes = stored_model("tokenizer", decoder)
+        if decodes is not None and decodes.spec is not None:
+            decodes.spec.require(spec, context=path)
+
+
 Floor = Annotated[
     str | None,
     typer.Option(
@@ -73,7 +110,7 @@ Generators = Annotated[
     list[str] | None,
     typer.Option(
         "--generator",
-        callback=_each_there(model_there),
+        callback=_each_there(generator_there),
         help="PATH or NAME=PATH of a generator to draw --count samples from, as `fae sample` would; nothing is "
         "written. Repeatable.",
     ),
@@ -116,7 +153,6 @@ def generation(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.errors import FAEError
-    from fae_core.sampling.prompts import read_prompts
     from fae_eval.studies.metric_names import full_names
 
     path = result_path(options.out, "generation", options.overwrite)
@@ -128,7 +164,10 @@ def generation(
         raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
     chosen = full_names([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else None
     options.check_places()
-    texts = read_prompts(options.prompts) if options.prompts is not None else ()
+    check_latents(sets.values(), decoder)
+    texts = options.check_drawing(
+        generators.values(), decoder or "", {} if guidance is None else {"guidance": guidance}
+    )
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Overwrite, Processes, images_there, model_there, path_there
+from fae_core.cli.options import (
+    BatchSize,
+    Device,
+    Overwrite,
+    Processes,
+    decoder_there,
+    images_there,
+    path_there,
+    tokenizer_there,
+)
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError
@@ -20,6 +29,16 @@ from fae_core.folders import RESULTS
 if TYPE_CHECKING:
     from fae_eval.results import Result
     from fae_eval.studies.comparison import Group
+
+
+def _features_there(source: str) -> str:
+    """The place of a tokenizer as given, once it is known that it can show features."""
+    from fae_core.models.stored import stored_model
+
+    stored = stored_model("tokenizer", source)
+    if stored is not None and not stored.has_features:
+        raise FAEError(f"{source} ({stored.point.name}) gives latents but no features; give an FAE or an encoder")
+    return source
 
 
 def _known_extractor(name: str) -> str:
@@ -46,7 +65,17 @@ Weights = Annotated[Path | None, typer.Option("--weights", callback=path_there, 
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most so many images, evenly spread.")]
 Tokenizer = Annotated[
     str,
-    typer.Option("--model", callback=model_there, help="Run folder, model folder or hub id of a tokenizer (an FAE)."),
+    typer.Option(
+        "--model", callback=tokenizer_there, help="Run folder, model folder or hub id of a tokenizer (an FAE)."
+    ),
+]
+FeatureTokenizer = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        callback=_features_there,
+        help="Run folder, model folder or hub id of a tokenizer with features (an FAE).",
+    ),
 ]
 Labels = Annotated[
     str,
@@ -83,7 +112,7 @@ ReferenceSurvey = Annotated[
 Decoder = Annotated[
     str | None,
     typer.Option(
-        "--decoder", callback=model_there, help="Tokenizer that decodes a generator's latents or a latent store's."
+        "--decoder", callback=decoder_there, help="Tokenizer that decodes a generator's latents or a latent store's."
     ),
 ]
 Size = Annotated[
@@ -116,6 +145,30 @@ class Measurement:
     def check_places(self) -> None:
         """Raise DataError where there is no reference; called once settings are known to be right."""
         images_there(self.reference)
+
+    def check_drawing(
+        self, generators: Iterable[str | Path], decoder: str | Path, *points: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """The prompts, after a check of what samples are asked for, by files alone (see `check_drawing` in fae-core).
+
+        Args:
+            generators: where they are.
+            decoder: where the tokenizer is.
+            points: each the options of `sample` at which something is measured.
+        """
+        from fae_core.models.sample_options import check_early
+        from fae_core.sampling.beforehand import check_drawing
+        from fae_core.sampling.prompts import read_prompts
+
+        texts = read_prompts(self.prompts) if self.prompts is not None else ()
+        for generator in generators:
+            stored = check_drawing(generator, decoder, labels=self.labels, prompts=texts)
+            if stored is None:
+                continue
+            config = stored.config
+            for options in points:
+                check_early(stored.point.name, options, config, stored.spec)
+        return texts
 
     @property
     def how(self) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from fae_core.cli.option_objects import spread
 from fae_core.cli.options import Data, Device, Overwrite, Seed, Survey
 from fae_core.config.limits import MOST_COLUMNS
-from fae_eval.cli.options import PictureFile, Tokenizer, finish, result_path
+from fae_eval.cli.options import FeatureTokenizer, PictureFile, finish, result_path
 
 Indices = Annotated[
     str | None, typer.Option("--indices", help="Which images, such as 0,5,9. Default: one of each class.")
+]
+TwoIndices = Annotated[
+    str | None, typer.Option("--indices", help="Two images, such as 0,5. Default: two of the first class.")
 ]
 Count = Annotated[
     int, typer.Option("--count", min=1, max=MOST_COLUMNS, help="How many images, where --indices does not say.")
@@ -41,20 +46,28 @@ LatentScale = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """What every picture takes. The fields are options; see their help."""
+
+    tokenizer: FeatureTokenizer
+    images: Data
+    out: PictureFile
+    indices: Indices = None
+    survey: Survey = None
+    device: Device = None
+    overwrite: Overwrite = False
+
+
+@spread
 def similarity(
-    tokenizer: Tokenizer,
-    images: Data,
-    out: PictureFile,
-    indices: Indices = None,
+    options: Picture,
     count: Count = 6,
     query: Annotated[
         list[str] | None,
         typer.Option("--query", help="Y,X between 0 and 1 of the query patch; once, or once per image."),
     ] = None,
     latent_scale: LatentScale = Scale.NORMALISED,
-    survey: Survey = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """How similar all patches are to one: in features and in latents side by side.
 
@@ -73,8 +86,10 @@ def similarity(
         + _COMPARED[latent_scale],
         "correlation with the features' map",
         draw,
-        (tokenizer, images, out, indices, count, survey, device, overwrite),
+        options,
+        count,
         facts={"latent_scale": latent_scale.value},
+        check=lambda found: queries_of(query, found),
     )
 
 
@@ -97,13 +112,9 @@ _FLATTERS = (
 )
 
 
+@partial(spread, replaced={"indices": TwoIndices})
 def matching(
-    tokenizer: Tokenizer,
-    images: Data,
-    out: PictureFile,
-    indices: Annotated[
-        str | None, typer.Option("--indices", help="Two images, such as 0,5. Default: two of the first class.")
-    ] = None,
+    options: Picture,
     most: Annotated[int, typer.Option("--most", min=1, max=10_000, help="Lines to draw.")] = 16,
     select: Annotated[
         Select,
@@ -113,9 +124,6 @@ def matching(
     ] = Select.RANDOM,
     latent_scale: LatentScale = Scale.NORMALISED,
     seed: Seed = 0,
-    survey: Survey = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Patches of an image and their nearest in another one: by features and by latents.
 
@@ -127,11 +135,13 @@ def matching(
     """
     from fae_core.errors import FAEError
 
+    def check(found: int) -> None:
+        if found != 2:
+            raise FAEError(f"matching needs two images, got {found}")
+
     def draw(model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
         from fae_eval.figures import matching_picture
 
-        if len(batch) != 2:
-            raise FAEError(f"matching needs two images, got {len(batch)}")
         return matching_picture(
             model, batch[0], batch[1], most=most, seed=seed, select=select.value, latent_scale=latent_scale.value
         )
@@ -142,23 +152,17 @@ def matching(
         f"{_MATCHED[select]} {_COMPARED[latent_scale]}",
         "share of the features' matches also found",
         draw,
-        (tokenizer, images, out, indices, 2, survey, device, overwrite),
+        options,
+        2,
         same_class=True,
         facts={"select": select.value, "seed": seed, "latent_scale": latent_scale.value},
         warnings=[_FLATTERS] if select is Select.MUTUAL else [],
+        check=check,
     )
 
 
-def pca(
-    tokenizer: Tokenizer,
-    images: Data,
-    out: PictureFile,
-    indices: Indices = None,
-    count: Count = 6,
-    survey: Survey = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
-) -> None:
+@spread
+def pca(options: Picture, count: Count = 6) -> None:
     """The three strongest directions of features and of latents as colours.
 
     Example: fae eval pca --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
@@ -175,7 +179,8 @@ def pca(
         "The three strongest directions as red, green and blue, fitted over all images shown.",
         "share of variance in three components",
         draw,
-        (tokenizer, images, out, indices, count, survey, device, overwrite),
+        options,
+        count,
     )
 
 
@@ -185,24 +190,29 @@ def _picture(
     caption: str,
     column: str,
     draw: Callable[[Any, Any], tuple[Any, dict[str, float]]],
-    arguments: tuple[str, str, Path, str | None, int, Path | None, str | None, bool],
+    options: Picture,
+    count: int,
     *,
     same_class: bool = False,
     facts: dict[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    check: Callable[[int], object] = lambda count: None,
 ) -> None:
-    tokenizer, images, out, indices, count, survey, device, overwrite = arguments
-    path = result_path(out, kind, overwrite)
+    """Draw, and write picture and record. `check` is called with the number of images before a model is loaded."""
+    path = result_path(options.out, kind, options.overwrite)
     assert path is not None
-    from fae_core.images import load_batch, open_surveyed
+    from fae_core.images import open_surveyed
+
+    source = open_surveyed(options.images, report=options.survey)
+    chosen = choose_images(source, options.indices, count, same_class=same_class)
+    check(len(chosen))
+    from fae_core.images import load_batch
     from fae_core.protocols import read_size
     from fae_eval.figures.canvas import save_picture
     from fae_eval.results import Result, provenance
     from fae_eval.tokenizers import device_of, load_image_tokenizer
 
-    model = load_image_tokenizer(tokenizer, device)
-    source = open_surveyed(images, report=survey)
-    chosen = choose_images(source, indices, count, same_class=same_class)
+    model = load_image_tokenizer(options.tokenizer, options.device)
     batch = load_batch(source, chosen, read_size(model))
     picture, values = draw(model, batch.to(device_of(model)))
     save_picture(picture, path.with_suffix(".png"))
@@ -215,9 +225,9 @@ def _picture(
         values=values,
         provenance=provenance(
             device=device_of(model).type,
-            tokenizer=tokenizer,
+            tokenizer=options.tokenizer,
             fingerprint=model.spec.fingerprint or None,
-            images=images,
+            images=options.images,
             indices=chosen,
             **(facts or {}),
         ),

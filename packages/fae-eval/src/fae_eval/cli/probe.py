@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed, Survey, images_there, path_there
-from fae_eval.cli.options import Limit, ResultFile, Tokenizer, finish, result_path
+from fae_eval.cli.options import FeatureTokenizer, Limit, ResultFile, finish, result_path
 
 
 def probe(
-    tokenizer: Tokenizer,
+    tokenizer: FeatureTokenizer,
     images: Data,
     train: Annotated[
         bool, typer.Option("--train", help="Train a linear probe instead of using the backbone's own head.")
@@ -36,7 +36,7 @@ def probe(
         ),
     ] = None,
     cls: Annotated[
-        str,
+        Literal["original", "mean"],
         typer.Option(
             "--cls", help="With --head: class token of the 'original' image, or 'mean' of the (rebuilt) patches."
         ),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Resume, Seed, Set, model_there
+from fae_core.cli.options import Set
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Floor
-from fae_eval.cli.options import Measurement, draw_beside, finish, result_path
+from fae_eval.cli.options import draw_beside
+from fae_eval.cli.resumable import ResumableMeasurement
 
 if TYPE_CHECKING:
     from fae_eval.results import Result
@@ -19,17 +21,7 @@ if TYPE_CHECKING:
 
 @spread
 def sampling_grid(
-    options: Measurement,
-    generator: Annotated[
-        str,
-        typer.Option("--generator", callback=model_there, help="Run folder, model folder or hub id of a generator."),
-    ],
-    decoder: Annotated[
-        str,
-        typer.Option(
-            "--decoder", callback=model_there, help="Run folder, model folder or hub id of a tokenizer that decodes."
-        ),
-    ],
+    options: ResumableMeasurement,
     vary: Annotated[
         list[str],
         typer.Option("--vary", help="OPTION=VALUE,VALUE,... of fae sample, such as steps=8,12,25. Repeatable."),
@@ -41,8 +33,6 @@ def sampling_grid(
     ] = 0.02,
     overrides: Set = None,
     floor: Floor = None,
-    seed: Seed = 0,
-    resume: Resume = False,
 ) -> None:
     """Frechet distance against model evaluations, for every combination of some sampling options.
 
@@ -53,48 +43,21 @@ def sampling_grid(
     Example: fae eval sampling-grid --generator cifar10 --decoder cifar10 --reference test.parquet --count 500
     --vary method=euler,dpm++2m --vary steps=8,12,25,50 --vary guidance=1,1.5,2 --out runs/results
     """
-    from fae_core.cli.launch import relaunched
     from fae_core.cli.settings import parse_overrides
     from fae_core.config import parse_config
-    from fae_core.errors import FAEError
-    from fae_core.models.load import generator_type
-    from fae_core.models.sample_options import check_early
-    from fae_eval.results import Result
     from fae_eval.studies.grid_plan import SamplingGrid
 
-    path = result_path(options.out, "sampling-grid", options.overwrite or resume)
-    if resume and path is None:
-        raise FAEError("--resume needs --out, the record to continue")
+    path = options.record_path("sampling-grid")
     settings = {"vary": _values(vary), "count": count, "within": within, "options": parse_overrides(overrides)}
     grid = parse_config(SamplingGrid, settings, "sampling grid")
-    kind = generator_type(generator)
-    for point in grid.points:
-        check_early(kind, {**grid.options, **point})
-    options.check_places()
-    if relaunched(options.processes):
-        return
-    from fae_core.processes import processes as process_group
+    options.check(*({**grid.options, **point} for point in grid.points))
+    options.run(path, _measure, grid, _draw, floor=floor)
+
+
+def _measure() -> Callable[..., Result]:
     from fae_eval.studies.sampling_grid import measure_grid
 
-    earlier = Result.load(path) if resume and path is not None and path.is_file() else None
-    with process_group(options.device) as group:
-        result = measure_grid(
-            generator,
-            decoder,
-            options.reference,
-            grid,
-            labels=options.labels,
-            prompts=options.prompts,
-            seed=seed,
-            floor=floor,
-            earlier=earlier,
-            keep=None if path is None else lambda record: record.save(path),
-            **options.how,
-        )
-        if group.is_main:
-            if path is not None:
-                _draw(result, path)
-            finish(result, path)
+    return measure_grid
 
 
 def _values(given: list[str]) -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Survey, images_there, model_there, path_there
+from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Survey, images_there, path_there, tokenizer_there
 from fae_eval.cli.options import Limit, ResultFile, Title, finish, result_path
 
 TextModel = Annotated[
@@ -64,7 +64,7 @@ def retrieval(
         str | None,
         typer.Option(
             "--model",
-            callback=model_there,
+            callback=tokenizer_there,
             help="Also an FAE on that model's image encoder: its original and rebuilt features.",
         ),
     ] = None,

@@ -23,7 +23,7 @@ from fae_core.images.classes import check_labels
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.machine import available_threads
-from fae_core.models.folder import checked_names
+from fae_core.models.stored import checked_names
 from fae_core.protocols import can_decode
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import sha256_file
-from fae_core.models.identity import model_identity
+from fae_core.models.identity import earlier_identity, model_identity
 from fae_core.models.load import load_generator
+from fae_core.models.sample_options import resolved_options
 from fae_core.processes import Processes, processes
 from fae_core.sampling.prompts import read_prompts
 from fae_eval.data import GeneratedSamples, open_samples
@@ -49,6 +49,20 @@ class AtOptions:
     ) -> None:
         self.model, self.identity, self.group = model, identity, group
         self._drawn, self._measured, self._named = drawn, measured, named
+
+    def settings(self, options: Mapping[str, Any]) -> str:
+        """A hash of what decides samples beside weights and noise: options over the generator's own settings."""
+        resolved = resolved_options(getattr(self.model, "config", None), options)
+        return hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def earlier_generators(self) -> tuple[str | None, ...]:
+        """What earlier versions recorded of the generator: a hash with its own settings of sampling in it."""
+        return model_identity(self.model), earlier_identity(self.model), self._named["generator"]
+
+    def content(self, images: Any) -> str:
+        """A hash of real images as they are measured; their name where their content has none."""
+        how = self._measured
+        return _content(images, how["size"], how["limit"], None)
 
     def measure(self, count: int, options: Mapping[str, Any]) -> Result:
         """The record of `evaluate` for `count` samples; sample i has the same noise and label at all options."""
@@ -109,7 +123,7 @@ def open_at_options(
         identity = None
         if group.is_main:
             identity = {
-                "generator": model_identity(model) or name_of(generator),
+                "generator": model_identity(model, sampling=not _resolves(model)) or name_of(generator),
                 "decoder": model_identity(tokenizer) or name_of(decoder),
                 "reference": _content(reference, size, limit, survey),
                 "extractor": f"{network.name} {network.fingerprint} {network.resize}",
@@ -147,28 +161,6 @@ def as_read_again(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def require_same_study(earlier: Result, kind: str, identity: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Raise unless a record is of the same study.
-
-    Args:
-        earlier: the record to resume.
-        kind: of the study.
-        identity: what must be equal in its provenance, under "search".
-        columns: names that its table begins with; the distance is its last.
-
-    Raises:
-        InvalidFile: for a record of another kind.
-        FAEError: for another identity, naming what differs.
-    """
-    what = kind.replace("-", " ")
-    searched = earlier.provenance.get("search")
-    if earlier.kind != kind or not isinstance(searched, dict) or earlier.columns[: len(columns)] != [*columns]:
-        raise InvalidFile(f"the record to resume is not one of a {what}; use a new --out")
-    changed = sorted(name for name in identity if searched.get(name) != identity[name])
-    if changed:
-        raise FAEError(f"the {what} to resume was started with another {', '.join(changed)}; use a new --out")
-
-
 def sample_command(
     options: Mapping[str, Any], *, count: int, generator: str, decoder: str, labels: str, prompts: str | None, seed: int
 ) -> str:
@@ -194,6 +186,11 @@ def sample_command(
     for key, value in _flat(given):
         parts += ["--set", f"{key}={json.dumps(value, separators=(',', ':'))}"]
     return " ".join(map(shlex.quote, [*parts, "--out"])) + " SAMPLES"
+
+
+def _resolves(model: Any) -> bool:
+    """Whether a generator's own settings of sampling are resolved with the options of each point."""
+    return hasattr(getattr(model, "config", None), "sampling_settings")
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:

@@ -8,21 +8,22 @@ best, until both have a larger distance.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import InvalidFile
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
-from fae_eval.results import Result, is_number, provenance
-from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study
+from fae_eval.results import Result
+from fae_eval.studies.at_options import AtOptions, open_at_options
 from fae_eval.studies.comparison import Group
 from fae_eval.studies.guidance_plan import GuidancePlan
+from fae_eval.studies.resumable import COMMAND_NOTE, ResumableStudy, numbers
 
 KIND = "guidance-search"
-_COLUMNS = ("", "scale", "images")
 BEST = "best"  # the first cell of the best scale's row
+_UNFINISHED = "The search is not finished"
+_EDGE = "The best scale is the end of the range,"
+_BEST_NOTE = "Best scale:"
 
 
 def search_guidance(
@@ -68,17 +69,10 @@ def search_guidance(
     with open_at_options(generator, decoder, reference, **how) as study:
         times = plan.times(study.model)
         check_options(study.model, plan.options_at(plan.low, times))
-        own = {"options": plan.options, "interval": None if times is None else list(times)}
-        command = partial(study.command, plan.count)
-        state = _State(plan, times, {**study.identity, **as_read_again(own)}, command, title)
+        search = _Search(study, plan, times, title or "Guidance search")
         if earlier is not None:
-            state.resume(earlier)
-        while (wanted := state.next()) is not None:
-            count, scale = wanted
-            state.add(count, scale, study.measure(count, plan.options_at(scale, times)))
-            if keep is not None and study.group.is_main:
-                keep(state.record())
-        return state.record()
+            search.resume(earlier)
+        return search.run(keep)
 
 
 def chart_groups(result: Result) -> list[Group]:
@@ -93,43 +87,36 @@ def chart_groups(result: Result) -> list[Group]:
     return groups
 
 
-class _State:
-    """What has been measured, and what comes next. All processes have the same."""
+class _Search(ResumableStudy[tuple[int, float]]):
+    """What has been measured at (samples, scale), and what comes next."""
 
-    def __init__(
-        self,
-        plan: GuidancePlan,
-        times: tuple[float, float] | None,
-        identity: dict[str, Any],
-        command: Callable[[dict[str, Any]], str],
-        title: str | None,
-    ) -> None:
-        self.plan, self.times, self.identity, self.command = plan, times, identity, command
-        self.title = title or "Guidance search"
+    kind = KIND
+    own_notes = (_BEST_NOTE, COMMAND_NOTE)
+    own_warnings = (_UNFINISHED, _EDGE)
+    first_columns = ("", "scale", "images")
+
+    def __init__(self, study: AtOptions, plan: GuidancePlan, times: tuple[float, float] | None, title: str) -> None:
+        super().__init__(study, {"options": plan.options, "interval": None if times is None else list(times)}, title)
+        self.plan, self.times = plan, times
         self.first = min(plan.first_count, plan.count)
         self.found: dict[tuple[int, float], float] = {}
-        self.label = ""
-        self.facts: dict[str, Any] = {}  # of the best so far
-        self.warnings: list[str] = []
-        self.notes: list[str] = []
-        self.seconds = 0.0
 
-    def resume(self, earlier: Result) -> None:
-        """Take over what an earlier search measured. Raises FAEError where it was another one."""
-        require_same_study(earlier, KIND, self.identity, _COLUMNS)
-        for row in earlier.rows:
-            if not all(is_number(cell) for cell in row[1:]):
-                raise InvalidFile("the record to resume has a row without numbers; use a new --out")
-            self.found[int(row[2]), float(row[1])] = float(row[3])
-        self.label = str(earlier.columns[3])
-        self.facts = {key: value for key, value in earlier.provenance.items() if key != "search"}
-        seconds: Any = earlier.provenance.get("seconds")
-        self.seconds = float(seconds) if is_number(seconds) else 0.0
-        self.warnings = [warning for warning in earlier.warnings if not warning.startswith(_OWN_WARNINGS)]
-        self.notes = [note for note in earlier.notes if not note.startswith(_OWN_NOTES)]
+    def named_options(self) -> dict[str, dict[str, Any]]:
+        return {_named(scale): self.plan.options_at(scale, self.times) for scale in self.plan.scales}
+
+    def take(self, row: list[Any]) -> None:
+        scale, count, distance = numbers(*row[1:3], row[-1])
+        self.found[int(count), scale] = distance
+
+    def measure(self, point: tuple[int, float]) -> None:
+        count, scale = point
+        options = self.plan.options_at(scale, self.times)
+        measured = self.study.measure(count, options)
+        self.found[point] = self.add(_named(scale), options, measured)
+        if point == self.best:
+            self.tell(measured)
 
     def next(self) -> tuple[int, float] | None:
-        """The next (samples, scale) to measure; None once the best is known."""
         plan = self.plan
         for scale in plan.scales:
             if (self.first, scale) not in self.found:
@@ -162,42 +149,28 @@ class _State:
                 return count, scale
         return None
 
-    def add(self, count: int, scale: float, measured: Result) -> None:
-        """Take up what was measured."""
-        self.label = str(measured.columns[-1])
-        self.found[count, scale] = float(measured.rows[0][-1])
-        self.seconds += float(measured.provenance.get("seconds", 0.0))
-        if (count, scale) == self.best:
-            self.facts, self.warnings, self.notes = measured.provenance, measured.warnings, measured.notes
-
     def record(self) -> Result:
-        """The record so far."""
         best, waiting = self.best, self.next()
         assert best is not None  # a record is made after the first scale
         count, scale = best
-        value = self.found[best]
         rows = [
-            [BEST if key == best and waiting is None else f"scale {key[1]:g}", key[1], key[0], self.found[key]]
+            [BEST if key == best and waiting is None else _named(key[1]), key[1], key[0], self.found[key]]
             for key in sorted(self.found)
         ]
-        warnings = list(self.warnings)
+        warnings = []
         if waiting is not None:
-            warnings.append(f"{_UNFINISHED}: the next is scale {waiting[1]:g}, {waiting[0]:,} samples; use --resume")
+            warnings.append(f"{_UNFINISHED}: the next is {_named(waiting[1])}, {waiting[0]:,} samples; use --resume")
         elif scale in (self.plan.scales[0], self.plan.scales[-1]):
             warnings.append(f"{_EDGE} {scale:g}: a better one may lie outside; widen the range and use --resume")
         where = "at every time" if self.times is None else f"on t in [{self.times[0]:g}, {self.times[1]:g}]"
-        notes = [*self.notes, f"{_BEST_NOTE} {scale:g} {where}, {self.label} {value:.4g} from {count:,} samples."]
-        notes.append(f"{_COMMAND_NOTE}{self.command(self.plan.options_at(scale, self.times))}")
-        table = {"columns": [*_COLUMNS, self.label], "rows": rows}
-        now = {key: value for key, value in provenance().items() if key in ("command", "date")}
-        facts = {**self.facts, **now, "seed": self.identity["seed"], "seconds": round(self.seconds, 1)}
-        facts["search"] = self.identity
-        return Result(KIND, self.title, table, [], notes, warnings, {"best scale": scale, self.label: value}, facts)
+        value = self.found[best]
+        notes = [
+            f"{_BEST_NOTE} {scale:g} {where}, {self.label} {value:.4g} from {count:,} samples.",
+            f"{COMMAND_NOTE}{self.study.command(self.plan.count, self.plan.options_at(scale, self.times))}",
+        ]
+        table = {"columns": [*self.first_columns, self.label], "rows": rows}
+        return self.made(table, notes, warnings, {"best scale": scale, self.label: value})
 
 
-_UNFINISHED = "The search is not finished"
-_EDGE = "The best scale is the end of the range,"
-_BEST_NOTE = "Best scale:"
-_COMMAND_NOTE = "To use it: "
-_OWN_WARNINGS = (_UNFINISHED, _EDGE)
-_OWN_NOTES = (_BEST_NOTE, _COMMAND_NOTE)
+def _named(scale: float) -> str:
+    return f"scale {scale:g}"

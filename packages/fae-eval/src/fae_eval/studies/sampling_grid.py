@@ -8,26 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fae_core.errors import InvalidFile
+from fae_core.errors import FAEError
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
-from fae_eval.results import FLOOR, Result, is_number, provenance
-from fae_eval.studies.at_options import as_read_again, open_at_options, require_same_study
+from fae_eval.results import FLOOR, Result
+from fae_eval.studies.at_options import AtOptions, open_at_options
 from fae_eval.studies.comparison import Group
 from fae_eval.studies.generation import relate_to_floor
 from fae_eval.studies.grid_plan import SamplingGrid
+from fae_eval.studies.resumable import COMMAND_NOTE, ResumableStudy, numbers
 from fae_eval.tokenizers import name_of
 
 KIND = "sampling-grid"
 CHOSEN = "chosen"  # the first cell of the cheapest row that is good enough
 EVALUATIONS = "evaluations"
 _STEPS = "steps"  # the option along which a curve of the chart runs
+_FLOOR = "floor"  # in the record: a hash of the real images that were measured
+_UNFINISHED = "The grid is not finished"
+_CHOSEN_NOTE = "The fewest evaluations"
 
 
 def measure_grid(
@@ -58,7 +61,8 @@ def measure_grid(
         labels: classes of the samples, as in `fae sample`.
         prompts: file of prompts, for a generator of text.
         seed: of noise and random labels.
-        floor: more real images, disjoint from the reference, for a row of real against real.
+        floor: more real images, disjoint from the reference, for a row of real against real; a resumed record keeps
+            the row that it has.
         title: heading of the record.
         earlier: the record of a grid that ended early, or of a smaller one; its combinations are not measured again.
         keep: called with the record so far after each combination, on the first process.
@@ -76,24 +80,12 @@ def measure_grid(
     with open_at_options(generator, decoder, reference, **how) as study:
         for point in grid.points:
             check_options(study.model, {**grid.options, **point})
-        own = {"options": grid.options, "varied": list(grid.vary), "count": grid.count}
-        own |= {} if floor is None else {"floor": name_of(floor)}
-        command = partial(study.command, grid.count)
-        state = _State(grid, {**study.identity, **as_read_again(own)}, command, title)
+        measures = _Grid(study, grid, title or "Distance against model evaluations")
         if earlier is not None:
-            state.resume(earlier)
-        if floor is not None and state.floor is None:
-            state.add_floor(study.measure_real(floor))
-        for point in grid.points:
-            if state.has(point):
-                continue
-            with _counted(study.model) as rows:
-                measured = study.measure(grid.count, {**grid.options, **point})
-            passes = sum(study.group.gather(rows[0])) / grid.count
-            state.add(point, passes, measured)
-            if keep is not None and study.group.is_main:
-                keep(state.record())
-        return state.record()
+            measures.resume(earlier)
+        if floor is not None:
+            measures.measure_floor(floor)
+        return measures.run(keep)
 
 
 def chart_groups(result: Result) -> list[Group]:
@@ -112,61 +104,58 @@ def chart_groups(result: Result) -> list[Group]:
     ]
 
 
-class _State:
-    """What has been measured. All processes have the same."""
+class _Grid(ResumableStudy[dict[str, Any]]):
+    """What has been measured at the combinations. Those of an earlier, larger grid are not shown."""
 
-    def __init__(
-        self, grid: SamplingGrid, identity: dict[str, Any], command: Callable[[dict[str, Any]], str], title: str | None
-    ) -> None:
-        self.grid, self.identity, self.command = grid, identity, command
-        self.title = title or "Distance against model evaluations"
+    kind = KIND
+    own_notes = (_CHOSEN_NOTE, COMMAND_NOTE)
+    own_warnings = (_UNFINISHED,)
+
+    def __init__(self, study: AtOptions, grid: SamplingGrid, title: str) -> None:
+        super().__init__(study, {"options": grid.options, "varied": list(grid.vary), "count": grid.count}, title)
+        self.grid, self.first_columns = grid, ("", *grid.vary, EVALUATIONS, "images")
         self.found: dict[tuple[str, ...], tuple[float, float]] = {}  # (evaluations, distance) by the values' texts
         self.floor: tuple[int, float] | None = None  # (images, distance)
-        self.label = ""
-        self.facts: dict[str, Any] = {}
-        self.warnings: list[str] = []
-        self.notes: list[str] = []
-        self.seconds = 0.0
+
+    def named_options(self) -> dict[str, dict[str, Any]]:
+        return {_name(point): {**self.grid.options, **point} for point in self.grid.points}
 
     def resume(self, earlier: Result) -> None:
-        """Take over what an earlier grid measured. Raises FAEError where it was of something else."""
-        columns = ["", *self.grid.vary, EVALUATIONS, "images"]
-        require_same_study(earlier, KIND, self.identity, columns)
-        at = columns.index(EVALUATIONS)
-        for row in earlier.rows:
-            real = row[0] == FLOOR
-            if not all(is_number(cell) for cell in (row[at + 1], row[-1], *(() if real else (row[at],)))):
-                raise InvalidFile("the record to resume has a row without numbers; use a new --out")
-            if real:
-                self.floor = (int(row[at + 1]), float(row[-1]))
-            else:
-                self.found[tuple(str(cell) for cell in row[1:at])] = (float(row[at]), float(row[-1]))
-        self.label = str(earlier.columns[-1])
-        self.facts = {key: value for key, value in earlier.provenance.items() if key != "search"}
-        seconds: Any = earlier.provenance.get("seconds")
-        self.seconds = float(seconds) if is_number(seconds) else 0.0
-        self.warnings = [warning for warning in earlier.warnings if not warning.startswith(_UNFINISHED)]
-        self.notes = [note for note in earlier.notes if not note.startswith(_OWN_NOTES)]
+        super().resume(earlier)
+        if self.floor is not None:
+            self.identity[_FLOOR] = self._searched(earlier).get(_FLOOR)
 
-    def has(self, point: dict[str, Any]) -> bool:
-        """Whether a combination has been measured."""
-        return _key(point) in self.found
+    def take(self, row: list[Any]) -> None:
+        at = self.first_columns.index(EVALUATIONS)
+        if row[0] == FLOOR:
+            count, distance = numbers(row[at + 1], row[-1])
+            self.floor = (int(count), distance)
+        else:
+            evaluations, _, distance = numbers(row[at], row[at + 1], row[-1])
+            self.found[tuple(str(cell) for cell in row[1:at])] = (evaluations, distance)
 
-    def add_floor(self, measured: Result) -> None:
-        """Take up the distance of real images."""
-        count, distance = measured.rows[0][1], measured.rows[0][-1]
-        self.floor = (int(count), float(distance))
+    def measure_floor(self, images: Any) -> None:
+        """Measure real images, unless the record that is resumed has them. Raises FAEError where it has others."""
+        content = self.study.content(images)
+        if self.floor is None:
+            count, distance = numbers(*(self.study.measure_real(images).rows[0][at] for at in (1, -1)))
+            self.floor, self.identity[_FLOOR] = (int(count), distance), content
+        elif self.identity[_FLOOR] not in (content, name_of(images)):  # earlier versions knew them by their name
+            raise FAEError("the sampling grid to resume was started with another floor; use a new --out")
 
-    def add(self, point: dict[str, Any], evaluations: float, measured: Result) -> None:
-        """Take up what was measured."""
-        self.label = str(measured.columns[-1])
-        self.found[_key(point)] = (evaluations, float(measured.rows[0][-1]))
-        self.seconds += float(measured.provenance.get("seconds", 0.0))
-        self.facts, self.warnings, self.notes = measured.provenance, measured.warnings, measured.notes
+    def next(self) -> dict[str, Any] | None:
+        return next((point for point in self.grid.points if _key(point) not in self.found), None)
+
+    def measure(self, point: dict[str, Any]) -> None:
+        options = {**self.grid.options, **point}
+        with _counted(self.study.model) as rows:
+            measured = self.study.measure(self.grid.count, options)
+        passes = sum(self.study.group.gather(rows[0])) / self.grid.count
+        self.found[_key(point)] = (passes, self.add(_name(point), options, measured))
+        self.tell(measured)
 
     def record(self) -> Result:
-        """The record so far; rows of an earlier, larger grid are left out."""
-        measured = [point for point in self.grid.points if self.has(point)]
+        measured = [point for point in self.grid.points if _key(point) in self.found]
         smallest = min(self.found[_key(point)][1] for point in measured)
         good = [p for p in measured if self.found[_key(p)][1] <= smallest * (1 + self.grid.within)]
         chosen = min(good, key=lambda point: self.found[_key(point)])
@@ -174,39 +163,31 @@ class _State:
         rows = []
         for point in measured:
             evaluations, distance = self.found[_key(point)]
-            name = CHOSEN if point == chosen and not missing else " ".join(f"{_named(k)}{v}" for k, v in point.items())
+            name = CHOSEN if point == chosen and not missing else _name(point)
             rows.append([name, *point.values(), evaluations, self.grid.count, distance])
-        columns = ["", *self.grid.vary, EVALUATIONS, "images", self.label]
+        columns = [*self.first_columns, self.label]
         if self.floor is not None:
             rows.append([FLOOR, *(None for _ in self.grid.vary), None, *self.floor])
             relate_to_floor(columns, rows, self.label)
-        warnings = list(self.warnings)
-        if missing:
-            warnings.append(f"{_UNFINISHED}: {missing} of {len(self.grid.points)} are missing; use --resume")
+        unfinished = f"{_UNFINISHED}: {missing} of {len(self.grid.points)} are missing; use --resume"
         evaluations, distance = self.found[_key(chosen)]
         settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
         notes = [
-            *self.notes,
             f"{_CHOSEN_NOTE} within {self.grid.within:.3g} of the smallest distance, {smallest:.4g}: {settings}, with "
             f"{evaluations:g} evaluations a sample and {self.label} {distance:.4g}.",
-            f"{_COMMAND_NOTE}{self.command({**self.grid.options, **chosen})}",
+            f"{COMMAND_NOTE}{self.study.command(self.grid.count, {**self.grid.options, **chosen})}",
         ]
-        table = {"columns": columns, "rows": rows}
-        now = {key: value for key, value in provenance().items() if key in ("command", "date")}
-        facts = {**self.facts, **now, "seed": self.identity["seed"], "seconds": round(self.seconds, 1)}
-        facts["search"] = self.identity
-        values = {EVALUATIONS: evaluations, self.label: distance}
-        return Result(KIND, self.title, table, [], notes, warnings, values, facts)
-
-
-_UNFINISHED = "The grid is not finished"
-_CHOSEN_NOTE = "The fewest evaluations"
-_COMMAND_NOTE = "To use it: "
-_OWN_NOTES = (_CHOSEN_NOTE, _COMMAND_NOTE)
+        table, values = {"columns": columns, "rows": rows}, {EVALUATIONS: evaluations, self.label: distance}
+        return self.made(table, notes, [unfinished] if missing else [], values)
 
 
 def _key(point: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in point.values())
+
+
+def _name(point: dict[str, Any]) -> str:
+    """What a row is called, and its settings in the record."""
+    return " ".join(f"{_named(option)}{value}" for option, value in point.items())
 
 
 def _named(option: str) -> str:

@@ -1,0 +1,21 @@
+"""Whether a folder holds a latent store that can be resumed. torch is not imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fae_core.errors import FAEError
+from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a store in a folder is done or has a plan; False for an empty folder, and one left just after its start.
+
+    Raises:
+        FAEError: The folder holds something else.
+    """
+    if (folder / STORE_INDEX).is_file() or (folder / STORE_PROGRESS / STORE_PLAN).is_file():
+        return True
+    if {path.name for path in folder.iterdir()} <= {STORE_PROGRESS}:
+        return False
+    raise FAEError(f"{folder} holds no latent store that could be resumed")

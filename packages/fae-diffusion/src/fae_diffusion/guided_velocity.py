@@ -1,0 +1,80 @@
+"""GuidedVelocity: the velocity of a model under guidance. Outside the guided times a step costs one call of the model,
+for the condition alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fae_diffusion.guidance import Guidance
+
+Model = Callable[..., Tensor]  # (z, times, condition), of mean velocities also the end of the interval
+
+
+class GuidedVelocity:
+    """velocity(z, t) of a model under guidance, for `integrate` and `integrate_sde`.
+
+    Args:
+        model: (z, t, condition) -> velocity.
+        condition: of the batch.
+        guidance: scales and times.
+        null: the condition "none" for the batch; both conditions go through the model in one batched call.
+        join: (condition, null) -> the two in one batch; None: torch.cat.
+        weak: instead of `null`, a worse model given the same condition (autoguidance; Karras et al., 2024).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        condition: Any,
+        guidance: Guidance,
+        *,
+        null: Any = None,
+        join: Callable[[Any, Any], Any] | None = None,
+        weak: Model | None = None,
+    ) -> None:
+        self.model, self.condition, self.guidance, self.weak = model, condition, guidance, weak
+        # Joined once, not in every step.
+        self.both = None if weak is not None or null is None else (join or _join)(condition, null)
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.at(z, float(t.reshape(-1)[0]))
+
+    def at(self, z: Tensor, t: float, until: float | None = None) -> Tensor:
+        """The velocity at one time for the whole batch. Times are numbers, so that nothing waits for the device.
+
+        Args:
+            z: the states, (B, C, h, w).
+            t: their time.
+            until: the end of the interval from t over which the velocity is averaged, for a model of mean velocities.
+        """
+        times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
+        end = () if until is None else (until,)
+        scale = self.guidance.scale_at(t)
+        if scale == 1.0:
+            return self.model(z, times, self.condition, *end)
+        if self.weak is not None:
+            return self.guidance.combine(
+                self.model(z, times, self.condition, *end), self.weak(z, times, self.condition, *end), scale
+            )
+        conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both, *end).chunk(2)
+        return self.guidance.combine(conditional, null, scale)
+
+    def row(self, index: int) -> GuidedVelocity:
+        """The same velocity for one sample alone."""
+        alone = copy.copy(self)
+        alone.condition = self.condition[index : index + 1]
+        if self.both is not None:
+            count = len(self.condition)
+            alone.both = self.both[[index, count + index]]
+        return alone
+
+
+def _join(first: Tensor, second: Tensor) -> Tensor:
+    """Two conditions in one batch."""
+    return torch.cat([first, second])

@@ -1,0 +1,41 @@
+"""Runs commands and tells whether what is wrong with them was said before torch was loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+Ending = tuple[int, str, list[str]]  # status, what was printed as errors, which of the heavy modules were loaded
+
+# Runs commands one after another in one process, and says of each how it ended and whether torch is loaded by then.
+PROGRAM = """
+import contextlib, io, json, sys
+from fae_core.cli.main import main
+
+for command in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(command)
+        except SystemExit as stop:
+            status = stop.code
+    loaded = [name for name in ("torch", "torch.distributed.checkpoint") if name in sys.modules]
+    print(json.dumps([status, err.getvalue(), loaded]))
+"""
+
+
+def run_all(commands: list[str], folder: Path) -> dict[str, Ending]:
+    """Of each command its status, what it printed as errors, and which of the heavy modules are loaded after it."""
+    given = json.dumps([command.split() for command in commands])
+    arguments = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(arguments, input=given, capture_output=True, text=True, check=True, cwd=folder)
+    return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+def refused_before_torch(ending: Ending, said: str) -> None:
+    """Assert that a command ended with status 2 and one line that holds a text, and torch was not loaded."""
+    status, printed, loaded = ending
+    assert said in printed and printed.startswith("error: ") and printed.count("\n") == 1
+    assert (status, loaded) == (2, [])
