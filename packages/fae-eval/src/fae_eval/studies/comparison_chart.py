@@ -8,7 +8,10 @@ from typing import Any
 from fae_eval.figures.charts import BOX, Axis, draw, marks, padded
 from fae_eval.studies.comparison import Group, shown_floor
 
-_COLORS = ("#2a6fdb", "#d1495b", "#2e933c", "#a05195", "#e59500", "#5c6b73")
+_COLORS = (
+    *("#2a6fdb", "#d1495b", "#2e933c", "#a05195", "#e59500", "#5c6b73"),
+    *("#00a6a6", "#8d6e3a", "#e377c2", "#14213d", "#9bc53d", "#f28482"),
+)
 _LEGEND_ROW = 18
 
 

@@ -93,13 +93,15 @@ def chart_groups(result: Result) -> list[Group]:
     at = result.columns.index(EVALUATIONS)
     names = [str(name) for name in result.columns[1:at]]
     curves: dict[str, list[tuple[float, float]]] = {}
+    floor: float | None = None
     for row in result.rows:
         if row[0] == FLOOR:
+            floor = row[-1]
             continue
         shown = [f"{_named(name)}{value}" for name, value in zip(names, row[1:at], strict=True) if name != _STEPS]
         curves.setdefault(", ".join(shown) or "samples", []).append((row[at], row[-1]))
     return [
-        Group(name, tuple(x for x, _ in sorted(points)), (tuple(y for _, y in sorted(points)),))
+        Group(name, tuple(x for x, _ in sorted(points)), (tuple(y for _, y in sorted(points)),), floor)
         for name, points in curves.items()
     ]
 
