@@ -55,7 +55,7 @@ class ResNet50ThinExtractor(FeatureExtractor):
         self.network.load_state_dict(_read_state(Path(weights) if weights else _installed_weights(), self.network))
         self.network.eval().requires_grad_(False)
         self.device = torch.device(device or "cpu")
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)
         self.mean = torch.tensor(MEAN_BGR, device=self.device).view(3, 1, 1)
         self.size = size or (224, 224)
         self.name = name
