@@ -58,7 +58,8 @@ Extractor = Annotated[
     typer.Option(
         "--extractor",
         callback=_known_extractor,
-        help="efficientnet-lite2 (offline), inception (FID), dinov2, or timm/<model>; @128 after a name = input size.",
+        help="efficientnet-lite2 or resnet50-thin (both offline), inception (FID), dinov2, or timm/<model>; "
+        "@128 after a name = input size.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", callback=path_there, help="Local weights of the extractor.")]

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
@@ -77,6 +78,20 @@ def as_uint8_nchw(images: ImageBatch, device: torch.device | str | None = None) 
         return to_uint8(images)
     found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
     raise FAEError(f"expected uint8 (B, H, W, 3) or floats (B, 3, H, W) in [0, 1], got {found}")
+
+
+def squash(images: ImageBatch, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+    """Either layout of images as floats (B, 3, h, w) in [0, 255], scaled without keeping their proportions.
+
+    Args:
+        images: uint8 (B, H, W, 3), or floats (B, 3, H, W) in [0, 1].
+        size: (h, w); others are scaled to it by antialiased bicubic interpolation.
+        device: where they go first; None leaves them.
+    """
+    x = as_uint8_nchw(images, device).float()
+    if tuple(x.shape[-2:]) != tuple(size):
+        x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 255)
+    return x
 
 
 def weights_fingerprint(module: nn.Module) -> str:

@@ -18,7 +18,7 @@ DEFAULT = "efficientnet-lite2"
 
 def known_extractors() -> list[str]:
     """Names that `load_extractor` takes."""
-    return ["efficientnet-lite2", "inception", "dinov2", "timm/<model>"]
+    return ["efficientnet-lite2", "resnet50-thin", "inception", "dinov2", "timm/<model>"]
 
 
 def load_extractor(
@@ -30,6 +30,7 @@ def load_extractor(
     """The extractor of a name. An extractor object is returned as it is.
 
     - "efficientnet-lite2": offline, from pip; the default for development. Distances are FD-efficientnet-lite2.
+    - "resnet50-thin": offline, from pip; a judge of another family than EfficientNet encoders, at 224 pixels.
     - "inception": ADM's network; only with its published weights are distances called FID.
     - "dinov2": timm's vit_large_patch14_dinov2.lvd142m at 224 pixels, for FD-DINOv2.
     - "timm/<model>": any timm model.
@@ -57,6 +58,10 @@ def _load(name: str, weights: str | Path | None, device: torch.device | str | No
         from fae_eval.extractors.inception import InceptionExtractor
 
         return InceptionExtractor(weights, device)
+    if plain == "resnet50-thin":
+        from fae_eval.extractors.resnet_thin import ResNet50ThinExtractor
+
+        return ResNet50ThinExtractor(weights, name=name, size=size, device=device)
     from fae_eval.extractors.timm_model import TimmExtractor, efficientnet_lite2
 
     if plain == "efficientnet-lite2":

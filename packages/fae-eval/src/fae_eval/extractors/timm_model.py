@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fae_core.errors import FAEError, MissingPackage, UnknownName
 from fae_core.models.folder import load_state
 from fae_core.models.foreign import read_state_dict as read_weights
-from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw, weights_fingerprint
+from fae_eval.extractors.base import FeatureExtractor, ImageBatch, squash, weights_fingerprint
 
 
 class TimmExtractor(FeatureExtractor):
@@ -65,9 +64,7 @@ class TimmExtractor(FeatureExtractor):
 
     @torch.no_grad()
     def outputs(self, images: ImageBatch) -> dict[str, Tensor]:
-        x = as_uint8_nchw(images, self.device).float()
-        if tuple(x.shape[-2:]) != tuple(self.size):
-            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 255)
+        x = squash(images, self.size, self.device)
         x = ((x / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         hidden = self.network.forward_features(x)
         pool = self.network.forward_head(hidden, pre_logits=True).float()
