@@ -72,6 +72,8 @@ def test_the_claims_recipes_run_to_their_ends(parquet: Path, spaces: Path) -> No
         assert (runs / name / "report.html").stat().st_size > 10_000
         if name not in ("text", "bundle"):
             assert "<svg" in (runs / name / "results" / "compared.svg").read_text()
+            judged = json.loads((runs / name / "results" / "compared-also.json").read_text())["table"]
+            assert judged["columns"][2:4] == ["FDr", "FD-resnet50-thin@32"]
     compare_five_spaces(parquet, spaces, runs)
 
 

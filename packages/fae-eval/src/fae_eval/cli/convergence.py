@@ -12,7 +12,7 @@ from fae_core.cli.option_objects import spread
 from fae_core.cli.options import Seed, images_there, path_there
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Floor
-from fae_eval.cli.options import Decoder, Guidance, Measurement, finish, result_path
+from fae_eval.cli.options import Also, Decoder, Guidance, Measurement, finish, result_path
 
 
 @spread
@@ -36,6 +36,7 @@ def convergence(
         ),
     ] = None,
     floor: Floor = None,
+    also: Also = None,
     seed: Seed = 0,
 ) -> None:
     """The Frechet distance over training: samples of every checkpoint of a run against real images.
@@ -78,6 +79,7 @@ def convergence(
             options.reference,
             run=generator,
             floor=floor,
+            also=also or (),
             label_sampling="not stated" if given else options.labels,
             **options.how,
         )

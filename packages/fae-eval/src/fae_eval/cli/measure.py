@@ -24,6 +24,7 @@ from fae_core.cli.options import (
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import (
+    Also,
     Decoder,
     Extractor,
     Guidance,
@@ -128,6 +129,7 @@ def generation(
     ] = 50_000,
     guidance: Guidance = None,
     floor: Floor = None,
+    also: Also = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -185,6 +187,7 @@ def generation(
             options.reference,
             decoder=tokenizer,
             floor=floor,
+            also=also or (),
             metrics=chosen or None,
             label_sampling=options.labels
             if generator and not samples and label_sampling == NOT_STATED

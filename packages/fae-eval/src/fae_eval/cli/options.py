@@ -49,6 +49,13 @@ def _known_extractor(name: str) -> str:
     return name
 
 
+def _known_extractors(names: list[str] | None) -> list[str] | None:
+    """The same of several names."""
+    for name in names or ():
+        _known_extractor(name)
+    return names
+
+
 ResultFile = Annotated[
     Path | None, typer.Option("--out", help="Record to write: a .json file, or a folder for it. Default: only printed.")
 ]
@@ -60,6 +67,14 @@ Extractor = Annotated[
         callback=_known_extractor,
         help="efficientnet-lite2 or resnet50-thin (both offline), inception (FID), dinov2, or timm/<model>; "
         "@128 after a name = input size.",
+    ),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also",
+        callback=_known_extractors,
+        help="A further extractor whose Frechet distance is measured on the same images. Repeatable.",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", callback=path_there, help="Local weights of the extractor.")]

@@ -191,9 +191,9 @@ def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ..
 def _floor(record: Result, column: str) -> float | None:
     """The distance of real images that a record's FDr is in units of; None for another column, or without FDr."""
     columns = [str(name) for name in record.columns]
-    if RELATIVE not in columns or columns[columns.index(RELATIVE) + 1 :][:1] != [column]:
+    at = columns.index(column) - 1 if column in columns else -1
+    if at < 0 or columns[at].partition("-")[0] != RELATIVE:
         return None
-    at = columns.index(RELATIVE)
     for row in record.rows:
         relative, distance = row[at], row[at + 1]
         if is_number(relative) and is_number(distance) and relative > 0:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from fae_core.errors import FAEError
 from fae_core.processes import Processes, processes
 from fae_eval import warnings as protocol
+from fae_eval.data.kept import KeptSamples
 from fae_eval.data.samples import Samples, open_samples, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
@@ -27,6 +28,7 @@ from fae_eval.studies.chosen_metrics import (
     measure,
     metric_labels,
 )
+from fae_eval.studies.judges import put_beside, require_different
 from fae_eval.studies.reference import KeptReference, Reference, open_reference
 
 
@@ -36,6 +38,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     extractor: str | FeatureExtractor = DEFAULT,
+    also: Sequence[str | FeatureExtractor] = (),
     weights: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
     floor: Any = None,
@@ -66,7 +69,9 @@ def evaluate(
             is opened once for several calls.
         metrics: of METRICS (or fid, sfid, is, pr, dc, kid); None for ADM's five with Inception, else frechet and pr.
         extractor: see `load_extractor`; only the official Inception's Frechet distance is called FID, others FD-<name>.
-        weights: local file of the extractor's weights.
+        also: further extractors, such as a judge that is no relative of an encoder: each measures a Frechet distance of
+            its own on the same images, which are drawn once.
+        weights: local file of the weights of `extractor`.
         size: side, or (h, w), of a centre crop of all images; None takes them as they are.
         floor: more real images, disjoint from the reference, for a row of real against real, and for the column FDr:
             Frechet distances divided by that row's.
@@ -93,6 +98,8 @@ def evaluate(
         asked = Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
         asked.check(batch_size)
         network = load_extractor(extractor, weights=weights, device=group.device)
+        others = [load_extractor(one, device=group.device) for one in also]
+        require_different([network.name, *(other.name for other in others)])
         sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
         if not sets:
             raise FAEError("there are no samples to measure")
@@ -100,23 +107,33 @@ def evaluate(
             sets[FLOOR] = floor
         # Opened before any network runs, so that a wrong path is reported before long work.
         opened = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
-        table = _Table(network, choose_metrics(metrics, network), asked, alone=len(sets) == 1)
-        run = _Runner(network, batch_size, progress, group)
+        if others:
+            opened = {name: KeptSamples.of(one) for name, one in opened.items()}
         cache = Path(cache) if cache is not None else None
-        real = run.reference(
-            reference,
-            need_features=bool(OF_FEATURES & set(table.chosen)),
-            need_spatial="spatial" in table.chosen,
-            size=size,
-            limit=limit,
-            survey=survey,
-            cache=cache,
-        )
-        for name, one in opened.items():
-            features = run.features(one, name, cache if name == FLOOR else None)
-            if features is not None and real is not None:
-                table.add(name, one, features, real)
-        result = table.result(real, title, label_sampling) if real is not None else None
+
+        def measured_by(judge: FeatureExtractor, chosen: list[str]) -> Result | None:
+            table = _Table(judge, chosen, asked, alone=len(sets) == 1)
+            run = _Runner(judge, batch_size, progress, group)
+            real = run.reference(
+                reference,
+                need_features=bool(OF_FEATURES & set(chosen)),
+                need_spatial="spatial" in chosen,
+                size=size,
+                limit=limit,
+                survey=survey,
+                cache=cache,
+            )
+            for name, one in opened.items():
+                features = run.features(one, name, cache if name == FLOOR else None)
+                if features is not None and real is not None:
+                    table.add(name, one, features, real)
+            return table.result(real, title, label_sampling) if real is not None else None
+
+        result = measured_by(network, choose_metrics(metrics, network))
+        for other in others:
+            second = measured_by(other, ["frechet"])
+            if result is not None and second is not None:
+                put_beside(result, second, other.name)
         if result is not None and group.world_size > 1:
             result.provenance["processes"] = group.world_size
         result = group.broadcast(result)
@@ -225,10 +242,11 @@ class _Runner:
         self, source: Any, *, size: Any, limit: int | None, survey: str | Path | None, **options: Any
     ) -> Reference | None:
         if isinstance(source, KeptReference):
-            if not source.is_open:
-                source.opened = self.reference(source.source, size=size, limit=limit, survey=survey, **options)
-                source.is_open = True
-            return source.opened
+            name = self.extractor.name
+            if name not in source.opened:
+                kept = self.reference(source.source, size=size, limit=limit, survey=survey, **options)
+                source.opened[name] = kept
+            return source.opened[name]
         options |= {"size": size, "limit": limit, **self.options}
         if isinstance(source, (str, Path)) and str(source).endswith(".npz"):  # perhaps statistics and no images
             if survey is not None:

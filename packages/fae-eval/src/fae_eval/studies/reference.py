@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,15 @@ class Reference:
 
 @dataclass
 class KeptReference:
-    """A reference that several calls of `evaluate` share: the first opens it, as that call wants it.
+    """A reference that several calls of `evaluate` share: the first of each extractor opens it, as that call wants it.
 
     Attributes:
         source: real images, as `evaluate` takes them.
-        opened: the reference on the first process, None on the others; meaningless before `is_open`.
-        is_open: whether a call has opened it.
+        opened: by an extractor's name the reference on the first process, None on the others.
     """
 
     source: Any
-    opened: Reference | None = None
-    is_open: bool = False
+    opened: dict[str, Reference | None] = field(default_factory=dict)
 
 
 def open_reference(
