@@ -308,10 +308,10 @@ def test_fae_sample_s_images_follow_their_prompts(t5: Path, tmp_path: Path) -> N
     (tmp_path / "prompts.jsonl").write_text('{"image": "1.jpg", "caption": "a  dog"}\n{"caption": "a cat"}\n')
     assert read_prompts(tmp_path / "prompts.jsonl") == prompts
     assert prompts == ("a dog", "a cat") and labels == [0, 1, 0]
-    images = job._make(model, Colours(), [0, 1, 2], labels, "cpu")
+    images = job._make(model, Colours(), [0, 1, 2], labels, "cpu", lambda step: None)
     z = model.sample(["a dog", "a cat", "a dog"], random=SlotRandom(0, range(3)))
     assert (images == to_uint8(Colours().decode(z)).permute(0, 2, 3, 1).numpy()).all()
-    assert (images[1] != job._make(model, Colours(), [1], [0, 0, 0], "cpu")[0]).any()
+    assert (images[1] != job._make(model, Colours(), [1], [0, 0, 0], "cpu", lambda step: None)[0]).any()
 
 
 def test_minilm_s_sentences_are_near_their_paraphrases() -> None:
