@@ -37,8 +37,6 @@ def run(monkeypatch, extractor, fae, tmp_path):
     monkeypatch.setattr("fae_eval.studies.generation.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_eval.studies.reconstruction.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_core.load_tokenizer", lambda *_, **__: fae, raising=False)
-    (tmp_path / "FOLDER").mkdir()  # its kind is looked at before anything is loaded
-    (tmp_path / "FOLDER/config.json").write_text('{"model_type": "fae", "config": {"parts": ["pixel_decoder"]}}')
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: object) -> str:
@@ -62,11 +60,11 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
     assert f"wrote {out / 'generation.json'}" in said
     assert f"next: fae eval report {tmp_path / 'demo'}" in said
     run("frechet", "--samples", made, "--reference", real, "--out", out)
-    run("reconstruction", "--model", "FOLDER", "--data", real, "--out", out)
+    run("reconstruction", "--model", "test/colours", "--data", real, "--out", out)
     for command in ("similarity", "matching", "pca"):
-        run(command, "--model", "FOLDER", "--data", real, "--out", out)
-    run("probe", "--model", "FOLDER", "--data", real, "--out", out)
-    run("probe", "--train", "--model", "FOLDER", "--data", real, "--out", out)
+        run(command, "--model", "test/colours", "--data", real, "--out", out)
+    run("probe", "--model", "test/colours", "--data", real, "--out", out)
+    run("probe", "--train", "--model", "test/colours", "--data", real, "--out", out)
     kinds = {json.loads(path.read_text())["kind"] for path in out.glob("*.json")}
     assert kinds == {"generation", "reconstruction", "similarity", "matching", "pca", "probe"}
     assert "report.html" in run("report", tmp_path / "demo")
@@ -77,7 +75,7 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
 
 def test_mutual_matches_are_marked_as_not_the_papers(run, photographs, tmp_path):
     out = tmp_path / "demo" / "results"
-    arguments = ("matching", "--model", "FOLDER", "--data", photographs("real"), "--out", out)
+    arguments = ("matching", "--model", "test/colours", "--data", photographs("real"), "--out", out)
     run(*arguments)
     usual = json.loads((out / "matching.json").read_text())
     assert not usual["warnings"] and "normalised per channel, a choice" in usual["figures"][0]["caption"]
