@@ -22,7 +22,6 @@ from fae_core.ops import triton as kernels
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ARCHS = ("sm_80", "sm_90", "sm_100")
-LIMITED_FROM = (3, 9)  # triton's version whose machine code the limits of speed are of
 COLUMNS = ("arch", "pass", "model", "kernel", "warps", "shared, B", "registers", "stack, B", "blocks",
            "instructions a row", "16-byte share", "in flight, KB", "wgmma")  # fmt: skip
 
@@ -40,13 +39,13 @@ def main() -> int:
         reason = kernels.MISSING or "TRITON_INTERPRET=1 turns the compiler off"
         print(f"error: nothing can be compiled here: {reason}", file=sys.stderr)
         return 2
-    from fae_core.testing.kernel_resources import SHAPES, calls, compile_launch, why_unknown
+    from fae_core.testing.kernel_resources import SHAPES, calls, compile_launch, has_speed_limits, why_unknown
 
     print(
         "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|" if arguments.markdown else "\t".join(COLUMNS)
     )
     failed, compiled, began = 0, {}, time.monotonic()
-    limited = arguments.dtype == "bf16" and _triton_version() >= LIMITED_FROM
+    limited = arguments.dtype == "bf16" and has_speed_limits()
     for arch in arguments.arch or ARCHS:
         unknown = why_unknown(arch)
         if unknown:
@@ -69,22 +68,13 @@ def main() -> int:
                             print(f"error: {error}", file=sys.stderr)
                             return 2
                         print(_line(call, compiled[key], arguments.markdown), flush=True)
-                    found = compiled[key].problems(call)
+                    found = compiled[key].problems(call, speed=limited)
                     problems += [f"{compiled[key].kernel}: {problem}" for problem in found]
-                if not limited:
-                    problems = [p for p in problems if "stack" not in p and "bytes" not in p and "a row" not in p]
                 for problem in problems:
                     print(f"problem: {arch} {call.name}, {call.model}: {problem}", file=sys.stderr)
                 failed += len(problems)
     print(f"{len(compiled)} kernels in {time.monotonic() - began:.0f} s, {failed} problems", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _triton_version() -> tuple[int, int]:
-    import triton
-
-    major, minor, *_ = triton.__version__.split(".")
-    return int(major), int(minor)
 
 
 def _classes(launch) -> tuple[object, ...]:

@@ -34,6 +34,7 @@ _DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _THREAD_REGISTERS, _REGISTERS, _WARPS, _BLOCKS = 255, 65536, 64, 32
 _TENSOR_MEMORY = 512
 
+_LIMITED_FROM = (3, 9)  # triton's version whose machine code the limits of speed are of
 # Warp instructions for one row of 1152 in bf16: half of what the kernels before these took on sm_90.
 _ROW_INSTRUCTIONS = {
     "rms_norm forward": 416,
@@ -128,11 +129,12 @@ class Resources:
         """Bytes on their way to a multiprocessor when each of its blocks has issued the loads of a turn."""
         return self.blocks * self.loaded
 
-    def problems(self, call: Call) -> list[str]:
-        """Why the kernel would not launch, would spill, or misses what it was designed for.
+    def problems(self, call: Call, *, speed: bool = True) -> list[str]:
+        """Why the kernel would not launch, or with `speed` would spill or misses what it was designed for.
 
         Args:
             call: The call that starts it.
+            speed: Whether its machine code has limits; see `has_speed_limits`.
         """
         found = []
         if self.shared > _SHARED_MEMORY[self.arch]:
@@ -141,11 +143,11 @@ class Resources:
             found.append(f"{self.registers} registers in {self.warps} warps")
         if self.tensor_memory > _TENSOR_MEMORY:
             found.append(f"{self.tensor_memory} columns of tensor memory")
-        if self.stack > ALLOWED_STACK.get((call.name, call.model, self.arch), 0):
-            found.append(f"{self.stack} bytes of stack")
         if self.arch == "sm_90" and self.kernel == "attention.forward" and not self.wgmma:
             found.append("no wgmma instructions")
-        if self.kernel.endswith("finish") or not self.loop:
+        if speed and self.stack > ALLOWED_STACK.get((call.name, call.model, self.arch), 0):
+            found.append(f"{self.stack} bytes of stack")
+        if not speed or self.kernel.endswith("finish") or not self.loop:
             return found
         share = _WIDE_SHARE_72 if self.kernel.startswith("qk_norm_rope") else _WIDE_SHARE
         if self.wide < ALLOWED_SHARE.get((call.name, call.model), share):
@@ -156,6 +158,14 @@ class Resources:
         if most is not None and self.row_instructions > most:
             found.append(f"{self.row_instructions:.0f} instructions a row, {most} are accepted")
         return found
+
+
+def has_speed_limits() -> bool:
+    """Whether the limits of speed, which are of the machine code of one version of triton, hold for this one."""
+    import triton
+
+    major, minor, *_ = triton.__version__.split(".")
+    return (int(major), int(minor)) >= _LIMITED_FROM
 
 
 @dataclass(frozen=True)
