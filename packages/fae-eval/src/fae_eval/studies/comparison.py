@@ -130,10 +130,11 @@ def shown_floor(groups: Sequence[Group]) -> str:
     Args:
         groups: at least one.
     """
-    floors = sorted({f"{group.floor:.4g}" for group in groups if group.floor is not None}, key=float)
-    if not all(group.floor is not None for group in groups):
+    known = [group.floor for group in groups if group.floor is not None]
+    if len(known) < len(groups):
         return ""
-    return floors[0] if len(floors) == 1 else f"{floors[0]} to {floors[-1]}"
+    shown = list(dict.fromkeys(f"{floor:.4g}" for floor in (min(known), max(known))))
+    return " to ".join(shown)
 
 
 def pooled_deviation(runs: Sequence[Sequence[float]]) -> float | None:
