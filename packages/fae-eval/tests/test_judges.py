@@ -73,6 +73,13 @@ def test_images_are_drawn_once_for_all_judges(extractor, sets):
     assert kept.labels is None and len(list(kept.batches(7))) == 4 and kept.labels == [0] * 24
 
 
+def test_a_stream_as_reference_serves_all_judges(extractor, sets):
+    batches = [torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    stream = evaluate(Drawn(0), iter(batches), extractor=extractor, also=[Corner()], metrics=["fid"])
+    whole = evaluate(Drawn(0), torch.cat(batches), extractor=extractor, also=[Corner()], metrics=["fid"])
+    assert stream.values == whole.values and len(stream.values) == 2
+
+
 def test_a_judge_is_named_once(extractor, sets):
     with pytest.raises(FAEError, match="pixels is named twice"):
         evaluate(sets[1], sets[0], extractor=extractor, also=[type(extractor)()])

@@ -109,6 +109,9 @@ def evaluate(
         opened = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
         if others:
             opened = {name: KeptSamples.of(one) for name, one in opened.items()}
+            if not isinstance(reference, (str, Path, KeptReference)):  # perhaps a stream, which is read once
+                reference = KeptSamples.of(open_samples(reference, size=size, limit=limit, survey=survey))
+                survey = None
         cache = Path(cache) if cache is not None else None
 
         def measured_by(judge: FeatureExtractor, chosen: list[str]) -> Result | None:
