@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fae_core import LatentSpec
-from fae_core.latent_store import write_store
+from fae_core.latent_store import LatentStore, write_store
 from fae_core.models.checkpoints import damage, numbered
 
 pytestmark = pytest.mark.slow
@@ -161,3 +162,27 @@ def test_a_recipe_passes_the_signal_on_and_can_be_continued(
         (path,) = numbered(out / name / "checkpoints").values()
         assert damage(path) is None
     assert survivors(str(out)) == []
+
+
+def test_a_step_that_was_interrupted_is_not_taken_for_done(tmp_path: Path) -> None:
+    """Encoding has no checkpoint, and ends at once."""
+    images = torch.randint(0, 256, (1000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "images.npz", arr_0=images.numpy())
+    encode = f"encode --data {tmp_path}/images.npz --model fae-tiny --batch-size 1 --shard-size 8"
+    again = f"encode --data {tmp_path}/images.npz[:8] --model fae-tiny"
+    (tmp_path / "recipe.yaml").write_text(
+        f"steps:\n  - {{name: first, run: '{encode} --out {{out}}/first', resumable: true}}\n"
+        f"  - {{name: second, run: '{again} --out {{out}}/second'}}\n"
+    )
+    out = tmp_path / "out"
+    process = start(["run", str(tmp_path / "recipe.yaml"), "--out", str(out)])
+    wait_for(out / "first" / "shard-000001.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    told = ended(process)
+    assert process.returncode == 130, told
+    assert f"step first was interrupted; go on with: fae run {tmp_path}/recipe.yaml --out {out} --resume" in told
+    assert not (out / "second").exists()
+    resumed = start(["run", str(tmp_path / "recipe.yaml"), "--out", str(out), "--resume"])
+    told = ended(resumed)
+    assert resumed.returncode == 0, told
+    assert [len(LatentStore(out / name)) for name in ("first", "second")] == [1000, 8]

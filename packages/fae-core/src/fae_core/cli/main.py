@@ -46,7 +46,7 @@ def _run(arguments: list[str]) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             with _orderly_end():
-                status = invoke(arguments)  # a number where --help or a signal has ended it early
+                status = invoke(arguments)  # a number where --help has ended it early
             return status if isinstance(status, int) else 0
         except Terminated:
             print("terminated", file=sys.stderr)  # noqa: T201

@@ -39,6 +39,7 @@ _GROUP_HELP = {
     "train": "Train a tokenizer's parts or a generator.",
     "import": "Import a checkpoint of an original implementation.",
 }
+_INTERRUPTED = 130  # what typer returns for a KeyboardInterrupt
 
 
 class PluginGroup(TyperGroup):
@@ -92,6 +93,7 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
 
     Raises:
         FAEError: Wrong arguments, or what the command raises.
+        KeyboardInterrupt: The command was interrupted.
     """
     _require_text(arguments)
     arguments = arguments if complete else resumed_arguments(arguments)
@@ -99,7 +101,10 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
     try:
         require_separate_output()
         with command_output():
-            return _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
+            result = _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
+        if type(result) is int and result == _INTERRUPTED:
+            raise KeyboardInterrupt
+        return result
     except Exception as error:
         message = getattr(error, "format_message", None)  # of click's errors about arguments
         if message is not None:

@@ -8,6 +8,7 @@ they may read what has changed. A resumable step that was recorded with another 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -117,6 +118,8 @@ def _one_after_the_other(
             invoke(command, complete=True)
         except Interrupted as stop:
             raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
+        except KeyboardInterrupt:
+            raise Interrupted(f"step {name} was interrupted", signal.SIGINT, command_to_go_on()) from None
         ended(name, time.monotonic() - since)
 
 
