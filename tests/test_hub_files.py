@@ -156,7 +156,7 @@ def test_an_upload_is_one_commit_with_the_options_given(hub: SmallHub, tmp_path:
     assert (second["summary"], second["revision"], second["create_pr"]) == ("After 80 epochs", "late", False)
     assert third["create_pr"] and requested == f"{hub.address}/owner/name/discussions/1"
     made = [body for body in hub.created if body["path"] == "/api/repos/create"]
-    # Clients say it in different ways: "private": true or "visibility": "private"; older ones also send "private": null.
+    # Clients say "private": true or "visibility": "private"; old ones say "private": null of a public one.
     assert [any(value in (True, "private") for value in body.values()) for body in made] == [False, True, False]
     branches = [body["path"] for body in hub.created if body not in made]
     assert branches == ["/api/models/owner/name/branch/late"]
