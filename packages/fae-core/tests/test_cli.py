@@ -112,6 +112,30 @@ def test_recipe_resumes_after_the_last_finished_step(recipe: Path, photos: Path,
     assert [e["name"] for e in json.loads((out / "steps.json").read_text())["steps"]] == ["crops", "again"]
 
 
+def test_only_the_steps_that_are_named_run_and_those_that_they_read(photos: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "some.yaml", tmp_path / "run"
+    sources = {"a": str(photos), "b-1": "{out}/a", "b-2": "{out}/a", "c": "{out}/b-1", "d": str(photos)}
+    path.write_text(
+        "steps:\n"
+        + "".join(
+            f'  - {{name: {name}, run: "crops {source} --out {{out}}/{name} --count 1 --size 16", resumable: true}}\n'
+            for name, source in sources.items()
+        )
+    )
+
+    def names(*only: str) -> list[str]:
+        record = run_recipe(load_recipe(path), out, resume=out.exists(), only=only)
+        return [entry["name"] for entry in record]
+
+    with pytest.raises(FAEError, match="unknown step of the recipe 'b-3'; did you mean b-2 or b-1"):
+        names("b-3")
+    assert not out.exists()
+    assert names("c") == ["a", "b-1", "c"]
+    assert names("b-*") == ["a", "b-1", "b-2", "c"]
+    (out / "c" / "marker").touch()
+    assert names() == list(sources) and (out / "c" / "marker").exists()
+
+
 def test_a_recipe_that_changed_makes_anew_what_may_have_changed(photos: Path, tmp_path: Path) -> None:
     def steps(*which: str) -> list[dict]:
         path = tmp_path / "changing.yaml"

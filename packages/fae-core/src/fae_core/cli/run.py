@@ -28,6 +28,15 @@ def run(
             help="Run up to so many independent steps together, each in a process; logs/ has their output.",
         ),
     ] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="STEP",
+            help="Run this step, and the earlier ones whose results it reads; a name or a pattern such as 'latents-*', "
+            "several times if need be.",
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -42,6 +51,6 @@ def run(
     from fae_core.recipes.recipe import load_recipe, run_recipe
 
     loaded = load_recipe(recipe, parse_overrides(overrides), size)
-    record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs)
+    record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs, only=only or ())
     seconds = sum(entry["seconds"] for entry in record)
     say(f"wrote {out}; its steps took {seconds:.0f} s; next: {command_line('eval report', out)}")

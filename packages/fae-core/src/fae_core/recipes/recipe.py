@@ -7,16 +7,17 @@ they may read what has changed. A resumable step that was recorded with another 
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fae_core.commands.running import command_to_go_on
-from fae_core.errors import FAEError, Interrupted
+from fae_core.errors import FAEError, Interrupted, UnknownName
 from fae_core.files import (
     begun_folder,
     hold,
@@ -36,7 +37,13 @@ from fae_core.redact import redact
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, jobs: int = 1
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    jobs: int = 1,
+    only: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Run the steps that are not finished yet.
 
@@ -46,21 +53,44 @@ def run_recipe(
         resume: Continue in a folder that has finished steps.
         overwrite: Replace the folder.
         jobs: Most steps at a time; 1 runs them in this process, in order.
+        only: Names of steps, or patterns such as "latents-*"; these steps and what they need are run. Empty: all.
 
     Returns:
         The record of all steps: name, command and seconds.
 
     Raises:
         FAEError: A resumable step was finished with another command, or what a step raises.
+        UnknownName: `only` names no step.
     """
     recipe.check_commands()
+    chosen = _chosen(recipe, out, only)
     require_new_folder(out, overwrite=overwrite, resume=resume, kind="recipe", resumable=RECIPE_STEPS)
     with hold(out):
-        return _run_held(recipe, out, resume, overwrite, jobs)
+        return _run_held(recipe, out, resume, overwrite, jobs, chosen)
 
 
-def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: int) -> list[dict[str, Any]]:
-    """Run the steps in a folder that is locked for this process."""
+def _chosen(recipe: Recipe, out: Path, only: Sequence[str]) -> tuple[Step, ...]:
+    """The steps that `only` names, and the earlier ones whose results they read, directly or through others."""
+    if not only:
+        return recipe.steps
+    names = [step.name for step in recipe.steps]
+    wanted: set[str] = set()
+    for pattern in only:
+        found = [name for name in names if name == pattern] or fnmatch.filter(names, pattern)
+        if not found:
+            raise UnknownName("step of the recipe", pattern, names)
+        wanted.update(found)
+    reads = needs({step.name: recipe.command(step, out) for step in recipe.steps})
+    for name in reversed(names):
+        if name in wanted:
+            wanted |= reads[name]
+    return tuple(step for step in recipe.steps if step.name in wanted)
+
+
+def _run_held(
+    recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: int, chosen: tuple[Step, ...]
+) -> list[dict[str, Any]]:
+    """Run the chosen steps in a folder that is locked for this process."""
     recover_folder(out)
     record_path = out / RECIPE_STEPS
     done: list[dict[str, Any]] = []
@@ -72,7 +102,7 @@ def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: in
             _record(folder / RECIPE_STEPS, recipe, done)
     before = {entry["name"]: entry.get("command") for entry in done}
     _refuse_changed(recipe, out, before)
-    due = _due(recipe, out, before)
+    due = _due(recipe, chosen, out, before)
     commands = {step.name: recipe.command(step, out) for step in recipe.steps}
     places = {name: place for place, name in enumerate(commands, 1)}
 
@@ -96,10 +126,10 @@ def _run_held(recipe: Recipe, out: Path, resume: bool, overwrite: bool, jobs: in
     return done
 
 
-def _due(recipe: Recipe, out: Path, before: dict[str, str | None]) -> list[Step]:
-    """The steps to run, given the commands of those that were finished before."""
+def _due(recipe: Recipe, chosen: tuple[Step, ...], out: Path, before: dict[str, str | None]) -> list[Step]:
+    """The chosen steps that have to run, given the commands of those that were finished before."""
     due: list[Step] = []
-    for step in recipe.steps:
+    for step in chosen:
         finished = before.get(step.name) == _as_recorded(recipe.command(step, out))
         if not finished or (due and not step.resumable):
             due.append(step)
