@@ -28,6 +28,7 @@ def test_it_can_be_typed_as_it_stands(line: str, tmp_path: Path, monkeypatch: py
             place.touch()
         elif place.parts[0] == "models":
             place.mkdir(parents=True, exist_ok=True)
+            (place / "config.json").touch()
     points = load_plugins("fae.commands")
     count = next(n for n in (2, 1) if ".".join(words[:n]) in points)
     app = typer.Typer(add_completion=False)

@@ -65,6 +65,36 @@ def test_sit_with_sd_vae(layout: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("scale", [1.5, 4.0])  # of the preset, and what SiT's sample.py takes by default
+def test_sit_with_dopri5(scale: float, tmp_path: Path) -> None:
+    """SiT's code integrates the guided batch and one without classes as one state, in steps that pass the last time."""
+    torchdiffeq = pytest.importorskip("torchdiffeq", reason="the extra fae-diffusion[ode] is not installed")
+    case = torch.load(shared_folder("cases", "parity", "sit_A.pt"), weights_only=True)
+    vae = autoencoder_kl(widths=(32, 32, 64, 64), latent_channels=4, layers_per_block=2, sample_size=64)
+    vae.save_pretrained(tmp_path / "sd")
+    invoke(["import", "autoencoder-kl", str(tmp_path / "sd"), "--out", str(tmp_path / "vae")])
+    generator = imported(case, "sit", tmp_path / "vae", tmp_path)
+    model, _ = load_pair(str(generator), str(tmp_path / "vae"))
+    noise, labels = case["inputs"]["noise"], case["inputs"]["y"]
+    both = torch.cat([labels, case["inputs"]["y_null"]])
+
+    def drift(t: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        first = state[: len(noise)]
+        velocity = -model(first.repeat(2, 1, 1, 1), 1 - t, both)  # the original's; its forward pass is compared alone
+        conditional, null = velocity[:, :3].chunk(2)
+        guided = null + scale * (conditional - null)
+        return torch.cat([guided.repeat(2, 1, 1, 1), velocity[:, 3:]], dim=1)
+
+    times = torch.linspace(0, 1, 250)
+    z = torchdiffeq.odeint(drift, noise.repeat(2, 1, 1, 1), times, method="dopri5", atol=1e-6, rtol=1e-3)[-1]
+    theirs = (vae.decode(z[: len(noise)] / 0.18215).sample / 2 + 0.5).clamp(0, 1)
+    guidance = {"scale": scale, "channels": 3}
+    ours = pictures(case, generator, tmp_path / "vae", sampling="sit-ode", guidance=guidance)
+    torch.testing.assert_close(ours, theirs, **LEVEL)
+    assert theirs.std() > 10 / 255
+
+
+@torch.no_grad()
 def test_lightningdit_with_vavae(tmp_path: Path) -> None:
     case = torch.load(shared_folder("cases", "parity", "lightningdit_A.pt"), weights_only=True)
     vae = autoencoder_kl(widths=(32, 32, 64), attention=(2,), latent_channels=32, layers_per_block=1, sample_size=24)

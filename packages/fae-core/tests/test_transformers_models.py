@@ -82,8 +82,9 @@ def test_weights_that_are_no_safetensors_are_refused_in_one_line(folder: Path) -
     assert "\n" not in str(raised.value)
     index = {"metadata": {}, "weight_map": dict.fromkeys(state, "pytorch_model.bin")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InvalidFile, match=r"names pytorch_model\.bin, which is no safetensors file"):
-        load_model(str(folder), config)
+    for source, options in ((folder, {}), (folder.parent, {"subfolder": folder.name})):
+        with pytest.raises(InvalidFile, match=r"names pytorch_model\.bin, which is no safetensors file"):
+            load_model(str(source), config, **options)
     shutil.copy(folder / "pytorch_model.bin", folder / "model.safetensors")
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(InvalidFile, match="in safetensors"):

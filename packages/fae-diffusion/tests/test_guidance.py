@@ -46,6 +46,12 @@ def test_bounds_hold_on_grids_with_rounding() -> None:
     assert sum(guidance.scale_at(t) == 2.5 for t in times[:-1]) == 175
 
 
+def test_the_steps_of_an_adaptive_method_are_guided_past_the_ends_of_time() -> None:
+    paper = Guidance(**yaml.safe_load(PAPER)["guidance"])
+    assert (paper.scale_at(1.2), paper.scale_at(-0.2)) == (0.9, 2.5)
+    assert (Guidance(scale=4.0).scale_at(-0.2), Guidance(scale=4.0, interval=(0.1, 1.0)).scale_at(-0.2)) == (4.0, 1.0)
+
+
 def test_the_formula() -> None:
     velocity = guided(Counted(), scale=3.0).at(Z, 0.5)
     assert velocity[:, 0, 0, 0].tolist() == [1 + 3 * (5 - 1), 1 + 3 * (7 - 1)]

@@ -132,7 +132,7 @@ def test_an_unknown_option_names_those_that_there_are() -> None:
         lambda: check_options(LightningDiT, {"gidance": 2.0}),
         lambda: make().sample([0], random=SlotRandom(0, [0]), gidance=2.0),
     ):
-        with pytest.raises(InvalidFile, match=r"'gidance'; LightningDiT takes .*guidance, .*steps, times, weak"):
+        with pytest.raises(InvalidFile, match=r"'gidance'; LightningDiT takes .*guidance, .*times, to_zero, weak"):
             call()
 
 
@@ -199,6 +199,15 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(config: Any, fields: di
     with pytest.raises(InvalidFile) as raised:
         parse_config(config, fields, "model settings")
     assert "\n" not in str(raised.value)
+
+
+def test_the_times_of_sd3_end_with_a_step_to_zero() -> None:
+    model = make(SiT)
+    times = model._grid(model.config.sampling_settings({"sampling": "sd3"})).tolist()
+    first = [1 + (0.003 / 1.002 - 1) * i / 27 for i in range(28)]
+    assert times == pytest.approx([*(3 * t / (1 + 2 * t) for t in first), 0.0], abs=1e-12)
+    with pytest.raises(FAEError, match="two steps"):
+        model.sample([0], random=SlotRandom(0, [0]), sampling="sd3", steps=1)
 
 
 def test_settings_by_name_are_those_of_appendix_d_and_options_go_over_them() -> None:

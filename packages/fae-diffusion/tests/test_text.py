@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fae_core.commands.groups import invoke
+from fae_core.config import parse_config
 from fae_core.errors import DataError, FAEError, FolderInUse, InvalidFile, MissingPackage
 from fae_core.files import hold
 from fae_core.images import to_uint8
@@ -24,6 +25,7 @@ from fae_core.spec import LatentSpec
 from fae_core.training import PreviewConfig
 from fae_diffusion import MMDiT, MMDiTConfig, TextCondition
 from fae_diffusion.text.cache import TextCache
+from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder
 from fae_diffusion.text.training import CaptionTask, captions_of
 
@@ -96,6 +98,14 @@ def test_padding_is_text_on_request(t5: Path, encoder: TextEncoder) -> None:
     torch.testing.assert_close(text.tokens, read.model(input_ids=ids).last_hidden_state, atol=0, rtol=0)
     assert not torch.equal(text.tokens, encoder.encode(prompts).tokens)
     assert read.fingerprint() != TextEncoder(str(t5), max_length=24, dtype=encoder.dtype).fingerprint()
+
+
+def test_settings_of_sd3_s_encoders_that_contradict_each_other_are_refused() -> None:
+    three = parse_config(TextEncoderConfig, {"name": "sd3", "kind": "sd3"}, "text_encoder")
+    assert (three.max_length, three.mask_padding, three.length) == (256, False, 77 + 256)
+    for fields, reason in (({"kind": "sd3", "mask_padding": True}, "mask_padding"), ({"t5": False}, "kind 'sd3'")):
+        with pytest.raises(InvalidFile, match=reason):
+            parse_config(TextEncoderConfig, {"name": "t5", **fields}, "text_encoder")
 
 
 def test_long_prompts_are_cut(encoder: TextEncoder) -> None:

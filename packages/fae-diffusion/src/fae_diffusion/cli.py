@@ -154,7 +154,8 @@ def import_ditdh(
 def import_mmdit(options: Original) -> None:
     """Turn an MMDiT into a model folder: of REPA, of SD3 and SD3.5 (their own files), or as diffusers saves it.
 
-    What the weights show need not be said: depth, patches, channels, norms of queries, the pooled text.
+    What the weights show need not be said: depth, patches, channels, norms of queries, the pooled text. The folder of a
+    whole SD3 pipeline also gives the text encoders, which stay where they are, and the shift of times.
 
     Example: fae import mmdit sd3.5_medium.safetensors --out models/sd3.5 --set model.transport.shift=3
     """
@@ -181,13 +182,18 @@ def _import(original: str, options: Original, arch: str | None = None, statistic
     if arch is not None:
         architecture(original, arch)
     from fae_diffusion import LightningDiT, MMDiT, SiT
-    from fae_diffusion.official.checkpoint import read_checkpoint, read_diffusers_folder, read_statistics
-    from fae_diffusion.official.transformer import layout_of
+    from fae_diffusion.official.checkpoint import (
+        pipeline_fields,
+        read_checkpoint,
+        read_diffusers_folder,
+        read_statistics,
+    )
+    from fae_diffusion.official.transformer import layout_of, merged
 
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
     if original == "mmdit" and checkpoint.is_dir():
         state, stored = read_diffusers_folder(checkpoint)
-        arguments = {**stored, **arguments}
+        arguments, fields = {**stored, **arguments}, merged(pipeline_fields(checkpoint), fields)
     else:
         state = read_checkpoint(checkpoint, options.section)
     layout = original

@@ -29,7 +29,7 @@ from fae_core.spec import LatentSpec
 from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow
-from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid, time_grid
+from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid
 from fae_diffusion.samplers.captured import SMALL, CapturedNetwork
 from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName
 from fae_diffusion.samplers.ode import Velocity
@@ -153,8 +153,8 @@ class FlowMatching(nn.Module):
             times: an explicit grid from at most 1 down to at least 0, instead of `steps` and `shift`.
             weak: a worse model or its folder, for autoguidance instead of the null condition.
             sampling: settings by name: "paper-guided" and "paper-unguided" are those of appendix D, "fast" takes 25
-                evaluations with the model's own guidance; "sit", "lightningdit", "repa", "rae" and others are those of
-                the originals, see `samplers.config.NAMED`; None: the model's own settings.
+                evaluations with the model's own guidance; "sit", "lightningdit", "repa", "rae", "sd3" and others are
+                those of the originals, see `samplers.config.NAMED`; None: the model's own settings.
             observe: called at the noise and after every step; an adaptive method shows its states when it is done.
             **options: any field of `samplers.config.Sampling`; `guidance` may be a number.
 
@@ -267,13 +267,15 @@ class FlowMatching(nn.Module):
     def _grid(self, settings: Sampling) -> Tensor:
         """The grid of `steps` and `shift`."""
         shift = self.transport.shift if settings.shift is None else settings.shift
-        end, start = self.transport.range
-        end = max(end, shift_time(shift, torch.tensor(settings.end, dtype=torch.float64)).item())
+        least, start = self.transport.range
+        end = max(least, shift_time(shift, torch.tensor(settings.end, dtype=torch.float64)).item())
+        last = 0.0
+        if settings.to_zero:
+            end, last = least, end - least
         if settings.stochastic and settings.last_step is not None:
             # Times that end above 0 leave that much less for the last step.
-            size = max(0.0, settings.last_step_size - end)
-            return sde_grid(settings.steps, last_step_size=size, shift=shift, start=start, end=end)
-        return time_grid(settings.steps, shift=shift, start=start, end=end)
+            last = max(0.0, settings.last_step_size - end)
+        return sde_grid(settings.steps, last_step_size=last, shift=shift, start=start, end=end)
 
     def _integrate(
         self,

@@ -69,8 +69,10 @@ class Guidance(Config):
         """The scale at time t; 1 where guidance is off.
 
         Args:
-            t: In [0, 1]; 1 is noise.
+            t: 1 is noise, 0 data. Beyond them, where the last step of an adaptive method reaches, the scale is that of
+                the nearer end.
         """
+        t = min(max(t, 0.0), 1.0)
         if not self.parts:
             low, high = self.interval
             return self.scale if low - _TOLERANCE <= t <= high + _TOLERANCE else 1.0

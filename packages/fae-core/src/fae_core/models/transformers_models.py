@@ -28,7 +28,7 @@ def read_config(source: str, what: str = "config", **hub: Any) -> Any:
     Args:
         source: A folder or a hub repository.
         what: What the error message says is missing.
-        hub: Options of transformers such as `revision`.
+        hub: Options of transformers such as `revision` and `subfolder`.
 
     Raises:
         InvalidFile: Where transformers cannot read one.
@@ -54,7 +54,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
         source: A folder or a hub repository.
         config: From `read_config`.
         loader: A class of transformers; AutoModel by default.
-        options: Of transformers, such as dtype and revision.
+        options: Of transformers, such as dtype, revision and subfolder.
 
     Returns:
         The model, and the names of the weights that were missing and are random now.
@@ -70,7 +70,7 @@ def load_model(source: str, config: Any, loader: Any = None, **options: Any) -> 
     logging.set_verbosity_error()  # missing weights are returned to the caller
     try:
         with loading(source), reading(source, "model with weights in safetensors"):
-            _check_shards(source, options.get("revision"))
+            _check_shards(source, {name: options[name] for name in ("revision", "subfolder") if name in options})
             model, report = (loader or AutoModel).from_pretrained(
                 source,
                 config=config,
@@ -174,14 +174,14 @@ def _plain(config: Any) -> Any:
     return config
 
 
-def _check_shards(source: str, revision: str | None) -> None:
+def _check_shards(source: str, hub: dict[str, Any]) -> None:
     """Raise InvalidFile where an index of safetensors names other files, which transformers would unpickle."""
     from transformers.utils.hub import cached_file
 
     path = cached_file(
         source,
         _INDEX,
-        revision=revision,
+        **hub,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )

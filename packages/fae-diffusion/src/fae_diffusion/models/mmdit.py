@@ -43,6 +43,7 @@ from fae_diffusion.text.config import TextEncoderConfig
 
 if TYPE_CHECKING:
     from fae_diffusion.text.encoder import TextEncoder
+    from fae_diffusion.text.sd3 import SD3TextEncoder
 
 _USUAL_TOKENS = 128  # of a prompt, where the config names no text encoder
 log = logging.getLogger("fae")
@@ -72,7 +73,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     null_tokens: Tensor  # (1, null_length, text_width)
     null_mask: Tensor  # (1, null_length)
     null_pooled: Tensor  # (1, pooled_width), of a model that takes a pooled vector
-    _encoder: TextEncoder | None = None
+    _encoder: TextEncoder | SD3TextEncoder | None = None
 
     def __init__(self, config: MMDiTConfig, spec: LatentSpec | None = None) -> None:
         super().__init__(config, spec)
@@ -160,7 +161,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
     def dry_run(self, batch: int) -> Tensor:
         z = self.dry_input(batch, *self.spec.shape)
         pooled = None if self.config.pooled_width is None else self.dry_input(batch, self.config.pooled_width)
-        length = self.config.text_encoder.max_length if self.config.text_encoder else _USUAL_TOKENS
+        length = self.config.text_encoder.length if self.config.text_encoder else _USUAL_TOKENS
         text = TextCondition(self.dry_input(batch, length, self.config.text_width), pooled=pooled)
         return self(z, z.new_zeros(batch), text)
 
@@ -311,7 +312,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         if self.config.text_encoder is None:
             raise FAEError("this model's config names no text encoder: pass text embeddings")
         if self._encoder is None:
-            from fae_diffusion.text.encoder import TextEncoder
+            from fae_diffusion.text.sd3 import load_text_encoder
 
             if self.config.text_encoder.fingerprint is None:
                 log.info(
@@ -319,19 +320,19 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
                     self.config.text_encoder.name,
                 )
             # No submodule, so that it is not saved with this model.
-            self._encoder = TextEncoder.from_config(self.config.text_encoder, device=device)
+            self._encoder = load_text_encoder(self.config.text_encoder, device)
         return self._encoder.encode(prompts)
 
 
 def _null_prompt(encoder: TextEncoderConfig | dict[str, Any]) -> tuple[TextEncoderConfig, TextCondition]:
     """A text encoder with its fingerprint, and what it makes of "": a batch of one, the tokens that count."""
-    from fae_diffusion.text.encoder import TextEncoder
+    from fae_diffusion.text.sd3 import load_text_encoder
 
     config = parse_config(TextEncoderConfig, encoder, "text_encoder") if isinstance(encoder, dict) else encoder
-    loaded = TextEncoder.from_config(config)
+    loaded = load_text_encoder(config)
     text = loaded.encode([""])
     counting = text.tokens if text.mask is None else text.tokens[:, text.mask[0]]
-    return config.model_copy(update={"fingerprint": loaded.fingerprint()}), TextCondition(counting)
+    return config.model_copy(update={"fingerprint": loaded.fingerprint()}), TextCondition(counting, pooled=text.pooled)
 
 
 def _projection(config: MMDiTConfig, dim: int) -> nn.Sequential:

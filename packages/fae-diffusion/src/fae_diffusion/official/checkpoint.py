@@ -54,6 +54,31 @@ def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, An
     return state, config
 
 
+def pipeline_fields(folder: Path) -> dict[str, Any]:
+    """Fields of our config that the folder of diffusers' SD3 pipeline shows beside its transformer.
+
+    Args:
+        folder: that is imported; one that is no such pipeline gives none.
+
+    Returns:
+        `text_encoder`, and as `transport` the shift of its scheduler.
+
+    Raises:
+        InvalidFile: where a file is damaged.
+    """
+    if not (folder / "model_index.json").is_file():
+        return {}
+    parts = read_json(folder / "model_index.json")
+    if parts.get("_class_name") != "StableDiffusion3Pipeline":
+        return {}
+    t5 = parts.get("text_encoder_3") not in (None, [None, None])
+    fields: dict[str, Any] = {"text_encoder": {"name": str(folder.resolve()), "kind": "sd3", "t5": t5, "dtype": "fp32"}}
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        fields["transport"] = {"shift": read_json(scheduler).get("shift", 1.0)}
+    return fields
+
+
 def read_statistics(path: str | Path) -> tuple[list[float], list[float]]:
     """(mean, std) of each channel from LightningDiT's latents_stats.pt, which holds tensors "mean" and "std".
 

@@ -90,7 +90,7 @@ def load_official(
     where = f"official {cls.__name__} config"
     if layout in RAE:
         translated |= rae_fields(layout, arguments, spec, where)
-    ours: Any = parse_config(cls.config_class, _merged(translated, fields), where)
+    ours: Any = parse_config(cls.config_class, merged(translated, fields), where)
     if ours.transport.prediction != "velocity":
         raise FAEError("from_official reads checkpoints that predict the velocity")
     wanted = (arguments["in_channels"], *sides(arguments["input_size"]))
@@ -120,13 +120,13 @@ def layout_of(model_type: str, names: Iterable[str]) -> str:
     return "rae" if model_type == "lightningdit" and "t_embedder.W" in found else model_type
 
 
-def _merged(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def merged(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """`fields` over `defaults`, section by section where both are plain settings."""
-    merged = {**defaults, **fields}
+    both = {**defaults, **fields}
     for name, value in fields.items():
         if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
-            merged[name] = {**defaults[name], **value}
-    return merged
+            both[name] = {**defaults[name], **value}
+    return both
 
 
 def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module, layout: str) -> dict[str, Tensor]:

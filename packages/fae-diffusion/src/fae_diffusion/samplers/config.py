@@ -23,6 +23,7 @@ SamplingName = Literal[
     "repa",
     "rae",
     "rae-autoguidance",
+    "sd3",
 ]
 _SDE = {
     "method": "sde",
@@ -35,6 +36,8 @@ _SDE = {
 }
 # RAE: 50 points of time from 1 to 0.001, shifted as in training.
 _RAE = {"method": "euler", "steps": 49, "shift": None, "end": 1e-3}
+# SD3's times before the shift end at its smallest of 1000 noise levels, which is shifted already: 0.001 by 3.
+_SD3_END = 3 * 0.001 / (1 + 2 * 0.001)
 # The paper's are those of appendix D, for any model; the three parts of guidance are for class-conditional models. The
 # others are those of the originals' code and configurations, in our convention; each goes with models of that original,
 # with the tables' numbers of points as intervals, and guides the channels that its code guides. They are taken from:
@@ -42,6 +45,7 @@ _RAE = {"method": "euler", "steps": 49, "shift": None, "end": 1e-3}
 #   lightningdit      hustvl/LightningDiT, configs/reproductions: 800 epochs; -64ep: 64 epochs
 #   repa              sihyun-yu/REPA, README's command of generate.py; an MMDiT has those of generate_t2i.py
 #   rae               bytetriper/RAE, configs/stage2/sampling; -autoguidance: of 256 pixels (at 512 the scale is 1.5)
+#   sd3               diffusers' StableDiffusion3Pipeline and its FlowMatchEulerDiscreteScheduler with SD3's shift
 NAMED: dict[SamplingName, dict[str, Any]] = {
     "paper-guided": {
         "method": "euler",
@@ -78,6 +82,14 @@ NAMED: dict[SamplingName, dict[str, Any]] = {
     "repa": {**_SDE, "shift": 1.0, "guidance": {"scale": 1.8, "interval": [0.0, 0.7]}},
     "rae": {**_RAE, "guidance": {"scale": 1.0}},
     "rae-autoguidance": {**_RAE, "guidance": {"scale": 1.42}},
+    "sd3": {
+        "method": "euler",
+        "steps": 28,
+        "shift": 3.0,
+        "end": _SD3_END,
+        "to_zero": True,
+        "guidance": {"scale": 7.0},
+    },
 }
 # Names whose guidance is by a worse model, which the call must give.
 AUTOGUIDED: frozenset[str] = frozenset({"rae-autoguidance"})
@@ -106,6 +118,9 @@ class Sampling(Config):
     shift: float | None = Field(default=None, ge=1e-3, le=1e3, description="of the grid; None: the shift of training")
     end: float = Field(
         default=0.0, ge=0, lt=1, description="where the grid ends, before its shift; RAE's code stops at 0.001"
+    )
+    to_zero: bool = Field(
+        default=False, description="the last of the steps leads from `end` to 0, as in the code of SD3 and diffusers"
     )
     guidance: Guidance = Field(default=Guidance(), description="classifier-free, by interval or in parts")
     diffusion: Diffusion = Field(default="sigma", description="form of the SDE's diffusion coefficient")

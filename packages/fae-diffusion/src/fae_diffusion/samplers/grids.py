@@ -40,7 +40,7 @@ def time_grid(steps: int, *, shift: float = 1.0, start: float = 1.0, end: float 
 def sde_grid(
     steps: int, *, last_step_size: float = 0.04, shift: float = 1.0, start: float = 1.0, end: float = 0.0
 ) -> Tensor:
-    """A time grid for an SDE, whose last interval is one longer step that is taken without noise.
+    """A time grid whose last interval is one longer step: that of an SDE without noise, or SD3's to 0.
 
     Args:
         steps: intervals, the last one included; at least 2.
@@ -58,6 +58,6 @@ def sde_grid(
     if last_step_size == 0:
         return time_grid(steps, shift=shift, start=start, end=end)
     if steps < 2:
-        raise FAEError("an SDE grid with a last step needs at least two steps")
+        raise FAEError("a time grid with a last step of its own length needs at least two steps")
     noisy = time_grid(steps - 1, shift=shift, start=start, end=end + last_step_size)
     return torch.cat([noisy, noisy.new_tensor([end])])

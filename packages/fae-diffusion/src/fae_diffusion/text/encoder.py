@@ -18,7 +18,7 @@ from fae_core.errors import DataError, FAEError, InvalidFile, MissingPackage
 from fae_core.models.identity import model_checksum
 from fae_core.models.transformers_models import load_model, read_config
 from fae_diffusion.text.condition import TextCondition
-from fae_diffusion.text.config import MOST_TOKENS, TextEncoderConfig
+from fae_diffusion.text.config import DTYPES, MOST_TOKENS, TextEncoderConfig
 from fae_diffusion.text.tokenizer import (
     INSTALL,
     T5_FAMILY,
@@ -99,7 +99,7 @@ class TextEncoder:
         Raises:
             InvalidFile: where the encoder of that name does not have the recorded fingerprint.
         """
-        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.dtype]
+        dtype = getattr(torch, DTYPES[config.dtype])
         encoder = cls(
             config.name, max_length=config.max_length, mask_padding=config.mask_padding, dtype=dtype, **options
         )
@@ -130,16 +130,9 @@ class TextEncoder:
             "version": 2,
             "max_length": self.max_length,
             "dtype": str(self.dtype),
-            "class": type(self.model).__name__,
-            "config": _without_bookkeeping(self.model.config.to_diff_dict()),
             **({} if self.mask_padding else {"mask_padding": False}),
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-        for part in tokenizer_state(self.tokenizer):
-            digest.update(hashlib.sha256(part).digest())
-        weights = {name: t for name, t in self.model.state_dict().items() if not name.startswith(_UNREAD)}
-        digest.update(model_checksum(weights, None).encode())
-        return digest.hexdigest()[:32]
+        return encoder_digest(facts, self.tokenizer, self.model)[:32]
 
     def require(self, fingerprint: str) -> None:
         """Check the fingerprint.
@@ -147,12 +140,7 @@ class TextEncoder:
         Raises:
             InvalidFile: unless this encoder has it.
         """
-        found = self.fingerprint()
-        if found != fingerprint:
-            raise InvalidFile(
-                f"the text encoder {self.name} ({self.max_length} tokens, {self.dtype}) is not the one that the model "
-                f"was trained on: its fingerprint is {found}, not {fingerprint}"
-            )
+        require_fingerprint(self, fingerprint)
 
     def equal_after_cut(self, prompts: Iterable[str]) -> list[list[str]]:
         """Groups of different prompts that have the same first `max_length` tokens, which are all that is encoded."""
@@ -181,6 +169,27 @@ class TextEncoder:
         # Without an attention mask (SigLIP has none) padding is text.
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
         return hidden, mask
+
+
+def require_fingerprint(encoder: Any, fingerprint: str) -> None:
+    """Raise InvalidFile unless a text encoder has this fingerprint."""
+    found = encoder.fingerprint()
+    if found != fingerprint:
+        raise InvalidFile(
+            f"the text encoder {encoder.name} ({encoder.max_length} tokens, {encoder.dtype}) is not the one that the "
+            f"model was trained on: its fingerprint is {found}, not {fingerprint}"
+        )
+
+
+def encoder_digest(facts: dict[str, Any], tokenizer: Any, model: Any) -> str:
+    """A hash of a tokenizer, of a model's class, config and weights, and of other facts that decide embeddings."""
+    facts = {**facts, "class": type(model).__name__, "config": _without_bookkeeping(model.config.to_diff_dict())}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for part in tokenizer_state(tokenizer):
+        digest.update(hashlib.sha256(part).digest())
+    weights = {name: t for name, t in model.state_dict().items() if not name.startswith(_UNREAD)}
+    digest.update(model_checksum(weights, None).encode())
+    return digest.hexdigest()
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

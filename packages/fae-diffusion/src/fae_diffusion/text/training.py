@@ -150,6 +150,8 @@ def caption_task(
     asked = parse_config(MMDiTConfig, model, "model settings")
     if asked.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
+    if asked.text_encoder.kind != "one":
+        raise DataError("captions are embedded by one encoder: SD3's three are for sampling from imported models")
     if asked.text_encoder.dtype != "bf16":
         raise DataError("embeddings of captions are kept in bf16: leave model.text_encoder.dtype out")
     if asked.pooled_width is not None:
