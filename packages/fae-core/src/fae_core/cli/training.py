@@ -20,6 +20,7 @@ from fae_core.models.sample_options import check_early
 from fae_core.models.stored import stored_model, stored_spec
 
 if TYPE_CHECKING:
+    from fae_core.images import ImageSource
     from fae_core.spec import LatentSpec
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
 
@@ -98,13 +99,16 @@ def train_generator(
             decoder.spec.require(spec, context=f"decoder {decoder.source}")
     if options.relaunched():
         return
+    source = None if data is None else options.opened(data, None)
+    if options.continues and spec is not None:
+        _require_begun_on(options.out, spec, latents, source)
     from fae_core.processes import processes
 
     generator_class = load()
     make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
         with options.building():
-            store = _open_latents(latents, data, tokenizer, flip, config.verify, options)
+            store = _open_latents(latents, source, tokenizer, flip, config.verify)
             options.require_suited(default_preset, {"latents": store.spec.shape})
             task, facts = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
@@ -179,19 +183,36 @@ def _check_source(
         raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 
+def _require_begun_on(run: Path, spec: LatentSpec, latents: Path | None, source: ImageSource | None) -> None:
+    """Compare the store, or the images to encode, with what the run to resume was begun on.
+
+    Where the spec of these images' tokenizer has no fingerprint, its weights count as well, and only loading tells.
+    """
+    from fae_core.training.compared import require_begun_on
+
+    if latents is not None:
+        from fae_core.latent_store.format import stored_identity
+
+        require_begun_on(run, latent_spec=spec.summary(), latents=stored_identity(latents))
+    elif source is not None and spec.fingerprint:
+        from fae_core.images.identity import images_identity
+
+        require_begun_on(run, latents=images_identity(source, show=True))
+
+
 def _open_latents(
-    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, options: TrainingOptions
+    latents: Path | None, source: ImageSource | None, tokenizer: str | None, flip: bool, verify: bool
 ) -> Any:
     """The store, or images encoded as they are needed."""
     if latents is not None:
         from fae_core.latent_store import LatentStore
 
         return LatentStore(latents, verify=verify)
-    assert data is not None and tokenizer is not None
+    assert source is not None and tokenizer is not None
     from fae_core.models.load import load_tokenizer
     from fae_core.training.live_latents import LiveLatents
 
-    return LiveLatents(options.images(data, None), load_tokenizer(tokenizer), flip=flip)
+    return LiveLatents(source, load_tokenizer(tokenizer), flip=flip)
 
 
 def _class_count(store: Any) -> dict[str, int]:

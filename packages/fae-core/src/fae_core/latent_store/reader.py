@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +18,7 @@ from fae_core.errors import DataError
 from fae_core.files import sha256_file
 from fae_core.folders import LATENT_SPEC, STORE_LABELS
 from fae_core.latent_store.dataset import LatentStream, SampleDataset, epoch_places
-from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, Sample, read_index
+from fae_core.latent_store.format import DTYPES, Sample, read_index, store_identity
 from fae_core.latent_store.shards import Shards, text_of
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec, normalize_
@@ -97,8 +95,7 @@ class LatentStore(SampleDataset):
     @cached_property
     def identity(self) -> str:
         """SHA-256 of all that training reads: latents, labels, names of classes, spec. Independent of the folder."""
-        content = [self.index.shards, self.index.labels_sha256, self.plan.classes, self.spec.to_dict()]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return store_identity(self.index, self.spec)
 
     @cached_property
     def labels(self) -> np.ndarray | None:
@@ -129,13 +126,7 @@ class LatentStore(SampleDataset):
         """
         if not self.plan.captions:
             return None
-        counts = [count for count, _, _ in self.index.shards]
-        self._shards.verify_touched(np.flatnonzero(counts))
-        return [
-            text_of(self._shards.tensors(shard), "caption", row)
-            for shard, count in enumerate(counts)
-            for row in range(count)
-        ]
+        return self._shards.captions()
 
     def read(
         self,
@@ -264,8 +255,7 @@ class LatentStore(SampleDataset):
             out = torch.empty(shape, dtype=torch.float32)
         if out.shape != shape or out.dtype != torch.float32 or out.device.type != "cpu":
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
-        stored_type = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
-        scratch = np.empty((min(_CHUNK, len(places)), *self.spec.shape), stored_type)
+        scratch = np.empty((min(_CHUNK, len(places)), *self.spec.shape), DTYPES[self.plan.dtype])
         sides = shards * 2 + (0 if flips is None else flips)
         for chunk, runs in zip(out.split(_CHUNK), _runs(sides, rows), strict=False):
             # Runs are gathered as stored and converted together: converting each would take as long as copying it.
