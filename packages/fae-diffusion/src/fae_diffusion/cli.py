@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from fae_core.cli.option_objects import spread
 from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
+
+if TYPE_CHECKING:
+    from fae_core.images.caption_choice import CaptionChoice
 
 Checkpoint = Annotated[Path, typer.Argument(callback=path_there, help="The original's .pt or .safetensors file.")]
 CheckpointOrFolder = Annotated[
@@ -74,18 +77,17 @@ def train_diffusion(
     from fae_core.cli.training import train_generator
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
-    from fae_diffusion.text.stored import require_texts
 
     choice = CaptionChoice.parse(caption_weights)
 
-    def check(model_type: str) -> None:
+    def check(model_type: str, model: dict[str, Any]) -> None:
         for name, given in (("--text-cache", text_cache), ("--caption-weights", caption_weights)):
             if model_type != "mmdit" and given is not None:
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
-        if model_type == "mmdit" and latents is not None and not options.dry_run:
-            require_texts(latents, caption_template)
+        if model_type == "mmdit" and latents is not None:
+            _check_text(model, latents, text_cache, caption_template, choice, options.dry_run)
 
     def text_task(*arguments: Any) -> tuple[Any, dict[str, Any]]:
         from fae_diffusion.text.training import caption_task
@@ -105,6 +107,22 @@ def train_diffusion(
         task_factories={"mmdit": text_task},
         check=check,
     )
+
+
+def _check_text(
+    model: dict[str, Any], latents: Path, cache: Path | None, template: str, choice: CaptionChoice, dry_run: bool
+) -> None:
+    """Check what text an MMDiT is to be trained on, and with which encoder; a dry run reads and writes none."""
+    from fae_core.commands.running import is_first_process
+    from fae_core.config import parse_config
+    from fae_diffusion.models.mmdit_config import MMDiTConfig
+    from fae_diffusion.text.stored import require_cache_place, require_encoder, require_texts
+
+    require_encoder(parse_config(MMDiTConfig, model, "model settings"))
+    if not dry_run:
+        require_texts(latents, template, choice)
+    if not dry_run and is_first_process():  # by the time another one looks, the first may have begun the cache
+        require_cache_place(cache or Path(f"{latents}.text"))
 
 
 @dataclass(frozen=True)

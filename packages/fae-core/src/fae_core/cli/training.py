@@ -44,7 +44,7 @@ def train_generator(
     tokenizer: str | None = None,
     flip: bool = False,
     task_factories: dict[str, TaskFactory] | None = None,
-    check: Callable[[str], None] | None = None,
+    check: Callable[[str, dict[str, Any]], None] | None = None,
     **earlier: Any,
 ) -> None:
     """Resolve settings, build the generator for the latent space, train it, say what to run next.
@@ -57,7 +57,7 @@ def train_generator(
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
-        check: called with the model_type once settings are known, before anything is read or started.
+        check: called with the model_type and the model's settings, before anything is read or started.
 
     Raises:
         FAEError: one line, for settings, data or an output folder that cannot be used.
@@ -84,7 +84,7 @@ def train_generator(
     if preview is not None:
         check_early(model_type, preview.options)
     if check is not None:
-        check(model_type)
+        check(model_type, model)
     _check_source(latents, data, tokenizer, flip, options)
     check_places(latents=latents, data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
     options.check_folder()

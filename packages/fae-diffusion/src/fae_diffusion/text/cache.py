@@ -39,15 +39,14 @@ from fae_core.files import (
     write_atomic,
     write_json,
 )
-from fae_core.folders import CACHE_INDEX, CACHE_KEYS, CACHE_TOKENS
+from fae_core.folders import CACHE_INDEX, CACHE_TOKENS
 from fae_core.processes import Processes
 from fae_core.progress import progress
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
+from fae_diffusion.text.stored import CACHE_KIND, is_cache
 
 log = logging.getLogger("fae")
-
-_KIND = "text cache"
 
 
 class TextCache:
@@ -193,7 +192,7 @@ class TextCache:
             return cls(folder)
         with ExitStack() as held:
             if group.is_main:
-                require_new_folder(folder, overwrite=True, kind=_KIND)
+                require_new_folder(folder, overwrite=True, kind=CACHE_KIND)
                 held.enter_context(hold(folder))
             group.barrier()
             cls._encode(folder, encoder, fingerprint, prompts, (chunk, part), group)
@@ -271,17 +270,9 @@ def _parts_folder(folder: Path) -> Path:
     return whole.with_name(f".{whole.name}.parts")
 
 
-def _is_cache(folder: Path) -> bool:
-    """Whether a folder is a text cache, which `build` may replace."""
-    try:
-        return all((folder / name).is_file() for name in (CACHE_INDEX, CACHE_KEYS, CACHE_TOKENS))
-    except OSError:  # a name that is too long
-        return False
-
-
 def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
     """Whether the cache in a folder has all these prompts, and "", from that encoder."""
-    if not _is_cache(folder):
+    if not is_cache(folder):
         return False
     found = TextCache(folder)
     if found.fingerprint != fingerprint or not all(prompt in found for prompt in {"", *prompts}):
@@ -293,7 +284,7 @@ def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:
 def _join(folder: Path, wanted: list[str], parts: list[_Part], facts: dict[str, Any], encoder: TextEncoder) -> None:
     """Make one cache of all parts, and remove them."""
     lengths, sums = [], []
-    with staged_folder(folder, overwrite=True, kind=_KIND) as staging:
+    with staged_folder(folder, overwrite=True, kind=CACHE_KIND) as staging:
         with (staging / CACHE_TOKENS).open("wb") as file:
             for part in parts:
                 stored = part.read()

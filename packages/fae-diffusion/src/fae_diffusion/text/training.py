@@ -26,7 +26,7 @@ from fae_diffusion.text.cache import TextCache
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
-from fae_diffusion.text.stored import check_template, no_texts
+from fae_diffusion.text.stored import check_template, no_texts, require_encoder
 
 
 def captions_of(store: LatentStore, template: str) -> list[str]:
@@ -148,12 +148,7 @@ def caption_task(
     if not isinstance(store, LatentStore):
         raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
     asked = parse_config(MMDiTConfig, model, "model settings")
-    if asked.text_encoder is None:
-        raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
-    if asked.text_encoder.dtype != "bf16":
-        raise DataError("embeddings of captions are kept in bf16: leave model.text_encoder.dtype out")
-    if asked.pooled_width is not None:
-        raise DataError("captions are embedded token by token: leave model.pooled_width out")
+    encoder = require_encoder(asked)
     if preview is not None:
         check_options(MMDiT, preview.options)
     if on_meta():  # a plan, for which nothing is embedded: the text is as wide as the settings say
@@ -162,10 +157,10 @@ def caption_task(
         return GeneratorTask(planned, store, preview), recorded
     captions, choice = captions_of(store, template), choice or CaptionChoice()
     choice.require(captions, str(store.folder))  # before anything is embedded
-    text = _embedded(distinct_captions(captions), asked.text_encoder, cache or Path(f"{store.folder}.text"), device)
+    text = _embedded(distinct_captions(captions), encoder, cache or Path(f"{store.folder}.text"), device)
     if model.get("text_width", text.width) != text.width:
         raise DataError(
-            f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is "
+            f"the embeddings of {encoder.name} are {text.width} wide, model.text_width is "
             f"{model['text_width']}: set it to {text.width}, or leave it out"
         )
     encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}
