@@ -44,7 +44,7 @@ def train_generator(
     tokenizer: str | None = None,
     flip: bool = False,
     task_factories: dict[str, TaskFactory] | None = None,
-    check: Callable[[str, dict[str, Any]], None] | None = None,
+    check: Callable[[str, dict[str, Any]], Mapping[str, str]] | None = None,
     **earlier: Any,
 ) -> None:
     """Resolve settings, build the generator for the latent space, train it, say what to run next.
@@ -57,7 +57,8 @@ def train_generator(
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
-        check: called with the model_type and the model's settings, before anything is read or started.
+        check: called with the model_type and the model's settings, before anything is started; gives what files say of
+            the run's identity beside the latents (`Task.identity`).
 
     Raises:
         FAEError: one line, for settings, data or an output folder that cannot be used.
@@ -83,8 +84,7 @@ def train_generator(
     require_fields(config_class, model, "model settings")
     if preview is not None:
         check_early(model_type, preview.options)
-    if check is not None:
-        check(model_type, model)
+    known = {} if check is None else check(model_type, model)
     _check_source(latents, data, tokenizer, flip, options)
     check_places(latents=latents, data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
     options.check_folder()
@@ -92,8 +92,8 @@ def train_generator(
     if spec is not None:
         options.require_suited(default_preset, {"latents": spec.shape})
         if hasattr(config_class, "require_spec"):
-            known: Any = parse_config(config_class, model, "model settings")
-            known.require_spec(spec)
+            parsed: Any = parse_config(config_class, model, "model settings")
+            parsed.require_spec(spec)
         decoder = None if preview is None else stored_model("tokenizer", preview.decoder)
         if decoder is not None and decoder.spec is not None:
             decoder.spec.require(spec, context=f"decoder {decoder.source}")
@@ -101,7 +101,7 @@ def train_generator(
         return
     source = None if data is None else options.opened(data, None)
     if options.continues and spec is not None:
-        _require_begun_on(options.out, spec, latents, source)
+        _require_begun_on(options.out, spec, latents, source, known)
     from fae_core.processes import processes
 
     generator_class = load()
@@ -183,7 +183,9 @@ def _check_source(
         raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 
-def _require_begun_on(run: Path, spec: LatentSpec, latents: Path | None, source: ImageSource | None) -> None:
+def _require_begun_on(
+    run: Path, spec: LatentSpec, latents: Path | None, source: ImageSource | None, known: Mapping[str, str]
+) -> None:
     """Compare the store, or the images to encode, with what the run to resume was begun on.
 
     Where the spec of these images' tokenizer has no fingerprint, its weights count as well, and only loading tells.
@@ -191,9 +193,9 @@ def _require_begun_on(run: Path, spec: LatentSpec, latents: Path | None, source:
     from fae_core.training.compared import require_begun_on
 
     if latents is not None:
-        from fae_core.latent_store.format import stored_identity
+        from fae_core.latent_store.facts import StoreFacts
 
-        require_begun_on(run, latent_spec=spec.summary(), latents=stored_identity(latents))
+        require_begun_on(run, latent_spec=spec.summary(), latents=StoreFacts(latents).identity, **known)
     elif source is not None and spec.fingerprint:
         from fae_core.images.identity import images_identity
 

@@ -133,10 +133,10 @@ class TrainingOptions:
         source = self.opened(data, split)
         if self.continues:
             from fae_core.images.identity import images_identity
-            from fae_core.latent_store.format import stored_identity
+            from fae_core.latent_store.facts import StoreFacts
             from fae_core.training.compared import require_begun_on
 
-            known = None if features is None else stored_identity(features)
+            known = None if features is None else StoreFacts(features).identity
             require_begun_on(self.out, images=images_identity(source, show=True), features=known)
         return source
 

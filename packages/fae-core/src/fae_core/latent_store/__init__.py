@@ -6,7 +6,7 @@
       labels.npy                      # one int64 per sample, where the data have labels
       shard-000000.safetensors ...    # raw posterior means (and standard deviations), names, captions
 
-Reading order: format, statistics, shard_writer, writer, shards, reader.
+Reading order: format, shards, facts (without torch); statistics, shard_writer, writer, reader.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -27,7 +26,6 @@ from fae_core.errors import DataError, field_reasons
 from fae_core.files import CHECKSUM, read_json, unsealed
 from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
 from fae_core.redact import redact
-from fae_core.spec import LatentSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,22 +195,6 @@ def read_index(folder: Path) -> Index:
 def read_plan(folder: Path) -> Plan:
     """The plan of an unfinished store; raises InvalidFile where it is damaged."""
     return parse_config(Plan, read_json(folder / STORE_PROGRESS / STORE_PLAN), STORE_PLAN)
-
-
-def store_identity(index: Index, spec: LatentSpec) -> str:
-    """SHA-256 of all that training reads of a store: latents, labels, names of classes, spec. Independent of its place.
-
-    Args:
-        index: Of the store.
-        spec: Its latent space.
-    """
-    content = [index.shards, index.labels_sha256, index.plan.classes, spec.to_dict()]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def stored_identity(folder: Path) -> str:
-    """`store_identity` of the store in a folder, by its index and spec alone. Raises DataError where there is none."""
-    return store_identity(read_index(folder), LatentSpec.load(folder))
 
 
 def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,33 +25,13 @@ from fae_diffusion.text.cache import TextCache
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
-from fae_diffusion.text.stored import check_template, no_texts, require_encoder
-
-
-def captions_of(store: LatentStore, template: str) -> list[str]:
-    """One text per sample: the store's own, else its class's name put into `template` ("a photo of a {}").
-
-    A store's text may hold several captions of its sample: see `split_captions`.
-
-    Raises DataError for a store that has neither.
-    """
-    if store.captions is not None:
-        return store.captions
-    if store.labels is None or store.classes is None:
-        raise no_texts(store.folder)
-    check_template(template)
-    prompts = [template.replace("{}", name.replace("_", " ")) for name in store.classes]
-    return [prompts[label] for label in store.labels]
+from fae_diffusion.text.stored import captions_of, require_encoder, texts_hash
 
 
 def captions_hash(captions: list[str]) -> str:
-    """What captions are, wherever they came from: SHA-256 of their texts in order."""
+    """`texts_hash` of captions. Raises DataError for one that is no text."""
     check_prompts(captions)
-    digest = hashlib.sha256()
-    for caption in captions:
-        data = caption.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    return texts_hash(captions)
 
 
 def distinct_captions(captions: Iterable[str]) -> list[str]:
