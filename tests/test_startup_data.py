@@ -21,6 +21,7 @@ from fae_core.latent_store import write_store
 # `run`, `run-vae`, `run-live` and `run-text` were begun on `store`, `labelled` twice, and `captioned`.
 VAE = "train vae --preset conv-vae-tiny --steps 1 --batch-size 2 --device cpu"
 DIT = "train diffusion --preset sit-tiny --steps 1 --batch-size 2 --device cpu"
+ENCODE = "encode --model vae --device cpu"
 TEXT = (
     "train diffusion --preset mmdit-tiny --steps 1 --batch-size 2 --device cpu --set training.warmup_steps=0 "
     "--set model.text_encoder.name=org/text --latents"
@@ -68,6 +69,8 @@ MISTAKES = {
         (f"{DIT} --latents damaged --out out", "damaged/index.json"),
     ],
     "resumed": [
+        (f"{ENCODE} --data images --resume --out encoded", "encoded was begun with source '4 images"),
+        (f"{ENCODE} --data labelled[:3] --resume --out encoded", "encoded was begun with source '4 images"),
         (f"{VAE} --data images --resume --out run-vae", "run-vae was started on other images (content "),
         (f"{VAE} --data labelled[:3] --resume --out run-vae", "run-vae was started on other images (content "),
         (f"{DIT} --latents store-2 --resume --out run", "run was started on other latents (content "),
@@ -123,6 +126,7 @@ def begin_runs() -> None:
     """Train a VAE, and what is begun on each kind of data."""
     invoke([*VAE.split(), "--data", "labelled", "--out", "run-vae"])
     shutil.copytree("run-vae/model", "vae")
+    invoke([*ENCODE.split(), "--data", "labelled", "--out", "encoded"])
     invoke([*DIT.split(), "--latents", "store", "--out", "run"])
     invoke([*DIT.split(), "--data", "labelled", "--tokenizer", "vae", "--out", "run-live"])
 
