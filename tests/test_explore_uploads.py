@@ -117,21 +117,6 @@ def test_a_file_that_is_too_large_is_refused_by_page_and_server(visitor, address
     assert visitor.context.request.post(f"{address}gradio_api/upload", multipart=sent).status == 413
 
 
-def test_who_leaves_ends_what_he_has_begun(browser, address) -> None:
-    leaving, staying = (Visitor(browser, address) for _ in range(2))
-    leaving.fill("sample-steps", 250)
-    leaving.fill("sample-count", 16)
-    leaving.click("sample-start")
-    leaving.wait("sample-status", "t = ")
-    leaving.context.close()
-    staying.tab("Pictures")
-    staying.upload("A", "a.png", png())
-    staying.wait("pictures-status", "a.png")
-    staying.click("reconstruct-A")
-    staying.wait("pictures-status", "reconstructed")
-    staying.context.close()
-
-
 def test_a_second_order_of_one_visitor_ends_the_first(browser, address) -> None:
     visitor = Visitor(browser, address)
     visitor.fill("sample-steps", 250)

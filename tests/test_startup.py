@@ -10,10 +10,14 @@ from pathlib import Path
 
 import early_errors
 import pytest
+import torch
 from early_errors import refused_before_torch, run_all
 from PIL import Image
 
-# `images` is a folder of two images, `latents` one that says it is a latent store.
+from fae_core import LatentSpec
+from fae_core.latent_store import write_store
+
+# `images` is a folder of two images, `latents` a latent store.
 MISTAKES = {
     "places": [
         ("encode --data /nope --out encoded", "/nope does not exist"),
@@ -132,11 +136,10 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
     folder = tmp_path_factory.mktemp("mistakes")
-    for name in ("images", "latents"):
-        (folder / name).mkdir()
+    (folder / "images").mkdir()
+    write_store(folder / "latents", LatentSpec(4, 4, 4, image_size=32, backbone="none"), torch.zeros(2, 4, 4, 4))
     for number in range(2):
         Image.new("RGB", (48, 48), (number * 90, 0, 0)).save(folder / "images" / f"{number}.png")
-    (folder / "latents" / "index.json").write_text("{}")
     before = sorted(folder.rglob("*"))
     results = run_all([command for cases in MISTAKES.values() for command, _ in cases], folder)
     assert sorted(folder.rglob("*")) == before, "a command that fails leaves nothing behind"

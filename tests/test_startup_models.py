@@ -148,7 +148,9 @@ MISTAKES = {
 
 def save_models() -> None:
     """Write the models into the current folder."""
-    from fae_core import LatentSpec
+    import torch
+
+    from fae_core.latent_store import write_store
     from fae_decoders import FAE, ConvVAE, FeatureDecoder, PixelDecoder
     from fae_decoders.fae.feature_space import FeatureSpace
     from fae_diffusion import SiT
@@ -177,10 +179,7 @@ def save_models() -> None:
     }
     for name, model in saved.items():
         model.save_pretrained(name)
-    assert isinstance(vae.spec, LatentSpec)
-    Path("store").mkdir()
-    vae.spec.save("store")
-    Path("store/index.json").write_text('{"plan": {}}')
+    write_store("store", vae.spec, torch.zeros(2, *vae.spec.shape))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""The pictures of the home page, made by the bundle cifar10 on the CPU in a minute.
+"""The pictures of the home page, made by the bundle cifar10 on the CPU in a minute, and those of other pages.
 
     python tools/site/pictures.py                                       # docs/pictures/forming.webp and line.webp
     python tools/site/pictures.py --side-by-side runs/side-by-side      # adapters.webp, of recipes/side-by-side.yaml
+    python tools/site/pictures.py --tutorial runs/tutorial              # tutorial-*.webp, of docs/tutorial.md
 
 forming: six samples, chosen among eight of each class, on their way from noise, decoded at every step. line: a
 photograph through the tokenizer, its features and latent as colours (three principal directions each), and the
@@ -21,7 +22,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fae_core import SlotRandom, load_generator, load_tokenizer
+from fae_core import SlotRandom, load_generator, load_tokenizer, show
 from fae_core.images import load_batch, open_images
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
@@ -36,6 +37,8 @@ VARIANTS = {
     "linear-16": "linear, 16",
     "transformer-16": "four layers, 16",
 }
+_IN_A_ROW = 4  # pictures of the tutorial, so that each is large enough on a phone
+_PAIR = 112  # pixels a side of a picture in its pairs
 _LETTERS = 20  # pixels high, to be read on a phone, which shows a picture at a third of its size
 _GAP = 92  # pixels between pictures, for an arrow and the words above it
 _INK, _PAPER = (51, 51, 51), (255, 255, 255)
@@ -153,6 +156,39 @@ def side_by_side(runs: Path, path: Path) -> None:
     whole.save(path, quality=88, method=6)
 
 
+def tutorial(run: Path) -> None:
+    """The pictures of the tutorial.
+
+    Args:
+        run: What its commands wrote.
+    """
+    crops = open_images(run / "data" / "train")
+    shown = show([crops.read(i * len(crops) // 8) for i in range(8)], columns=_IN_A_ROW)
+    shown.save(PICTURES / "tutorial-crops.webp", quality=88, method=6)
+    record = json.loads((run / "reconstruction" / "results" / "reconstruction.json").read_text("utf-8"))
+    with Image.open(run / "reconstruction" / "pairs.png") as strip:
+        pairs = in_rows(strip.convert("RGB"), record["figures"][0]["columns"][::2])
+    pairs.save(PICTURES / "tutorial-pairs.webp", quality=88, method=6)
+    with Image.open(run / "samples" / "grid.png") as grid:
+        grid.convert("RGB").save(PICTURES / "tutorial-samples.webp", quality=88, method=6)
+
+
+def in_rows(strip: Image.Image, columns: Sequence[Sequence[float]]) -> Image.Image:
+    """Columns of a strip of pairs in rows of a few, so that a phone shows them large enough.
+
+    Args:
+        strip: Originals above reconstructions.
+        columns: [left, right] of those to show.
+    """
+    size, step = (_PAIR, 2 * _PAIR + 4), 2 * _PAIR + 16
+    rows = -(-len(columns) // _IN_A_ROW)
+    whole = Image.new("RGB", (_IN_A_ROW * (_PAIR + 4) - 4, rows * step - 12), _PAPER)
+    for number, (left, right) in enumerate(columns):
+        pair = strip.resize(size, Image.Resampling.LANCZOS, box=(left, 0, right, strip.height))
+        whole.paste(pair, (number % _IN_A_ROW * (_PAIR + 4), number // _IN_A_ROW * step))
+    return whole
+
+
 def _basis(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and the three strongest directions, of tokens (N, D)."""
     mean = tokens.mean(0)
@@ -198,10 +234,13 @@ def main() -> None:
     """Make the pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--side-by-side", type=Path, metavar="RUNS", help="what recipes/side-by-side.yaml wrote")
-    runs = parser.parse_args().side_by_side
+    parser.add_argument("--tutorial", type=Path, metavar="RUN", help="what the tutorial's commands wrote")
+    options = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
-    if runs:
-        side_by_side(runs, PICTURES / "adapters.webp")
+    if options.side_by_side:
+        side_by_side(options.side_by_side, PICTURES / "adapters.webp")
+    elif options.tutorial:
+        tutorial(options.tutorial)
     else:
         forming(PICTURES / "forming.webp")
         line(PICTURES / "line.webp")

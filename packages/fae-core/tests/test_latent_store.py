@@ -162,7 +162,7 @@ sys.path.insert(0, {tests!r})
 import torch
 from test_latent_store import SPEC, latents, write_shard
 from fae_core.latent_store import LatentStoreWriter, Plan
-import fae_core.latent_store.writer as module
+import fae_core.latent_store.shard_writer as module
 
 plan = Plan(total=23, shard_size=5, dtype="float16", posterior="mean")
 writer = LatentStoreWriter({folder!r}, SPEC, plan, resume=True)

@@ -61,7 +61,7 @@ def stores(draw: st.DrawFn) -> Written:
     random = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     shape = (total, *spec.shape)
     latents = {
-        name: torch.randn(shape, generator=random).mul(9).exp2().clamp(max=999).to(DTYPES[plan.dtype]).float()
+        name: torch.randn(shape, generator=random).mul(9).exp2().clamp(max=999).to(getattr(torch, plan.dtype)).float()
         for name in plan.latents()
     }
     each = {"min_size": total, "max_size": total}

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fae_core import LatentSpec, ops
 from fae_core.ops import dispatch
-from fae_diffusion import LightningDiT, flow_matching
+from fae_diffusion import LightningDiT, fast_sampling
 from fae_diffusion.guidance import Guidance, GuidedVelocity
 
 SPEC = LatentSpec(4, 4, 4, (32, 32), "toy/backbone")
@@ -75,6 +75,6 @@ def test_ops_of_sampling_are_measured_once_for_each_batch_and_before_it_begins(
     assert [sizes for sizes, _ in tuned[2:]] == [{3}]
     assert all(options == {"training": False, "compiled": False} for _, options in tuned)
     begin(5, late, device="cpu")
-    monkeypatch.setattr(flow_matching, "are_several", lambda: True)
+    monkeypatch.setattr(fast_sampling, "are_several", lambda: True)
     begin(5, late)
     assert len(tuned) == 3

@@ -22,6 +22,7 @@ from fae_core.spec import LatentSpec
 from fae_core.testing import shared_folder, toy_latents
 from fae_diffusion import LightningDiT, LightningDiTConfig, SiT, SiTConfig, integrate, time_grid
 from fae_diffusion.guidance import Guidance
+from fae_diffusion.integration import grid_of
 from fae_diffusion.models.config import HeadConfig
 
 SPEC = LatentSpec(6, 4, 4, 64, "toy/backbone")
@@ -185,7 +186,7 @@ def test_autoguidance_by_name_needs_the_worse_model() -> None:
 
 def test_the_end_of_a_grid_is_shifted_with_it() -> None:
     model = small(transport={"shift": 3.0})
-    grid = model._grid(model.config.sampling.model_copy(update={"steps": 4, "end": 0.1}))
+    grid = grid_of(model.config.sampling.model_copy(update={"steps": 4, "end": 0.1}), model.transport)
     torch.testing.assert_close(grid, time_grid(4, shift=3.0, end=0.25))  # 3 * 0.1 / (1 + 2 * 0.1)
 
 

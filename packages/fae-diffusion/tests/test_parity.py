@@ -9,6 +9,7 @@ from fae_core.testing import shared_folder
 from fae_diffusion import LightningDiT, SiT, integrate, integrate_sde, sde_grid, shift_time, time_grid
 from fae_diffusion.guidance import Guidance
 from fae_diffusion.guided_velocity import GuidedVelocity
+from fae_diffusion.integration import grid_of
 from fae_diffusion.samplers.config import sampling_with
 from fae_diffusion.transport import Transport, shift_from_lightningdit
 
@@ -153,7 +154,7 @@ def test_settings_of_the_originals_by_name_are_their_grids_and_guidance(lightnin
     # The case's guidance and its 6 points, with the noises that its SDE drew; the name's are 1.5 and 250.
     named = sampling_with(sit.model.config.sampling, SiT.named_sampling["sit"])
     assert (named.steps, named.guidance) == (250, Guidance(scale=1.5, channels=3))
-    grid = sit.model._grid(named.model_copy(update={"steps": 6}))
+    grid = grid_of(named.model_copy(update={"steps": 6}), sit.model.transport)
     settings = {"diffusion": named.diffusion, "norm": named.diffusion_norm, "last_step": named.last_step}
     ours = integrate_sde(sit.velocity, sit.inputs["noise"], grid, noises=sit.inputs["sde_noises"], **settings)
     torch.testing.assert_close(ours, sit.outputs["sde_euler_6_sigma_Mean_0.04"], **SAMPLER)

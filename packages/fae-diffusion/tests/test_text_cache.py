@@ -218,7 +218,7 @@ def test_a_prompt_is_not_cut_without_a_word(encoder: TextEncoder, tmp_path: Path
 
 
 def test_captions_that_hold_zeros_are_not_taken_for_others(encoder: TextEncoder, tmp_path: Path) -> None:
-    from fae_diffusion.text.cache import _Part
+    from fae_diffusion.text.cache_parts import _Part
 
     first, second = (_Part.of(tmp_path, "f", prompts) for prompts in (["a\0b"], ["a", "b"]))
     assert first.path != second.path

@@ -210,7 +210,7 @@ def test_captions_of_coco_and_of_json_lines(pictures, tmp_path):
     }  # fmt: skip
     (tmp_path / "captions_val.json").write_text(json.dumps(coco))
     found = paired_captions(source, tmp_path / "captions_val.json")
-    assert found == ([1, 3], ["one", "three", "three again"], [0, 1, 1])
+    assert found[:3] == ([1, 3], ["one", "three", "three again"], [0, 1, 1])
     (tmp_path / "c.jsonl").write_text('{"image": "absent.png", "caption": "x"}\n')
     with pytest.raises(DataError, match=r"absent\.png"):
         paired_captions(source, tmp_path / "c.jsonl")

@@ -72,20 +72,32 @@ def train_diffusion(
     Example: fae train diffusion --latents runs/latents --out runs/dit --preset lightningdit-cifar10 --steps 5000
     """
     from fae_core.cli.training import train_generator
+    from fae_core.commands.running import is_first_process
+    from fae_core.config import parse_config
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
-    from fae_diffusion.text.stored import require_texts
+    from fae_core.latent_store.facts import StoreFacts
+    from fae_diffusion.models.mmdit_config import MMDiTConfig
+    from fae_diffusion.text.stored import captions_of, require_cache_place, require_encoder, require_texts, texts_hash
 
     choice = CaptionChoice.parse(caption_weights)
 
-    def check(model_type: str) -> None:
+    def check(model_type: str, model: dict[str, Any]) -> dict[str, str]:
         for name, given in (("--text-cache", text_cache), ("--caption-weights", caption_weights)):
             if model_type != "mmdit" and given is not None:
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
-        if model_type == "mmdit" and latents is not None and not options.dry_run:
-            require_texts(latents, caption_template)
+        if model_type != "mmdit" or latents is None:
+            return {}
+        require_encoder(parse_config(MMDiTConfig, model, "model settings"))
+        if options.dry_run:  # it reads and writes no text
+            return {}
+        store = StoreFacts(latents, verify=False)  # training compares files with their checksums, when it reads them
+        require_texts(store, caption_template, choice)
+        if is_first_process():  # by the time another one looks, the first may have begun the cache
+            require_cache_place(text_cache or Path(f"{latents}.text"))
+        return {"captions": texts_hash(captions_of(store, caption_template))} if options.continues else {}
 
     def text_task(*arguments: Any) -> tuple[Any, dict[str, Any]]:
         from fae_diffusion.text.training import caption_task

@@ -8,60 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import AfterValidator
-from torch import Tensor, nn
+from torch import Tensor
 
-from fae_core import ops
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
 from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import require_known
-from fae_core.ops.compiling import compiles
-from fae_core.processes import are_several
-from fae_core.protocols import Observer, SamplingStep
+from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
+from fae_diffusion.fast_sampling import FastSampling
 from fae_diffusion.guided_velocity import GuidedVelocity
+from fae_diffusion.integration import descending, grid_of, integrated
 from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow
-from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid
-from fae_diffusion.samplers.captured import SMALL, CapturedNetwork
+from fae_diffusion.samplers import ADAPTIVE
 from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName
-from fae_diffusion.samplers.ode import Velocity
-from fae_diffusion.transport import Transport, shift_time
+from fae_diffusion.transport import Transport
 
-_REPAYS_COMPILING = 1000  # evaluations after which a run is taken to be long
 NOISE_LEVELS = 4  # equally likely ranges of training times, for each of which the loss is logged too
 
 
-_Times = TypeVar("_Times", bound=Tensor | Sequence[float] | None)
-
-
-def _descending(times: _Times) -> _Times:
-    """The times, unchanged. Raises FAEError unless they descend within [0, 1]."""
-    grid = [1.0, 0.0] if times is None else check_times(times)
-    if not 1 >= grid[0] > grid[-1] >= 0:
-        raise FAEError(f"sampling times descend within [0, 1], where 1 is noise, not from {grid[0]:g} to {grid[-1]:g}")
-    return times
-
-
-class FlowMatching(nn.Module):
+class FlowMatching(FastSampling):
     """loss() and sample() for a network with a `spec`, `config.transport`, `config.sampling` and `blocks`."""
 
     spec: LatentSpec
     config: Any  # of the network; a subclass names its class
-    blocks: nn.ModuleList
     sample_config: ClassVar[type[Config]] = Sampling  # the options of `sample`
     named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = NAMED
-    _blocks_compiled = False
-    _captured: CapturedNetwork | None = None
-    _evaluations = 0  # of the network, in sampling
-    _tuned: frozenset[tuple[Any, ...]] = frozenset()  # cases of sampling whose ops were measured
     _weak: tuple[str, FlowMatching] | None = None
 
     @property
@@ -138,7 +118,7 @@ class FlowMatching(nn.Module):
         *,
         noise: Tensor | None = None,
         random: SlotRandom | None = None,
-        times: Annotated[Tensor | Sequence[float] | None, AfterValidator(_descending)] = None,
+        times: Annotated[Tensor | Sequence[float] | None, AfterValidator(descending)] = None,
         weak: FlowMatching | str | Path | None = None,
         sampling: SamplingName | None = None,
         observe: Observer | None = None,
@@ -169,7 +149,7 @@ class FlowMatching(nn.Module):
         """
         require_known(options, ["times", "weak", "sampling", *Sampling.model_fields], self)
         settings = self.config.sampling_settings({**options, "sampling": sampling, "weak": weak})
-        grid = self._grid(settings) if times is None else _descending(times)
+        grid = grid_of(settings, self.transport) if times is None else descending(times)
         device = next(self.parameters()).device
         batch = _batch_size(condition, noise, random)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
@@ -187,7 +167,7 @@ class FlowMatching(nn.Module):
             if network == self.velocity and settings.method not in ADAPTIVE:
                 self._tune(velocity, z, grid, bf16)
             velocity.model = network
-            z = self._integrate(velocity, z, grid, settings, random, observe)
+            z = integrated(velocity, z, grid, settings, self.transport.path, random, observe)
         # A clone outside inference mode can take part in what a caller differentiates.
         return check_samples(z, random).clone()
 
@@ -204,54 +184,6 @@ class FlowMatching(nn.Module):
             weak=weak.velocity if weak is not None else None,
         )
 
-    def _network(
-        self, velocity: GuidedVelocity, noise: Tensor, settings: Sampling, bf16: bool, device: torch.device
-    ) -> Any:
-        """`self.velocity`, or what evaluates it faster on this device: compiled blocks, or CUDA graphs."""
-        graph, compile = settings.cuda_graph, settings.compile
-        if graph is True and device.type != "cuda":
-            raise FAEError(f"cuda_graph needs a model on cuda, this one is on {device}")
-        ops.order_backends(device)
-        rows = len(noise) * (1 if velocity.both is None else 2)
-        small = rows * noise[0, 0].numel() <= SMALL
-        self._evaluations += settings.steps
-        if compile == "auto":
-            often = self._evaluations - settings.steps >= _REPAYS_COMPILING
-            compile = often and graph is not True and not (small and graph == "auto") and compiles("auto", device)
-        if compile and not self._blocks_compiled:
-            self._blocks_compiled = True
-            for block in self.blocks:
-                block.compile()
-        if graph == "auto":
-            graph = device.type == "cuda" and small and not self._blocks_compiled
-        if not graph:
-            return self.velocity
-        kept = self._captured
-        if kept is None or kept.bf16 != bf16:
-            kept = self._captured = CapturedNetwork(self, self.velocity, bf16)
-        kept.renew()
-        return kept
-
-    def _tune(self, velocity: GuidedVelocity, z: Tensor, grid: Tensor | Sequence[float], bf16: bool) -> None:
-        """Measure the ops of an evaluation on this device, once for each batch size, before anything is traced.
-
-        Evaluations that are replayed as CUDA graphs are not measured: times would be those of launches, which they do
-        without. Nor are those of adaptive methods, whose batches are single samples, and of several processes, whose
-        batches differ: they follow what is kept.
-        """
-        case = (z.shape, velocity.both is None, bf16, self._blocks_compiled)
-        if case in self._tuned or z.device.type != "cuda" or are_several():
-            return
-        self._tuned |= {case}
-        # Guided and unguided times evaluate batches of two sizes.
-        times = {velocity.guidance.scale_at(float(t)) == 1.0: float(t) for t in grid}
-
-        def evaluate() -> None:
-            for t in times.values():
-                velocity.at(z, t)
-
-        ops.tune(evaluate, training=False, compiled=self._blocks_compiled)
-
     def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:
         """The model in a folder is read once. Raises LatentSpecMismatch for one of another latent space."""
         if not isinstance(weak, str | Path):
@@ -263,69 +195,6 @@ class FlowMatching(nn.Module):
             found = load_generator(weak, spec=self.spec, device=str(device))
             kept = self._weak = (key, cast(FlowMatching, found))  # the folder's own model type decides
         return kept[1]
-
-    def _grid(self, settings: Sampling) -> Tensor:
-        """The grid of `steps` and `shift`."""
-        shift = self.transport.shift if settings.shift is None else settings.shift
-        least, start = self.transport.range
-        end = max(least, shift_time(shift, torch.tensor(settings.end, dtype=torch.float64)).item())
-        last = 0.0
-        if settings.to_zero:
-            end, last = least, end - least
-        if settings.stochastic and settings.last_step is not None:
-            # Times that end above 0 leave that much less for the last step.
-            last = max(0.0, settings.last_step_size - end)
-        return sde_grid(settings.steps, last_step_size=last, shift=shift, start=start, end=end)
-
-    def _integrate(
-        self,
-        velocity: GuidedVelocity,
-        z: Tensor,
-        grid: Tensor | Sequence[float],
-        settings: Sampling,
-        random: SlotRandom | None,
-        observe: Observer | None,
-    ) -> Tensor:
-        """The state at the last time of the grid, by the method of the settings."""
-        name, watched = self.transport.path, None
-        if observe is not None:
-            watched = _Watched(observe, len(grid) - 1)
-            watched(float(grid[0]), z)
-        if settings.stochastic:
-            return integrate_sde(
-                velocity,
-                z,
-                grid,
-                method="heun" if settings.method == "sde-heun" else "euler",
-                diffusion=settings.diffusion,
-                norm=settings.diffusion_norm,
-                last_step=settings.last_step,
-                path=name,
-                random=random,
-                seen=watched,
-            )
-        if settings.method in ADAPTIVE:
-            # One step size per sample: with a shared one, a sample would depend on the others of its batch.
-            shown = watched if getattr(observe, "needs_states", True) else None
-            states: list[list[tuple[float, Tensor]]] = []
-            for i in range(len(z)):
-                row, kept = velocity.row(i), []
-                integrate(
-                    row if watched is None else watched.between(row, i / len(z), f"sample {i + 1} of {len(z)}"),
-                    z[i : i + 1],
-                    grid,
-                    settings.method,
-                    atol=settings.atol,
-                    rtol=settings.rtol,
-                    seen=lambda t, x, kept=kept: kept.append((t, x)),
-                )
-                states.append(kept if shown is not None else kept[-1:])
-            for rows in zip(*states, strict=True):
-                z = torch.cat([x for _, x in rows])
-                if shown is not None:
-                    shown(rows[0][0], z)
-            return z
-        return integrate(velocity, z, grid, settings.method, path=name, seen=watched)
 
     # What a condition is: labels (B,) of `config.classes` classes. Networks with other conditions override the rest.
 
@@ -365,31 +234,6 @@ class FlowMatching(nn.Module):
         """
         self.config.require_null()
         return self.config.classes
-
-
-class _Watched:
-    """What an integrator calls with each time and state, for an `Observer`.
-
-    Args:
-        observe: is told.
-        steps: of the grid.
-    """
-
-    def __init__(self, observe: Observer, steps: int) -> None:
-        self.observe, self.steps, self.taken = observe, steps, 0
-
-    def __call__(self, t: float, z: Tensor) -> None:
-        self.observe(SamplingStep(self.taken / self.steps, f"t = {t:.3g}", z))
-        self.taken += 1
-
-    def between(self, velocity: Velocity, done: float, name: str) -> Velocity:
-        """A velocity that tells of each of its evaluations."""
-
-        def evaluated(z: Tensor, t: Tensor) -> Tensor:
-            self.observe(SamplingStep(done, name, None))
-            return velocity(z, t)
-
-        return evaluated
 
 
 class _Draws:

@@ -117,7 +117,7 @@ def encode(
     from fae_core.commands.running import is_first_process
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder
-    from fae_core.latent_store.begun import is_begun
+    from fae_core.latent_store.begun import begun_plan, is_begun
     from fae_core.models.sources import may_be_preset
 
     require_new_folder(
@@ -163,6 +163,11 @@ def encode(
     source = open_surveyed(data, split, survey)
     if limit is not None and limit < len(source):
         source = source.select(range(limit))
+    begun = begun_plan(out) if resume and not dry_run and is_first_process() else None
+    if begun is not None:
+        from fae_encoder.store.source_identity import require_same_images
+
+        require_same_images(out, begun.source, source)
     if model is None and not resume:
         require_suited(DEFAULT_MODEL, image_size_at_hand(source), option="--model")
     model = model or DEFAULT_MODEL

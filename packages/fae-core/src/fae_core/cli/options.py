@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.config.limits import LARGEST_BATCH, LARGEST_SEED, MOST_PROCESSES, SMALLEST_SEED
-from fae_core.errors import DataError, InvalidFile
-from fae_core.folders import STORE_INDEX
+from fae_core.errors import InvalidFile
 
 
 def _existing(device: str | None) -> str | None:
@@ -95,9 +94,11 @@ def encoder_there(source: str | None) -> str | None:
 
 
 def _store_there(folder: Path | None) -> Path | None:
-    """The folder of a latent store as given, once it is known that there is one. What it holds is not looked at."""
-    if folder is not None and not (folder / STORE_INDEX).is_file():
-        raise DataError(f"{folder} is not a latent store ({STORE_INDEX} is missing)")
+    """The folder of a latent store as given, once its index is known to be whole. No latents are looked at."""
+    if folder is not None:
+        from fae_core.latent_store.format import read_index
+
+        read_index(folder)
     return folder
 
 

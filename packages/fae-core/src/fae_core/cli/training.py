@@ -17,9 +17,11 @@ from fae_core.errors import DataError
 from fae_core.models.build import on_meta, seeded
 from fae_core.models.configs import config_class_of
 from fae_core.models.sample_options import check_early
-from fae_core.models.stored import stored_model, stored_spec
+from fae_core.models.stored import stored_model
 
 if TYPE_CHECKING:
+    from fae_core.images import ImageSource
+    from fae_core.latent_store.facts import StoreFacts
     from fae_core.spec import LatentSpec
     from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
 
@@ -43,7 +45,7 @@ def train_generator(
     tokenizer: str | None = None,
     flip: bool = False,
     task_factories: dict[str, TaskFactory] | None = None,
-    check: Callable[[str], None] | None = None,
+    check: Callable[[str, dict[str, Any]], Mapping[str, str]] | None = None,
     **earlier: Any,
 ) -> None:
     """Resolve settings, build the generator for the latent space, train it, say what to run next.
@@ -56,7 +58,8 @@ def train_generator(
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
-        check: called with the model_type once settings are known, before anything is read or started.
+        check: called with the model_type and the model's settings, before anything is started; gives what files say of
+            the run's identity beside the latents (`Task.identity`).
 
     Raises:
         FAEError: one line, for settings, data or an output folder that cannot be used.
@@ -82,38 +85,43 @@ def train_generator(
     require_fields(config_class, model, "model settings")
     if preview is not None:
         check_early(model_type, preview.options)
-    if check is not None:
-        check(model_type)
+    known = {} if check is None else check(model_type, model)
     _check_source(latents, data, tokenizer, flip, options)
-    check_places(latents=latents, data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
+    facts = None if latents is None else _facts_of(latents)
+    check_places(data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
     options.check_folder()
-    spec = _latents_at_hand(latents, tokenizer)
+    spec = _latents_at_hand(facts, tokenizer)
     if spec is not None:
         options.require_suited(default_preset, {"latents": spec.shape})
         if hasattr(config_class, "require_spec"):
-            known: Any = parse_config(config_class, model, "model settings")
-            known.require_spec(spec)
+            parsed: Any = parse_config(config_class, model, "model settings")
+            parsed.require_spec(spec)
         decoder = None if preview is None else stored_model("tokenizer", preview.decoder)
         if decoder is not None and decoder.spec is not None:
             decoder.spec.require(spec, context=f"decoder {decoder.source}")
     if options.relaunched():
         return
+    source = None if data is None else options.opened(data, None)
+    make_task = (task_factories or {}).get(model_type, labelled_task)
+    if make_task is labelled_task:
+        _check_labels(config_class, model, facts or source, str(latents or data))
+    if options.continues and spec is not None:
+        _require_begun_on(options.out, spec, facts, source, known)
     from fae_core.processes import processes
 
     generator_class = load()
-    make_task = (task_factories or {}).get(model_type, labelled_task)
     with processes(options.device):
         with options.building():
-            store = _open_latents(latents, data, tokenizer, flip, config.verify, options)
+            store = _open_latents(latents, source, tokenizer, flip, config.verify)
             options.require_suited(default_preset, {"latents": store.spec.shape})
-            task, facts = make_task(generator_class, model, store, config, preview, options.device)
+            task, about_task = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
             "command": f"fae train {command}",
             "data": str(latents or data),
             **({"tokenizer": tokenizer} if tokenizer else {}),
             **({"flip": True} if flip else {}),
             "model_type": model_type,
-            **facts,
+            **about_task,
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
         prompts = None if make_task is labelled_task else "FILE"
@@ -136,8 +144,7 @@ def labelled_task(
     """
     from fae_core.training import GeneratorTask
 
-    if "classes" in generator_class.config_class.model_fields and "classes" not in model:
-        model = {**_class_count(store), **model}
+    model = _with_classes(generator_class.config_class, model, store)
     generator, model_config = build_generator(generator_class, model, store, config)
     return GeneratorTask(generator, store, preview), {"model": model_config.model_dump(mode="json")}
 
@@ -158,10 +165,17 @@ def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
     return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
 
 
-def _latents_at_hand(latents: Path | None, tokenizer: str | None) -> LatentSpec | None:
+def _facts_of(latents: Path) -> StoreFacts:
+    """What the store says; training compares its files with their checksums, when it reads them."""
+    from fae_core.latent_store.facts import StoreFacts
+
+    return StoreFacts(latents, verify=False)
+
+
+def _latents_at_hand(store: StoreFacts | None, tokenizer: str | None) -> LatentSpec | None:
     """The latents to train on, by files alone; None where only loading tells."""
-    if latents is not None:
-        return stored_spec(latents)
+    if store is not None:
+        return store.spec
     stored = None if tokenizer is None else stored_model("tokenizer", tokenizer)
     return None if stored is None else stored.spec
 
@@ -179,19 +193,49 @@ def _check_source(
         raise DataError("give either --latents STORE, or --data IMAGES with --tokenizer FOLDER")
 
 
+def _check_labels(config_class: Any, model: dict[str, Any], data: Any, where: str) -> None:
+    """Raise DataError where labels of a store or of images are no classes of the model."""
+    from fae_core.images.classes import require_labels_below
+
+    require_labels_below(data.labels, _with_classes(config_class, model, data).get("classes"), where)
+
+
+def _require_begun_on(
+    run: Path, spec: LatentSpec, store: StoreFacts | None, source: ImageSource | None, known: Mapping[str, str]
+) -> None:
+    """Compare the store, or the images to encode, with what the run to resume was begun on.
+
+    Where the spec of these images' tokenizer has no fingerprint, its weights count as well, and only loading tells.
+    """
+    from fae_core.training.compared import require_begun_on
+
+    if store is not None:
+        require_begun_on(run, latent_spec=spec.summary(), latents=store.identity, **known)
+    elif source is not None and spec.fingerprint:
+        from fae_core.images.identity import images_identity
+
+        require_begun_on(run, latents=images_identity(source, show=True))
+
+
 def _open_latents(
-    latents: Path | None, data: str | None, tokenizer: str | None, flip: bool, verify: bool, options: TrainingOptions
+    latents: Path | None, source: ImageSource | None, tokenizer: str | None, flip: bool, verify: bool
 ) -> Any:
     """The store, or images encoded as they are needed."""
     if latents is not None:
         from fae_core.latent_store import LatentStore
 
         return LatentStore(latents, verify=verify)
-    assert data is not None and tokenizer is not None
+    assert source is not None and tokenizer is not None
     from fae_core.models.load import load_tokenizer
     from fae_core.training.live_latents import LiveLatents
 
-    return LiveLatents(options.images(data, None), load_tokenizer(tokenizer), flip=flip)
+    return LiveLatents(source, load_tokenizer(tokenizer), flip=flip)
+
+
+def _with_classes(config_class: Any, model: dict[str, Any], store: Any) -> dict[str, Any]:
+    """The settings of a model with how many classes a store has, where the model knows classes and none are set."""
+    counted = "classes" in config_class.model_fields and "classes" not in model
+    return {**_class_count(store), **model} if counted else model
 
 
 def _class_count(store: Any) -> dict[str, int]:

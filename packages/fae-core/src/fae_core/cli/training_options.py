@@ -34,6 +34,8 @@ from fae_core.commands.output import say
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fae_core.cli.defaults import Made
     from fae_core.images import ImageSource
     from fae_core.training import Task, TrainConfig
@@ -98,6 +100,13 @@ class TrainingOptions:
         if is_first_process():  # by the time another one looks, the first may have begun the run
             require_new_folder(self.out, overwrite=self.overwrite, resume=self.resume, kind="run", resumable=RUN_CONFIG)
 
+    @property
+    def continues(self) -> bool:
+        """Whether this process is the one that compares a run to resume with what it is given."""
+        from fae_core.commands.running import is_first_process
+
+        return self.resume and not self.dry_run and is_first_process() and (self.out / RUN_CONFIG).is_file()
+
     def relaunched(self) -> bool:
         """Whether other processes do the work, as `fae_core.cli.launch.relaunched` says; a dry run starts none."""
         from fae_core.cli.launch import relaunched
@@ -110,8 +119,29 @@ class TrainingOptions:
 
         return torch.device("meta") if self.dry_run else nullcontext()
 
-    def images(self, data: str, split: str | None) -> ImageSource:
-        """The images to train on, as `readable_source` gives them; a dry run opens them and decodes none."""
+    def images(self, data: str, split: str | None, features: Path | None = None) -> ImageSource:
+        """The images that a stage trains on, compared with those of the run to resume before torch is imported.
+
+        Args:
+            data: as `open_images` takes it.
+            split: as `open_images` takes it.
+            features: a store of the images' features, which is compared, too.
+
+        Raises:
+            FAEError: as `opened`, and where the run to resume was begun on others.
+        """
+        source = self.opened(data, split)
+        if self.continues:
+            from fae_core.images.identity import images_identity
+            from fae_core.latent_store.facts import StoreFacts
+            from fae_core.training.compared import require_begun_on
+
+            known = None if features is None else StoreFacts(features).identity
+            require_begun_on(self.out, images=images_identity(source, show=True), features=known)
+        return source
+
+    def opened(self, data: str, split: str | None) -> ImageSource:
+        """The images of a source, as `readable_source` gives them; a dry run opens them and decodes none."""
         from fae_core.images import open_surveyed, readable_source
 
         return (open_surveyed if self.dry_run else readable_source)(data, split, self.survey)

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError, FAEError, InvalidFile, UnknownName
 from fae_core.files import read_json, read_json_value
 from fae_core.folders import IMAGE_CLASSES, IMAGE_LABELS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NO_LABEL = -1
 _MOST_CLASSES = 2**31
@@ -272,3 +275,27 @@ def check_labels(labels: Sequence[Any], classes: int | None, where: str) -> list
         if label >= _MOST_CLASSES:
             raise DataError(f"{where}: label {str(label)[:40]} of image {position} is no index of a class")
     return list(labels)
+
+
+def require_labels_below(labels: Sequence[int] | NDArray[Any] | None, classes: int | None, where: str) -> None:
+    """Check all labels that a generator is trained on.
+
+    Args:
+        labels: of the samples, (N,); None for none.
+        classes: how many the generator has, 0 .. classes - 1; None where it knows none.
+        where: what errors call the data.
+
+    Raises:
+        DataError: one is no class of the generator.
+    """
+    import numpy as np  # not above: names are checked without it
+
+    if classes is None or labels is None:
+        return
+    found = np.asarray(labels)
+    wrong = np.flatnonzero((found < 0) | (found >= classes))
+    if len(wrong):
+        raise DataError(
+            f"{where} has the label {found[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this "
+            f"model's classes are 0..{classes - 1}: number classes from 0, or set model.classes"
+        )

@@ -54,6 +54,13 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     if not isinstance(source, (str, Path)) or not str(source):
         what = "an empty name" if isinstance(source, str) else f"a {type(source).__name__}"
         raise DataError(f"images are opened from a path, an address or an ImageSource, not from {what}")
+    opened = _open(source, split)
+    opened.origin = str(source)
+    return opened
+
+
+def _open(source: str | Path, split: str | None) -> ImageSource:
+    """The images of a path or an address."""
     sliced = _SLICE.fullmatch(str(source))
     if sliced and not _exists(Path(source)):
         whole = open_images(sliced[1], split)

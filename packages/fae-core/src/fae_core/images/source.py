@@ -30,6 +30,7 @@ class ImageSource(ABC):
             may hold several captions: see `fae_core.images.captions.split_captions`.
         classes: class names by index, or None where they are not known.
         blocks: how many images each file or row group holds, in order, where reading out of order is slow; else None.
+        origin: how they were named where they were opened (`open_images`); None for sources made otherwise.
         identity: what tells the images apart from others (`images.identity`), where a survey has it; else None.
     """
 
@@ -37,6 +38,7 @@ class ImageSource(ABC):
     captions: Sequence[str] | None = None
     classes: list[str] | None = None
     blocks: list[int] | None = None
+    origin: str | None = None
     identity: Identity | None = None
 
     @abstractmethod
@@ -126,7 +128,7 @@ class _Selection(ImageSource):
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = indices if isinstance(indices, range) else [range(len(source))[i] for i in indices]
-        self.classes = source.classes
+        self.classes, self.origin = source.classes, source.origin
         self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
         self.captions = None if source.captions is None else LazyTexts(source.captions.__getitem__, self._indices)
         self.blocks = None if source.blocks is None else _blocks_of(self._indices, source.blocks)

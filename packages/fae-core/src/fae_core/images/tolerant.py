@@ -68,7 +68,7 @@ class TolerantImages(ImageSource):
     def __init__(self, source: ImageSource, log: Callable[[str], Any], limit: float = 0.05) -> None:
         self.source, self.log, self.limit = source, log, limit
         self.classes, self.labels, self.blocks = source.classes, source.labels, source.blocks
-        self.captions, self.identity = source.captions, source.identity
+        self.captions, self.identity, self.origin = source.captions, source.identity, source.origin
         self._read, self._bad = 0, set[int]()
         self._lock = threading.Lock()
 

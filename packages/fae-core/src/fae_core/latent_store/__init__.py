@@ -6,7 +6,7 @@
       labels.npy                      # one int64 per sample, where the data have labels
       shard-000000.safetensors ...    # raw posterior means (and standard deviations), names, captions
 
-Reading order: format, statistics, writer, reader.
+Reading order: format, shards, facts (without torch); statistics, shard_writer, writer, reader.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fae_core.latent_store.format import Plan as Plan
     from fae_core.latent_store.format import Sample as Sample
     from fae_core.latent_store.reader import LatentStore as LatentStore
+    from fae_core.latent_store.shard_writer import ShardWriter as ShardWriter
     from fae_core.latent_store.writer import LatentStoreWriter as LatentStoreWriter
-    from fae_core.latent_store.writer import ShardWriter as ShardWriter
     from fae_core.latent_store.writer import write_store as write_store
 
 _names, __getattr__, __dir__ = lazy_names(__name__)

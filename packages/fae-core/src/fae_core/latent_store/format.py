@@ -1,4 +1,4 @@
-"""The files of a latent store, and the checks on them before their content is used.
+"""The files of a latent store, and the checks on them before their content is used. torch is not imported.
 
 A shard is a safetensors file with the samples of one range of the source: `mean` (n, C, h, w), `std` likewise where the
 posterior is kept, `mean_flip` and `std_flip` of the mirrored images, `source` (n,) the place in the source, `label`
@@ -14,12 +14,10 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, ValidationError, field_validator
-from torch import Tensor
 
 from fae_core.config import Config, parse_config
 from fae_core.config.limits import LARGEST_SEED, SMALLEST_SEED
@@ -29,14 +27,17 @@ from fae_core.files import CHECKSUM, read_json, unsealed
 from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
 from fae_core.redact import redact
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMAT = "fae-latent-store"
 VERSION = 2  # 1 had no checksums of the spec and of the index itself
 
 Posterior = Literal["distribution", "mean", "sample"]
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-# safetensors' names; numpy has no bfloat16 and carries it as bytes.
-NUMPY_TYPES = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
-LATENT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+# Of latents, as numpy reads them: it has no bfloat16 and carries it as bytes.
+DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16), "float32": np.dtype(np.float32)}
+# Of all tensors, by safetensors' names.
+_NUMPY_TYPES = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 _MAX_HEADER = 2**20
 _MOST_AXES = 4
 _MAX_INDEX = 2**28
@@ -196,16 +197,6 @@ def read_plan(folder: Path) -> Plan:
     return parse_config(Plan, read_json(folder / STORE_PROGRESS / STORE_PLAN), STORE_PLAN)
 
 
-def pack_texts(texts: list[str]) -> dict[str, Tensor]:
-    """Texts as one array of UTF-8 bytes and n + 1 offsets into it."""
-    encoded = [text.encode(errors="replace") for text in texts]  # names of files need not be Unicode
-    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return {
-        "bytes": torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8),
-        "offsets": torch.from_numpy(offsets),
-    }
-
-
 def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
     """The tensors of a shard as memory maps, bfloat16 as uint16. Data are read when they are used.
 
@@ -227,7 +218,7 @@ def map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
     whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))  # plain arrays are cheaper to slice than memmaps
     tensors = {}
     for name, entry in header.items():
-        kind, shape, (low, high) = NUMPY_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        kind, shape, (low, high) = _NUMPY_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         if high - low != math.prod(shape) * np.dtype(kind).itemsize or len(shape) > _MOST_AXES:
             raise DataError(f"{path} is not a shard: {name} has {high - low} bytes for shape {str(shape)[:80]}")
         try:
@@ -249,7 +240,7 @@ def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
             header.pop("__metadata__", None)
             for entry in header.values():
                 low, high = entry["data_offsets"]
-                known = entry["dtype"] in NUMPY_TYPES and all(
+                known = entry["dtype"] in _NUMPY_TYPES and all(
                     type(n) is int and n >= 0 for n in (*entry["shape"], low, high)
                 )
                 if not known or not low <= high <= size - 8 - length:

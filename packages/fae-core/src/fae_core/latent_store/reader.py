@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -15,20 +13,18 @@ import torch
 from torch import Tensor
 
 from fae_core.display import html_table, short
-from fae_core.documents import open_regular
 from fae_core.errors import DataError
-from fae_core.files import sha256_file
-from fae_core.folders import LATENT_SPEC, STORE_LABELS
 from fae_core.latent_store.dataset import LatentStream, SampleDataset, epoch_places
-from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, Sample, read_index
-from fae_core.latent_store.shards import Shards, text_of
+from fae_core.latent_store.facts import StoreFacts
+from fae_core.latent_store.format import DTYPES, Sample
+from fae_core.latent_store.shards import text_of
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec, normalize_
 
 _CHUNK = 32  # samples that are gathered, converted and normalised together, while they are in the processor's cache
 
 
-class LatentStore(SampleDataset):
+class LatentStore(StoreFacts, SampleDataset):
     """An encoded data set: len(store), store[i] -> Sample, store.read(indices) -> (z, labels).
 
     It is a map-style data set of torch: a DataLoader reads each batch at once, and default_collate joins samples to a
@@ -49,22 +45,10 @@ class LatentStore(SampleDataset):
     def __init__(
         self, folder: str | Path, *, spec: LatentSpec | None = None, sample: bool = True, verify: bool = True
     ) -> None:
-        self.folder = Path(folder)
-        self.index = read_index(self.folder)
-        self.plan = self.index.plan
-        self.spec = LatentSpec.load(self.folder)
-        if verify and self.index.spec_sha256 not in ("", sha256_file(self.folder / LATENT_SPEC)):
-            raise DataError(
-                f"{self.folder / LATENT_SPEC} is not what the store was written with: damaged, or changed by hand"
-            )
+        StoreFacts.__init__(self, folder, verify=verify)
         if spec is not None:
             spec.require(self.spec, context=f"latent store {folder}")
         self.sample = sample and self.plan.posterior == "distribution"
-        self._verify = verify
-        self._shards = Shards(self.folder, self.index, self.spec, verify)
-
-    def __len__(self) -> int:
-        return self.index.count
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> list[Sample]:
         places = self._check(indices)
@@ -93,49 +77,6 @@ class LatentStore(SampleDataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"], sample=state["sample"], verify=state["verify"])
-
-    @cached_property
-    def identity(self) -> str:
-        """SHA-256 of all that training reads: latents, labels, names of classes, spec. Independent of the folder."""
-        content = [self.index.shards, self.index.labels_sha256, self.plan.classes, self.spec.to_dict()]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    @cached_property
-    def labels(self) -> np.ndarray | None:
-        """The label of every sample, (N,) int64, memory-mapped; None where the data have none."""
-        if not self.plan.labels:
-            return None
-        try:
-            with open_regular(self.folder / STORE_LABELS):  # numpy would wait for a pipe
-                labels = np.load(self.folder / STORE_LABELS, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # numpy raises many types: for an empty file, a zip file, a bad header, ...
-            raise DataError(f"{self.folder / STORE_LABELS} is damaged: {' '.join(str(error).split())[:200]}") from None
-        if self._verify:
-            self._verify_labels()
-        if not isinstance(labels, np.ndarray) or labels.shape != (len(self),) or labels.dtype != np.int64:
-            raise DataError(f"{self.folder / STORE_LABELS} does not hold one label for each of {len(self)} samples")
-        return labels
-
-    @property
-    def classes(self) -> list[str] | None:
-        """Class names by label; None where the data have none."""
-        return None if self.plan.classes is None else list(self.plan.classes)
-
-    @cached_property
-    def captions(self) -> list[str] | None:
-        """The text of every sample, in order, read without the latents; None where the data have none.
-
-        A sample's several captions are one text: see `fae_core.images.captions.split_captions`.
-        """
-        if not self.plan.captions:
-            return None
-        counts = [count for count, _, _ in self.index.shards]
-        self._shards.verify_touched(np.flatnonzero(counts))
-        return [
-            text_of(self._shards.tensors(shard), "caption", row)
-            for shard, count in enumerate(counts)
-            for row in range(count)
-        ]
 
     def read(
         self,
@@ -222,18 +163,6 @@ class LatentStore(SampleDataset):
         """
         return LatentStream(self, seed=seed, epoch=epoch, rank=rank, world=world)
 
-    def verify(self) -> None:
-        """Compare every file with the checksums in the index; raises DataError naming the first that is damaged."""
-        self._shards.verify(range(self.plan.shards))
-        if self.plan.labels:
-            self._verify_labels()
-
-    def _verify_labels(self) -> None:
-        if not (self.folder / STORE_LABELS).is_file():
-            raise DataError(f"{self.folder / STORE_LABELS} is missing")
-        if sha256_file(self.folder / STORE_LABELS) != self.index.labels_sha256:
-            raise DataError(f"{self.folder / STORE_LABELS} is damaged: its checksum is not the index's")
-
     def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
         """Indices as int64, negative ones counted from the end. Raises DataError where one is outside the store."""
         if isinstance(indices, slice):
@@ -264,8 +193,7 @@ class LatentStore(SampleDataset):
             out = torch.empty(shape, dtype=torch.float32)
         if out.shape != shape or out.dtype != torch.float32 or out.device.type != "cpu":
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
-        stored_type = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
-        scratch = np.empty((min(_CHUNK, len(places)), *self.spec.shape), stored_type)
+        scratch = np.empty((min(_CHUNK, len(places)), *self.spec.shape), DTYPES[self.plan.dtype])
         sides = shards * 2 + (0 if flips is None else flips)
         for chunk, runs in zip(out.split(_CHUNK), _runs(sides, rows), strict=False):
             # Runs are gathered as stored and converted together: converting each would take as long as copying it.

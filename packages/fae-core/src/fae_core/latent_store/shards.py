@@ -1,4 +1,7 @@
-"""The shards of a latent store: mapped into memory, verified against the index, located by sample."""
+"""The shards of a latent store: mapped into memory, verified against the index, located by sample.
+
+torch is not imported.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 from fae_core.errors import DataError
 from fae_core.files import sha256_file
 from fae_core.folders import store_shard
-from fae_core.latent_store.format import LATENT_TYPES, NUMPY_TYPES, TEXTS, Index, map_shard
+from fae_core.latent_store.format import DTYPES, TEXTS, Index, map_shard
 from fae_core.spec import LatentSpec
 
 _MOST_MAPS = 4096  # shards mapped at once; Linux allows 65,530 maps per process
@@ -57,12 +60,20 @@ class Shards:
                 self._maps.move_to_end(shard)
             return tensors
 
+    def captions(self) -> list[str]:
+        """The text of every sample, in order; "" where there is none."""
+        counts = [count for count, _, _ in self.index.shards]
+        self.verify_touched(np.flatnonzero(counts))
+        return [
+            text_of(self.tensors(shard), "caption", row) for shard, count in enumerate(counts) for row in range(count)
+        ]
+
     def _open(self, shard: int) -> dict[str, np.ndarray]:
         """The tensors of a shard; raises DataError unless they are those that the index announces."""
         count, size, _ = self.index.shards[shard]
         path = self.folder / store_shard(shard)
         tensors = map_shard(path, size)
-        kind = NUMPY_TYPES[LATENT_TYPES[self.plan.dtype]]
+        kind = DTYPES[self.plan.dtype]
         for name in (*self.plan.latents(), "source", *(["label"] if self.plan.labels else [])):
             shape, dtype = ((count, *self.spec.shape), kind) if name in self.plan.latents() else ((count,), np.int64)
             if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != dtype:

@@ -8,7 +8,6 @@ not depend on the device; training on a GPU draws them there, which is faster (`
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fae_core.random import counter as counter_random
+from fae_core.random.seeds import derive_seed
 
 
 class SlotRandom:
@@ -110,13 +110,3 @@ class SlotRandom:
         if device not in self._slots_there:
             self._slots_there[device] = torch.tensor(self.slots, dtype=torch.int64).to(device, non_blocking=True)
         return self._slots_there[device]
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any mixture of numbers and names, the same on every machine.
-
-    Args:
-        parts: Numbers and names, whose order counts.
-    """
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") & (2**63 - 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from fae_core.errors import DataError
+from fae_core.images.classes import require_labels_below
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.sample_options import check_options
 from fae_core.protocols import Generator, Movable, class_count
@@ -45,7 +45,7 @@ class GeneratorTask(Task):
         generator.spec.require(store.spec, context=f"latent store {store.folder}")
         if len(store) == 0:
             raise DataError(f"{store.folder} holds no latents")
-        check_labels(generator, store)
+        require_labels_below(store.labels, class_count(generator), str(store.folder))
         if preview is not None:
             check_options(generator, preview.options)
         self.generator, self.store = generator, store
@@ -100,25 +100,3 @@ class GeneratorTask(Task):
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
         return self.generator.loss(batch["z"], batch["labels"], random=random)
-
-
-def check_labels(generator: Generator, store: LatentStore | LiveLatents) -> None:
-    """Check all labels once, before training.
-
-    Args:
-        generator: whose classes are 0 .. classes - 1.
-        store: whose labels to check.
-
-    Raises:
-        DataError: a label is no class of the generator.
-    """
-    classes = class_count(generator)
-    if classes is None or store.labels is None:
-        return
-    labels = np.asarray(store.labels)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise DataError(
-            f"{store.folder} has the label {labels[wrong[0]]} (sample {wrong[0]}, {len(wrong)} in all), but this "
-            f"model's classes are 0..{classes - 1}: number classes from 0, or set model.classes"
-        )

@@ -1,4 +1,4 @@
-"""What a run learns from, as config.yaml records it: what it is compared with, and completed by while it trains."""
+"""What a run learns from, as config.yaml records it, completed while the run trains."""
 
 from __future__ import annotations
 
@@ -8,29 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.errors import FAEError
-from fae_core.files import read_yaml
-from fae_core.folders import RUN_CONFIG, RUN_IDENTITY
 from fae_core.images.identity import Identity, Stopped, has_content
 from fae_core.training.journal import record_identity
 
 log = logging.getLogger("fae")
-
-
-def comparable(identity: dict[str, Any], run: Path, *, resume: bool) -> dict[str, Any]:
-    """What a task says that it learns from, as plain data in the form that the run to resume recorded.
-
-    Args:
-        identity: of `Task.identity`.
-        run: the run folder.
-        resume: whether the run may be there already.
-    """
-    before: Any = {}
-    if resume and (run / RUN_CONFIG).is_file():
-        before = read_yaml(run / RUN_CONFIG).get(RUN_IDENTITY) or {}
-    then = {name: text for name, text in before.items() if isinstance(text, str)} if isinstance(before, dict) else {}
-    return {
-        name: value.text(then.get(name)) if isinstance(value, Identity) else value for name, value in identity.items()
-    }
 
 
 class ContentInBackground:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fae_core.errors import InvalidFile, InvalidSettings, LatentSpecMismatch
+from fae_core.errors import InvalidFile, InvalidSettings
 from fae_core.files import (
     begun_folder,
     disk_errors,
@@ -23,9 +23,8 @@ from fae_core.files import (
     write_atomic,
 )
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED, RUN_METRICS, RUN_MODEL
-from fae_core.images.identity import same_images
 from fae_core.redact import redact_values
-from fae_core.spec import LatentSpec
+from fae_core.training.compared import require_same_identity
 from fae_core.training.tracking import Trackers
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         # Runs of earlier versions, and tasks without an identity, are compared by their paths.
         known = before.get(RUN_IDENTITY) or {}
         if known:
-            _require_same_identity(run, known, settings.get(RUN_IDENTITY, {}))
+            require_same_identity(run, known, settings.get(RUN_IDENTITY, {}))
         free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
         changed = _differences(before, settings, free)
         if changed:
@@ -168,27 +167,6 @@ def _remedy(changed: list[str]) -> str:
     if len(changed) == 1 and changed[0].startswith("training.steps:"):
         return "name the length of the learning rate's schedule, --set training.schedule_steps=N, to train on"
     return "use a new --out"
-
-
-def _require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise LatentSpecMismatch or InvalidFile where a resumed run would learn from something else."""
-    spaces = [side["latent_spec"] for side in (before, now) if "latent_spec" in side]
-    if len(spaces) == 2 and any(isinstance(fields.get("mean"), str) for fields in spaces):  # `LatentSpec.summary`
-        then, given = (json.loads(json.dumps(fields)) for fields in spaces)
-        changed = {name: (then.get(name), given.get(name)) for name in given if then.get(name) != given[name]}
-        if changed:
-            raise LatentSpecMismatch(changed, f"{run} was started on the first and is given the second")
-    elif len(spaces) == 2:
-        then, given = (LatentSpec.from_dict(fields, f"{run}/{RUN_CONFIG}") for fields in spaces)
-        then.require(given, context=f"{run} was started on the first and is given the second")
-    for name in sorted((before.keys() | now.keys()) - {"latent_spec"}):
-        sides = [side.get(name, "none") for side in (before, now)]
-        then, given = (str(side)[:12] for side in sides)
-        if sides[0] != sides[1] and not (all(isinstance(side, str) for side in sides) and same_images(*sides)):
-            raise InvalidFile(
-                f"{run} was started on other {name.replace('_', ' ')} (content {then} then, {given} now); resume it "
-                "with what it was started on, wherever that lies now, or use a new --out"
-            )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], prefix: str = "") -> list[str]:

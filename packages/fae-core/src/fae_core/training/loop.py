@@ -24,10 +24,11 @@ from fae_core.processes import Processes, processes
 from fae_core.progress import progress
 from fae_core.random import SlotRandom
 from fae_core.training.checkpoint import Checkpoints
+from fae_core.training.compared import comparable
 from fae_core.training.config import TrainConfig
 from fae_core.training.engine import Engine, check_trainable, save_bad_batch, warn_of_a_young_average
 from fae_core.training.exports import KeptModels, export, warn_of_late
-from fae_core.training.identity import ContentInBackground, comparable
+from fae_core.training.identity import ContentInBackground
 from fae_core.training.journal import Journal, open_run, record_measured
 from fae_core.training.loader import ahead
 from fae_core.training.order import SampleOrder

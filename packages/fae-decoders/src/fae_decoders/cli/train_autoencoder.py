@@ -67,7 +67,7 @@ def train_autoencoder(
     check_places(data=data)
     if options.relaunched():
         return
-    source = options.images(data, split)
+    source = options.images(data, split, features)
     from fae_decoders.fae.feature_decoder import FeatureDecoder
     from fae_decoders.stages.autoencoder import AutoencoderTask, training_spec
 

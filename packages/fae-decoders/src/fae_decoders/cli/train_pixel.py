@@ -149,7 +149,7 @@ def train_pixel(
     check_places(data=data, reference=reference)
     if options.relaunched():
         return
-    source = options.images(data, split)
+    source = options.images(data, split, features)
     from fae_core.models.identity import model_checksum
 
     discriminator = None if runs is None else kept_discriminator(runs[1], settings["finetune"], options)

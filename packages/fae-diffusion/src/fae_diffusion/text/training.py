@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,33 +25,13 @@ from fae_diffusion.text.cache import TextCache
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
-from fae_diffusion.text.stored import check_template, no_texts
-
-
-def captions_of(store: LatentStore, template: str) -> list[str]:
-    """One text per sample: the store's own, else its class's name put into `template` ("a photo of a {}").
-
-    A store's text may hold several captions of its sample: see `split_captions`.
-
-    Raises DataError for a store that has neither.
-    """
-    if store.captions is not None:
-        return store.captions
-    if store.labels is None or store.classes is None:
-        raise no_texts(store.folder)
-    check_template(template)
-    prompts = [template.replace("{}", name.replace("_", " ")) for name in store.classes]
-    return [prompts[label] for label in store.labels]
+from fae_diffusion.text.stored import captions_of, require_encoder, texts_hash
 
 
 def captions_hash(captions: list[str]) -> str:
-    """What captions are, wherever they came from: SHA-256 of their texts in order."""
+    """`texts_hash` of captions. Raises DataError for one that is no text."""
     check_prompts(captions)
-    digest = hashlib.sha256()
-    for caption in captions:
-        data = caption.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    return texts_hash(captions)
 
 
 def distinct_captions(captions: Iterable[str]) -> list[str]:
@@ -148,14 +127,7 @@ def caption_task(
     if not isinstance(store, LatentStore):
         raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
     asked = parse_config(MMDiTConfig, model, "model settings")
-    if asked.text_encoder is None:
-        raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
-    if asked.text_encoder.kind != "one":
-        raise DataError("captions are embedded by one encoder: SD3's three are for sampling from imported models")
-    if asked.text_encoder.dtype != "bf16":
-        raise DataError("embeddings of captions are kept in bf16: leave model.text_encoder.dtype out")
-    if asked.pooled_width is not None:
-        raise DataError("captions are embedded token by token: leave model.pooled_width out")
+    encoder = require_encoder(asked)
     if preview is not None:
         check_options(MMDiT, preview.options)
     if on_meta():  # a plan, for which nothing is embedded: the text is as wide as the settings say
@@ -164,10 +136,10 @@ def caption_task(
         return GeneratorTask(planned, store, preview), recorded
     captions, choice = captions_of(store, template), choice or CaptionChoice()
     choice.require(captions, str(store.folder))  # before anything is embedded
-    text = _embedded(distinct_captions(captions), asked.text_encoder, cache or Path(f"{store.folder}.text"), device)
+    text = _embedded(distinct_captions(captions), encoder, cache or Path(f"{store.folder}.text"), device)
     if model.get("text_width", text.width) != text.width:
         raise DataError(
-            f"the embeddings of {asked.text_encoder.name} are {text.width} wide, model.text_width is "
+            f"the embeddings of {encoder.name} are {text.width} wide, model.text_width is "
             f"{model['text_width']}: set it to {text.width}, or leave it out"
         )
     encoder_fields = {**model["text_encoder"], "fingerprint": text.fingerprint}

@@ -16,12 +16,13 @@ from torch import Tensor
 from fae_core.config import parse_config
 from fae_core.errors import DataError
 from fae_core.files import hold, require_new_folder
-from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
+from fae_core.folders import STORE_INDEX
 from fae_core.images import ImageSource, read_tensor
 from fae_core.images.halving import HalvingBatches
 from fae_core.images.read_ahead import read_ahead
 from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWriter
-from fae_core.latent_store.format import default_shard_size, read_index, read_plan
+from fae_core.latent_store.begun import begun_plan
+from fae_core.latent_store.format import default_shard_size
 from fae_core.machine import available_threads
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
@@ -31,6 +32,7 @@ from fae_encoder.store.config import EncodeConfig
 from fae_encoder.store.source_identity import (
     identity_by_name,
     is_identity_by_name,
+    other_source,
     same_source,
     short_name,
     source_identity,
@@ -110,7 +112,7 @@ def encode_dataset(
     if rank == 0:
         require_new_folder(out, overwrite=overwrite, resume=resume, kind="latent store", resumable=True)
     encoder.stamp()
-    begun = _begun(Path(out)) if resume else None
+    begun = begun_plan(Path(out)) if resume else None
     plan = make_plan(encoder, source, config, features, show=rank == 0, before=begun and begun.source)
     if begun is not None:
         plan = _resumed(Path(out), plan, begun, identity_by_name(source, encoder.read_size, config.precision))
@@ -137,13 +139,6 @@ def encode_dataset(
         return writer.finish("spec" if own else "data")
 
 
-def _begun(out: Path) -> Plan | None:
-    """The plan of a store that was begun or finished; None where there is none."""
-    if (out / STORE_INDEX).is_file():
-        return read_index(out).plan
-    return read_plan(out) if (out / STORE_PROGRESS / STORE_PLAN).is_file() else None
-
-
 def _resumed(out: Path, plan: Plan, older: Plan, by_name: str) -> Plan:
     """The plan with which a begun store continues.
 
@@ -162,10 +157,7 @@ def _resumed(out: Path, plan: Plan, older: Plan, by_name: str) -> Plan:
                 f"{out} was begun by an earlier version, which did not record the images' content, so they cannot be "
                 "compared; --overwrite encodes them anew"
             )
-    raise DataError(
-        f"{out} was begun with source {older.source!r}, not {plan.source!r}: other images, labels or captions, or "
-        "another size or precision; give the same again, or --overwrite"
-    )
+    raise other_source(out, older.source, plan.source)
 
 
 def make_plan(

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fae_core.errors import DataError
 from fae_core.images.identity import images_identity, same_images
 
 if TYPE_CHECKING:
@@ -42,6 +43,33 @@ def same_source(one: str, other: str) -> bool:
     if parts[0] is None or parts[1] is None:
         return one == other
     return all(parts[0][part] == parts[1][part] for part in (1, 3)) and same_images(parts[0][2], parts[1][2])
+
+
+def require_same_images(out: Path, before: str, source: ImageSource) -> None:
+    """Check that a store to resume was begun with the same images; `same_source` compares how they are read, too.
+
+    Args:
+        out: the store's folder.
+        before: the identity with which it was begun; one of an earlier version is none to compare.
+        source: the images.
+
+    Raises:
+        DataError: it was begun with others.
+    """
+    then = _FORM.match(before)
+    if then is None:
+        return
+    now = f"{len(source)} images {images_identity(source, show=True).text(then[2])} at {then[3]}"
+    if not same_source(before, now):
+        raise other_source(out, before, now)
+
+
+def other_source(out: Path, before: str, now: str) -> DataError:
+    """The error about a store that was begun with another source."""
+    return DataError(
+        f"{out} was begun with source {before!r}, not {now!r}: other images, labels or captions, or "
+        "another size or precision; give the same again, or --overwrite"
+    )
 
 
 def is_identity_by_name(identity: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Overwrite, Seed
+from fae_core.cli.options import Overwrite, Seed, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 
@@ -22,8 +22,8 @@ class ReferenceImages(StrEnum):
 
 
 def coco(
-    annotations: Annotated[Path, typer.Option("--annotations", help="captions_val2014.json.")],
-    images: Annotated[Path, typer.Option("--images", help="Folder val2014.")],
+    annotations: Annotated[Path, typer.Option("--annotations", callback=path_there, help="captions_val2014.json.")],
+    images: Annotated[Path, typer.Option("--images", callback=path_there, help="Folder val2014.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for prompts.jsonl and the references.")],
     count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Images, one caption each.")] = 30_000,
     size: Annotated[int, typer.Option("--size", min=8, max=LARGEST_SIDE, help="Side of the reference images.")] = 256,

@@ -55,19 +55,21 @@ def probe(
     --head dinov2_vitg14_reg4_linear_head.pth
     """
     from fae_core.progress import progress
+    from fae_eval.data.files import evenly_spread, labels_of, open_image_files
+    from fae_eval.studies.probe_plan import open_probe_images, require_pooling
 
     path = result_path(out, "probe-trained" if train else "probe", overwrite)
-    from fae_eval.studies.probe import trained_probe, zero_shot_probe
-
-    options: dict[str, Any] = {
-        "survey": survey,
-        "limit": limit,
-        "batch_size": batch_size,
-        "device": device,
-        "progress": progress,
-    }
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress}
     if train:
-        result = trained_probe(tokenizer, images, test_images=test_images, seed=seed, **options)
+        chosen = open_probe_images(images, test_images, survey=survey, limit=limit)
+        from fae_eval.studies.probe import trained_probe
+
+        result = trained_probe(tokenizer, chosen.source, test_images=chosen.test, seed=seed, **options)
     else:
-        result = zero_shot_probe(tokenizer, images, pool=pool, head=head, cls=cls, **options)
+        require_pooling(pool, head)
+        source = evenly_spread(open_image_files(images, survey), limit)
+        labels_of(source)
+        from fae_eval.studies.probe import zero_shot_probe
+
+        result = zero_shot_probe(tokenizer, source, pool=pool, head=head, cls=cls, **options)
     finish(result, path)

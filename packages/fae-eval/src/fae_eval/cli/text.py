@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Survey, images_there, path_there, tokenizer_there
+from fae_eval.cli.measure import check_latents
 from fae_eval.cli.options import Limit, ResultFile, Title, finish, result_path
 
 TextModel = Annotated[
@@ -41,12 +42,17 @@ def clip_score(
     Example: fae eval clip-score --samples runs/samples --text-model openai/clip-vit-large-patch14
     """
     from fae_core.progress import progress
+    from fae_eval.data.captions import prompts_of
+    from fae_eval.data.files import open_image_files
 
     path = result_path(out, "clip-score", overwrite)
+    check_latents([samples], None)
+    source = open_image_files(samples, survey)
+    prompts_of(samples, len(source), prompts)
     from fae_eval.studies.text_image import evaluate_clip_score
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
-    finish(evaluate_clip_score(samples, text_model, prompts=prompts, survey=survey, **options), path)
+    finish(evaluate_clip_score(source, text_model, prompts=prompts, **options), path)
 
 
 def retrieval(
@@ -81,10 +87,13 @@ def retrieval(
     Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
     """
     from fae_core.progress import progress
+    from fae_eval.data.captions import paired_captions
+    from fae_eval.data.files import evenly_spread, open_image_files
 
     path = result_path(out, "retrieval", overwrite)
+    source = evenly_spread(open_image_files(images, survey), limit)
+    paired = paired_captions(source, captions)
     from fae_eval.studies.text_image import evaluate_retrieval
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
-    options |= {"tokenizer": tokenizer, "survey": survey, "limit": limit}
-    finish(evaluate_retrieval(images, captions, text_model, **options), path)
+    finish(evaluate_retrieval(source, paired, text_model, tokenizer=tokenizer, **options), path)

@@ -1,10 +1,13 @@
-"""Which text belongs to which image: prompts in the order of samples, and captions by image name."""
+"""Which text belongs to which image: prompts in the order of samples, and captions by image name.
+
+torch is not imported: commands look before it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fae_core.errors import DataError
 from fae_core.files import read_json
@@ -33,6 +36,26 @@ def sample_prompts(folder: Path, count: int) -> list[str]:
     return [str(prompts[label]) for label in labels]
 
 
+def prompts_of(origin: str, count: int, prompts: str | Path | Sequence[str] | None) -> list[str]:
+    """The prompt of each of some images.
+
+    Args:
+        origin: where the images come from; a folder of `fae sample --prompts` says what they were drawn for.
+        count: how many there are.
+        prompts: one for each, in order, or a file of them; None reads those of the folder.
+
+    Raises:
+        DataError: where there are none, or another number.
+    """
+    if prompts is None:
+        return sample_prompts(Path(origin), count)
+    if isinstance(prompts, (str, Path)):
+        return prompts_in(Path(prompts), count)
+    if len(prompts) != count:
+        raise DataError(f"{len(prompts)} prompts for {count} images")
+    return list(prompts)
+
+
 def prompts_in(path: Path, count: int) -> list[str]:
     """One prompt per image, in order, from a file that `read_prompts` reads. Raises DataError for another number."""
     prompts = list(read_prompts(path))
@@ -41,16 +64,29 @@ def prompts_in(path: Path, count: int) -> list[str]:
     return prompts
 
 
-def paired_captions(source: ImageSource, path: Path) -> tuple[list[int], list[str], list[int]]:
+class PairedCaptions(NamedTuple):
+    """Images of a source and their texts.
+
+    Attributes:
+        indices: of the images that are described, ascending.
+        texts: all of them.
+        owner: for each text the position of its image among `indices`.
+        origin: the file that says it.
+    """
+
+    indices: list[int]
+    texts: list[str]
+    owner: list[int]
+    origin: str
+
+
+def paired_captions(source: ImageSource, path: Path) -> PairedCaptions:
     """Which images a file describes, and with which texts.
 
     Args:
         source: the images.
         path: a .jsonl with "image" (file name) and "caption" a line, where every image named must be there; or COCO's
             captions_*.json, of which the captions of the images that are there are taken.
-
-    Returns:
-        Indices of the described images; the texts; for each text the position of its image among these indices.
 
     Raises:
         DataError: where names are ambiguous, or nothing fits.
@@ -68,7 +104,8 @@ def paired_captions(source: ImageSource, path: Path) -> tuple[list[int], list[st
         raise DataError(f"{path} describes none of the images")
     indices = sorted({index for index, _ in pairs})
     position = {index: place for place, index in enumerate(indices)}
-    return indices, [text for _, text in pairs], [position[index] for index, _ in pairs]
+    owner = [position[index] for index, _ in pairs]
+    return PairedCaptions(indices, [text for _, text in pairs], owner, str(path))
 
 
 def _json_lines(path: Path) -> list[tuple[str, str]]:

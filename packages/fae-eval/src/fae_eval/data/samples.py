@@ -15,16 +15,14 @@ from torch import Tensor
 
 from fae_core.commands.running import is_first_process
 from fae_core.errors import DataError, FAEError
-from fae_core.files import read_json
-from fae_core.folders import IMAGES, LATENT_SPEC, SAMPLES_RECORD
-from fae_core.images import ImageSource, center_crop, open_surveyed, to_uint8
+from fae_core.folders import LATENT_SPEC
+from fae_core.images import ImageSource, center_crop, to_uint8
 from fae_core.images.budget import DECODING
-from fae_core.images.classes import check_labels
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.machine import available_threads
-from fae_core.models.stored import checked_names
 from fae_core.protocols import can_decode
+from fae_eval.data.files import evenly_spread, open_image_files, spread_indices
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 
@@ -124,35 +122,16 @@ def open_samples(
         raise FAEError("a survey is about images in files")
     if isinstance(source, Samples):
         return source
-    if isinstance(source, (str, Path)):
-        folder = Path(source)
-        if (folder / LATENT_SPEC).is_file():
-            return _from_store(folder, decoder, limit)
-        written_by_sample = (folder / SAMPLES_RECORD).is_file()
-        images = open_surveyed(folder / IMAGES if written_by_sample else source, report=survey)
-        if written_by_sample and images.labels is None:
-            images.labels, images.classes = _sampled_labels(folder, len(images))
-        return SourceSamples(evenly_spread(images, limit), size, str(source))
-    if isinstance(source, ImageSource):
-        source_ = open_surveyed(source, report=survey)
-        return SourceSamples(evenly_spread(source_, limit), size, type(source).__name__)
+    if isinstance(source, (str, Path)) and (Path(source) / LATENT_SPEC).is_file():
+        return _from_store(Path(source), decoder, limit)
+    if isinstance(source, (str, Path, ImageSource)):
+        images = open_image_files(source, survey)
+        return SourceSamples(evenly_spread(images, limit), size, images.origin or type(source).__name__)
     if isinstance(source, (np.ndarray, Tensor)):
         return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
     if isinstance(source, Iterable):
         return ArraySamples(np.concatenate(list(_until(source, limit))), "stream of batches")
     raise FAEError(f"cannot measure a {type(source).__name__}; give a path, an image source, an array or batches")
-
-
-def spread_indices(count: int, most: int | None) -> list[int]:
-    """At most `most` of `count` indices, evenly spread; all where `most` is None."""
-    if most is None or most >= count:
-        return list(range(count))
-    return [i * count // most for i in range(most)]
-
-
-def evenly_spread(source: ImageSource, most: int | None) -> ImageSource:
-    """At most `most` images of a source, evenly spread; all where `most` is None."""
-    return source if most is None or most >= len(source) else source.select(spread_indices(len(source), most))
 
 
 class SourceSamples(Samples):
@@ -305,15 +284,6 @@ class ContentHash:
     def value(self) -> str:
         """16 hexadecimal digits."""
         return hashlib.sha256(f"{self._count} {self._sum}".encode()).hexdigest()[:16]
-
-
-def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[str] | None]:
-    """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are no labels."""
-    record, where = read_json(folder / SAMPLES_RECORD), str(folder / SAMPLES_RECORD)
-    labels, names = record.get("labels"), checked_names(record.get("class_names"), where)
-    if not isinstance(labels, list) or len(labels) != count:
-        return None, None
-    return check_labels(labels, None, where), list(names) if names else None
 
 
 def _from_store(folder: Path, decoder: Any, limit: int | None) -> Samples:

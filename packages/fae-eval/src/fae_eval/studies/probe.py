@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fae_core.errors import DataError, FAEError
-from fae_core.images import ImageSource, load_batch, open_images, open_surveyed
-from fae_core.images.classes import match_classes
+from fae_core.errors import FAEError
+from fae_core.images import ImageSource, load_batch
 from fae_core.protocols import encoder_of, read_size
-from fae_eval.data.samples import evenly_spread
+from fae_eval.data.files import evenly_spread, labels_of, open_image_files
 from fae_eval.results import Result, provenance
 from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.head_classes import labels_for_head
 from fae_eval.studies.linear_head import CLASS_TOKENS, LinearHead, dinov2_batch, dinov2_size
+from fae_eval.studies.probe_plan import TEST_SHARE, open_probe_images, require_pooling, require_two_classes
 from fae_eval.tokenizers import (
     device_of,
     features_of_latents,
@@ -72,13 +72,12 @@ def zero_shot_probe(
         FAEError: where labels or head do not fit.
     """
     started = time.monotonic()
-    if head is not None and pool is not None:
-        raise FAEError("pool is for the backbone's own head; a linear head pools as DINOv2 does")
+    require_pooling(pool, head)
+    source = evenly_spread(open_image_files(images, survey), limit)
+    labels = labels_of(source)
     model = load_image_tokenizer(tokenizer, device)
     linear = LinearHead(head) if head is not None else None
     classify = head_of(model, pool) if linear is None else None
-    source = evenly_spread(open_surveyed(images, report=survey), limit)
-    labels = labels_of(source)
     count = len(source)
     hits: dict[str, Tensor] = {}
     meant, unnamed = None, None
@@ -103,7 +102,7 @@ def zero_shot_probe(
     record = provenance(
         device=device_of(model),
         tokenizer=name_of(tokenizer),
-        images=str(images),
+        images=source.origin or str(images),
         head="the network's own" if head is None else str(head),
         pool=None if linear is not None else pool or "the network's own",
         cls=None if linear is None else cls,
@@ -136,7 +135,7 @@ def trained_probe(
     images: Any,
     *,
     test_images: Any = None,
-    test_share: float = 0.25,
+    test_share: float = TEST_SHARE,
     weight_decay: float = 1e-3,
     seed: int = 0,
     limit: int | None = None,
@@ -164,26 +163,20 @@ def trained_probe(
         FAEError: where classes differ, images are too few, or features are not finite.
     """
     started = time.monotonic()
+    chosen = open_probe_images(images, test_images, survey=survey, limit=limit, test_share=test_share)
     model = load_image_tokenizer(tokenizer, device)
-    train_source = evenly_spread(open_surveyed(images, report=survey), limit)
-    train_y = torch.tensor(labels_of(train_source))
-    if test_images is not None:
-        test_source = evenly_spread(open_images(test_images), limit)
-        sides = {"where": str(test_images), "known_where": str(images)}
-        test_y = torch.tensor(match_classes(labels_of(test_source), test_source.classes, train_source.classes, **sides))
-        train_x = _pooled(model, train_source, batch_size, progress, "training images")
-        test_x = _pooled(model, test_source, batch_size, progress, "test images")
+    train_y = torch.tensor(chosen.labels)
+    if chosen.test is not None:
+        test_y = torch.tensor(chosen.test_labels)
+        train_x = _pooled(model, chosen.source, batch_size, progress, "training images")
+        test_x = _pooled(model, chosen.test, batch_size, progress, "test images")
     else:
-        order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
-        cut = round(len(order) * test_share)
-        if not 0 < cut < len(order):
-            raise DataError(f"{len(order)} images are too few to hold out {test_share:.0%}")
-        found = _pooled(model, train_source, batch_size, progress, "training images")
+        order, cut = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed)), chosen.held_out
+        found = _pooled(model, chosen.source, batch_size, progress, "training images")
         test_x, train_x = ({name: x[rows] for name, x in found.items()} for rows in (order[:cut], order[cut:]))
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
     seen = set(train_y.tolist())
-    if len(seen) < 2:
-        raise DataError(f"a probe separates classes: it needs images of two, and {images} has {len(seen)} to train on")
+    require_two_classes(seen, chosen.source)  # of those that are left once some are held out
     unseen = sum(label not in seen for label in test_y.tolist())
     warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
     classes = int(max(train_y.max(), test_y.max())) + 1
@@ -199,8 +192,8 @@ def trained_probe(
         device=device_of(model),
         seed=seed,
         tokenizer=name_of(tokenizer),
-        images=str(images),
-        test_images=str(test_images) if test_images is not None else f"random {test_share:.0%}",
+        images=chosen.source.origin or str(images),
+        test_images=f"random {test_share:.0%}" if chosen.test is None else chosen.test.origin or str(test_images),
         counts={"train": len(train_y), "test": len(test_y), "classes": classes},
         weight_decay=weight_decay,
         seconds=round(time.monotonic() - started, 1),
@@ -264,13 +257,6 @@ def head_of(model: Any, pool: str | None) -> Callable[[Tensor], Tensor]:
     if backbone is None or not hasattr(backbone, "head"):
         raise FAEError(f"{type(model).__name__} has no backbone with a classifier of its own")
     return lambda features: backbone.head(own_scale(model, features), pool)
-
-
-def labels_of(source: ImageSource) -> list[int]:
-    """The class of each image. Raises DataError where the source has none."""
-    if source.labels is None:
-        raise DataError("these images have no labels; use one folder per class, or a labels.json")
-    return list(source.labels)
 
 
 def _pooled(

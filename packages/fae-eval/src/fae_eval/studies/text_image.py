@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_core.images import open_surveyed
 from fae_core.processes import resolve_device
-from fae_eval.data.captions import paired_captions, prompts_in, sample_prompts
-from fae_eval.data.samples import evenly_spread, open_samples
+from fae_eval.data.captions import PairedCaptions, paired_captions, prompts_of
+from fae_eval.data.files import evenly_spread, open_image_files
+from fae_eval.data.samples import open_samples
 from fae_eval.extractors.two_towers import TwoTowers
 from fae_eval.metrics import clip_score, retrieval_recall
 from fae_eval.results import Result, provenance
@@ -60,14 +60,7 @@ def evaluate_clip_score(
     """
     started = time.monotonic()
     opened = open_samples(samples, survey=survey)
-    if isinstance(prompts, (str, Path)):
-        texts = prompts_in(Path(prompts), len(opened))
-    elif prompts is not None:
-        texts = list(prompts)
-    elif isinstance(samples, (str, Path)):
-        texts = sample_prompts(Path(samples), len(opened))
-    else:
-        raise FAEError("the CLIP score needs the prompts that the images were drawn for")
+    texts = prompts_of(opened.origin, len(opened), prompts)
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     parts = []
     with advancing(progress, len(opened), "embedding images") as advance:
@@ -95,7 +88,7 @@ def evaluate_clip_score(
 @torch.no_grad()
 def evaluate_retrieval(
     images: Any,
-    captions: str | Path,
+    captions: str | Path | PairedCaptions,
     model: str | TwoTowers,
     *,
     tokenizer: Any = None,
@@ -113,7 +106,7 @@ def evaluate_retrieval(
 
     Args:
         images: anything `open_images` takes.
-        captions: file that says which text belongs to which image, see `paired_captions`.
+        captions: file that says which text belongs to which image, see `paired_captions`; or what it gives.
         model: name or folder of a CLIP or SigLIP model, or the model.
         tokenizer: such an FAE, or its folder or hub id.
         limit: most images, evenly spread.
@@ -127,8 +120,9 @@ def evaluate_retrieval(
         FAEError: where captions fit no image, or the spaces differ.
     """
     started = time.monotonic()
-    source = evenly_spread(open_surveyed(images, report=survey), limit)
-    indices, texts, owner = paired_captions(source, Path(captions))
+    source = evenly_spread(open_image_files(images, survey), limit)
+    paired = captions if isinstance(captions, PairedCaptions) else paired_captions(source, Path(captions))
+    indices, texts, owner, described_by = paired
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     fae = load_image_tokenizer(tokenizer, device) if tokenizer is not None else None
     found: dict[str, list[Tensor]] = {}
@@ -160,8 +154,8 @@ def evaluate_retrieval(
         device=towers.device,
         model=towers.facts,
         tokenizer=None if tokenizer is None else name_of(tokenizer),
-        images={"source": str(images), "count": len(indices)},
-        captions={"source": str(captions), "count": len(texts)},
+        images={"source": source.origin or str(images), "count": len(indices)},
+        captions={"source": described_by, "count": len(texts)},
         seconds=round(time.monotonic() - started, 1),
     )
     table = {"columns": columns, "rows": rows}

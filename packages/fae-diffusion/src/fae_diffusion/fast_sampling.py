@@ -1,0 +1,81 @@
+"""How a network is evaluated while sampling: as it is, in compiled blocks, or as CUDA graphs, with measured ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fae_core import ops
+from fae_core.errors import FAEError
+from fae_core.ops.compiling import compiles
+from fae_core.processes import are_several
+from fae_diffusion.guided_velocity import GuidedVelocity
+from fae_diffusion.samplers.captured import SMALL, CapturedNetwork
+from fae_diffusion.samplers.config import Sampling
+
+_REPAYS_COMPILING = 1000  # evaluations after which a run is taken to be long
+
+
+class FastSampling(nn.Module):
+    """What a network with `blocks` keeps from sample to sample, so that its evaluations are fast on their device."""
+
+    blocks: nn.ModuleList
+    _blocks_compiled = False
+    _captured: CapturedNetwork | None = None
+    _evaluations = 0  # of the network, in sampling
+    _tuned: frozenset[tuple[Any, ...]] = frozenset()  # cases of sampling whose ops were measured
+
+    def velocity(self, z: Tensor, t: Tensor | float, condition: Any, until: float | None = None) -> Tensor:
+        """The velocity dz/dt of states (B, C, h, w) at time t; the network's own."""
+        raise NotImplementedError
+
+    def _network(
+        self, velocity: GuidedVelocity, noise: Tensor, settings: Sampling, bf16: bool, device: torch.device
+    ) -> Any:
+        """`self.velocity`, or what evaluates it faster on this device: compiled blocks, or CUDA graphs."""
+        graph, compile = settings.cuda_graph, settings.compile
+        if graph is True and device.type != "cuda":
+            raise FAEError(f"cuda_graph needs a model on cuda, this one is on {device}")
+        ops.order_backends(device)
+        rows = len(noise) * (1 if velocity.both is None else 2)
+        small = rows * noise[0, 0].numel() <= SMALL
+        self._evaluations += settings.steps
+        if compile == "auto":
+            often = self._evaluations - settings.steps >= _REPAYS_COMPILING
+            compile = often and graph is not True and not (small and graph == "auto") and compiles("auto", device)
+        if compile and not self._blocks_compiled:
+            self._blocks_compiled = True
+            for block in self.blocks:
+                block.compile()
+        if graph == "auto":
+            graph = device.type == "cuda" and small and not self._blocks_compiled
+        if not graph:
+            return self.velocity
+        kept = self._captured
+        if kept is None or kept.bf16 != bf16:
+            kept = self._captured = CapturedNetwork(self, self.velocity, bf16)
+        kept.renew()
+        return kept
+
+    def _tune(self, velocity: GuidedVelocity, z: Tensor, grid: Tensor | Sequence[float], bf16: bool) -> None:
+        """Measure the ops of an evaluation on this device, once for each batch size, before anything is traced.
+
+        Evaluations that are replayed as CUDA graphs are not measured: times would be those of launches, which they do
+        without. Nor are those of adaptive methods, whose batches are single samples, and of several processes, whose
+        batches differ: they follow what is kept.
+        """
+        case = (z.shape, velocity.both is None, bf16, self._blocks_compiled)
+        if case in self._tuned or z.device.type != "cuda" or are_several():
+            return
+        self._tuned |= {case}
+        # Guided and unguided times evaluate batches of two sizes.
+        times = {velocity.guidance.scale_at(float(t)) == 1.0: float(t) for t in grid}
+
+        def evaluate() -> None:
+            for t in times.values():
+                velocity.at(z, t)
+
+        ops.tune(evaluate, training=False, compiled=self._blocks_compiled)
