@@ -15,6 +15,7 @@ from fae_core.commands.groups import invoke
 from fae_core.errors import InvalidFile
 from fae_core.sampling.draw import load_pair
 from fae_diffusion import MMDiT
+from fae_diffusion.integration import grid_of
 from fae_diffusion.samplers.config import NAMED
 
 LEVEL = {"atol": 1 / 255, "rtol": 0.0}
@@ -57,7 +58,7 @@ def test_the_times_are_those_of_the_scheduler(stored: Path) -> None:
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
         scheduler.set_timesteps(steps)
         settings = model.config.sampling_settings({"sampling": "sd3", "steps": steps})
-        torch.testing.assert_close(model._grid(settings).float(), scheduler.sigmas, atol=1e-7, rtol=0)
+        torch.testing.assert_close(grid_of(settings, model.transport).float(), scheduler.sigmas, atol=1e-7, rtol=0)
     assert NAMED["sd3"]["guidance"] == {"scale": 7.0} and model.config.transport.shift == 3.0
 
 

@@ -4,7 +4,7 @@
     python tools/checks/kernels.py --arch sm_90 --dtype fp32 --markdown
 
 Fails, with 1, where a pass of an op takes more launches than it may (forward 1, backward 2), or a kernel would not
-launch, spills beyond what is listed, moves less than 85 % of its bytes 16 at a time, keeps fewer than 32 KB on their
+launch, spills in its loop, moves less than 80 % of its bytes 16 at a time, keeps fewer than 32 KB on their
 way to a multiprocessor, takes more than half of the instructions a row that the kernels before these took (rows of
 1152), or has no wgmma instructions on sm_90. The kernels' accuracy: python -m fae_core.testing.kernel_accuracy.
 """
@@ -39,13 +39,13 @@ def main() -> int:
         reason = kernels.MISSING or "TRITON_INTERPRET=1 turns the compiler off"
         print(f"error: nothing can be compiled here: {reason}", file=sys.stderr)
         return 2
-    from fae_core.testing.kernel_resources import SHAPES, calls, compile_launch, has_speed_limits, why_unknown
+    from fae_core.testing.kernel_resources import SHAPES, calls, compile_launch, why_unknown
 
     print(
         "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|" if arguments.markdown else "\t".join(COLUMNS)
     )
     failed, compiled, began = 0, {}, time.monotonic()
-    limited = arguments.dtype == "bf16" and has_speed_limits()
+    limited = arguments.dtype == "bf16"
     for arch in arguments.arch or ARCHS:
         unknown = why_unknown(arch)
         if unknown:

@@ -114,11 +114,17 @@ def test_recipe_resumes_after_the_last_finished_step(recipe: Path, photos: Path,
 
 def test_only_the_steps_that_are_named_run_and_those_that_they_read(photos: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "some.yaml", tmp_path / "run"
-    sources = {"a": str(photos), "b-1": "{out}/a", "b-2": "{out}/a", "c": "{out}/b-1", "d": str(photos)}
+    sources = {
+        "a": str(photos),
+        "b-1": "{out}/a/train",
+        "b-2": "{out}/a/train",
+        "c": "{out}/b-1/train",
+        "d": str(photos),
+    }
     path.write_text(
         "steps:\n"
         + "".join(
-            f'  - {{name: {name}, run: "crops {source} --out {{out}}/{name} --count 1 --size 16", resumable: true}}\n'
+            f'  - {{name: {name}, run: "crops {source} --out {{out}}/{name} --count 1 --size 16"}}\n'
             for name, source in sources.items()
         )
     )

@@ -64,8 +64,8 @@ class FastSampling(nn.Module):
         """Measure the ops of an evaluation on this device, once for each batch size, before anything is traced.
 
         Evaluations that are replayed as CUDA graphs are not measured: times would be those of launches, which they do
-        without. Nor are those of adaptive methods, whose batches are single samples, and of several processes, whose
-        batches differ: they follow what is kept.
+        without. Nor are those of adaptive methods, whose batches are single samples, and of several processes, which
+        do not all call this (a preview is one process's) or as often: they follow what is kept.
         """
         case = (z.shape, velocity.both is None, bf16, self._blocks_compiled)
         if case in self._tuned or z.device.type != "cuda" or are_several():

@@ -76,8 +76,8 @@ def _forward(
             out2 = tl.dot(weights, v2, out2 * shrink[:, None], input_precision="ieee")
         top = higher
     out_ptr += (sample * queries * heads + head) * D
-    start = query.to(tl.int64)[:, None] * (heads * D)
-    tl.store(out_ptr + tl.multiple_of(start, [8, 1]) + column[None, :], out1 / total[:, None], mask=there)
+    start = tl.multiple_of(query.to(tl.int64)[:, None] * (heads * D), [8, 8])
+    tl.store(out_ptr + start + column[None, :], out1 / total[:, None], mask=there)
     if REST:
         tl.store(out_ptr + start + rest[None, :], out2 / total[:, None], mask=there & (rest < D)[None, :])
     lse = (top + tl.log2(total)) * 0.6931471805599453

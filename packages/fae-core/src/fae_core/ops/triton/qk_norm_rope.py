@@ -25,7 +25,13 @@ from torch import Tensor
 
 from fae_core.ops.triton import configs
 from fae_core.ops.triton.launch import Argument, alignment, launch
-from fae_core.ops.triton.tiles import wide
+from fae_core.ops.triton.tiles import places, wide
+
+
+@triton.jit
+def _steps(count, stride, ALIGN: tl.constexpr):
+    """count * stride, multiples of ALIGN: said of each axis, because triton before 3.8 takes one left out as odd."""
+    return tl.multiple_of(count * stride, [ALIGN, ALIGN, ALIGN])
 
 
 @triton.jit
@@ -36,13 +42,13 @@ def _load_pairs(
     if INTERLEAVED:
         column = 2 * FIRST + tl.arange(0, 2 * PAIRS)[None, None, :]
         mask = valid if 2 * (FIRST + PAIRS) <= D else valid & (column < D)
-        x = wide(tl.load(ptr + start + column, mask=mask, other=0.0))
+        x = wide(tl.load(places(ptr, start, column, 2 * PAIRS), mask=mask, other=0.0))
         first, second = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], PAIRS, 2)))
     else:
         column = FIRST + tl.arange(0, PAIRS)[None, None, :]
         mask = valid if 2 * (FIRST + PAIRS) <= D else valid & (column < D // 2)
-        first = wide(tl.load(ptr + start + column, mask=mask, other=0.0))
-        second = wide(tl.load(ptr + start + D // 2 + column, mask=mask, other=0.0))
+        first = wide(tl.load(places(ptr, start, column, PAIRS), mask=mask, other=0.0))
+        second = wide(tl.load(places(ptr, start + D // 2, column, PAIRS), mask=mask, other=0.0))
     return first, second
 
 
@@ -55,12 +61,12 @@ def _store_pairs(
         column = 2 * FIRST + tl.arange(0, 2 * PAIRS)[None, None, :]
         mask = valid if 2 * (FIRST + PAIRS) <= D else valid & (column < D)
         x = tl.reshape(tl.join(first, second), (first.shape[0], first.shape[1], 2 * PAIRS))
-        tl.store(ptr + start + column, x, mask=mask)
+        tl.store(places(ptr, start, column, 2 * PAIRS), x, mask=mask)
     else:
         column = FIRST + tl.arange(0, PAIRS)[None, None, :]
         mask = valid if 2 * (FIRST + PAIRS) <= D else valid & (column < D // 2)
-        tl.store(ptr + start + column, first, mask=mask)
-        tl.store(ptr + start + D // 2 + column, second, mask=mask)
+        tl.store(places(ptr, start, column, PAIRS), first, mask=mask)
+        tl.store(places(ptr, start + D // 2, column, PAIRS), second, mask=mask)
 
 
 @triton.jit
@@ -105,8 +111,8 @@ def _forward(
     head = (group * HEADS + tl.arange(0, HEADS))[None, :, None]
     valid = row < rows
     sample, token = (row // tokens).to(tl.int64), (row % tokens).to(tl.int64)
-    start = tl.multiple_of(sample * x_sample, [ALIGN, 1, 1]) + tl.multiple_of(token * x_token, [ALIGN, 1, 1])
-    start = start + tl.multiple_of(head * x_head, [1, ALIGN, 1])
+    start = _steps(sample, x_sample, ALIGN) + _steps(token, x_token, ALIGN)
+    start = start + _steps(head, x_head, ALIGN)
     a1, b1 = _load_pairs(ptr, start, valid, D, 0, P1, INTERLEAVED)
     a2, b2 = _load_pairs(ptr, start, valid, D, P1, P2, INTERLEAVED)
     if weight_ptr is not None:
@@ -149,22 +155,22 @@ def _backward(
     if part == 1:
         dy_ptr, out_ptr, x_ptr, weight_ptr = dk_ptr, dk_out_ptr, k_ptr, k_weight_ptr
     head = (group * HEADS + tl.arange(0, HEADS))[None, :, None]
-    x_heads = tl.multiple_of(head * x_head, [1, ALIGN, 1])
-    dy_heads, dx_heads = tl.multiple_of(head * dy_head, [1, ALIGN, 1]), tl.multiple_of(head * dx_head, [1, ALIGN, 1])
+    x_heads = _steps(head, x_head, ALIGN)
+    dy_heads, dx_heads = _steps(head, dy_head, ALIGN), _steps(head, dx_head, ALIGN)
     first = block * per_block
     last = tl.minimum(first + per_block, rows)
     zeros1, zeros2 = tl.zeros((TOKENS, HEADS, P1), tl.float32), tl.zeros((TOKENS, HEADS, P2), tl.float32)
     bias_a1, bias_b1, bias_a2, bias_b2 = zeros1, zeros1, zeros2, zeros2
     if part == 2:
-        dv_heads = tl.multiple_of(head * dv_head, [1, ALIGN, 1])
+        dv_heads = _steps(head, dv_head, ALIGN)
         for begin in range(first, last, TOKENS):
             row = (begin + tl.arange(0, TOKENS))[:, None, None]
             valid = row < last
             sample, token = (row // tokens).to(tl.int64), (row % tokens).to(tl.int64)
-            start = tl.multiple_of(sample * dv_sample, [ALIGN, 1, 1]) + tl.multiple_of(token * dv_token, [ALIGN, 1, 1])
+            start = _steps(sample, dv_sample, ALIGN) + _steps(token, dv_token, ALIGN)
             a1, b1 = _load_pairs(dv_ptr, start + dv_heads, valid, D, 0, P1, INTERLEAVED)
             a2, b2 = _load_pairs(dv_ptr, start + dv_heads, valid, D, P1, P2, INTERLEAVED)
-            start = tl.multiple_of(sample * dx_sample, [ALIGN, 1, 1]) + tl.multiple_of(token * dx_token, [ALIGN, 1, 1])
+            start = _steps(sample, dx_sample, ALIGN) + _steps(token, dx_token, ALIGN)
             _store_pairs(dv_out_ptr, start + dx_heads, valid, a1, b1, D, 0, P1, INTERLEAVED)
             _store_pairs(dv_out_ptr, start + dx_heads, valid, a2, b2, D, P1, P2, INTERLEAVED)
             if BIAS:
@@ -185,13 +191,11 @@ def _backward(
             row = (begin + tl.arange(0, TOKENS))[:, None, None]
             valid = row < last
             sample, token = (row // tokens).to(tl.int64), (row % tokens).to(tl.int64)
-            start = tl.multiple_of(sample * dy_sample, [ALIGN, 1, 1]) + tl.multiple_of(token * dy_token, [ALIGN, 1, 1])
+            start = _steps(sample, dy_sample, ALIGN) + _steps(token, dy_token, ALIGN)
             a1, b1 = _load_pairs(dy_ptr, start + dy_heads, valid, D, 0, P1, INTERLEAVED)
             a2, b2 = _load_pairs(dy_ptr, start + dy_heads, valid, D, P1, P2, INTERLEAVED)
             if weight_ptr is not None:
-                start = tl.multiple_of(sample * x_sample, [ALIGN, 1, 1]) + tl.multiple_of(
-                    token * x_token, [ALIGN, 1, 1]
-                )
+                start = _steps(sample, x_sample, ALIGN) + _steps(token, x_token, ALIGN)
                 xa1, xb1 = _load_pairs(x_ptr, start + x_heads, valid, D, 0, P1, INTERLEAVED)
                 xa2, xb2 = _load_pairs(x_ptr, start + x_heads, valid, D, P1, P2, INTERLEAVED)
             if cos_ptr is not None:
@@ -214,7 +218,7 @@ def _backward(
                     along = tl.where(part == ONLY, along, 0.0)
                 a1, b1 = (a1 - xa1 * along) * rstd, (b1 - xb1 * along) * rstd
                 a2, b2 = (a2 - xa2 * along) * rstd, (b2 - xb2 * along) * rstd
-            start = tl.multiple_of(sample * dx_sample, [ALIGN, 1, 1]) + tl.multiple_of(token * dx_token, [ALIGN, 1, 1])
+            start = _steps(sample, dx_sample, ALIGN) + _steps(token, dx_token, ALIGN)
             _store_pairs(out_ptr, start + dx_heads, valid, a1, b1, D, 0, P1, INTERLEAVED)
             _store_pairs(out_ptr, start + dx_heads, valid, a2, b2, D, P1, P2, INTERLEAVED)
             if BIAS:

@@ -20,6 +20,11 @@ import functools
 import triton
 import triton.language as tl
 
+# Threads go along columns first and then along the axis of rows or heads, so that a warp has a row. Where two axes are
+# equally contiguous triton takes the last first, but versions before 3.7 the first. To those the first axis is said to
+# be less contiguous than the other: 0 promises nothing that could be wrong, and only the order is made of it.
+_FIRST_AXIS = tl.constexpr(0 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7) else 1)
+
 
 @functools.cache
 def tiling(width: int, parts: int) -> dict[str, int]:
@@ -45,6 +50,12 @@ def wide(x):
 
 
 @triton.jit
+def places(ptr, start, column, COUNT: tl.constexpr):
+    """Addresses of COUNT columns side by side, of all that begins at `start`: (A, B, COUNT), B before A for threads."""
+    return tl.max_contiguous(ptr + start + column, [_FIRST_AXIS, 1, COUNT])
+
+
+@triton.jit
 def _columns(FIRST: tl.constexpr, COUNT: tl.constexpr, CHUNK: tl.constexpr):
     return FIRST + tl.arange(0, COUNT // CHUNK)[:, None, None] * CHUNK + tl.arange(0, CHUNK)[None, None, :]
 
@@ -67,7 +78,8 @@ def _load(
     mask = valid[None, :, None]
     if FIRST + COUNT > PART or PART * PARTS > WIDTH:
         mask = mask & _inside(part, WIDTH, PART, PARTS, FIRST, COUNT, CHUNK)
-    return tl.load(ptr + start[None, :, None] + _columns(FIRST, COUNT, CHUNK), mask=mask, other=0.0)
+    at = places(ptr, start[None, :, None], _columns(FIRST, COUNT, CHUNK), CHUNK)
+    return tl.load(at, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -78,7 +90,7 @@ def _store(
     mask = valid[None, :, None]
     if FIRST + COUNT > PART or PART * PARTS > WIDTH:
         mask = mask & _inside(part, WIDTH, PART, PARTS, FIRST, COUNT, CHUNK)
-    tl.store(ptr + start[None, :, None] + _columns(FIRST, COUNT, CHUNK), x, mask=mask)
+    tl.store(places(ptr, start[None, :, None], _columns(FIRST, COUNT, CHUNK), CHUNK), x, mask=mask)
 
 
 @triton.jit
@@ -117,7 +129,11 @@ def load_vector(
 @triton.jit
 def row_sums(x1, x2, ROWS: tl.constexpr, PARTS: tl.constexpr):
     """The sum over each row, (ROWS * PARTS,): every part has that of its row."""
-    own = tl.sum(tl.sum(x1, axis=0), axis=1) + tl.sum(tl.sum(x2, axis=0), axis=1)
+    own, rest = tl.sum(x1, axis=0), tl.sum(x2, axis=0)
+    # A lane adds its own columns up until the first tile has those of the second: then one sum goes across the lanes.
+    if own.shape[1] > rest.shape[1]:
+        own = tl.sum(tl.reshape(own, (own.shape[0], rest.shape[1], own.shape[1] // rest.shape[1])), axis=2)
+    own = tl.sum(own + rest, axis=1)
     if PARTS > 1:
         whole = tl.sum(tl.reshape(own, (ROWS, PARTS)), axis=1)
         own = tl.reshape(tl.broadcast_to(whole[:, None], (ROWS, PARTS)), (ROWS * PARTS,))
