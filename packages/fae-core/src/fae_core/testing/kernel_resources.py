@@ -48,8 +48,8 @@ _BYTES_IN_FLIGHT = 32 * 1024
 _WIDE_SHARE, _WIDE_SHARE_72 = 0.8, 0.7
 
 _NO_SHIFT = "DiT-XL, qk-norm, no shift, 576 tokens"
-# The share of a loop's instructions that may store or read spilled registers; before and after the loop any may.
-_SPILLED_SHARE = 0.01
+# Bytes of a thread's stack, where spilled registers are stored, and the share of a loop's instructions that may use it.
+_STACK, _SPILLED_SHARE = 24, 0.01
 
 ALLOWED_SHARE = {
     # 1536 columns with four sums among four warps: 256 columns of each move 16 bytes a lane, 128 move 8.
@@ -139,6 +139,8 @@ class Resources:
             found.append(f"{self.tensor_memory} columns of tensor memory")
         if self.arch == "sm_90" and self.kernel == "attention.forward" and not self.wgmma:
             found.append("no wgmma instructions")
+        if speed and self.stack > _STACK:
+            found.append(f"{self.stack} bytes of stack")
         if speed and self.spills > _SPILLED_SHARE * self.loop:
             found.append(f"{self.spills} of {self.loop} instructions of the loop store or read spilled registers")
         if not speed or self.kernel.endswith("finish") or not self.loop:
