@@ -4,9 +4,9 @@
     python tools/checks/kernels.py --arch sm_90 --dtype fp32 --markdown
 
 Fails, with 1, where a pass of an op takes more launches than it may (forward 1, backward 2), or a kernel would not
-launch, spills more than 24 bytes or in its loop, moves less than 80 % of its bytes 16 at a time, keeps fewer than 32 KB on their
-way to a multiprocessor, takes more than half of the instructions a row that the kernels before these took (rows of
-1152), or has no wgmma instructions on sm_90. The kernels' accuracy: python -m fae_core.testing.kernel_accuracy.
+launch, spills more than 24 bytes or in its loop, moves less than 80 % of its bytes 16 at a time, keeps fewer than 32 KB
+on their way to a multiprocessor, takes more than half of the instructions a row that the kernels before these took
+(rows of 1152), or has no wgmma instructions on sm_90. Their accuracy: python -m fae_core.testing.kernel_accuracy.
 """
 
 from __future__ import annotations
