@@ -31,7 +31,9 @@ def own_methods(found: type) -> list[tuple[str, Any]]:
     """Public methods and properties that a class defines itself."""
     named = [(name, value) for name, value in vars(found).items() if not name.startswith(("_", "test_"))]
     unwrapped = [(n, v.__func__ if isinstance(v, (classmethod, staticmethod)) else v) for n, v in named]
-    return [(name, value) for name, value in unwrapped if inspect.isfunction(value) or isinstance(value, property)]
+    fixture = "_pytestfixturefunction"  # by which pytest knew a fixture before 8.4; it is an object of its own since
+    described = [(n, v) for n, v in unwrapped if inspect.isfunction(v) or isinstance(v, property)]
+    return [(name, value) for name, value in described if not hasattr(value, fixture)]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
