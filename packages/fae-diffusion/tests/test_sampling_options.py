@@ -15,6 +15,7 @@ from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion import LightningDiT, LightningDiTConfig, MMDiT, MMDiTConfig, SiT, SiTConfig, Transport
+from fae_diffusion.integration import grid_of
 from fae_diffusion.models.config import TransformerConfig
 
 SPEC = LatentSpec(4, 2, 4, (32, 64), "toy/backbone")
@@ -203,7 +204,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(config: Any, fields: di
 
 def test_the_times_of_sd3_end_with_a_step_to_zero() -> None:
     model = make(SiT)
-    times = model._grid(model.config.sampling_settings({"sampling": "sd3"})).tolist()
+    times = grid_of(model.config.sampling_settings({"sampling": "sd3"}), model.transport).tolist()
     first = [1 + (0.003 / 1.002 - 1) * i / 27 for i in range(28)]
     assert times == pytest.approx([*(3 * t / (1 + 2 * t) for t in first), 0.0], abs=1e-12)
     with pytest.raises(FAEError, match="two steps"):
