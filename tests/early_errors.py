@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+Mistakes = Mapping[str, list[tuple[str, str]]]  # by kind: a command, and what it is told
 Ending = tuple[int, str, list[str]]  # status, what was printed as errors, which of the heavy modules were loaded
 
 # Runs commands one after another in one process, and says of each how it ended and whether torch is loaded by then.
@@ -24,6 +29,19 @@ for command in json.load(sys.stdin):
     loaded = [name for name in ("torch", "torch.distributed.checkpoint") if name in sys.modules]
     print(json.dumps([status, err.getvalue(), loaded]))
 """
+
+
+def cases(mistakes: Mistakes) -> list[Any]:
+    """A test's parameters for each mistake: the command, and what it is told."""
+    return [pytest.param(*case, id=f"{kind}: {case[0]}") for kind in mistakes for case in mistakes[kind]]
+
+
+def endings(mistakes: Mistakes, folder: Path) -> dict[str, Ending]:
+    """How each command ends in a folder, in which none may leave anything behind."""
+    before = sorted(folder.rglob("*"))
+    results = run_all([command for kind in mistakes.values() for command, _ in kind], folder)
+    assert sorted(folder.rglob("*")) == before, "a command that fails leaves nothing behind"
+    return results
 
 
 def run_all(commands: list[str], folder: Path) -> dict[str, Ending]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from text_standins import T5_SIZES, t5_pieces
 
 
 def sd3_pipeline(folder: Path, t5: bool = True) -> Any:
@@ -65,7 +66,7 @@ def sd3_pipeline(folder: Path, t5: bool = True) -> Any:
         text_encoder_3=_t5_encoder(transformers, width) if t5 else None,
         tokenizer=_clip_tokenizer(transformers, work / "one", "<|endoftext|>"),
         tokenizer_2=_clip_tokenizer(transformers, work / "two", "!"),
-        tokenizer_3=_t5_tokenizer(transformers, work / "three") if t5 else None,
+        tokenizer_3=transformers.T5TokenizerFast.from_pretrained(t5_pieces(work / "three")) if t5 else None,
     )
     with torch.no_grad():  # larger than as they are made, so that every part shows in the pictures
         for tensor in pipeline.transformer.parameters():
@@ -95,23 +96,4 @@ def _clip_tokenizer(transformers: Any, folder: Path, pad: str) -> Any:
 
 
 def _t5_encoder(transformers: Any, width: int) -> Any:
-    sizes = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 160}
-    return transformers.T5EncoderModel(transformers.T5Config(**sizes))
-
-
-def _t5_tokenizer(transformers: Any, folder: Path) -> Any:
-    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
-    folder.mkdir(parents=True)
-    (folder / "corpus.txt").write_text("a photo of a mountain\na sign reading north\na quiet village street\n" * 9)
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=40,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return transformers.T5TokenizerFast.from_pretrained(folder)
+    return transformers.T5EncoderModel(transformers.T5Config(**{**T5_SIZES, "d_model": width}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import early_errors
 import pytest
 import torch
-from early_errors import refused_before_torch, run_all
+from early_errors import Ending, cases, endings, refused_before_torch, run_all
 from PIL import Image
 
 from fae_core import LatentSpec
@@ -134,24 +134,17 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ending]:
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "images").mkdir()
     write_store(folder / "latents", LatentSpec(4, 4, 4, image_size=32, backbone="none"), torch.zeros(2, 4, 4, 4))
     for number in range(2):
         Image.new("RGB", (48, 48), (number * 90, 0, 0)).save(folder / "images" / f"{number}.png")
-    before = sorted(folder.rglob("*"))
-    results = run_all([command for cases in MISTAKES.values() for command, _ in cases], folder)
-    assert sorted(folder.rglob("*")) == before, "a command that fails leaves nothing behind"
-    return results
+    return endings(MISTAKES, folder)
 
 
-@pytest.mark.parametrize(
-    ("command", "said"), [pytest.param(*case, id=f"{kind}: {case[0]}") for kind in MISTAKES for case in MISTAKES[kind]]
-)
-def test_mistakes_are_found_before_torch_is_loaded(
-    command: str, said: str, found: dict[str, tuple[int, str, list[str]]]
-) -> None:
+@pytest.mark.parametrize(("command", "said"), cases(MISTAKES))
+def test_mistakes_are_found_before_torch_is_loaded(command: str, said: str, found: dict[str, Ending]) -> None:
     refused_before_torch(found[command], said)
 
 

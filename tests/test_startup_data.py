@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from early_errors import Ending, refused_before_torch, run_all
+from early_errors import Ending, cases, endings, refused_before_torch
 from PIL import Image
 
 from fae_core import LatentSpec
@@ -154,15 +154,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ending
         Path("run-text").mkdir()
         recorded = {"identity": {"captions": captions_hash(["a\x1eb", "c\x1ed", "e\x1ef"])}}
         Path("run-text/config.yaml").write_text(json.dumps(recorded))
-        before = sorted(folder.rglob("*"))
-        results = run_all([command for cases in MISTAKES.values() for command, _ in cases], folder)
-        assert sorted(folder.rglob("*")) == before, "a command that fails leaves nothing behind"
-        yield results
+        yield endings(MISTAKES, folder)
 
 
-@pytest.mark.parametrize(
-    ("command", "said"), [pytest.param(*case, id=f"{kind}: {case[0]}") for kind in MISTAKES for case in MISTAKES[kind]]
-)
+@pytest.mark.parametrize(("command", "said"), cases(MISTAKES))
 def test_wrong_captions_labels_and_data_are_refused_before_torch_is_loaded(
     command: str, said: str, found: dict[str, Ending]
 ) -> None:

@@ -10,10 +10,19 @@ import pytest
 from fae_core.images import open_images
 from fae_core.images.photographs import PHOTOGRAPHS
 
+T5_SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 160}
+
 
 def t5(folder: Path) -> Path:
     """A text encoder, 16 wide."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    t5_pieces(folder)
+    transformers.T5ForConditionalGeneration(transformers.T5Config(**T5_SIZES)).save_pretrained(folder)
+    return folder
+
+
+def t5_pieces(folder: Path) -> Path:
+    """A new folder with a sentencepiece model, of which T5's tokenizer is made."""
     sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
     folder.mkdir()
     (folder / "corpus.txt").write_text("a photo of a mountain\na sign reading north\na quiet village street\n" * 9)
@@ -21,8 +30,6 @@ def t5(folder: Path) -> Path:
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus.txt"), model_prefix=str(folder / "spiece"), minloglevel=2, **options
     )
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 160}
-    transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).save_pretrained(folder)
     return folder
 
 

@@ -47,8 +47,8 @@ def claim_figure(claim: dict[str, Any]) -> str:
         claim: An entry of docs/results/claims/claims.yaml.
     """
     table = json.loads((CLAIMS / f"{claim['record']}.json").read_text("utf-8"))["table"]
-    spread = table["columns"].index("std over runs")  # follows the mean
-    rows = [(str(cells[0]), float(cells[spread - 1]), float(cells[spread] or 0)) for cells in table["rows"]]
+    at = table["columns"].index("std over runs")  # follows the mean
+    rows = [(str(cells[0]), float(cells[at - 1]), float(cells[at] or 0)) for cells in table["rows"]]
     low, high = min(mean - spread for _, mean, spread in rows), max(mean + spread for _, mean, spread in rows)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     body, top = _lines(22, claim["claim"], "title")
