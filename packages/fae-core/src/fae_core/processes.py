@@ -5,12 +5,15 @@ They are started by torchrun or by --processes; one that was started otherwise i
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -132,6 +135,22 @@ def resolve_device(device: str | torch.device | None = None) -> str:
     return device
 
 
+@cache
+def _wait_for_gloo_at_exit() -> None:
+    atexit.register(_wait_for_gloo)
+
+
+def _wait_for_gloo() -> None:
+    """Before the interpreter is shut down: wait for gloo's threads.
+
+    They release the tensors of the last operation after it has returned and need the interpreter's lock for it; once the
+    interpreter is being shut down they abort the process instead (std::terminate). Destroying the group joins them
+    unless a wrapped model still refers to it: collecting such models ends most, and the rest get the lock for a moment.
+    """
+    gc.collect()
+    time.sleep(_SETTLE_SECONDS)
+
+
 @contextmanager
 def processes(device: str | None = None) -> Iterator[Processes]:
     """Join the process group that torchrun describes in the environment, if any, and leave it at the end.
@@ -149,6 +168,8 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     if kind == "cuda":
         kind = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(kind)
+    if not kind.startswith("cuda"):
+        _wait_for_gloo_at_exit()  # also for a group that the caller opened
     owner = not dist.is_initialized()
     if owner:
         dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_TIMEOUT)
@@ -157,8 +178,3 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     finally:
         if owner:
             dist.destroy_process_group()
-            # gloo's threads release the tensors of the last operation after it has returned. They need the
-            # interpreter's lock for it, and abort the process (std::terminate) if the interpreter is shut down
-            # meanwhile. Sharded models keep these threads alive, so they get the lock here.
-            if not kind.startswith("cuda"):
-                time.sleep(_SETTLE_SECONDS)

@@ -39,6 +39,7 @@ _GROUP_HELP = {
     "train": "Train a tokenizer's parts or a generator.",
     "import": "Import a checkpoint of an original implementation.",
 }
+_PLAIN = None  # help without rich, which takes as long to import as all else that help needs
 _INTERRUPTED = 130  # what typer returns for a KeyboardInterrupt
 
 
@@ -164,7 +165,12 @@ def _plugin_group(prefix: str, text: str) -> Any:
 
     Group.prefix = prefix
     app = typer.Typer(
-        cls=Group, help=text, add_completion=not prefix, no_args_is_help=True, pretty_exceptions_enable=False
+        cls=Group,
+        help=text,
+        add_completion=not prefix,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=_PLAIN,
     )
 
     def callback() -> None:
@@ -204,7 +210,10 @@ def _function_app(name: str, function: Any) -> typer.Typer:
 
 
 def _complete(command: Any) -> None:
-    """Give a command, or those of a group, the options that all have; let it refuse numbers that are not finite."""
+    """Give a command, or those of a group, plain help and the options that all have; let it refuse numbers that are not
+    finite."""
+    command.rich_markup_mode = _PLAIN
+    command.short_help = " ".join((command.help or "").split("\n\n")[0].split())  # in a group's list: not cut
     inner = getattr(command, "commands", None)
     for one in (inner or {}).values():
         _complete(one)

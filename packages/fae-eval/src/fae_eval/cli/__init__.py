@@ -17,7 +17,9 @@ from fae_eval.cli.sampling_grid import sampling_grid
 from fae_eval.cli.text import clip_score, retrieval
 
 app = typer.Typer(
-    help="Measure samples and reconstructions, draw what latents keep, write reports.", no_args_is_help=True
+    help="Measure samples and reconstructions, draw what latents keep, write reports.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 _COMMANDS = (
     generation,
