@@ -40,7 +40,8 @@ def endings(mistakes: Mistakes, folder: Path) -> dict[str, Ending]:
     """How each command ends in a folder, in which none may leave anything behind."""
     before = sorted(folder.rglob("*"))
     results = run_all([command for kind in mistakes.values() for command, _ in kind], folder)
-    assert sorted(folder.rglob("*")) == before, "a command that fails leaves nothing behind"
+    left = {str(path.relative_to(folder)) for path in set(folder.rglob("*")).symmetric_difference(before)}
+    assert not left, f"a command that fails left {sorted(left)[:5]}"
     return results
 
 

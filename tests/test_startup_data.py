@@ -22,6 +22,8 @@ from fae_core.latent_store import write_store
 VAE = "train vae --preset conv-vae-tiny --steps 1 --batch-size 2 --device cpu"
 DIT = "train diffusion --preset sit-tiny --steps 1 --batch-size 2 --device cpu"
 ENCODE = "encode --model vae --device cpu"
+AUTO = "train autoencoder --encoder fae-tiny --preset feature-decoder-tiny --steps 1 --batch-size 2 --device cpu"
+PIXEL = "train pixel --encoder fae-tiny --preset pixel-decoder-tiny --steps 1 --batch-size 2 --device cpu"
 TEXT = (
     "train diffusion --preset mmdit-tiny --steps 1 --batch-size 2 --device cpu --set training.warmup_steps=0 "
     "--set model.text_encoder.name=org/text --latents"
@@ -46,6 +48,10 @@ MISTAKES = {
         (f"{TEXT} named --caption-template photo --out out", "a caption template has one {} for the class name"),
         (f"{TEXT} captioned --text-cache images --out out", "images is not a text cache"),
         (f"{TEXT} captioned --set model.text_encoder.name=/nope --out out", "/nope does not exist"),
+        (
+            f"{TEXT} captioned --set model.text_encoder.name=no_such_t5 --out out",
+            "the text encoder no_such_t5 needs a package that is not installed",
+        ),
         (f"{TEXT} captioned --set model.pooled_width=4 --out out", "leave model.pooled_width out"),
     ],
     "labels": [
@@ -68,6 +74,12 @@ MISTAKES = {
         (f"{DIT} --latents unfinished --out out", "unfinished is not finished: run the command that wrote it again"),
         (f"{DIT} --latents damaged --out out", "damaged/index.json"),
     ],
+    "images": [
+        (f"{VAE} --data nothing --out out", "nothing holds no images: it is empty"),
+        ("eval generation --samples nothing --reference images", "nothing holds no images: it is empty"),
+        ("eval generation --samples images --reference nothing", "nothing holds no images: it is empty"),
+        ("eval frechet --samples images --reference nothing", "nothing holds no images: it is empty"),
+    ],
     "resumed": [
         (f"{ENCODE} --data images --resume --out encoded", "encoded was begun with source '4 images"),
         (f"{ENCODE} --data labelled[:3] --resume --out encoded", "encoded was begun with source '4 images"),
@@ -77,6 +89,22 @@ MISTAKES = {
         (f"{DIT} --latents wide --resume --out run", "run was started on the first and is given the second"),
         (f"{DIT} --data images --tokenizer vae --resume --out run-live", "run-live was started on other latents"),
         (f"{TEXT} captioned-2 --resume --out run-text", "run-text was started on other captions (content "),
+    ],
+    "other settings": [
+        (f"{VAE} --data labelled --seed 9 --resume --out run-vae", "(training.seed: 0 then, 9 now); use a new --out"),
+        (f"{VAE} --data labelled --set model.blocks=2 --resume --out run-vae", "model.blocks: 1 then, 2 now"),
+        (f"{VAE} --data labelled --set vae.beta=0.5 --resume --out run-vae", "vae.beta: "),
+        (f"{DIT} --latents store --set model.classes=9 --resume --out run", "model.classes: 8 then, 9 now"),
+        (f"{DIT} --latents store --set model.depth=3 --resume --out run", "model.depth: "),
+        (f"{DIT} --latents store --preset lightningdit-tiny --resume --out run", "model_type: 'sit' then, 'lightn"),
+        ("train flow --preset starflow-tiny --latents store --resume --out run", "command: 'fae train diffusion' then"),
+        (f"{DIT} --latents store --resume --out run-vae", "command: 'fae train vae' then"),
+        (f"{AUTO} --data labelled --set encoder.channels=16 --resume --out run-auto", "encoder.channels: "),
+        (f"{AUTO} --data labelled --set model.depth=9 --resume --out run-auto", "model.depth: "),
+        (f"{AUTO} --data labelled --set autoencoder.beta=0.5 --resume --out run-auto", "autoencoder.beta: "),
+        (f"{AUTO} --encoder fae-lite0-32 --data labelled --resume --out run-auto", "encoder.backbone.name: "),
+        (f"{PIXEL} --data labelled --set noise.sigma=0.9 --resume --out run-pixel", "noise.sigma: "),
+        (f"{PIXEL} --data labelled --set model.depth=9 --resume --out run-pixel", "model.depth: "),
     ],
 }
 
@@ -97,6 +125,7 @@ def write_data() -> None:
     for name, line in (("half-captioned", '{"file_name": "0.png", "caption": "x"}'), ("broken-captions", "x")):
         write_images(name, ["0.png", "1.png"])
         Path(name, "metadata.jsonl").write_text(f"{line}\n")
+    Path("nothing").mkdir()
     Path("absent.jsonl").write_text('{"image": "9.png", "caption": "x"}\n')
     Path("broken.jsonl").write_text("x\n")
     annotations = {
@@ -127,6 +156,8 @@ def begin_runs() -> None:
     invoke([*VAE.split(), "--data", "labelled", "--out", "run-vae"])
     shutil.copytree("run-vae/model", "vae")
     invoke([*ENCODE.split(), "--data", "labelled", "--out", "encoded"])
+    invoke([*AUTO.split(), "--data", "labelled", "--out", "run-auto"])
+    invoke([*PIXEL.split(), "--data", "labelled", "--out", "run-pixel"])
     invoke([*DIT.split(), "--latents", "store", "--out", "run"])
     invoke([*DIT.split(), "--data", "labelled", "--tokenizer", "vae", "--out", "run-live"])
 

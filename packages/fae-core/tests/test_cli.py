@@ -14,7 +14,8 @@ from PIL import Image
 import fae_core
 from fae_core.cli.launch import without_processes
 from fae_core.cli.main import main
-from fae_core.cli.settings import merge, parse_override, resolve_settings
+from fae_core.cli.settings import parse_override, resolve_settings
+from fae_core.config import merge
 from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_core.plugins import load_plugins
 from fae_core.recipes.recipe import load_recipe, run_recipe

@@ -15,8 +15,8 @@ from any_fields import check_fields, finite
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fae_core.cli.settings import merge, parse_override, resolve_settings
-from fae_core.config import Config, parse_config
+from fae_core.cli.settings import parse_override, resolve_settings
+from fae_core.config import Config, merge, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import parse_yaml, read_json, read_yaml
 from fae_core.latent_store import Plan

@@ -143,8 +143,8 @@ def _wait_for_gloo_at_exit() -> None:
 def _wait_for_gloo() -> None:
     """Before the interpreter is shut down: wait for gloo's threads.
 
-    They release the tensors of the last operation after it has returned and need the interpreter's lock for it; once the
-    interpreter is being shut down they abort the process instead (std::terminate). Destroying the group joins them
+    They release the tensors of the last operation after it has returned, and need the interpreter's lock for it; once
+    the interpreter is being shut down they abort the process instead (std::terminate). Destroying the group joins them
     unless a wrapped model still refers to it: collecting such models ends most, and the rest get the lock for a moment.
     """
     gc.collect()

@@ -193,6 +193,7 @@ def _import(original: str, options: Original, arch: str | None = None, statistic
     latent_spec = LatentSpec.load(options.spec) if options.spec is not None else None
     if arch is not None:
         architecture(original, arch)
+    from fae_core.config import merge
     from fae_diffusion import LightningDiT, MMDiT, SiT
     from fae_diffusion.official.checkpoint import (
         pipeline_fields,
@@ -200,12 +201,12 @@ def _import(original: str, options: Original, arch: str | None = None, statistic
         read_diffusers_folder,
         read_statistics,
     )
-    from fae_diffusion.official.transformer import layout_of, merged
+    from fae_diffusion.official.transformer import layout_of
 
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
     if original == "mmdit" and checkpoint.is_dir():
         state, stored = read_diffusers_folder(checkpoint)
-        arguments, fields = {**stored, **arguments}, merged(pipeline_fields(checkpoint), fields)
+        arguments, fields = {**stored, **arguments}, merge(pipeline_fields(checkpoint), fields)
     else:
         state = read_checkpoint(checkpoint, options.section)
     layout = original

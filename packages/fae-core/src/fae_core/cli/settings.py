@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fae_core.config import merge
 from fae_core.errors import FAEError, require_known
 from fae_core.files import parse_yaml, read_yaml
 from fae_core.models.presets import DESCRIPTION, load_preset
@@ -65,15 +66,6 @@ def require_mappings(settings: dict[str, Any], names: Collection[str]) -> dict[s
         if not isinstance(settings.get(name, {}), dict):
             raise FAEError(f"the section {name} must be a mapping of settings, not {str(settings[name])[:40]!r}")
     return settings
-
-
-def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """`top` over `base`, mapping by mapping."""
-    merged = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 def parse_override(text: str) -> dict[str, Any]:

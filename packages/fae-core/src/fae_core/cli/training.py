@@ -90,6 +90,10 @@ def train_generator(
     facts = None if latents is None else _facts_of(latents)
     check_places(data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
     options.check_folder()
+    name = f"fae train {command}"
+    options.require_same_settings(
+        {"command": name, "model_type": model_type}, training=config, model=(config_class, model)
+    )
     spec = _latents_at_hand(facts, tokenizer)
     if spec is not None:
         options.require_suited(default_preset, {"latents": spec.shape})
@@ -116,7 +120,7 @@ def train_generator(
             options.require_suited(default_preset, {"latents": store.spec.shape})
             task, about_task = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
-            "command": f"fae train {command}",
+            "command": name,
             "data": str(latents or data),
             **({"tokenizer": tokenizer} if tokenizer else {}),
             **({"flip": True} if flip else {}),

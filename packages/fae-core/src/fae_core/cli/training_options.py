@@ -7,7 +7,7 @@ options one by one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fae_core.cli.defaults import Made
+    from fae_core.config import Config as RunConfig
     from fae_core.images import ImageSource
     from fae_core.training import Task, TrainConfig
+    from fae_core.training.compared import GivenSection
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,21 @@ class TrainingOptions:
         from fae_core.commands.running import is_first_process
 
         return self.resume and not self.dry_run and is_first_process() and (self.out / RUN_CONFIG).is_file()
+
+    def require_same_settings(self, plain: Mapping[str, Any], **sections: RunConfig | GivenSection) -> None:
+        """Compare settings with those of the run to resume, as `fae_core.training.compared.require_started_with` does.
+
+        Args:
+            plain: What config.yaml records as it is, by name, such as the command.
+            sections: Sections of the settings, as parsed, or the class and what is given.
+
+        Raises:
+            FAEError: The run was started with others.
+        """
+        if self.continues:
+            from fae_core.training.compared import require_started_with
+
+            require_started_with(self.out, plain, sections)
 
     def relaunched(self) -> bool:
         """Whether other processes do the work, as `fae_core.cli.launch.relaunched` says; a dry run starts none."""

@@ -94,7 +94,7 @@ def _open(source: str | Path, split: str | None) -> ImageSource:
 
 
 def require_source(source: str) -> None:
-    """Raise DataError where a source is a path and nothing is there; nothing else is looked at."""
+    """Raise DataError where a source is a path and nothing is there, or an empty folder; nothing else is looked at."""
     sliced = _SLICE.fullmatch(source)
     if sliced and not _exists(Path(source)):
         require_source(sliced[1])
@@ -103,6 +103,8 @@ def require_source(source: str) -> None:
 
 
 def _require_there(path: Path) -> None:
+    if path.is_dir() and next(path.iterdir(), None) is None:
+        raise DataError(f"{printable(path)} holds no images: it is empty")
     if not _exists(path):
         raise DataError(
             f'{printable(path)} does not exist; give an image folder, a .parquet or .npz file, or "photographs"'

@@ -6,14 +6,57 @@ A command compares what files say before torch is (`require_begun_on`), the loop
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import InvalidFile, LatentSpecMismatch
+from fae_core.config import Config, merge, parse_config
+from fae_core.errors import InvalidFile, InvalidSettings, LatentSpecMismatch
 from fae_core.files import read_yaml
-from fae_core.folders import RUN_CONFIG, RUN_IDENTITY
+from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED
 from fae_core.images.identity import Identity, same_images
+from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
+
+# Settings, in any section, that may differ between a run and its continuation: they do not change what is computed.
+_FREE_ON_RESUME = {
+    RUN_IDENTITY,  # compared by `require_same_identity`
+    RUN_ARGUMENTS,
+    RUN_MEASURED,
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_at",
+    "log_every",
+    "preview",
+    "preview_every",
+    "loader_threads",
+    "read_threads",
+    "parallel",
+    "accumulation",
+    "max_skipped",
+    "stall_limit",
+    "track",
+    "verify",
+}
+
+# Full names of settings that say where a run found what it learns from. A continuation may find the same elsewhere.
+_PLACES = {
+    "data",
+    "split",
+    "caption_template",
+    "tokenizer",
+    "features",
+    "autoencoder",
+    "init",
+    "reference",
+    "encoder.backbone.weights",
+    "model.text_encoder.name",
+}
+
+_HF_CONFIG = "encoder.backbone.hf_config."  # earlier versions recorded its bookkeeping, too
+
+GivenSection = tuple[type[Config], Mapping[str, Any]]
 
 
 def require_begun_on(run: Path, **identity: Any) -> None:
@@ -78,7 +121,103 @@ def require_same_identity(run: Path, before: dict[str, Any], now: dict[str, Any]
             )
 
 
+def require_started_with(run: Path, plain: Mapping[str, Any], sections: Mapping[str, Config | GivenSection]) -> None:
+    """Check that a run to resume was started with the same settings, as far as they are known before models are built.
+
+    Args:
+        run: its folder; one without a record is none to compare.
+        plain: what config.yaml records as it is, by name, such as the command.
+        sections: sections of the settings, by name: as parsed, of which what was set is compared; or the class and what
+            is given of a section that is not complete. What is not given is taken from the record.
+
+    Raises:
+        FAEError: as `require_same_settings`.
+    """
+    before = _config(run)
+    now = dict(plain)
+    require_same_settings(run, {name: before[name] for name in now if name in before}, now)
+    for name, section in sections.items():
+        is_parsed = isinstance(section, Config)
+        config_class, given = (type(section), section.model_dump(exclude_unset=True)) if is_parsed else section
+        then = before.get(name)
+        # What does not fit what was recorded, by an earlier version maybe, is told once all is known.
+        with suppress(InvalidSettings):
+            whole = merge(then if isinstance(then, dict) else {}, given)
+            now[name] = parse_config(config_class, whole, f"{name} settings").model_dump(mode="json")
+    require_same_settings(run, {name: before[name] for name in now if name in before}, redact_values(now))
+
+
+def require_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Check that a resumed run has the settings that it was started with, but for those that may differ.
+
+    Args:
+        run: the run folder.
+        before: what config.yaml records.
+        now: what is given.
+
+    Raises:
+        InvalidSettings: it was started with other settings.
+        InvalidFile: it was started by a version that read images otherwise.
+    """
+    # Runs of earlier versions, and tasks without an identity, are compared by their paths.
+    free = (_PLACES if _recorded(run) else set()) | _free_length(now.get("training", {}))
+    changed = _differences(before, now, free)
+    if changed:
+        raise InvalidSettings(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
+    _require_same_filter(run, before, now)
+
+
+def _free_length(training: dict[str, Any]) -> set[str]:
+    """Settings of the run's length, where they may differ: earlier steps do not depend on them."""
+    if training.get("schedule_steps") is not None:
+        return {"training.steps", "training.schedule_steps"}
+    in_parts = any(0 < training.get(name, 0) < 1 for name in ("warmup_steps", "hold_steps"))
+    return {"training.steps"} if training.get("schedule") == "constant" and not in_parts else set()
+
+
+def _require_same_filter(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise InvalidFile where a run of an earlier version, which resized bicubically, would go on otherwise."""
+    then, backbone = ((side.get("encoder") or {}).get("backbone") for side in (before, now))
+    if not isinstance(then, dict) or not isinstance(backbone, dict) or "interpolation" in then:
+        return
+    if backbone.get("interpolation") not in (None, "bicubic"):
+        raise InvalidFile(
+            f"{run} was started when images were resized bicubically; resume it with "
+            "--set encoder.backbone.interpolation=bicubic"
+        )
+
+
+def _remedy(changed: list[str]) -> str:
+    """What to do about settings that differ."""
+    if len(changed) == 1 and changed[0].startswith("training.steps:"):
+        return "name the length of the learning rate's schedule, --set training.schedule_steps=N, to train on"
+    return "use a new --out"
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], prefix: str = "") -> list[str]:
+    """Settings that differ, in words. One that an earlier version did not have is not compared.
+
+    Args:
+        before: what was recorded.
+        now: what is given.
+        free: full names of settings that may differ; a section of such a name, such as `autoencoder`, is no path.
+        prefix: what the full names begin with here.
+    """
+    changed = []
+    for key in sorted(before.keys() - _FREE_ON_RESUME):
+        name, old, new = f"{prefix}{key}", before[key], json.loads(json.dumps(now.get(key)))
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _differences(old, new, free, f"{name}.")
+        elif old != new and name not in free and not (prefix == _HF_CONFIG and key not in now):
+            changed.append(f"{name}: {old!r} then, {new!r} now")
+    return changed
+
+
 def _recorded(run: Path) -> dict[str, Any]:
     """What config.yaml says that a run was begun on; nothing where there is none, or an earlier version."""
-    known = read_yaml(run / RUN_CONFIG).get(RUN_IDENTITY) if (run / RUN_CONFIG).is_file() else None
+    known = _config(run).get(RUN_IDENTITY)
     return known if isinstance(known, dict) else {}
+
+
+def _config(run: Path) -> dict[str, Any]:
+    return read_yaml(run / RUN_CONFIG) if (run / RUN_CONFIG).is_file() else {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fae_core.errors import InvalidFile, InvalidSettings
+from fae_core.errors import InvalidFile
 from fae_core.files import (
     begun_folder,
     disk_errors,
@@ -22,9 +22,9 @@ from fae_core.files import (
     require_new_folder,
     write_atomic,
 )
-from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED, RUN_METRICS, RUN_MODEL
+from fae_core.folders import RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED, RUN_METRICS, RUN_MODEL
 from fae_core.redact import redact_values
-from fae_core.training.compared import require_same_identity
+from fae_core.training.compared import require_same_identity, require_same_settings
 from fae_core.training.tracking import Trackers
 
 if TYPE_CHECKING:
@@ -32,42 +32,6 @@ if TYPE_CHECKING:
 
 _LARGEST_JOURNAL = 2**30
 log = logging.getLogger("fae")
-
-# Settings that may differ between a run and its continuation, because they do not change what is computed.
-_FREE_ON_RESUME = {
-    RUN_ARGUMENTS,
-    RUN_MEASURED,
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_at",
-    "log_every",
-    "preview",
-    "preview_every",
-    "loader_threads",
-    "read_threads",
-    "parallel",
-    "accumulation",
-    "max_skipped",
-    "stall_limit",
-    "track",
-    "verify",
-}
-
-# Where a run found what it learns from. A continuation may find the same elsewhere.
-_PLACES = {
-    "data",
-    "split",
-    "caption_template",
-    "tokenizer",
-    "features",
-    "autoencoder",
-    "init",
-    "reference",
-    "encoder.backbone.weights",
-    "model.text_encoder.name",
-}
-
-_HF_CONFIG = "encoder.backbone.hf_config."  # earlier versions recorded its bookkeeping, too
 
 
 def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
@@ -90,15 +54,9 @@ def open_run(run: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
         recover_folder(run)
     if resume and path.is_file():
         before = read_yaml(path)
-        # Runs of earlier versions, and tasks without an identity, are compared by their paths.
-        known = before.get(RUN_IDENTITY) or {}
-        if known:
+        if known := before.get(RUN_IDENTITY):
             require_same_identity(run, known, settings.get(RUN_IDENTITY, {}))
-        free = _FREE_ON_RESUME | (_PLACES if known else set()) | _free_length(settings.get("training", {}))
-        changed = _differences(before, settings, free)
-        if changed:
-            raise InvalidSettings(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
-        _require_same_filter(run, before, settings)
+        require_same_settings(run, before, settings)
         _warn_of_new_length(before.get("training", {}), settings.get("training", {}))
         remove_leftovers(run)
         require_new_folder(run / RUN_MODEL, overwrite=True)  # the export will replace it
@@ -135,52 +93,11 @@ def _write_config(path: Path, settings: dict[str, Any]) -> None:
     write_atomic(path, text.encode())
 
 
-def _free_length(training: dict[str, Any]) -> set[str]:
-    """Settings of the run's length, where they may differ: earlier steps do not depend on them."""
-    if training.get("schedule_steps") is not None:
-        return {"training.steps", "training.schedule_steps"}
-    in_parts = any(0 < training.get(name, 0) < 1 for name in ("warmup_steps", "hold_steps"))
-    return {"training.steps"} if training.get("schedule") == "constant" and not in_parts else set()
-
-
-def _require_same_filter(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise InvalidFile where a run of an earlier version, which resized bicubically, would go on otherwise."""
-    then, backbone = ((side.get("encoder") or {}).get("backbone") for side in (before, now))
-    if not isinstance(then, dict) or not isinstance(backbone, dict) or "interpolation" in then:
-        return
-    if backbone.get("interpolation") not in (None, "bicubic"):
-        raise InvalidFile(
-            f"{run} was started when images were resized bicubically; resume it with "
-            "--set encoder.backbone.interpolation=bicubic"
-        )
-
-
 def _warn_of_new_length(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Log where the schedule has another length from here on: no uninterrupted run would have the same rates."""
     then, length = (side.get("schedule_steps") or side.get("steps") for side in (before, now))
     if now.get("schedule_steps") is not None and then != length:
         log.warning("the learning rate's schedule is %s steps long from here on; before it was %s", length, then)
-
-
-def _remedy(changed: list[str]) -> str:
-    """What to do about settings that differ."""
-    if len(changed) == 1 and changed[0].startswith("training.steps:"):
-        return "name the length of the learning rate's schedule, --set training.schedule_steps=N, to train on"
-    return "use a new --out"
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], prefix: str = "") -> list[str]:
-    """Settings that differ, in words. One that an earlier version did not have is not compared."""
-    changed = []
-    for key in sorted(before.keys() - {RUN_IDENTITY}):
-        old, new = before[key], json.loads(json.dumps(now.get(key)))
-        if key in free or f"{prefix}{key}" in free or (prefix == _HF_CONFIG and key not in now):
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _differences(old, new, free, f"{prefix}{key}.")
-        elif old != new:
-            changed.append(f"{prefix}{key}: {old!r} then, {new!r} now")
-    return changed
 
 
 class Journal:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fae_core.cli.options import check_places
-from fae_core.cli.settings import merge, parse_overrides, require_mappings, resolve_settings
+from fae_core.cli.settings import parse_overrides, require_mappings, resolve_settings
+from fae_core.config import merge
 from fae_core.errors import FAEError, require_known
 
 if TYPE_CHECKING:
     from fae_core.cli.defaults import Made
     from fae_core.images import ImageSource
+    from fae_core.training.compared import GivenSection
     from fae_encoder import FAEEncoder
     from fae_encoder.config import FAEEncoderConfig
     from fae_encoder.store.feature_store import FeatureStore
@@ -171,6 +173,20 @@ def known_features(folder: Path | None, encoder: FAEEncoder, source: ImageSource
     from fae_encoder.store.feature_store import FeatureStore
 
     return None if folder is None or on_meta() else FeatureStore(folder, encoder, source)
+
+
+def comparable_encoder(config: FAEEncoderConfig) -> GivenSection:
+    """What is set of an encoder, to compare with the record of a run: its class, and fields.
+
+    Of the backbone it is the name, since the rest of what is recorded depends on what its library resolves.
+    """
+    fields = config.model_dump(exclude={"backbone"}, exclude_unset=True)
+    return type(config), {**fields, "backbone": {"name": config.backbone.name}}
+
+
+def without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A section of the settings without those that training puts in itself."""
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def recorded(config: Any) -> Any:

@@ -42,10 +42,12 @@ def train_autoencoder(
     from fae_decoders.cli.stage import (
         build_encoder,
         check_encoder,
+        comparable_encoder,
         encoder_at_hand,
         known_features,
         recorded,
         stage_settings,
+        without,
     )
     from fae_decoders.fae.config import FeatureDecoderConfig
     from fae_decoders.stages.config import AutoencoderConfig
@@ -63,8 +65,16 @@ def train_autoencoder(
     train_config = training_config(settings["training"])
     stage = parse_config(AutoencoderConfig, settings["autoencoder"], "autoencoder settings")
     require_fields(FeatureDecoderConfig, settings["model"], "model settings", later=("feature_dim",))
-    check_encoder(settings["encoder"], weights, features)
+    encoder_config = check_encoder(settings["encoder"], weights, features)
     check_places(data=data)
+    command = "fae train autoencoder"
+    options.require_same_settings(
+        {"command": command},
+        training=train_config,
+        autoencoder=stage,
+        encoder=comparable_encoder(encoder_config),
+        model=(FeatureDecoderConfig, without(settings["model"], ["feature_dim"])),
+    )
     if options.relaunched():
         return
     source = options.images(data, split, features)
@@ -88,7 +98,7 @@ def train_autoencoder(
         task,
         train_config,
         {
-            "command": "fae train autoencoder",
+            "command": command,
             "data": data,
             "split": split,
             "images": len(source),

@@ -87,7 +87,15 @@ def train_pixel(
     from fae_core.config import parse_config, require_fields
     from fae_core.errors import FAEError
     from fae_core.models.build import seeded
-    from fae_decoders.cli.stage import check_encoder, encoder_at_hand, named_features, recorded, stage_settings
+    from fae_decoders.cli.stage import (
+        check_encoder,
+        comparable_encoder,
+        encoder_at_hand,
+        named_features,
+        recorded,
+        stage_settings,
+        without,
+    )
     from fae_decoders.cli.stage_two import Recipe, kept_discriminator, recipe_for_stage_two, recipe_of, tell
     from fae_decoders.fae.config import PixelDecoderConfig
     from fae_decoders.fae.stored import require_parts, require_sizes, stored_features, stored_pixel_decoder
@@ -123,7 +131,8 @@ def train_pixel(
     )
     train_config = training_config(settings["training"])
     own = PixelNoiseConfig if stage is Stage.NOISE else PixelFinetuneConfig
-    require_fields(PixelDecoderConfig, settings["model"], "model settings", later=("feature_dim", "grid", "image_size"))
+    later = ("feature_dim", "grid", "image_size")
+    require_fields(PixelDecoderConfig, settings["model"], "model settings", later=later)
     require_fields(own, settings[stage.value], f"{stage.value} settings")
     if stage is Stage.NOISE:
         if reference is not None:  # the rule goes over a preset's absolute sigma; a number that is set is not replaced
@@ -137,7 +146,16 @@ def train_pixel(
         noise.require_reference(reference is not None)
         if (named := named_features(settings["encoder"])) is not None:
             noise.require_unit(*named)
-    check_encoder(settings["encoder"], weights, features)
+    encoder_config = check_encoder(settings["encoder"], weights, features)
+    name = f"fae train pixel --stage {stage.value}"
+    options.require_same_settings(
+        {"command": name},
+        training=train_config,
+        encoder=comparable_encoder(encoder_config),
+        # What is measured at the start is in the record in its place.
+        **{stage.value: (own, {key: value for key, value in settings[stage.value].items() if value != NOT_MEASURED})},
+        **({} if init is not None else {"model": (PixelDecoderConfig, without(settings["model"], later))}),
+    )
     known = None if autoencoder is None else stored_features(autoencoder)
     by_default = recipe.preset == DEFAULT_PRESET and recipe.config is None
     if runs is not None:
@@ -184,7 +202,7 @@ def train_pixel(
         task,
         train_config,
         {
-            "command": f"fae train pixel --stage {stage.value}",
+            "command": name,
             "data": data,
             "split": split,
             "images": len(source),

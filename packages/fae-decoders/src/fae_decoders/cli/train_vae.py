@@ -53,6 +53,8 @@ def train_vae(
     stage = parse_config(VAEConfig, settings["vae"], "vae settings")
     model = parse_config(ConvVAEConfig, settings["model"], "model settings")
     check_places(data=data)
+    command = "fae train vae"
+    options.require_same_settings({"command": command}, training=train_config, vae=stage, model=model)
     if options.relaunched():
         return
     source = options.images(data, split)
@@ -69,7 +71,7 @@ def train_vae(
         task,
         train_config,
         {
-            "command": "fae train vae",
+            "command": command,
             "data": data,
             "split": split,
             "images": len(source),

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fae_core.config import parse_config
+from fae_core.config import merge, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
@@ -90,7 +90,7 @@ def load_official(
     where = f"official {cls.__name__} config"
     if layout in RAE:
         translated |= rae_fields(layout, arguments, spec, where)
-    ours: Any = parse_config(cls.config_class, merged(translated, fields), where)
+    ours: Any = parse_config(cls.config_class, merge(translated, fields), where)
     if ours.transport.prediction != "velocity":
         raise FAEError("from_official reads checkpoints that predict the velocity")
     wanted = (arguments["in_channels"], *sides(arguments["input_size"]))
@@ -118,15 +118,6 @@ def layout_of(model_type: str, names: Iterable[str]) -> str:
     if model_type == "lightningdit" and "s_embedder.proj.weight" in found:
         return "ditdh"
     return "rae" if model_type == "lightningdit" and "t_embedder.W" in found else model_type
-
-
-def merged(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` over `defaults`, section by section where both are plain settings."""
-    both = {**defaults, **fields}
-    for name, value in fields.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
-            both[name] = {**defaults[name], **value}
-    return both
 
 
 def translate_state(state_dict: Mapping[str, Tensor], model: torch.nn.Module, layout: str) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from fae_core.config import Config
 
+INSTALL = "fae-diffusion[text]"  # what reads any
 CLIP_TOKENS = 77  # of a prompt, in both of SD3's CLIPs
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}  # torch's names
 MOST_TOKENS = 2**14  # per prompt; a larger number is taken for a mistake, because each token costs memory

@@ -6,21 +6,19 @@ Any T5 (encoder half only), and any other encoder with a `last_hidden_state`.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from fae_core.errors import DataError, FAEError, InvalidFile, MissingPackage
+from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.models.identity import model_checksum
 from fae_core.models.transformers_models import load_model, read_config
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import DTYPES, MOST_TOKENS, TextEncoderConfig
+from fae_diffusion.text.source import encoder_source
 from fae_diffusion.text.tokenizer import (
-    INSTALL,
     T5_FAMILY,
     check_vocabulary,
     load_tokenizer,
@@ -72,11 +70,9 @@ class TextEncoder:
     ) -> None:
         if not 1 <= max_length <= MOST_TOKENS:
             raise FAEError(f"max_length is at least 1 and at most {MOST_TOKENS}, not {max_length}")
-        if importlib.util.find_spec("transformers") is None:
-            raise MissingPackage("a text encoder", INSTALL)
         self.name, self.max_length, self.batch_size = name, max_length, batch_size
         self.mask_padding = mask_padding
-        source = _source(name)
+        source = encoder_source(name)
         config = read_config(source, "tokenizer and text encoder")
         self.tokenizer = load_tokenizer(source, config.model_type)
         self.model = _model(source, config).eval().requires_grad_(False)
@@ -210,19 +206,6 @@ def check_prompts(prompts: Sequence[str]) -> None:
             raise DataError(
                 f"caption {index}, {prompt[:60]!a}, has half of a surrogate pair: it is not Unicode"
             ) from None
-
-
-def _source(name: str) -> str:
-    """The folder of that name, or the model folder of an installed package; else the name of a hub repository."""
-    if Path(name).is_dir():
-        return name
-    if name.isidentifier():
-        spec = importlib.util.find_spec(name)
-        folder = Path(spec.origin).parent / "model" if spec is not None and spec.origin is not None else None
-        if folder is None or not folder.is_dir():
-            raise MissingPackage(f"the text encoder {name}", name.replace("_", "-"))
-        return str(folder)
-    return name
 
 
 def _model(source: str, config: Any) -> PreTrainedModel:

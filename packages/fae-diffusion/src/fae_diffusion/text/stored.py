@@ -14,6 +14,7 @@ from fae_core.latent_store.facts import StoreFacts
 from fae_core.models.sources import require_source
 from fae_diffusion.models.mmdit_config import MMDiTConfig
 from fae_diffusion.text.config import TextEncoderConfig
+from fae_diffusion.text.source import encoder_source
 
 CACHE_KIND = "text cache"
 
@@ -77,6 +78,7 @@ def require_encoder(config: MMDiTConfig) -> TextEncoderConfig:
     Raises:
         DataError: It has none, or settings that the embeddings kept on disk do not fit.
         InvalidFile: The encoder is a path where nothing is.
+        MissingPackage: As `encoder_source`.
     """
     if config.text_encoder is None:
         raise DataError("a text-conditional model needs model.text_encoder: {name: ..., max_length: ...}")
@@ -86,8 +88,9 @@ def require_encoder(config: MMDiTConfig) -> TextEncoderConfig:
         raise DataError("embeddings of captions are kept in bf16: leave model.text_encoder.dtype out")
     if config.pooled_width is not None:
         raise DataError("captions are embedded token by token: leave model.pooled_width out")
-    if "/" in config.text_encoder.name:  # else it is a package's
-        require_source(config.text_encoder.name)
+    source = encoder_source(config.text_encoder.name)
+    if "/" in source:
+        require_source(source)
     return config.text_encoder
 
 

@@ -18,8 +18,8 @@ import torch
 from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.files import read_json
 from fae_core.models.transformers_models import load_processor, reading
+from fae_diffusion.text.config import INSTALL
 
-INSTALL = "fae-diffusion[text]"
 T5_FAMILY = ("t5", "mt5", "umt5", "longt5")
 _SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's own tokens, whose ids follow those of its sentencepiece model
 _PIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
