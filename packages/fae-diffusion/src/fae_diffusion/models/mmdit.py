@@ -312,7 +312,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         if self.config.text_encoder is None:
             raise FAEError("this model's config names no text encoder: pass text embeddings")
         if self._encoder is None:
-            from fae_diffusion.text.sd3 import load_text_encoder
+            from fae_diffusion.text.load import load_text_encoder
 
             if self.config.text_encoder.fingerprint is None:
                 log.info(
@@ -326,7 +326,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
 
 def _null_prompt(encoder: TextEncoderConfig | dict[str, Any]) -> tuple[TextEncoderConfig, TextCondition]:
     """A text encoder with its fingerprint, and what it makes of "": a batch of one, the tokens that count."""
-    from fae_diffusion.text.sd3 import load_text_encoder
+    from fae_diffusion.text.load import load_text_encoder
 
     config = parse_config(TextEncoderConfig, encoder, "text_encoder") if isinstance(encoder, dict) else encoder
     loaded = load_text_encoder(config)

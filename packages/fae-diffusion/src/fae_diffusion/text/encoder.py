@@ -16,7 +16,7 @@ from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.models.identity import model_checksum
 from fae_core.models.transformers_models import load_model, read_config
 from fae_diffusion.text.condition import TextCondition
-from fae_diffusion.text.config import DTYPES, MOST_TOKENS, TextEncoderConfig
+from fae_diffusion.text.config import MOST_TOKENS
 from fae_diffusion.text.source import encoder_source
 from fae_diffusion.text.tokenizer import (
     T5_FAMILY,
@@ -84,25 +84,6 @@ class TextEncoder:
         if longest is not None and max_length > longest:
             raise FAEError(f"{name} has positions for {longest} tokens, fewer than max_length {max_length}")
 
-    @classmethod
-    def from_config(cls, config: TextEncoderConfig, **options: Any) -> TextEncoder:
-        """The encoder that a config names.
-
-        Args:
-            config: name, length, padding, dtype and, where a model was trained with it, fingerprint.
-            **options: of the constructor: device, batch_size.
-
-        Raises:
-            InvalidFile: where the encoder of that name does not have the recorded fingerprint.
-        """
-        dtype = getattr(torch, DTYPES[config.dtype])
-        encoder = cls(
-            config.name, max_length=config.max_length, mask_padding=config.mask_padding, dtype=dtype, **options
-        )
-        if config.fingerprint is not None:
-            encoder.require(config.fingerprint)
-        return encoder
-
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
         """Embeddings of prompts, each cut or padded to `max_length` tokens. "" is the null prompt.
@@ -129,14 +110,6 @@ class TextEncoder:
             **({} if self.mask_padding else {"mask_padding": False}),
         }
         return encoder_digest(facts, self.tokenizer, self.model)[:32]
-
-    def require(self, fingerprint: str) -> None:
-        """Check the fingerprint.
-
-        Raises:
-            InvalidFile: unless this encoder has it.
-        """
-        require_fingerprint(self, fingerprint)
 
     def equal_after_cut(self, prompts: Iterable[str]) -> list[list[str]]:
         """Groups of different prompts that have the same first `max_length` tokens, which are all that is encoded."""
@@ -165,16 +138,6 @@ class TextEncoder:
         # Without an attention mask (SigLIP has none) padding is text.
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
         return hidden, mask
-
-
-def require_fingerprint(encoder: Any, fingerprint: str) -> None:
-    """Raise InvalidFile unless a text encoder has this fingerprint."""
-    found = encoder.fingerprint()
-    if found != fingerprint:
-        raise InvalidFile(
-            f"the text encoder {encoder.name} ({encoder.max_length} tokens, {encoder.dtype}) is not the one that the "
-            f"model was trained on: its fingerprint is {found}, not {fingerprint}"
-        )
 
 
 def encoder_digest(facts: dict[str, Any], tokenizer: Any, model: Any) -> str:

@@ -23,8 +23,8 @@ from torch import Tensor
 from fae_core.errors import InvalidFile, MissingPackage
 from fae_core.models.transformers_models import load_model, load_processor, read_config
 from fae_diffusion.text.condition import TextCondition
-from fae_diffusion.text.config import CLIP_TOKENS, DTYPES, TextEncoderConfig
-from fae_diffusion.text.encoder import TextEncoder, check_prompts, encoder_digest, require_fingerprint
+from fae_diffusion.text.config import CLIP_TOKENS
+from fae_diffusion.text.encoder import check_prompts, encoder_digest
 from fae_diffusion.text.tokenizer import INSTALL
 
 WIDTH = 4096  # of T5-XXL's states; without T5 the folder does not say it
@@ -145,22 +145,3 @@ class _Tower:
         if int(ids.max()) >= rows:
             raise InvalidFile(f"the tokenizer of {self.where} has more tokens than its model, which knows {rows}")
         return ids
-
-
-def load_text_encoder(config: TextEncoderConfig, device: torch.device | str = "cpu") -> TextEncoder | SD3TextEncoder:
-    """The text encoder that a config names, of either kind.
-
-    Args:
-        config: of a model.
-        device: of the encoder.
-
-    Raises:
-        InvalidFile: where it does not have the recorded fingerprint, and as the encoders do.
-    """
-    if config.kind == "one":
-        return TextEncoder.from_config(config, device=device)
-    dtype = getattr(torch, DTYPES[config.dtype])
-    encoder = SD3TextEncoder(config.name, max_length=config.max_length, t5=config.t5, device=device, dtype=dtype)
-    if config.fingerprint is not None:
-        require_fingerprint(encoder, config.fingerprint)
-    return encoder

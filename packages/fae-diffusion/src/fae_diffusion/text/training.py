@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +25,7 @@ from fae_diffusion.text.cache import TextCache
 from fae_diffusion.text.condition import TextCondition
 from fae_diffusion.text.config import TextEncoderConfig
 from fae_diffusion.text.encoder import TextEncoder, check_prompts
+from fae_diffusion.text.load import load_text_encoder
 from fae_diffusion.text.stored import captions_of, require_encoder, texts_hash
 
 
@@ -162,8 +163,11 @@ def caption_task(
 def _embedded(captions: list[str], encoder_config: TextEncoderConfig, folder: Path, device: str | None) -> TextCache:
     """The captions' embeddings, by all processes. The encoder is loaded on the first alone where all are there."""
     with processes(device) as group:
-        encoder = TextEncoder.from_config(encoder_config, device=group.device) if group.is_main else None
+
+        def load() -> TextEncoder:
+            return cast(TextEncoder, load_text_encoder(encoder_config, group.device))  # `require_encoder` refuses SD3's
+
+        encoder = load() if group.is_main else None
         if not group.broadcast(encoder is not None and TextCache.holds(folder, encoder, captions)):
-            encoder = encoder or TextEncoder.from_config(encoder_config, device=group.device)
-            TextCache.build(folder, encoder, captions, group=group)
+            TextCache.build(folder, encoder or load(), captions, group=group)
     return TextCache(folder)
