@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fae_core.cli import demo
+from fae_core.cli.main import main
 from fae_core.errors import FAEError
+from fae_core.plugins import load_plugins
 from fae_core.recipes import jobs
 from fae_core.recipes.jobs import needs
 from fae_core.recipes.recipe import load_recipe, run_recipe
@@ -119,3 +122,64 @@ def test_what_running_steps_told_last_is_shown(
     run_recipe(load_recipe(written(tmp_path, photo, str(photo))), tmp_path / "run", jobs=2)
     lines = capsys.readouterr().err.splitlines()
     assert any(re.match(r"first, \d+ s(: .*)?; second, \d+ s", line) for line in lines)
+
+
+COMMANDS = """
+import sys
+import typer
+
+app = typer.Typer()
+
+@app.command()
+def end(status: int) -> None:
+    raise typer.Exit(status)
+
+@app.command()
+def leave(why: str) -> None:
+    sys.exit(int(why) if why.isdigit() else why)
+
+def count(number: int) -> int:
+    return number
+"""
+
+
+@pytest.fixture
+def others_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands of somebody else's package, installed for this process and for those that it starts."""
+    (tmp_path / "theirs.py").write_text(COMMANDS)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fae.commands]\ntheirs = theirs:app\ncount = theirs:count\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    load_plugins.cache_clear()
+    yield
+    load_plugins.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("theirs end 0", 0), ("theirs end 3", 3), ("theirs leave 0", 0), ("theirs leave 4", 4), ("count 5", 0)],
+)
+def test_a_command_ends_with_the_status_that_it_names(command: str, status: int, others_commands: None) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command.split())
+    assert stopped.value.code == status
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [("theirs end 3", "step last ended with status 3"), ("theirs leave 'no such colour'", "no such colour")],
+)
+def test_a_step_is_done_where_its_command_ended_with_status_0(
+    last: str, told: str, jobs: int, others_commands: None, tmp_path: Path
+) -> None:
+    steps = {"end": "theirs end 0", "leave": "theirs leave 0", "count": "count 5", "last": last}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": [{"name": n, "run": c} for n, c in steps.items()]}))
+    with pytest.raises(FAEError, match=told):
+        run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=jobs)
+    done = json.loads((tmp_path / "out" / "steps.json").read_text())["steps"]
+    assert [entry["name"] for entry in done] == ["end", "leave", "count"]

@@ -46,13 +46,13 @@ def _run(arguments: list[str]) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             with _orderly_end():
-                status = invoke(arguments)  # a number where --help has ended it early
-            return status if isinstance(status, int) else 0
+                invoke(arguments)
+            return 0
         except Terminated:
             print("terminated", file=sys.stderr)  # noqa: T201
             return Terminated.status
         except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            return stop.code if isinstance(stop.code, int) else 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)  # noqa: T201
             return 130

@@ -81,20 +81,23 @@ class PluginGroup(TyperGroup):
             raise MissingPackage(f"fae {full.replace('.', ' ')}", *_PROVIDERS[full])
         raise UnknownName(f"command of fae {self.prefix.rstrip('.')}".rstrip(), cmd_name, self.list_commands(ctx))
 
+    def invoke(self, ctx: Any) -> None:
+        """Run the command that was named. What it returns is dropped: typer returns a status in the same way."""
+        super().invoke(ctx)
 
-def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
+
+def invoke(arguments: Sequence[str], *, complete: bool = False) -> None:
     """Run one `fae` command inside this process.
 
     Args:
         arguments: What follows `fae`.
         complete: Add nothing from the run's record to a `train ... --resume`; for the steps of recipes.
 
-    Returns:
-        What the command returns, or a status where --help ended it early.
-
     Raises:
-        FAEError: Wrong arguments, or what the command raises.
+        FAEError: Wrong arguments, what the command raises, or the message that it gives to sys.exit.
         KeyboardInterrupt: The command was interrupted.
+        SystemExit: The command ended with a status other than 0, by typer.Exit or sys.exit. A number that it returns is
+            no status, as everywhere in typer.
     """
     _require_text(arguments)
     arguments = arguments if complete else resumed_arguments(arguments)
@@ -102,10 +105,16 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> Any:
     try:
         require_separate_output()
         with command_output():
-            result = _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
-        if type(result) is int and result == _INTERRUPTED:
+            status = _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
+        if status == _INTERRUPTED:
             raise KeyboardInterrupt
-        return result
+        if status:
+            raise SystemExit(status)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise FAEError(end.code) from None
+        if end.code:
+            raise
     except Exception as error:
         message = getattr(error, "format_message", None)  # of click's errors about arguments
         if message is not None:

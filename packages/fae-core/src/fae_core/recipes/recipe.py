@@ -59,7 +59,8 @@ def run_recipe(
         The record of all steps: name, command and seconds.
 
     Raises:
-        FAEError: A resumable step was finished with another command, or what a step raises.
+        FAEError: A resumable step was finished with another command; what a step raises, or that it ended with a
+            status other than 0.
         UnknownName: `only` names no step.
     """
     recipe.check_commands()
@@ -150,6 +151,8 @@ def _one_after_the_other(
             raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
         except KeyboardInterrupt:
             raise Interrupted(f"step {name} was interrupted", signal.SIGINT, command_to_go_on()) from None
+        except SystemExit as end:
+            raise FAEError(f"step {name} ended with status {end.code}") from None
         ended(name, time.monotonic() - since)
 
 
