@@ -141,13 +141,13 @@ def test_workers_end_when_the_command_that_started_them_is_killed(store: Path, t
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("jobs", "processes"), [(1, 1), (1, 2), (2, 1)])
 def test_a_recipe_passes_the_signal_on_and_can_be_continued(
-    number: int, status: int, jobs: int, store: Path, tmp_path: Path
+    number: int, status: int, jobs: int, processes: int, store: Path, tmp_path: Path
 ) -> None:
+    commands = {name: [*training(store, Path("{out}") / name), "--processes", str(processes)] for name in "ab"}
     steps = "".join(
-        f'  - {{name: {name}, run: "{shlex.join(training(store, Path("{out}") / name))}", resumable: true}}\n'
-        for name in "ab"
+        f'  - {{name: {name}, run: "{shlex.join(command)}", resumable: true}}\n' for name, command in commands.items()
     )
     (tmp_path / "recipe.yaml").write_text(f"steps:\n{steps}")
     out = tmp_path / "out"
@@ -164,7 +164,8 @@ def test_a_recipe_passes_the_signal_on_and_can_be_continued(
     assert survivors(str(out)) == []
 
 
-def test_a_step_that_was_interrupted_is_not_taken_for_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_step_that_was_interrupted_is_not_taken_for_done(number: int, status: int, tmp_path: Path) -> None:
     """Encoding has no checkpoint, and ends at once."""
     images = torch.randint(0, 256, (1000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     np.savez(tmp_path / "images.npz", arr_0=images.numpy())
@@ -177,9 +178,9 @@ def test_a_step_that_was_interrupted_is_not_taken_for_done(tmp_path: Path) -> No
     out = tmp_path / "out"
     process = start(["run", str(tmp_path / "recipe.yaml"), "--out", str(out)])
     wait_for(out / "first" / "shard-000001.safetensors", process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     told = ended(process)
-    assert process.returncode == 130, told
+    assert process.returncode == status, told
     assert f"step first was interrupted; go on with: fae run {tmp_path}/recipe.yaml --out {out} --resume" in told
     assert not (out / "second").exists()
     resumed = start(["run", str(tmp_path / "recipe.yaml"), "--out", str(out), "--resume"])

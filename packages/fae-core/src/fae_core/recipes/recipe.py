@@ -61,6 +61,7 @@ def run_recipe(
     Raises:
         FAEError: A resumable step was finished with another command; what a step raises, or that it ended with a
             status other than 0.
+        Interrupted: A signal asked to stop.
         UnknownName: `only` names no step.
     """
     recipe.check_commands()
@@ -143,17 +144,25 @@ def _one_after_the_other(
     from fae_core.commands.groups import invoke
 
     for name, command in attempts.items():
-        started(name)
         since = time.monotonic()
         try:
+            started(name)
             invoke(command, complete=True)
+            ended(name, time.monotonic() - since)
         except Interrupted as stop:
             raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
         except KeyboardInterrupt:
-            raise Interrupted(f"step {name} was interrupted", signal.SIGINT, command_to_go_on()) from None
+            raise _failure(name, 128 + signal.SIGINT) from None
         except SystemExit as end:
-            raise FAEError(f"step {name} ended with status {end.code}") from None
-        ended(name, time.monotonic() - since)
+            raise _failure(name, end.code) from None
+
+
+def _failure(name: str, status: object) -> FAEError:
+    """Why a step ended with a status: a signal asked it, or the processes that it started, to stop, or it failed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if status == 128 + number:
+            return Interrupted(f"step {name} was interrupted", number, command_to_go_on())
+    return FAEError(f"step {name} ended with status {status}")
 
 
 def _as_recorded(arguments: list[str]) -> str:
