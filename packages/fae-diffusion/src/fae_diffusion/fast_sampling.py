@@ -28,14 +28,10 @@ class FastSampling(nn.Module):
     _evaluations = 0  # of the network, in sampling
     _tuned: frozenset[tuple[Any, ...]] = frozenset()  # cases of sampling whose ops were measured
 
-    def velocity(self, z: Tensor, t: Tensor | float, condition: Any, until: float | None = None) -> Tensor:
-        """The velocity dz/dt of states (B, C, h, w) at time t; the network's own."""
-        raise NotImplementedError
-
     def _network(
         self, velocity: GuidedVelocity, noise: Tensor, settings: Sampling, bf16: bool, device: torch.device
     ) -> Any:
-        """`self.velocity`, or what evaluates it faster on this device: compiled blocks, or CUDA graphs."""
+        """`velocity.model`, a method of this network, its blocks compiled or not; or the same as CUDA graphs."""
         graph, compile = settings.cuda_graph, settings.compile
         if graph is True and device.type != "cuda":
             raise FAEError(f"cuda_graph needs a model on cuda, this one is on {device}")
@@ -53,10 +49,10 @@ class FastSampling(nn.Module):
         if graph == "auto":
             graph = device.type == "cuda" and small and not self._blocks_compiled
         if not graph:
-            return self.velocity
+            return velocity.model
         kept = self._captured
         if kept is None or kept.bf16 != bf16:
-            kept = self._captured = CapturedNetwork(self, self.velocity, bf16)
+            kept = self._captured = CapturedNetwork(self, velocity.model, bf16)
         kept.renew()
         return kept
 

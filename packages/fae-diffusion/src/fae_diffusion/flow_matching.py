@@ -164,7 +164,7 @@ class FlowMatching(FastSampling):
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             velocity = self._guided(condition, settings, weak)
             network, z = self._network(velocity, noise, settings, bf16, device), noise.to(device).float()
-            if network == self.velocity and settings.method not in ADAPTIVE:
+            if network is velocity.model and settings.method not in ADAPTIVE:
                 self._tune(velocity, z, grid, bf16)
             velocity.model = network
             z = integrated(velocity, z, grid, settings, self.transport.path, random, observe)
