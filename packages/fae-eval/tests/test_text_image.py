@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from fae_core import LatentSpec
+from fae_core.commands.groups import invoke
 from fae_core.errors import DataError, FAEError, InvalidFile
 
 transformers = pytest.importorskip("transformers", reason="the extra fae-eval[text] is not installed")
 
-from fae_eval.data.captions import paired_captions  # noqa: E402
+from fae_eval.data.captions import paired_captions, prompts_of  # noqa: E402
 from fae_eval.extractors.two_towers import TwoTowers  # noqa: E402
 from fae_eval.studies.text_image import evaluate_clip_score, evaluate_retrieval  # noqa: E402
 
@@ -129,13 +130,25 @@ def test_prompts_come_from_the_sample_folder_and_have_to_fit(clip, pictures, tmp
     (folder / "samples.json").write_text(json.dumps(record))
     model = TwoTowers(str(clip))
     named = [PROMPTS[label] for label in record["labels"]]
-    found = [evaluate_clip_score(folder, model, prompts=prompts).values["CLIP score"] for prompts in (None, named)]
-    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    read = prompts_of(str(folder), 6, None)
+    found = [evaluate_clip_score(folder, model, prompts=prompts) for prompts in (None, named, read)]
+    assert found[0].values["CLIP score"] == pytest.approx(found[1].values["CLIP score"], abs=1e-6)
+    assert found[2].values == found[0].values
+    assert [one.provenance["prompts"] for one in found] == ["of the samples", "a list", "of the samples"]
+    (tmp_path / "p.txt").write_text("\n".join(named))
+    models = ["--text-model", str(clip), "--device", "cpu"]
+    words = ["--samples", str(folder), "--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "score.json")]
+    invoke(["eval", "clip-score", *models, *words])
+    stored = json.loads((tmp_path / "score.json").read_text())
+    assert stored["values"]["CLIP score"] == pytest.approx(found[0].values["CLIP score"], abs=1e-3)
+    assert stored["provenance"]["prompts"] == str(tmp_path / "p.txt")
     with pytest.raises(DataError, match="give --prompts"):
         evaluate_clip_score(folder / "images", model)
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     with pytest.raises(DataError, match="2 prompts for 6 images"):
         evaluate_clip_score(folder, model, prompts=tmp_path / "p.txt")
+    with pytest.raises(DataError, match="a list has 1 prompts for 6 images"):
+        evaluate_clip_score(folder, model, prompts=PROMPTS[:1])
 
 
 def test_siglip_reads_lower_case_and_all_of_its_padding(siglip):

@@ -48,11 +48,11 @@ def clip_score(
     path = result_path(out, "clip-score", overwrite)
     check_latents([samples], None)
     source = open_image_files(samples, survey)
-    prompts_of(samples, len(source), prompts)
+    read = prompts_of(samples, len(source), prompts)
     from fae_eval.studies.text_image import evaluate_clip_score
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
-    finish(evaluate_clip_score(source, text_model, prompts=prompts, **options), path)
+    finish(evaluate_clip_score(source, text_model, prompts=read, **options), path)
 
 
 def retrieval(

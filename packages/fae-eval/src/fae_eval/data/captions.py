@@ -36,7 +36,19 @@ def sample_prompts(folder: Path, count: int) -> list[str]:
     return [str(prompts[label]) for label in labels]
 
 
-def prompts_of(origin: str, count: int, prompts: str | Path | Sequence[str] | None) -> list[str]:
+class Prompts(NamedTuple):
+    """What images were drawn for.
+
+    Attributes:
+        texts: one per image, in order.
+        origin: the file that says it, or what else does.
+    """
+
+    texts: list[str]
+    origin: str
+
+
+def prompts_of(origin: str, count: int, prompts: str | Path | Sequence[str] | None) -> Prompts:
     """The prompt of each of some images.
 
     Args:
@@ -48,20 +60,14 @@ def prompts_of(origin: str, count: int, prompts: str | Path | Sequence[str] | No
         DataError: where there are none, or another number.
     """
     if prompts is None:
-        return sample_prompts(Path(origin), count)
+        return Prompts(sample_prompts(Path(origin), count), "of the samples")
     if isinstance(prompts, (str, Path)):
-        return prompts_in(Path(prompts), count)
-    if len(prompts) != count:
-        raise DataError(f"{len(prompts)} prompts for {count} images")
-    return list(prompts)
-
-
-def prompts_in(path: Path, count: int) -> list[str]:
-    """One prompt per image, in order, from a file that `read_prompts` reads. Raises DataError for another number."""
-    prompts = list(read_prompts(path))
-    if len(prompts) != count:
-        raise DataError(f"{path} has {len(prompts)} prompts for {count} images")
-    return prompts
+        found = Prompts(list(read_prompts(Path(prompts))), str(prompts))
+    else:
+        found = Prompts(list(prompts), "a list")
+    if len(found.texts) != count:
+        raise DataError(f"{found.origin} has {len(found.texts)} prompts for {count} images")
+    return found
 
 
 class PairedCaptions(NamedTuple):

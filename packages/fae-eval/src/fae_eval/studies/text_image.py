@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.processes import resolve_device
-from fae_eval.data.captions import PairedCaptions, paired_captions, prompts_of
+from fae_eval.data.captions import PairedCaptions, Prompts, paired_captions, prompts_of
 from fae_eval.data.files import evenly_spread, open_image_files
 from fae_eval.data.samples import open_samples
 from fae_eval.extractors.two_towers import TwoTowers
@@ -36,7 +36,7 @@ def evaluate_clip_score(
     samples: Any,
     model: str | TwoTowers,
     *,
-    prompts: str | Path | Sequence[str] | None = None,
+    prompts: str | Path | Sequence[str] | Prompts | None = None,
     survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
@@ -48,7 +48,8 @@ def evaluate_clip_score(
     Args:
         samples: anything `open_samples` takes.
         model: name or folder of a CLIP or SigLIP model, or the model; only scores of one model compare.
-        prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`.
+        prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`;
+            or what `prompts_of` gives.
         survey: a report of `fae check` on the samples, all of which must be readable.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
@@ -60,7 +61,7 @@ def evaluate_clip_score(
     """
     started = time.monotonic()
     opened = open_samples(samples, survey=survey)
-    texts = prompts_of(opened.origin, len(opened), prompts)
+    texts, told_by = prompts if isinstance(prompts, Prompts) else prompts_of(opened.origin, len(opened), prompts)
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     parts = []
     with advancing(progress, len(opened), "embedding images") as advance:
@@ -75,7 +76,7 @@ def evaluate_clip_score(
         device=towers.device,
         model=towers.facts,
         samples={"source": opened.origin, "count": len(images)},
-        prompts=str(prompts) if isinstance(prompts, (str, Path)) else "of the samples",
+        prompts=told_by,
         convention="100 * mean of max(cosine, 0) over pairs, no prefix",
         seconds=round(time.monotonic() - started, 1),
     )
