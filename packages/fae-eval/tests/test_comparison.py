@@ -64,6 +64,11 @@ def test_single_values_come_from_a_named_row() -> None:
         read_group("c32", [single(0.7)], "top-5")
 
 
+def test_the_checkpoint_of_an_interruption_is_not_compared() -> None:
+    group = read_group("x", [curve(9.0, 5.0, 2.0, steps=(26, 100, 200)), curve(6.0, 4.0)])
+    assert (group.steps, group.runs) == ((100, 200), ((5.0, 2.0), (6.0, 4.0)))
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(FAEError, match="at different steps"):
         read_group("x", [curve(1.0, 2.0), curve(1.0, 2.0, steps=(100, 300))])

@@ -25,7 +25,7 @@ class Group:
 
     Attributes:
         name: of the variant.
-        steps: at which values were measured; () for single values.
+        steps: at which all have values; () for single values.
         runs: the values of each seed, one per step, or a single one.
         floor: the distance of real images to others, the mean over the records; None where they do not have it.
     """
@@ -68,9 +68,12 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     column = column or _default_column(records[0])
     row = row or _default_row(records)
     found = [_values(record, column, row) for record in records]
-    steps = found[0][0]
-    if any(other != steps for other, _ in found):
-        raise FAEError(f"the records of {name} were measured at different steps")
+    if len({steps[-1:] for steps, _ in found}) > 1:
+        raise FAEError(f"the records of {name} end at different steps")
+    # A run that was interrupted has a checkpoint more than the others.
+    steps = tuple(step for step in found[0][0] if all(step in other for other, _ in found))
+    if steps:
+        found = [(steps, tuple(value for step, value in zip(*one, strict=True) if step in steps)) for one in found]
     floors = [_floor(record, column) for record in records]
     known = [floor for floor in floors if floor is not None]
     floor = statistics.fmean(known) if len(known) == len(floors) else None
