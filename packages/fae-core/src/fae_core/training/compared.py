@@ -1,6 +1,7 @@
-"""What a run was begun on, compared with what it is given when it is resumed. torch is not imported.
+"""What a run was begun on and with, compared with what it is given when it is resumed. torch is not imported.
 
-A command compares what files say before torch is (`require_begun_on`), the loop everything once models are built.
+A command compares what files and options say before torch is imported (`require_begun_on`, `require_started_with`), the
+loop everything once models are built.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _FREE_ON_RESUME = {
     "log_every",
     "preview",
     "preview_every",
+    "cache_gb",
     "loader_threads",
+    "read_batch",
     "read_threads",
     "parallel",
     "accumulation",
