@@ -44,7 +44,7 @@ def run(
 
     Small models leave most of a GPU idle; --jobs 8 runs eight such steps on it together, and their seconds say little.
 
-    Example: fae run recipes/cifar10.yaml --out runs/cifar10 --set data=train.parquet
+    Example: fae run recipes/cifar10-cpu.yaml --out runs/cifar10 --set data=train.parquet
     """
     from fae_core.cli.settings import parse_overrides
     from fae_core.commands.running import command_line
