@@ -14,6 +14,7 @@ from fae_core.commands.children import Children, children
 from fae_core.commands.running import COMPLETE, command_to_go_on, outputs_of
 from fae_core.errors import FAEError, Interrupted
 from fae_core.files import disk_errors
+from fae_core.folders import ENCODER
 from fae_core.machine import available_cores
 
 _POLL_SECONDS = 0.1
@@ -40,9 +41,9 @@ class Job:
 def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
     """The earlier steps whose results each step reads.
 
-    A step reads another's results where one of its words names the folder or file that the other writes (its --out), a
-    path above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all steps
-    before it.
+    A step reads another's results where one of its words names the folder or file that the other writes (its --out, or
+    OUT.encoder beside it), a path above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report
+    {out}` waits for all steps before it.
 
     Args:
         commands: The arguments after `fae` by step, in the recipe's order.
@@ -55,7 +56,8 @@ def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
     for name, command in commands.items():
         words = {part for word in command for part in {word, word.rpartition("=")[2]}}
         found[name] = frozenset(other for other, path in written if any(_overlap(word, path) for word in words))
-        written += [(name, out) for out in outputs_of(command)[:1]]
+        # Beside a store, `fae encode` writes the encoder that made it.
+        written += [(name, path) for out in outputs_of(command)[:1] for path in (out, f"{out}.{ENCODER}")]
     return found
 
 

@@ -1,8 +1,11 @@
 """Running a recipe: which of its steps are due, one after another or several at once, and the record of those done.
 
 Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not
-recorded there, those recorded with another command, and after any that ran the later ones that are not resumable, since
-they may read what has changed. A resumable step that was recorded with another command is refused: its result stays.
+recorded there, those recorded with another command, and after any that ran the later ones that may read what has
+changed: those that are not resumable, and those that read its results. A resumable one gets --resume, with which its
+command compares what it was begun on with what there is now. All these lose their record before the first of them runs,
+so that what an interruption, a failure or `only` leaves undone is done by the next call. A resumable step that was
+recorded with another command is refused: its result stays.
 """
 
 from __future__ import annotations
@@ -104,8 +107,13 @@ def _run_held(
             _record(folder / RECIPE_STEPS, recipe, done)
     before = {entry["name"]: entry.get("command") for entry in done}
     _refuse_changed(recipe, out, before)
-    due = _due(recipe, chosen, out, before)
     commands = {step.name: recipe.command(step, out) for step in recipe.steps}
+    reads = needs(commands)
+    due = _due(chosen, commands, reads, before)
+    changing = _with_readers(due, reads)
+    if not changing.isdisjoint(before):
+        done = [entry for entry in done if entry["name"] not in changing]
+        _record(record_path, recipe, done)
     places = {name: place for place, name in enumerate(commands, 1)}
 
     def started(name: str) -> None:
@@ -122,20 +130,34 @@ def _run_held(
     if jobs == 1:
         _one_after_the_other(attempts, started, ended)
     else:
-        wanted = needs(commands)
-        due_jobs = [Job(name, command, wanted[name]) for name, command in attempts.items()]
+        due_jobs = [Job(name, command, reads[name]) for name, command in attempts.items()]
         run_jobs(due_jobs, jobs, out / RECIPE_LOGS, started, ended, announce)
     return done
 
 
-def _due(recipe: Recipe, chosen: tuple[Step, ...], out: Path, before: dict[str, str | None]) -> list[Step]:
+def _due(
+    chosen: tuple[Step, ...],
+    commands: dict[str, list[str]],
+    reads: dict[str, frozenset[str]],
+    before: dict[str, str | None],
+) -> list[Step]:
     """The chosen steps that have to run, given the commands of those that were finished before."""
-    due: list[Step] = []
+    due: dict[str, Step] = {}
     for step in chosen:
-        finished = before.get(step.name) == _as_recorded(recipe.command(step, out))
-        if not finished or (due and not step.resumable):
-            due.append(step)
-    return due
+        finished = before.get(step.name) == _as_recorded(commands[step.name])
+        # One that is cheap to repeat is repeated even where no word of its command names what it reads.
+        if not finished or (due and not step.resumable) or not reads[step.name].isdisjoint(due):
+            due[step.name] = step
+    return list(due.values())
+
+
+def _with_readers(due: list[Step], reads: dict[str, frozenset[str]]) -> set[str]:
+    """The names of steps that will run, and of all that read their results, directly or through others."""
+    changing = {step.name for step in due}
+    for name, read in reads.items():  # in the recipe's order
+        if not read.isdisjoint(changing):
+            changing.add(name)
+    return changing
 
 
 def _one_after_the_other(
