@@ -255,6 +255,9 @@ def test_flip_is_for_images_is_recorded_and_stays_when_training_goes_on(line: Pa
     with pytest.raises(FAEError, match="flip"):
         fae(live + " --resume --steps 2", r=line, t=tmp_path)
     fae(live + " --flip --resume --steps 2", r=line, t=tmp_path)
+    fae(live + " --overwrite --steps 1", r=line, t=tmp_path)
+    with pytest.raises(FAEError, match="flip: False then, True now"):
+        fae(live + " --flip --resume --steps 2", r=line, t=tmp_path)
     for command in ("diffusion", "flow"):
         with pytest.raises(FAEError, match="--flip is for --data; a latent store has mirror images where"):
             fae(f"train {command} --latents {{r}}/latents --flip --out {{t}}/y", r=line, t=tmp_path)

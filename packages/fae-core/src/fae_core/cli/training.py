@@ -91,9 +91,8 @@ def train_generator(
     check_places(data=data, tokenizer=tokenizer, decoder=preview and preview.decoder)
     options.check_folder()
     name = f"fae train {command}"
-    options.require_same_settings(
-        {"command": name, "model_type": model_type}, training=config, model=(config_class, model)
-    )
+    plain = {"command": name, "model_type": model_type, **({} if tokenizer is None else {"flip": flip})}
+    options.require_same_settings(plain, training=config, model=(config_class, model))
     spec = _latents_at_hand(facts, tokenizer)
     if spec is not None:
         options.require_suited(default_preset, {"latents": spec.shape})
@@ -120,11 +119,9 @@ def train_generator(
             options.require_suited(default_preset, {"latents": store.spec.shape})
             task, about_task = make_task(generator_class, model, store, config, preview, options.device)
         recorded = {
-            "command": name,
+            **plain,
             "data": str(latents or data),
             **({"tokenizer": tokenizer} if tokenizer else {}),
-            **({"flip": True} if flip else {}),
-            "model_type": model_type,
             **about_task,
             **({} if preview is None else {"preview": preview.model_dump(mode="json")}),
         }
