@@ -127,6 +127,21 @@ def test_resuming_with_another_encoder_or_other_data_is_refused(
         encode_dataset(encoder, open_images(pictures).select(range(1, 5)), tmp_path / "s", resume=True)
 
 
+def test_a_finished_store_is_not_passed_off_as_one_of_other_statistics(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = FAEEncoder.from_preset("fae-tiny").with_statistics([0.25] * 8, [3.0] * 8).eval()
+    source, out = open_images(pictures).select(range(4)), tmp_path / "s"
+    own = encode_dataset(encoder, source, out)
+    assert own is not None and encode_dataset(encoder, source, out, resume=True).spec == own.spec
+    with pytest.raises(LatentSpecMismatch, match=r"finished with other statistics.* mean: "):
+        encode_dataset(encoder, source, out, EncodeConfig(statistics="data"), resume=True)
+    with pytest.raises(LatentSpecMismatch, match=r"finished with other statistics.* std: "):
+        encode_dataset(encoder.with_statistics([0.25] * 8, [2.0] * 8), source, out, resume=True)
+    by_data = EncodeConfig(statistics="data")
+    measured = encode_dataset(encoder, source, out, by_data, overwrite=True)
+    assert encode_dataset(encoder, source, out, by_data, resume=True).spec == measured.spec != own.spec
+
+
 def test_the_command_says_what_it_skipped_wrote_and_what_comes_next(pictures: Path, tmp_path: Path, capfd) -> None:
     out = tmp_path / "latents"
     command = ["encode", "--data", str(pictures), "--model", "fae-tiny", "--out", str(out), "--limit", "30"]

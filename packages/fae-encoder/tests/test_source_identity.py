@@ -63,6 +63,18 @@ def test_features_of_replaced_pictures_are_refused(encoder, identity, tmp_path: 
         FeatureStore(tmp_path / "features", encoder, open_images(images))
 
 
+def test_latents_of_features_go_on_with_features_of_the_same_precision(encoder, identity, tmp_path: Path) -> None:
+    images = open_images(pictures(tmp_path / "images"))
+    for precision in ("fp32", "bf16"):
+        config = EncodeConfig(posterior="mean", precision=precision)
+        encode_dataset(identity, images, tmp_path / precision, config)
+    exact, rounded = (FeatureStore(tmp_path / name, encoder, images) for name in ("fp32", "bf16"))
+    encode_dataset(encoder, images, tmp_path / "latents", features=exact)
+    encode_dataset(encoder, images, tmp_path / "latents", features=exact, resume=True)
+    with pytest.raises(DataError, match="was begun with source"):
+        encode_dataset(encoder, images, tmp_path / "latents", features=rounded, resume=True)
+
+
 @pytest.mark.parametrize("change", ["one pixel", "order", "captions"])
 def test_features_are_of_these_pictures_in_this_order_with_these_captions(
     encoder, identity, tmp_path: Path, change: str

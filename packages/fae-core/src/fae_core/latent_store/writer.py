@@ -111,11 +111,15 @@ class LatentStoreWriter:
 
         Raises:
             DataError: Where shards are missing or no sample could be written.
+            LatentSpecMismatch: Where the store is finished already, with other statistics.
         """
         if self.finished:
             if self._progress.is_dir():  # the process was killed between index.json and this
                 remove_folder(self._progress)
-            return LatentStore(self.folder)
+            store = LatentStore(self.folder)
+            wanted = self._normalized(statistics, store.index.mean, store.index.std)
+            wanted.require(store.spec, context=f"{self.folder} was finished with other statistics")
+            return store
         missing = self.pending()
         if missing:
             raise DataError(f"{self.folder} lacks {len(missing)} of {self.plan.shards} shards; write them first")
@@ -131,7 +135,7 @@ class LatentStoreWriter:
         skipped = [f"{place}\t{reason}\n" for note in notes for place, reason in note["skipped"]]
         if skipped:
             write_atomic(self.folder / STORE_SKIPPED, "".join(skipped).encode())
-        spec = self.spec.with_statistics(mean, std) if statistics == "data" else self.spec
+        spec = self._normalized(statistics, mean, std)
         index = Index(
             plan=self.plan,
             count=count,
@@ -146,6 +150,12 @@ class LatentStoreWriter:
         sync_folder(self.folder)
         remove_folder(self._progress)
         return LatentStore(self.folder)
+
+    def _normalized(
+        self, statistics: Literal["data", "spec"], mean: Sequence[float], std: Sequence[float]
+    ) -> LatentSpec:
+        """The store's spec, given the statistics of its latents."""
+        return self.spec.with_statistics(mean, std) if statistics == "data" else self.spec
 
     def skipped(self) -> list[tuple[int, str]]:
         """(place in the source, reason) of each sample that was left out so far."""

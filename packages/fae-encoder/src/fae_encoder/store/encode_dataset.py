@@ -24,11 +24,13 @@ from fae_core.latent_store import LatentStore, LatentStoreWriter, Plan, ShardWri
 from fae_core.latent_store.begun import begun_plan
 from fae_core.latent_store.format import default_shard_size
 from fae_core.machine import available_threads
+from fae_core.models.identity import model_identity
 from fae_core.progress import Bar, progress
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_encoder.posterior import Posterior
 from fae_encoder.store.config import EncodeConfig
+from fae_encoder.store.point_encoder import PointEncoder
 from fae_encoder.store.source_identity import (
     identity_by_name,
     is_identity_by_name,
@@ -106,7 +108,7 @@ def encode_dataset(
     Raises:
         DataError: if no image can be read, or a resumed store was begun with other images.
         OutputExists: if the folder exists and neither resume nor overwrite is given.
-        LatentSpecMismatch: if a resumed store has another latent space.
+        LatentSpecMismatch: if a resumed store has another latent space, or was finished with other statistics.
     """
     config = config or EncodeConfig()
     if rank == 0:
@@ -185,7 +187,6 @@ def make_plan(
     if features is not None and config.flips:
         raise DataError("features are of the images as they are; encode mirror images without a store of features")
     channels, height, width = encoder.spec.shape
-    read_from = "" if features is None else f", features kept as {features.store.plan.dtype}"
     tensors = (2 if config.posterior == "distribution" else 1) * (2 if config.flips else 1)
     fields = {
         "total": len(source),
@@ -196,10 +197,27 @@ def make_plan(
         "labels": source.labels is not None,
         "captions": source.captions is not None,
         "classes": None if source.classes is None else tuple(source.classes),
-        "source": source_identity(source, encoder.read_size, config.precision, show=show, before=before) + read_from,
+        "source": source_identity(source, encoder.read_size, config.precision, show=show, before=before)
+        + _read_from(features)
+        + _by_weights(encoder),
         "seed": config.seed if config.posterior == "sample" else 0,
     }
     return parse_config(Plan, fields, "encode")
+
+
+def _read_from(features: FeatureStore | None) -> str:
+    """What the source of a plan says of features that are read in place of images."""
+    if features is None:
+        return ""
+    precision = "" if features.precision == "fp32" else f" in {features.precision}"  # earlier versions said none
+    return f", features kept as {features.store.plan.dtype}{precision}"
+
+
+def _by_weights(encoder: LatentEncoder) -> str:
+    """What it says of weights that the spec's fingerprint does not tell apart: those of a tokenizer without one."""
+    if encoder.spec.fingerprint:
+        return ""
+    return f", by weights {model_identity(encoder.tokenizer if isinstance(encoder, PointEncoder) else encoder)}"
 
 
 @dataclass(frozen=True)

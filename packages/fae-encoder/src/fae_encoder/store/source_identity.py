@@ -68,7 +68,7 @@ def other_source(out: Path, before: str, now: str) -> DataError:
     """The error about a store that was begun with another source."""
     return DataError(
         f"{out} was begun with source {before!r}, not {now!r}: other images, labels or captions, or "
-        "another size or precision; give the same again, or --overwrite"
+        "another size, precision or weights; give the same again, or --overwrite"
     )
 
 
