@@ -6,7 +6,7 @@ condition is (labels here, text in MMDiT) is decided by the last methods of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -170,6 +170,15 @@ class FlowMatching(FastSampling):
             z = integrated(velocity, z, grid, settings, self.transport.path, random, observe)
         # A clone outside inference mode can take part in what a caller differentiates.
         return check_samples(z, random).clone()
+
+    def sample_models(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The models beside this one on which samples depend at some options, by the option that names them.
+
+        Args:
+            options: of `sample`.
+        """
+        weak = self._weak_model(options.get("weak"), next(self.parameters()).device)
+        return {} if weak is None else {"weak": weak}
 
     def _guided(self, condition: Any, settings: Sampling, weak: FlowMatching | None) -> GuidedVelocity:
         guidance, null = settings.guidance, None

@@ -103,12 +103,12 @@ def sample(
     options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
     texts = read_prompts(prompts) if prompts is not None else ()
     all_options = options if guidance is None else {"guidance": guidance, **options}
-    check_drawing(generator, decoder, labels=labels, prompts=texts, options=all_options)
+    drawn = check_drawing(generator, decoder, labels=labels, prompts=texts, options=all_options)
     if is_first_process():
         require_new_folder(out, overwrite=overwrite, resume=resume, kind="samples", resumable=SAMPLES_RECORD)
-        if resume:
+        if resume and drawn is not None:  # else it is compared once it is loaded
             own = {"labels": labels, "guidance": guidance, "seed": seed, "options": options, "prompts": texts}
-            require_same_job(out, job_settings({"count": count, **own}))
+            require_same_job(out, job_settings({"count": count, **own}), drawn.point.name)
     if relaunched(processes):
         return
     from fae_core.sampling.job import SampleJob

@@ -32,8 +32,13 @@ class Config(BaseModel):
             raise ValueError(problem)
         return self
 
+    @property
+    def places(self) -> frozenset[str]:
+        """Fields that say where something was found which is known by its content: no part of an identity."""
+        return frozenset()
+
     def deciding(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
-        """The fields that decide results, as JSON can hold them: all but those that are `speed_only`, at every depth.
+        """The fields that decide results, as JSON can hold them: all but `speed_only` and `places`, at every depth.
 
         Args:
             exclude_defaults: Without defaults, so that fields which later versions add change nothing.
@@ -41,11 +46,11 @@ class Config(BaseModel):
         found = self.model_dump(mode="json", exclude_defaults=exclude_defaults)
         for name in list(found):
             value = getattr(self, name)
-            if name in self.speed_only:
+            if name in self.speed_only | self.places:
                 del found[name]
             elif isinstance(value, Config):
                 inner = value.deciding(exclude_defaults=exclude_defaults)
-                if not inner and found[name]:  # all that is no default is about speed
+                if not inner and found[name].keys() - value.places:  # all else that is no default is about speed
                     del found[name]
                 else:
                     found[name] = inner

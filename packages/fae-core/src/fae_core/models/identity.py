@@ -55,23 +55,37 @@ def model_identity(model: Any, *, sampling: bool = True) -> str | None:
     return _identity(model, fields)
 
 
+def named_identities(generator: Any, options: Mapping[str, Any]) -> dict[str, str | None]:
+    """Hashes of the models that options of `sample` name, by option: a folder may hold another one by the next call.
+
+    How these would sample themselves is no part of it.
+
+    Args:
+        generator: One that has such options says so by a method `sample_models(options)`, which gives these models.
+        options: Of its `sample`.
+    """
+    models = generator.sample_models(options) if hasattr(generator, "sample_models") else {}
+    return {name: model_identity(model, sampling=False) for name, model in models.items()}
+
+
 def earlier_identity(model: Any) -> str | None:
-    """What earlier versions recorded as `model_identity`: fields that are `speed_only` were part of it."""
+    """What earlier versions recorded as `model_identity`: with fields that are `speed_only`, without any `name`."""
     config = getattr(model, "config", None)
-    return _identity(model, config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, Config) else {})
+    fields = config.model_dump(mode="json", exclude_defaults=True) if isinstance(config, Config) else {}
+    return _identity(model, _without_names(fields))
 
 
 def _identity(model: Any, fields: dict[str, Any]) -> str | None:
     """The hash of a torch module and those of its settings that are no defaults; None for other models."""
     if not isinstance(model, nn.Module):
         return None
-    settings = json.dumps(_without_places(fields), sort_keys=True)
+    settings = json.dumps(fields, sort_keys=True)
     weights = model_checksum(model.state_dict(), getattr(model, "spec", None))
     return hashlib.sha256(f"{type(model).__name__} {settings} {weights}".encode()).hexdigest()
 
 
-def _without_places(settings: Any) -> Any:
-    """Settings without the names and paths under which weights were found."""
+def _without_names(settings: Any) -> Any:
+    """Settings without what earlier versions took for a place, whatever it was of."""
     if not isinstance(settings, dict):
         return settings
-    return {key: _without_places(value) for key, value in settings.items() if key not in ("name", "weights")}
+    return {key: _without_names(value) for key, value in settings.items() if key not in ("name", "weights")}

@@ -54,6 +54,16 @@ def check_early(
     resolved_options(config, options, spec)
 
 
+def speed_options(model_type: str | None) -> frozenset[str]:
+    """The options that change how fast a type of generator draws, not what, where its package names their Config.
+
+    Args:
+        model_type: Of the generator; None where it is not known.
+    """
+    declared = load_plugins("fae.configs").get(f"{model_type}.sample")
+    return frozenset() if declared is None else declared.load().speed_only
+
+
 def resolved_options(config: Any, options: Mapping[str, Any], spec: LatentSpec | None = None) -> dict[str, Any]:
     """What decides samples beside weights and noise: a generator's own settings with some options over them.
 

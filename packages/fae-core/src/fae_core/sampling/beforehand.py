@@ -11,7 +11,7 @@ from fae_core.errors import FAEError
 from fae_core.files import read_json
 from fae_core.folders import SAMPLES_RECORD
 from fae_core.images.classes import chosen_classes
-from fae_core.models.sample_options import check_early
+from fae_core.models.sample_options import check_early, speed_options
 from fae_core.models.stored import StoredModel, require_pair, stored_model
 from fae_core.redact import redact_values
 
@@ -72,12 +72,15 @@ def job_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(redact_values(dict(settings))))
 
 
-def require_same_job(out: Path, settings: Mapping[str, Any]) -> None:
+def require_same_job(out: Path, settings: Mapping[str, Any], model_type: str | None) -> None:
     """Check that a folder of samples was begun with the same settings; one that is not begun is none to compare.
+
+    Options that only change how fast samples are drawn may differ.
 
     Args:
         out: The folder.
-        settings: As `job_settings` gives them.
+        settings: As `job_settings` gives them, or a part of them.
+        model_type: Of the generator; None where it is not known, and all options are compared.
 
     Raises:
         InvalidFile: Its samples.json is damaged.
@@ -85,9 +88,16 @@ def require_same_job(out: Path, settings: Mapping[str, Any]) -> None:
     """
     if not (out / SAMPLES_RECORD).is_file():
         return
-    then = read_json(out / SAMPLES_RECORD).get("job")
-    if not isinstance(then, dict) or any(then.get(key) != value for key, value in settings.items()):
+    then, speed = read_json(out / SAMPLES_RECORD).get("job"), speed_options(model_type)
+    if not isinstance(then, dict) or any(
+        _without(speed, then.get(key)) != _without(speed, value) for key, value in settings.items()
+    ):
         raise FAEError(f"{out} was started with other settings; use a new --out")
+
+
+def _without(names: frozenset[str], value: Any) -> Any:
+    """A setting of a job, where it is a mapping of options without some of these."""
+    return {name: one for name, one in value.items() if name not in names} if isinstance(value, dict) else value
 
 
 def all_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

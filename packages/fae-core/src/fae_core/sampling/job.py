@@ -44,14 +44,14 @@ from fae_core.files import (
 from fae_core.folders import GRID, IMAGES, SAMPLES_NPZ, SAMPLES_RECORD
 from fae_core.images.halving import HalvingBatches
 from fae_core.images.npz import CLASSES_ARRAY
-from fae_core.models.identity import earlier_identity, model_identity
+from fae_core.models.identity import earlier_identity, model_identity, named_identities
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_core.processes import Processes, processes
 from fae_core.progress import Bar, progress
 from fae_core.protocols import Decoder, Generator, Observer, SamplingStep
 from fae_core.random import SlotRandom
-from fae_core.sampling.beforehand import job_settings
+from fae_core.sampling.beforehand import job_settings, require_same_job
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
 from fae_core.sampling.grid import SampleGrid
 
@@ -148,10 +148,12 @@ class SampleJob:
             first = next(batches, None) if fresh else None
             record = {}
             if group.is_main:  # only now, so that what does not fit or cannot be drawn leaves no folder behind
-                identity = {"generator": model_identity(generator), "decoder": model_identity(decoder)}
+                models = {"generator": generator, "decoder": decoder}
+                identity = named_identities(generator, self._sample_options())
+                identity |= {name: model_identity(model) for name, model in models.items()}
                 record = {"job": self._settings(), "identity": identity}
                 held.enter_context(hold(self.out))
-                self._open(record, resume, overwrite, {"generator": generator, "decoder": decoder})
+                self._open(record, resume, overwrite, models)
             group.barrier()
             made = 0
             for indices, images in itertools.chain([] if first is None else [first], batches):
@@ -190,15 +192,15 @@ class SampleJob:
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any], models: Mapping[str, Any]) -> None:
         """Raise FAEError unless a folder was begun with the same settings and weights, wherever these are now."""
-        then, identity = before.get("job"), before.get("identity") or {}
+        identity = before.get("identity") or {}
         if not isinstance(identity, dict):
             raise FAEError(f"{self.out / SAMPLES_RECORD} is damaged: identity must be a mapping; use a new --out")
         # Earlier versions, and models that are no torch modules, are known by their paths alone.
         known = {name for name, content in now["identity"].items() if content and identity.get(name)}
-        if not isinstance(then, dict) or any(then.get(key) != now["job"][key] for key in now["job"].keys() - known):
-            raise FAEError(f"{self.out} was started with other settings; use a new --out")
+        own = {key: value for key, value in now["job"].items() if key not in known}
+        require_same_job(self.out, own, getattr(models["generator"], "model_type", None))
         other = [name for name in sorted(known) if identity[name] != now["identity"][name]]
-        changed = [name for name in other if identity[name] != earlier_identity(models[name])]
+        changed = [name for name in other if name not in models or identity[name] != earlier_identity(models[name])]
         if changed:
             raise FAEError(
                 f"{self.out} was started with another {' and '.join(changed)}: its images would be mixed with those of "

@@ -55,6 +55,11 @@ class TextEncoderConfig(Config):
         return self
 
     @property
+    def places(self) -> frozenset[str]:
+        """An encoder is known by its fingerprint; one that has none, by its name."""
+        return frozenset() if self.fingerprint is None else frozenset({"name"})
+
+    @property
     def length(self) -> int:
         """Tokens that the model reads of each prompt."""
         return self.max_length + (CLIP_TOKENS if self.kind == "sd3" else 0)

@@ -68,6 +68,11 @@ class BackboneConfig(Config):
     hf_config: dict[str, Any] | None = None
     fingerprint: str = ""
 
+    @property
+    def places(self) -> frozenset[str]:
+        """A backbone is known by its weights; its network's name is in the spec."""
+        return frozenset({"name", "weights"})
+
     def require(self) -> None:
         """Raise FAEError for a name of no library, or a choice of weights that it cannot have; no library is asked."""
         library, _, model = self.name.partition("/")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.files import sha256_file
-from fae_core.models.identity import earlier_identity, model_identity
+from fae_core.models.identity import earlier_identity, model_identity, named_identities
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import resolved_options
 from fae_core.processes import Processes, processes
@@ -51,8 +51,12 @@ class AtOptions:
         self._drawn, self._measured, self._named = drawn, measured, named
 
     def settings(self, options: Mapping[str, Any]) -> str:
-        """A hash of what decides samples beside weights and noise: options over the generator's own settings."""
+        """A hash of what decides samples beside weights and noise: options over the generator's own settings.
+
+        Models that options name count by their content.
+        """
         resolved = resolved_options(getattr(self.model, "config", None), options)
+        resolved |= named_identities(self.model, options)
         return hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def earlier_generators(self) -> tuple[str | None, ...]:
