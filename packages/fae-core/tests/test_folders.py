@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from fae_core import LatentSpec
-from fae_core.commands.running import arguments_in_force, command_to_go_on
+from fae_core.commands.running import arguments_in_force, command_to_go_on, recorded_arguments
 from fae_core.errors import FAEError, FolderInUse
 from fae_core.files import (
     begun_folder,
@@ -162,6 +162,25 @@ def test_a_folder_that_is_an_input_or_holds_one_or_lies_in_one_is_kept(tmp_path:
     arguments_in_force.reset(token)
     with pytest.raises(FAEError, match="which this command reads"), staged_folder(out, overwrite=True, inputs=[out]):
         pytest.fail("nothing may be written")
+
+
+def test_settings_and_texts_are_no_patterns_and_a_pattern_reads_its_files_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = make(tmp_path / "out", OURS["model"])
+    (tmp_path / "train-00.tar").touch()
+    for option, given in (
+        ("--set", "training.betas=[0.9,0.95]"),
+        ("--set", "model.sampling={steps: 3}"),
+        ("--caption-template", "a photo of a {}"),
+        ("--data", "train-{00..01}.tar"),
+    ):
+        token = arguments_in_force.set(("train", "flow", option, given, "--out", "out"))
+        try:
+            with staged_folder(out, overwrite=True) as staging:
+                make(staging, OURS["model"])
+            assert (str(tmp_path / given) if option == "--data" else given) in recorded_arguments()
+        finally:
+            arguments_in_force.reset(token)
 
 
 def test_what_lies_beside_the_model_of_a_run_may_be_replaced_by_what_reads_the_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import glob
 import os
 import re
 import shlex
@@ -36,6 +37,8 @@ _NO_INPUT = (
     "--batch-size",
     "--count",
     "--stage",
+    "--caption-template",
+    "--title",
 )
 _OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
@@ -47,13 +50,15 @@ def is_first_process() -> bool:
 
 
 def inputs_in_force() -> list[Path]:
-    """Existing files and folders that the command names, except what follows --out."""
+    """Existing files and folders that the command names, except what follows --out; of a pattern its files."""
     words = arguments_in_force.get()
     found, previous = [], ""
     for word in words[2 if words[:1] and words[0] in _GROUPS else 1 :]:
         option, equals, value = word.partition("=")
         if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
-            found += [path for part in {word, value} if part and (path := _existing(part)) is not None]
+            # A list or a mapping that --set gives, such as [0.9,0.95], is no pattern.
+            named = _existing if "--set" in (previous, option) else _files_named
+            found += [path for part in {word, value} if part for path in named(part)]
         previous = word
     return found
 
@@ -64,7 +69,7 @@ def require_separate_output() -> None:
     Raises:
         FAEError: It is one.
     """
-    outputs = [out for word in outputs_of(arguments_in_force.get()) if (out := _existing(word)) is not None]
+    outputs = [out for word in outputs_of(arguments_in_force.get()) for out in _existing(word)]
     for out in filter(Path.is_file, outputs):
         for given in inputs_in_force():
             if given.exists() and given.samefile(out):
@@ -105,10 +110,12 @@ def recorded_arguments() -> list[str]:
     for option, value in _options(words[2:]):
         if option in _OF_ONE_CALL:
             continue
-        place = _existing(value) if value is not None and option in _PLACES else None
-        kept += (
-            [redact(option)] if value is None else [option, redact(value) if place is None else str(place.absolute())]
-        )
+        if value is None:
+            kept += [redact(option)]
+        elif option in _PLACES and _files_named(value):
+            kept += [option, str(Path(value).absolute())]
+        else:
+            kept += [option, redact(value)]
     return kept
 
 
@@ -183,11 +190,21 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield word, None
 
 
-def _existing(word: str) -> Path | None:
-    """The existing path that a word is, or the folder of a pattern (`train-{00..09}.tar`, `*.json`)."""
-    if any(sign in word for sign in "{*?["):
-        word = re.split(r"[{*?\[]", word)[0].rpartition("/")[0] or "."
+def _existing(word: str) -> list[Path]:
+    """The existing path that a word is, alone in a list; an empty one where it is none."""
     try:
-        return Path(word) if os.path.lexists(word) else None
+        return [Path(word)] if os.path.lexists(word) else []
     except ValueError:
-        return None
+        return []
+
+
+def _files_named(word: str) -> list[Path]:
+    """The existing path that a word is, or those that fit it as a pattern (`train-{00..09}.tar`, `*.json`)."""
+    if found := _existing(word):
+        return found
+    pattern = re.sub(r"\{[^{}]*\}", "*", word)
+    try:
+        # Path.glob takes no absolute pattern.
+        return [Path(path) for path in glob.iglob(pattern)] if glob.has_magic(pattern) else []  # noqa: PTH207
+    except ValueError:
+        return []
