@@ -150,6 +150,21 @@ def test_a_grid_is_resumed_where_the_settings_that_decide_its_pictures_are_the_s
     assert measure(given, other, earlier=first).rows == first.rows and other.sampled == 0
 
 
+def test_a_grid_is_resumed_with_other_options_of_speed_alone(measure) -> None:
+    class Faster(Diffusion):
+        sample_config, config = Settings, Own()
+
+        def sample(self, condition: torch.Tensor, *, compile: bool = False, **options: Any) -> torch.Tensor:
+            return super().sample(condition, **options)
+
+    grid = SamplingGrid(vary={"steps": [1, 2]}, count=4, options={"compile": True})
+    begun, again = measure(grid, Faster()), Faster()
+    assert measure(grid.model_copy(update={"options": {}}), again, earlier=begun).rows == begun.rows
+    assert again.sampled == 0
+    with pytest.raises(FAEError, match="another options"):
+        measure(grid.model_copy(update={"options": {"guidance": 2.0}}), Faster(), earlier=begun)
+
+
 def test_a_record_of_an_earlier_version_is_resumed_with_the_model_that_it_was_begun_with(measure) -> None:
     grid = SamplingGrid(vary={"steps": [1, 2]}, count=4)
     generator = with_defaults(guidance=2.0, compile=True)

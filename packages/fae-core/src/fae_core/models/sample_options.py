@@ -54,14 +54,18 @@ def check_early(
     resolved_options(config, options, spec)
 
 
-def speed_options(model_type: str | None) -> frozenset[str]:
-    """The options that change how fast a type of generator draws, not what, where its package names their Config.
+def speed_options(generator: Any) -> frozenset[str]:
+    """The options that change how fast a generator draws, not what, as their Config says.
 
     Args:
-        model_type: Of the generator; None where it is not known.
+        generator: A Generator, or its model_type, whose package may name the Config.
     """
-    declared = load_plugins("fae.configs").get(f"{model_type}.sample")
-    return frozenset() if declared is None else declared.load().speed_only
+    config = getattr(generator, "sample_config", None)
+    if config is None:
+        model_type = generator if isinstance(generator, str) else getattr(generator, "model_type", None)
+        declared = load_plugins("fae.configs").get(f"{model_type}.sample")
+        config = None if declared is None else declared.load()
+    return frozenset() if config is None else config.speed_only
 
 
 def resolved_options(config: Any, options: Mapping[str, Any], spec: LatentSpec | None = None) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def job_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(redact_values(dict(settings))))
 
 
-def require_same_job(out: Path, settings: Mapping[str, Any], model_type: str | None) -> None:
+def require_same_job(out: Path, settings: Mapping[str, Any], generator: Any) -> None:
     """Check that a folder of samples was begun with the same settings; one that is not begun is none to compare.
 
     Options that only change how fast samples are drawn may differ.
@@ -80,7 +80,7 @@ def require_same_job(out: Path, settings: Mapping[str, Any], model_type: str | N
     Args:
         out: The folder.
         settings: As `job_settings` gives them, or a part of them.
-        model_type: Of the generator; None where it is not known, and all options are compared.
+        generator: A Generator or its model_type, as `speed_options` takes it.
 
     Raises:
         InvalidFile: Its samples.json is damaged.
@@ -88,7 +88,7 @@ def require_same_job(out: Path, settings: Mapping[str, Any], model_type: str | N
     """
     if not (out / SAMPLES_RECORD).is_file():
         return
-    then, speed = read_json(out / SAMPLES_RECORD).get("job"), speed_options(model_type)
+    then, speed = read_json(out / SAMPLES_RECORD).get("job"), speed_options(generator)
     if not isinstance(then, dict) or any(
         _without(speed, then.get(key)) != _without(speed, value) for key, value in settings.items()
     ):

@@ -198,7 +198,7 @@ class SampleJob:
         # Earlier versions, and models that are no torch modules, are known by their paths alone.
         known = {name for name, content in now["identity"].items() if content and identity.get(name)}
         own = {key: value for key, value in now["job"].items() if key not in known}
-        require_same_job(self.out, own, getattr(models["generator"], "model_type", None))
+        require_same_job(self.out, own, models["generator"])
         other = [name for name in sorted(known) if identity[name] != now["identity"][name]]
         changed = [name for name in other if name not in models or identity[name] != earlier_identity(models[name])]
         if changed:
