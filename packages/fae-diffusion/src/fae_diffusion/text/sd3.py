@@ -23,9 +23,8 @@ from torch import Tensor
 from fae_core.errors import InvalidFile, MissingPackage
 from fae_core.models.transformers_models import load_model, load_processor, read_config
 from fae_diffusion.text.condition import TextCondition
-from fae_diffusion.text.config import CLIP_TOKENS
+from fae_diffusion.text.config import CLIP_TOKENS, INSTALL
 from fae_diffusion.text.encoder import check_prompts, encoder_digest
-from fae_diffusion.text.tokenizer import INSTALL
 
 WIDTH = 4096  # of T5-XXL's states; without T5 the folder does not say it
 _LEAVE_OUT = "; model.text_encoder.t5=false leaves T5 out, model.text_encoder=null all encoders"
