@@ -1,6 +1,6 @@
 """CPU seconds that `fae` takes to show help or to say what is wrong, each command a process of its own.
 
-python tools/bench/startup.py [--repeats 5] [--out docs/benchmarks/start-up.md]
+python tools/bench/startup.py [--repeats 5]           # the table of docs/benchmarks/start-up.md
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from datetime import date
-from pathlib import Path
 
 COMMANDS = {
     "--help": "help",
@@ -41,11 +40,8 @@ def cpu_seconds(arguments: list[str], folder: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [
-        "# CPU seconds to help and to a mistake's line",
-        "",
         f"`python tools/bench/startup.py --repeats {options.repeats}`, {date.today()}, {platform.machine()}, Python "
         f"{platform.python_version()}, {os.cpu_count()} cores; the least and the most of {options.repeats} runs each.",
         "",
@@ -57,10 +53,7 @@ def main() -> None:
             cpu_seconds(command.split(), folder)  # compiles what is not compiled yet
             found = [cpu_seconds(command.split(), folder) for _ in range(options.repeats)]
             lines.append(f"| `{command}` | {kind} | {min(found):.2f} | {max(found):.2f} |")
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if options.out:
-        options.out.write_text(text)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
