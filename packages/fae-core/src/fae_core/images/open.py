@@ -103,12 +103,12 @@ def require_source(source: str) -> None:
 
 
 def _require_there(path: Path) -> None:
-    if path.is_dir() and next(path.iterdir(), None) is None:
-        raise DataError(f"{printable(path)} holds no images: it is empty")
     if not _exists(path):
         raise DataError(
             f'{printable(path)} does not exist; give an image folder, a .parquet or .npz file, or "photographs"'
         )
+    if path.is_dir() and next(path.iterdir(), None) is None:
+        raise DataError(f"{printable(path)} holds no images: it is empty")
 
 
 def _open_pattern(pattern: str) -> ImageSource:
