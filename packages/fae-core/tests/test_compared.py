@@ -48,17 +48,17 @@ SECTIONS = {
 )
 def test_what_decides_results_may_not_differ(changed: dict[str, Any], complaint: str | None, tmp_path: Path) -> None:
     """`data` and `autoencoder` are free as paths; sections of the same names are not."""
-    run = run_with(tmp_path, **SECTIONS, identity={"images": "content"})
+    before = {**SECTIONS, "identity": {"images": "content"}}
     if complaint is None:
-        require_same_settings(run, SECTIONS, {**SECTIONS, **changed})
+        require_same_settings(tmp_path, before, {**SECTIONS, **changed})
     else:
         with pytest.raises(InvalidSettings, match=complaint):
-            require_same_settings(run, SECTIONS, {**SECTIONS, **changed})
+            require_same_settings(tmp_path, before, {**SECTIONS, **changed})
 
 
 def test_without_a_record_of_content_paths_are_compared(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="data: 'here' then, 'there' now"):
-        require_same_settings(run_with(tmp_path, **SECTIONS), SECTIONS, {**SECTIONS, "data": "there"})
+        require_same_settings(tmp_path, SECTIONS, {**SECTIONS, "data": "there"})
 
 
 def test_early_only_what_is_given_is_compared(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def train_generator(
     options.check_folder()
     name = f"fae train {command}"
     plain = {"command": name, "model_type": model_type, **({} if tokenizer is None else {"flip": flip})}
-    options.require_same_settings(plain, training=config, model=(config_class, model))
+    options.require_started_with(plain, training=config, model=(config_class, model))
     spec = _latents_at_hand(facts, tokenizer)
     if spec is not None:
         options.require_suited(default_preset, {"latents": spec.shape})

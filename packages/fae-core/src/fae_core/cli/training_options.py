@@ -109,7 +109,7 @@ class TrainingOptions:
 
         return self.resume and not self.dry_run and is_first_process() and (self.out / RUN_CONFIG).is_file()
 
-    def require_same_settings(self, plain: Mapping[str, Any], **sections: RunConfig | GivenSection) -> None:
+    def require_started_with(self, plain: Mapping[str, Any], **sections: RunConfig | GivenSection) -> None:
         """Compare settings with those of the run to resume, as `fae_core.training.compared.require_started_with` does.
 
         Args:

@@ -72,7 +72,7 @@ def require_begun_on(run: Path, **identity: Any) -> None:
     Raises:
         FAEError: as `require_same_identity`.
     """
-    before = _recorded(run)
+    before = _identity_in(_config(run))
     if before:
         now = comparable({name: one for name, one in identity.items() if one is not None}, run, resume=True)
         require_same_identity(run, {name: before[name] for name in identity if name in before}, now)
@@ -86,7 +86,7 @@ def comparable(identity: dict[str, Any], run: Path, *, resume: bool) -> dict[str
         run: the run folder.
         resume: whether the run may be there already.
     """
-    before = _recorded(run) if resume else {}
+    before = _identity_in(_config(run)) if resume else {}
     then = {name: text for name, text in before.items() if isinstance(text, str)}
     return {
         name: value.text(then.get(name)) if isinstance(value, Identity) else value for name, value in identity.items()
@@ -136,9 +136,8 @@ def require_started_with(run: Path, plain: Mapping[str, Any], sections: Mapping[
     Raises:
         FAEError: as `require_same_settings`.
     """
-    before = _config(run)
-    now = dict(plain)
-    require_same_settings(run, {name: before[name] for name in now if name in before}, now)
+    before, now = _config(run), dict(plain)
+    require_same_settings(run, before, now, partly=True)
     for name, section in sections.items():
         is_parsed = isinstance(section, Config)
         config_class, given = (type(section), section.model_dump(exclude_unset=True)) if is_parsed else section
@@ -147,24 +146,26 @@ def require_started_with(run: Path, plain: Mapping[str, Any], sections: Mapping[
         with suppress(InvalidSettings):
             whole = merge(then if isinstance(then, dict) else {}, given)
             now[name] = parse_config(config_class, whole, f"{name} settings").model_dump(mode="json")
-    require_same_settings(run, {name: before[name] for name in now if name in before}, redact_values(now))
+    require_same_settings(run, before, redact_values(now), partly=True)
 
 
-def require_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def require_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any], *, partly: bool = False) -> None:
     """Check that a resumed run has the settings that it was started with, but for those that may differ.
 
     Args:
         run: the run folder.
         before: what config.yaml records.
         now: what is given.
+        partly: compare what `now` has alone.
 
     Raises:
         InvalidSettings: it was started with other settings.
         InvalidFile: it was started by a version that read images otherwise.
     """
     # Runs of earlier versions, and tasks without an identity, are compared by their paths.
-    free = (_PLACES if _recorded(run) else set()) | _free_length(now.get("training", {}))
-    changed = _differences(before, now, free)
+    free = (_PLACES if _identity_in(before) else set()) | _free_length(now.get("training", {}))
+    compared = {name: before[name] for name in now if name in before} if partly else before
+    changed = _differences(compared, now, free)
     if changed:
         raise InvalidSettings(f"{run} was started with other settings ({'; '.join(changed)}); {_remedy(changed)}")
     _require_same_filter(run, before, now)
@@ -216,11 +217,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any], free: set[str], pr
     return changed
 
 
-def _recorded(run: Path) -> dict[str, Any]:
-    """What config.yaml says that a run was begun on; nothing where there is none, or an earlier version."""
-    known = _config(run).get(RUN_IDENTITY)
+def _identity_in(config: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml says that a run was begun on; nothing in that of an earlier version."""
+    known = config.get(RUN_IDENTITY)
     return known if isinstance(known, dict) else {}
 
 
 def _config(run: Path) -> dict[str, Any]:
+    """What config.yaml holds; nothing where there is none."""
     return read_yaml(run / RUN_CONFIG) if (run / RUN_CONFIG).is_file() else {}

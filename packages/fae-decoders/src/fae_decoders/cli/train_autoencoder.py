@@ -68,7 +68,7 @@ def train_autoencoder(
     encoder_config = check_encoder(settings["encoder"], weights, features)
     check_places(data=data)
     command = "fae train autoencoder"
-    options.require_same_settings(
+    options.require_started_with(
         {"command": command},
         training=train_config,
         autoencoder=stage,

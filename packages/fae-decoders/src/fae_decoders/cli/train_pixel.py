@@ -148,7 +148,7 @@ def train_pixel(
             noise.require_unit(*named)
     encoder_config = check_encoder(settings["encoder"], weights, features)
     name = f"fae train pixel --stage {stage.value}"
-    options.require_same_settings(
+    options.require_started_with(
         {"command": name},
         training=train_config,
         encoder=comparable_encoder(encoder_config),

@@ -54,7 +54,7 @@ def train_vae(
     model = parse_config(ConvVAEConfig, settings["model"], "model settings")
     check_places(data=data)
     command = "fae train vae"
-    options.require_same_settings({"command": command}, training=train_config, vae=stage, model=model)
+    options.require_started_with({"command": command}, training=train_config, vae=stage, model=model)
     if options.relaunched():
         return
     source = options.images(data, split)
