@@ -54,18 +54,21 @@ def check_early(
     resolved_options(config, options, spec)
 
 
-def speed_options(generator: Any) -> frozenset[str]:
-    """The options that change how fast a generator draws, not what, as their Config says.
+def without_speed(record: Mapping[str, Any], generator: Any) -> dict[str, Any]:
+    """What decided samples, whose `options` are without those that change how fast a generator draws, not what.
 
     Args:
-        generator: A Generator, or its model_type, whose package may name the Config.
+        record: By name; `options` is a mapping of options of `sample`, where it is there.
+        generator: A Generator, or its model_type, whose package may name the Config that says which these are.
     """
-    config = getattr(generator, "sample_config", None)
+    config, options = getattr(generator, "sample_config", None), record.get("options")
     if config is None:
         model_type = generator if isinstance(generator, str) else getattr(generator, "model_type", None)
         declared = load_plugins("fae.configs").get(f"{model_type}.sample")
         config = None if declared is None else declared.load()
-    return frozenset() if config is None else config.speed_only
+    if config is None or not isinstance(options, Mapping):
+        return dict(record)
+    return {**record, "options": {name: value for name, value in options.items() if name not in config.speed_only}}
 
 
 def resolved_options(config: Any, options: Mapping[str, Any], spec: LatentSpec | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fae_core.errors import FAEError
 from fae_core.files import read_json
 from fae_core.folders import SAMPLES_RECORD
 from fae_core.images.classes import chosen_classes
-from fae_core.models.sample_options import check_early, speed_options
+from fae_core.models.sample_options import check_early, without_speed
 from fae_core.models.stored import StoredModel, require_pair, stored_model
 from fae_core.redact import redact_values
 
@@ -80,7 +80,7 @@ def require_same_job(out: Path, settings: Mapping[str, Any], generator: Any) -> 
     Args:
         out: The folder.
         settings: As `job_settings` gives them, or a part of them.
-        generator: A Generator or its model_type, as `speed_options` takes it.
+        generator: A Generator or its model_type, as `without_speed` takes it.
 
     Raises:
         InvalidFile: Its samples.json is damaged.
@@ -88,16 +88,12 @@ def require_same_job(out: Path, settings: Mapping[str, Any], generator: Any) -> 
     """
     if not (out / SAMPLES_RECORD).is_file():
         return
-    then, speed = read_json(out / SAMPLES_RECORD).get("job"), speed_options(generator)
-    if not isinstance(then, dict) or any(
-        _without(speed, then.get(key)) != _without(speed, value) for key, value in settings.items()
-    ):
-        raise FAEError(f"{out} was started with other settings; use a new --out")
-
-
-def _without(names: frozenset[str], value: Any) -> Any:
-    """A setting of a job, where it is a mapping of options without some of these."""
-    return {name: one for name, one in value.items() if name not in names} if isinstance(value, dict) else value
+    before = read_json(out / SAMPLES_RECORD).get("job")
+    if isinstance(before, dict):
+        then, now = (without_speed(one, generator) for one in (before, settings))
+        if all(then.get(name) == value for name, value in now.items()):
+            return
+    raise FAEError(f"{out} was started with other settings; use a new --out")
 
 
 def all_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from fae_core.errors import FAEError, InvalidFile
-from fae_core.models.sample_options import speed_options
+from fae_core.models.sample_options import without_speed
 from fae_eval.results import Result, is_number, other_kind, provenance, require_kind
 from fae_eval.studies.at_options import AtOptions, as_read_again
 
@@ -90,7 +90,8 @@ class ResumableStudy(ABC, Generic[PointT]):
             known = {}
             if searched.get("generator") in self.study.earlier_generators():
                 searched = {**searched, "generator": identity["generator"]}
-        changed = sorted(name for name in identity if self._deciding(searched, name) != self._deciding(identity, name))
+        then, given = (without_speed(one, self.study.model) for one in (searched, identity))
+        changed = sorted(name for name in given if then.get(name) != given[name])
         if changed:
             raise FAEError(f"the {what} to resume was started with another {', '.join(changed)}; use a new --out")
         now = {name: self.study.settings(options) for name, options in self.named_options().items()}
@@ -129,14 +130,6 @@ class ResumableStudy(ABC, Generic[PointT]):
         return Result(
             self.kind, self.title, table, [], [*self.notes, *notes], [*self.warnings, *warnings], values, facts
         )
-
-    def _deciding(self, searched: Mapping[str, Any], name: str) -> Any:
-        """A part of what decided the distances of a record; of options those that do not only change speed."""
-        value = searched.get(name)
-        if name != "options" or not isinstance(value, dict):
-            return value
-        speed = speed_options(self.study.model)
-        return {option: given for option, given in value.items() if option not in speed}
 
     def _searched(self, earlier: Result) -> dict[str, Any]:
         """What decided the distances of a record. Raises InvalidFile for one of another kind."""
