@@ -219,7 +219,7 @@ def test_version_names_every_package_that_is_there(capsys: pytest.CaptureFixture
 
 
 def test_help_shows_every_command_in_full_and_loads_neither_torch_nor_rich() -> None:
-    program = "import sys; from fae_core.cli.main import _run; _run(['--help']); assert 'rich' not in sys.modules"
+    program = "import sys; from fae_core.cli.main import run; run(['--help']); assert 'rich' not in sys.modules"
     program += "; assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     listed = [line[2:].split() for line in shown.partition("Commands:")[2].splitlines() if line[2:3].strip()]

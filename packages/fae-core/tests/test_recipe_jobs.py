@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from fae_core.cli import demo
@@ -18,6 +19,7 @@ from fae_core.plugins import load_plugins
 from fae_core.recipes import jobs
 from fae_core.recipes.jobs import needs
 from fae_core.recipes.recipe import load_recipe, run_recipe
+from fae_core.recipes.step import run_step
 
 
 def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:
@@ -125,6 +127,7 @@ def test_what_running_steps_told_last_is_shown(
 
 
 COMMANDS = """
+import os
 import sys
 import typer
 
@@ -137,6 +140,14 @@ def end(status: int) -> None:
 @app.command()
 def leave(why: str) -> None:
     sys.exit(int(why) if why.isdigit() else why)
+
+@app.command()
+def tell() -> None:
+    print(os.getpid(), repr(sys.stdin.read()))
+
+@app.command()
+def vanish(status: int) -> None:
+    os._exit(status)
 
 def count(number: int) -> int:
     return number
@@ -183,3 +194,38 @@ def test_a_step_is_done_where_its_command_ended_with_status_0(
         run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=jobs)
     done = json.loads((tmp_path / "out" / "steps.json").read_text())["steps"]
     assert [entry["name"] for entry in done] == ["end", "leave", "count"]
+
+
+@pytest.mark.slow
+def test_steps_at_once_share_processes_that_stay(others_commands: None, tmp_path: Path) -> None:
+    steps = [{"name": str(number), "run": "theirs tell"} for number in range(6)]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": steps}))
+    run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)
+    told = [(tmp_path / "out" / "logs" / f"{number}.log").read_text().split() for number in range(6)]
+    assert all(read == "''" for _, read in told)  # nothing that is meant for the process that runs them
+    assert len({process for process, _ in told}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [0, 5])
+def test_a_step_that_ends_its_process_has_not_ended(status: int, others_commands: None, tmp_path: Path) -> None:
+    commands = {"first": f"theirs vanish {status}", "second": "crops {out}/x --out {out}/y"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": [{"name": n, "run": c} for n, c in commands.items()]}))
+    with pytest.raises(FAEError, match=f"step first ended with status {status or 1}: it printed nothing"):
+        run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)
+
+
+def test_what_was_compiled_for_a_step_is_forgotten_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    compiled = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(module)
+        return module
+
+    doubled = torch.compile(lambda x: 2 * x, backend=backend)
+    for _ in range(2):
+        doubled(torch.ones(2))
+    assert len(compiled) == 1
+    run_step(["--version"])
+    doubled(torch.ones(2))
+    assert len(compiled) == 2

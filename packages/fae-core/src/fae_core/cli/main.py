@@ -8,11 +8,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
-from fae_core.cli.process import keep_freed_memory, tame_threads
-from fae_core.commands.children import follow_parent
+from fae_core.cli.process import begin_process
 from fae_core.commands.groups import invoke
 from fae_core.commands.loading import announced_imports
 from fae_core.errors import FAEError, first_line
@@ -30,15 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows `fae`; None: those of this process.
     """
-    follow_parent()
-    tame_threads()
-    keep_freed_memory()
+    begin_process()
     with announced_imports() if arguments is None else nullcontext():
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
     sys.exit(status)
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None] | None = None) -> int:
+    """Run a command and print how it ended, in one line where a user can help it.
+
+    Args:
+        arguments: What follows `fae`.
+        execute: What runs it inside this process; None: `commands.groups.invoke`.
+
+    Returns:
+        The exit status, as of `main`.
+    """
     with _redacted_output():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         logging.getLogger("fae").setLevel(logging.INFO)
@@ -46,7 +52,7 @@ def _run(arguments: list[str]) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             with _orderly_end():
-                invoke(arguments)
+                (execute or invoke)(arguments)
             return 0
         except Terminated:
             print("terminated", file=sys.stderr)  # noqa: T201

@@ -1,4 +1,4 @@
-"""How idle threads of a `fae` process wait, and how it keeps memory, set before torch is loaded.
+"""How a `fae` process begins, before torch is loaded: what it follows, how idle threads wait, how it keeps memory.
 
 The user's own settings in the environment come first.
 """
@@ -9,10 +9,19 @@ import ctypes
 import os
 import sys
 
+from fae_core.commands.children import follow_parent
+
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
 _KEPT = 2**31 - 1  # free bytes at the top of a heap before any go back to the system; an int
+
+
+def begin_process() -> None:
+    """Make the settings of a process that runs commands."""
+    follow_parent()
+    tame_threads()
+    keep_freed_memory()
 
 
 def tame_threads() -> None:

@@ -25,7 +25,7 @@ def run(
             "--jobs",
             min=1,
             max=MOST_PROCESSES,
-            help="Run up to so many independent steps together, each in a process; logs/ has their output.",
+            help="Run up to so many independent steps together, in as many processes; logs/ has their output.",
         ),
     ] = 1,
     only: Annotated[

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
 
 PARENT = "FAE_PARENT"  # in a child's environment: the process id of the command that started it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -34,20 +33,25 @@ class Children:
         self.signal = self.again = 0
 
     def start(
-        self, command: Sequence[str], environment: dict[str, str], output: IO[bytes] | None = None
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        module: str = "fae_core.cli.main",
+        talk: bool = False,
     ) -> subprocess.Popen:
-        """Start `fae`.
+        """Start `fae`, or another module that begins with `begin_process`.
 
         Args:
-            command: The arguments after `fae`.
+            arguments: The arguments after the module.
             environment: Variables to add to this process's.
-            output: Where stdout and stderr go; None: to those of this process.
+            module: The module's full name.
+            talk: Connect stdin and stdout to this process; otherwise the child reads nothing and prints where this
+                process does.
         """
         child = subprocess.Popen(
-            [sys.executable, "-m", "fae_core.cli.main", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=None if output is None else subprocess.STDOUT,
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if talk else None,
             env={**os.environ, **environment, PARENT: str(os.getpid())},
             start_new_session=True,
         )

@@ -19,7 +19,6 @@ from fae_core.redact import redact
 
 # What follows `fae` in the command that is running in this context; `commands.groups.invoke` sets it.
 arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
-COMPLETE = "FAE_COMPLETE_COMMAND"  # in the environment of a recipe's steps: nothing is added to their commands
 _GROUPS = ("train", "import", "eval", "presets")
 _PLACES = (
     *("--latents", "--data", "--tokenizer", "--features", "--autoencoder", "--init", "--encoder", "--weights"),
@@ -122,8 +121,7 @@ def recorded_arguments() -> list[str]:
 def resumed_arguments(words: Sequence[str]) -> list[str]:
     """The words of a command; of `fae train ... --resume` with those that its run recorded.
 
-    Its own options replace recorded ones. A command that names a preset or a configuration is complete, and so is a
-    step of a recipe: nothing is added to them.
+    Its own options replace recorded ones. Nothing is added to a command that names a preset or a configuration.
 
     Args:
         words: What follows `fae`.
@@ -133,7 +131,7 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
     """
     words, given = list(words), dict(_options(words[2:]))
     alone = words[:1] == ["train"] and "--resume" in given and not given.keys() & {"--preset", "--config"}
-    if not alone or COMPLETE in os.environ or LAUNCHED in os.environ:
+    if not alone or LAUNCHED in os.environ:
         return words
     before: Any = []
     with suppress(FAEError):

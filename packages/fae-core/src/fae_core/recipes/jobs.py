@@ -1,17 +1,20 @@
-"""Several steps of a recipe in parallel, each in its own process: `fae run RECIPE --jobs N`."""
+"""Several steps of a recipe in parallel, each in one of N processes that stay: `fae run RECIPE --jobs N`."""
 
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
-import subprocess
+import select
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from fae_core.commands.children import Children, children
-from fae_core.commands.running import COMPLETE, command_to_go_on, outputs_of
+from fae_core.commands.running import command_to_go_on, outputs_of
 from fae_core.errors import FAEError, Interrupted
 from fae_core.files import disk_errors
 from fae_core.folders import ENCODER
@@ -87,7 +90,7 @@ def run_jobs(
     """
     with disk_errors(logs):
         logs.mkdir(exist_ok=True)
-    waiting, running = list(jobs), {}
+    waiting, running, idle = list(jobs), {}, []
     unfinished = {job.name for job in jobs}
     failed: tuple[Job, int] | None = None
     told = time.monotonic()
@@ -99,19 +102,22 @@ def run_jobs(
                     waiting.remove(job)
                     started(job.name)
                     told = time.monotonic()
-                    running[job.name] = (job, _start(group, job, count, _log(logs, job)), time.monotonic())
+                    worker = idle.pop() if idle else _Worker(group, count, logs)
+                    worker.begin(job, _log(logs, job))
+                    running[job.name] = (job, worker, time.monotonic())
             time.sleep(_POLL_SECONDS)
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
                 tell("; ".join(_news(job, told - since, _log(logs, job)) for job, _, since in running.values()))
-            for job, process, since in list(running.values()):
-                status = process.poll()
+            for job, worker, since in list(running.values()):
+                status = worker.status()
                 if status is None:
                     continue
                 del running[job.name]
                 if status:
                     failed = failed or (job, status)
                 else:
+                    idle.append(worker)
                     unfinished.remove(job.name)
                     ended(job.name, time.monotonic() - since)
             if group.again > 1:
@@ -119,6 +125,8 @@ def run_jobs(
         if group.signal:
             done = f"stopped with {len(unfinished)} steps to do; the output of those that ran is in {logs}"
             raise Interrupted(done, group.signal, command_to_go_on())
+        for worker in idle:
+            worker.end()
     if failed is not None:
         job, status = failed
         log = _log(logs, job)
@@ -126,12 +134,34 @@ def run_jobs(
         raise FAEError(f"step {job.name} ended with status {status}: {last} (all of its output: {log})")
 
 
-def _start(group: Children, job: Job, count: int, log: Path) -> subprocess.Popen:
-    # By default each process would use all cores.
-    threads = str(max(1, available_cores() // count))
-    with disk_errors(log), log.open("wb") as output:
-        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), COMPLETE: "1"}
-        return group.start(job.command, environment, output)
+class _Worker:
+    """A process that runs jobs, one at a time; see cli/worker.py."""
+
+    def __init__(self, group: Children, count: int, logs: Path) -> None:
+        # By default each process would use all cores.
+        threads = str(max(1, available_cores() // count))
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+        self._process = group.start([str(logs)], environment, "fae_core.cli.worker", talk=True)
+        self._requests, self._answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+
+    def begin(self, job: Job, log: Path) -> None:
+        with disk_errors(log):
+            log.write_bytes(b"")
+        with suppress(BrokenPipeError):  # it was killed while it waited, which its status tells
+            self._requests.write(json.dumps({"command": job.command, "log": str(log)}).encode() + b"\n")
+            self._requests.flush()
+
+    def status(self) -> int | None:
+        """The exit status of the job, or of the process where it ended without an answer; None while the job runs."""
+        ended = self._process.poll()  # before the answer is looked for: it may answer and end
+        if select.select([self._answers], [], [], 0)[0] and (answer := self._answers.readline()):
+            return int(answer)
+        return None if ended is None else ended or 1
+
+    def end(self) -> None:
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        self._process.wait()
 
 
 def _log(logs: Path, job: Job) -> Path:

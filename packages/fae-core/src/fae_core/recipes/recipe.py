@@ -36,6 +36,7 @@ from fae_core.recipes.jobs import Job, needs, run_jobs
 from fae_core.recipes.read import Recipe as Recipe
 from fae_core.recipes.read import Step as Step
 from fae_core.recipes.read import load_recipe as load_recipe
+from fae_core.recipes.step import run_step
 from fae_core.redact import redact
 
 
@@ -163,13 +164,11 @@ def _with_readers(due: list[Step], reads: dict[str, frozenset[str]]) -> set[str]
 def _one_after_the_other(
     attempts: dict[str, list[str]], started: Callable[[str], None], ended: Callable[[str, float], None]
 ) -> None:
-    from fae_core.commands.groups import invoke
-
     for name, command in attempts.items():
         since = time.monotonic()
         try:
             started(name)
-            invoke(command, complete=True)
+            run_step(command)
             ended(name, time.monotonic() - since)
         except Interrupted as stop:
             raise Interrupted(f"step {name} {stop.done}", stop.signal, command_to_go_on()) from None
