@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
+from fae_core.cli.options import Init, Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -52,6 +52,7 @@ def train_diffusion(
     data: LiveData = None,
     tokenizer: LiveTokenizer = None,
     flip: LiveFlip = False,
+    init: Init = None,
     text_cache: Annotated[
         Path | None,
         typer.Option("--text-cache", help="mmdit: where caption embeddings are kept; default LATENTS.text."),
@@ -114,6 +115,7 @@ def train_diffusion(
         data=data,
         tokenizer=tokenizer,
         flip=flip,
+        init=init,
         task_factories={"mmdit": text_task},
         check=check,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
+from fae_core.cli.options import Init, Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -19,6 +19,7 @@ def train_flow(
     data: LiveData = None,
     tokenizer: LiveTokenizer = None,
     flip: LiveFlip = False,
+    init: Init = None,
 ) -> None:
     """Train a STARFlow on a latent store; classes follow the store's labels.
 
@@ -28,8 +29,8 @@ def train_flow(
     """
     from fae_core.cli.training import train_generator
 
-    live = {"data": data, "tokenizer": tokenizer, "flip": flip}
-    train_generator("flow", "starflow-tiny", {"starflow": "fae_flow:STARFlow"}, options, latents=latents, **live)
+    source = {"latents": latents, "data": data, "tokenizer": tokenizer, "flip": flip}
+    train_generator("flow", "starflow-tiny", {"starflow": "fae_flow:STARFlow"}, options, **source, init=init)
 
 
 def import_starflow(

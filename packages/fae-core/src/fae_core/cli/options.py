@@ -203,6 +203,15 @@ LiveFlip = Annotated[
     typer.Option("--flip", help="Mirror half of the images of --data; of --latents, `fae encode --flip` does."),
 ]
 
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        help="Begin with the weights of this generator, which gives the model's settings, too, but for --set model...: "
+        "a run, model, bundle or hub id. --preset then gives those of training alone.",
+    ),
+]
+
 # Of training; each overrides one setting of the section `training`.
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Updates; as --set training.steps=N.")]
 TrainBatch = Annotated[

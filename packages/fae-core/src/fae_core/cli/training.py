@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fae_core.cli.initial import initial_generator, initial_settings, same_labels
 from fae_core.cli.options import check_places
 from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
 from fae_core.commands.running import command_line
 from fae_core.config import Config, parse_config, require_fields
 from fae_core.errors import DataError
+from fae_core.folders import RUN_IDENTITY
 from fae_core.models.build import on_meta, seeded
 from fae_core.models.configs import config_class_of
 from fae_core.models.sample_options import check_early
@@ -44,6 +46,7 @@ def train_generator(
     data: str | None = None,
     tokenizer: str | None = None,
     flip: bool = False,
+    init: str | None = None,
     task_factories: dict[str, TaskFactory] | None = None,
     check: Callable[[str, dict[str, Any]], Mapping[str, str]] | None = None,
     **earlier: Any,
@@ -57,6 +60,7 @@ def train_generator(
         options: what every training command takes. Its fields as keyword arguments still work, with a warning.
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
+        init: a generator to begin with; its model settings are taken, under those of `--set`.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
         check: called with the model_type and the model's settings, before anything is started; gives what files say of
             the run's identity beside the latents (`Task.identity`).
@@ -70,6 +74,9 @@ def train_generator(
     elif earlier:
         raise TypeError(f"train_generator takes {', '.join(earlier)} as fields of its options")
     settings = resolve_settings(options.preset_or(default_preset), options.config, options.overrides, sections=SECTIONS)
+    initial = None if init is None else initial_generator(init, options)
+    if initial is not None:
+        settings |= {"model_type": initial.point.name, "model": initial_settings(initial, options)}
     model_type = settings.get("model_type", next(iter(generator_classes)))
     if not isinstance(model_type, str) or model_type not in generator_classes:
         raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {str(model_type)[:60]}")
@@ -95,6 +102,8 @@ def train_generator(
     options.require_started_with(plain, training=config, model=(config_class, model))
     spec = _latents_at_hand(facts, tokenizer)
     if spec is not None:
+        if initial is not None and initial.spec is not None and initial.spec.shape != spec.shape:
+            initial.spec.require(spec, context=f"generator {init}")
         options.require_suited(default_preset, {"latents": spec.shape})
         if hasattr(config_class, "require_spec"):
             parsed: Any = parse_config(config_class, model, "model settings")
@@ -105,6 +114,9 @@ def train_generator(
     if options.relaunched():
         return
     source = None if data is None else options.opened(data, None)
+    same_classes = initial is None or same_labels(initial, model, facts or source)
+    if initial is not None and initial.classes is not None and same_classes:
+        model["classes"] = initial.classes
     make_task = (task_factories or {}).get(model_type, labelled_task)
     if make_task is labelled_task:
         _check_labels(config_class, model, facts or source, str(latents or data))
@@ -118,6 +130,12 @@ def train_generator(
             store = _open_latents(latents, source, tokenizer, flip, config.verify)
             options.require_suited(default_preset, {"latents": store.spec.shape})
             task, about_task = make_task(generator_class, model, store, config, preview, options.device)
+        if init is not None:
+            about_task["init"] = init
+            if not options.dry_run:
+                from fae_core.models.initial import begin_with
+
+                about_task[RUN_IDENTITY] = {"init": begin_with(task.generator, init, same_classes=same_classes)}
         recorded = {
             **plain,
             "data": str(latents or data),

@@ -1,0 +1,123 @@
+"""`--init`: a training that begins with a generator's weights, for the same classes, others, or another objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fae_core import LatentSpec, load_generator
+from fae_core.commands.groups import invoke
+from fae_core.errors import DataError, InvalidFile, LatentSpecMismatch
+from fae_core.latent_store import write_store
+
+SPEC = LatentSpec(channels=4, height=8, width=8, image_size=16, backbone="made up")
+STILL = "--steps 1 --batch-size 4 --set training.learning_rate=1e-12 --set training.warmup_steps=0 --device cpu"
+SIT = "train diffusion --preset sit-tiny"
+
+
+def latents(folder: Path, spec: LatentSpec = SPEC, **more: Any) -> Path:
+    z = torch.randn(12, *spec.shape, generator=torch.Generator().manual_seed(0))
+    write_store(folder, spec, z, **more)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents of three classes, and generators after four steps."""
+    root = tmp_path_factory.mktemp("line")
+    latents(root / "latents", labels=[0, 1, 2] * 4, classes=["cat", "dog", "eel"])
+    training = (
+        f"--latents {root}/latents --steps 4 --batch-size 4 --seed 5 --set training.learning_rate=0.01 --device cpu"
+    )
+    invoke(f"{SIT} {training} --out {root}/sit --set model.width=32 --set model.depth=1 --set model.heads=2".split())
+    invoke(f"train flow --preset starflow-tiny {training} --out {root}/flow".split())
+    return root
+
+
+def begun(line: Path, out: Path, *more: str, store: Path | None = None, command: str = SIT, init: str = "sit") -> Any:
+    where = ["--latents", str(store or line / "latents"), "--out", str(out), "--init", str(line / init)]
+    invoke([*command.split(), *where, *STILL.split(), *more])
+    return load_generator(out)
+
+
+def differing(line: Path, generator: Any, init: str = "sit") -> set[str]:
+    """Names of weights that are not those of the generator to begin with, which moved by 1e-12 at most."""
+    before, after = load_generator(line / init).state_dict(), generator.state_dict()
+    assert before.keys() <= after.keys()
+    return {
+        name
+        for name, tensor in after.items()
+        if name not in before
+        or tensor.shape != before[name].shape
+        or not torch.allclose(tensor, before[name], rtol=0, atol=1e-9)
+    }
+
+
+def test_sizes_weights_and_classes_are_those_of_the_generator(line: Path, tmp_path: Path) -> None:
+    generator = begun(line, tmp_path / "run")  # the preset is of another size
+    assert (generator.config.width, generator.config.depth, generator.config.classes) == (32, 1, 3)
+    assert generator.class_names == ("cat", "dog", "eel") and differing(line, generator) == set()
+    flow = begun(line, tmp_path / "flow", command="train flow --preset starflow-tiny", init="flow")
+    assert differing(line, flow, "flow") == set()
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "new"),
+    [
+        ({"labels": [0, 1] * 6, "classes": ["fox", "owl"]}, 2, True),
+        ({"labels": [0, 1, 2] * 4, "classes": ["cat", "eel", "dog"]}, 3, True),  # as many, in another order
+        ({"labels": [0, 1] * 6}, 3, False),  # numbers mean what they meant
+        ({}, 1, True),
+    ],
+)
+def test_other_classes_get_new_weights(labels: dict, count: int, new: bool, line: Path, tmp_path: Path) -> None:
+    generator = begun(line, tmp_path / "run", store=latents(tmp_path / "latents", **labels))
+    assert generator.config.classes == count
+    assert differing(line, generator) == ({"label_embedding.table.weight"} if new else set())
+
+
+def test_what_the_generator_lacks_is_new_and_what_has_no_place_is_refused(line: Path, tmp_path: Path) -> None:
+    generator = begun(line, tmp_path / "run", "--set", "model.mean_flow.share=0.5")
+    changed = differing(line, generator)
+    assert changed and all(name.startswith("interval_embedding.") for name in changed)
+    with pytest.raises(InvalidFile, match=r"no place for its blocks\.0"):
+        begun(line, tmp_path / "wide", "--set", "model.mlp_ratio=2")
+    assert not (tmp_path / "wide").exists()
+
+
+def test_a_resumed_run_wants_the_same_weights_wherever_they_lie(line: Path, tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    begun(line, run, "--set", "training.schedule_steps=4")
+    longer = f"{SIT} --latents {line}/latents --out {run} --resume {STILL} --set training.schedule_steps=4 --steps 2"
+    begun(line, tmp_path / "other", "--seed", "1", "--set", "training.learning_rate=0.01")
+    with pytest.raises(InvalidFile, match="was started on other init"):
+        invoke([*longer.split(), "--init", str(tmp_path / "other")])
+    moved.symlink_to(line / "sit")
+    invoke([*longer.split(), "--init", str(moved)])
+    assert differing(line, load_generator(run)) == set()
+
+
+def test_what_cannot_begin_is_refused_before_anything_is_made(line: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    known = ["--latents", str(line / "latents")]
+    with pytest.raises(DataError, match="name a --preset"):
+        invoke(["train", "diffusion", *known, *out, "--init", str(line / "sit")])
+    with pytest.raises(DataError, match="trains lightningdit, sit, mmdit, not starflow"):
+        invoke([*SIT.split(), *known, *out, "--init", str(line / "flow")])
+    other = LatentSpec(channels=8, height=8, width=8, image_size=16, backbone="made up")
+    store = latents(tmp_path / "other", other)
+    with pytest.raises(LatentSpecMismatch, match="channels"):
+        invoke([*SIT.split(), "--latents", str(store), *out, "--init", str(line / "sit")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_statistics_of_the_same_latents_are_told(
+    line: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = latents(tmp_path / "latents", SPEC.with_statistics([1.0] * 4, [2.0] * 4), labels=[0, 1, 2] * 4)
+    with caplog.at_level("WARNING", logger="fae"):
+        begun(line, tmp_path / "run", store=store)
+    assert "trained on other latents" in caplog.text
