@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
@@ -223,3 +224,45 @@ def test_a_flipped_bit_of_a_decoder_is_found_when_it_is_loaded(tmp_path: Path) -
         with pytest.raises(InvalidFile, match=r"damaged"):
             load_decoder(tmp_path / "fae")
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("section", ["noise", "vae"])
+def test_networks_in_a_loss_are_compared_by_content_wherever_they_lie(section: str, tmp_path: Path) -> None:
+    import timm
+
+    for name in ("one", "two"):
+        torch.manual_seed(len(list(tmp_path.iterdir())))
+        save_file(timm.create_model("test_resnet.r160_in1k").state_dict(), tmp_path / f"{name}.safetensors")
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "images.npz", arr_0=images.numpy())
+    command = {"noise": "pixel --stage noise --encoder fae-tiny", "vae": "vae"}[section]
+    losses = {
+        "perceptual": "backbone",
+        "perceptual_backbone": "timm/test_resnet.r160_in1k",
+        "perceptual_layers": "[1]",
+    }
+    preset = {"noise": "pixel-decoder-tiny", "vae": "conv-vae-tiny"}[section]
+    words = [
+        "train",
+        *command.split(),
+        "--preset",
+        preset,
+        "--data",
+        f"{tmp_path}/images.npz",
+        "--out",
+        f"{tmp_path}/run",
+    ]
+    words += ["--batch-size", "2", "--set", "training.schedule_steps=8"]
+    words += [word for key, value in losses.items() for word in ("--set", f"{section}.losses.{key}={value}")]
+
+    def train_with(weights: str, *more: str) -> None:
+        invoke(
+            [*words, "--set", f"{section}.losses.perceptual_backbone_weights={tmp_path}/{weights}.safetensors", *more]
+        )
+
+    train_with("one", "--steps", "1")
+    (tmp_path / "one.safetensors").rename(tmp_path / "moved.safetensors")
+    train_with("moved", "--steps", "2", "--resume")
+    (tmp_path / "moved.safetensors").write_bytes((tmp_path / "two.safetensors").read_bytes())
+    with pytest.raises(InvalidFile, match="started on other perceptual network"):
+        train_with("moved", "--steps", "3", "--resume")

@@ -52,6 +52,15 @@ def images(count: int = 10) -> torch.Tensor:
     return load_batch(Gradients(count), range(count), 16)
 
 
+def test_groups_of_the_norms_are_part_of_the_fingerprint() -> None:
+    """No weight shows them, and latents depend on them."""
+    found = []
+    for groups in (4, 8):
+        torch.manual_seed(0)
+        found.append(ConvVAE(ConvVAEConfig(**{**TINY, "norm_groups": groups})).stamp().fingerprint)
+    assert found[0] != found[1]
+
+
 def test_the_paper_sized_encoder_has_sds_parameters() -> None:
     """83,653,863 is what diffusers counts in SD's own autoencoder."""
     with torch.device("meta"):

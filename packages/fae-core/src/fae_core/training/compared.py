@@ -55,6 +55,12 @@ _PLACES = {
     "reference",
     "encoder.backbone.weights",
     "model.text_encoder.name",
+    "vae.alignment.weights",
+    *(
+        f"{section}.losses.{network}_weights"
+        for section in ("vae", "noise", "finetune")
+        for network in ("lpips", "convnext", "perceptual_backbone", "adversarial_backbone")
+    ),
 }
 
 _HF_CONFIG = "encoder.backbone.hf_config."  # earlier versions recorded its bookkeeping, too

@@ -188,7 +188,9 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     def stamp(self) -> LatentSpec:
         """Set the spec's fingerprint to that of the encoder's present weights, and return the spec."""
-        fingerprint = combine_fingerprints(self.model_type, fingerprint_state(self.encoder.state_dict()))
+        default = ConvVAEConfig.model_fields["norm_groups"].default
+        unseen = [] if self.config.norm_groups == default else [f"norm_groups={self.config.norm_groups}"]  # in weights
+        fingerprint = combine_fingerprints(self.model_type, fingerprint_state(self.encoder.state_dict()), *unseen)
         self.spec = LatentSpec.from_dict({**self.spec.to_dict(), "fingerprint": fingerprint}, "autoencoder")
         return self.spec
 

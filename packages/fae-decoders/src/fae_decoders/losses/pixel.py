@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.images.check import require_range, unchecked_images
+from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
 from fae_decoders.losses.adversarial import (
     adaptive_weight,
@@ -37,6 +38,15 @@ class PixelLoss:
         self.config = config
         self.perceptual = make_perceptual(config, image_size)
         self.discriminator = make_discriminator(config, image_size)
+
+    def identity(self) -> dict[str, str]:
+        """What the frozen networks are, by content; for `Task.identity`."""
+        found = {}
+        if self.perceptual is not None:
+            found["perceptual_network"] = model_checksum(self.perceptual.state_dict(), None)
+        if isinstance(self.discriminator, BackboneDiscriminator):
+            found["discriminator_backbone"] = self.discriminator.backbone.fingerprint()
+        return found
 
     def to(self, device: str | torch.device) -> None:
         """Move the frozen networks.

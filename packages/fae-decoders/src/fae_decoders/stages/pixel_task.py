@@ -73,7 +73,8 @@ class PixelTask(Task):
 
     def identity(self) -> dict[str, Any]:
         kept = self._adversary.kept
-        return {**self.data.identity(), **({} if kept is None else {"discriminator": kept})}
+        going_on = {} if kept is None else {"discriminator": kept}
+        return {**self.data.identity(), **self.losses.identity(), **going_on}
 
     def prepare(self, device: str) -> None:
         self.data.to(device)

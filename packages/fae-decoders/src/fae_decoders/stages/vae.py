@@ -61,7 +61,7 @@ class VAETask(Task):
 
     def identity(self) -> dict[str, Any]:
         aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
-        return {"images": images_identity(self.data.source, show=True), **aligned}
+        return {"images": images_identity(self.data.source, show=True), **self.losses.identity(), **aligned}
 
     def prepare(self, device: str) -> None:
         self.device = device
