@@ -12,7 +12,7 @@ from PIL import Image
 from sd3_standin import sd3_pipeline
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import InvalidFile
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.sampling.draw import load_pair
 from fae_diffusion import MMDiT
 from fae_diffusion.integration import grid_of
@@ -49,6 +49,28 @@ def test_pictures_are_the_pipeline_s(name: str, stored: Path) -> None:
     assert theirs.std() > 10 / 255
     unlike = pipeline(PROMPTS[::-1], latents=noise.clone(), output_type="pt").images
     assert (unlike - theirs).abs().max() > 10 / 255  # the pictures show the prompts
+
+
+@torch.no_grad()
+def test_guidance_by_skipped_blocks_is_the_pipeline_s(stored: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(stored / "whole")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    model, decoder = load_pair(str(stored / "whole-sd3"), str(stored / "whole-vae"))
+    named = NAMED["sd3.5-medium"]["guidance"]
+    pictures = []
+    for scale in (2.8, 0.0):
+        options = {"skip_guidance_layers": [1], "skip_layer_guidance_scale": scale}
+        how = {"num_inference_steps": 40, "guidance_scale": 4.5, "output_type": "pt", **options}
+        theirs = pipeline(PROMPTS, latents=noise.clone(), **how).images
+        guidance = {**named, "skip": {**named["skip"], "blocks": [1], "scale": scale}}
+        ours = decoder.decode(model.sample(PROMPTS, noise=noise, sampling="sd3.5-medium", guidance=guidance))
+        torch.testing.assert_close(ours, theirs, **LEVEL)
+        pictures.append(ours)
+    assert (pictures[0] - pictures[1]).abs().max() > 10 / 255
+    with pytest.raises(FAEError, match="skips block 9, and this network has 2"):
+        model.sample(PROMPTS, noise=noise, sampling="sd3.5-medium")
 
 
 def test_the_times_are_those_of_the_scheduler(stored: Path) -> None:

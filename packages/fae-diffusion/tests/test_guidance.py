@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import yaml
 
+from fae_core import LatentSpec
 from fae_core.config import parse_config
 from fae_core.errors import FAEError
-from fae_diffusion import Guidance, integrate, time_grid
+from fae_diffusion import Guidance, LightningDiT, integrate, time_grid
 from fae_diffusion.guided_velocity import GuidedVelocity
 
 PAPER = "guidance: {parts: [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]}"
@@ -88,6 +91,39 @@ def test_autoguidance_pushes_away_from_the_weak_model() -> None:
     assert strong.rows == weak.rows == [2]
 
 
+def test_guidance_by_skipped_blocks_is_added_to_the_other_in_its_interval() -> None:
+    guidance = Guidance(scale=3.0, interval=(0.0, 0.6), skip={"blocks": [1], "scale": 2.0, "interval": (0.4, 0.8)})
+    model, skipping = Counted(), Counted()
+    condition, null = torch.tensor([5, 7]), torch.tensor([1, 1])
+    velocity = GuidedVelocity(model, condition, guidance, null=null, skipping=lambda z, t, c: 0.5 * skipping(z, t, c))
+    found = [velocity.at(Z, t)[0, 0, 0, 0].item() for t in (0.9, 0.7, 0.5, 0.2)]
+    assert found == [5.0, 5.0 + 2 * 2.5, 13.0 + 2 * 2.5, 13.0]
+    assert model.rows == [2, 2, 4, 4] and skipping.rows == [2, 2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", [None, {"width": 32, "depth": 1, "heads": 2}])
+def test_a_skipped_block_is_as_one_that_adds_nothing(head: dict | None) -> None:
+    spec = LatentSpec(4, 4, 4, 32, "made up")
+    model = LightningDiT.from_preset("lightningdit-tiny", spec=spec, seed=0, depth=3, classes=2, head=head)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    z, labels = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+    last = len(model.blocks) - 1
+    skipped = model.velocity(z, 0.5, labels, skip=(last,))
+    assert not torch.allclose(skipped, model.velocity(z, 0.5, labels), atol=1e-3)
+    without = copy.deepcopy(model)
+    del without.blocks[last]
+    torch.testing.assert_close(skipped, without.velocity(z, 0.5, labels))
+    guidance = {"skip": {"blocks": [last], "scale": 1.5}}
+    ours = model.sample(labels, noise=z, steps=1, guidance=guidance)
+    v = model.velocity(z, 1.0, labels)
+    theirs = z - (v + 1.5 * (v - model.velocity(z, 1.0, labels, skip=(last,))))
+    torch.testing.assert_close(ours, theirs)
+    with pytest.raises(FAEError, match=f"this network has {last + 1}"):
+        model.sample(labels, noise=z, guidance={"skip": {"blocks": [last + 1], "scale": 1.5}})
+
+
 def test_a_number_is_a_scale() -> None:
     assert Guidance.model_validate(2.5) == Guidance(scale=2.5)
     assert not Guidance().is_on and Guidance(scale=2.0).is_on and Guidance(**yaml.safe_load(PAPER)["guidance"]).is_on
@@ -102,6 +138,8 @@ def test_a_number_is_a_scale() -> None:
         {"parts": [[1.0, 0.5, 2.0]], "scale": 3.0},
         {"scale": float("nan")},
         {"scales": 2.0},
+        {"skip": {"blocks": [], "scale": 2.0}},
+        {"skip": {"blocks": [1], "scale": 2.0, "interval": (0.5, 0.5)}},
     ],
 )
 def test_schedules_that_make_no_sense_are_refused(fields: dict) -> None:

@@ -7,6 +7,7 @@ condition is (labels here, text in MMDiT) is decided by the last methods of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
@@ -100,14 +101,18 @@ class FlowMatching(FastSampling):
         }
         return {name: value.mean() for name, value in terms.items()} | levels
 
-    def velocity(self, z: Tensor, t: Tensor | float, condition: Any, until: float | None = None) -> Tensor:
+    def velocity(
+        self, z: Tensor, t: Tensor | float, condition: Any, until: float | None = None, skip: Sequence[int] = ()
+    ) -> Tensor:
         """The velocity dz/dt, whatever the network predicts. Shapes as in forward.
 
-        With `until`, of a network of mean velocities, the mean over the times from t down to it.
+        With `until`, of a network of mean velocities, the mean over the times from t down to it. With `skip` that of
+        the network without these blocks.
         """
+        options = {"skip": skip} if skip else {}
         if until is not None:
-            return self(z, t, condition, until)
-        output = self(z, t, condition)
+            return self(z, t, condition, until, **options)
+        output = self(z, t, condition, **options)
         if self.transport.prediction == "velocity":
             return output
         return self.transport.velocity(output, z, torch.as_tensor(t, device=z.device).expand(z.shape[0]))
@@ -191,6 +196,7 @@ class FlowMatching(FastSampling):
             null=null,
             join=self._join,
             weak=weak.velocity if weak is not None else None,
+            skipping=None if guidance.skip is None else partial(self.velocity, skip=guidance.skip.blocks),
         )
 
     def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:

@@ -1,6 +1,7 @@
 """Guidance: how far a velocity is extrapolated beyond the conditional one, at which times, on which channels.
 
     v = v_uncond + scale (v_cond - v_uncond)        scale 1 = off; in Ho and Salimans (2022), w = scale - 1
+    v + skip (v_cond - v_skipped)                   skip 0 = off; v_skipped by the network without some of its blocks
 
 `Guidance` is configuration, read without torch; `guided_velocity.GuidedVelocity` applies it to a model.
 """
@@ -24,6 +25,33 @@ _TOLERANCE = 1e-6
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
+class SkippedBlocks(Config):
+    """Guidance away from what the network says without some of its blocks (SD3.5's skip-layer guidance).
+
+    Attributes:
+        blocks: which, from 0; the residual stream passes them unchanged.
+        scale: of the difference that is added; 0 = off.
+        interval: (low, high) times, both included, in which it acts.
+    """
+
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    scale: Scale
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        require_interval(self.interval)
+        return self
+
+    def scale_at(self, t: float) -> float:
+        """The scale at time t; 0 outside the interval.
+
+        Args:
+            t: 1 is noise, 0 data.
+        """
+        return self.scale if within(t, self.interval) else 0.0
+
+
 class Guidance(Config):
     """One scale on an interval of times, or several parts with a scale each. The paper's three parts in YAML:
 
@@ -36,12 +64,14 @@ class Guidance(Config):
         parts: (from, to, scale), times descending; `from` belongs to the part, `to` only where it is 0. Parts replace
             scale and interval; between parts guidance is off.
         channels: guide only the first so many channels; the code of SiT and LightningDiT guides 3. None: all.
+        skip: guidance by skipped blocks, which is added to the other; None: none.
     """
 
     scale: Scale = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     parts: tuple[tuple[float, float, Scale], ...] = ()
     channels: int | None = Field(default=None, ge=1)
+    skip: SkippedBlocks | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -50,8 +80,7 @@ class Guidance(Config):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            raise ValueError(f"interval {self.interval} must be (low, high) within [0, 1]")
+        require_interval(self.interval)
         if self.parts and (self.scale != 1.0 or self.interval != (0.0, 1.0)):
             raise ValueError("give parts, or a scale and an interval, not both")
         bounds = [t for part in self.parts for t in part[:2]]
@@ -62,7 +91,7 @@ class Guidance(Config):
 
     @property
     def is_on(self) -> bool:
-        """Whether any time is guided."""
+        """Whether any time is guided by the condition "none", or by a worse model."""
         return any(part[2] != 1.0 for part in self.parts) if self.parts else self.scale != 1.0
 
     def scale_at(self, t: float) -> float:
@@ -74,8 +103,7 @@ class Guidance(Config):
         """
         t = min(max(t, 0.0), 1.0)
         if not self.parts:
-            low, high = self.interval
-            return self.scale if low - _TOLERANCE <= t <= high + _TOLERANCE else 1.0
+            return self.scale if within(t, self.interval) else 1.0
         for start, end, scale in self.parts:
             if t <= start + _TOLERANCE and (t > end + _TOLERANCE or end == 0):
                 return scale
@@ -94,6 +122,18 @@ class Guidance(Config):
         guided = conditional.clone()
         guided[:, : self.channels] = other[:, : self.channels].lerp(conditional[:, : self.channels], scale)
         return guided
+
+
+def require_interval(interval: tuple[float, float]) -> None:
+    """Raise ValueError unless an interval of times is (low, high) within [0, 1]."""
+    if not 0 <= interval[0] < interval[1] <= 1:
+        raise ValueError(f"interval {interval} must be (low, high) within [0, 1]")
+
+
+def within(t: float, interval: tuple[float, float]) -> bool:
+    """Whether a time lies in an interval, its ends included; a time beyond [0, 1] counts as the nearer end."""
+    t = min(max(t, 0.0), 1.0)
+    return interval[0] - _TOLERANCE <= t <= interval[1] + _TOLERANCE
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ class GuidedVelocity:
         null: the condition "none" for the batch; both conditions go through the model in one batched call.
         join: (condition, null) -> the two in one batch; None: torch.cat.
         weak: instead of `null`, a worse model given the same condition (autoguidance; Karras et al., 2024).
+        skipping: the model without the blocks that `guidance.skip` names.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class GuidedVelocity:
         null: Any = None,
         join: Callable[[Any, Any], Any] | None = None,
         weak: Model | None = None,
+        skipping: Model | None = None,
     ) -> None:
         self.model, self.condition, self.guidance, self.weak = model, condition, guidance, weak
+        self.skipping = skipping
         # Joined once, not in every step.
         self.both = None if weak is not None or null is None else (join or _join)(condition, null)
 
@@ -57,13 +60,17 @@ class GuidedVelocity:
         end = () if until is None else (until,)
         scale = self.guidance.scale_at(t)
         if scale == 1.0:
-            return self.model(z, times, self.condition, *end)
-        if self.weak is not None:
-            return self.guidance.combine(
-                self.model(z, times, self.condition, *end), self.weak(z, times, self.condition, *end), scale
-            )
-        conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both, *end).chunk(2)
-        return self.guidance.combine(conditional, null, scale)
+            guided = conditional = self.model(z, times, self.condition, *end)
+        elif self.weak is not None:
+            conditional = self.model(z, times, self.condition, *end)
+            guided = self.guidance.combine(conditional, self.weak(z, times, self.condition, *end), scale)
+        else:
+            conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both, *end).chunk(2)
+            guided = self.guidance.combine(conditional, null, scale)
+        skip = self.guidance.skip.scale_at(t) if self.guidance.skip is not None else 0.0
+        if skip == 0.0 or self.skipping is None:
+            return guided
+        return guided + skip * (conditional - self.skipping(z, times, self.condition, *end))
 
     def row(self, index: int) -> GuidedVelocity:
         """The same velocity for one sample alone."""

@@ -49,7 +49,7 @@ def sample(
         typer.Option(
             "--sampling",
             help="Settings by name, for SiT to MMDiT: paper-guided, paper-unguided (appendix D), fast; those of the "
-            "originals: sit, sit-ode, lightningdit, lightningdit-64ep, repa, rae, rae-autoguidance, sd3.",
+            "originals: sit, sit-ode, lightningdit, lightningdit-64ep, repa, rae, rae-autoguidance, sd3, sd3.5-medium.",
         ),
     ] = None,
     seed: Seed = 0,

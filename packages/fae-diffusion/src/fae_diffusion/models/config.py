@@ -74,11 +74,22 @@ class NetworkConfig(Config):
             raise FAEError("the method mean_flow needs a network trained with mean_flow; take another method")
         if settings.guidance.is_on and weak is None:
             self.require_null()
+        if settings.guidance.skip is not None and max(settings.guidance.skip.blocks) >= self.block_count:
+            raise FAEError(
+                f"guidance skips block {max(settings.guidance.skip.blocks)}, and this network has {self.block_count}, "
+                "counted from 0"
+            )
         if spec is not None and isinstance(weak, str | Path):
             stored = stored_model("generator", weak)
             if stored is not None and stored.spec is not None:
                 spec.require(stored.spec, context=f"generator {weak}")
         return settings
+
+    @property
+    def block_count(self) -> int:
+        """How many blocks the network has."""
+        head = getattr(self, "head", None)
+        return self.depth + (0 if head is None else head.depth)
 
     def require_null(self) -> None:
         """Raise FAEError where the model knows no condition "none", as guidance needs it."""

@@ -14,6 +14,7 @@ Shape suffixes: B batch, L text tokens, N image tokens (row-major), D width, H h
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -142,13 +143,14 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         model.set_null(null)
         return model
 
-    def forward(self, z: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor | float, condition: Any, *, skip: Sequence[int] = ()) -> Tensor:
         """What the transport predicts.
 
         Args:
             z: noised latents, (B, C, h, w).
             t: times in [0, 1], (B,) or a scalar; t = 1 is noise.
             condition: text of the batch, see the class.
+            skip: blocks to leave out, from 0.
 
         Returns:
             (B, C, h, w), in the dtype of z.
@@ -156,7 +158,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         Raises:
             FAEError: for a text that does not fit, or a grid beyond the position table.
         """
-        return self._run(z, t, self._text(condition, z.shape[0]), project=False)[0]
+        return self._run(z, t, self._text(condition, z.shape[0]), project=False, skip=skip)[0]
 
     def dry_run(self, batch: int) -> Tensor:
         z = self.dry_input(batch, *self.spec.shape)
@@ -175,7 +177,9 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         """
         return self._run(z, t, self._text(condition, z.shape[0]), project=True)
 
-    def _run(self, z: Tensor, t: Tensor | float, text: TextCondition, project: bool) -> tuple[Tensor, list[Tensor]]:
+    def _run(
+        self, z: Tensor, t: Tensor | float, text: TextCondition, project: bool, skip: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         """The prediction, and with `project` the projections."""
         dtype, patch = self.patch_embedding.weight.dtype, self.config.patch_size
         grid = (z.shape[2] // patch, z.shape[3] // patch)
@@ -184,6 +188,8 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         stream, mask = self._text_tokens(text, grid[0] * grid[1], dtype)
         projected: list[Tensor] = []
         for index, block in enumerate(self.blocks):
+            if index in skip:
+                continue
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 stream, image = checkpoint(block, stream, image, c_BD, mask, use_reentrant=False)
             else:

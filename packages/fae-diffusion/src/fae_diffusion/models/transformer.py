@@ -16,6 +16,8 @@ Shape suffixes: B batch, N tokens (row-major), D width, C latent channels, h x w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -99,7 +101,14 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         self.final = FinalLayer(config, head.width if head is not None else width, self.out_channels * patch**2)
         self.reset_parameters()
 
-    def forward(self, z: Tensor, t: Tensor | float, labels: Tensor, until: Tensor | float | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor | float,
+        labels: Tensor,
+        until: Tensor | float | None = None,
+        skip: Sequence[int] = (),
+    ) -> Tensor:
         """What the transport predicts.
 
         Args:
@@ -108,6 +117,7 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
             labels: (B,) in [0, classes], where `classes` itself means no class.
             until: with mean_flow the lower end r of the interval from t over which the velocity is averaged, (B,) or a
                 scalar; None: t itself.
+            skip: blocks to leave out, from 0; those of a wide head count on.
 
         Returns:
             (B, C, h, w), in the dtype of z.
@@ -120,20 +130,20 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
         time_BD = self._embed_times(t, until)
         c_BMD = nn.functional.silu(time_BD + self.label_embedding(labels))[:, None]
         if self.head is None:
-            x_BND = self._run(False, x_BND, c_BMD, self.rope)
+            x_BND = self._run(False, x_BND, c_BMD, self.rope, skip)
         else:
             # SiLU twice, as in the original: of the sum, and again before the modulations.
-            s_BND = self._run(False, x_BND, nn.functional.silu(c_BMD), self.rope)
+            s_BND = self._run(False, x_BND, nn.functional.silu(c_BMD), self.rope, skip)
             c_BMD = self.head.condition(s_BND, time_BD)
-            x_BND = self._run(True, self.head.patch_embedding(patches), c_BMD, self.head.rope)
+            x_BND = self._run(True, self.head.patch_embedding(patches), c_BMD, self.head.rope, skip)
         out = unpatchify(self.final(x_BND, c_BMD), self.grid, self.config.patch_size)
         return out[:, : z.shape[1]].to(z.dtype)
 
-    def _run(self, in_head: bool, x_BND: Tensor, c_BMD: Tensor, rope: AxialRope | None) -> Tensor:
+    def _run(self, in_head: bool, x_BND: Tensor, c_BMD: Tensor, rope: AxialRope | None, skip: Sequence[int]) -> Tensor:
         """The residual stream after the blocks of the head, or after those before it."""
         tables: Rope = rope() if rope is not None else None
-        for block in self.blocks:
-            if block.in_head != in_head:
+        for index, block in enumerate(self.blocks):
+            if block.in_head != in_head or index in skip:
                 continue
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
                 x_BND = checkpoint(block, x_BND, c_BMD, tables, use_reentrant=False)

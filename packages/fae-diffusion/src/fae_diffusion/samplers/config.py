@@ -24,6 +24,7 @@ SamplingName = Literal[
     "rae",
     "rae-autoguidance",
     "sd3",
+    "sd3.5-medium",
 ]
 _SDE = {
     "method": "sde",
@@ -36,8 +37,15 @@ _SDE = {
 }
 # RAE: 50 points of time from 1 to 0.001, shifted as in training.
 _RAE = {"method": "euler", "steps": 49, "shift": None, "end": 1e-3}
+
+
+def _sd3_shifted(t: float) -> float:
+    """A time under SD3's shift of 3."""
+    return 3 * t / (1 + 2 * t)
+
+
 # SD3's times before the shift end at its smallest of 1000 noise levels, which is shifted already: 0.001 by 3.
-_SD3_END = 3 * 0.001 / (1 + 2 * 0.001)
+_SD3_END = _sd3_shifted(0.001)
 # The paper's are those of appendix D, for any model; the three parts of guidance are for class-conditional models. The
 # others are those of the originals' code and configurations, in our convention; each goes with models of that original,
 # with the tables' numbers of points as intervals, and guides the channels that its code guides. They are taken from:
@@ -46,6 +54,8 @@ _SD3_END = 3 * 0.001 / (1 + 2 * 0.001)
 #   repa              sihyun-yu/REPA, README's command of generate.py; an MMDiT has those of generate_t2i.py
 #   rae               bytetriper/RAE, configs/stage2/sampling; -autoguidance: of 256 pixels (at 512 the scale is 1.5)
 #   sd3               diffusers' StableDiffusion3Pipeline and its FlowMatchEulerDiscreteScheduler with SD3's shift
+#   sd3.5-medium      the same pipeline with the model card's steps and scale, and its guidance by skipped blocks from
+#                     1 % to 20 % of the steps
 NAMED: dict[SamplingName, dict[str, Any]] = {
     "paper-guided": {
         "method": "euler",
@@ -89,6 +99,17 @@ NAMED: dict[SamplingName, dict[str, Any]] = {
         "end": _SD3_END,
         "to_zero": True,
         "guidance": {"scale": 7.0},
+    },
+    "sd3.5-medium": {
+        "method": "euler",
+        "steps": 40,
+        "shift": 3.0,
+        "end": _SD3_END,
+        "to_zero": True,
+        "guidance": {
+            "scale": 4.5,
+            "skip": {"blocks": [7, 8, 9], "scale": 2.8, "interval": [_sd3_shifted(0.8), _sd3_shifted(0.99)]},
+        },
     },
 }
 # Names whose guidance is by a worse model, which the call must give.
