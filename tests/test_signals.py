@@ -164,6 +164,28 @@ def test_a_recipe_passes_the_signal_on_and_can_be_continued(
     assert survivors(str(out)) == []
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children that their parent is gone")
+def test_processes_that_run_steps_or_wait_for_one_end_when_their_recipe_is_killed(store: Path, tmp_path: Path) -> None:
+    command = shlex.join(training(store, Path("{out}/a")))
+    (tmp_path / "recipe.yaml").write_text(
+        f'steps:\n  - {{name: a, run: "{command}", resumable: true}}\n  - {{name: b, run: presets}}\n'
+    )
+    out = tmp_path / "out"
+    process = start(["run", str(tmp_path / "recipe.yaml"), "--out", str(out), "--jobs", "2"])
+    wait_for(out / "a" / "metrics.jsonl", process)
+    while '"name": "b"' not in (out / "steps.json").read_text():
+        time.sleep(0.02)
+    assert len(survivors(f"{out}/logs")) == 2
+    process.kill()
+    ended(process)
+    until = time.monotonic() + 60
+    while survivors(str(out)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert survivors(str(out)) == []
+    (path,) = numbered(out / "a" / "checkpoints").values()
+    assert damage(path) is None
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_step_that_was_interrupted_is_not_taken_for_done(number: int, status: int, tmp_path: Path) -> None:
     """Encoding has no checkpoint, and ends at once."""
