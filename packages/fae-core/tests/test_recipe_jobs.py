@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def test_what_running_steps_told_last_is_shown(
 
 COMMANDS = """
 import os
+import signal
 import sys
+import time
 import typer
 
 app = typer.Typer()
@@ -138,7 +141,7 @@ def end(status: int) -> None:
     raise typer.Exit(status)
 
 @app.command()
-def leave(why: str) -> None:
+def leave(why: str, out: str = "") -> None:
     sys.exit(int(why) if why.isdigit() else why)
 
 @app.command()
@@ -148,6 +151,15 @@ def tell() -> None:
 @app.command()
 def vanish(status: int) -> None:
     os._exit(status)
+
+@app.command()
+def kill(step: str, folder: str, out: str = "") -> None:
+    while f'"{step}"' not in open(f"{folder}/steps.json").read():
+        time.sleep(0.01)
+    number = int(open(f"{folder}/logs/{step}.log").read().split()[0])
+    os.kill(number, signal.SIGKILL)
+    while open(f"/proc/{number}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
 
 def count(number: int) -> int:
     return number
@@ -204,6 +216,17 @@ def test_steps_at_once_share_processes_that_stay(others_commands: None, tmp_path
     told = [(tmp_path / "out" / "logs" / f"{number}.log").read_text().split() for number in range(6)]
     assert all(read == "''" for _, read in told)  # nothing that is meant for the process that runs them
     assert len({process for process, _ in told}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_that_is_killed_while_it_waits_is_replaced(others_commands: None, tmp_path: Path) -> None:
+    # The first one's process waits while the second step runs. The other two wait for that one, then need both.
+    commands = {"first": "theirs tell", "second": f"theirs kill first {tmp_path}/out --out {{out}}/x"}
+    commands |= {name: "theirs leave 0 --out {out}/x/" + name for name in ("third", "fourth")}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": [{"name": n, "run": c} for n, c in commands.items()]}))
+    record = run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)
+    assert len(record) == len(commands)
 
 
 @pytest.mark.slow

@@ -97,6 +97,7 @@ def run_jobs(
     with children() as group:
         # A second signal is passed on as well; at a third one, running jobs are killed.
         while running or (waiting and failed is None and not group.signal):
+            idle = [worker for worker in idle if worker.status() is None]  # one may have been killed while it waited
             if failed is None and not group.signal:
                 for job in [job for job in waiting if not job.needs & unfinished][: count - len(running)]:
                     waiting.remove(job)
@@ -147,7 +148,7 @@ class _Worker:
     def begin(self, job: Job, log: Path) -> None:
         with disk_errors(log):
             log.write_bytes(b"")
-        with suppress(BrokenPipeError):  # it was killed while it waited, which its status tells
+        with suppress(BrokenPipeError):  # it has been killed, which its status tells
             self._requests.write(json.dumps({"command": job.command, "log": str(log)}).encode() + b"\n")
             self._requests.flush()
 
