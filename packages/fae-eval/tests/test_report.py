@@ -154,7 +154,7 @@ def test_a_strip_is_shown_column_by_column(tmp_path):
 def test_every_picture_can_be_enlarged_without_a_script(demo, tmp_path):
     page = write_report([demo], tmp_path / "r.html").read_text()
     assert page.count('<label><input type="checkbox" class="zoom"') == page.count("<img") == 4
-    assert ".zoom:checked + img" in page
+    assert ".picture .zoom:checked + img" in page
 
 
 def test_lines_with_the_same_values_are_drawn_once(tmp_path):
@@ -371,38 +371,58 @@ def test_records_with_halves_of_characters_are_written_and_printed(tmp_path):
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_real_browser_draws_it_without_sideways_scrolling(demo, tmp_path, width):
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=5000"]
+
+
+@pytest.fixture
+def browser():
+    found = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if found is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    page = write_report([demo], tmp_path / "r.html", paper=True)
-    # The page in a frame of the wanted width: headless windows cannot be narrower than 500 pixels.
-    frame = tmp_path / "frame.html"
+    return found
+
+
+def told_in(browser, page, width, expression):
+    """What an expression about the page's document `d` gives in a window of some width, and the file shown for it.
+
+    The page is in a frame: headless windows cannot be narrower than 500 pixels.
+    """
+    frame = page.with_name("frame.html")
     frame.write_text(
         f'<body style="margin:0;background:#f0f"><iframe src="{page.name}" '
         f'style="border:0;width:{width}px;height:2400px"></iframe>'
         "<script>onload = () => setTimeout(() => { const d = document.querySelector('iframe').contentDocument;"
-        "document.title = d.documentElement.scrollWidth + ' ' + d.images.length + ' ' +"
-        "[...d.images].filter(i => i.complete && i.naturalWidth > 0).length }, 500)</script>"
+        f"document.title = JSON.stringify({expression}) }}, 500)</script>"
     )
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=5000",
-    ]
     dumped = subprocess.run(
-        [browser, *flags, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120
+        [browser, *FLAGS, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120
     )
-    scroll, pictures, drawn = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", dumped.stdout).groups())
+    return json.loads(re.search(r"<title>(.*?)</title>", dumped.stdout)[1]), frame
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_an_enlarged_picture_fills_the_window(demo, tmp_path, width, browser):
+    picture(demo / "results" / "strip.png")
+    columns = {"path": "strip.png", "columns": [[0, 20], [20, 40]]}
+    Result("reconstruction", "Strip", None, [columns]).save(demo / "results" / "strip.json")
+    page = write_report([demo], tmp_path / "r.html")
+    enlarged = "[...d.images].map(i => { i.previousSibling.click(); return i.getBoundingClientRect().width })"
+    assert told_in(browser, page, width, enlarged)[0] == [width] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_real_browser_draws_it_without_sideways_scrolling(demo, tmp_path, width, browser):
+    page = write_report([demo], tmp_path / "r.html", paper=True)
+    drawn = "[...d.images].filter(i => i.complete && i.naturalWidth > 0).length"
+    seen = f"[d.documentElement.scrollWidth, d.images.length, {drawn}]"
+    (scroll, pictures, drawn), frame = told_in(browser, page, width, seen)
     assert scroll <= width
     assert pictures == drawn == 4
     shot = tmp_path / "shot.png"
     subprocess.run(
-        [browser, *flags, f"--window-size={max(width, 500)},1400", f"--screenshot={shot}", frame.as_uri()],
+        [browser, *FLAGS, f"--window-size={max(width, 500)},1400", f"--screenshot={shot}", frame.as_uri()],
         capture_output=True,
         timeout=120,
         check=True,
