@@ -98,7 +98,10 @@ MISTAKES = {
         ("encode --data images --set encoder.chanels=8 --out encoded", "did you mean channels"),
         ("encode --data images --set encoder.channels=-8 --out encoded", "channels: Input should be greater than 0"),
         ("encode --data images --set encoder.backbone.wieghts=pip --out encoded", "did you mean weights"),
-        ("sample --model cifar10 --set stpes=4 --out samples", "unknown sampling option 'stpes'; LightningDiT takes"),
+        (
+            "sample --model cifar10 --set stpes=4 --out samples",
+            "unknown sampling option 'stpes' of LightningDiT; did you mean steps",
+        ),
         ("sample --model cifar10 --set steps=many --out samples", "steps: Input should be a valid integer"),
         ("train diffusion --latents latents --set model.wdith=8 --out run", "did you mean width"),
         ("train diffusion --latents latents --set model.width=7 --set model.heads=1 --out run", "not a multiple of 4"),

@@ -128,12 +128,16 @@ def test_a_call_refuses_it_too(options: dict[str, Any]) -> None:
         make().sample([0], random=SlotRandom(0, [0]), **options)
 
 
-def test_an_unknown_option_names_those_that_there_are() -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("gidance", r"did you mean guidance\?"), ("xy", "known: atol, .*guidance, .*times, to_zero, weak")],
+)
+def test_an_unknown_option_names_the_nearest_or_those_that_there_are(name: str, hint: str) -> None:
     for call in (
-        lambda: check_options(LightningDiT, {"gidance": 2.0}),
-        lambda: make().sample([0], random=SlotRandom(0, [0]), gidance=2.0),
+        lambda: check_options(LightningDiT, {name: 2.0}),
+        lambda: make().sample([0], random=SlotRandom(0, [0]), **{name: 2.0}),
     ):
-        with pytest.raises(InvalidFile, match=r"'gidance'; LightningDiT takes .*guidance, .*times, to_zero, weak"):
+        with pytest.raises(InvalidFile, match=f"'{name}' of LightningDiT; {hint}"):
             call()
 
 

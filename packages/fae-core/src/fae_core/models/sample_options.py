@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from fae_core.config import Config, parse_config
-from fae_core.errors import InvalidSettings, field_reasons
+from fae_core.errors import InvalidSettings, field_reasons, nearest
 from fae_core.plugins import load_plugins
 from fae_core.spec import LatentSpec
 
@@ -120,19 +120,19 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_known(options: Iterable[str], known: Iterable[str], generator: Any) -> None:
-    """Raise InvalidSettings for the first option that is not known, naming those that are.
+    """Raise InvalidSettings for the first option that is not known, naming the nearest ones, or all that are.
 
     Args:
         options: Names that were given.
         known: Names that exist.
         generator: The Generator, its class, or the class's name, for the message.
     """
-    known = sorted(known)
+    known = list(known)
     for name in options:
         if name not in known:
             kind = generator if isinstance(generator, type | str) else type(generator)
             whose = kind if isinstance(kind, str) else kind.__name__
-            raise InvalidSettings(f"unknown sampling option {name!r}; {whose} takes {', '.join(known) or 'none'}")
+            raise InvalidSettings(f"unknown sampling option {name!r} of {whose}; {nearest(name, known)}")
 
 
 def _parameters(generator: Any) -> tuple[dict[str, Any], bool]:
