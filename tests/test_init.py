@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_hub import small_hub
 
 from fae_core import LatentSpec, load_generator
 from fae_core.commands.groups import invoke
@@ -79,6 +81,38 @@ def test_other_classes_get_new_weights(labels: dict, count: int, new: bool, line
     assert differing(line, generator) == ({"label_embedding.table.weight"} if new else set())
 
 
+def test_numbers_are_new_classes_to_a_generator_of_one(line: Path, tmp_path: Path) -> None:
+    begun(line, tmp_path / "one", store=latents(tmp_path / "unlabelled"))
+    store = latents(tmp_path / "numbered", labels=[0, 1] * 6)
+    generator = begun(tmp_path, tmp_path / "run", store=store, init="one")
+    assert generator.config.classes == 2
+    assert differing(tmp_path, generator, "one") == {"label_embedding.table.weight"}
+
+
+@pytest.mark.parametrize("init", ["sit", "sit/checkpoints/step-00000004"])
+def test_a_dry_run_compares_sizes_and_makes_nothing(
+    init: str, line: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*SIT.split(), "--latents", str(line / "latents"), "--out", str(tmp_path / "run"), *STILL.split()]
+    planned = [*command, "--init", str(line / init), "--dry-run"]
+    invoke(planned)
+    assert f"init: {line / init}" in capsys.readouterr().out.replace("\n    ", " ")
+    with pytest.raises(InvalidFile, match=r"no place for its blocks\.0"):
+        invoke([*planned, "--set", "model.mlp_ratio=2"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["", "model"])  # a run, and a model folder
+def test_a_generator_on_the_hub_is_one_to_begin_with(part: str, line: Path, tmp_path: Path) -> None:
+    shutil.copytree(line / "sit" / part, tmp_path / "hub" / "some" / "sit")
+    command = [*SIT.split(), "--latents", str(line / "latents"), "--out", str(tmp_path / "run"), *STILL.split()]
+    with small_hub(tmp_path / "hub") as hub:
+        code = f"from fae_core.commands.groups import invoke\ninvoke({[*command, '--init', 'some/sit']!r})"
+        hub.run(code, tmp_path / "home")
+    assert differing(line, load_generator(tmp_path / "run")) == set()
+
+
 def test_what_the_generator_lacks_is_new_and_what_has_no_place_is_refused(line: Path, tmp_path: Path) -> None:
     generator = begun(line, tmp_path / "run", "--set", "model.mean_flow.share=0.5")
     changed = differing(line, generator)
@@ -105,6 +139,8 @@ def test_what_cannot_begin_is_refused_before_anything_is_made(line: Path, tmp_pa
     known = ["--latents", str(line / "latents")]
     with pytest.raises(DataError, match="name a --preset"):
         invoke(["train", "diffusion", *known, *out, "--init", str(line / "sit")])
+    with pytest.raises(DataError, match="is a sit, not a lightningdit; leave --set model_type out"):
+        invoke([*SIT.split(), *known, *out, "--init", str(line / "sit"), "--set", "model_type=lightningdit"])
     with pytest.raises(DataError, match="trains lightningdit, sit, mmdit, not starflow"):
         invoke([*SIT.split(), *known, *out, "--init", str(line / "flow")])
     other = LatentSpec(channels=8, height=8, width=8, image_size=16, backbone="made up")

@@ -20,16 +20,20 @@ def initial_generator(source: str, options: TrainingOptions) -> StoredModel:
         options: Of the command.
 
     Raises:
-        DataError: Nothing says how to train it.
+        DataError: Nothing says how to train it, or another type of model is asked for.
         FAEError: As `stored_model`.
     """
     if options.preset is None and options.config is None:
         raise DataError("--init gives the model's settings; name a --preset, or a --config, for those of training")
     stored = stored_model("generator", source)
-    if stored is not None:
-        return stored
-    folder = resolve_model_folder(source, part="generator", parts=("",), weights=False)  # on the hub
-    return read_stored("generator", source, folder)
+    if stored is None:  # on the hub
+        folder = resolve_model_folder(source, part="generator", parts=("",), weights=False)
+        stored = read_stored("generator", source, folder)
+    if (asked := parse_overrides(options.overrides).get("model_type", stored.point.name)) != stored.point.name:
+        raise DataError(
+            f"--init {source} is a {stored.point.name}, not a {str(asked)[:40]}; leave --set model_type out"
+        )
+    return stored
 
 
 def initial_settings(initial: StoredModel, options: TrainingOptions) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def same_labels(initial: StoredModel, model: dict[str, Any], data: Any) -> bool:
     """Whether the labels of the data mean what they mean to a generator to begin with, as far as one can know.
 
     Where both name their classes, the names decide, else how many there are; labels without names are taken as they
-    are.
+    are, but by a generator of one class.
 
     Args:
         initial: The generator to begin with.
@@ -59,7 +63,7 @@ def same_labels(initial: StoredModel, model: dict[str, Any], data: Any) -> bool:
     if "classes" in model:
         return model["classes"] == initial.classes
     if data.classes is None:
-        return data.labels is not None or initial.classes == 1
+        return (data.labels is None) == (initial.classes == 1)
     if initial.class_names is None:
         return len(data.classes) == initial.classes
     return tuple(data.classes) == initial.class_names

@@ -35,11 +35,11 @@ def images_there(data: str | None) -> str | None:
 
 
 def model_there(source: str | None) -> str | None:
-    """The place of a model as given, once it is known that there is one, or that the hub may have it."""
+    """The place of a model as given, once it is known that there is one, here or on the hub."""
     if source is not None:
-        from fae_core.models.sources import require_source
+        from fae_core.models.sources import found_on_hub
 
-        require_source(source)
+        found_on_hub(source)
     return source
 
 

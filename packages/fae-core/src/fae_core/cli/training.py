@@ -130,12 +130,11 @@ def train_generator(
             store = _open_latents(latents, source, tokenizer, flip, config.verify)
             options.require_suited(default_preset, {"latents": store.spec.shape})
             task, about_task = make_task(generator_class, model, store, config, preview, options.device)
-        if init is not None:
-            about_task["init"] = init
-            if not options.dry_run:
+            if init is not None:
                 from fae_core.models.initial import begin_with
 
-                about_task[RUN_IDENTITY] = {"init": begin_with(task.generator, init, same_classes=same_classes)}
+                weights = {"init": begin_with(task.generator, init, same_classes=same_classes)}
+                about_task |= {"init": init, RUN_IDENTITY: about_task.get(RUN_IDENTITY, {}) | weights}
         recorded = {
             **plain,
             "data": str(latents or data),

@@ -62,6 +62,8 @@ def damage(path: Path) -> str | None:
 def fill(tensors: dict[str, torch.Tensor], path: Path, *, alone: bool = False) -> None:
     """Fill tensors in place from a checkpoint, which may hold more. Sharded tensors are filled by all processes.
 
+    Of tensors on the meta device only the shapes are compared.
+
     Args:
         tensors: what to fill, by the names under which it was saved.
         path: the checkpoint's folder.
@@ -70,15 +72,17 @@ def fill(tensors: dict[str, torch.Tensor], path: Path, *, alone: bool = False) -
     Raises:
         InvalidFile: the checkpoint lacks a tensor, or has one of another shape.
     """
-    # Importing these takes as long as half of torch.
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
-
     stored = read_state(path)["tensors"]
     for name, tensor in tensors.items():
         there, here = stored.get(name, "absent"), list(tensor.shape)
         if there != here:
             raise InvalidFile(f"{path} is of another model: {name} is {there} there and {here} here")
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return
+    # Importing these takes as long as half of torch.
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+
     with quiet():
         load_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=alone)
 

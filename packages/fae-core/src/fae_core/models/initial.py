@@ -10,17 +10,18 @@ from typing import Any
 import torch
 
 from fae_core.errors import InvalidFile, LatentSpecMismatch
+from fae_core.models.build import on_meta
 from fae_core.models.identity import model_checksum
 from fae_core.models.load import load_generator
 
 log = logging.getLogger("fae")
 
 
-def begin_with(generator: Any, source: str | Path, *, same_classes: bool = True) -> str:
+def begin_with(generator: Any, source: str | Path, *, same_classes: bool = True) -> str | None:
     """Copy the weights of a saved generator into one of the same architecture, and say which stay as they are.
 
     Weights that the saved one lacks stay, such as those of MeanFlow's interval, and so do those of classes where these
-    are others.
+    are others. On the meta device names and shapes are compared and nothing is copied.
 
     Args:
         generator: What to copy into; a torch module with `config` and `spec`.
@@ -28,7 +29,7 @@ def begin_with(generator: Any, source: str | Path, *, same_classes: bool = True)
         same_classes: Whether label n means the same to both.
 
     Returns:
-        A checksum of the weights that were there.
+        A checksum of the weights that were there; None on the meta device.
 
     Raises:
         LatentSpecMismatch: The latents have another shape.
@@ -48,7 +49,7 @@ def begin_with(generator: Any, source: str | Path, *, same_classes: bool = True)
     generator.load_state_dict(taken, strict=False)
     new = sorted(own.keys() - taken.keys())
     log.info("beginning with the weights of %s%s", source, f"; new are {_few(new)}" if new else "")
-    return model_checksum(state, None)
+    return None if on_meta() else model_checksum(state, None)
 
 
 def _compare_spaces(initial: Any, generator: Any, source: str) -> None:

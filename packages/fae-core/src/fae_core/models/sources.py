@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, Unpack
@@ -22,6 +23,7 @@ from fae_core.folders import (
 )
 from fae_core.models.bundles import bundle_folders, bundle_part, is_bundle
 
+_REPOSITORY = re.compile(r"\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)  # names that the hub allows
 _OF_DOWNLOADS = ("revision", "token", "cache_dir", "local_files_only")
 
 
@@ -140,13 +142,26 @@ def require_source(source: str | Path) -> None:
     if "/" not in name and name not in bundle_folders():
         known = ", ".join(sorted(bundle_folders())) or "none"
         raise InvalidFile(f"{name} does not exist; models that installed packages carry: {known}")
-    if "/" in name and (name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/")):
+    if "/" in name and not _REPOSITORY.fullmatch(name):
         raise InvalidFile(f"{name} does not exist")
 
 
 def on_hub(source: str | Path) -> bool:
     """Whether a model can only be a hub's: it is no folder here and no bundle."""
     return not Path(source).is_dir() and str(source) not in bundle_folders()
+
+
+def found_on_hub(source: str | Path) -> bool:
+    """Whether a model is a hub's, which is asked for its description: a path with an error in it looks like a name.
+
+    Raises:
+        InvalidFile: It is neither here nor on the hub.
+    """
+    require_source(source)
+    if not on_hub(source):
+        return False
+    locate_folder(source, _needed(None, ("",), None, False))
+    return True
 
 
 def may_be_preset(source: str) -> bool:

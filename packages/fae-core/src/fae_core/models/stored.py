@@ -28,7 +28,7 @@ from fae_core.folders import (
     STORE_INDEX,
     checkpoint_step,
 )
-from fae_core.models.sources import on_hub, require_source, resolve_model_folder
+from fae_core.models.sources import found_on_hub, on_hub, resolve_model_folder
 from fae_core.plugins import is_missing_own_package, is_own_package, load_plugins
 from fae_core.protocols import cannot_decode
 from fae_core.spec import LatentSpec
@@ -94,23 +94,22 @@ class StoredModel:
 
 
 def stored_model(kind: Kind, source: str | Path) -> StoredModel | None:
-    """What the files of a model on this machine say; None for a hub repository, of which only loading tells.
+    """What the files of a model on this machine say; None for what the hub has, of which loading tells.
 
     Args:
         kind: What it has to be; of a bundle this part.
         source: A model folder, run, checkpoint (RUN/checkpoints/step-..., of a generator) or bundle (folder or name).
 
     Raises:
-        InvalidFile: There is no model, a file of it is damaged, or it is of another kind.
+        InvalidFile: There is no model, here or on the hub, a file of it is damaged, or it is of another kind.
         UnknownName: No installed package registers its type.
         MissingPackage: The package of its type is one of ours and not installed.
     """
-    require_source(source)
+    if found_on_hub(source):
+        return None
     folder = Path(source)
     if kind == "generator" and (folder / CHECKPOINT_STATE).is_file():
         return _in_checkpoint(folder)
-    if on_hub(source):
-        return None
     return read_stored(kind, source, resolve_model_folder(source, part=kind, parts=("",), weights=False))
 
 
@@ -128,7 +127,7 @@ def read_stored(kind: Kind, source: str | Path, folder: Path) -> StoredModel:
     stored = read_json(folder / MODEL_CONFIG)
     point, settings = stored_point(kind, source, folder), stored.get("config", {})
     settings = settings if isinstance(settings, dict) else {}
-    if is_own_package(stored.get("package")):  # others may keep their weights otherwise
+    if not on_hub(source) and is_own_package(stored.get("package")):  # others may keep their weights otherwise
         parts = settings.get("parts")
         _require_weights([folder / str(part) for part in parts] if isinstance(parts, list) else [folder])
     return StoredModel(

@@ -9,7 +9,7 @@ from fae_core.config import parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json
 from fae_core.folders import ENCODER, FEATURE_DECODER, LATENT_SPEC, MODEL_CONFIG, PIXEL_DECODER
-from fae_core.models.sources import on_hub, require_source, resolve_model_folder
+from fae_core.models.sources import found_on_hub, resolve_model_folder
 from fae_core.models.stored import stored_model
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.config import AnyPixelDecoderConfig, FeatureDecoderConfig, PixelDecoderConfig, RAEDecoderConfig
@@ -55,8 +55,7 @@ def stored_pixel_decoder(source: str | Path) -> AnyPixelDecoderConfig | None:
     Raises:
         InvalidFile: There is none, or a file of it is damaged.
     """
-    require_source(source)
-    if on_hub(source):
+    if found_on_hub(source):
         return None
     folder = resolve_model_folder(source, parts=("",), weights=False)
     return _config(folder, PIXEL_DECODERS[pixel_decoder_type(folder)])
