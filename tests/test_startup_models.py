@@ -97,6 +97,28 @@ MISTAKES = {
         ("sample --generator no-config --decoder tokenizer --out out", "no-config/config.json"),
         ("reconstruct --data images --model no-spec --out out", "no-spec/latent_spec.json"),
     ],
+    # `images` is a folder, so these are paths with an error in them; no hub can be asked.
+    "paths that could be names on the hub": [
+        ("sample --model images/dit --out out", "images/dit is neither a local folder nor"),
+        ("sample --generator generator --decoder images/fae --out out", "images/fae is neither"),
+        ("sample --generator images/dit --decoder tokenizer --out out", "images/dit is neither"),
+        ("sample --generator generator --decoder images/f.a.e. --out out", "images/f.a.e. does not exist"),
+        ("encode --data images --model images/fae --out out", "images/fae is neither"),
+        ("reconstruct --data images --model images/fae --out out", "images/fae is neither"),
+        ("train diffusion --data images --tokenizer images/fae --preset sit-tiny --out out", "images/fae is neither"),
+        ("train diffusion --latents store --preset sit-tiny --init images/dit --out out", "images/dit is neither"),
+        ("train diffusion --latents store --preset sit-tiny --set preview.decoder=images/fae --out out", "is neither"),
+        ("train autoencoder --data images --encoder images/fae --out out", "images/fae does not exist"),
+        ("info images/fae", "images/fae does not exist"),
+        ("config images/words.txt", "images/words.txt is a path, not the name of a preset"),
+        (f"{FINETUNE} --autoencoder images/fae --init pixel --out out", "images/fae is neither"),
+        (f"{FINETUNE} --autoencoder stage-one --init images/pixel --out out", "images/pixel is neither"),
+        ("assemble --autoencoder stage-one --pixel images/pixel --out out", "images/pixel is neither"),
+        ("bundle --tokenizer tokenizer --generator images/dit --out out", "images/dit is neither"),
+        ("explore --model images/dit", "images/dit is neither"),
+        ("eval guidance-search --generator images/dit --decoder tokenizer --reference images", "images/dit is neither"),
+        ("eval probe --model images/fae --data images", "images/fae is neither"),
+    ],
     "decoding": [
         ("sample --generator generator --decoder stage-one --out out", "stage-one has no pixel decoder and cannot"),
         ("sample --generator generator --decoder encoder --out out", "encoder encodes but cannot paint"),
@@ -187,6 +209,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ending
     folder = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")
         save_models()
         for name in ("images", "empty"):
             Path(name).mkdir()

@@ -45,8 +45,12 @@ def load_preset(name: str, kind: str | None = None) -> dict[str, Any]:
 
     Raises:
         UnknownName: Where no preset of this kind has the name; suggests the nearest names.
+        InvalidFile: Where it is a path, which no preset has for a name.
         FAEError: Where the preset has another name now, which the message gives.
     """
+    if "/" in name:
+        there = "is a path, not the name of a preset; --config takes a file of settings"
+        raise InvalidFile(f"{name} {there if Path(name).exists() else 'does not exist'}")
     files = preset_files()
     if name in RENAMED and name not in files:
         raise FAEError(f"the preset {name} is named {RENAMED[name]} now")
