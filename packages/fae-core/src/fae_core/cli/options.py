@@ -125,6 +125,11 @@ def check_places(**places: Any) -> None:
         _PLACES[name](place)
 
 
+def _setting(example: str, what: str = "setting") -> Any:
+    """The option --set, with an example that the command takes."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Override one {what}, e.g. {example}.")
+
+
 # Places and names are checked before torch is loaded, which takes longer than all else: as options are read, or by
 # `check_places`.
 _SEED = typer.Option("--seed", min=SMALLEST_SEED, max=LARGEST_SEED, help="Fixes every random choice.")
@@ -157,9 +162,10 @@ BatchSize = Annotated[
 Config = Annotated[
     Path | None, typer.Option("--config", callback=path_there, help="YAML file with model and training sections.")
 ]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.steps=500.")
-]
+Set = Annotated[list[str] | None, _setting("training.steps=500")]
+SetSampling = Annotated[list[str] | None, _setting("steps=8", "option of the generator's `sample`")]
+SetEncoder = Annotated[list[str] | None, _setting("encoder.image_size=256", "setting of the preset")]
+SetVariable = Annotated[list[str] | None, _setting("data=photographs", "of the recipe's variables")]
 Data = Annotated[
     str, typer.Option("--data", callback=images_there, help='Image folder, .parquet, .npz, or "photographs".')
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Out, Overwrite, Resume, Set
+from fae_core.cli.options import Out, Overwrite, Resume, SetVariable
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 
@@ -18,7 +18,7 @@ def run(
     size: Annotated[
         str | None, typer.Option("--size", help="One of the recipe's sets of variables, such as smoke, cpu or gpu.")
     ] = None,
-    overrides: Set = None,
+    overrides: SetVariable = None,
     jobs: Annotated[
         int,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, Set, path_there
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, SetSampling, path_there
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
@@ -54,7 +54,7 @@ def sample(
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
-    overrides: Set = None,
+    overrides: SetSampling = None,
     npz: Annotated[bool, typer.Option("--npz/--no-npz", help="Also write samples.npz in ADM's layout.")] = True,
     columns: Annotated[
         int | None,

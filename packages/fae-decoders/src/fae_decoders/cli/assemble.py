@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import NewOut, Overwrite, Set, check_places, model_there
+from fae_core.cli.options import NewOut, Overwrite, SetEncoder, check_places, model_there
 from fae_core.commands.output import say
 from fae_encoder.cli import BackboneWeights
 
@@ -26,7 +26,7 @@ def assemble(
         typer.Option("--encoder", help="Instead: a preset with an identity adapter, whose features are the latents."),
     ] = None,
     weights: BackboneWeights = None,
-    overrides: Set = None,
+    overrides: SetEncoder = None,
     statistics: Annotated[
         Path | None,
         typer.Option("--statistics", help="With --encoder: latent store of these features, to normalise them by."),

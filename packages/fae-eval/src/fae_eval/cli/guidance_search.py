@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Set
+from fae_core.cli.options import SetSampling
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import draw_beside
 from fae_eval.cli.resumable import ResumableMeasurement
@@ -44,7 +44,7 @@ def guidance_search(
     sampling: Annotated[
         str | None, typer.Option("--sampling", help="As in fae sample, such as paper-guided; its guidance is replaced.")
     ] = None,
-    overrides: Set = None,
+    overrides: SetSampling = None,
 ) -> None:
     """The guidance scale with the smallest Frechet distance, on a grid: 1.0, 1.1, ... as in the paper's ablations.
 

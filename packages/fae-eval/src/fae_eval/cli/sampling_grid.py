@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Set
+from fae_core.cli.options import SetSampling
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Floor
 from fae_eval.cli.options import draw_beside
@@ -31,7 +31,7 @@ def sampling_grid(
         float,
         typer.Option("--within", min=0, max=1, help="How far above the smallest distance is as good, 0.02 = 2 %."),
     ] = 0.02,
-    overrides: Set = None,
+    overrides: SetSampling = None,
     floor: Floor = None,
 ) -> None:
     """Frechet distance against model evaluations, for every combination of some sampling options.
