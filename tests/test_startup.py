@@ -69,6 +69,7 @@ MISTAKES = {
         ("eval clip-score --samples /nope --text-model clip", "/nope does not exist"),
         ("eval retrieval --data images --captions /nope --text-model clip", "/nope does not exist"),
         ("eval report /nope", "/nope does not exist"),
+        ("demo --data /nope --out demo", "/nope does not exist"),
         ("info images", "holds no model"),
         ("explore --model cifar11", "cifar11 does not exist"),
         ("explore --model cifar10 --generator /nope", "/nope does not exist"),

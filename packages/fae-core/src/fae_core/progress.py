@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LINE_SECONDS = 10.0  # how often a log file gets a line; more often at first
+_LINE_SECONDS = 8.0  # after which the next unit of work gives a log file a line: every ten; more often at first
 _FIRST_SECONDS = 1.5  # when it gets the first one, whatever is done by then
 
 # Whether progress is not wanted in this context (--quiet).

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Overwrite, Resume
+from fae_core.cli.options import Overwrite, Resume, images_there
 from fae_core.commands.output import say
 from fae_core.config.limits import MOST_PROCESSES
 
@@ -18,7 +18,11 @@ _MEMORY_OF_TWO = 4 * 10**9  # bytes that two of its steps at once take at most, 
 def demo(
     data: Annotated[
         str,
-        typer.Option("--data", help="Image folder, one subfolder per class; default: the photographs of scikit-image."),
+        typer.Option(
+            "--data",
+            callback=images_there,
+            help="Image folder, one subfolder per class; default: the photographs of scikit-image.",
+        ),
     ] = "photographs",
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/demo"),
     jobs: Annotated[
