@@ -1,4 +1,4 @@
-"""Help names examples that its command takes."""
+"""Examples in help are taken by their command, and commands to run next can be copied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fae_core.training import TrainConfig
 from fae_encoder.config import FAEEncoderConfig
 
 SECTIONS = {"training": TrainConfig, "encoder": FAEEncoderConfig}
-RECIPES = Path(__file__).parents[1] / "recipes"
+ROOT = Path(__file__).parents[1]
 ARGUMENTS_OF_ORIGINALS = "import "  # `fae import ... --set` takes those of somebody else's classes
 
 
@@ -36,6 +36,11 @@ def test_the_example_of_set_is_one_that_the_command_takes(words: str, text: str,
         assert name in SECTIONS[section].model_fields
         assert "of --set" not in text or section in text.partition("of --set")[2]
     elif words == "run":
-        assert key in load_recipe(RECIPES / "cifar10-cpu.yaml").variables
+        assert key in load_recipe(ROOT / "recipes" / "cifar10-cpu.yaml").variables
     else:
         assert key in load_plugins("fae.configs")["lightningdit.sample"].load().model_fields
+
+
+def test_commands_to_run_next_are_made_where_paths_are_quoted() -> None:
+    sources = [path for path in ROOT.glob("packages/*/src/**/*.py") if "next: fae " in path.read_text()]
+    assert sources == []  # but f"next: {command_line(...)}"

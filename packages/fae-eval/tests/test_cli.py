@@ -37,6 +37,7 @@ def run(monkeypatch, extractor, fae, tmp_path):
     monkeypatch.setattr("fae_eval.studies.generation.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_eval.studies.reconstruction.load_extractor", lambda *_, **__: extractor)
     monkeypatch.setattr("fae_core.load_tokenizer", lambda *_, **__: fae, raising=False)
+    monkeypatch.setattr("fae_core.models.stored.found_on_hub", lambda _: True)
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: object) -> str:

@@ -133,6 +133,9 @@ def test_curves_of_runs_share_an_axis(tmp_path: Path) -> None:
     assert len(ends) == 1 and "% of the run" in drawn
     with pytest.raises(UnknownName, match="kl"):
         invoke(["eval", "curves", *runs, "--value", "kl", "--out", str(tmp_path / "d.svg")])
+    (tmp_path / "short" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    with pytest.raises(FAEError, match="has 1 finite values of loss, and a curve needs two"):
+        invoke(["eval", "curves", *runs, "--out", str(tmp_path / "d.svg")])
 
 
 def table(*rows: list, columns: tuple[str, ...] = ("", "images", "FD-x")) -> Result:

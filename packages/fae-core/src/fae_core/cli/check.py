@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from fae_core.cli.defaults import preset_words
 from fae_core.cli.options import Overwrite, images_there
 from fae_core.commands.output import document, say
+from fae_core.commands.running import command_line
 from fae_core.config.limits import LARGEST_SIDE, MOST_PROCESSES
 
 _SHOWN = 5
@@ -48,7 +50,10 @@ def check(
     document(report)
     for line in _summary(report):
         say(line)
-    say(f"wrote {out}; next: fae train autoencoder --data {data} --survey {out} --out runs/autoencoder")
+    middle = tuple(report["sizes"][side]["median"] for side in ("height", "width"))
+    preset, remark = preset_words("feature-decoder", {"images": middle}, "feature-decoder-demo")
+    following = command_line("train autoencoder", data=data, survey=out, preset=preset, out="runs/autoencoder")
+    say(f"wrote {out}; next: {following}{remark}")
 
 
 def _summary(report: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 
 from fae_core.cli.options import Overwrite, Seed, path_there
 from fae_core.commands.output import say
+from fae_core.commands.running import command_line
 from fae_core.config.limits import LARGEST_SIDE, MOST_IMAGES
 
 
@@ -55,7 +56,14 @@ def coco(
         written = write_coco(
             annotations, images, out, count=count, size=size, seed=seed, reference=reference.value, progress=progress
         )
-    say(
-        f"wrote {', '.join(map(str, written))}; next: fae eval generation --generator RUN --decoder TOKENIZER "
-        f"--prompts {written[0]} --count {count} --reference {written[1]} --metrics fid --extractor inception"
+    following = command_line(
+        "eval generation",
+        generator="RUN",
+        decoder="TOKENIZER",
+        prompts=written[0],
+        count=count,
+        reference=written[1],
+        metrics="fid",
+        extractor="inception",
     )
+    say(f"wrote {', '.join(map(str, written))}; next: {following}")

@@ -10,6 +10,7 @@ import typer
 
 from fae_core.cli.options import Overwrite
 from fae_core.commands.output import say
+from fae_core.commands.running import command_line
 from fae_eval.cli.options import Title, names_and_paths
 
 if TYPE_CHECKING:
@@ -36,26 +37,28 @@ def curves(
     if out.suffix != ".svg":
         raise FAEError(f"--out {out} must end in .svg")
     require_new_file(out, overwrite=overwrite)
-    lines = [_line(name, folder, value) for name, folder in names_and_paths(runs, "line", "NAME=RUN").items()]
+    folders = names_and_paths(runs, "line", "NAME=RUN")
+    lines = [_line(name, folder, value) for name, folder in folders.items()]
     drawn = comparison_chart(lines, title=title or value, x_label="% of the run", y_label=value)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, drawn.encode(errors="replace"))
-    say(f"wrote {out}; next: fae eval report for everything that the runs logged")
+    say(f"wrote {out}; next: {command_line('eval report', *folders.values())}, for all that the runs logged")
 
 
 def _line(name: str, folder: str, value: str) -> Group:
     """A run as a curve of at most a hundred points. Raises FAEError where it has no such values."""
-    from fae_core.errors import FAEError, UnknownName
+    from fae_core.errors import FAEError, require_known
     from fae_core.training.journal import read_metrics
     from fae_eval.studies.comparison import Group
 
     rows = read_metrics(Path(folder))
     if not rows:
         raise FAEError(f"{folder} has logged nothing")
+    require_known(f"value of {folder}", [value], {key for row in rows for key in row})
     found = [row for row in rows if math.isfinite(row.get(value, math.inf))]
     if len(found) < 2:
-        raise UnknownName(f"value of {folder}", value, sorted({key for row in rows for key in row}))
+        raise FAEError(f"{folder} has {len(found)} finite values of {value}, and a curve needs two")
     kept = [found[round(i * (len(found) - 1) / (min(len(found), 100) - 1))] for i in range(min(len(found), 100))]
     last = max(row["step"] for row in rows)
     if last <= 0:

@@ -22,6 +22,7 @@ from fae_core.cli.options import (
     images_there,
 )
 from fae_core.commands.output import say
+from fae_core.commands.running import command_line
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import (
     Also,
@@ -306,4 +307,5 @@ def pack(
                 yield batch
 
         write_adm(out, counted(), len(opened), opened.labels, classes=opened.classes)
-    say(f"wrote {len(opened)} images to {out}; next: fae eval generation --samples {out} --reference IMAGES")
+    following = command_line("eval generation", samples=out, reference="IMAGES")
+    say(f"wrote {len(opened)} images to {out}; next: {following}")

@@ -21,6 +21,7 @@ from fae_core.cli.options import (
     tokenizer_there,
 )
 from fae_core.commands.output import document, say
+from fae_core.commands.running import command_line
 from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
@@ -267,7 +268,7 @@ def finish(result: Result, path: Path | None) -> None:
         return
     result.save(path)
     pictures = "".join(f" and {path.parent / figure['path']}" for figure in result.figures)
-    say(f"wrote {path}{pictures}; next: fae eval report {_run_folder(path)}")
+    say(f"wrote {path}{pictures}; next: {command_line('eval report', _run_folder(path))}")
 
 
 def _run_folder(path: Path) -> Path:
