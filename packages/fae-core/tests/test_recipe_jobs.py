@@ -129,6 +129,7 @@ def test_what_running_steps_told_last_is_shown(
 
 COMMANDS = """
 import os
+import shutil
 import signal
 import sys
 import time
@@ -151,6 +152,11 @@ def tell() -> None:
 @app.command()
 def vanish(status: int) -> None:
     os._exit(status)
+
+@app.command()
+def clear(folder: str, out: str = "") -> None:
+    shutil.rmtree(folder)
+    time.sleep(0.5)
 
 @app.command()
 def kill(step: str, folder: str, out: str = "") -> None:
@@ -227,6 +233,18 @@ def test_a_process_that_is_killed_while_it_waits_is_replaced(others_commands: No
     (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": [{"name": n, "run": c} for n, c in commands.items()]}))
     record = run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)
     assert len(record) == len(commands)
+
+
+@pytest.mark.slow
+def test_steps_go_on_where_somebody_removes_their_logs(
+    others_commands: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_TELL_SECONDS", 0.0)
+    logs = tmp_path / "out" / "logs"
+    commands = {"first": f"theirs clear {logs} --out {{out}}/x", "second": "theirs leave 0 --out {out}/x/y"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": [{"name": n, "run": c} for n, c in commands.items()]}))
+    assert len(run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)) == 2
+    assert [path.name for path in logs.iterdir()] == ["second.log"]
 
 
 @pytest.mark.slow

@@ -88,8 +88,6 @@ def run_jobs(
         FAEError: A job failed; names the job, its status and the last line of its output.
         Interrupted: A signal asked to stop.
     """
-    with disk_errors(logs):
-        logs.mkdir(exist_ok=True)
     waiting, running, idle = list(jobs), {}, []
     unfinished = {job.name for job in jobs}
     failed: tuple[Job, int] | None = None
@@ -147,6 +145,7 @@ class _Worker:
 
     def begin(self, job: Job, log: Path) -> None:
         with disk_errors(log):
+            log.parent.mkdir(exist_ok=True)
             log.write_bytes(b"")
         with suppress(BrokenPipeError):  # it has been killed, which its status tells
             self._requests.write(json.dumps({"command": job.command, "log": str(log)}).encode() + b"\n")
@@ -176,7 +175,9 @@ def _news(job: Job, seconds: float, log: Path) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log; empty where there is none."""
+    """The last line of a log; empty where there is none, or somebody removed the log."""
+    if not log.is_file():
+        return ""
     with disk_errors(log), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         text = file.read().decode("utf-8", errors="replace")
