@@ -9,7 +9,7 @@ import subprocess
 
 subprocess.run(shlex.split('fae encode --data photos --model cifar10 --out latents'), check=True)
 
-# Not run by the tests: installs from the package index --> ```bash pip install peft torchao onnx onnxscript onnxruntime ``` It was run with torch 2.15, peft 0.21, torchao 0.18, onnx 1.23, onnxscript 0.7 and onnxruntime 1.32. ## Fine-tune a generator Encode a folder of pictures, one folder inside it for each class, with the tokenizer of the generator: ```bash fae encode --data photos --model cifar10 --out latents ``` `--init` begins with the weights of a generator: a bundle, a run, a model that `fae import` made of an original's checkpoint, or a repository on the hub. Its model settings are taken, but for those of `--set model...`; the preset gives those of training alone. <!-- not run: some minutes; tests/test_init.py runs such lines on small models.
+# Not run by the tests: some minutes; tests/test_init.py runs such lines on small models.
 # fae train diffusion --init cifar10 --latents latents --out runs/fine-tuned --preset lightningdit-cifar10-small --steps 500 --batch-size 32 --set training.learning_rate=5e-5
 
 import torch

@@ -11,5 +11,5 @@ fae sample --generator runs/dit --decoder TOKENIZER --out runs/samples --count 5
 # torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --rdzv-id fae \
 #   -m fae_core.cli.main train diffusion --latents LATENTS --out RUN --preset lightningdit-xl --resume
 
-# Not run by the tests: needs four machines; tools/trials/two_machines.py runs it on two network namespaces --> ```bash torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --rdzv-id fae \ -m fae_core.cli.main train diffusion --latents LATENTS --out RUN --preset lightningdit-xl --resume ``` Once on each machine, with a run folder that all of them see. ## SLURM <!-- not run: needs SLURM; the test of the page reads the file's command.
+# Not run by the tests: needs SLURM; the test of the page reads the file's command.
 # LATENTS=runs/latents RUN=runs/dit sbatch examples/train.sbatch

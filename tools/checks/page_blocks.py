@@ -28,7 +28,7 @@ from named_in_shell import command_findings
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("bash", "python")
 _FENCE = re.compile(r"^( *)(`{3,})([\w-]*)[^\n`]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"<!-- not run: (.*?) -->\s*\Z", re.DOTALL)
+_MARK = re.compile(r"<!-- not run: ((?:(?!-->).)*) -->\s*\Z", re.DOTALL)  # the last comment alone
 _COMMAND = re.compile(r"^(?:[$%>] )?(?:[A-Z_]+=\S+ )*(?:fae|python3?|pip|uv|hatch|torchrun|pytest|sbatch)(?: |$)", re.M)
 
 
