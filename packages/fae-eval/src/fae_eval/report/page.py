@@ -129,7 +129,7 @@ def _cards(found: Collection) -> Markup:
                 cards += [(f"{result.columns[column]}, {row[0]}", row[column]) for row in result.rows]
     total = sum(seconds for _, seconds in _timed_steps(found)) or sum(run.seconds or 0 for run in found.runs)
     if total:
-        cards.append(("all stages together" if found.steps else "training in all", _duration(total)))
+        cards.append(("all steps, added up" if found.steps else "training in all", _duration(total)))
     items = [(name, format_cell(value)) for name, value in dict(cards[:8]).items()]
     return part("cards", items) if items else Markup("")
 
