@@ -101,9 +101,9 @@ class Guidance(Config):
             t: 1 is noise, 0 data. Beyond them, where the last step of an adaptive method reaches, the scale is that of
                 the nearer end.
         """
-        t = min(max(t, 0.0), 1.0)
         if not self.parts:
             return self.scale if within(t, self.interval) else 1.0
+        t = min(max(t, 0.0), 1.0)
         for start, end, scale in self.parts:
             if t <= start + _TOLERANCE and (t > end + _TOLERANCE or end == 0):
                 return scale

@@ -88,8 +88,7 @@ class NetworkConfig(Config):
     @property
     def block_count(self) -> int:
         """How many blocks the network has."""
-        head = getattr(self, "head", None)
-        return self.depth + (0 if head is None else head.depth)
+        return self.depth
 
     def require_null(self) -> None:
         """Raise FAEError where the model knows no condition "none", as guidance needs it."""
@@ -154,6 +153,11 @@ class TransformerConfig(NetworkConfig):
     )
     transport: Transport = Field(default=Transport(), description="what is learned, and at which times")
     sampling: Sampling = Field(default=Sampling(), description="defaults of `sample`")
+
+    @property
+    def block_count(self) -> int:
+        """How many blocks the network has, those of a wide head among them."""
+        return self.depth + (0 if self.head is None else self.head.depth)
 
     @model_validator(mode="after")
     def _mean_flow_fits(self) -> Self:
