@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from fae_core import LatentSpec
+from fae_core.commands.children import _PARENT_ENDED, PARENT
 from fae_core.latent_store import LatentStore, write_store
 from fae_core.models.checkpoints import damage, numbered
 
@@ -45,11 +46,11 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(words: list[str]) -> subprocess.Popen:
+def start(words: list[str], **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "fae_core.cli.main", *words]
     process = subprocess.Popen(
         command,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -137,6 +138,20 @@ def test_workers_end_when_the_command_that_started_them_is_killed(store: Path, t
     process.kill()
     told = ended(process)  # the pipe closes when the last of them has ended
     assert process.returncode == -signal.SIGKILL and survivors(str(run)) == []
+    assert_stopped(run, told)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children that their parent is gone")
+def test_the_end_of_each_thread_of_the_parent_is_no_second_signal(store: Path, tmp_path: Path) -> None:
+    """On a loaded machine the kernel signals the end of several threads of a parent that is killed."""
+    run = tmp_path / "run"
+    process = start(training(store, run), **{PARENT: str(os.getpid())})
+    wait_for(run / "metrics.jsonl", process)
+    for _ in range(5):
+        process.send_signal(_PARENT_ENDED)
+        time.sleep(0.02)  # so that they are five
+    told = ended(process)
+    assert process.returncode == 143, told
     assert_stopped(run, told)
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 PARENT = "FAE_PARENT"  # in a child's environment: the process id of the command that started it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PARENT_ENDED = signal.SIGUSR1 if sys.platform.startswith("linux") else None
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -94,10 +95,20 @@ def children() -> Iterator[Children]:
 
 
 def follow_parent() -> None:
-    """In a child, on Linux: let this process get SIGTERM when the one that started it ends."""
+    """In a child, on Linux: let this process get SIGTERM, once, when the one that started it ends.
+
+    The kernel may signal the end of several threads of that process. As a second SIGTERM, it would end training without
+    its checkpoint.
+    """
     parent = os.environ.pop(PARENT, None)
-    if parent is None or not sys.platform.startswith("linux"):
+    if parent is None or _PARENT_ENDED is None:
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
         os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(_PARENT_ENDED, end)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _PARENT_ENDED)
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), _PARENT_ENDED)
