@@ -108,6 +108,45 @@ def test_sampling_from_a_bundle_fetches_what_it_draws_and_decodes_with(hub: Smal
     assert (tmp_path / "samples" / "images" / "000000.png").is_file()
 
 
+WRONG = """
+import sys
+from fae_core.commands.groups import invoke
+from fae_core.errors import InvalidFile
+for command in {commands!r}:
+    try:
+        invoke(command.split())
+    except InvalidFile as error:
+        loaded = {heavy!r} & sys.modules.keys()
+        print(command.split()[0], str(error).partition(":")[0], *sorted(loaded))
+"""
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_name_that_the_hub_lacks_is_told_before_large_packages_are_imported(
+    hub: SmallHub, offline: bool, tmp_path: Path
+) -> None:
+    """A path with an error in it looks like a name. The client for whole repositories is such a package, too."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "0.png").touch()
+    at = f"{tmp_path}/data --out {tmp_path}/out"
+    commands = [
+        f"encode --model runs/nope --data {at}",
+        f"sample --model runs/nope --out {tmp_path}/out",
+        f"reconstruct --model runs/nope --data {at}",
+        f"train diffusion --init runs/nope --preset sit-tiny --latents {at}",
+        f"train flow --tokenizer runs/nope --data {at}",
+        f"bundle --generator runs/nope --tokenizer runs/nope --out {tmp_path}/out",
+    ]
+    heavy = {"torch", "numpy", "PIL", "huggingface_hub.hf_api"}
+    code = WRONG.format(commands=commands, heavy=heavy)
+    if offline:
+        code = f"import os; os.environ['HF_HUB_OFFLINE'] = '1'\n{code}"
+    printed = hub.run(code, tmp_path / "home").splitlines()
+    told = "runs/nope is neither a local folder nor a model that the hub would give"
+    assert printed == [f"{command.split()[0]} {told}" for command in commands]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cache_serves_without_the_hub(caches: Path, tmp_path: Path) -> None:
     # This process is offline (HF_HUB_OFFLINE=1).
     cache = caches / "generator"

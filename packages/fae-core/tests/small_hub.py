@@ -122,6 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo, _, rest = path.strip("/").partition("/resolve/")
         name = rest.partition("/")[2]
         file = self.hub.root / repo / name
+        if not (self.hub.root / repo).is_dir():
+            return self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         if not name or not file.is_file():
             return self._answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
         content = file.read_bytes()
@@ -149,4 +151,5 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)

@@ -202,7 +202,8 @@ LiveData = Annotated[
     str | None, typer.Option("--data", help="Instead of --latents: images, encoded in every step (with --tokenizer).")
 ]
 LiveTokenizer = Annotated[
-    str | None, typer.Option("--tokenizer", help="What encodes --data: a run or model folder, or hub id.")
+    str | None,
+    typer.Option("--tokenizer", callback=model_there, help="What encodes --data: a run or model folder, or hub id."),
 ]
 LiveFlip = Annotated[
     bool,
@@ -213,6 +214,7 @@ Init = Annotated[
     str | None,
     typer.Option(
         "--init",
+        callback=model_there,
         help="Begin with the weights of this generator, which gives the model's settings, too, but for --set model...: "
         "a run, model, bundle or hub id. --preset then gives those of training alone.",
     ),

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, SetSampling, path_there
+from fae_core.cli.options import (
+    BatchSize,
+    Device,
+    Out,
+    Overwrite,
+    Processes,
+    Resume,
+    Seed,
+    SetSampling,
+    model_there,
+    path_there,
+)
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
@@ -16,7 +27,11 @@ def sample(
     out: Out,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Both in one: a bundle's name (`fae presets bundle`), its folder or hub id."),
+        typer.Option(
+            "--model",
+            callback=model_there,
+            help="Both in one: a bundle's name (`fae presets bundle`), its folder or hub id.",
+        ),
     ] = None,
     generator: Annotated[
         str | None,

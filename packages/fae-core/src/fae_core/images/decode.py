@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import io
-import os
 import stat
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,19 +22,9 @@ from PIL.ImageFile import ImageFile
 
 from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
+from fae_core.images.formats import FORMATS, printable
 from fae_core.images.png import without_texts
 
-# Formats that Pillow decodes itself, without an external program (as for EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
-)
-# Images that are not read: readers count them and name one; other files are skipped without a message.
-OTHER_SUFFIXES = frozenset(
-    {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2"}
-    | {".nef", ".arw", ".pfm", ".eps", ".qoi"}
-)
 MAX_SIDE = 65_535
 MAX_PIXELS = 2**27  # 134 million: 400 MB as RGB; decoding takes at most 16 bytes a pixel
 MAX_BYTES = 2**30  # of a file: 2**27 pixels of 8 bytes
@@ -138,11 +127,6 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
         raise DataError(f"cannot read image {name}: floating-point pixels have no defined range")
     opaque = not image.has_transparency_data or _has_idle_alpha(image)
     return _by_bands(image, lambda part: part.convert("RGB") if opaque else _on_white(part))
-
-
-def printable(path: str | Path) -> str:
-    """A path for messages: bytes in it that are not UTF-8 are written as escapes."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -12,7 +12,8 @@ from fae_core.errors import DataError
 from fae_core.folders import IMAGE_CLASSES
 from fae_core.images.captions import SIDECAR_SUFFIX, LazyTexts, read_captions
 from fae_core.images.classes import class_list, read_classes, read_labels
-from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, decode_image, printable, read_bytes
+from fae_core.images.decode import decode_image, read_bytes
+from fae_core.images.formats import OTHER_SUFFIXES, SUFFIXES, printable
 from fae_core.images.source import ImageSource
 from fae_core.images.splits import are_splits
 from fae_core.images.tell import log_on_first_process

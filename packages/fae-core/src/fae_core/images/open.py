@@ -8,8 +8,7 @@ from pathlib import Path
 
 from fae_core.documents import require_regular
 from fae_core.errors import DataError
-from fae_core.images.decode import SUFFIXES, printable
-from fae_core.images.photographs import Photographs
+from fae_core.images.formats import SUFFIXES, printable
 from fae_core.images.shards import expand, is_remote
 from fae_core.images.source import ImageSource
 from fae_core.images.splits import files_of_split
@@ -70,6 +69,8 @@ def _open(source: str | Path, split: str | None) -> ImageSource:
             raise DataError(f"{source} selects none of {len(whole)} images")
         return whole.select(chosen)
     if str(source) == "photographs":
+        from fae_core.images.photographs import Photographs
+
         return Photographs()
     if is_remote(str(source)) or _PATTERN.search(str(source)):
         return _open_pattern(str(source))

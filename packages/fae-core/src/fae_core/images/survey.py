@@ -19,9 +19,10 @@ from PIL import Image
 from fae_core.documents import read_json
 from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.files import disk_errors, write_json
-from fae_core.images.decode import FORMATS, decode_image
+from fae_core.images.decode import decode_image
 from fae_core.images.findings import Findings, Row
 from fae_core.images.folder import FolderImages
+from fae_core.images.formats import FORMATS
 from fae_core.images.identity import Identity, content_identity, facts_of, is_small, joined
 from fae_core.images.open import open_images
 from fae_core.images.read_ahead import read_ahead

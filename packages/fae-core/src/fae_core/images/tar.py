@@ -21,7 +21,8 @@ from fae_core.errors import DataError
 from fae_core.folders import cache_folder
 from fae_core.images.captions import CAPTIONS_KEY, LazyTexts, join_captions, json_object
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
-from fae_core.images.decode import SUFFIXES, decode_image
+from fae_core.images.decode import decode_image
+from fae_core.images.formats import SUFFIXES
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.shards import ShardFiles, is_remote
 from fae_core.images.source import ImageSource

@@ -16,7 +16,8 @@ from fae_core.documents import parse_json
 from fae_core.errors import DataError, FAEError
 from fae_core.images.captions import CAPTIONS_KEY
 from fae_core.images.classes import NO_LABEL
-from fae_core.images.decode import OTHER_SUFFIXES, SUFFIXES, check_bytes
+from fae_core.images.decode import check_bytes
+from fae_core.images.formats import OTHER_SUFFIXES, SUFFIXES
 
 INDEX_VERSION = 3
 _MAX_TEXT = 2**16  # bytes of a .txt member

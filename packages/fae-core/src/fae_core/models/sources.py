@@ -130,8 +130,7 @@ def _located(source: str | Path, files: Sequence[str] | None, hub: HubOptions) -
         with loading(f"{name} from the hub"):
             return Path(snapshot_download(name, allow_patterns=None if files is None else [*files], **options))
     except Exception as error:
-        reason = first_line(error)
-        raise InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {reason}") from None
+        raise _not_given(name, error) from None
 
 
 def require_source(source: str | Path) -> None:
@@ -152,7 +151,7 @@ def on_hub(source: str | Path) -> bool:
 
 
 def found_on_hub(source: str | Path) -> bool:
-    """Whether a model is a hub's, which is asked for its description: a path with an error in it looks like a name.
+    """Whether a model is a hub's, which is asked for one file: a path with an error in it looks like a name.
 
     Raises:
         InvalidFile: It is neither here nor on the hub.
@@ -160,8 +159,33 @@ def found_on_hub(source: str | Path) -> bool:
     require_source(source)
     if not on_hub(source):
         return False
-    locate_folder(source, _needed(None, ("",), None, False))
+    name = str(source)
+    if _is_cached(name):
+        return True
+    # The client for whole repositories takes as long to import as all that this needs, and fetching repeats what fails.
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url
+
+    try:
+        with loading(f"{name} from the hub"):
+            get_hf_file_metadata(hf_hub_url(name, MODEL_CONFIG))
+    except EntryNotFoundError:  # it is there: a run or a bundle
+        return True
+    except Exception as error:
+        raise _not_given(name, error) from None
     return True
+
+
+def _is_cached(repository: str) -> bool:
+    """Whether anything of a repository has been downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    return (Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "snapshots").is_dir()
+
+
+def _not_given(name: str, error: Exception) -> InvalidFile:
+    return InvalidFile(f"{name} is neither a local folder nor a model that the hub would give: {first_line(error)}")
 
 
 def may_be_preset(source: str) -> bool:
