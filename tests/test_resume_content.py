@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
+from fae_core.errors import FAEError, InvalidFile, InvalidSettings, LatentSpecMismatch
 from fae_core.latent_store import write_store
 from fae_core.models.bundles import bundle_folders
 from fae_core.models.load import load_decoder, load_generator
@@ -177,6 +177,26 @@ def test_a_training_stage_is_not_resumed_on_other_pictures_of_the_same_names_and
         os.utime(path, (time, time))
     with pytest.raises(InvalidFile, match="other images"):
         stage(data)
+
+
+@pytest.mark.parametrize("adaptive", ["last_layer", "per_image"])
+def test_micro_batches_keep_their_size_where_a_loss_weighs_them_as_a_whole(adaptive: str, tmp_path: Path) -> None:
+    data, out = images(tmp_path / "images", 0), tmp_path / "vae"
+    words = f"train vae --data {data} --out {out} --batch-size 4 --device cpu --resume --set training.schedule_steps=8"
+    losses = {"adversarial": "patchgan", "adversarial_start": 0, "discriminator_start": 0, "adaptive": adaptive}
+    losses |= {"adversarial_weight": 0.1, "discriminator_width": 8}
+    words += " --set model.widths=[8,8] --set model.norm_groups=4"
+    words += "".join(f" --set vae.losses.{name}={value}" for name, value in losses.items())
+    invoke([*words.split(), "--steps", "1"])
+    parts = [*words.split(), "--steps", "2", "--set", "training.accumulation=2"]
+    if adaptive == "per_image":
+        invoke(parts)
+        return
+    with pytest.raises(
+        InvalidSettings, match=r"micro_batch: 4 then, 2 now.*keep --processes times training\.accumulation"
+    ):
+        invoke(parts)
+    invoke([*parts, "--set", "training.accumulation=1"])
 
 
 def test_samples_of_two_generators_are_never_mixed(tmp_path: Path) -> None:

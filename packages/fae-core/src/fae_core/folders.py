@@ -27,6 +27,7 @@ RUN_CONFIG = "config.yaml"
 RUN_IDENTITY = "identity"  # a section of config.yaml: hashes of the data and models that the run reads
 RUN_ARGUMENTS = "arguments"  # a section of config.yaml: the words of the training command
 RUN_MEASURED = "measured"  # a section of config.yaml: what was measured on the data before the first step
+RUN_MICRO_BATCH = "micro_batch"  # in config.yaml, where a loss depends on it: samples that are computed on together
 RUN_METRICS = "metrics.jsonl"
 RUN_UNREADABLE = "unreadable.txt"  # images that were replaced: place in the data and reason, on one line each
 RUN_CHECKPOINTS = "checkpoints"

@@ -15,7 +15,7 @@ from typing import Any
 from fae_core.config import Config, merge, parse_config
 from fae_core.errors import InvalidFile, InvalidSettings, LatentSpecMismatch
 from fae_core.files import read_yaml
-from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED
+from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MEASURED, RUN_MICRO_BATCH
 from fae_core.images.identity import Identity, same_images
 from fae_core.redact import redact_values
 from fae_core.spec import LatentSpec
@@ -201,6 +201,8 @@ def _remedy(changed: list[str]) -> str:
     """What to do about settings that differ."""
     if len(changed) == 1 and changed[0].startswith("training.steps:"):
         return "name the length of the learning rate's schedule, --set training.schedule_steps=N, to train on"
+    if len(changed) == 1 and changed[0].startswith(f"{RUN_MICRO_BATCH}:"):
+        return "a loss depends on it: keep --processes times training.accumulation, or use a new --out"
     return "use a new --out"
 
 

@@ -18,7 +18,15 @@ from fae_core.commands.provenance import provenance
 from fae_core.commands.running import command_to_go_on, recorded_arguments
 from fae_core.errors import FAEError, Interrupted, InvalidFile, InvalidSettings
 from fae_core.files import hold, read_yaml, require_new_folder
-from fae_core.folders import CHECKPOINT_STATE, RUN_ARGUMENTS, RUN_CONFIG, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES
+from fae_core.folders import (
+    CHECKPOINT_STATE,
+    RUN_ARGUMENTS,
+    RUN_CONFIG,
+    RUN_IDENTITY,
+    RUN_MICRO_BATCH,
+    RUN_MODEL,
+    RUN_SAMPLES,
+)
 from fae_core.models.checkpoints import read_state
 from fae_core.processes import Processes, processes
 from fae_core.progress import progress
@@ -88,6 +96,7 @@ def train(
             identity = {**(settings or {}).get(RUN_IDENTITY, {}), **task.identity()}
             compared = comparable(identity, run, resume=resume)
             recorded = {**(settings or {}), RUN_IDENTITY: compared, "training": config.model_dump(mode="json")}
+            recorded |= {RUN_MICRO_BATCH: _share(config, group)} if task.micro_batch_matters else {}
             recorded |= {RUN_ARGUMENTS: words} if (words := recorded_arguments()) else {}
             tracker_classes(config.track)  # an unknown name ends the command before a folder is made
             open_run(run, recorded, resume=resume, overwrite=overwrite)
@@ -146,11 +155,16 @@ def train(
     return run
 
 
+def _share(config: TrainConfig, group: Processes) -> int:
+    """Samples in a micro-batch."""
+    return config.batch_size // (group.world_size * config.accumulation)
+
+
 def _batches(
     task: Task, config: TrainConfig, group: Processes, start: int
 ) -> Iterator[tuple[int, list[tuple[Batch, SlotRandom]]]]:
     """Each step's micro-batches for this process, on its device, loaded ahead of time in threads."""
-    share = config.batch_size // (group.world_size * config.accumulation)
+    share = _share(config, group)
     if len(task) == 0:
         raise FAEError("there are no samples to train on")
     pin = group.device.startswith("cuda")

@@ -52,6 +52,8 @@ class Task(ABC):
         ema_modules: the names of those that keep a moving average.
         read_groups: sizes of the files or row groups that samples lie in, where reading out of order is slow.
         phases: the optimisers and their losses.
+        micro_batch_matters: whether a loss is more than a mean over samples, so that it depends on which of them are
+            computed on together. A resumed run must then have micro-batches of the same size.
         measured: numbers that `prepare` found out about the data, by name; config.yaml records them.
     """
 
@@ -59,6 +61,7 @@ class Task(ABC):
     ema_modules: tuple[str, ...] = ()
     read_groups: Sequence[int] | None = None
     phases: list[Phase]
+    micro_batch_matters: bool = False
     measured: Mapping[str, float] = MappingProxyType({})
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -39,6 +39,11 @@ class PixelLoss:
         self.perceptual = make_perceptual(config, image_size)
         self.discriminator = make_discriminator(config, image_size)
 
+    @property
+    def micro_batch_matters(self) -> bool:
+        """As `Task.micro_batch_matters`: the adaptive weight is a ratio of a whole micro-batch's gradients."""
+        return self.discriminator is not None and self.config.adaptive == "last_layer"
+
     def identity(self) -> dict[str, str]:
         """What the frozen networks are, by content; for `Task.identity`."""
         found = {}

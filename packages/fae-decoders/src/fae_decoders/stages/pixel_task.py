@@ -67,6 +67,7 @@ class PixelTask(Task):
         self.modules: dict[str, nn.Module] = {"pixel_decoder": decoder}
         self.phases = [Phase("decoder", ("pixel_decoder",), self._decoder_loss)]
         self._adversary = Adversary(self.losses, self.modules, self.phases, discriminator)
+        self.micro_batch_matters = self.losses.micro_batch_matters
 
     def __len__(self) -> int:
         return len(self.data)

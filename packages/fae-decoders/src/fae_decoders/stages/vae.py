@@ -55,6 +55,8 @@ class VAETask(Task):
             self.modules["projection"] = self.alignment.projection
         self.phases = [Phase("autoencoder", tuple(self.modules), self._loss)]
         self._adversary = Adversary(self.losses, self.modules, self.phases)
+        aligned = config.alignment is not None and config.alignment.adaptive
+        self.micro_batch_matters = aligned or self.losses.micro_batch_matters
 
     def __len__(self) -> int:
         return len(self.data)
