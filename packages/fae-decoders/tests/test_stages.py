@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_fae import PAINT, TRAINING, Gradients, make_autoencoder_task, make_encoder, make_noise_task
 
 from fae_core.errors import FAEError
 from fae_core.images import load_batch
+from fae_core.images.transform import resize
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.random import SlotRandom
 from fae_core.training import train
@@ -18,6 +21,7 @@ from fae_core.training.journal import read_metrics
 from fae_decoders import FAE, FeatureSpaceMismatch, PixelDecoder
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.stages import DataConfig, PixelFinetuneConfig, PixelFinetuneTask
+from fae_decoders.stages.data import StageData
 
 GAN = PixelLossConfig(
     perceptual="none", adversarial="patchgan", adaptive="per_image", discriminator_width=8, adversarial_start=2
@@ -117,6 +121,28 @@ def test_flips_belong_to_the_sample_and_reach_features_and_target() -> None:
     ]
     assert 1 <= sum(mirrored) <= 9
     assert torch.equal(batch["images"], batch["target"])
+
+
+class Noise(Gradients):
+    """16-pixel noise, which nothing survives that enlarges it and makes it smaller again."""
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("data", [DataConfig(), DataConfig(cache_gb=0), DataConfig(cache_gb=0, flip=True)])
+def test_targets_are_the_images_and_not_what_a_backbone_reads(data: DataConfig) -> None:
+    read = StageData(Noise(4), make_encoder(), data, target_size=(16, 16))
+    read.prepare()
+    target = read.load([2, 0, 1], SlotRandom(0, range(3)))["target"]
+    for row, own in zip(target, load_batch(Noise(4), [2, 0, 1], 16), strict=True):
+        assert torch.equal(row, own) or (data.flip and torch.equal(row, own.flip(-1)))
+    assert read.identity()["target_images"] == "as they are"
+    # With other proportions a target shows what the backbone sees.
+    read = StageData(Noise(4), make_encoder(), data, target_size=(8, 16))
+    images, target = read.read([0])
+    assert images.shape[-2:] == (64, 64)
+    torch.testing.assert_close(target, resize(images, (8, 16)))
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "noise", "gan"])

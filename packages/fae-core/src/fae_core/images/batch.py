@@ -11,7 +11,7 @@ from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
 from fae_core.images.readable import in_order
 from fae_core.images.source import ImageSource
-from fae_core.images.transform import as_height_width, crop_tensor
+from fae_core.images.transform import as_height_width, crop_tensor, resize
 from fae_core.machine import available_threads
 
 
@@ -43,6 +43,41 @@ def load_batch(
         threads or available_threads(),
     )
     return batch
+
+
+def load_pair(
+    source: ImageSource,
+    indices: Sequence[int],
+    size: int | tuple[int, int],
+    other: int | tuple[int, int],
+    *,
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Some images at two sizes: as an encoder reads them, and as they are to come back.
+
+    Both are crops of the images themselves: a small image that was enlarged for a backbone and is made smaller again is
+    softer than it was.
+
+    Args:
+        source: The images.
+        indices: Which of them, at least one.
+        size: Of the first crops in pixels, one side or (height, width).
+        other: Of the second ones. With other proportions they are the first ones, resized, so that both show the same.
+        threads: As of `load_batch`.
+
+    Returns:
+        Two tensors as of `load_batch`; one tensor twice where the sizes are the same.
+
+    Raises:
+        DataError: As `load_batch`.
+    """
+    (height, width), (tall, wide) = as_height_width(size), as_height_width(other)
+    first = load_batch(source, indices, size, threads=threads)
+    if (height, width) == (tall, wide):
+        return first, first
+    if height * wide != width * tall:
+        return first, resize(first, (tall, wide))
+    return first, load_batch(source, indices, other, threads=threads)
 
 
 def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int], out: Tensor | None = None) -> Tensor:

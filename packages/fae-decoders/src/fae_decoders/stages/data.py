@@ -1,6 +1,7 @@
 """What all three stages learn from: images, and the frozen backbone's features of them.
 
-Images are read at the encoder's `read_size`, as `fae encode` reads them. Without augmentation features and target
+Images are read at the encoder's `read_size`, as `fae encode` reads them; target images are crops of the images
+themselves, which a backbone may read larger. Without augmentation features and target
 images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
 step, on the training device. A store of features that was made before (fae_encoder/store/feature_store.py) replaces it.
 """
@@ -16,10 +17,9 @@ from torch import Tensor
 
 from fae_core.commands.running import is_first_process
 from fae_core.errors import FAEError
-from fae_core.images import ImageSource, load_batch, to_uint8
+from fae_core.images import ImageSource, load_pair, to_uint8
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
-from fae_core.images.transform import resize
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.processes import processes
 from fae_core.progress import progress
@@ -69,6 +69,8 @@ class StageData:
     def identity(self) -> dict[str, Any]:
         """What the stage learns from, by content (see `Task.identity`)."""
         read = {"images": images_identity(self.source, show=True), "backbone": self.encoder.backbone.fingerprint()}
+        if self.target_size not in (None, self.image_size):  # earlier versions made targets of what the backbone reads
+            read["target_images"] = "as they are"
         return read if self.store is None else {**read, "features": self.store.store.identity}
 
     @property
@@ -114,12 +116,12 @@ class StageData:
         indices = range(len(self))
         kept = torch.empty(len(self), *self._feature_shape())
         targets = torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.target_size else None
-        for rows, images, raw in self._inputs(indices, needs_images=targets is not None):
+        for rows, target, raw in self._inputs(indices, needs_targets=targets is not None):
             sums = sums + ChannelSums.of(raw.transpose(1, 2))
             kept[rows] = raw.float().cpu()
             if targets is not None:
-                assert images is not None  # asked for with the targets
-                targets[rows] = to_uint8(self.as_target(images)).cpu()
+                assert target is not None  # asked for
+                targets[rows] = to_uint8(target).cpu()
         if self.wants_norm:
             self.encoder.feature_norm.standardize(sums)
         for rows in self._chunks(indices):
@@ -139,7 +141,7 @@ class StageData:
         with processes(str(self.device)) as group:
             mine = [row for chunk in chunks[group.rank :: group.world_size] for row in chunk]
             found = [
-                ChannelSums.of(raw.transpose(1, 2)).to_dict() for _, _, raw in self._inputs(mine, needs_images=False)
+                ChannelSums.of(raw.transpose(1, 2)).to_dict() for _, _, raw in self._inputs(mine, needs_targets=False)
             ]
             parts = group.gather(found)
         sums = ChannelSums.empty(self.encoder.backbone.dim)
@@ -153,34 +155,43 @@ class StageData:
 
     @torch.no_grad()
     def _inputs(
-        self, indices: range | list[int], *, needs_images: bool
+        self, indices: range | list[int], *, needs_targets: bool
     ) -> Iterator[tuple[list[int], Tensor | None, Tensor]]:
-        """Batches of (indices, images or None, raw features), in order."""
+        """Batches of (indices, target images or None, raw features), in order."""
         if self.store is None:
-            for rows, images in self.images(indices, "features of the data"):
-                yield rows, images, self.raw_features(images)
-        elif needs_images:
-            for rows, images in self.images(indices, "images of the data"):
-                yield rows, images, self.store.read(rows)
+            for rows, images, target in self._images(indices, "features of the data"):
+                yield rows, target, self.raw_features(images)
+        elif needs_targets:
+            for rows, _, target in self._images(indices, "images of the data"):
+                yield rows, target, self.store.read(rows)
         else:
             for rows in self._chunks(indices):
                 yield rows, None, self.store.read(rows)
 
-    def images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor]]:
-        """Batches of (indices, images in [0, 1] on the training device), in order."""
+    def _images(self, indices: range | list[int], description: str) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Batches of (indices, images on the training device, target images on the CPU), in order."""
         with progress(len(indices), description, enabled=is_first_process()) as bar, torch.no_grad():
-            for rows, images in read_ahead(self._read, self._chunks(indices), threads=1, ahead=1):
-                yield rows, images.to(self.device)
+            for rows, (images, target) in read_ahead(self.read, self._chunks(indices), threads=1, ahead=1):
+                yield rows, images.to(self.device), target
                 bar.advance(len(rows))
 
-    def _read(self, rows: list[int]) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], on the CPU."""
-        return load_batch(self.source, rows, self.image_size, threads=self.config.threads)
+    def read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Images as the backbone reads them, and target images, on the CPU; the same twice without a target size.
+
+        Args:
+            rows: Indices of B images.
+
+        Returns:
+            Two tensors (B, 3, H, W) in [0, 1].
+        """
+        return load_pair(
+            self.source, rows, self.image_size, self.target_size or self.image_size, threads=self.config.threads
+        )
 
     def feature_batches(self, indices: range | list[int], description: str) -> Iterator[Tensor]:
         """Features (B, N, D) of some images in order, from memory or computed."""
         if self._features is None and self.store is None:
-            yield from (self.features(images) for _, images in self.images(indices, description))
+            yield from (self.features(images) for _, images, _ in self._images(indices, description))
             return
         for rows in self._chunks(indices):
             yield self._known_features(rows).to(self.device)
@@ -203,13 +214,13 @@ class StageData:
                 known["target"] = self._targets[indices].float() / 255
             if self._targets is not None or self.target_size is None:
                 return known
-        images = load_batch(self.source, indices, self.image_size, threads=self.config.threads)
+        images, target = self.read(indices)
         if known:
-            return {**known, "target": self.as_target(images)}
+            return {**known, "target": target}
         if self.config.flip:
             mirrored = random.uniform((1, 1, 1), "flip") < 0.5
-            images = torch.where(mirrored, images.flip(-1), images)
-        return {"images": images, **({"target": self.as_target(images)} if self.target_size else {})}
+            images, target = (torch.where(mirrored, x.flip(-1), x) for x in (images, target))
+        return {"images": images, **({"target": target} if self.target_size else {})}
 
     @torch.no_grad()
     def batch_features(self, batch: dict[str, Tensor]) -> Tensor:
@@ -220,10 +231,6 @@ class StageData:
     def image_size(self) -> tuple[int, int]:
         """(height, width) at which images are read."""
         return self.encoder.read_size
-
-    def as_target(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) at the target size."""
-        return images if self.target_size is None else resize(images, self.target_size)
 
     @torch.no_grad()
     def raw_features(self, images: Tensor) -> Tensor:

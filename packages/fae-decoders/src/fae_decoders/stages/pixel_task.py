@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from fae_core.images import load_batch
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
@@ -107,9 +106,9 @@ class PixelTask(Task):
         """
 
     def preview(self, folder: Path, step: int, modules: dict[str, nn.Module]) -> dict[str, float]:
-        images = load_batch(self.data.source, preview_rows(len(self)), self.data.image_size).to(self.data.device)
+        images, target = (x.to(self.data.device) for x in self.data.read(preview_rows(len(self))))
         decoded = modules["pixel_decoder"].to(images.device)(self.clean_inputs(self.data.features(images)))
-        return save_preview(self.data.as_target(images), decoded, folder, step)
+        return save_preview(target, decoded, folder, step)
 
     def _decoder_loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:
         decoder = _pixel_decoder(self.modules)
