@@ -268,15 +268,16 @@ def test_a_split_is_not_taken_for_another_that_begins_alike(tmp_path: Path) -> N
     assert len(open_images(tmp_path, split="train")) == 1
 
 
-def test_folders_that_are_splits_are_no_classes(tmp_path: Path) -> None:
-    for name in ("train", "test"):
+@pytest.mark.parametrize("names", [("test", "train"), ("train2017", "unlabeled2017", "val2017"), ("test_1", "train_1")])
+def test_folders_that_are_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(png("red"))
-    with pytest.raises(DataError, match="splits test, train"):
+    with pytest.raises(DataError, match=f"splits {', '.join(names)}"):
         open_images(tmp_path)
     (tmp_path / "car").mkdir()
     (tmp_path / "car" / "0.png").write_bytes(png("red"))
-    assert open_images(tmp_path).classes == ["car", "test", "train"], "a train may be a class among others"
+    assert open_images(tmp_path).classes == ["car", *names], "a train may be a class among others"
 
 
 def test_shards_in_the_folder_of_a_split_are_found(tmp_path: Path) -> None:

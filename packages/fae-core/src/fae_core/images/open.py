@@ -22,9 +22,10 @@ _SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]
 def open_images(source: str | Path | ImageSource, split: str | None = None) -> ImageSource:
     """The images of a source:
 
-    - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
-      class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with
-      "file_name" and "caption" or "text", or a list "captions", or NAME.txt beside every image.
+    - a folder of images: flat, or one subfolder per class; labels.json, or dataset.json of StyleGAN and EDM, gives
+      labels by file name instead; a classes.json in it gives the class order and names. split: a subfolder of it, such
+      as "train". Captions: a metadata.jsonl in it with "file_name" and "caption" or "text", or a list "captions", or
+      NAME.txt beside every image.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
       strings, or of lists of strings, "caption", "text" or "captions" gives captions. split: the start of the files'
       names, or a word in them.

@@ -17,6 +17,7 @@ _NAMES = {
     "evaluation": "test",
 }
 _NAMES |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+_NAMES |= dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled")
 _NUMBERED = re.compile(r"(.+?)-\d+-of-\d+")  # Hugging Face: train-00000-of-00012
 
 
@@ -68,8 +69,8 @@ def require_one_split(names: Iterable[str], where: str) -> None:
 
 
 def are_splits(names: Sequence[str]) -> bool:
-    """Whether there are several folders and all have names of splits, so that they cannot be classes."""
-    return len(names) > 1 and all(name.lower() in _NAMES for name in names)
+    """Whether several folders all have names of splits, perhaps numbered (train2017), so that they are no classes."""
+    return len(names) > 1 and all((words := _words(name)) and set(words) <= _NAMES.keys() for name in names)
 
 
 def _numbered(stem: str) -> str | None:
