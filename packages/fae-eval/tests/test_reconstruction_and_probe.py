@@ -117,6 +117,9 @@ def test_imagenets_classes_meet_a_head_by_name():
     assert labels_for_head([0, 1, 1], [wnids[7], wnids[3]], 1000) == ([7, 3, 3], None)
     assert labels_for_head([0, 1], ["goldfish", "tench"], 1000) == ([1, 0], None)
     assert labels_for_head([0, 1], list(reversed(wnids)), 1000) == ([999, 998], None)
+    numbers = sorted(map(str, range(1000)))  # folders that are called by ImageNet's numbers: 0, 1, 10, 100, 101, ...
+    assert labels_for_head([1, 2, 999], numbers, 1000) == ([1, 10, 999], None)
+    assert labels_for_head([0, 1], ["0007", "0980"], 1000) == ([7, 980], None)
     with pytest.raises(FAEError, match="2 classes and the head 1000"):
         labels_for_head([0, 1], ["goldfish", "crane"], 1000)  # two outputs are called crane
     in_order = [f"class {i}" for i in range(1000)]
