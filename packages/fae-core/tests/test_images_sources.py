@@ -178,8 +178,9 @@ def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
 def test_select_keeps_images_and_labels_together(classed: Path) -> None:
     part = open_images(classed).select([2, 0])
     assert list(zip(part.labels, reds(part), strict=True)) == [(1, 1), (0, 3)]
-    with pytest.raises(IndexError):
-        open_images(classed).select([3])
+    for wrong in ([3], [label == 0 for label in open_images(classed).labels]):  # the latter as integers: 1, 0, 0
+        with pytest.raises(DataError, match=r"does not exist|integers, not bool"):
+            open_images(classed).select(wrong)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
