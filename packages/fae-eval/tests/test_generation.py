@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from fae_core.errors import DataError, FAEError, UnknownName
+from fae_core.images import open_images
 from fae_core.testing import shared_folder
 from fae_eval import Result, evaluate
 from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, write_adm
@@ -142,6 +143,19 @@ def test_distances_are_also_told_in_units_of_the_floor(extractor, photographs):
     assert "FDr" not in evaluate(sets, real, extractor=extractor).columns
     same = evaluate(sets["a"], real, floor=real, extractor=extractor, metrics=["fid"])  # a floor of 0 is no unit
     assert same.rows[-1][-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_floor_has_as_many_images_as_there_are_samples(extractor, photographs):
+    real, many = photographs("real"), photographs("floor", seed=2, count=48)
+    few = photographs("few", seed=3, count=8)
+    result = evaluate(few, real, floor=many, extractor=extractor, metrics=["fid"])
+    assert [row[1] for row in result.rows] == [8, 8] and "in units of" not in warnings_of(result)
+    alone = evaluate(open_images(f"{many}[::6]"), real, extractor=extractor, metrics=["fid"])
+    assert result.rows[1][-1] == alone.rows[0][-1]
+    largest = evaluate({"few": few, "more": real}, real, floor=many, extractor=extractor, metrics=["fid"])
+    assert largest.rows[-1][:2] == [FLOOR, 24] and "units of 24 real images" in warnings_of(largest)
+    assert "(few 8)" in warnings_of(largest)
+    assert "(samples 24)" in warnings_of(evaluate(real, real, floor=few, extractor=extractor, metrics=["fid"]))
 
 
 def test_the_reference_is_measured_once_and_again_when_it_changes(extractor, photographs, tmp_path):
