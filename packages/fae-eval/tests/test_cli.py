@@ -74,6 +74,21 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
         assert title in page
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--test-images", "{real}"), "--test-images is for a probe with --train"),
+        (("--train", "--pool", "avg"), "--pool is for a probe without --train"),
+        (("--train", "--cls", "mean"), "--cls is for a probe without --train"),
+        (("--cls", "mean"), "--cls is about the class token of a --head"),
+    ],
+)
+def test_options_that_a_probe_would_not_look_at_are_refused(run, photographs, options, complaint) -> None:
+    real = photographs("real")
+    with pytest.raises(FAEError, match=complaint):
+        run("probe", "--model", "test/colours", "--data", real, *(option.format(real=real) for option in options))
+
+
 def test_mutual_matches_are_marked_as_not_the_papers(run, photographs, tmp_path):
     out = tmp_path / "demo" / "results"
     arguments = ("matching", "--model", "test/colours", "--data", photographs("real"), "--out", out)
