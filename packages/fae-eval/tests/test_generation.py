@@ -22,6 +22,7 @@ from fae_core.testing import shared_folder
 from fae_eval import Result, evaluate
 from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, write_adm
 from fae_eval.data.samples import ArraySamples
+from fae_eval.preview import PreviewFrechet
 from fae_eval.studies.generation import FLOOR
 
 
@@ -170,6 +171,16 @@ def test_a_size_is_that_of_all_images_wherever_they_come_from(extractor, fae, ph
     for source in (real, images):  # opened twice, they are cropped once
         opened = open_samples(source, size=8)
         assert open_samples(opened, size=8) is opened and opened.preparation.count("centre crop") == 1
+
+
+def test_a_preview_measures_samples_against_images_of_their_size(extractor, photographs, monkeypatch, tmp_path):
+    monkeypatch.setattr("fae_eval.preview.load_extractor", lambda *_, **__: extractor)
+    monkeypatch.setenv("FAE_CACHE", str(tmp_path / "cache"))
+    real = photographs("real", size=32)
+    Image.new("RGB", (48, 40)).save(real / "red" / "wide.png")  # photographs have many sizes
+    cropped = np.concatenate(list(open_samples(real, size=8).batches(32)))
+    measured = PreviewFrechet(str(real), "pixels", size=(8, 8))(iter([cropped]))
+    assert measured == {"preview_FD-pixels": pytest.approx(0, abs=1e-12)}
 
 
 def test_the_floor_has_as_many_images_as_there_are_samples(extractor, photographs):
