@@ -145,6 +145,24 @@ def test_the_usual_name_settles_which_column_is_meant_and_the_rest_is_named(
     assert "conditioning_image is left out" in caplog.text and "coarse_label is left out" in caplog.text
 
 
+def test_a_converted_webdataset_keeps_labels_and_captions(tmp_path: Path) -> None:
+    cells = {"jpg": [png("red"), png("blue")], "cls": [1, 0], "txt": ["a", "b"], "__key__": ["0", "1"]}
+    source = open_images(parquet(tmp_path / "a.parquet", cells, {"jpg": IMAGE}))
+    assert (source.labels, list(source.captions)) == ([1, 0], ["a", "b"])
+
+
+def test_columns_that_are_left_out_are_named_where_nothing_but_images_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = {"image": [png("red")], "class_index": [3], "prompt": ["a cat"]}
+    source = open_images(parquet(tmp_path / "a.parquet", cells))
+    assert (source.labels, source.captions) == (None, None)
+    assert "class_index, prompt is left out" in caplog.text
+    caplog.clear()
+    open_images(parquet(tmp_path / "b.parquet", {"image": [png("red")], "label": [3], "width": [9]}))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("columns", "features", "words"),
     [

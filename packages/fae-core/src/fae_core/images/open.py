@@ -27,8 +27,8 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
       as "train". Captions: a metadata.jsonl in it with "file_name" and "caption" or "text", or a list "captions", or
       NAME.txt beside every image.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
-      strings, or of lists of strings, "caption", "text" or "captions" gives captions. split: the start of the files'
-      names, or a word in them.
+      strings, or of lists of strings, "caption", "text", "captions" or "txt" gives captions. split: the start of the
+      files' names, or a word in them.
     - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Captions: NAME.txt, or
       NAME.json with a list "captions".
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
