@@ -286,6 +286,19 @@ def test_a_split_is_not_taken_for_another_that_begins_alike(tmp_path: Path) -> N
     assert len(open_images(tmp_path, split="train")) == 1
 
 
+def test_files_that_are_missing_of_a_numbered_set_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (0, 1, 3):
+        parquet(tmp_path / f"train-{number:05d}-of-00004.parquet", {"image": [png("red")], "label": [0]})
+    parquet(tmp_path / "test-00000-of-00001.parquet", {"image": [png("red")], "label": [0]})
+    assert len(open_images(tmp_path, split="train")) == 3
+    assert "train has 3 of its 4 files; number 2 is the first that is missing" in caplog.text
+    caplog.clear()
+    assert len(open_images(tmp_path, split="test")) == 1
+    parquet(tmp_path / "train-00002-of-00004.parquet", {"image": [png("red")], "label": [0]})
+    assert len(open_images(tmp_path, split="train")) == 4
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("names", [("test", "train"), ("train2017", "unlabeled2017", "val2017"), ("test_1", "train_1")])
 def test_folders_that_are_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:

@@ -11,7 +11,7 @@ from fae_core.errors import DataError
 from fae_core.images.formats import SUFFIXES, printable
 from fae_core.images.shards import expand, is_remote
 from fae_core.images.source import ImageSource
-from fae_core.images.splits import files_of_split
+from fae_core.images.splits import absent_parts, files_of_split
 from fae_core.images.tell import log_on_first_process
 
 _SHARDS = (".parquet", ".tar")
@@ -146,7 +146,10 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
         )
     for suffix, files in kinds.items():
         if files:
-            return _open_shards(files_of_split(files, split), suffix)
+            chosen = files_of_split(files, split)
+            if (absent := absent_parts(chosen)) is not None:
+                log_on_first_process(f"{path}: {absent}")
+            return _open_shards(chosen, suffix)
     if split is not None:
         if not (path / split).is_dir():
             raise DataError(f"{path} has no split {split!r}")

@@ -18,7 +18,7 @@ _NAMES = {
 }
 _NAMES |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
 _NAMES |= dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled")
-_NUMBERED = re.compile(r"(.+?)-\d+-of-\d+")  # Hugging Face: train-00000-of-00012
+_NUMBERED = re.compile(r"(.+?)-(\d+)-of-(\d+)")  # Hugging Face: train-00000-of-00012
 
 
 def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
@@ -44,6 +44,23 @@ def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
         )
     require_one_split((file.stem for file in chosen), f"{files[0].parent}")
     return chosen
+
+
+def absent_parts(files: Sequence[Path]) -> str | None:
+    """What is missing of data sets whose files say how many they are, in words; None where nothing is.
+
+    Args:
+        files: those that are read, named as `train-00000-of-00004`.
+    """
+    parts: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if found := _NUMBERED.fullmatch(file.stem):
+            parts.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    for (name, count), there in parts.items():
+        if len(there) < count:
+            first = next(number for number in range(count) if number not in there)
+            return f"{name} has {len(there)} of its {count} files; number {first} is the first that is missing"
+    return None
 
 
 def require_one_split(names: Iterable[str], where: str) -> None:
