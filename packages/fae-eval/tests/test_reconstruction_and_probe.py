@@ -31,6 +31,21 @@ def test_reconstruction_is_measured_after_rounding_to_uint8(fae, photographs, ex
     assert result.figures[0]["path"] == "r.png"
 
 
+def test_the_record_names_the_network_of_lpips(fae, photographs, monkeypatch):
+    """Distances of different networks do not compare."""
+
+    class Perceptual(torch.nn.Module):
+        name = "lpips-alex"
+
+        def forward(self, a, b):
+            return (a - b).abs().flatten(1).mean(1)
+
+    monkeypatch.setattr("fae_eval.studies.reconstruction.LPIPS", Perceptual)
+    result = evaluate_reconstruction(fae, photographs("real"), extractor=None, lpips=True)
+    assert result.values["LPIPS"] >= 0 and result.provenance["lpips"] == "lpips-alex"
+    assert "lpips" not in evaluate_reconstruction(fae, photographs("real"), extractor=None).provenance
+
+
 def test_a_tokenizer_that_cannot_paint_is_refused(fae, photographs):
     class Half:
         spec = fae.spec
