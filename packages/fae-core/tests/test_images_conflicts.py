@@ -125,6 +125,15 @@ def test_some_captions_of_a_shard_are_said_to_be_missing(tmp_path: Path, caplog:
     assert "1 of 2 samples have no .txt member" in caplog.text and "a.tar/1" in caplog.text
 
 
+def test_folders_in_a_shard_are_said_to_be_no_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = [("./cat/0.png", png("red")), ("./dog/1.png", png("blue"))]
+    assert open_images(tar(tmp_path / "a.tar", members)).labels is None
+    assert "no labels, for there are no .cls members; the 2 folders in it, such as ./dog, are not" in caplog.text
+    caplog.clear()
+    labelled = [*members, ("./cat/0.cls", b"0"), ("./dog/1.cls", b"1")]
+    assert open_images(tar(tmp_path / "b.tar", labelled)).labels == [0, 1] and not caplog.text
+
+
 def test_names_in_any_encoding_are_read(tmp_path: Path) -> None:
     source = open_images(tar(tmp_path / "a.tar", [(b"caf\xe9.png", png("red")), (b"caf\xe8.png", png("blue"))]))
     assert (len(source), color(source, 1)) == (2, (0, 0, 255))
