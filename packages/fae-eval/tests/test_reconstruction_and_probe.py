@@ -11,7 +11,7 @@ from PIL import Image
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch, open_images
-from fae_eval import evaluate_reconstruction
+from fae_eval import evaluate, evaluate_reconstruction
 from fae_eval.metrics import psnr
 from fae_eval.studies.head_classes import BY_PLACE, labels_for_head
 from fae_eval.studies.probe import apply_logistic, fit_logistic, trained_probe, zero_shot_probe
@@ -29,6 +29,26 @@ def test_reconstruction_is_measured_after_rounding_to_uint8(fae, photographs, ex
     assert "rFD-pixels" in result.values
     assert (tmp_path / "r.png").is_file()
     assert result.figures[0]["path"] == "r.png"
+
+
+def test_reconstructions_are_compared_with_the_images_and_not_with_what_a_backbone_reads(fae, photographs, extractor):
+    """Images of 16 pixels, read at 64 for the encoder: enlarged and made smaller again they would be softer."""
+
+    class ReadsLarger:
+        spec, read_size, decode = fae.spec, (64, 64), staticmethod(fae.decode)
+
+        @staticmethod
+        def encode(images):
+            assert images.shape[-2:] == (64, 64)
+            return fae.encode(images)
+
+    source = open_images(photographs("real"))
+    images, read = load_batch(source, range(24), 16), load_batch(source, range(24), 64)
+    rebuilt = (fae.decode(fae.encode(read)) * 255).round() / 255
+    result = evaluate_reconstruction(ReadsLarger(), source, extractor=extractor, batch_size=5)
+    assert result.values["PSNR [dB]"] == pytest.approx(psnr(images, rebuilt).mean().item(), rel=1e-9)
+    measured = evaluate(source, source, extractor=extractor)
+    assert result.provenance["images"]["hash"] == measured.provenance["samples"]["hash"]
 
 
 def test_the_record_names_the_network_of_lpips(fae, photographs, monkeypatch):
