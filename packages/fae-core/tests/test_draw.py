@@ -213,6 +213,21 @@ def test_labels_that_are_no_classes_are_refused_before_training(labels: list[int
     GeneratorTask(unconditional, Store(labels))
 
 
+def test_classes_without_samples_are_named_and_left_out_of_previews(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("fae_core.training.generator_task.GeneratorPreview", lambda *_: SimpleNamespace(device="cpu"))
+    generator = ThirdParty()
+    generator.config = SimpleNamespace(classes=4)
+    store = Store([3, 0, 0, 3])
+    store.classes = ["ant", "bee", "cow", "dog"]
+    task = GeneratorTask(generator, store, PreviewConfig(decoder="any"))
+    assert "samples of 2 of the model's 4 classes; others, such as 1 (bee), are not trained" in caplog.text
+    task.prepare("cpu")
+    assert task.preview_conditions(range(5)).tolist() == [0, 3, 0, 3, 0]
+    caplog.clear()
+    GeneratorTask(generator, Store([3, 1, 0, 2]))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     "fields",
     [

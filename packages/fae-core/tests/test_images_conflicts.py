@@ -125,6 +125,15 @@ def test_some_captions_of_a_shard_are_said_to_be_missing(tmp_path: Path, caplog:
     assert "1 of 2 samples have no .txt member" in caplog.text and "a.tar/1" in caplog.text
 
 
+def test_folders_in_a_shard_are_said_to_be_no_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = [("./cat/0.png", png("red")), ("./dog/1.png", png("blue"))]
+    assert open_images(tar(tmp_path / "a.tar", members)).labels is None
+    assert "no labels, for there are no .cls members; the 2 folders in it, such as ./dog, are not" in caplog.text
+    caplog.clear()
+    labelled = [*members, ("./cat/0.cls", b"0"), ("./dog/1.cls", b"1")]
+    assert open_images(tar(tmp_path / "b.tar", labelled)).labels == [0, 1] and not caplog.text
+
+
 def test_names_in_any_encoding_are_read(tmp_path: Path) -> None:
     source = open_images(tar(tmp_path / "a.tar", [(b"caf\xe9.png", png("red")), (b"caf\xe8.png", png("blue"))]))
     assert (len(source), color(source, 1)) == (2, (0, 0, 255))
@@ -143,6 +152,24 @@ def test_the_usual_name_settles_which_column_is_meant_and_the_rest_is_named(
     source = open_images(path)
     assert (color(source), source.labels) == ((255, 0, 0), [1])
     assert "conditioning_image is left out" in caplog.text and "coarse_label is left out" in caplog.text
+
+
+def test_a_converted_webdataset_keeps_labels_and_captions(tmp_path: Path) -> None:
+    cells = {"jpg": [png("red"), png("blue")], "cls": [1, 0], "txt": ["a", "b"], "__key__": ["0", "1"]}
+    source = open_images(parquet(tmp_path / "a.parquet", cells, {"jpg": IMAGE}))
+    assert (source.labels, list(source.captions)) == ([1, 0], ["a", "b"])
+
+
+def test_columns_that_are_left_out_are_named_where_nothing_but_images_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = {"image": [png("red")], "class_index": [3], "prompt": ["a cat"]}
+    source = open_images(parquet(tmp_path / "a.parquet", cells))
+    assert (source.labels, source.captions) == (None, None)
+    assert "class_index, prompt is left out" in caplog.text
+    caplog.clear()
+    open_images(parquet(tmp_path / "b.parquet", {"image": [png("red")], "label": [3], "width": [9]}))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -268,15 +295,29 @@ def test_a_split_is_not_taken_for_another_that_begins_alike(tmp_path: Path) -> N
     assert len(open_images(tmp_path, split="train")) == 1
 
 
-def test_folders_that_are_splits_are_no_classes(tmp_path: Path) -> None:
-    for name in ("train", "test"):
+def test_files_that_are_missing_of_a_numbered_set_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (0, 1, 3):
+        parquet(tmp_path / f"train-{number:05d}-of-00004.parquet", {"image": [png("red")], "label": [0]})
+    parquet(tmp_path / "test-00000-of-00001.parquet", {"image": [png("red")], "label": [0]})
+    assert len(open_images(tmp_path, split="train")) == 3
+    assert "train has 3 of its 4 files; number 2 is the first that is missing" in caplog.text
+    caplog.clear()
+    assert len(open_images(tmp_path, split="test")) == 1
+    parquet(tmp_path / "train-00002-of-00004.parquet", {"image": [png("red")], "label": [0]})
+    assert len(open_images(tmp_path, split="train")) == 4
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("names", [("test", "train"), ("train2017", "unlabeled2017", "val2017"), ("test_1", "train_1")])
+def test_folders_that_are_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(png("red"))
-    with pytest.raises(DataError, match="splits test, train"):
+    with pytest.raises(DataError, match=f"splits {', '.join(names)}"):
         open_images(tmp_path)
     (tmp_path / "car").mkdir()
     (tmp_path / "car" / "0.png").write_bytes(png("red"))
-    assert open_images(tmp_path).classes == ["car", "test", "train"], "a train may be a class among others"
+    assert open_images(tmp_path).classes == ["car", *names], "a train may be a class among others"
 
 
 def test_shards_in_the_folder_of_a_split_are_found(tmp_path: Path) -> None:

@@ -115,6 +115,40 @@ def test_a_label_file_that_does_not_match_is_an_error(tmp_path: Path, labels: di
         open_images(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["labels.json", "dataset.json"])
+def test_a_file_of_labels_is_followed_where_folders_are_no_classes(tmp_path: Path, file: str) -> None:
+    """StyleGAN's and EDM's data sets have a thousand images in each of 00000/, 00001/, ..., whatever their class."""
+    labels = {"00000/img0.png": 2, "00000/img1.png": 0, "00001/img2.png": 2}
+    for red, name in enumerate(labels):
+        picture(tmp_path / name, (red, 0, 0))
+    stored = labels if file == "labels.json" else {"labels": list(labels.items())}
+    (tmp_path / file).write_text(json.dumps(stored))
+    source = open_images(tmp_path)
+    assert (reds(source), source.labels, source.classes) == ([0, 1, 2], [2, 0, 2], None)
+    (tmp_path / "classes.json").write_text('["cat", "dog", "emu"]')
+    assert open_images(tmp_path).classes == ["cat", "dog", "emu"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "labels"),
+    [
+        ({"labels": None}, None),  # EDM's, of images without classes
+        ({"labels": ["ant", "zebra"]}, [0, 1, 1]),  # anything else is not about labels: folders are classes
+        ({"name": "insects"}, [0, 1, 1]),
+    ],
+)
+def test_what_a_dataset_json_says_of_classes(classed: Path, stored: dict, labels: list[int] | None) -> None:
+    (classed / "dataset.json").write_text(json.dumps(stored))
+    assert open_images(classed).labels == labels
+
+
+def test_a_dataset_json_that_does_not_match_is_an_error(classed: Path) -> None:
+    for pairs, complaint in (([["ant/x.png", 0]], "no label for"), ([["a", 0], ["a", 1]], "several labels for a")):
+        (classed / "dataset.json").write_text(json.dumps({"labels": pairs}))
+        with pytest.raises(DataError, match=complaint):
+            open_images(classed)
+
+
 def test_empty_missing_and_mixed_folders_are_errors(classed: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
@@ -144,8 +178,9 @@ def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
 def test_select_keeps_images_and_labels_together(classed: Path) -> None:
     part = open_images(classed).select([2, 0])
     assert list(zip(part.labels, reds(part), strict=True)) == [(1, 1), (0, 3)]
-    with pytest.raises(IndexError):
-        open_images(classed).select([3])
+    for wrong in ([3], [label == 0 for label in open_images(classed).labels]):  # the latter as integers: 1, 0, 0
+        with pytest.raises(DataError, match=r"does not exist|integers, not bool"):
+            open_images(classed).select(wrong)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -88,6 +88,30 @@ def test_a_sample_carries_its_label_name_caption_and_place(tmp_path: Path) -> No
     torch.testing.assert_close(samples[1].z, latents(3)[1])
 
 
+@pytest.mark.parametrize(
+    ("indices", "complaint"),
+    [
+        (np.array([True, False, True]), "integers, not bool; give numpy.flatnonzero"),  # as integers: samples 1, 0, 1
+        (torch.tensor([0.9, 1.9]), "integers, not float32"),
+        ([0, 3], "sample 3 does not exist"),
+        ([-4], "sample -4 does not exist"),
+        ([[0]], "shape"),
+    ],
+)
+def test_what_is_no_list_of_indices_is_refused(tmp_path: Path, indices: object, complaint: str) -> None:
+    store = write_store(tmp_path / "s", SPEC, latents(3), labels=[0, 1, 0])
+    for read in (store.read, store.read_posterior, store.__getitems__):
+        with pytest.raises(DataError, match=complaint):
+            read(indices)
+    assert len(store.read([])[0]) == 0 and store.read(np.flatnonzero(store.labels == 0))[1].tolist() == [0, 0]
+
+
+def test_every_sample_has_a_slot_of_its_own(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", SPEC, latents(3), std=torch.ones(3, *SPEC.shape))
+    with pytest.raises(DataError, match=r"3 samples .* for 1 random slots"):
+        store.read([0, 1, 2], SlotRandom(0, [0]))
+
+
 def test_a_store_without_labels_says_so(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", SPEC, latents(2))
     assert store.labels is None

@@ -158,6 +158,26 @@ def test_the_command_says_what_it_skipped_wrote_and_what_comes_next(pictures: Pa
     assert contents(out) == before
 
 
+@pytest.mark.parametrize(
+    ("trained", "statistics", "said"),
+    [
+        (True, "auto", "normalised by the encoder's statistics"),
+        (True, "data", "normalised by their own statistics"),
+        (False, "encoder", "not normalised"),
+    ],
+)
+def test_the_command_says_by_what_latents_are_normalised(
+    pictures: Path, tmp_path: Path, capfd, trained: bool, statistics: str, said: str
+) -> None:
+    model = "fae-tiny"
+    if trained:
+        encoder = FAEEncoder.from_preset("fae-tiny", seed=0).with_statistics([0.25] * 8, [3.0] * 8)
+        model = str(encoder.save_pretrained(tmp_path / "encoder"))
+    command = ["encode", "--data", f"{pictures}[:4]", "--model", model, "--out", str(tmp_path / "latents")]
+    invoke([*command, "--statistics", statistics])
+    assert f"latents of 8x4x4 (float16, {said})" in capfd.readouterr().out
+
+
 @pytest.mark.slow
 def test_kill_9_and_resume_with_more_processes_give_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
     options = ["encode", "--data", str(pictures), "--model", "fae-tiny", "--shard-size", "4"]

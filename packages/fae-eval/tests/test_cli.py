@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fae_core.errors import FAEError, OutputExists
+from fae_core.latent_store import write_store
+from fae_eval import Result
 from fae_eval.cli import app
 from fae_eval.cli.measure import named_samples
 from fae_eval.cli.pictures import choose_images, queries_of
@@ -72,6 +75,33 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
     page = (tmp_path / "demo" / "report.html").read_text()
     for title in ("Patch similarity", "Patch matching", "Principal components", "Zero-shot probe", "FD-pixels"):
         assert title in page
+
+
+def test_stores_of_latents_are_points_of_a_convergence(run, fae, photographs, tmp_path) -> None:
+    for step in (10, 20):
+        images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+        write_store(tmp_path / f"latents-{step}", fae.spec, fae.encode(images))
+    samples = [word for step in (10, 20) for word in ("--samples", f"{step}={tmp_path}/latents-{step}")]
+    arguments = ("convergence", *samples, "--reference", photographs("real"), "--out", tmp_path / "c.json")
+    with pytest.raises(FAEError, match="--decoder"):
+        run(*arguments)
+    run(*arguments, "--decoder", "test/colours")
+    assert [row[1] for row in Result.load(tmp_path / "c.json").rows] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--test-images", "{real}"), "--test-images is for a probe with --train"),
+        (("--train", "--pool", "avg"), "--pool is for a probe without --train"),
+        (("--train", "--cls", "mean"), "--cls is for a probe without --train"),
+        (("--cls", "mean"), "--cls is about the class token of a --head"),
+    ],
+)
+def test_options_that_a_probe_would_not_look_at_are_refused(run, photographs, options, complaint) -> None:
+    real = photographs("real")
+    with pytest.raises(FAEError, match=complaint):
+        run("probe", "--model", "test/colours", "--data", real, *(option.format(real=real) for option in options))
 
 
 def test_mutual_matches_are_marked_as_not_the_papers(run, photographs, tmp_path):

@@ -12,7 +12,14 @@ import pytest
 from fae_core.commands.groups import invoke
 from fae_core.errors import FAEError, UnknownName
 from fae_eval import Result, write_report
-from fae_eval.studies.comparison import Group, compare, pooled_deviation, read_group
+from fae_eval.studies.comparison import (
+    Group,
+    compare,
+    higher_is_better,
+    parse_groups,
+    pooled_deviation,
+    read_group,
+)
 from fae_eval.studies.comparison_chart import comparison_chart
 
 
@@ -52,6 +59,51 @@ def test_small_differences_are_marked_and_direction_counts() -> None:
     notes = compare(groups, column="top-1", lower_is_better=False).notes
     assert "Less than 5 times the noise apart from a: b." in notes
     assert "Higher is better; the best mean is that of b." in notes
+
+
+def generated(distance: float, recall: float) -> Result:
+    columns = ["", "images", "FDr-x", "FD-x", "FDr", "FD-y@64", "precision", "recall"]
+    return Result("generation", "G", {"columns": columns, "rows": [["a", 9, 1.0, 2.0, 1.0, distance, 0.5, recall]]})
+
+
+def rebuilt(name: str, **values: float) -> Result:
+    """As `fae reconstruct` writes it."""
+    return Result("reconstruction", "R", {"columns": ["", name], "rows": [[k, v] for k, v in values.items()]})
+
+
+def test_what_is_compared_by_default_and_which_way_is_better() -> None:
+    """Of a record of generation the last column is recall, and of a reconstruction the first row PSNR."""
+    groups, column = parse_groups({"a": [generated(30.0, 0.4)], "b": [generated(20.0, 0.3)]}, None, None)
+    assert column == "FD-y@64" and [group.mean for group in groups] == [30.0, 20.0]
+    assert "Lower is better; the best mean is that of b." in compare(groups, column=column).notes
+    groups, column = parse_groups({"a": [generated(30.0, 0.4)], "b": [generated(20.0, 0.3)]}, "recall", None)
+    assert "Higher is better; the best mean is that of a." in compare(groups, column=column).notes
+    both = {
+        "a": [rebuilt("FAE", **{"PSNR [dB]": 25.0, "SSIM": 0.7, "rFID": 0.6})],
+        "b": [rebuilt("ConvVAE", **{"PSNR [dB]": 27.0, "SSIM": 0.8, "rFID": 0.9})],
+    }
+    groups, column = parse_groups(both, None, None)
+    assert column == "rFID" and [group.mean for group in groups] == [0.6, 0.9]
+    groups, column = parse_groups(both, "PSNR [dB]", None)
+    assert "Higher is better; the best mean is that of b." in compare(groups, column=column).notes
+    plain = {name: [rebuilt("FAE", **{"PSNR [dB]": value, "L1": 0.1})] for name, value in (("a", 25.0), ("b", 27.0))}
+    assert parse_groups(plain, None, None)[1] == "PSNR [dB]"
+
+
+@pytest.mark.parametrize(
+    ("column", "higher"),
+    [
+        *((name, True) for name in ("precision", "recall", "coverage", "IS", "IS-efficientnet-lite2", "SSIM", "top-5")),
+        *((name, True) for name in ("test accuracy", "CLIP score", "image to text R@1", "feature cosine")),
+        *(
+            (name, False)
+            for name in ("FID", "FD-efficientnet-lite2@128", "FDr", "sFID", "KD-x", "LPIPS", "feature MSE")
+        ),
+        *((name, False) for name in ("unexplained variance", "loss", "ISO", "recalls")),
+    ],
+)
+def test_names_say_which_way_is_better(column: str, higher: bool) -> None:
+    assert higher_is_better(column) is higher
 
 
 def test_single_values_come_from_a_named_row() -> None:

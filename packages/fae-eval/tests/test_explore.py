@@ -203,6 +203,15 @@ def test_choices_are_what_sample_takes(generator) -> None:
     assert Order(("grey",)).options(choices) == {}
 
 
+def test_classes_with_one_name_are_told_apart(fae, generator) -> None:
+    """ImageNet has two cranes and two maillots."""
+    generator.class_names = ("crane", "heron", "crane")
+    choices = choices_of(generator)
+    assert choices.classes == ("crane (0)", "heron", "crane (2)")
+    assert Order(conditions(choices, "", 3)).condition(choices).tolist() == [0, 1, 2]
+    assert draw(generator, fae, Order(("crane (2)",))).pictures[0].mean() > 200
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

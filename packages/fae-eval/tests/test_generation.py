@@ -16,9 +16,13 @@ import torch
 from PIL import Image
 
 from fae_core.errors import DataError, FAEError, UnknownName
+from fae_core.images import open_images
+from fae_core.latent_store import write_store
 from fae_core.testing import shared_folder
 from fae_eval import Result, evaluate
 from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, write_adm
+from fae_eval.data.samples import ArraySamples
+from fae_eval.preview import PreviewFrechet
 from fae_eval.studies.generation import FLOOR
 
 
@@ -142,6 +146,54 @@ def test_distances_are_also_told_in_units_of_the_floor(extractor, photographs):
     assert "FDr" not in evaluate(sets, real, extractor=extractor).columns
     same = evaluate(sets["a"], real, floor=real, extractor=extractor, metrics=["fid"])  # a floor of 0 is no unit
     assert same.rows[-1][-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_size_is_that_of_all_images_wherever_they_come_from(extractor, fae, photographs, tmp_path):
+    """The samples of a decoder of 16 pixels, and a reference of 32 that is cropped to 8: both are measured at 8."""
+    real = photographs("real", size=32)
+    images = np.stack([np.asarray(open_images(real).read(i)) for i in range(24)])
+    stored = write_store(tmp_path / "latents", fae.spec, fae.encode(torch.rand(24, 3, 16, 16)))
+    sources = {
+        "files": real,
+        "array": images,
+        "floats": torch.from_numpy(images).permute(0, 3, 1, 2) / 255,
+        "stream": iter([images[:20], images[20:]]),
+        "store": stored.folder,
+        "drawn": ArraySamples(images[:, :16, :16], "drawn"),
+    }
+    result = evaluate(sources, real, size=8, decoder=fae, extractor=extractor, metrics=["fid"])
+    assert all(result.provenance[f"samples {name}"]["size"] == "8x8" for name in sources)
+    distances = {row[0]: row[-1] for row in result.rows}
+    assert all(distances[name] == 0 for name in ("files", "array", "floats", "stream")) and distances["store"] > 0
+    assert "different resizes" not in warnings_of(result)
+    keys = {open_samples(images, size=size).cache_key() for size in (None, 8, 9)}
+    assert len(keys) == 3
+    for source in (real, images):  # opened twice, they are cropped once
+        opened = open_samples(source, size=8)
+        assert open_samples(opened, size=8) is opened and opened.preparation.count("centre crop") == 1
+
+
+def test_a_preview_measures_samples_against_images_of_their_size(extractor, photographs, monkeypatch, tmp_path):
+    monkeypatch.setattr("fae_eval.preview.load_extractor", lambda *_, **__: extractor)
+    monkeypatch.setenv("FAE_CACHE", str(tmp_path / "cache"))
+    real = photographs("real", size=32)
+    Image.new("RGB", (48, 40)).save(real / "red" / "wide.png")  # photographs have many sizes
+    cropped = np.concatenate(list(open_samples(real, size=8).batches(32)))
+    measured = PreviewFrechet(str(real), "pixels", size=(8, 8))(iter([cropped]))
+    assert measured == {"preview_FD-pixels": pytest.approx(0, abs=1e-12)}
+
+
+def test_the_floor_has_as_many_images_as_there_are_samples(extractor, photographs):
+    real, many = photographs("real"), photographs("floor", seed=2, count=48)
+    few = photographs("few", seed=3, count=8)
+    result = evaluate(few, real, floor=many, extractor=extractor, metrics=["fid"])
+    assert [row[1] for row in result.rows] == [8, 8] and "in units of" not in warnings_of(result)
+    alone = evaluate(open_images(f"{many}[::6]"), real, extractor=extractor, metrics=["fid"])
+    assert result.rows[1][-1] == alone.rows[0][-1]
+    largest = evaluate({"few": few, "more": real}, real, floor=many, extractor=extractor, metrics=["fid"])
+    assert largest.rows[-1][:2] == [FLOOR, 24] and "units of 24 real images" in warnings_of(largest)
+    assert "(few 8)" in warnings_of(largest)
+    assert "(samples 24)" in warnings_of(evaluate(real, real, floor=few, extractor=extractor, metrics=["fid"]))
 
 
 def test_the_reference_is_measured_once_and_again_when_it_changes(extractor, photographs, tmp_path):

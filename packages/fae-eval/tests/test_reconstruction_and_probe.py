@@ -11,7 +11,7 @@ from PIL import Image
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import load_batch, open_images
-from fae_eval import evaluate_reconstruction
+from fae_eval import evaluate, evaluate_reconstruction
 from fae_eval.metrics import psnr
 from fae_eval.studies.head_classes import BY_PLACE, labels_for_head
 from fae_eval.studies.probe import apply_logistic, fit_logistic, trained_probe, zero_shot_probe
@@ -29,6 +29,41 @@ def test_reconstruction_is_measured_after_rounding_to_uint8(fae, photographs, ex
     assert "rFD-pixels" in result.values
     assert (tmp_path / "r.png").is_file()
     assert result.figures[0]["path"] == "r.png"
+
+
+def test_reconstructions_are_compared_with_the_images_and_not_with_what_a_backbone_reads(fae, photographs, extractor):
+    """Images of 16 pixels, read at 64 for the encoder: enlarged and made smaller again they would be softer."""
+
+    class ReadsLarger:
+        spec, read_size, decode = fae.spec, (64, 64), staticmethod(fae.decode)
+
+        @staticmethod
+        def encode(images):
+            assert images.shape[-2:] == (64, 64)
+            return fae.encode(images)
+
+    source = open_images(photographs("real"))
+    images, read = load_batch(source, range(24), 16), load_batch(source, range(24), 64)
+    rebuilt = (fae.decode(fae.encode(read)) * 255).round() / 255
+    result = evaluate_reconstruction(ReadsLarger(), source, extractor=extractor, batch_size=5)
+    assert result.values["PSNR [dB]"] == pytest.approx(psnr(images, rebuilt).mean().item(), rel=1e-9)
+    measured = evaluate(source, source, extractor=extractor)
+    assert result.provenance["images"]["hash"] == measured.provenance["samples"]["hash"]
+
+
+def test_the_record_names_the_network_of_lpips(fae, photographs, monkeypatch):
+    """Distances of different networks do not compare."""
+
+    class Perceptual(torch.nn.Module):
+        name = "lpips-alex"
+
+        def forward(self, a, b):
+            return (a - b).abs().flatten(1).mean(1)
+
+    monkeypatch.setattr("fae_eval.studies.reconstruction.LPIPS", Perceptual)
+    result = evaluate_reconstruction(fae, photographs("real"), extractor=None, lpips=True)
+    assert result.values["LPIPS"] >= 0 and result.provenance["lpips"] == "lpips-alex"
+    assert "lpips" not in evaluate_reconstruction(fae, photographs("real"), extractor=None).provenance
 
 
 def test_a_tokenizer_that_cannot_paint_is_refused(fae, photographs):
@@ -117,6 +152,9 @@ def test_imagenets_classes_meet_a_head_by_name():
     assert labels_for_head([0, 1, 1], [wnids[7], wnids[3]], 1000) == ([7, 3, 3], None)
     assert labels_for_head([0, 1], ["goldfish", "tench"], 1000) == ([1, 0], None)
     assert labels_for_head([0, 1], list(reversed(wnids)), 1000) == ([999, 998], None)
+    numbers = sorted(map(str, range(1000)))  # folders that are called by ImageNet's numbers: 0, 1, 10, 100, 101, ...
+    assert labels_for_head([1, 2, 999], numbers, 1000) == ([1, 10, 999], None)
+    assert labels_for_head([0, 1], ["0007", "0980"], 1000) == ([7, 980], None)
     with pytest.raises(FAEError, match="2 classes and the head 1000"):
         labels_for_head([0, 1], ["goldfish", "crane"], 1000)  # two outputs are called crane
     in_order = [f"class {i}" for i in range(1000)]

@@ -93,6 +93,7 @@ def test_without_a_margin_the_smallest_distance_is_chosen(measure) -> None:
 def test_an_interrupted_grid_continues_with_what_is_missing(measure, real, tmp_path) -> None:
     grid = SamplingGrid(vary={"method": ["euler", "heun"], "steps": [1, 2]}, count=8)
     whole = measure(grid, floor=255 - real)
+    assert whole.rows[-1][-3] == 8, "the floor is of as many images as there are samples"
     path = tmp_path / "grid.json"
 
     class Interrupted(Exception):

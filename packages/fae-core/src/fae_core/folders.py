@@ -74,6 +74,7 @@ RECIPE_LOGS = "logs"
 # In folders of images
 IMAGE_CLASSES = "classes.json"
 IMAGE_LABELS = "labels.json"
+IMAGE_DATASET = "dataset.json"  # of StyleGAN and EDM
 IMAGE_METADATA = "metadata.jsonl"
 TRAIN, HELD_OUT = "train", "held-out"  # of `fae crops`
 PROMPTS = "prompts.jsonl"  # of `fae eval coco`

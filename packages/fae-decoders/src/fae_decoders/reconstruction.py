@@ -28,7 +28,7 @@ from fae_core.sampling.reconstruction import Reconstructed, reconstruct
 from fae_decoders.fae.fae import FAE
 
 # Of a study's record, what is worth keeping beside the facts of the reconstruction itself.
-_FROM_STUDY = ("extractor", "preparation", "uint8_rule")
+_FROM_STUDY = ("extractor", "lpips", "preparation", "uint8_rule")
 
 
 class Reconstruction:

@@ -31,6 +31,7 @@ from fae_core.folders import ENCODER, STORE_SKIPPED
 if TYPE_CHECKING:
     from fae_core.images import ImageSource
     from fae_core.latent_store import LatentStore
+    from fae_core.spec import LatentSpec
     from fae_encoder.store.config import EncodeConfig
     from fae_encoder.store.encode_dataset import LatentEncoder
     from fae_encoder.store.feature_store import FeatureStore
@@ -194,10 +195,10 @@ def encode(
             barrier=group.barrier,
         )
         if store is not None:
-            normalized = encoder.spec.is_normalized
+            spec = encoder.spec
             if kept is not None:
                 _keep(encoder, store, kept)
-            _report(store, normalized, kept)
+            _report(store, spec, kept)
 
 
 def _tell_plan(
@@ -303,7 +304,8 @@ def _keep(encoder: LatentEncoder, store: LatentStore, folder: Path) -> None:
         encoder.with_statistics(store.spec.mean, store.spec.std).save_pretrained(folder, overwrite=True)
 
 
-def _report(store: LatentStore, normalized: bool, kept: Path | None) -> None:
+def _report(store: LatentStore, spec: LatentSpec, kept: Path | None) -> None:
+    """Say what was written. spec: the encoder's, as it was before."""
     from fae_core.cli.defaults import preset_words
     from fae_core.commands.running import command_line
 
@@ -317,8 +319,9 @@ def _report(store: LatentStore, normalized: bool, kept: Path | None) -> None:
             err=True,
         )
     shape = "x".join(map(str, store.spec.shape))
-    whose = "the encoder's statistics" if normalized and store.spec.is_normalized else "their own statistics"
-    say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, normalised by {whose}) to {store.folder}")
+    whose = "the encoder's" if (store.spec.mean, store.spec.std) == (spec.mean, spec.std) else "their own"
+    how = f"normalised by {whose} statistics" if store.spec.is_normalized else "not normalised"
+    say(f"wrote {len(store)} latents of {shape} ({store.plan.dtype}, {how}) to {store.folder}")
     if kept is not None:
         say(f"wrote the encoder to {kept}; --model {kept} encodes other images as it did")
     kind = "mmdit" if store.captions is not None and store.labels is None else "lightningdit"

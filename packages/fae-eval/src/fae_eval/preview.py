@@ -20,12 +20,15 @@ class PreviewFrechet:
         reference: anything that `fae_eval.data.open_samples` takes, or an .npz with ADM's statistics.
         extractor: a name, see `load_extractor`.
         device: where the extractor runs.
+        size: (h, w) of the samples, to which the reference is cropped; None takes it as it is.
     """
 
-    def __init__(self, reference: str, extractor: str, *, device: str = "cpu") -> None:
+    def __init__(
+        self, reference: str, extractor: str, *, device: str = "cpu", size: tuple[int, int] | None = None
+    ) -> None:
         self.extractor = load_extractor(extractor, device=device)
         cache = default_cache()
-        opened = open_reference(reference, self.extractor, need_features=False, cache=cache)
+        opened = open_reference(reference, self.extractor, need_features=False, size=size, cache=cache)
         assert opened is not None  # only other processes of a group get None
         self._reference = opened
         name = self.extractor.name

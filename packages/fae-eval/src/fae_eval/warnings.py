@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -64,6 +64,22 @@ def order_warnings(labels: Sequence[int] | None, probs: Tensor, split_size: int)
     if alike <= by_chance + 0.5 * (1 - by_chance):
         return []
     return ["samples are ordered by class, which lowers the inception score; shuffle them first"]
+
+
+def floor_warnings(floor: int, counts: Mapping[str, int]) -> list[str]:
+    """Samples that are told in units of another number of real images.
+
+    Args:
+        floor: real images.
+        counts: samples of each set, by its name.
+    """
+    others = [f"{name} {count}" for name, count in counts.items() if abs(count - floor) > 0.01 * floor]
+    if not others:
+        return []
+    return [
+        f"FDr is in units of {floor} real images, and there are other numbers of samples ({', '.join(others)}): fewer "
+        "images are further away, so give as many real ones as samples"
+    ]
 
 
 def format_warnings(jpeg: int, count: int, skipped: Sequence[str]) -> list[str]:

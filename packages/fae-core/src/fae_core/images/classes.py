@@ -1,4 +1,4 @@
-"""Class names and labels in files beside images: classes.json and labels.json."""
+"""Class names and labels in files beside images: classes.json, labels.json and dataset.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError, FAEError, InvalidFile, UnknownName
 from fae_core.files import read_json, read_json_value
-from fae_core.folders import IMAGE_CLASSES, IMAGE_LABELS
+from fae_core.folders import IMAGE_CLASSES, IMAGE_DATASET, IMAGE_LABELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,37 +119,83 @@ def _from_objects(entries: list[Any], path: Path) -> ClassList:
     return ClassList([str(e.get("name", e.get("wnid"))) for e in entries], {**by_name, **by_id}, str(path))
 
 
-def read_labels(folder: Path, files: Sequence[str], classes: ClassList | None) -> list[int] | None:
-    """The labels.json of a flat folder: {"file name": label or class name}.
+@dataclass(frozen=True)
+class LabelFile:
+    """A file that says of which class the images of a folder are.
+
+    Attributes:
+        path: the file.
+        labels: label or class name by file name; None where it says that the images have none.
+    """
+
+    path: Path
+    labels: dict[str, Any] | None
+
+    def of(self, files: Sequence[str], classes: ClassList | None) -> list[int] | None:
+        """The labels of images.
+
+        Args:
+            files: all images of the folder, by their paths in it.
+            classes: the classes, where they are known.
+
+        Returns:
+            A label for each image, in order, or None where the file has none or all labels are -1.
+
+        Raises:
+            DataError: files and labels do not match, or a label is outside the classes.
+        """
+        if self.labels is None:
+            return None
+        known = self.labels
+        for names, complaint in (
+            (sorted(set(files) - known.keys()), "has no label for"),
+            (sorted(known.keys() - set(files)), "labels images that do not exist:"),
+        ):
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise DataError(f"{self.path} {complaint} {names[0]}{more}")
+        labels = [known[name] for name in files]
+        if classes is not None:
+            labels = [classes.label(label, str(self.path)) if isinstance(label, str) else label for label in labels]
+        return check_labels(labels, len(classes.names) if classes else None, str(self.path))
+
+
+def find_labels(folder: Path) -> LabelFile | None:
+    """The file of labels in a folder of images: labels.json, {"file name": label or class name}, else dataset.json.
+
+    The latter is StyleGAN's and EDM's, {"labels": [["file name", label], ...]} or {"labels": null}; their subfolders
+    hold the images by number and not by class. A file of that name with anything else in it is not about labels.
 
     Args:
         folder: where to look.
-        files: the names of all images in it.
-        classes: the classes, where they are known.
 
     Returns:
-        A label for each file, in order, or None where there is no such file or all labels are -1.
+        The file, or None where there is none.
 
     Raises:
-        DataError: files and labels do not match, or a label is outside the classes.
+        DataError: it cannot be read, or names an image twice.
     """
-    path = folder / IMAGE_LABELS
-    if not path.is_file():
-        return None
     try:
-        stored = read_json(path)
+        if (path := folder / IMAGE_LABELS).is_file():
+            return LabelFile(path, read_json(path))
+        path = folder / IMAGE_DATASET
+        stored = read_json_value(path) if path.is_file() else None
     except InvalidFile as error:
         raise DataError(str(error)) from None
-    for names, complaint in (
-        (sorted(set(files) - stored.keys()), "has no label for"),
-        (sorted(stored.keys() - set(files)), "labels images that do not exist:"),
+    if not isinstance(stored, dict) or "labels" not in stored:
+        return None
+    pairs = stored["labels"]
+    if pairs is None:
+        return LabelFile(path, None)
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
     ):
-        if names:
-            raise DataError(f"{path} {complaint} {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}")
-    labels = [stored[name] for name in files]
-    if classes is not None:
-        labels = [classes.label(label, str(path)) if isinstance(label, str) else label for label in labels]
-    return check_labels(labels, len(classes.names) if classes else None, str(path))
+        return None
+    labels = dict(pairs)
+    if len(labels) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise DataError(f"{path} has several labels for {twice}")
+    return LabelFile(path, labels)
 
 
 def match_classes(

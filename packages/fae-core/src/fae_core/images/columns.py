@@ -12,7 +12,8 @@ from fae_core.images.captions import CAPTION_KEYS, CAPTIONS_KEY
 from fae_core.images.classes import class_list
 
 _IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")  # the last one and txt: of converted WebDatasets
+_CAPTION_COLUMNS = (*CAPTION_KEYS, CAPTIONS_KEY, "txt")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ def choose_columns(schema: Any, where: str) -> Columns:
         if not isinstance(names, list):
             raise DataError(f"{where}: the class names of {label} are no list")
         class_list(names, where)
-    caption = choose("captions", "", (*CAPTION_KEYS, CAPTIONS_KEY), _holds_text)
+    caption = choose("captions", "", _CAPTION_COLUMNS, _holds_text)
+    if label is None and caption is None and (others := [column for column in schema.names if column != image]):
+        notes.append(
+            f"{where}: images without labels and captions are read; {_some(others)} is left out (labels are integers "
+            f"called {_LABEL_COLUMNS[0]}, captions strings called {_CAPTION_COLUMNS[0]})"
+        )
     return Columns(image, label, caption, None if names is None else tuple(names), tuple(notes))
 
 

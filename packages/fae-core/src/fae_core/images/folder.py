@@ -11,7 +11,7 @@ from fae_core.commands.running import is_first_process
 from fae_core.errors import DataError
 from fae_core.folders import IMAGE_CLASSES
 from fae_core.images.captions import SIDECAR_SUFFIX, LazyTexts, read_captions
-from fae_core.images.classes import class_list, read_classes, read_labels
+from fae_core.images.classes import class_list, find_labels, read_classes
 from fae_core.images.decode import decode_image, read_bytes
 from fae_core.images.formats import OTHER_SUFFIXES, SUFFIXES, printable
 from fae_core.images.source import ImageSource
@@ -29,8 +29,9 @@ class FolderImages(ImageSource):
     """Image files in the order of their names. Hidden files and folders, and files of other kinds, are skipped.
 
     With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless
-    classes.json lists them in another order. Captions come from metadata.jsonl or text files (see `read_captions`). A
-    warning counts images in other formats or in deeper folders, and names one.
+    classes.json lists them in another order, or a file says of which class each image is (see `find_labels`). Captions
+    come from metadata.jsonl or text files (see `read_captions`). A warning counts images in other formats or in deeper
+    folders, and names one.
 
     Args:
         folder: where the images are.
@@ -54,9 +55,10 @@ class FolderImages(ImageSource):
                 f"{self.folder} holds images both beside and inside of subfolders ({next(iter(inside))}); use one "
                 "layout"
             )
-        if own:
-            self._files = own
-            self.labels = read_labels(self.folder, own, listed)
+        self._files = own or [f"{name}/{file}" for name, files in inside.items() for file in files]
+        labelled = find_labels(self.folder)
+        if own or (inside and labelled):
+            self.labels = labelled.of(self._files, listed) if labelled else None
             self.classes = listed.names if listed and self.labels is not None else None
         elif inside:
             if are_splits(list(inside)) and listed is None:
@@ -66,7 +68,6 @@ class FolderImages(ImageSource):
                 )
             classes = listed or class_list(list(inside), str(self.folder))
             numbers = {name: classes.label(name, str(self.folder)) for name in inside}
-            self._files = [f"{name}/{file}" for name, files in inside.items() for file in files]
             self.labels = [numbers[name] for name, files in inside.items() for _ in files]
             self.classes = classes.names
         else:

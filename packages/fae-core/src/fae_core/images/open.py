@@ -11,7 +11,7 @@ from fae_core.errors import DataError
 from fae_core.images.formats import SUFFIXES, printable
 from fae_core.images.shards import expand, is_remote
 from fae_core.images.source import ImageSource
-from fae_core.images.splits import files_of_split
+from fae_core.images.splits import absent_parts, files_of_split
 from fae_core.images.tell import log_on_first_process
 
 _SHARDS = (".parquet", ".tar")
@@ -22,12 +22,13 @@ _SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]
 def open_images(source: str | Path | ImageSource, split: str | None = None) -> ImageSource:
     """The images of a source:
 
-    - a folder of images: flat (labels.json may give labels), or one subfolder per class; a classes.json in it gives the
-      class order and names. split: a subfolder of it, such as "train". Captions: a metadata.jsonl in it with
-      "file_name" and "caption" or "text", or a list "captions", or NAME.txt beside every image.
+    - a folder of images: flat, or one subfolder per class; labels.json, or dataset.json of StyleGAN and EDM, gives
+      labels by file name instead; a classes.json in it gives the class order and names. split: a subfolder of it, such
+      as "train". Captions: a metadata.jsonl in it with "file_name" and "caption" or "text", or a list "captions", or
+      NAME.txt beside every image.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
-      strings, or of lists of strings, "caption", "text" or "captions" gives captions. split: the start of the files'
-      names, or a word in them.
+      strings, or of lists of strings, "caption", "text", "captions" or "txt" gives captions. split: the start of the
+      files' names, or a word in them.
     - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Captions: NAME.txt, or
       NAME.json with a list "captions".
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
@@ -145,7 +146,10 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
         )
     for suffix, files in kinds.items():
         if files:
-            return _open_shards(files_of_split(files, split), suffix)
+            chosen = files_of_split(files, split)
+            if (absent := absent_parts(chosen)) is not None:
+                log_on_first_process(f"{path}: {absent}")
+            return _open_shards(chosen, suffix)
     if split is not None:
         if not (path / split).is_dir():
             raise DataError(f"{path} has no split {split!r}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fae_core.display import html_table, value_text
 from fae_core.errors import DataError
 from fae_core.images.captions import LazyTexts
+from fae_core.places import places_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -109,6 +110,9 @@ class ImageSource(ABC):
 
         Args:
             indices: Which images, from 0; one may come twice.
+
+        Raises:
+            DataError: One is no index of an image.
         """
         return _Selection(self, indices)
 
@@ -127,7 +131,8 @@ class _Selection(ImageSource):
 
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
         self._source = source
-        self._indices = indices if isinstance(indices, range) else [range(len(source))[i] for i in indices]
+        whose = source.origin or "the source"
+        self._indices = indices if isinstance(indices, range) else places_of(indices, len(source), whose).tolist()
         self.classes, self.origin = source.classes, source.origin
         self.labels = None if source.labels is None else [source.labels[i] for i in self._indices]
         self.captions = None if source.captions is None else LazyTexts(source.captions.__getitem__, self._indices)

@@ -17,7 +17,8 @@ _NAMES = {
     "evaluation": "test",
 }
 _NAMES |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-_NUMBERED = re.compile(r"(.+?)-\d+-of-\d+")  # Hugging Face: train-00000-of-00012
+_NAMES |= dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled")
+_NUMBERED = re.compile(r"(.+?)-(\d+)-of-(\d+)")  # Hugging Face: train-00000-of-00012
 
 
 def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
@@ -45,6 +46,23 @@ def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
     return chosen
 
 
+def absent_parts(files: Sequence[Path]) -> str | None:
+    """What is missing of data sets whose files say how many they are, in words; None where nothing is.
+
+    Args:
+        files: those that are read, named as `train-00000-of-00004`.
+    """
+    parts: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if found := _NUMBERED.fullmatch(file.stem):
+            parts.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    for (name, count), there in parts.items():
+        if len(there) < count:
+            first = next(number for number in range(count) if number not in there)
+            return f"{name} has {len(there)} of its {count} files; number {first} is the first that is missing"
+    return None
+
+
 def require_one_split(names: Iterable[str], where: str) -> None:
     """Check that files or folders are of one split.
 
@@ -68,8 +86,8 @@ def require_one_split(names: Iterable[str], where: str) -> None:
 
 
 def are_splits(names: Sequence[str]) -> bool:
-    """Whether there are several folders and all have names of splits, so that they cannot be classes."""
-    return len(names) > 1 and all(name.lower() in _NAMES for name in names)
+    """Whether several folders all have names of splits, perhaps numbered (train2017), so that they are no classes."""
+    return len(names) > 1 and all((words := _words(name)) and set(words) <= _NAMES.keys() for name in names)
 
 
 def _numbered(stem: str) -> str | None:

@@ -97,7 +97,7 @@ class TarImages(ImageSource):
 
     def name(self, index: int) -> str:
         shard, row = self._locate(index)
-        return f"{redact(self.files[shard])}/{self._index(shard).keys.tobytes().decode().split(chr(10))[row]}"
+        return f"{redact(self.files[shard])}/{self._keys(shard)[row]}"
 
     def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         places = [] if indices is None else [self._locate(index) for index in indices]
@@ -134,6 +134,10 @@ class TarImages(ImageSource):
         place = range(len(self))[index]
         shard = int(np.searchsorted(self._starts, place, side="right")) - 1
         return shard, place - int(self._starts[shard])
+
+    def _keys(self, shard: int) -> list[str]:
+        """The names of a shard's samples."""
+        return self._index(shard).keys.tobytes().decode().split("\n")
 
     def _bytes(self, shard: int, offset: int, length: int) -> bytes:
         """A part of a shard."""
@@ -202,6 +206,12 @@ class TarImages(ImageSource):
             if (labels != NO_LABEL).any():
                 missing = int(np.flatnonzero(labels == NO_LABEL)[0])
                 raise DataError(f"some samples have a .cls member and others do not, such as {self.name(missing)}")
+            folders = sorted({key.rpartition("/")[0] for key in self._keys(0)})
+            if len(folders) > 1:
+                log_on_first_process(
+                    f"{redact(self.files[0])}: no labels, for there are no .cls members; the {len(folders)} folders in "
+                    f"it, such as {folders[-1][:80]}, are not read as classes"
+                )
             return
         listed = None if is_remote(self.files[0]) else read_classes(Path(self.files[0]).parent)
         self.labels = check_labels(labels.tolist(), len(listed.names) if listed else None, self.files[0])

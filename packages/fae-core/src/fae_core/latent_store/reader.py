@@ -18,6 +18,7 @@ from fae_core.latent_store.dataset import LatentStream, SampleDataset, epoch_pla
 from fae_core.latent_store.facts import StoreFacts
 from fae_core.latent_store.format import DTYPES, Sample
 from fae_core.latent_store.shards import text_of
+from fae_core.places import places_of
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec, normalize_
 
@@ -51,7 +52,7 @@ class LatentStore(StoreFacts, SampleDataset):
         self.sample = sample and self.plan.posterior == "distribution"
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> list[Sample]:
-        places = self._check(indices)
+        places = places_of(indices, len(self), str(self.folder))
         z, labels = self.read(places)
         samples = []
         for i, (shard, row) in enumerate(zip(*(found.tolist() for found in self._shards.locate(places)), strict=True)):
@@ -92,7 +93,7 @@ class LatentStore(StoreFacts, SampleDataset):
 
         Args:
             indices: B indices into the store; negative ones count from the end.
-            random: One slot per index.
+            random: B slots, one per index.
             out: An fp32 tensor (B, C, h, w) on the CPU to fill, such as pinned memory. Reusing one is several times
                 faster for batches beyond 32 MiB, for which the system must map new pages in every call otherwise.
 
@@ -100,9 +101,12 @@ class LatentStore(StoreFacts, SampleDataset):
             Latents (B, C, h, w) fp32 and labels (B,) int64, None where there are none.
 
         Raises:
-            DataError: Where an index is outside the store, `out` does not fit, or a file is damaged.
+            DataError: Where an index is outside the store or no integer, `random` or `out` do not fit, or a file is
+                damaged.
         """
-        places = self._check(indices)
+        places = places_of(indices, len(self), str(self.folder))
+        if random is not None and len(random) != len(places):  # one slot would give all samples the same noise
+            raise DataError(f"{len(places)} samples of {self.folder} for {len(random)} random slots")
         flips = None
         if random is not None and self.plan.flips:
             flips = random.uniform((), "flip").numpy() < 0.5
@@ -130,7 +134,7 @@ class LatentStore(StoreFacts, SampleDataset):
         Raises:
             DataError: As `read`, and where the store has no mirror images.
         """
-        places = self._check(indices)
+        places = places_of(indices, len(self), str(self.folder))
         if flip and not self.plan.flips:
             raise DataError(f"{self.folder} has no mirror images; encode with flips")
         flips = np.full(len(places), flip)
@@ -162,18 +166,6 @@ class LatentStore(StoreFacts, SampleDataset):
             world: Number of processes.
         """
         return LatentStream(self, seed=seed, epoch=epoch, rank=rank, world=world)
-
-    def _check(self, indices: Sequence[int] | np.ndarray | Tensor | slice) -> np.ndarray:
-        """Indices as int64, negative ones counted from the end. Raises DataError where one is outside the store."""
-        if isinstance(indices, slice):
-            return np.arange(*indices.indices(len(self)), dtype=np.int64)
-        places = np.asarray(indices, dtype=np.int64)
-        if places.ndim != 1:
-            raise DataError(f"indices must be a list of numbers, not of shape {places.shape}")
-        places = np.where(places < 0, places + len(self), places)
-        if places.size and not (places.min() >= 0 and places.max() < len(self)):
-            raise DataError(f"sample {int(np.asarray(indices).max())} does not exist: {self.folder} has {len(self)}")
-        return places
 
     def _gather(
         self,

@@ -12,7 +12,6 @@ from torch import Tensor
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_batch, to_uint8
-from fae_core.images.transform import resize
 from fae_core.protocols import AdaptingEncoder, encoder_of, read_size
 
 
@@ -22,7 +21,7 @@ class Reconstructed:
 
     Attributes:
         read: the images as they are read for the tokenizer, (B, 3, H, W) in [0, 1].
-        original: the same at the size that it decodes to.
+        original: the images at the size that it decodes to, whatever size a backbone reads.
         decoded: its reconstructions at that size, in [0, 1], rounded to the 256 levels of a picture on disk.
         latents: normalised, (B, C, h, w).
         features: of an encoder that makes its latents of them, (B, N, D); None for others.
@@ -50,7 +49,10 @@ def reconstruct(tokenizer: Any, source: ImageSource, rows: Sequence[int], device
     Raises:
         FAEError: the reconstructions are not finite.
     """
-    read = load_batch(source, rows, read_size(tokenizer)).to(device)
+    size, shape = read_size(tokenizer), tokenizer.spec.image_shape
+    read = load_batch(source, rows, size).to(device)
+    # Made smaller again, images of 32 pixels that were read at 128 would be softer than they are, and flatter.
+    original = read if tuple(size) == tuple(shape) else load_batch(source, rows, shape).to(device)
     encoder, features = encoder_of(tokenizer), None
     if isinstance(encoder, AdaptingEncoder):  # one pass through the backbone for both
         features = encoder.features(read)
@@ -64,4 +66,4 @@ def reconstruct(tokenizer: Any, source: ImageSource, rows: Sequence[int], device
         )
     # Rounding also clamps, as `fae sample` does: decoders may leave [0, 1].
     decoded = to_uint8(decoded).float() / 255
-    return Reconstructed(read, resize(read, tokenizer.spec.image_shape), decoded, latents, features)
+    return Reconstructed(read, original, decoded, latents, features)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from fae_core.errors import DataError
 from fae_core.images.classes import require_labels_below
+from fae_core.images.tell import log_on_first_process
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.sample_options import check_options
 from fae_core.protocols import Generator, Movable, class_count
@@ -20,6 +22,8 @@ from fae_core.training.preview_config import PreviewConfig
 from fae_core.training.task import Batch, Phase, Task
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fae_core.latent_store import LatentStore
 
 
@@ -49,6 +53,10 @@ class GeneratorTask(Task):
         if preview is not None:
             check_options(generator, preview.options)
         self.generator, self.store = generator, store
+        count = class_count(generator)
+        self._present = [0] if count is None or store.labels is None else _classes_present(store.labels)
+        if count is not None and count > len(self._present):
+            log_on_first_process(_absent(self._present, count, store))
         self.modules = {"model": cast("nn.Module", generator)}
         if store.classes is not None and class_count(generator) is not None:
             # Saved with the model, so that classes can be chosen by name.
@@ -87,16 +95,28 @@ class GeneratorTask(Task):
         return self._preview(generator, self.preview_conditions, folder, step)
 
     def preview_conditions(self, indices: range) -> Any:
-        """What the preview's samples of these indices are conditioned on: the classes in turn, (B,) int64.
+        """What the preview's samples of these indices are conditioned on: the data's classes in turn, (B,) int64.
 
         Args:
             indices: Of the preview's samples, from 0.
         """
         assert self._preview is not None
-        classes = len(self.store.classes) if self.store.classes is not None else 1
-        if self.store.classes is None and self.store.labels is not None:
-            classes = int(max(self.store.labels)) + 1
-        return torch.tensor([index % classes for index in indices], device=self._preview.device)
+        return torch.tensor([self._present[index % len(self._present)] for index in indices]).to(self._preview.device)
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
         return self.generator.loss(batch["z"], batch["labels"], random=random)
+
+
+def _classes_present(labels: NDArray[Any]) -> list[int]:
+    """The classes that samples have, ascending, given the label of each."""
+    return np.flatnonzero(np.bincount(np.asarray(labels))).tolist()
+
+
+def _absent(present: list[int], count: int, store: LatentStore | LiveLatents) -> str:
+    """What is to be known of classes without a sample: `fae sample` draws all classes, unless it is given some."""
+    first = next(label for label in range(count) if label not in set(present))
+    named = "" if store.classes is None or first >= len(store.classes) else f" ({store.classes[first]})"
+    return (
+        f"{store.folder} has samples of {len(present)} of the model's {count} classes; others, such as {first}{named}, "
+        "are not trained: leave them out of --labels when samples are drawn"
+    )

@@ -82,4 +82,6 @@ class GeneratorPreview:
             raise MissingPackage("measuring previews", "fae-eval")
         if self.config.metric not in known:
             raise UnknownName("preview metric", self.config.metric, known)
-        return known[self.config.metric].load()(self.config.reference, self.config.extractor, device=self.device)
+        metric = known[self.config.metric].load()
+        size = self.decoder.spec.image_shape
+        return metric(self.config.reference, self.config.extractor, device=self.device, size=size)

@@ -19,7 +19,7 @@ class PreviewConfig(Config):
         columns: how many of them stand in a row.
         seed: of the samples, the same at every step.
         options: of the generator's `sample` (guidance, steps, ...).
-        reference: real images to measure samples against; None measures nothing.
+        reference: real images to measure samples against, cropped to the samples' size; None measures nothing.
         measured: how many samples are compared with the reference.
         metric: what compares them, a name of the entry-point group "fae.metrics".
         extractor: the network on whose features the metric works.

@@ -21,7 +21,7 @@ class DataConfig(Config):
         flip: Mirror half of the images.
         cache_gb: Memory in GiB per process for features and targets; with `flip` they are not kept.
         norm_images: How many images, evenly spread over the data, FeatureNorm and the features' root mean square are
-            measured on before the first step.
+            measured on before the first step; all of them, where features are kept in memory.
         statistics_images: How many the latents' statistics are measured on at the end.
         read_batch: Images at a time in passes over the data.
         read_threads: Threads that decode images; None: as many as the process may use cores.

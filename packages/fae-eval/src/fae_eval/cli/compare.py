@@ -23,14 +23,19 @@ def compare(
         ),
     ],
     column: Annotated[
-        str | None, typer.Option("--column", help="Whose values; default: the last numeric column of the first record.")
+        str | None,
+        typer.Option("--column", help="Whose values; default: the Frechet distance, else the last numeric column."),
     ] = None,
     row: Annotated[
         str | None, typer.Option("--row", help="Of records without steps, by its first cell; default: the first row.")
     ] = None,
     higher_is_better: Annotated[
-        bool, typer.Option("--higher-is-better", help="Accuracies and the like; default: lower is better.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--higher-is-better/--lower-is-better",
+            help="Which way is better; default: by the column's name (accuracies and similarities: higher).",
+        ),
+    ] = None,
     title: Title = None,
     out: ResultFile = None,
     overwrite: Overwrite = False,
@@ -49,7 +54,8 @@ def compare(
     given = _variants(groups) or names_and_paths(groups, "group", "NAME=RECORDS")
     read, chosen = parse_groups({name: _records(name, where) for name, where in given.items()}, column, row)
     heading = title or "Comparison"
-    result = compare_groups(read, column=chosen, lower_is_better=not higher_is_better, title=heading)
+    lower_is_better = None if higher_is_better is None else not higher_is_better
+    result = compare_groups(read, column=chosen, lower_is_better=lower_is_better, title=heading)
     if path is not None:
         draw_beside(result, path, read, y_label=chosen)
     finish(result, path)

@@ -11,7 +11,7 @@ import typer
 from fae_core.cli.option_objects import spread
 from fae_core.cli.options import Seed, images_there, path_there
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.measure import Floor
+from fae_eval.cli.measure import Floor, check_latents
 from fae_eval.cli.options import Also, Decoder, Guidance, Measurement, finish, result_path
 
 
@@ -58,6 +58,7 @@ def convergence(
     options.check_places()
     for place in given.values():
         images_there(place)
+    check_latents(given.values(), decoder)
     texts: tuple[str, ...] = ()
     if not given:
         assert generator is not None and decoder is not None
@@ -67,17 +68,20 @@ def convergence(
         return
     from fae_core.processes import processes as process_group
     from fae_eval.studies.convergence import checkpoint_samples, evaluate_convergence
+    from fae_eval.tokenizers import load_image_tokenizer
 
     with process_group(options.device) as group:
+        tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder is not None else None
         sets: Mapping[int, Any] = given
         if not sets:
             assert generator is not None
             drawn = {"labels": options.labels, "prompts": texts, "guidance": guidance, "seed": seed}
-            sets = checkpoint_samples(generator, decoder, count, device=group.device, **drawn)
+            sets = checkpoint_samples(generator, tokenizer, count, device=group.device, **drawn)
         result = evaluate_convergence(
             sets,
             options.reference,
             run=generator,
+            decoder=tokenizer,
             floor=floor,
             also=also or (),
             label_sampling="not stated" if given else options.labels,

@@ -105,7 +105,8 @@ Floor = Annotated[
     typer.Option(
         "--floor",
         callback=images_there,
-        help="More real images, disjoint from the reference: the real-vs-real row and FDr.",
+        help="More real images, disjoint from the reference, of which as many are taken as there are samples: the "
+        "real-vs-real row and FDr.",
     ),
 ]
 Generators = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed, Survey, images_there, path_there
+from fae_core.errors import FAEError
 from fae_eval.cli.options import FeatureTokenizer, Limit, ResultFile, finish, result_path
 
 
@@ -36,11 +37,12 @@ def probe(
         ),
     ] = None,
     cls: Annotated[
-        Literal["original", "mean"],
+        Literal["original", "mean"] | None,
         typer.Option(
-            "--cls", help="With --head: class token of the 'original' image, or 'mean' of the (rebuilt) patches."
+            "--cls",
+            help="With --head: class token of the 'original' image (default), or 'mean' of the (rebuilt) patches.",
         ),
-    ] = "original",
+    ] = None,
     survey: Survey = None,
     limit: Limit = None,
     batch_size: BatchSize = 32,
@@ -58,6 +60,9 @@ def probe(
     from fae_eval.data.files import evenly_spread, labels_of, open_image_files
     from fae_eval.studies.probe_plan import open_probe_images, require_pooling
 
+    _require_used(train, {"--test-images": test_images}, {"--pool": pool, "--head": head, "--cls": cls})
+    if cls is not None and head is None:
+        raise FAEError("--cls is about the class token of a --head, which is not given")
     path = result_path(out, "probe-trained" if train else "probe", overwrite)
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress}
     if train:
@@ -71,5 +76,12 @@ def probe(
         labels_of(source)
         from fae_eval.studies.probe import zero_shot_probe
 
-        result = zero_shot_probe(tokenizer, source, pool=pool, head=head, cls=cls, **options)
+        result = zero_shot_probe(tokenizer, source, pool=pool, head=head, cls=cls or "original", **options)
     finish(result, path)
+
+
+def _require_used(train: bool, of_training: dict[str, Any], of_own_head: dict[str, Any]) -> None:
+    """Raise FAEError where an option of one kind of probe is given with the other, which would not look at it."""
+    unused = next((name for name, value in (of_own_head if train else of_training).items() if value is not None), None)
+    if unused is not None:
+        raise FAEError(f"{unused} is for a probe {'without' if train else 'with'} --train")

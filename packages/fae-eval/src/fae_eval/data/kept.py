@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fae_eval.data.samples import WHOLE, ArraySamples, Samples, Share, SourceSamples
+from fae_eval.data.samples import WHOLE, ArraySamples, FollowingSamples, Samples, Share, SourceSamples
 
 
-class KeptSamples(Samples):
+class KeptSamples(FollowingSamples):
     """Samples whose first pass is kept in memory, as uint8, and given again: 3 H W bytes an image of this process.
 
     Args:
@@ -17,26 +17,13 @@ class KeptSamples(Samples):
     """
 
     def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+        super().__init__(samples)
         self._kept: dict[tuple[int, Share], list[np.ndarray]] = {}
-        self._follow()
 
     @classmethod
     def of(cls, samples: Samples) -> Samples:
         """The same samples, kept where another pass would draw or decode latents again."""
         return samples if isinstance(samples, (SourceSamples, ArraySamples, cls)) else cls(samples)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def _follow(self) -> None:
-        """Say of these images what the samples say, which may know it only once they have been read."""
-        inner = self.samples
-        self.origin, self.labels, self.classes = inner.origin, inner.labels, inner.classes
-        self.preparation, self.jpeg, self.skipped = inner.preparation, inner.jpeg, inner.skipped
-
-    def cache_key(self) -> str | None:
-        return self.samples.cache_key()
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         known = self._kept.get((batch_size, share))
@@ -48,4 +35,4 @@ class KeptSamples(Samples):
             kept.append(images)
             yield images
         self._kept[batch_size, share] = kept
-        self._follow()
+        self.follow()

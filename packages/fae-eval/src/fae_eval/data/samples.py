@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fae_core.commands.running import is_first_process
@@ -20,6 +21,7 @@ from fae_core.images import ImageSource, center_crop, to_uint8
 from fae_core.images.budget import DECODING
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
+from fae_core.images.transform import as_height_width
 from fae_core.machine import available_threads
 from fae_core.protocols import can_decode
 from fae_eval.data.files import evenly_spread, open_image_files, spread_indices
@@ -56,6 +58,7 @@ class Samples(ABC):
         origin: where they come from, in words.
         labels: their classes; None where they are not known.
         classes: the names of the classes; None where they are not known.
+        size: (h, w) to which they are cropped; None where they are not.
         preparation: how they were resized, in words.
         jpeg: how many are stored as JPEG.
         skipped: names of those that could not be read in the last pass.
@@ -64,6 +67,7 @@ class Samples(ABC):
     origin: str
     labels: list[int] | None = None
     classes: list[str] | None = None
+    size: tuple[int, int] | None = None
     preparation: str = "none: pixels as stored"
     jpeg: int = 0
     skipped: tuple[str, ...] = ()
@@ -110,7 +114,8 @@ def open_samples(
 
     Args:
         source: one of these.
-        size: side, or (h, w), of a centre crop as ADM prepares ImageNet; None takes pixels as they are.
+        size: side, or (h, w), of a centre crop as ADM prepares ImageNet, also of what is drawn, decoded or in memory;
+            None takes pixels as they are.
         decoder: a tokenizer that decodes the latents of a store.
         limit: most images, evenly spread, since folders are ordered by class; of a stream the first.
         survey: a report of `fae check` on the images of a path.
@@ -120,13 +125,19 @@ def open_samples(
     """
     if survey is not None and not isinstance(source, (str, Path, ImageSource)):
         raise FAEError("a survey is about images in files")
-    if isinstance(source, Samples):
-        return source
-    if isinstance(source, (str, Path)) and (Path(source) / LATENT_SPEC).is_file():
-        return _from_store(Path(source), decoder, limit)
-    if isinstance(source, (str, Path, ImageSource)):
+    if isinstance(source, (str, Path, ImageSource)) and not _is_store(source):
         images = open_image_files(source, survey)
         return SourceSamples(evenly_spread(images, limit), size, images.origin or type(source).__name__)
+    opened = _made(source, decoder, limit)
+    return opened if size is None or opened.size == as_height_width(size) else CroppedSamples(opened, size)
+
+
+def _made(source: Any, decoder: Any, limit: int | None) -> Samples:
+    """Samples of anything but images in files; arguments and errors as those of `open_samples`."""
+    if isinstance(source, Samples):
+        return source
+    if _is_store(source):
+        return _from_store(Path(source), decoder, limit)
     if isinstance(source, (np.ndarray, Tensor)):
         return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
     if isinstance(source, Iterable):
@@ -147,7 +158,8 @@ class SourceSamples(Samples):
     def __init__(
         self, source: ImageSource, size: int | tuple[int, int] | None, origin: str, threads: int | None = None
     ) -> None:
-        self.source, self.size, self.origin, self.threads = source, size, origin, threads or available_threads()
+        self.source, self.origin, self.threads = source, origin, threads or available_threads()
+        self.size = None if size is None else as_height_width(size)
         self.labels = list(source.labels) if source.labels is not None else None
         self.classes = source.classes
         names = (source.name(i) for i in range(len(source)))
@@ -193,6 +205,59 @@ class SourceSamples(Samples):
             except DataError:
                 return None
             return np.asarray(image if self.size is None else center_crop(image, self.size), np.uint8)
+
+
+class FollowingSamples(Samples):
+    """Samples made of others, of which they say the same.
+
+    Args:
+        samples: the others; not to be read elsewhere meanwhile.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.follow()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def follow(self) -> None:
+        """Say of these images what the samples say, which may know it only once they have been read."""
+        inner = self.samples
+        self.origin, self.labels, self.classes, self.size = inner.origin, inner.labels, inner.classes, inner.size
+        self.preparation, self.jpeg, self.skipped = inner.preparation, inner.jpeg, inner.skipped
+
+    def cache_key(self) -> str | None:
+        return self.samples.cache_key()
+
+
+class CroppedSamples(FollowingSamples):
+    """Centre crops of samples that are not read from files.
+
+    Args:
+        samples: whose images they are.
+        size: side, or (h, w), of the crops.
+    """
+
+    def __init__(self, samples: Samples, size: int | tuple[int, int]) -> None:
+        self._crop = as_height_width(size)
+        super().__init__(samples)
+
+    def follow(self) -> None:
+        super().follow()
+        self.size = self._crop
+        self.preparation += f"; centre crop to {'x'.join(map(str, self._crop))} (box halving, then bicubic)"
+
+    def cache_key(self) -> str | None:
+        key = self.samples.cache_key()
+        return None if key is None else hashlib.sha256(f"{key} {self._crop}".encode()).hexdigest()
+
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
+        for images in self.samples.batches(batch_size, share):
+            if images.shape[1:3] != self._crop:
+                images = np.stack([np.asarray(center_crop(Image.fromarray(one), self._crop)) for one in images])
+            yield images
+        self.follow()
 
 
 class ArraySamples(Samples):
@@ -284,6 +349,11 @@ class ContentHash:
     def value(self) -> str:
         """16 hexadecimal digits."""
         return hashlib.sha256(f"{self._count} {self._sum}".encode()).hexdigest()[:16]
+
+
+def _is_store(source: Any) -> bool:
+    """Whether a source is the folder of a latent store."""
+    return isinstance(source, (str, Path)) and (Path(source) / LATENT_SPEC).is_file()
 
 
 def _from_store(folder: Path, decoder: Any, limit: int | None) -> Samples:

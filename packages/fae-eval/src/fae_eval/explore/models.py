@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,8 @@ class Choices:
     """What a visitor chooses about drawing from a generator, and the generator's own settings.
 
     Attributes:
-        classes: Names of its classes by label; empty for a generator without classes.
+        classes: Names of its classes by label, each once: of several with one name each has its label behind it; empty
+            for a generator without classes.
         text: Whether it draws what a prompt says.
         embedded: Whether it takes embeddings of text, and names no text encoder that would make them of a prompt.
         methods: Names of its samplers; empty for a generator that has one way only.
@@ -108,7 +111,7 @@ def choices_of(generator: Any) -> Choices:
     scale = None if getattr(guidance, "parts", ()) else getattr(guidance, "scale", guidance)
     reads = not count and getattr(config, "text_encoder", None) is not None
     return Choices(
-        names if count else (),
+        _each_once(names) if count else (),
         reads,
         not count and not reads and hasattr(config, "text_encoder"),
         typing.get_args(fields["method"].annotation) if "method" in fields else (),
@@ -117,3 +120,9 @@ def choices_of(generator: Any) -> Choices:
         guidance is not None,
         float(scale) if isinstance(scale, int | float) else None,
     )
+
+
+def _each_once(names: Sequence[str]) -> tuple[str, ...]:
+    """Names by which classes are chosen: ImageNet calls two classes crane, and each must be drawn by its own."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({label})" for label, name in enumerate(names))

@@ -23,7 +23,7 @@ from fae_core.sampling.prompts import read_prompts
 from fae_eval.data import GeneratedSamples, open_samples
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.results import FLOOR, Result
-from fae_eval.studies.generation import evaluate
+from fae_eval.studies.generation import evaluate, open_floor
 from fae_eval.studies.reference import KeptReference
 from fae_eval.tokenizers import load_image_tokenizer, name_of
 
@@ -77,9 +77,10 @@ class AtOptions:
         """The `fae sample` command that draws `count` samples at some options."""
         return sample_command(options, count=count, **self._named)
 
-    def measure_real(self, images: Any) -> Result:
-        """The record of `evaluate` for real images: the distance that samples can reach."""
-        return evaluate({FLOOR: images}, metrics=("frechet",), **self._measured)
+    def measure_real(self, images: Any, count: int) -> Result:
+        """The record of `evaluate` for at most `count` real images: the distance that so many samples can reach."""
+        real = open_floor(images, count, size=self._measured["size"], limit=self._measured["limit"])
+        return evaluate({FLOOR: real}, metrics=("frechet",), **self._measured)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ A group is one variant (a latent space, an adapter, a setting), its records one 
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,12 @@ from fae_core.errors import FAEError, UnknownName
 from fae_eval.results import FLOOR, RELATIVE, Result, is_number, provenance
 
 KIND = "comparison"
+_RECONSTRUCTION = "reconstruction"
+_DISTANCE = re.compile(r"r?(FID|FD-.*)")  # a Frechet distance
+_HIGHER = re.compile(
+    r"(precision|recall|density|coverage|IS|PSNR|SSIM|feature cosine|top-\d|((train|test) )?accuracy"
+    r"|(CLIP|SigLIP) score|(image|text) to (image|text) R@\d+)\b.*"
+)
 CLEAR = 5.0  # times the noise; a smaller difference needs more seeds before it is claimed
 
 
@@ -56,7 +64,8 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     Args:
         name: of the group.
         records: one per seed.
-        column: whose values; by default the last numeric column of the first record.
+        column: whose values; by default the Frechet distance or, where the first record has none, its last numeric
+            column (of `fae reconstruct` the first).
         row: first cell of the row in records without steps; by default the only row beside the floor or, where a record
             has several, in every record the one that is named as the first record's first.
 
@@ -65,6 +74,7 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     """
     if not records:
         raise FAEError(f"{name} has no records")
+    records = [_upright(record) for record in records]
     column = column or _default_column(records[0])
     row = row or _default_row(records)
     found = [_values(record, column, row) for record in records]
@@ -80,7 +90,18 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     return Group(name, steps, tuple(values for _, values in found), floor)
 
 
-def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = True, title: str = "Comparison") -> Result:
+def higher_is_better(column: str) -> bool:
+    """Whether a larger number is the better one, by its name: an accuracy, a similarity, but not a distance or error.
+
+    Args:
+        column: of a record of this package.
+    """
+    return _HIGHER.fullmatch(column) is not None
+
+
+def compare(
+    groups: Sequence[Group], *, column: str, lower_is_better: bool | None = None, title: str = "Comparison"
+) -> Result:
     """One row per group: mean and standard deviation over its runs, and the difference to the first group.
 
     The noise is the pooled standard deviation of a single run over all groups that have several; a difference smaller
@@ -90,7 +111,7 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
     Args:
         groups: two or more; the first is what the others are compared with.
         column: what the values are called.
-        lower_is_better: whether the smallest mean is the best.
+        lower_is_better: whether the smallest mean is the best; None: by the column's name, see `higher_is_better`.
         title: heading of the record.
 
     Raises:
@@ -98,6 +119,8 @@ def compare(groups: Sequence[Group], *, column: str, lower_is_better: bool = Tru
     """
     if len(groups) < 2:
         raise FAEError("a comparison needs at least two groups")
+    if lower_is_better is None:
+        lower_is_better = not higher_is_better(column)
     noise = pooled_deviation([group.last for group in groups])
     first = groups[0].mean
     rows = []
@@ -228,11 +251,24 @@ def _measured(record: Result) -> list[list[Any]]:
 
 
 def _default_column(record: Result) -> str:
-    if record.rows:
-        for at in range(len(record.columns) - 1, 0, -1):
-            if isinstance(record.rows[0][at], float):
-                return str(record.columns[at])
-    raise FAEError(f"{record.title!r} has no column of numbers")
+    numeric = [
+        str(name)
+        for at, name in enumerate(record.columns)
+        if at and record.rows and isinstance(record.rows[0][at], float)
+    ]
+    if not numeric:
+        raise FAEError(f"{record.title!r} has no column of numbers")
+    distances = [name for name in numeric if _DISTANCE.fullmatch(name)]
+    return distances[-1] if distances else numeric[0 if record.kind == _RECONSTRUCTION else -1]
+
+
+def _upright(record: Result) -> Result:
+    """The record of `fae reconstruct`, whose rows are what was measured, with columns of these; others as they are."""
+    if record.kind != _RECONSTRUCTION or len(record.columns) != 2 or not record.rows:
+        return record
+    names, cells = zip(*record.rows, strict=True)
+    table = {"columns": [record.columns[0], *names], "rows": [[record.columns[1], *cells]]}
+    return dataclasses.replace(record, table=table)
 
 
 def parse_groups(given: Mapping[str, Sequence[Result]], column: str | None, row: str | None) -> tuple[list[Group], str]:
@@ -246,5 +282,5 @@ def parse_groups(given: Mapping[str, Sequence[Result]], column: str | None, row:
     Raises:
         FAEError: where records do not fit each other.
     """
-    chosen = column or _default_column(next(iter(given.values()))[0])
+    chosen = column or _default_column(_upright(next(iter(given.values()))[0]))
     return [read_group(name, records, chosen, row) for name, records in given.items()], chosen

@@ -74,7 +74,8 @@ def evaluate(
         weights: local file of the weights of `extractor`.
         size: side, or (h, w), of a centre crop of all images; None takes them as they are.
         floor: more real images, disjoint from the reference, for a row of real against real, and for the column FDr:
-            Frechet distances divided by that row's.
+            Frechet distances divided by that row's. Of images in files and arrays as many are taken as the largest set
+            of samples has, evenly spread: fewer images are further away, whatever they show.
         decoder: a tokenizer that decodes latent stores.
         purpose: "reconstruction" calls the distance rFID or rFD.
         label_sampling: how classes were drawn (random, equal, ...); it moves FID by about 0.1, so it is recorded.
@@ -103,10 +104,10 @@ def evaluate(
         sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
         if not sets:
             raise FAEError("there are no samples to measure")
-        if floor is not None:
-            sets[FLOOR] = floor
         # Opened before any network runs, so that a wrong path is reported before long work.
         opened = {name: open_samples(source, size=size, decoder=decoder, limit=limit) for name, source in sets.items()}
+        if floor is not None:
+            opened[FLOOR] = open_floor(floor, max(map(len, opened.values())), size=size, limit=limit, decoder=decoder)
         if others:
             opened = {name: KeptSamples.of(one) for name, one in opened.items()}
             if not isinstance(reference, (str, Path, KeptReference)):  # perhaps a stream, which is read once
@@ -115,7 +116,7 @@ def evaluate(
         cache = Path(cache) if cache is not None else None
 
         def measured_by(judge: FeatureExtractor, chosen: list[str]) -> Result | None:
-            table = _Table(judge, chosen, asked, alone=len(sets) == 1)
+            table = _Table(judge, chosen, asked, alone=len(opened) == 1)
             run = _Runner(judge, batch_size, progress, group)
             real = run.reference(
                 reference,
@@ -198,6 +199,8 @@ class _Table:
         warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
         rebuilt = asked.purpose == "reconstruction"
         if relate_to_floor(self.columns, self.rows, metric_labels(extractor, asked.purpose)["frechet"]):
+            counts = {row[0]: row[1] for row in self.rows}
+            warnings += protocol.floor_warnings(counts.pop(FLOOR), counts)
             for row in self.rows:
                 name = RELATIVE if self._is_plain(row[0]) else f"{row[0]}: {RELATIVE}"
                 self.values[name] = row[self.columns.index(RELATIVE)]
@@ -205,6 +208,18 @@ class _Table:
         table = {"columns": self.columns, "rows": self.rows}
         notes = [] if extractor.official_inception else notes
         return Result(asked.purpose, heading, table, [], notes, warnings, self.values, record)
+
+
+def open_floor(floor: Any, count: int, *, limit: int | None = None, **options: Any) -> Samples:
+    """Real images that are measured like samples: at most as many as there are samples.
+
+    Args:
+        floor: anything that `open_samples` takes; a Samples is taken whole.
+        count: of the samples.
+        limit: most images.
+        **options: as in `open_samples` (size, decoder).
+    """
+    return open_samples(floor, limit=count if limit is None else min(limit, count), **options)
 
 
 def relate_to_floor(columns: list[str], rows: list[list[Any]], distance: str) -> bool:

@@ -14,8 +14,9 @@ _IMAGENET = 1000
 def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs: int) -> tuple[list[int], str | None]:
     """The outputs of a head that mean the labels of images.
 
-    A head of 1000 outputs is ImageNet's. Images whose classes have WordNet ids or ImageNet's names are matched by
-    these, in any order, also where they are only some of the classes.
+    A head of 1000 outputs is ImageNet's. Images whose classes have WordNet ids, ImageNet's names or its numbers (0 to
+    999, perhaps with zeros before them) are matched by these, in any order, also where they are only some of the
+    classes. Folders in the order of their names are 0, 1, 10, 100, ...
 
     Args:
         labels: class of each image, an index into `names`.
@@ -33,7 +34,7 @@ def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs:
             raise DataError(f"the images have the label {max(labels)}, and the head has {outputs} outputs")
         return list(labels), BY_PLACE
     known = _imagenet() if outputs == _IMAGENET else {}
-    found = {label: known.get(names[label].casefold(), ()) for label in set(labels)}
+    found = {label: known.get(_key(names[label]), ()) for label in set(labels)}
     if len(names) == outputs and all(not places or label in places for label, places in found.items()):
         return list(labels), None if all(found.values()) else BY_PLACE
     unclear = next((label for label, places in found.items() if len(places) != 1), None)
@@ -54,7 +55,7 @@ def labels_for_head(labels: Sequence[int], names: Sequence[str] | None, outputs:
 
 @functools.cache
 def _imagenet() -> dict[str, tuple[int, ...]]:
-    """WordNet id or name -> the outputs it may mean (two are called crane); empty without timm."""
+    """WordNet id, name or number -> the outputs it may mean (two are called crane); empty without timm."""
     try:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
@@ -62,7 +63,12 @@ def _imagenet() -> dict[str, tuple[int, ...]]:
     info = ImageNetInfo()
     known: dict[str, tuple[int, ...]] = {}
     for place, (wnid, described) in enumerate(zip(info.label_names(), info.label_descriptions(), strict=True)):
-        for name in {wnid, described, *described.split(",")}:
-            key = name.strip().casefold()
-            known[key] = (*known.get(key, ()), place)
+        for name in {str(place), wnid, described, *described.split(",")}:
+            known[_key(name)] = (*known.get(_key(name), ()), place)
     return known
+
+
+def _key(name: str) -> str:
+    """A name as it is compared: without regard to case, and a number without zeros before it."""
+    name = name.strip().casefold()
+    return str(int(name)) if name.isdecimal() and len(name) < 10 else name

@@ -108,6 +108,7 @@ def evaluate_reconstruction(
                 },
                 preparation="centre crop (box halving, then bicubic)",
                 extractor=network and {"name": network.name, "weights": network.fingerprint, "resize": network.resize},
+                lpips=None if pass_.lpips is None else pass_.lpips.name,
                 uint8_rule=UINT8_RULE,
                 processes=group.world_size if group.world_size > 1 else None,
                 seconds=round(time.monotonic() - started, 1),

@@ -140,7 +140,8 @@ class _Grid(ResumableStudy[dict[str, Any]]):
         """Measure real images, unless the record that is resumed has them. Raises FAEError where it has others."""
         content = self.study.content(images)
         if self.floor is None:
-            count, distance = numbers(*(self.study.measure_real(images).rows[0][at] for at in (1, -1)))
+            measured = self.study.measure_real(images, self.grid.count)
+            count, distance = numbers(*(measured.rows[0][at] for at in (1, -1)))
             self.floor, self.identity[_FLOOR] = (int(count), distance), content
         elif self.identity[_FLOOR] not in (content, name_of(images)):  # earlier versions knew them by their name
             raise FAEError("the sampling grid to resume was started with another floor; use a new --out")

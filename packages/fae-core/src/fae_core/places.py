@@ -1,0 +1,40 @@
+"""Which samples of a data set are asked for: indices that a person or another program gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fae_core.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def places_of(indices: Any, count: int, whose: str) -> NDArray[Any]:
+    """Indices as int64, negative ones counted from the end.
+
+    Args:
+        indices: a sequence, array or tensor of integers, or a slice.
+        count: how many samples there are.
+        whose: what errors call the data.
+
+    Raises:
+        DataError: they are no list of integers (a mask is none: as integers it would stand for samples 0 and 1), or one
+            is outside the data.
+    """
+    import numpy as np  # not above: sources are opened without it
+
+    if isinstance(indices, slice):
+        return np.arange(*indices.indices(count), dtype=np.int64)
+    given = np.asarray(indices)
+    if given.ndim != 1:
+        raise DataError(f"indices must be a list of numbers, not of shape {given.shape}")
+    if given.size and given.dtype.kind not in "iu":
+        hint = "; give numpy.flatnonzero(mask)" if given.dtype.kind == "b" else ""
+        raise DataError(f"indices of {whose} are integers, not {given.dtype}{hint}")
+    places = given.astype(np.int64)
+    places = np.where(places < 0, places + count, places)
+    if places.size and not (places.min() >= 0 and places.max() < count):
+        wrong = given[(places < 0) | (places >= count)][0]
+        raise DataError(f"sample {wrong} does not exist: {whose} has {count}")
+    return places
