@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
-from fae_core.images import ImageSource, load_batch, to_uint8
+from fae_core.images import ImageSource, load_pair, to_uint8
 from fae_core.protocols import AdaptingEncoder, encoder_of, read_size
 
 
@@ -49,10 +49,8 @@ def reconstruct(tokenizer: Any, source: ImageSource, rows: Sequence[int], device
     Raises:
         FAEError: the reconstructions are not finite.
     """
-    size, shape = read_size(tokenizer), tokenizer.spec.image_shape
-    read = load_batch(source, rows, size).to(device)
-    # Made smaller again, images of 32 pixels that were read at 128 would be softer than they are, and flatter.
-    original = read if tuple(size) == tuple(shape) else load_batch(source, rows, shape).to(device)
+    pair = load_pair(source, rows, read_size(tokenizer), tokenizer.spec.image_shape)
+    read, original = (images.to(device) for images in pair)
     encoder, features = encoder_of(tokenizer), None
     if isinstance(encoder, AdaptingEncoder):  # one pass through the backbone for both
         features = encoder.features(read)
