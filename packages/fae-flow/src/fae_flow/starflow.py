@@ -301,7 +301,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             (B, C, h, w).
         """
         noise_std = self.config.noise_std if noise_std is None else noise_std
-        with torch.inference_mode(False), torch.enable_grad():
+        # In the model's own dtype, whatever autocast the caller is in.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
             # Clones, because autograd refuses tensors that a caller made in inference mode.
             leaf = z.detach().clone().requires_grad_(True)
             condition = condition.clone() if isinstance(condition, Tensor) else condition

@@ -25,7 +25,7 @@ def projected(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
         linear: The projection.
         x: Its input, (..., C).
     """
-    if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear or _is_hooked(linear):
+    if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear or is_hooked(linear):
         return linear(x), None
     bias: Tensor | None = linear.bias
     if bias is None or not bias.requires_grad or not torch.is_grad_enabled():
@@ -35,7 +35,12 @@ def projected(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     return F.linear(x, linear.weight, bias.detach()), bias
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module does more than its `forward`.
+
+    Args:
+        module: Any.
+    """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core import ops
+from fae_core.ops.projections import is_hooked
 from fae_core.ops.rotary import Layout
 from fae_flow.layers import CausalAttention, FlowLayer, GatedMLP, OffsetRMSNorm, Rope
 from fae_flow.sampling.cache import LayerCache
-from fae_flow.sampling.linear import SamplingLinear
+from fae_flow.sampling.linear import MakeLinear, SamplingLinear
 
 # One complex number per rotated pair, (n, 1, D/2); or cosines and sines (n, D/2).
 Rotation = Tensor | Rope
@@ -79,7 +80,7 @@ class Stretch:
 class SamplingLayer:
     """A frozen FlowLayer; arguments as of `SamplingBlock`."""
 
-    def __init__(self, layer: FlowLayer, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
+    def __init__(self, layer: FlowLayer, make_linear: MakeLinear, dtype: torch.dtype) -> None:
         self.attention_norm = sampling_norm(layer.attention_norm, dtype)
         self.attention = SamplingAttention(layer.attention, make_linear, dtype)
         self.attention_post_norm = sampling_norm(layer.attention_post_norm, dtype)
@@ -106,7 +107,7 @@ class SamplingLayer:
 class SamplingAttention:
     """Attention of a stretch over a cache, without the output projection, which the layer joins with its residual."""
 
-    def __init__(self, attention: CausalAttention, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
+    def __init__(self, attention: CausalAttention, make_linear: MakeLinear, dtype: torch.dtype) -> None:
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.layout: Layout = attention.layout
         self.qkv, self.proj = make_linear(attention.qkv, dtype), make_linear(attention.proj, dtype)
@@ -152,15 +153,17 @@ class SamplingAttention:
 
 def sampling_norm(norm: nn.Module, dtype: torch.dtype) -> Norm | None:
     """A frozen norm as a function; None for the identity."""
-    if isinstance(norm, nn.Identity):
-        return None
+    if is_hooked(norm) or type(norm) not in (nn.Identity, OffsetRMSNorm, nn.LayerNorm):
+        own = next(norm.parameters()).dtype  # wrapped, by an adapter for example: called as it is
+        return lambda x: norm(x.to(own)).to(dtype)
     if isinstance(norm, OffsetRMSNorm):
         offset, rms_eps = 1 + norm.weight.detach().to(dtype), norm.eps
         return lambda x: ops.rms_norm(x, offset, rms_eps)
-    assert isinstance(norm, nn.LayerNorm)
-    weight = norm.weight.detach().to(dtype)
-    bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
-    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+    if isinstance(norm, nn.LayerNorm):
+        weight = norm.weight.detach().to(dtype)
+        bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
+        return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+    return None
 
 
 def _apply(norm: Norm | None, x: Tensor) -> Tensor:
