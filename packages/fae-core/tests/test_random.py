@@ -54,6 +54,21 @@ def test_calls_do_not_disturb_each_other_or_the_global_generator(draw) -> None:
 
 
 @every_method
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_s_defaults_do_not_matter(draw, dtype) -> None:
+    expected = draw(SlotRandom(1, [4, 0]), "noise")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            found = draw(SlotRandom(1, [4, 0]), "noise")
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+@every_method
 def test_select_draws_the_same_rows(draw) -> None:
     random = SlotRandom(9, range(10, 16), step=2)
     whole = draw(random, "x")

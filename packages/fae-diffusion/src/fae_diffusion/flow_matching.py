@@ -262,12 +262,12 @@ class _Draws:
     def normal(self, shape: tuple[int, ...], stream: str) -> Tensor:
         if self.random is not None:
             return self.random.normal(shape, stream, self.device)
-        return torch.randn(self.batch, *shape, device=self.device)
+        return torch.randn(self.batch, *shape, dtype=torch.float32, device=self.device)
 
     def uniform(self, stream: str) -> Tensor:
         if self.random is not None:
             return self.random.uniform((), stream, self.device)
-        return torch.rand(self.batch, device=self.device)
+        return torch.rand(self.batch, dtype=torch.float32, device=self.device)
 
 
 def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:

@@ -325,8 +325,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             count = condition_rows(condition) if condition is not None else len(random) if random is not None else None
             if count is None:
                 raise FAEError("sample needs a condition, noise or random to know how many samples to make")
-            shape = self.spec.shape
-            noise = torch.randn(count, *shape) if random is None else random.normal(shape, "noise")
+            shape, plain = self.spec.shape, {"dtype": torch.float32, "device": "cpu"}
+            noise = torch.randn(count, *shape, **plain) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
             condition = condition.cpu()  # labels, whose range is checked on the CPU
