@@ -167,9 +167,12 @@ class LatentStore(StoreFacts, SampleDataset):
         """Indices as int64, negative ones counted from the end. Raises DataError where one is outside the store."""
         if isinstance(indices, slice):
             return np.arange(*indices.indices(len(self)), dtype=np.int64)
-        places = np.asarray(indices, dtype=np.int64)
+        places = np.asarray(indices)
         if places.ndim != 1:
             raise DataError(f"indices must be a list of numbers, not of shape {places.shape}")
+        if places.size and places.dtype.kind not in "iu":
+            raise DataError(f"indices must be whole numbers, not {places.dtype}; a mask's are numpy.flatnonzero(mask)")
+        places = places.astype(np.int64)
         places = np.where(places < 0, places + len(self), places)
         if places.size and not (places.min() >= 0 and places.max() < len(self)):
             raise DataError(f"sample {int(np.asarray(indices).max())} does not exist: {self.folder} has {len(self)}")
