@@ -61,6 +61,8 @@ class Stream(nn.Module):
             self.proj = nn.Linear(width, width)
             swiglu = config.swiglu
             self.mlp = SwiGLU(width, config.mlp_hidden, bias=False) if swiglu else MLP(width, config.mlp_hidden)
+        elif self.q_norm is not None:
+            self.q_norm.requires_grad_(False)  # kept as the original does, and never used: processes would wait for it
         self.own_attention = _own_attention(config) if own else None
 
     def modulations(self, c_BD: Tensor) -> tuple[Before, After | None]:
