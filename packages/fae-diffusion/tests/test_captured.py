@@ -59,6 +59,28 @@ def test_captured_evaluations_are_those_of_the_network_to_the_bit(kind: str, bf1
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
 
 
+class Quantised(torch.Tensor):
+    """A weight that computes in its own way, as those of torchao do, and cannot be cast."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.empty_like:
+            raise NotImplementedError(function)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_quantised_weights_are_left_to_themselves() -> None:
+    model, condition = network("labels")
+    for block in model.blocks:
+        block.mlp.down.weight = torch.nn.Parameter(block.mlp.down.weight.detach().as_subclass(Quantised))
+    captured = CapturedNetwork(model, model.velocity, True, capture=replayed)
+    z, t = randn(3, 4, 2, 2), torch.full((3,), 0.5)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        captured.renew()
+        assert captured._casts
+        assert torch.equal(captured(z, t, condition), model.velocity(z, t, condition))
+
+
 def test_a_sampler_uses_what_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     model, labels = network("labels")
     noise = randn(3, 4, 2, 2)

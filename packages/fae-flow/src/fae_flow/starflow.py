@@ -157,7 +157,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             z: Normalised latents (B, C, h, w).
             condition: Labels or text; None = the null condition.
         """
-        return self._trace(z, prepare_condition(self.config, condition, len(z), z.device))
+        return self._trace(z, prepare_condition(self.config, condition, z.shape[0], z.device))
 
     def log_prob(self, z: Tensor, condition: Any = None) -> Tensor:
         """Exact log-density of `z` as given.

@@ -78,13 +78,14 @@ class CapturedNetwork:
                 parameters[name] = parameter
 
     def _cast_parameters(self) -> list[nn.Parameter]:
-        """The parameters that autocast casts and nothing else reads."""
+        """The parameters that autocast casts and nothing else reads; quantised ones compute on their own."""
         if not self.bf16:
             return []
         # Outside the blocks the models ask a weight for its dtype.
         blocks: Any = self._network.blocks
         linear = [m for m in blocks.modules() if type(m) is nn.Linear]
-        return list(dict.fromkeys(p for m in linear for p in m.parameters(recurse=False) if p.dtype == torch.float32))
+        own = [p for m in linear for p in m.parameters(recurse=False) if type(p) is nn.Parameter]
+        return list(dict.fromkeys(p for p in own if p.dtype == torch.float32))
 
 
 def _tensors_of(condition: Any) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], Any]] | None:

@@ -116,7 +116,7 @@ def sampling_linear(kind: type[PlainLinear | PackedLinear]) -> MakeLinear:
     """
 
     def make(linear: nn.Linear, dtype: torch.dtype) -> SamplingLinear:
-        plain = type(linear) is nn.Linear and not is_hooked(linear) and type(linear.weight.detach()) is Tensor
+        plain = type(linear) is nn.Linear and not is_hooked(linear) and type(linear.weight) is nn.Parameter
         return kind(linear, dtype) if plain else CalledLinear(linear, dtype)
 
     return make
