@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,9 @@ from fae_core.training.task import Batch, Phase, Task
 
 if TYPE_CHECKING:
     from fae_core.latent_store import LatentStore
+
+_USUAL_SCALES = (0.3, 3.0)  # of normalised latents, between which a store of few images may lie
+log = logging.getLogger("fae")
 
 
 class GeneratorTask(Task):
@@ -45,6 +49,14 @@ class GeneratorTask(Task):
         generator.spec.require(store.spec, context=f"latent store {store.folder}")
         if len(store) == 0:
             raise DataError(f"{store.folder} holds no latents")
+        scale = getattr(store, "scale", None)
+        if scale is not None and not _USUAL_SCALES[0] < scale < _USUAL_SCALES[1]:
+            log.warning(
+                "the latents of %s, normalised by their spec, have a root mean square of %.3g, and losses, noise and "
+                "schedules are made for 1: the spec has no statistics or those of others; write the store with its own",
+                store.folder,
+                scale,
+            )
         require_labels_below(store.labels, class_count(generator), str(store.folder))
         if preview is not None:
             check_options(generator, preview.options)
