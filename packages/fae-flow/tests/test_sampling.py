@@ -78,6 +78,20 @@ class Adapted(torch.nn.Module):
         return 1.2 * self.base(x)
 
 
+class Standing(torch.nn.Module):
+    """What stands in the place of a module and has its parts, as peft's `modules_to_save`."""
+
+    def __init__(self, copied: torch.nn.Module) -> None:
+        super().__init__()
+        self.copied = copied
+
+    def __getattr__(self, name: str) -> object:
+        return super().__getattr__(name) if name == "copied" else getattr(self.copied, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.copied(x)
+
+
 @pytest.mark.parametrize("options", [{}, {"jacobi": {"stretch": 5, "tolerance": 0.0}}, {"precision": "bf16"}])
 def test_layers_with_adapters_hooks_and_parametrisations_sample_what_their_density_is(
     flow, spec, condition_for, latents_for, options
@@ -89,6 +103,7 @@ def test_layers_with_adapters_hooks_and_parametrisations_sample_what_their_densi
         for layer in block.layers:
             layer.attention.qkv = Adapted(layer.attention.qkv)
             layer.attention.proj.register_forward_hook(lambda module, inputs, output: 1.2 * output)
+            layer.mlp = Standing(layer.mlp)
             layer.mlp.up.register_forward_pre_hook(lambda module, inputs: 1.2 * inputs[0])
             torch.nn.utils.parametrizations.weight_norm(layer.mlp.down)
             if not isinstance(layer.attention_norm, torch.nn.Identity):

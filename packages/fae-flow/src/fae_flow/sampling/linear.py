@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
-from fae_core.ops.projections import is_hooked
+from fae_core.ops.projections import is_bare
 
 _CACHE_LINE = 64
 
@@ -116,7 +116,7 @@ def sampling_linear(kind: type[PlainLinear | PackedLinear]) -> MakeLinear:
     """
 
     def make(linear: nn.Linear, dtype: torch.dtype) -> SamplingLinear:
-        plain = type(linear) is nn.Linear and not is_hooked(linear) and type(linear.weight) is nn.Parameter
+        plain = is_bare(linear, nn.Linear) and type(linear.weight) is nn.Parameter
         return kind(linear, dtype) if plain else CalledLinear(linear, dtype)
 
     return make
