@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fae_core import LatentSpec
 from fae_core.config import Config, parse_config
 from fae_core.errors import DataError, FAEError, InvalidFile
+from fae_core.latent_store import write_store
 from fae_core.models.draw import check_options, check_samples, draw_latents
 from fae_core.random import SlotRandom
 from fae_core.sampling.job import SampleJob
@@ -194,6 +195,30 @@ class Store:
 
     def read(self, indices, random=None):
         return torch.zeros(len(indices), *SPEC.shape), None
+
+
+@pytest.mark.parametrize(
+    ("statistics", "scale"),
+    [
+        ((None, None), 13.0),
+        (([5.0] * 3, [12.0] * 3), 1.0),
+        (([5.0] * 3, [1.5] * 3), 8.0),
+        (([-60.0] * 3, [12.0] * 3), 5.5),
+    ],
+)
+def test_latents_that_their_spec_does_not_normalise_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, statistics: tuple[object, object], scale: float
+) -> None:
+    """They are trained on as they are, far from the noise, and nothing but the samples would tell."""
+    z = 5 + 12 * torch.randn(200, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    store = write_store(tmp_path / "store", SPEC.with_statistics(*statistics), z)
+    generator = ThirdParty()
+    generator.spec = store.spec
+    with caplog.at_level("WARNING", "fae"):
+        GeneratorTask(generator, store)
+    assert store.scale == pytest.approx(scale, rel=0.05)
+    assert store.read(range(200))[0].square().mean().sqrt().item() == pytest.approx(store.scale, rel=1e-4)
+    assert ("have a root mean square of" in caplog.text) == (scale != 1.0)
 
 
 def test_preview_options_are_refused_when_the_task_is_made() -> None:

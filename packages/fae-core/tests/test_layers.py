@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -133,6 +134,34 @@ def test_self_attention_is_its_parts(qk_norm: bool | str, causal: bool, rotate: 
         scores = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
     want = layer.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 6, 16))
     torch.testing.assert_close(layer(x, tables if rotate else None), want, atol=1e-5, rtol=1e-5)
+
+
+class Wrapped(torch.nn.Module):
+    """A trained copy in the place of a module, as peft's `modules_to_save` puts it."""
+
+    def __init__(self, copied: torch.nn.Module) -> None:
+        super().__init__()
+        self.copied = copied
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.copied(x)
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_norms_of_heads_that_are_wrapped_or_hooked_are_called(kind: str) -> None:
+    torch.manual_seed(0)
+    layer, x, tables = SelfAttention(16, 2, qk_norm=kind), torch.randn(2, 6, 16), AxialRope(2, 3, 8)()
+    torch.nn.init.normal_(layer.q_norm.weight)
+    torch.nn.init.normal_(layer.k_norm.weight)
+    want = layer(x, tables)
+    wrapped, hooked = copy.deepcopy(layer), copy.deepcopy(layer)
+    wrapped.q_norm, wrapped.k_norm = Wrapped(wrapped.q_norm), Wrapped(wrapped.k_norm)
+    torch.testing.assert_close(wrapped(x, tables), want)
+    hooked.q_norm.register_forward_pre_hook(lambda module, inputs: -inputs[0])
+    hooked.k_norm.register_forward_hook(lambda module, inputs, output: -output)
+    torch.testing.assert_close(hooked(x, tables), want)
+    hooked.k_norm.register_forward_hook(lambda module, inputs, output: -output)
+    assert not torch.allclose(hooked(x, tables), want)
 
 
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:

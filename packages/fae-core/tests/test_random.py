@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fae_core import SlotRandom
+from fae_core.models.build import seeded
 from fae_core.random import counter as counter_random
 from fae_core.random import derive_seed
 
@@ -51,6 +52,21 @@ def test_calls_do_not_disturb_each_other_or_the_global_generator(draw) -> None:
     draw(random, "b")
     assert torch.equal(draw(random, "a"), first)
     assert torch.equal(torch.rand(1), expected)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_s_defaults_do_not_matter(draw, dtype) -> None:
+    expected = draw(SlotRandom(1, [4, 0]), "noise")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            found = draw(SlotRandom(1, [4, 0]), "noise")
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
 
 
 @every_method
@@ -167,3 +183,15 @@ def test_only_what_is_wanted_on_a_gpu_is_drawn_there() -> None:
     assert there.select([1]).on_device
     assert there.normal((2, 3), "noise", "meta").shape == (2, 2, 3)  # any device but the CPU
     assert there.uniform((), "time", "meta").shape == (2,)
+
+
+def test_the_seed_of_weights_leaves_the_generators_of_cpu_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded_gpus: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_gpus.append)  # what torch.manual_seed calls
+    before = torch.get_rng_state()
+    first, again, other = (seeded(seed, lambda: torch.nn.Linear(3, 3)).weight for seed in (5, 5, 6))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before) and not seeded_gpus
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        assert torch.equal(torch.nn.Linear(3, 3).weight, first)

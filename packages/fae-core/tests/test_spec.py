@@ -234,6 +234,15 @@ def test_statistics_may_differ_by_position(tmp_path: Path) -> None:
         SPEC.require(spec)
     with pytest.raises(FAEError, match=r"expected latents of shape \(\.\.\., 2, 3, 4\)"):
         spec.normalize(torch.zeros(1, 2, 4, 3))
+    for mean_, std_ in ((mean.permute(1, 2, 0), std.permute(1, 2, 0)), (mean.flatten(1), std), (mean[:, :1], std)):
+        with pytest.raises(FAEError, match=r"mean: .*an array of shape \(.*\(C, h, w\) = \(2, 3, 4\)"):
+            SPEC.with_statistics(mean_, std_)
+    for shape in ((2,), (2, 1, 1), (1, 2, 1, 1)):
+        assert SPEC.with_statistics(torch.zeros(shape), np.ones(shape)) == SPEC.with_statistics([0, 0], [1, 1])
+    assert SPEC.with_statistics(mean[None], std.flatten()) == spec
+    square = LatentSpec(4, 2, 2, 16, "x")  # as many positions as channels
+    with pytest.raises(FAEError, match="an array of shape"):
+        square.with_statistics(np.zeros((2, 2)), np.ones((2, 2)))
     with pytest.raises(FAEError, match="mean has 24 values, std 2"):
         SPEC.with_statistics(mean, [1.0, 1.0])
     with torch.inference_mode():

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from fae_core import LatentSpec, LatentStore
+from fae_core.errors import DataError
 from fae_core.latent_store import write_store
 
 SPEC = LatentSpec(3, 2, 4, 32, "toy", mean=(0.5, -1.0, 2.0), std=(2.0, 0.5, 3.0))
@@ -80,3 +81,13 @@ def test_an_iterable_data_set(large: LatentStore, workers: int) -> None:
 def test_a_stream_has_the_order_of_batches(large: LatentStore) -> None:
     streamed = torch.stack([sample.z for sample in large.stream(seed=3, epoch=2)])
     assert torch.equal(streamed, torch.cat([z for z, _ in large.batches(256, seed=3, epoch=2)]))
+
+
+def test_a_mask_or_fractions_are_no_indices(store: LatentStore) -> None:
+    """As int64 a mask was read as sample 0 and sample 1, over and over."""
+    mask = store.labels == 3
+    for wrong in (mask, torch.from_numpy(mask), mask.tolist(), [0.5, 1.5], ["1"]):
+        with pytest.raises(DataError, match="are integers, not"):
+            store.read(wrong)
+    assert store.read(mask.nonzero()[0])[1].tolist() == [3] * 5
+    assert len(store.read([])[0]) == len(store.read(torch.tensor([], dtype=torch.long))[0]) == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from fae_core import LatentSpec
 from fae_core.errors import FAEError
 from fae_diffusion import LightningDiT, MMDiT, MMDiTConfig, TextCondition
-from fae_diffusion.samplers.captured import CapturedNetwork
+from fae_diffusion.samplers.captured import CapturedNetwork, is_plain
 
 SPEC = LatentSpec(4, 2, 2, (32, 32), "toy/backbone")
 
@@ -57,6 +57,65 @@ def test_captured_evaluations_are_those_of_the_network_to_the_bit(kind: str, bf1
         captured.renew()
         assert torch.equal(captured(z, t, condition), model.velocity(z, t, condition))
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+
+
+class Quantised(torch.Tensor):
+    """A weight that computes in its own way, as those of torchao do, and cannot be cast."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.empty_like:
+            raise NotImplementedError(function)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_quantised_weights_are_left_to_themselves() -> None:
+    model, condition = network("labels")
+    for block in model.blocks:
+        block.mlp.down.weight = torch.nn.Parameter(block.mlp.down.weight.detach().as_subclass(Quantised))
+    captured = CapturedNetwork(model, model.velocity, True, capture=replayed)
+    z, t = randn(3, 4, 2, 2), torch.full((3,), 0.5)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        captured.renew()
+        assert captured._casts
+        assert torch.equal(captured(z, t, condition), model.velocity(z, t, condition))
+
+
+class Adapted(torch.nn.Module):
+    """A layer with an adapter that can be switched off, as those of peft."""
+
+    def __init__(self, base: torch.nn.Module) -> None:
+        super().__init__()
+        self.base, self.on = base, True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) * (1.5 if self.on else 1.0)
+
+
+def frozen(call: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    """As a graph, which does not ask again what modules do now."""
+    result = call()
+    return lambda: None, result
+
+
+def test_switched_adapters_and_hooks_are_followed() -> None:
+    model, condition = network("labels")
+    assert is_plain(model)
+    adapted = model.blocks[0].mlp.down = Adapted(model.blocks[0].mlp.down)
+    assert not is_plain(model)
+    captured = CapturedNetwork(model, model.velocity, False, capture=frozen)
+    z, t, seen = randn(3, 4, 2, 2), torch.full((3,), 0.5), []
+    with torch.inference_mode():
+        for on in (True, False, True):
+            adapted.on = on
+            captured.renew()
+            seen.append(captured(z, t, condition))
+            assert torch.equal(seen[-1], model.velocity(z, t, condition))
+    assert not torch.equal(seen[0], seen[1])
+    model.blocks[0].mlp.down = adapted.base
+    assert is_plain(model)
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    assert not is_plain(model)
 
 
 def test_a_sampler_uses_what_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:

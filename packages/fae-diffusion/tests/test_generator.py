@@ -99,6 +99,16 @@ def test_guidance_one_equals_no_guidance_and_costs_no_null_label() -> None:
         model.sample(None, random=random, steps=2)
 
 
+@pytest.mark.parametrize("method", ["euler", "sde"])
+@pytest.mark.parametrize("rows", [(1, 3, 3), (3, 1, 1), (3, 3, 1), (3, 3, 2), (3, 1, 3)])
+def test_noise_conditions_and_slots_are_as_many(model: LightningDiT, rows: tuple[int, int, int], method: str) -> None:
+    """One row of any of them would be taken for all samples: one noise for three, or one path of the SDE."""
+    noises, labels, slots = rows
+    noise = torch.randn(noises, *model.spec.shape)
+    with pytest.raises(FAEError, match=r"(noise has|random has) \d (rows|slots) for a batch of \d"):
+        model.sample([0] * labels, noise=noise, random=SlotRandom(0, range(slots)), method=method, steps=2)
+
+
 def test_autoguidance_with_oneself_changes_nothing(model: LightningDiT) -> None:
     random = SlotRandom(0, [0])
     guided = model.sample([1], random=random, steps=3, guidance=4.0, weak=model)

@@ -46,6 +46,12 @@ class TestMMDiT(GeneratorConformance):
         assert all(torch.equal(a, loaded.state_dict()[name]) for name, a in generator.state_dict().items())
 
 
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_normed_heads_are_trained_where_they_are_used(norm) -> None:
+    """The last block's text has no queries: their norm, which checkpoints hold, stays, and processes do not wait."""
+    TestMMDiT().test_the_loss_reaches_all_that_is_trained(OfLabels(MMDiTConfig(**SMALL, qk_norm=norm), SPEC), SPEC)
+
+
 @pytest.fixture
 def model() -> MMDiT:
     torch.manual_seed(0)

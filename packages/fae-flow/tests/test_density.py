@@ -157,3 +157,22 @@ def test_conditions_that_do_not_fit_are_refused(build, spec, latents_for) -> Non
         build(patch_size=2)(torch.zeros(1, 3, 4, 5))
     with pytest.raises(FAEError, match="expected latents of shape"):
         build(rope=False)(torch.zeros(1, 3, 6, 4))
+
+
+def test_the_density_is_exported_for_any_batch(build, spec, latents_for) -> None:
+    """Labels are checked by value, which nothing can be while a model is traced."""
+    flow, batch = build(classes=3), torch.export.Dim("batch", min=1, max=8)
+
+    class Density(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flow = flow
+
+        def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return self.flow.log_prob(z, labels)
+
+    z, labels = latents_for(spec, 5), torch.tensor([0, 1, 2, 3, 0])
+    with torch.no_grad():
+        shapes = {"z": {0: batch}, "labels": {0: batch}}
+        program = torch.export.export(Density(), (z[:2], labels[:2]), dynamic_shapes=shapes).module()
+        torch.testing.assert_close(program(z, labels), flow.log_prob(z, labels))

@@ -67,6 +67,60 @@ def test_linear_layouts_agree(flow, spec, condition_for, latents_for, options) -
     torch.testing.assert_close(sampler.sample(condition, noise), expected, atol=2e-5, rtol=1e-5)
 
 
+class Adapted(torch.nn.Module):
+    """A layer with more than a weight, which it still shows as the layers of peft do."""
+
+    def __init__(self, base: torch.nn.Module) -> None:
+        super().__init__()
+        self.base, self.weight = base, base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.2 * self.base(x)
+
+
+class Standing(torch.nn.Module):
+    """What stands in the place of a module and has its parts, as peft's `modules_to_save`."""
+
+    def __init__(self, copied: torch.nn.Module) -> None:
+        super().__init__()
+        self.copied = copied
+
+    def __getattr__(self, name: str) -> object:
+        return super().__getattr__(name) if name == "copied" else getattr(self.copied, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.copied(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"jacobi": {"stretch": 5, "tolerance": 0.0}}, {"precision": "bf16"}])
+def test_layers_with_adapters_hooks_and_parametrisations_sample_what_their_density_is(
+    flow, spec, condition_for, latents_for, options
+) -> None:
+    noise, condition = latents_for(spec, 3), condition_for(flow, 3)
+    plain = flow.sample(condition, noise=noise, denoise=False)
+    for block in flow.blocks:
+        block.proj_in = Adapted(block.proj_in)
+        for layer in block.layers:
+            layer.attention.qkv = Adapted(layer.attention.qkv)
+            layer.attention.proj.register_forward_hook(lambda module, inputs, output: 1.2 * output)
+            layer.mlp = Standing(layer.mlp)
+            layer.mlp.up.register_forward_pre_hook(lambda module, inputs: 1.2 * inputs[0])
+            torch.nn.utils.parametrizations.weight_norm(layer.mlp.down)
+            if not isinstance(layer.attention_norm, torch.nn.Identity):
+                layer.attention_norm.register_forward_hook(lambda module, inputs, output: 1.2 * output)
+    expected = naive_sample(flow, condition, noise)
+    sampled = flow.sample(condition, noise=noise, denoise=False, **options)
+    tolerance = 0.5 if "precision" in options else 1e-3  # of what the layers' own weights alone would give
+    assert (sampled - expected).norm() < tolerance * (plain - expected).norm()
+
+
+def test_an_autocast_around_sampling_changes_nothing(flow, spec, condition_for, latents_for) -> None:
+    noise, condition = latents_for(spec, 2), condition_for(flow, 2)
+    expected = flow.sample(condition, noise=noise, denoise=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(flow.sample(condition, noise=noise, denoise=True), expected)
+
+
 def test_static_shapes_change_nothing(flow, spec, condition_for, latents_for) -> None:
     noise, condition = latents_for(spec, 2), condition_for(flow, 2)
     sampler = FlowSampler(flow)

@@ -45,7 +45,8 @@ class LatentSpec:
         image_size: Pixels of the images that a latent stands for, one number or (height, width).
         backbone: The frozen encoder, as `create_backbone` names it.
         mean: For `normalize`: C numbers, one per channel, or C * h * w numbers, one per channel and position in the
-            order (C, h, w), as RAE's latents have them; None means 0 for each channel.
+            order (C, h, w), as RAE's latents have them; None means 0 for each channel. An array of numbers of its own
+            order, such as (h, w, C), is refused.
         std: The standard deviations, as many as `mean`; None means 1 for each channel.
         fingerprint: Hash of the weights (backbone, feature normalisation, adapter) that produce the latents.
         adapter: The network between the backbone and the latent.
@@ -93,6 +94,7 @@ class LatentSpec:
         if value is None:
             return (0.0 if info.field_name == "mean" else 1.0,) * info.data.get("channels", 0)
         if hasattr(value, "tolist"):
+            _require_order(tuple(value.shape), info.data)
             value = value.reshape(-1).tolist()
         if isinstance(value, str):
             value = _numbers(value)
@@ -311,6 +313,22 @@ class LatentSpec:
             wanted = ", ".join(map(str, sides)) if self.is_positional else "h, w"
             raise FAEError(f"expected latents of shape (..., {self.channels}, {wanted}), got {tuple(z.shape)}")
         return self.statistics(z.device)
+
+
+def _require_order(shape: tuple[int, ...], sizes: dict[str, Any]) -> None:
+    """Raise ValueError for an array whose shape says that its numbers are in another order than (C, h, w).
+
+    Args:
+        shape: Of the statistics.
+        sizes: Fields of the spec: channels, height and width, where these are valid.
+    """
+    channels, *sides = (sizes.get(name, 0) for name in ("channels", "height", "width"))
+
+    def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(size for size in shape if size != 1)
+
+    if len(shape) > 1 and without_ones(shape) not in (without_ones((channels,)), without_ones((channels, *sides))):
+        raise ValueError(f"an array of shape {shape} does not say the numbers of (C, h, w) = {(channels, *sides)}")
 
 
 def _text(numbers: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from fae_core.errors import FAEError
 from fae_core.ops.compiling import compiles
 from fae_core.processes import are_several
 from fae_diffusion.guided_velocity import GuidedVelocity
-from fae_diffusion.samplers.captured import SMALL, CapturedNetwork
+from fae_diffusion.samplers.captured import SMALL, CapturedNetwork, is_plain
 from fae_diffusion.samplers.config import Sampling
 
 _REPAYS_COMPILING = 1000  # evaluations after which a run is taken to be long
@@ -47,7 +47,7 @@ class FastSampling(nn.Module):
             for block in self.blocks:
                 block.compile()
         if graph == "auto":
-            graph = device.type == "cuda" and small and not self._blocks_compiled
+            graph = device.type == "cuda" and small and not self._blocks_compiled and is_plain(self)
         if not graph:
             return velocity.model
         kept = self._captured

@@ -160,9 +160,12 @@ class FlowMatching(FastSampling):
         if isinstance(condition, Tensor) and not condition.is_floating_point():
             condition = condition.cpu()  # labels: few, and checked by value
         condition = self._check_condition(condition, batch, device)
+        drawn = _Draws(random, batch, device)
         if noise is None:
-            noise = _Draws(random, batch, device).normal(self.spec.shape, "noise")
+            noise = drawn.normal(self.spec.shape, "noise")
         self.spec.check(noise)
+        if len(noise) != batch:
+            raise FAEError(f"noise has {len(noise)} rows for a batch of {batch}")
         weak = self._weak_model(weak, device)
         bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
         # One context around all steps, so that the weights are cast once.
@@ -262,12 +265,12 @@ class _Draws:
     def normal(self, shape: tuple[int, ...], stream: str) -> Tensor:
         if self.random is not None:
             return self.random.normal(shape, stream, self.device)
-        return torch.randn(self.batch, *shape, device=self.device)
+        return torch.randn(self.batch, *shape, dtype=torch.float32, device=self.device)
 
     def uniform(self, stream: str) -> Tensor:
         if self.random is not None:
             return self.random.uniform((), stream, self.device)
-        return torch.rand(self.batch, device=self.device)
+        return torch.rand(self.batch, dtype=torch.float32, device=self.device)
 
 
 def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:

@@ -157,7 +157,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             z: Normalised latents (B, C, h, w).
             condition: Labels or text; None = the null condition.
         """
-        return self._trace(z, prepare_condition(self.config, condition, len(z), z.device))
+        return self._trace(z, prepare_condition(self.config, condition, z.shape[0], z.device))
 
     def log_prob(self, z: Tensor, condition: Any = None) -> Tensor:
         """Exact log-density of `z` as given.
@@ -301,7 +301,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             (B, C, h, w).
         """
         noise_std = self.config.noise_std if noise_std is None else noise_std
-        with torch.inference_mode(False), torch.enable_grad():
+        # In the model's own dtype, whatever autocast the caller is in.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
             # Clones, because autograd refuses tensors that a caller made in inference mode.
             leaf = z.detach().clone().requires_grad_(True)
             condition = condition.clone() if isinstance(condition, Tensor) else condition
@@ -324,8 +325,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             count = condition_rows(condition) if condition is not None else len(random) if random is not None else None
             if count is None:
                 raise FAEError("sample needs a condition, noise or random to know how many samples to make")
-            shape = self.spec.shape
-            noise = torch.randn(count, *shape) if random is None else random.normal(shape, "noise")
+            shape, plain = self.spec.shape, {"dtype": torch.float32, "device": "cpu"}
+            noise = torch.randn(count, *shape, **plain) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
             condition = condition.cpu()  # labels, whose range is checked on the CPU

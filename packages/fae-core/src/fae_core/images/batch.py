@@ -35,7 +35,7 @@ def load_batch(
     if len(indices) == 0:
         raise DataError("a batch needs at least one image")
     height, width = as_height_width(size)
-    batch = torch.empty(len(indices), 3, height, width)
+    batch = torch.empty(len(indices), 3, height, width, dtype=torch.float32, device="cpu")
     rows = batch.unbind()
     in_order(
         lambda row: read_tensor(source, indices[row], size, rows[row]),

@@ -58,7 +58,7 @@ def crop_tensor(image: Image, size: int | tuple[int, int], out: Tensor | None = 
     if pixels is None:
         tensor = to_tensor(center_crop(image, size))
         return tensor if out is None else out.copy_(tensor)
-    out = torch.empty(3, *pixels.shape[:2]) if out is None else out
+    out = torch.empty(3, *pixels.shape[:2], dtype=torch.float32, device="cpu") if out is None else out
     planes(pixels, out.numpy())
     return out
 

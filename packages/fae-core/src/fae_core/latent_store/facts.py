@@ -77,6 +77,17 @@ class StoreFacts:
         """Class names by label; None where the data have none."""
         return None if self.plan.classes is None else list(self.plan.classes)
 
+    @property
+    def scale(self) -> float | None:
+        """Root mean square of the normalised latents: about 1 where the spec's statistics are theirs, or like theirs.
+
+        None with statistics of each position, which the index does not hold.
+        """
+        if self.spec.is_positional:
+            return None
+        (own_mean, own_std), mean, std = np.array([self.index.mean, self.index.std]), self.spec.mean, self.spec.std
+        return float(np.sqrt(np.mean(((own_mean - mean) ** 2 + own_std**2) / np.square(std))))
+
     @cached_property
     def captions(self) -> list[str] | None:
         """The text of every sample, in order, read without the latents; None where the data have none.

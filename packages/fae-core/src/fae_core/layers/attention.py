@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fae_core import ops
 from fae_core.layers.norm import RMSNorm
+from fae_core.ops.projections import is_bare
 from fae_core.ops.rotary import Layout
 
 
@@ -66,19 +67,23 @@ class SelfAttention(nn.Module):
             project: False leaves `proj` to the caller, whose next op makes its bias' gradient; see `ops.projected`.
         """
         batch, tokens, _ = x_BNC.shape
-        layer_norm = isinstance(self.q_norm, nn.LayerNorm)
-        qkv, bias = (self.qkv(x_BNC), None) if layer_norm else ops.projected(self.qkv, x_BNC)
+        norms = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        weights = [norm.weight for norm in norms if is_bare(norm, RMSNorm)]  # of norms that the op computes
+        called = len(weights) < len(norms)
+        qkv, bias = (self.qkv(x_BNC), None) if called else ops.projected(self.qkv, x_BNC)
         qkv_BN3HD = qkv.view(batch, tokens, 3, self.heads, self.head_dim)
-        if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
+        if called:
             q, k, v = qkv_BN3HD.unbind(2)
-            qkv_BN3HD = torch.stack([self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v], dim=2)
+            q, k = (norm(x).to(v.dtype) for norm, x in zip(norms, (q, k), strict=True))
+            qkv_BN3HD = torch.stack([q, k, v], dim=2)
+        q_weight, k_weight = (None, None) if called or not weights else weights
         cos, sin = rope if rope is not None else (None, None)
         out_BHND = ops.self_attention(
             qkv_BN3HD,
             cos,
             sin,
-            q_weight=self.q_norm.weight if isinstance(self.q_norm, RMSNorm) else None,
-            k_weight=self.k_norm.weight if isinstance(self.k_norm, RMSNorm) else None,
+            q_weight=q_weight,
+            k_weight=k_weight,
             bias=bias,
             layout=self.rope_layout,
             causal=self.causal,

@@ -40,9 +40,14 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
 
 
 def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:
-    """The model that `build()` makes, with initial weights fixed by a seed; the global generator stays as it was."""
+    """The model that `build()` makes, with initial weights fixed by a seed; the global generators stay as they were."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    device = torch.get_default_device()
+    gpu = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpu):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
+        for each in gpu:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
         return built("model settings", build)

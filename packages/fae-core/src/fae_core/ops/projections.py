@@ -6,7 +6,7 @@ So the projection adds its bias as a constant, and the op takes the bias beside 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fae_core.ops import triton
 from fae_core.ops.triton import contract
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def projected(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -25,7 +27,7 @@ def projected(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
         linear: The projection.
         x: Its input, (..., C).
     """
-    if not isinstance(linear, nn.Linear) or type(linear) is not nn.Linear or _is_hooked(linear):
+    if not is_bare(linear, nn.Linear):
         return linear(x), None
     bias: Tensor | None = linear.bias
     if bias is None or not bias.requires_grad or not torch.is_grad_enabled():
@@ -35,7 +37,22 @@ def projected(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     return F.linear(x, linear.weight, bias.detach()), bias
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_bare(module: nn.Module | None, kind: type[ModuleT]) -> TypeGuard[ModuleT]:
+    """Whether a module may be replaced by an op on its weights: it is of this class itself, and has no hook.
+
+    Args:
+        module: Perhaps another one in its place: an adapter, a copy that is trained (peft's `modules_to_save`).
+        kind: The class that the op computes.
+    """
+    return module is not None and type(module) is kind and not is_hooked(module)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module does more than its `forward`.
+
+    Args:
+        module: Any.
+    """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 

@@ -50,7 +50,7 @@ class SlotRandom:
             stream: Name of the use; another name, other numbers.
             device: Where to put them; None: the CPU.
         """
-        return self._draw(torch.randn, counter_random.normal, shape, stream, device)
+        return self._draw(partial(torch.randn, dtype=torch.float32), counter_random.normal, shape, stream, device)
 
     def uniform(self, shape: Sequence[int], stream: str, device: torch.device | str | None = None) -> Tensor:
         """Uniform numbers (B, *shape) in [0, 1), fp32.
@@ -60,7 +60,7 @@ class SlotRandom:
             stream: Name of the use; another name, other numbers.
             device: Where to put them; None: the CPU.
         """
-        return self._draw(torch.rand, counter_random.uniform, shape, stream, device)
+        return self._draw(partial(torch.rand, dtype=torch.float32), counter_random.uniform, shape, stream, device)
 
     def integers(
         self, high: int, shape: Sequence[int], stream: str, device: torch.device | str | None = None
@@ -97,12 +97,12 @@ class SlotRandom:
         if self.on_device and device is not None and torch.device(device).type != "cpu":
             key = derive_seed(self.seed, self.step, stream)
             return there(key, self._slots_on(torch.device(device)), math.prod(shape)).view(len(self), *shape)
-        generator = torch.Generator()
+        generator = torch.Generator("cpu")
         rows = []
         for slot in self.slots:
             generator.manual_seed(derive_seed(self.seed, self.step, slot, stream))
-            rows.append(here(tuple(shape), generator=generator))
-        drawn = torch.stack(rows) if rows else here((0, *shape), generator=generator)
+            rows.append(here(tuple(shape), generator=generator, device="cpu"))
+        drawn = torch.stack(rows) if rows else here((0, *shape), generator=generator, device="cpu")
         return drawn if device is None else drawn.to(device)
 
     def _slots_on(self, device: torch.device) -> Tensor:

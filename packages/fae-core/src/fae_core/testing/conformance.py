@@ -117,6 +117,13 @@ class GeneratorConformance:
             history.append(terms["loss"].item())
         assert sum(history[-10:]) < sum(history[:10]) - 0.5, f"loss went from {history[0]:.3f} to {history[-1]:.3f}"
 
+    def test_the_loss_reaches_all_that_is_trained(self, generator: GeneratorModel, spec: LatentSpec) -> None:
+        """Processes that train together wait for every gradient; what is not used must not require one."""
+        _perturb(generator)
+        z, labels = self._latents(spec, 4)
+        generator.train().loss(z, labels, random=SlotRandom(0, range(4)))["loss"].backward()
+        assert all(p.grad is not None for p in generator.parameters() if p.requires_grad)
+
     def test_loss_is_a_mean_over_samples(self, generator: GeneratorModel, spec: LatentSpec) -> None:
         generator.train()
         z, labels = self._latents(spec, 6)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from fae_core.latent_store import LatentStore
 
+_USUAL_SCALES = (0.3, 3.0)  # of normalised latents, between which a store of few images may lie
+
 
 class GeneratorTask(Task):
     """The generator's own loss on normalised latents and labels.
@@ -49,6 +51,13 @@ class GeneratorTask(Task):
         generator.spec.require(store.spec, context=f"latent store {store.folder}")
         if len(store) == 0:
             raise DataError(f"{store.folder} holds no latents")
+        scale = getattr(store, "scale", None)
+        if scale is not None and not _USUAL_SCALES[0] < scale < _USUAL_SCALES[1]:
+            log_on_first_process(
+                f"the latents of {store.folder}, normalised by their spec, have a root mean square of {scale:.3g}, and "
+                "losses, noise and schedules are made for 1: the spec has no statistics or those of others; write the "
+                "store with its own"
+            )
         require_labels_below(store.labels, class_count(generator), str(store.folder))
         if preview is not None:
             check_options(generator, preview.options)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fae_core import ops
 from fae_core.layers import RMSNorm, SelfAttention, SwiGLU
+from fae_core.ops.projections import is_bare
 
 Norm = Literal["rms", "layer"]
 Rope = tuple[Tensor, Tensor]
@@ -42,7 +43,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x_BNC: Tensor, rope: Rope | None = None) -> Tensor:
         """(B, N, C) to the same shape; `rope` is what AxialRope gives."""
-        if isinstance(self.norm2, RMSNorm):
+        if is_bare(self.norm2, RMSNorm):
             attended_BNC = self.attention(self.norm1(x_BNC), rope, project=False)
             update_BNC, bias_C = ops.projected(self.attention.proj, attended_BNC)
             norm = {"weight": self.norm2.weight, "eps": self.norm2.eps}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fae_core import ops
 from fae_core.layers import MLP, RMSNorm, SelfAttention, SwiGLU
+from fae_core.ops.projections import is_bare
 from fae_diffusion.models.mmdit_config import MMDiTConfig
 
 Before = tuple[Tensor | None, Tensor]  # shift and scale of the norm before attention
@@ -61,6 +62,8 @@ class Stream(nn.Module):
             self.proj = nn.Linear(width, width)
             swiglu = config.swiglu
             self.mlp = SwiGLU(width, config.mlp_hidden, bias=False) if swiglu else MLP(width, config.mlp_hidden)
+        elif self.q_norm is not None:
+            self.q_norm.requires_grad_(False)  # kept as the original does, and never used: processes would wait for it
         self.own_attention = _own_attention(config) if own else None
 
     def modulations(self, c_BD: Tensor) -> tuple[Before, After | None]:
@@ -77,7 +80,7 @@ class Stream(nn.Module):
     def queries_keys_values(self, x: Tensor, shift: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of the modulated tokens, each (B, H, tokens, D / H)."""
         qkv = self.qkv(self._modulate(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
-        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
+        if is_bare(self.q_norm, RMSNorm) and is_bare(self.k_norm, RMSNorm):
             # The queries of a stream that ends are not used.
             q_weight = None if self.ends else self.q_norm.weight
             q, k, v = ops.qk_norm_rope(qkv, q_weight=q_weight, k_weight=self.k_norm.weight, eps=self.q_norm.eps)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.ops.graphs import Capture, Captured
+from fae_core.ops.projections import is_hooked
 
 SMALL = 8192
 """Positions of latents, over a batch with both conditions, up to which launches take longer than the work (an H200)."""
@@ -47,7 +48,7 @@ class CapturedNetwork:
     def renew(self) -> None:
         """Follow what became of the weights since the last use. Call this, as the network, in inference mode."""
         addresses = tuple(p.data_ptr() for p in self._network.parameters())
-        if addresses != self._addresses:
+        if addresses != self._addresses or not is_plain(self._network):
             self._addresses = addresses
             self._captured.forget()
             self._casts = {p: torch.empty_like(p, dtype=torch.bfloat16) for p in self._cast_parameters()}
@@ -78,13 +79,27 @@ class CapturedNetwork:
                 parameters[name] = parameter
 
     def _cast_parameters(self) -> list[nn.Parameter]:
-        """The parameters that autocast casts and nothing else reads."""
+        """The parameters that autocast casts and nothing else reads; quantised ones compute on their own."""
         if not self.bf16:
             return []
         # Outside the blocks the models ask a weight for its dtype.
         blocks: Any = self._network.blocks
         linear = [m for m in blocks.modules() if type(m) is nn.Linear]
-        return list(dict.fromkeys(p for m in linear for p in m.parameters(recurse=False) if p.dtype == torch.float32))
+        own = [p for m in linear for p in m.parameters(recurse=False) if type(p) is nn.Parameter]
+        return list(dict.fromkeys(p for p in own if p.dtype == torch.float32))
+
+
+def is_plain(network: nn.Module) -> bool:
+    """Whether what a network computes follows from its weights and arguments alone, so that a graph stays right.
+
+    A hook is more than that, and so is a layer that another package put in place of one: an adapter (LoRA) can be
+    switched off, or to another one, while all weights stay where they are.
+
+    Args:
+        network: any; modules of its own package are its own.
+    """
+    own = {"torch", "fae_core", "fae_diffusion", type(network).__module__.split(".")[0]}
+    return all(type(m).__module__.split(".")[0] in own and not is_hooked(m) for m in network.modules())
 
 
 def _tensors_of(condition: Any) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], Any]] | None:

@@ -163,7 +163,7 @@ class Sampling(Config):
     cuda_graph: bool | Literal["auto"] = Field(
         default="auto",
         description="replay the network's evaluations as CUDA graphs; 'auto': on a GPU, for batches so small that "
-        "launches take longer than the work",
+        "launches take longer than the work, and networks without adapters and hooks",
     )
 
     @property

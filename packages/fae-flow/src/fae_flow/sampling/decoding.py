@@ -20,7 +20,7 @@ from fae_flow.layers import Rope
 from fae_flow.sampling.cache import BlockCache, LayerCache
 from fae_flow.sampling.guidance import guide
 from fae_flow.sampling.layer import Heads, Rotation, SamplingLayer, Stretch, attend, sampling_norm
-from fae_flow.sampling.linear import SamplingLinear
+from fae_flow.sampling.linear import MakeLinear
 
 
 class SamplingBlock:
@@ -28,11 +28,11 @@ class SamplingBlock:
 
     Args:
         block: the block.
-        make_linear: class of its linear layers.
+        make_linear: makes its linear layers of the block's.
         dtype: of weights and activations.
     """
 
-    def __init__(self, block: FlowBlock, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
+    def __init__(self, block: FlowBlock, make_linear: MakeLinear, dtype: torch.dtype) -> None:
         self.source, self.dtype = block, dtype
         self.sos = None if block.sos is None else block.sos.detach().float()
         self.position = None if block.position is None else block.order(block.position.detach().to(dtype))

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core import ops
+from fae_core.ops.projections import is_bare
 from fae_core.ops.rotary import Layout
-from fae_flow.layers import CausalAttention, FlowLayer, GatedMLP, OffsetRMSNorm, Rope
+from fae_flow.layers import CausalAttention, FlowLayer, OffsetRMSNorm, Rope
 from fae_flow.sampling.cache import LayerCache
-from fae_flow.sampling.linear import SamplingLinear
+from fae_flow.sampling.linear import MakeLinear, SamplingLinear
 
 # One complex number per rotated pair, (n, 1, D/2); or cosines and sines (n, D/2).
 Rotation = Tensor | Rope
@@ -79,14 +80,15 @@ class Stretch:
 class SamplingLayer:
     """A frozen FlowLayer; arguments as of `SamplingBlock`."""
 
-    def __init__(self, layer: FlowLayer, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
+    def __init__(self, layer: FlowLayer, make_linear: MakeLinear, dtype: torch.dtype) -> None:
         self.attention_norm = sampling_norm(layer.attention_norm, dtype)
         self.attention = SamplingAttention(layer.attention, make_linear, dtype)
         self.attention_post_norm = sampling_norm(layer.attention_post_norm, dtype)
         self.mlp_norm = sampling_norm(layer.mlp_norm, dtype)
-        self.gate_kind = layer.mlp.kind if isinstance(layer.mlp, GatedMLP) else None
-        self.gate = make_linear(layer.mlp.gate, dtype) if isinstance(layer.mlp, GatedMLP) else None
-        self.up, self.down = make_linear(layer.mlp.up, dtype), make_linear(layer.mlp.down, dtype)
+        mlp: Any = layer.mlp  # or what stands in its place and has its parts
+        self.gate_kind = getattr(mlp, "kind", None)
+        self.gate = None if self.gate_kind is None else make_linear(mlp.gate, dtype)
+        self.up, self.down = make_linear(mlp.up, dtype), make_linear(mlp.down, dtype)
         self.mlp_post_norm = sampling_norm(layer.mlp_post_norm, dtype)
 
     def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
@@ -106,7 +108,7 @@ class SamplingLayer:
 class SamplingAttention:
     """Attention of a stretch over a cache, without the output projection, which the layer joins with its residual."""
 
-    def __init__(self, attention: CausalAttention, make_linear: type[SamplingLinear], dtype: torch.dtype) -> None:
+    def __init__(self, attention: CausalAttention, make_linear: MakeLinear, dtype: torch.dtype) -> None:
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.layout: Layout = attention.layout
         self.qkv, self.proj = make_linear(attention.qkv, dtype), make_linear(attention.proj, dtype)
@@ -152,15 +154,17 @@ class SamplingAttention:
 
 def sampling_norm(norm: nn.Module, dtype: torch.dtype) -> Norm | None:
     """A frozen norm as a function; None for the identity."""
-    if isinstance(norm, nn.Identity):
+    if is_bare(norm, nn.Identity):
         return None
-    if isinstance(norm, OffsetRMSNorm):
+    if is_bare(norm, OffsetRMSNorm):
         offset, rms_eps = 1 + norm.weight.detach().to(dtype), norm.eps
         return lambda x: ops.rms_norm(x, offset, rms_eps)
-    assert isinstance(norm, nn.LayerNorm)
-    weight = norm.weight.detach().to(dtype)
-    bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
-    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+    if is_bare(norm, nn.LayerNorm):
+        weight = norm.weight.detach().to(dtype)
+        bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
+        return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+    own = next(norm.parameters()).dtype  # wrapped, by an adapter for example: called as it is
+    return lambda x: norm(x.to(own)).to(dtype)
 
 
 def _apply(norm: Norm | None, x: Tensor) -> Tensor:

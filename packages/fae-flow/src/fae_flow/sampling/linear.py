@@ -2,12 +2,13 @@
 
 For x (rows, in), layer(x) is x W^T + b, also written to `out`; layer(x, gelu=) is its GELU, "none" (exact) or "tanh";
 layer(x, residual=) is residual + x W^T + b and may overwrite the residual. Weights are frozen copies or views; the
-model that they come from is not changed.
+model that they come from is not changed. A layer that is more than its weight is called as it is.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+from fae_core.ops.projections import is_bare
 
 _CACHE_LINE = 64
 
@@ -81,10 +83,46 @@ class PackedLinear:
         return result if out is None else out.copy_(result)
 
 
-SamplingLinear = PlainLinear | PackedLinear
+class CalledLinear:
+    """A layer of which the weight says only a part: with an adapter (LoRA), a parametrisation or a hook, or quantised.
+
+    Args:
+        linear: what is called, in its own dtype.
+        dtype: of the result.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        self.linear, self.dtype = linear, dtype
+
+    def __call__(
+        self, x: Tensor, *, gelu: str | None = None, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        result = self.linear(x.to(self.linear.weight.dtype)).to(self.dtype)
+        if residual is not None:
+            return residual.add_(result)
+        result = result if gelu is None else F.gelu(result, approximate=gelu)
+        return result if out is None else out.copy_(result)
 
 
-def choose_linear(packed: bool | None, device: torch.device, dtype: torch.dtype) -> type[SamplingLinear]:
+SamplingLinear = PlainLinear | PackedLinear | CalledLinear
+MakeLinear = Callable[[nn.Linear, torch.dtype], SamplingLinear]
+
+
+def sampling_linear(kind: type[PlainLinear | PackedLinear]) -> MakeLinear:
+    """What makes a layer for sampling of one of the model: of `kind`, where the layer is its weight and bias alone.
+
+    Args:
+        kind: as `choose_linear` gives it.
+    """
+
+    def make(linear: nn.Linear, dtype: torch.dtype) -> SamplingLinear:
+        plain = is_bare(linear, nn.Linear) and type(linear.weight) is nn.Parameter
+        return kind(linear, dtype) if plain else CalledLinear(linear, dtype)
+
+    return make
+
+
+def choose_linear(packed: bool | None, device: torch.device, dtype: torch.dtype) -> type[PlainLinear | PackedLinear]:
     """PackedLinear or PlainLinear.
 
     With `packed` None it is what measurements found faster: on a CPU packed weights for bf16 and with AVX-512, else

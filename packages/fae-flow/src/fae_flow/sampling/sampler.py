@@ -27,7 +27,7 @@ from fae_flow.layers import Rope
 from fae_flow.sampling.cuda_graph import decode_graph
 from fae_flow.sampling.decoding import BlockDecoder, SamplingBlock
 from fae_flow.sampling.jacobi import Jacobi, decode_jacobi
-from fae_flow.sampling.linear import choose_linear
+from fae_flow.sampling.linear import choose_linear, sampling_linear
 
 log = logging.getLogger("fae")
 
@@ -53,6 +53,8 @@ class Flow(Protocol):
 
 class FlowSampler:
     """A model's weights prepared for sampling, for any number of calls and threads. Later training leaves them.
+
+    Layers with adapters or hooks and quantised ones are called as they are, and follow what becomes of them.
 
     `compile` and `cuda_graph` decode sequentially, and warm up for each batch size.
 
@@ -89,7 +91,7 @@ class FlowSampler:
         self.model, self.device = model, weight.device
         self.cuda_graph: bool | Literal["auto"] = cuda_graph and weight.device.type == "cuda" and cuda_graph
         self.static = cuda_graph is True or compile
-        make_linear = choose_linear(False if compile else packed, weight.device, dtype)
+        make_linear = sampling_linear(choose_linear(False if compile else packed, weight.device, dtype))
         self.blocks = [SamplingBlock(block, make_linear, dtype) for block in model.blocks]
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
 
@@ -149,7 +151,8 @@ class FlowSampler:
         both = None  # condition, then null
         if guidance != 1.0 and condition is not None:
             both = torch.cat([condition, self._null(condition, uncond)])
-        with torch.inference_mode():
+        # Dtypes are the sampler's own, whatever autocast the caller is in.
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             rope = model.rope(height, width, condition)
             states = [model.patchify(noise.to(self.device)).float()]
             if observe is not None:
