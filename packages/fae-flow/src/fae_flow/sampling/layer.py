@@ -163,7 +163,7 @@ def sampling_norm(norm: nn.Module, dtype: torch.dtype) -> Norm | None:
         weight = norm.weight.detach().to(dtype)
         bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
         return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
-    own = next(norm.parameters()).dtype  # wrapped, by an adapter for example: called as it is
+    own = next((weight.dtype for weight in norm.parameters()), dtype)  # wrapped, by an adapter for example: called
     return lambda x: norm(x.to(own)).to(dtype)
 
 
