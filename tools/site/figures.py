@@ -67,8 +67,9 @@ def claim_figure(claim: dict[str, Any]) -> str:
             a, b = place(mean - spread), place(mean + spread)
             body.append(f'<line x1="{a}" x2="{b}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>')
         body.append(f'<circle cx="{place(mean)}" cy="{y}" r="5" fill="{color}"/>')
-        shown = f"{mean:.3f}" if mean < 1 else f"{mean:.0f}"
-        body.append(_text(_RIGHT + 12, y + 4, shown + (f" ± {spread:.1f}" if spread else "")))
+        deviation = f" ± {spread:.1f}" if spread else ""
+        share = f" ± {100 * spread:.1f}" if spread else ""
+        body.append(_text(_RIGHT + 12, y + 4, f"{100 * mean:.1f}{share} %" if mean < 1 else f"{mean:.0f}{deviation}"))
     return _svg(height - 6, body + paper)
 
 

@@ -121,6 +121,15 @@ def test_the_checkpoint_of_an_interruption_is_not_compared() -> None:
     assert (group.steps, group.runs) == ((100, 200), ((5.0, 2.0), (6.0, 4.0)))
 
 
+def test_names_under_a_chart_do_not_run_into_each_other() -> None:
+    names = ["32, a quarter of the steps", "32, four times the steps", "16", "x" * 40]
+    drawn = comparison_chart([Group(name, (), ((1.0,), (2.0,))) for name in names], title="t", y_label="top-1")
+    lines = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="middle">([^<]+)</text>', drawn)
+    assert " ".join(text for _, _, text in lines).replace("x x", "xx") == " ".join(names)
+    assert max(len(text) for _, _, text in lines) <= 486 / len(names) / 6.5  # the chart's width, and a letter's
+    assert max(float(y) for _, y, _ in lines) < float(re.search(r'height="(\d+)"', drawn)[1])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(FAEError, match="at different steps"):
         read_group("x", [curve(1.0, 2.0), curve(1.0, 2.0, steps=(100, 300))])

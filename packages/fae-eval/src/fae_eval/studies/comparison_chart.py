@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ _COLORS = (
     *("#00a6a6", "#8d6e3a", "#e377c2", "#14213d", "#9bc53d", "#f28482"),
 )
 _LEGEND_ROW = 18
+_LETTER, _LINE = 6.5, 14  # pixels of a name
 
 
 def comparison_chart(
@@ -46,13 +48,14 @@ def comparison_chart(
         }
     else:
         width = (BOX.right - BOX.left) / len(groups)
-        places = [BOX.left + (number + 0.5) * width for _, _, number in colored]
+        dots = [_dots(group, number, width, upward, color) for group, color, number in colored]
         content = {
             "columns": [],
             "x_label": "",
             "curves": [],
-            "groups": [_dots(group, x, upward, color) for (group, color, _), x in zip(colored, places, strict=True)],
-            "height": BOX.height,
+            "groups": dots,
+            "line_height": _LINE,
+            "height": BOX.height + _LINE * (max(len(each["name"]) for each in dots) - 1),
         }
     return draw("comparison.svg", title=title, y_label=y_label, rows=marks(upward), **content) + "\n"
 
@@ -76,11 +79,12 @@ def _curve(group: Group, across: Axis, upward: Axis, color: str, number: int) ->
     }
 
 
-def _dots(group: Group, x: float, upward: Axis, color: str) -> dict[str, Any]:
+def _dots(group: Group, number: int, width: float, upward: Axis, color: str) -> dict[str, Any]:
     return {
-        "name": group.name,
+        # In lines, so that neighbours' names do not overlap.
+        "name": textwrap.wrap(group.name, max(1, int(width / _LETTER))) or [""],
         "color": color,
-        "x": round(x, 1),
+        "x": round(BOX.left + (number + 0.5) * width, 1),
         "mean": round(upward.place(group.mean), 1),
         "dots": [round(upward.place(value), 1) for value in group.last],
     }
