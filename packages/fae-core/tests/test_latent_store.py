@@ -106,6 +106,14 @@ def test_what_is_no_list_of_indices_is_refused(tmp_path: Path, indices: object, 
     assert len(store.read([])[0]) == 0 and store.read(np.flatnonzero(store.labels == 0))[1].tolist() == [0, 0]
 
 
+def test_labels_that_are_no_integers_are_refused(tmp_path: Path) -> None:
+    for wrong in ([0.0, 1.7, 1.0], torch.tensor([0.0, 1.0, 1.0]), ["0", "1", "1"]):
+        with pytest.raises(DataError, match="labels are integers"):
+            write_store(tmp_path / "s", SPEC, latents(3), labels=wrong, overwrite=True)
+    store = write_store(tmp_path / "s", SPEC, latents(3), labels=torch.tensor([0, 1, 1]), overwrite=True)
+    assert store.labels.tolist() == [0, 1, 1]
+
+
 def test_every_sample_has_a_slot_of_its_own(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", SPEC, latents(3), std=torch.ones(3, *SPEC.shape))
     with pytest.raises(DataError, match=r"3 samples .* for 1 random slots"):

@@ -249,3 +249,20 @@ def test_an_observer_sees_every_time_of_the_grid_and_last_the_sample(model: Ligh
     assert torch.equal(model.sample(torch.tensor([0, 1]), **options), z)
     # Between its states an adaptive method tells of its evaluations, so that it can be ended there.
     assert (len(seen) > len(states)) == (method == "dopri5")
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("saved", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_model_comes_back_as_it_was_saved_whatever_the_default_dtype(
+    saved: torch.dtype, default: torch.dtype, tmp_path: Path
+) -> None:
+    model = SiT.from_preset("sit-tiny", seed=0).to(saved)
+    model.save_pretrained(tmp_path / "model")
+    torch.set_default_dtype(default)
+    try:
+        loaded = SiT.from_pretrained(tmp_path / "model")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    wide = torch.float64 if saved == torch.float64 else torch.float32
+    assert {p.dtype for p in loaded.parameters()} == {wide}
+    assert all(torch.equal(p, q.to(wide)) for p, q in zip(loaded.parameters(), model.parameters(), strict=True))

@@ -70,7 +70,7 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
             source: the folder, or "owner/name" on the hub.
             spec: the latent space that the encoder must have.
             device: where the weights go; None = the CPU.
-            dtype: of the weights; None = as they are stored.
+            dtype: of the weights; None = fp32, to which halves are widened, or fp64 where they were saved so.
             weights: of the backbone, if they are not in the folder and come from elsewhere than it says.
             verify: compare the fingerprints of backbone and adapter and the checksum of weights and spec
                 with the recorded.

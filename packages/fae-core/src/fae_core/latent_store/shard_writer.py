@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,10 @@ class ShardWriter:
                 raise DataError(f"latents of samples {source[0]} to {source[-1]} {problem}")
             self._latents[name].append(stored)
         self._source += map(int, source)
-        self._labels += map(int, labels or ())
+        try:
+            self._labels += map(operator.index, labels or ())
+        except TypeError:
+            raise DataError(f"labels are integers, and there is another among {list(labels or ())[:3]}") from None
         self._names += names if names is not None else [""] * len(source)
         self._captions += captions or ()
 

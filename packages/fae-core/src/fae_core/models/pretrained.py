@@ -86,7 +86,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
             source: A model folder, a run folder, or "owner/name" on the hub.
             spec: The latent space that the model must be for; None accepts any.
             device: Of the parameters.
-            dtype: Of the parameters; None keeps the stored one.
+            dtype: Of the parameters; None: fp32, to which halves are widened, or fp64 where the model was saved so.
             hub: revision, token, cache_dir, local_files_only, subfolder and variant, see `HubOptions`.
 
         Raises:
