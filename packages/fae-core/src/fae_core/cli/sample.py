@@ -27,11 +27,7 @@ def sample(
     out: Out,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            callback=model_there,
-            help="Both in one: a bundle's name (`fae presets bundle`), its folder or hub id.",
-        ),
+        typer.Option("--model", help="Both in one: a bundle's name (`fae presets bundle`), its folder or hub id."),
     ] = None,
     generator: Annotated[
         str | None,
@@ -111,6 +107,7 @@ def sample(
     from fae_core.sampling.prompts import read_prompts
 
     if model is not None and generator is None and decoder is None:
+        model_there(model)
         find_bundle(model)
         generator = decoder = model
     elif model is not None or generator is None or decoder is None:
