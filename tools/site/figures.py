@@ -67,9 +67,9 @@ def claim_figure(claim: dict[str, Any]) -> str:
             a, b = place(mean - spread), place(mean + spread)
             body.append(f'<line x1="{a}" x2="{b}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>')
         body.append(f'<circle cx="{place(mean)}" cy="{y}" r="5" fill="{color}"/>')
-        deviation = f" ± {spread:.1f}" if spread else ""
-        share = f" ± {100 * spread:.1f}" if spread else ""
-        body.append(_text(_RIGHT + 12, y + 4, f"{100 * mean:.1f}{share} %" if mean < 1 else f"{mean:.0f}{deviation}"))
+        factor, digits, unit = (100, 1, " %") if mean < 1 else (1, 0, "")
+        deviation = f" ± {factor * spread:.1f}" if spread else ""
+        body.append(_text(_RIGHT + 12, y + 4, f"{factor * mean:.{digits}f}{deviation}{unit}"))
     return _svg(height - 6, body + paper)
 
 

@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import (
-    BatchSize,
-    Device,
-    Out,
-    Overwrite,
-    Processes,
-    Resume,
-    Seed,
-    SetSampling,
-    model_there,
-    path_there,
-)
+from fae_core.cli.options import BatchSize, Device, Out, Overwrite, Processes, Resume, Seed, SetSampling, path_there
 from fae_core.commands.output import document, say
 from fae_core.config.limits import LARGEST_SCALE, MOST_COLUMNS, MOST_IMAGES
 
@@ -107,7 +96,6 @@ def sample(
     from fae_core.sampling.prompts import read_prompts
 
     if model is not None and generator is None and decoder is None:
-        model_there(model)
         find_bundle(model)
         generator = decoder = model
     elif model is not None or generator is None or decoder is None:

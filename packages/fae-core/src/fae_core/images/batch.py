@@ -32,17 +32,7 @@ def load_batch(
     Raises:
         DataError: an image, which is named, cannot be read.
     """
-    if len(indices) == 0:
-        raise DataError("a batch needs at least one image")
-    height, width = as_height_width(size)
-    batch = torch.empty(len(indices), 3, height, width, dtype=torch.float32, device="cpu")
-    rows = batch.unbind()
-    in_order(
-        lambda row: read_tensor(source, indices[row], size, rows[row]),
-        range(len(indices)),
-        threads or available_threads(),
-    )
-    return batch
+    return _load(source, indices, [size], threads)[0]
 
 
 def load_pair(
@@ -72,12 +62,32 @@ def load_pair(
         DataError: As `load_batch`.
     """
     (height, width), (tall, wide) = as_height_width(size), as_height_width(other)
+    if height * wide == width * tall and height != tall:
+        first, second = _load(source, indices, [size, other], threads)
+        return first, second
     first = load_batch(source, indices, size, threads=threads)
-    if (height, width) == (tall, wide):
-        return first, first
-    if height * wide != width * tall:
-        return first, resize(first, (tall, wide))
-    return first, load_batch(source, indices, other, threads=threads)
+    return first, resize(first, (tall, wide))
+
+
+def _load(
+    source: ImageSource, indices: Sequence[int], sizes: Sequence[int | tuple[int, int]], threads: int | None
+) -> list[Tensor]:
+    """A batch for each size, as of `load_batch`; every image is decoded once."""
+    if len(indices) == 0:
+        raise DataError("a batch needs at least one image")
+    batches = [
+        torch.empty(len(indices), 3, *as_height_width(size), dtype=torch.float32, device="cpu") for size in sizes
+    ]
+    rows = list(zip(*(batch.unbind() for batch in batches), strict=True))
+
+    def read(row: int) -> None:
+        with DECODING.share():  # until the image is down to the sizes asked for
+            image = source.read(indices[row])
+            for size, out in zip(sizes, rows[row], strict=True):
+                crop_tensor(image, size, out)
+
+    in_order(read, range(len(indices)), threads or available_threads())
+    return batches
 
 
 def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int], out: Tensor | None = None) -> Tensor:

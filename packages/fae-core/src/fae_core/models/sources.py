@@ -210,6 +210,7 @@ def find_bundle(source: str | Path) -> Path:
 
     Raises InvalidFile for others.
     """
+    found_on_hub(source)
     folder = locate_folder(source, [BUNDLE_RECORD])
     if not is_bundle(folder):
         raise InvalidFile(

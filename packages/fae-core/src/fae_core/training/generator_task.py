@@ -58,16 +58,16 @@ class GeneratorTask(Task):
                 "losses, noise and schedules are made for 1: the spec has no statistics or those of others; write the "
                 "store with its own"
             )
-        require_labels_below(store.labels, class_count(generator), str(store.folder))
+        count = class_count(generator)
+        require_labels_below(store.labels, count, str(store.folder))
         if preview is not None:
             check_options(generator, preview.options)
         self.generator, self.store = generator, store
-        count = class_count(generator)
         self._present = [0] if count is None or store.labels is None else _classes_present(store.labels)
         if count is not None and count > len(self._present):
             log_on_first_process(_absent(self._present, count, store))
         self.modules = {"model": cast("nn.Module", generator)}
-        if store.classes is not None and class_count(generator) is not None:
+        if store.classes is not None and count is not None:
             # Saved with the model, so that classes can be chosen by name.
             cast("PretrainedModel[Any]", generator).class_names = tuple(store.classes)
         self.phases = [Phase("generator", ("model",), self._loss)]

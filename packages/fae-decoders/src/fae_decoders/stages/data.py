@@ -1,9 +1,9 @@
 """What all three stages learn from: images, and the frozen backbone's features of them.
 
 Images are read at the encoder's `read_size`, as `fae encode` reads them; target images are crops of the images
-themselves, which a backbone may read larger. Without augmentation features and target
-images never change, so they are computed once and kept in memory where they fit; otherwise the backbone runs in every
-step, on the training device. A store of features that was made before (fae_encoder/store/feature_store.py) replaces it.
+themselves, which a backbone may read larger. Without augmentation features and target images never change, so they are
+computed once and kept in memory where they fit; otherwise the backbone runs in every step, on the training device. A
+store of features that was made before (fae_encoder/store/feature_store.py) replaces it.
 """
 
 from __future__ import annotations
