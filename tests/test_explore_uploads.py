@@ -15,7 +15,6 @@ from explore_clicks import NEEDS, Visitor, chromium, png, serving
 from PIL import Image
 
 from fae_core.models.load import load_tokenizer
-from fae_core.protocols import read_size
 from fae_eval.explore.latents import enlarged
 from fae_eval.explore.uploads import MOST_BYTES, read_picture
 
@@ -102,7 +101,7 @@ def test_what_readers_refuse_is_refused_with_their_reason(visitor, name: str) ->
 def test_what_readers_take_is_shown_as_they_read_it(visitor, name: str) -> None:
     visitor.upload("A", name, TAKEN[name])
     visitor.wait("pictures-status", f"picture A: {name}")
-    expected = np.asarray(enlarged(read_picture(TAKEN[name], read_size(load_tokenizer("cifar10"))), 512))
+    expected = np.asarray(enlarged(read_picture(TAKEN[name], load_tokenizer("cifar10")).read, 512))
     image = visitor.page.locator("#picture-A img")
     visitor.page.wait_for_function("document.querySelector('#picture-A img').complete")
     shown = Image.open(io.BytesIO(visitor.context.request.get(image.get_attribute("src")).body()))

@@ -19,7 +19,7 @@ from fae_eval.explore.latents import between_pictures, enlarged, rebuild, rebuil
 from fae_eval.explore.models import Models, choices_of
 from fae_eval.explore.patches import Tokens, similarities, similarity_pictures
 from fae_eval.explore.turns import Done, Stopped, Turns, Work
-from fae_eval.explore.uploads import as_batch, as_pictures, read_picture
+from fae_eval.explore.uploads import as_batch, as_pictures, cut, drawn_picture, read_picture
 
 
 class Brightness:
@@ -135,17 +135,17 @@ def test_a_visitor_who_begins_again_ends_what_he_had_begun() -> None:
         list(first)
 
 
-def test_uploads_are_read_as_data_sets_are(tmp_path) -> None:
+def test_uploads_are_read_as_data_sets_are(fae, tmp_path) -> None:
     """Turned upright, transparent pixels on white, the centre cut; a path and its bytes give the same."""
     picture = Image.new("RGBA", (40, 20), (255, 0, 0, 255))
     picture.paste((0, 0, 255, 0), (10, 0, 30, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(tmp_path / "a.png", exif=exif)
-    read = read_picture(tmp_path / "a.png", (10, 10))
-    assert read.shape == (10, 10, 3) and read.dtype == np.uint8
-    assert read[5, 5].tolist() == [255, 255, 255]
-    assert np.array_equal(read, read_picture((tmp_path / "a.png").read_bytes(), (10, 10)))
+    read = read_picture(tmp_path / "a.png", fae).read
+    assert read.shape == (16, 16, 3) and read.dtype == np.uint8
+    assert read[8, 8].tolist() == [255, 255, 255]
+    assert np.array_equal(read, read_picture((tmp_path / "a.png").read_bytes(), fae).read)
     assert np.array_equal(as_pictures(as_batch([read]))[0], read)
 
 
@@ -153,21 +153,21 @@ def test_uploads_are_read_as_data_sets_are(tmp_path) -> None:
     ("content", "said"),
     [(b"no image", "not an image in a known format"), (b"", "not an image"), ("huge", "at most 65535 a side")],
 )
-def test_uploads_that_readers_refuse_are_refused_by_name(content, said: str) -> None:
+def test_uploads_that_readers_refuse_are_refused_by_name(fae, content, said: str) -> None:
     if content == "huge":
         file = io.BytesIO()
         Image.new("1", (70_000, 1)).save(file, "PNG")
         content = file.getvalue()
     with pytest.raises(DataError, match=said) as error:
-        read_picture(content, (16, 16), "holiday.png")
+        read_picture(content, fae, "holiday.png")
     assert "holiday.png" in str(error.value)
 
 
-def test_uploads_are_limited_before_they_are_decoded(monkeypatch, tmp_path) -> None:
+def test_uploads_are_limited_before_they_are_decoded(fae, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(uploads, "MOST_BYTES", 3)
     (tmp_path / "a.png").write_bytes(b"four")
     with pytest.raises(DataError, match=r"a\.png has 4 bytes; at most 3"):
-        read_picture(tmp_path / "a.png", (16, 16), "a.png")
+        read_picture(tmp_path / "a.png", fae, "a.png")
 
 
 def test_drawing_shows_the_states_from_noise_to_picture(fae, generator) -> None:
@@ -243,11 +243,11 @@ def test_the_way_between_noises_keeps_their_size_and_ends_at_them() -> None:
 def test_a_tokenizer_that_keeps_a_picture_makes_no_errors(fae) -> None:
     """The tokenizer keeps the colours of 4 x 4 squares: of a picture of such squares nothing is lost."""
     squares = np.kron(noisy(0, 4), np.ones((4, 4, 1), np.uint8))
-    kept = rebuild(fae, squares)
+    kept = rebuild(fae, drawn_picture(squares, fae))
     assert np.array_equal(kept.painted, squares) and kept.pixel_errors.max() == 0
     assert kept.values["cosine of features"] == pytest.approx(1, abs=1e-6)
     assert kept.values["PSNR in dB"] == pytest.approx(100)
-    lost = rebuild(fae, noisy(1))
+    lost = rebuild(fae, drawn_picture(noisy(1), fae))
     assert lost.values["PSNR in dB"] < 20 and lost.feature_errors.shape == (4, 4)
     difference = np.abs(lost.painted.astype(float) - lost.original).mean()
     assert lost.values["mean error of 256 levels"] == pytest.approx(difference, abs=1e-4)
@@ -257,6 +257,15 @@ def test_a_tokenizer_that_keeps_a_picture_makes_no_errors(fae) -> None:
         "error of pixels",
         "error of features",
     ]
+
+
+def test_a_reconstruction_is_compared_with_the_picture_itself(fae) -> None:
+    """Not with one that was enlarged for the tokenizer and made smaller again, which is softer."""
+    fae.read_size = (64, 64)
+    kept = rebuild(fae, cut(Image.fromarray(noisy(1)), fae))
+    assert np.array_equal(kept.original, noisy(1))
+    difference = np.abs(kept.painted.astype(float) - noisy(1)).mean()
+    assert kept.values["mean error of 256 levels"] == pytest.approx(difference, abs=1e-4)
 
 
 def test_between_two_pictures_are_their_reconstructions_and_means(fae) -> None:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from fae_core.images.accept import AnyImages as AnyImages
     from fae_core.images.accept import ImageTransform as ImageTransform
     from fae_core.images.accept import image_batch as image_batch
+    from fae_core.images.batch import load_at_sizes as load_at_sizes
     from fae_core.images.batch import load_batch as load_batch
-    from fae_core.images.batch import load_pair as load_pair
     from fae_core.images.batch import read_tensor as read_tensor
     from fae_core.images.check import require_images as require_images
     from fae_core.images.check import unchecked_images as unchecked_images

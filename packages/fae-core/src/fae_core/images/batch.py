@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from fae_core.errors import DataError
 from fae_core.images.budget import DECODING
 from fae_core.images.readable import in_order
 from fae_core.images.source import ImageSource
-from fae_core.images.transform import as_height_width, crop_tensor, resize
+from fae_core.images.transform import as_height_width, crop_pair, crop_tensor
 from fae_core.machine import available_threads
 
 
@@ -32,10 +33,12 @@ def load_batch(
     Raises:
         DataError: an image, which is named, cannot be read.
     """
-    return _load(source, indices, [size], threads)[0]
+    batch = _empty(indices, size)
+    _fill(source, indices, lambda image, row: crop_tensor(image, size, batch[row]), threads)
+    return batch
 
 
-def load_pair(
+def load_at_sizes(
     source: ImageSource,
     indices: Sequence[int],
     size: int | tuple[int, int],
@@ -43,16 +46,13 @@ def load_pair(
     *,
     threads: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Some images at two sizes: as an encoder reads them, and as they are to come back.
-
-    Both are crops of the images themselves: a small image that was enlarged for a backbone and is made smaller again is
-    softer than it was.
+    """Some images at two sizes, see `crop_pair`; each is decoded once.
 
     Args:
         source: The images.
         indices: Which of them, at least one.
         size: Of the first crops in pixels, one side or (height, width).
-        other: Of the second ones. With other proportions they are the first ones, resized, so that both show the same.
+        other: Of the second ones.
         threads: As of `load_batch`.
 
     Returns:
@@ -61,33 +61,31 @@ def load_pair(
     Raises:
         DataError: As `load_batch`.
     """
-    (height, width), (tall, wide) = as_height_width(size), as_height_width(other)
-    if height * wide == width * tall and height != tall:
-        first, second = _load(source, indices, [size, other], threads)
-        return first, second
-    first = load_batch(source, indices, size, threads=threads)
-    return first, resize(first, (tall, wide))
+    if as_height_width(size) == as_height_width(other):
+        images = load_batch(source, indices, size, threads=threads)
+        return images, images
+    first, second = _empty(indices, size), _empty(indices, other)
+    _fill(source, indices, lambda image, row: crop_pair(image, size, other, (first[row], second[row])), threads)
+    return first, second
 
 
-def _load(
-    source: ImageSource, indices: Sequence[int], sizes: Sequence[int | tuple[int, int]], threads: int | None
-) -> list[Tensor]:
-    """A batch for each size, as of `load_batch`; every image is decoded once."""
+def _empty(indices: Sequence[int], size: int | tuple[int, int]) -> Tensor:
+    """A batch to be filled. Raises DataError where it would hold nothing."""
     if len(indices) == 0:
         raise DataError("a batch needs at least one image")
-    batches = [
-        torch.empty(len(indices), 3, *as_height_width(size), dtype=torch.float32, device="cpu") for size in sizes
-    ]
-    rows = list(zip(*(batch.unbind() for batch in batches), strict=True))
+    return torch.empty(len(indices), 3, *as_height_width(size), dtype=torch.float32, device="cpu")
+
+
+def _fill(
+    source: ImageSource, indices: Sequence[int], crop: Callable[[Image, int], object], threads: int | None
+) -> None:
+    """Have `crop` write every image to its row of a batch."""
 
     def read(row: int) -> None:
         with DECODING.share():  # until the image is down to the sizes asked for
-            image = source.read(indices[row])
-            for size, out in zip(sizes, rows[row], strict=True):
-                crop_tensor(image, size, out)
+            crop(source.read(indices[row]), row)
 
     in_order(read, range(len(indices)), threads or available_threads())
-    return batches
 
 
 def read_tensor(source: ImageSource, index: int, size: int | tuple[int, int], out: Tensor | None = None) -> Tensor:

@@ -63,6 +63,33 @@ def crop_tensor(image: Image, size: int | tuple[int, int], out: Tensor | None = 
     return out
 
 
+def crop_pair(
+    image: Image,
+    size: int | tuple[int, int],
+    other: int | tuple[int, int],
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """An image at two sizes, as an encoder reads it and as it is to come back, each a crop of the image itself.
+
+    A small image that was enlarged for a backbone and is made smaller again would be softer than it was.
+
+    Args:
+        image: an RGB image.
+        size: of the first crop, as `center_crop` takes it.
+        other: of the second one. With other proportions it is the first one, resized, so that both show the same.
+        out: two tensors as of `crop_tensor`, which are filled and returned; None for new ones.
+
+    Raises:
+        DataError: as `crop_tensor`.
+    """
+    (height, width), (tall, wide) = as_height_width(size), as_height_width(other)
+    first = crop_tensor(image, size, None if out is None else out[0])
+    if height * wide == width * tall:
+        return first, crop_tensor(image, other, None if out is None else out[1])
+    second = resize(first[None], (tall, wide))[0]
+    return first, second if out is None else out[1].copy_(second)
+
+
 def _without_pillow(image: Image, steps: list[Resize]) -> np.ndarray | None:
     """The pixels of a centre crop, (height, width, 4), where they can be computed without Pillow."""
     before = steps[-2].whole if len(steps) > 1 else image.size

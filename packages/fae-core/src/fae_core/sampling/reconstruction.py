@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
-from fae_core.images import ImageSource, load_pair, to_uint8
+from fae_core.images import ImageSource, load_at_sizes, to_uint8
 from fae_core.protocols import AdaptingEncoder, encoder_of, read_size
 
 
@@ -49,7 +49,7 @@ def reconstruct(tokenizer: Any, source: ImageSource, rows: Sequence[int], device
     Raises:
         FAEError: the reconstructions are not finite.
     """
-    pair = load_pair(source, rows, read_size(tokenizer), tokenizer.spec.image_shape)
+    pair = load_at_sizes(source, rows, read_size(tokenizer), tokenizer.spec.image_shape)
     read, original = (images.to(device) for images in pair)
     encoder, features = encoder_of(tokenizer), None
     if isinstance(encoder, AdaptingEncoder):  # one pass through the backbone for both

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fae_core.commands.running import is_first_process
 from fae_core.errors import FAEError
-from fae_core.images import ImageSource, load_pair, to_uint8
+from fae_core.images import ImageSource, load_at_sizes, to_uint8
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
 from fae_core.latent_store.statistics import ChannelSums
@@ -184,7 +184,7 @@ class StageData:
         Returns:
             Two tensors (B, 3, H, W) in [0, 1].
         """
-        return load_pair(
+        return load_at_sizes(
             self.source, rows, self.image_size, self.target_size or self.image_size, threads=self.config.threads
         )
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fae_core.images import psnr
-from fae_core.images.transform import resize
-from fae_eval.explore.uploads import as_batch, as_pictures
+from fae_eval.explore.uploads import Picture, as_batch, as_pictures
 from fae_eval.figures.canvas import colormap
 from fae_eval.tokenizers import features_of_latents, grid_of, image_features, rebuilds_features
 
@@ -39,17 +38,16 @@ class Rebuilt:
 
 
 @torch.inference_mode()
-def rebuild(tokenizer: Any, picture: np.ndarray, device: str = "cpu") -> Rebuilt:
+def rebuild(tokenizer: Any, picture: Picture, device: str = "cpu") -> Rebuilt:
     """A picture through a tokenizer and back.
 
     Args:
         tokenizer: Has `encode` and `decode`.
-        picture: uint8 (H, W, 3), at the size that it reads.
+        picture: At its sizes.
         device: Where it is.
     """
-    read = as_batch([picture], device)
+    read, original = as_batch([picture.read], device), as_batch([picture.original], device)
     z = tokenizer.encode(read)
-    original = resize(read, tokenizer.spec.image_shape)
     painted = (tokenizer.decode(z).float().clamp(0, 1) * 255).round() / 255
     difference = (painted - original).abs()
     values = {"PSNR in dB": float(psnr(painted, original)), "mean error of 256 levels": float(difference.mean() * 255)}
@@ -61,9 +59,7 @@ def rebuild(tokenizer: Any, picture: np.ndarray, device: str = "cpu") -> Rebuilt
         values["cosine of features"] = float(cosine.mean())
         missed = (features - rebuilt).square().sum() / features.square().sum().clamp_min(1e-12)
         values["relative squared error of features"] = float(missed)
-    return Rebuilt(
-        as_pictures(original)[0], as_pictures(painted)[0], difference[0].mean(0).cpu().numpy(), errors, values
-    )
+    return Rebuilt(picture.original, as_pictures(painted)[0], difference[0].mean(0).cpu().numpy(), errors, values)
 
 
 def rebuilt_pictures(rebuilt: Rebuilt) -> list[tuple[str, Image.Image]]:

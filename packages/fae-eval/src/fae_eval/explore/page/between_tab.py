@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from fae_core.errors import FAEError
 from fae_eval.explore.drawing import MOST_PICTURES, Order, draw, noise_between
@@ -26,6 +25,7 @@ from fae_eval.explore.page.parts import (
 )
 from fae_eval.explore.page.pictures_tab import Pictures, required
 from fae_eval.explore.turns import Work
+from fae_eval.explore.uploads import Picture
 
 
 def between_tab(models: Models, work: Work, pictures: Pictures) -> None:
@@ -45,8 +45,8 @@ def between_tab(models: Models, work: Work, pictures: Pictures) -> None:
     status, shown = status_line("between-status"), place("between-shown")
 
     @guarded(status)
-    def pictured(first: np.ndarray | None, second: np.ndarray | None, many: Any) -> Updates:
-        a, b, many = required(first, "A"), required(second, "B"), _frames(many)
+    def pictured(first: Picture | None, second: Picture | None, many: Any) -> Updates:
+        a, b, many = required(first, "A").read, required(second, "B").read, _frames(many)
         yield {status: note("encoding and painting")}
         made = work.now(lambda: between_pictures(models.tokenizer, a, b, many, models.device))
         yield {status: note("from A to B"), shown: figures(list(zip(_shares(many), made, strict=True)))}

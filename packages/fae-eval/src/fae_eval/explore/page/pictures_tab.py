@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from fae_core.errors import FAEError
 from fae_core.images import ImageSource
-from fae_core.protocols import read_size
 from fae_eval.explore.drawing import Drawn, Order, conditions, draw
 from fae_eval.explore.latents import enlarged, rebuild, rebuilt_pictures
 from fae_eval.explore.models import Models, choices_of
@@ -19,7 +17,7 @@ from fae_eval.explore.page.markup import Shown, figures, note, values
 from fae_eval.explore.page.parts import Updates, drawn_updates, draws, guarded, place, status_line, stops, visitor
 from fae_eval.explore.patches import Tokens, similarities, similarity_pictures
 from fae_eval.explore.turns import Work
-from fae_eval.explore.uploads import as_batch, fitted, read_picture
+from fae_eval.explore.uploads import Picture, as_batch, cut, drawn_picture, read_picture
 from fae_eval.figures.pca import component_colors
 
 _SIDE = 512  # pixels of a picture that is shown to be clicked
@@ -27,7 +25,7 @@ _SIDE = 512  # pixels of a picture that is shown to be clicked
 
 @dataclass(frozen=True)
 class Pictures:
-    """The two pictures of a visitor, as the tokenizer reads them: states that hold uint8 (H, W, 3) or None."""
+    """The two pictures of a visitor: states that hold a `Picture` or None."""
 
     first: gr.State
     second: gr.State
@@ -112,15 +110,16 @@ def _draws(models: Models) -> bool:
 
 def _filled(slot: Slot, models: Models, work: Work, source: ImageSource | None, status: gr.HTML) -> None:
     """Let a picture be uploaded, drawn, or taken from the data."""
-    size, outputs = read_size(models.tokenizer), [slot.held, slot.shown, status]
+    outputs = [slot.held, slot.shown, status]
 
-    def put(picture: np.ndarray, said: str) -> dict[Any, Any]:
-        return {slot.held: picture, slot.shown: enlarged(picture, _SIDE), status: note(said)}
+    def put(picture: Picture, said: str) -> dict[Any, Any]:
+        return {slot.held: picture, slot.shown: enlarged(picture.read, _SIDE), status: note(said)}
 
     @guarded(status)
     def uploaded(file: str) -> Updates:
         name = Path(file).name
-        yield put(read_picture(Path(file), size, name), f"picture {slot.name}: {name}, its centre as it is encoded")
+        picture = read_picture(Path(file), models.tokenizer, name)
+        yield put(picture, f"picture {slot.name}: {name}, its centre as it is encoded")
 
     count = gr.State(0)
 
@@ -134,7 +133,7 @@ def _filled(slot: Slot, models: Models, work: Work, source: ImageSource | None, 
 
         def finished(drawn: Drawn) -> dict[Any, Any]:
             said = f"picture {slot.name}: {order.conditions[0] or 'drawn'}, seed {seed}"
-            return {**put(fitted(drawn.pictures[0], models.tokenizer), said), count: before + 1}
+            return {**put(drawn_picture(drawn.pictures[0], models.tokenizer), said), count: before + 1}
 
         told = work.run(
             (visitor(request), "picture", slot.name), lambda tell: draw(generator, models.tokenizer, order, tell)
@@ -148,18 +147,11 @@ def _filled(slot: Slot, models: Models, work: Work, source: ImageSource | None, 
         assert source is not None  # else there is no button
         index = (2 * before + (slot.name == "B")) % len(source)
         yield {position: before + 1}
-        yield put(read_source(source, index, size), f"picture {slot.name}: image {index} of the data")
+        yield put(cut(source.read(index), models.tokenizer), f"picture {slot.name}: image {index} of the data")
 
     slot.upload.upload(uploaded, slot.upload, outputs, show_progress="hidden")
     draws([slot.drawn.click], drawn, [count], [*outputs, count])
     slot.following.click(following, position, [*outputs, position], show_progress="hidden")
-
-
-def read_source(source: ImageSource, index: int, size: tuple[int, int]) -> np.ndarray:
-    """An image of a source as a tokenizer reads it, uint8 (H, W, 3). Raises DataError for one that cannot be read."""
-    from fae_core.images import center_crop
-
-    return np.asarray(center_crop(source.read(index), size))
 
 
 def _reconstruction(models: Models, work: Work, slots: tuple[Slot, Slot], status: gr.HTML) -> None:
@@ -172,7 +164,7 @@ def _reconstruction(models: Models, work: Work, slots: tuple[Slot, Slot], status
     shown = place("reconstruction-shown")
 
     @guarded(status)
-    def rebuilt(held: np.ndarray | None) -> Updates:
+    def rebuilt(held: Picture | None) -> Updates:
         picture = required(held, "A or B")
         yield {status: note("encoding and painting")}
         found = work.now(lambda: rebuild(models.tokenizer, picture, models.device))
@@ -187,20 +179,21 @@ def _clicked(slot: Slot, other: Slot, tokens: Tokens, work: Work, outputs: tuple
     status, similar, views = outputs
 
     @guarded(status)
-    def clicked(held: np.ndarray | None, others: np.ndarray | None, where: gr.SelectData) -> Updates:
+    def clicked(held: Picture | None, others: Picture | None, where: gr.SelectData) -> Updates:
         yield {status: note("comparing patches")}
-        picture = required(held, slot.name)
+        picture = required(held, slot.name).read
         width, height = enlarged(picture, _SIDE).size
         x, y = where.index
         spaces = work.now(lambda: tokens.of(picture))
-        second = None if others is None else work.now(lambda: tokens.of(others))
+        beside = None if others is None else others.read
+        second = None if beside is None else work.now(lambda: tokens.of(beside))
         found = similarities(spaces, second, min(y / height, 1.0), min(x / width, 1.0))
         row, column = next(iter(found.values())).query
         said = f"patch of picture {slot.name}: row {row + 1}, column {column + 1}. "
-        said += f"Below, picture {other.name} with its best matches" if others is not None else ""
+        said += f"Below, picture {other.name} with its best matches" if beside is not None else ""
         yield {
             status: note(said),
-            similar: figures(similarity_pictures(picture, others, found), columns=len(found)),
+            similar: figures(similarity_pictures(picture, beside, found), columns=len(found)),
             views: gr.Tabs(selected="patches"),
         }
 
@@ -213,8 +206,8 @@ def _colours(models: Models, work: Work, slots: tuple[Slot, Slot], status: gr.HT
     shown = place("colours-shown")
 
     @guarded(status)
-    def coloured(first: np.ndarray | None, second: np.ndarray | None) -> Updates:
-        held = {slot.name: each for slot, each in zip(slots, (first, second), strict=True) if each is not None}
+    def coloured(first: Picture | None, second: Picture | None) -> Updates:
+        held = {slot.name: each.read for slot, each in zip(slots, (first, second), strict=True) if each is not None}
         if not held:
             required(None, "A or B")
         yield {status: note("finding components")}
@@ -232,7 +225,7 @@ def _colours(models: Models, work: Work, slots: tuple[Slot, Slot], status: gr.HT
     button.click(coloured, [slot.held for slot in slots], [status, shown], show_progress="hidden")
 
 
-def required(held: np.ndarray | None, name: str) -> np.ndarray:
+def required(held: Picture | None, name: str) -> Picture:
     """A picture that is needed. Raises FAEError where there is none yet."""
     if held is None:
         raise FAEError(f"there is no picture {name} yet: upload one, or draw one")
