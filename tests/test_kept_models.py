@@ -51,5 +51,5 @@ def test_a_kept_model_is_sampled_and_described(
 
 
 def test_the_card_of_a_bundle_says_how_long_its_kept_model_was_trained(line: Path) -> None:
-    [facts] = training_history(line / "diffusion/exports/step-3")
+    [facts] = training_history(line / "diffusion/exports/step-3", "generator")
     assert facts["steps"] == 3 and facts["command"] == "fae train diffusion"

@@ -338,7 +338,7 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_a_machine(runs: Pa
         "torch": "2.15.0",
     }
     checkpoint = runs / "ae" / "checkpoints" / "step-00000003"  # stands for its run, as it does elsewhere
-    assert training_history(checkpoint) == record["tokenizer"]["training"][:1]
+    assert training_history(checkpoint, "tokenizer") == record["tokenizer"]["training"][:1]
     assert record["generator"]["training"] == [
         {"command": "fae train diffusion", "seed": 5, "steps": 70, "batch_size": 2}
     ]
@@ -346,6 +346,10 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_a_machine(runs: Pa
         assert said in card
     assert "/data" not in card and "/data" not in json.dumps(record)
     assert "a.parquet[:9]" in card and "--reference r`" in card
+    # What a bundle says of its training goes on into a bundle that is made of its parts.
+    again = make_bundle("toys-10", "toys-10", "toys-11", dtype="bfloat16")
+    assert read_bundle(again)["tokenizer"]["training"] == record["tokenizer"]["training"]
+    assert training_history(Path("toys-10/generator"), "generator") == record["generator"]["training"]
     with pytest.raises(InvalidFile, match="holds no results"):
         make_bundle(runs / "fae", runs / "dit", tmp_path / "out", results=[runs / "dit" / "model" / "config.json"])
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import InvalidFile
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
     ANY_CHECKPOINT,
     BUNDLE_PARTS,
+    BUNDLE_RECORD,
     CHECKPOINT_STATE,
     RUN_CHECKPOINTS,
     RUN_CONFIG,
@@ -20,8 +21,9 @@ from fae_core.folders import (
     checkpoint_step,
     kept_step,
 )
+from fae_core.models.bundles import is_bundle, read_bundle
 from fae_core.models.card import front_matter
-from fae_core.models.sources import run_of
+from fae_core.models.sources import locate_folder, run_of
 from fae_core.redact import redact
 
 _CLASSES = 20  # names that a card lists
@@ -29,18 +31,20 @@ _EARLIER = ("autoencoder", "init")  # settings of a training command that name t
 _DIRECTORIES = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",;)]+/)*")
 
 
-def training_history(source: str | Path) -> list[dict[str, Any]]:
-    """The commands that trained a run's model, first to last: those of the runs that it started from, then its own.
+def training_history(source: str | Path, part: str) -> list[dict[str, Any]]:
+    """The commands that trained a model, first to last: those of the runs that it started from, then its own.
 
     Args:
-        source: A run, its model, or one of its checkpoints; the history of any other folder is empty.
+        source: A run, its model, or one of its checkpoints; a bundle, or a folder in one, whose record says it. The
+            history of any other folder is empty.
+        part: "tokenizer" or "generator": what it is.
 
     Returns:
         Per run that still exists: command, data, seed, steps, batch_size; if a checkpoint is left, also seconds,
         device, threads and torch.
     """
-    found: dict[Path, dict[str, Any]] = {}
-    _collect(Path(source), found)
+    found: dict[object, dict[str, Any]] = {}
+    _collect(source, part, found)
     return list(found.values())
 
 
@@ -95,22 +99,30 @@ def write_card(record: dict[str, Any], name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _collect(source: Path, found: dict[Path, dict[str, Any]]) -> None:
+def _collect(source: str | Path, part: str, found: dict[object, dict[str, Any]]) -> None:
     """Add the facts of a run to `found`, after those of the runs that it started from."""
-    run = run_of(source)
+    try:
+        folder = locate_folder(source, [BUNDLE_RECORD], local_files_only=True)
+    except FAEError:  # its run may still say how it was trained
+        folder = Path(source)
+    bundle = next((place for place in (folder, *folder.absolute().parents) if is_bundle(place)), None)
+    if bundle is not None:
+        found |= {(bundle, part, i): facts for i, facts in enumerate(read_bundle(bundle)[part].get("training", []))}
+        return
+    run = run_of(folder)
     if run is None or run in found:
         return
     settings = read_yaml(run / RUN_CONFIG)
     for key in _EARLIER:
         if isinstance(settings.get(key), str):
-            _collect(Path(settings[key]), found)
+            _collect(settings[key], part, found)
     training = settings.get("training")
     training = training if isinstance(training, dict) else {}
     facts = {key: settings[key] for key in ("command", "data") if key in settings}
     facts |= {key: training[key] for key in ("seed", "steps", "batch_size") if key in training}
     states = sorted(run.glob(f"{RUN_CHECKPOINTS}/{ANY_CHECKPOINT}/{CHECKPOINT_STATE}"))
     steps = {RUN_CHECKPOINTS: checkpoint_step, RUN_EXPORTS: kept_step}
-    step = steps.get(source.parent.name, lambda _: None)(source.name) if run != source else None
+    step = steps.get(folder.parent.name, lambda _: None)(folder.name) if run != folder else None
     if step is not None:  # a model from the middle of a run
         facts, states = {**facts, "steps": step}, [p for p in states if p.parent.name == checkpoint(step)]
     found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})

@@ -73,8 +73,8 @@ def make_bundle(
     record = {
         "format_version": FORMAT_VERSION,
         "description": public(description or f"A {model.model_type} on the latents of {encoder.spec.backbone}."),
-        "tokenizer": _facts(encoder, tokenizer),
-        "generator": _facts(model, generator),
+        "tokenizer": _facts(encoder, tokenizer, TOKENIZER),
+        "generator": _facts(model, generator, GENERATOR),
         **_space(encoder.spec),
         "dtype": dtype,
         "made": {"date": today, "torch": torch.__version__, "fae_core": __version__},
@@ -118,7 +118,7 @@ def _load(tokenizer: str | Path, generator: str | Path) -> tuple[Any, Any]:
     return encoder, model
 
 
-def _facts(model: Any, source: str | Path) -> dict[str, Any]:
+def _facts(model: Any, source: str | Path, part: str) -> dict[str, Any]:
     """Type, parameters, classes and training of a model. A frozen backbone of another project is not counted."""
     named = model.named_parameters()
     count = sum(p.numel() for name, p in named if not name.startswith(("backbone.", "encoder.backbone.")))
@@ -132,7 +132,7 @@ def _facts(model: Any, source: str | Path) -> dict[str, Any]:
         **({} if classes is None else {"classes": classes}),
         **({} if names is None else {"class_names": list(names)}),
     }
-    return {**facts, "training": training_history(source)}
+    return {**facts, "training": training_history(source, part)}
 
 
 def _space(spec: LatentSpec) -> dict[str, str]:
