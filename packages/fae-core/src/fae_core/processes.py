@@ -29,6 +29,10 @@ Value = TypeVar("Value")
 # measures a preview while the others wait. A process that dies is noticed by torchrun.
 _TIMEOUT = timedelta(hours=2)
 _SETTLE_SECONDS = 0.2
+# Groups that were left. Freeing a group joins gloo's threads, which need the interpreter's lock to release the tensors
+# of the last operation. torch gives the lock away while it frees what Python held last, but not what a model under
+# DistributedDataParallel did: there both would wait for ever.
+_ended: list[Any] = []
 
 
 def are_several() -> bool:
@@ -144,11 +148,17 @@ def _wait_for_gloo() -> None:
     """Before the interpreter is shut down: wait for gloo's threads.
 
     They release the tensors of the last operation after it has returned, and need the interpreter's lock for it; once
-    the interpreter is being shut down they abort the process instead (std::terminate). Destroying the group joins them
-    unless a wrapped model still refers to it: collecting such models ends most, and the rest get the lock for a moment.
+    the interpreter is being shut down they abort the process instead (std::terminate). Ended groups are joined here; a
+    group that the caller opened, or that a wrapped model still refers to, gets the lock for a moment.
     """
-    gc.collect()
+    _join_ended()
     time.sleep(_SETTLE_SECONDS)
+
+
+def _join_ended() -> None:
+    """Free the groups that have ended, once what refers to them is gone."""
+    gc.collect()
+    _ended.clear()
 
 
 @contextmanager
@@ -172,9 +182,11 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         _wait_for_gloo_at_exit()  # also for a group that the caller opened
     owner = not dist.is_initialized()
     if owner:
+        _join_ended()
         dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_TIMEOUT)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), kind)
     finally:
         if owner:
+            _ended.append(dist.group.WORLD)
             dist.destroy_process_group()
