@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from fae_core.commands.groups import invoke
 from fae_core.files import read_yaml
+from fae_core.images import open_images
 from fae_core.recipes.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -31,6 +33,16 @@ CLAIMS = {
     "bundle": (),
     "beta": ("adapters",),
     "latent-norm": ("adapters",),
+}
+FLAT = {
+    "red": (220, 30, 30),
+    "brown": (120, 80, 40),
+    "yellow": (230, 210, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 200),
+    "white": (240, 240, 240),
+    "grey": (128, 128, 128),
+    "black": (20, 20, 20),
 }
 
 
@@ -100,6 +112,33 @@ def test_few_steps_are_compared_to_the_end(parquet: Path, tmp_path: Path) -> Non
     run("few-steps", tmp_path / "few", f"data={parquet}")
     for results in ("results", "results-also"):
         assert "MeanFlow, 1" in (tmp_path / "few" / results / "compared.svg").read_text()
+
+
+def test_colours_are_put_into_captions_and_counted_in_pictures(parquet: Path, tmp_path: Path) -> None:
+    words = runpy.run_path(str(RECIPES / "claims" / "color_words.py"))
+    for color, pixel in FLAT.items():
+        assert words["color_word"](np.full((32, 32, 3), pixel, np.uint8)) == color
+    halves = np.full((32, 32, 3), FLAT["red"], np.uint8)
+    halves[16:, :16] = FLAT["blue"]
+    halves[16:, 16:] = FLAT["green"]
+    assert words["color_word"](halves) == "red"  # half of the middle
+    halves[:16, 16:] = FLAT["black"]
+    assert words["color_word"](halves) is None
+    assert words["caption_of"](np.full((32, 32, 3), FLAT["red"], np.uint8), "truck") == "a photo of a truck"
+    assert words["caption_of"](np.full((32, 32, 3), FLAT["red"], np.uint8), "ship") == "a photo of a red ship"
+    words["caption"](parquet, tmp_path / "colored")
+    captioned = open_images(tmp_path / "colored" / "images.parquet")
+    assert captioned.labels == open_images(parquet).labels and captioned.classes == list("abcdefghij")
+    assert [text.split()[-1] for text in captioned.captions[:10]] == list("abcdefghij")
+    run(
+        "colors",
+        tmp_path / "colors",
+        f"data={tmp_path}/colored/images.parquet",
+        f"prompts={RECIPES}/claims/prompts-colors.txt",
+    )
+    words["heard"](tmp_path / "colors" / "samples", tmp_path / "colors" / "results" / "heard.json")
+    rows = json.loads((tmp_path / "colors" / "results" / "heard.json").read_text())["table"]["rows"]
+    assert [row[:2] for row in rows[:2]] == [["named in training", 76], ["never named together", 4]]
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
