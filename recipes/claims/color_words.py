@@ -14,6 +14,7 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +22,8 @@ from PIL import Image
 
 from fae_core.files import staged_folder
 from fae_core.folders import IMAGES
-from fae_core.images import open_images
+from fae_core.images import ImageSource, load_batch, open_images
+from fae_core.images.grid import save_grid
 from fae_eval.data.captions import sample_prompts
 from fae_eval.results import Result, provenance
 
@@ -94,49 +96,48 @@ def heard(samples: Path, out: Path) -> None:
 
     Args:
         samples: A folder of `fae sample --prompts`.
-        out: The record, .json.
+        out: The record, .json; a grid of pictures is written beside it.
     """
     pictures = open_images(samples / IMAGES)
-    prompts = [asked_of(text) for text in sample_prompts(samples, len(pictures))]
-    found = [color_word(np.asarray(pictures.read(i))) for i in range(len(pictures))]
-    by_itself = {
-        (color, name): np.mean(
-            [word == color for word, asked in zip(found, prompts, strict=True) if asked == (None, name)]
-        )
-        for color, name in dict.fromkeys(prompts)
+    prompts = sample_prompts(samples, len(pictures))
+    drawn = [(*asked_of(text), color_word(np.asarray(pictures.read(i)))) for i, text in enumerate(prompts)]
+    unasked: dict[str, list[str | None]] = {}  # the colours of a class's pictures where none was asked for
+    for color, name, found in drawn:
+        unasked.setdefault(name, []).extend([found] if color is None else [])
+    pairs = dict.fromkeys((color, name) for color, name, _ in drawn if color)
+    groups = {"named in training": [pair for pair in pairs if pair not in UNSEEN], "never named together": [*UNSEEN]}
+    groups |= {
+        f"{color}, named": [pair for pair in groups["named in training"] if pair[0] == color] for color in COLORS
     }
-    rows, values = [], {}
-    for title, chosen in (
-        ("named in training", lambda asked: asked not in UNSEEN),
-        ("never named together", lambda asked: asked in UNSEEN),
-        *(
-            (f"{color}, named", lambda asked, color=color: asked[0] == color and asked not in UNSEEN)
-            for color in COLORS
-        ),
-        *((" ".join(pair), lambda asked, pair=pair: asked == pair) for pair in UNSEEN),
-    ):
-        hits = [
-            (word == asked[0], by_itself[asked])
-            for word, asked in zip(found, prompts, strict=True)
-            if asked[0] and chosen(asked)
-        ]
-        shares = np.mean(hits, axis=0)
-        rows.append([title, len(hits), float(shares[0]), float(shares[1])])
-        values[title] = float(shares[0])
-    columns = ["pairs of colour and class", "pictures", "have the colour", "have it without being asked"]
-    note = "The colour of a picture is that of at least 40 % of the pixels of its middle."
-    record = Result(
-        "colours",
-        "Colours that were asked for",
-        {"columns": columns, "rows": rows},
-        [],
-        [note],
-        [],
-        values,
-        provenance(),
-    )
+    groups |= {" ".join(pair): [pair] for pair in UNSEEN}
+    rows = []
+    for title, chosen in groups.items():
+        of_group = [(color, name, found) for color, name, found in drawn if (color, name) in chosen]
+        heard_of = fmean(found == color for color, _, found in of_group)
+        by_itself = fmean(unasked[name].count(color) / len(unasked[name]) for color, name, _ in of_group)
+        rows.append([title, len(of_group), heard_of, by_itself])
+    record = Result("colours", "Colours that were asked for", provenance=provenance())
+    record.table = {
+        "columns": ["pairs", "pictures", "have the colour", "have it where none is asked for"],
+        "rows": rows,
+    }
+    record.figures = [{"path": _pairs_grid(pictures, drawn, out).name, "caption": "A picture of every pair"}]
+    record.notes = [f"A picture has the colour of at least {SHARE:.0%} of the pixels of its middle."]
     record.save(out)
     print(record.text())
+
+
+def _pairs_grid(pictures: ImageSource, drawn: list[tuple[str | None, str, str | None]], out: Path) -> Path:
+    """Save the first picture of each pair, a row for each colour, none at the top, beside the record."""
+    first: dict[tuple[str | None, str], int] = {}
+    for i, (color, name, _) in enumerate(drawn):
+        first.setdefault((color, name), i)
+    names = [name for color, name in first if color is None]
+    cells = [first[color, name] for color in (None, *COLORS) for name in names]
+    width, height = pictures.read(0).size
+    images = load_batch(pictures, cells, (height, width))
+    rows = ["no colour", *COLORS]
+    return save_grid(images, out.with_suffix(".png"), len(names), row_labels=rows, column_labels=names, scale=2)
 
 
 def asked_of(prompt: str) -> tuple[str | None, str]:
