@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from fae_core import ops
+from fae_core.autocast import autocast
 from fae_core.errors import FAEError
 from fae_core.files import staged_file
 from fae_core.folders import bad_batch
@@ -223,7 +224,7 @@ class _RunningPhase:
 
     def evaluate(self, batch: Batch, random: SlotRandom) -> dict[str, Tensor]:
         """The terms of the loss."""
-        with self._autocast():
+        with autocast(self.group.device, self.config.precision):
             return self.module(batch, random)
 
     def finish(self, step: int | None) -> None:
@@ -242,11 +243,6 @@ class _RunningPhase:
         if isinstance(self.module, nn.parallel.DistributedDataParallel) and not last:
             return self.module.no_sync()
         return nullcontext()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        """The precision of the forward pass."""
-        kind = self.group.device.split(":")[0]
-        return torch.autocast(kind, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
 
 
 def save_bad_batch(folder: Path, step: int, micro_batches: list[tuple[Batch, SlotRandom]]) -> Path:

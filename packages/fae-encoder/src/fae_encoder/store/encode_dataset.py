@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 import torch
 from torch import Tensor
 
+from fae_core.autocast import autocast
 from fae_core.config import parse_config
 from fae_core.errors import DataError
 from fae_core.files import hold, require_new_folder
@@ -286,7 +287,7 @@ def _latents(inputs: _Inputs, read: Tensor, places: Sequence[int], config: Encod
     padded = torch.cat([read, read.new_zeros(_GROUP - len(places), *read.shape[1:])])
     found: dict[str, Tensor] = {}
     for side in ("", "_flip") if config.flips else ("",):
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(inputs.device.type, config.precision):
             whole = _posterior(inputs, padded.flip(-1) if side else padded)
         posterior = whole.select(slice(len(places)))
         if config.posterior == "sample":
