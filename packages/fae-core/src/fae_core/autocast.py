@@ -1,55 +1,35 @@
-"""The precision of a forward pass: bf16 by autocast, but for convolutions on CPUs that have no instructions for it."""
+"""The precision of a forward pass: bf16 by autocast, where the device computes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-_CONVOLUTIONS = frozenset(getattr(torch, f"conv{kind}{sides}d") for kind in ("", "_transpose") for sides in (1, 2, 3))
+log = logging.getLogger("fae")
 
 
-@contextmanager
-def autocast(device: str, precision: str) -> Iterator[None]:
+def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     """The context of a forward pass.
 
-    Without instructions for bf16 (AVX-512 on x86) torch computes bf16 convolutions a hundred times slower than fp32
-    ones; there they stay in fp32.
+    Without instructions for bf16 (AVX-512 on x86) torch computes bf16 up to a hundred times slower than fp32; a CPU
+    that has none uses fp32, and a warning says so once.
 
     Args:
         device: "cpu", "cuda", or "cuda:0" and so on.
         precision: "fp32", or "bf16" for autocast.
     """
     kind = device.partition(":")[0]
-    if precision != "bf16":
-        yield
-    elif kind != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        with torch.autocast(kind, torch.bfloat16):
-            yield
-    else:
-        with torch.autocast(kind, torch.bfloat16), ExactConvolutions():
-            yield
+    if precision != "bf16" or (kind == "cpu" and not _cpu_has_bf16()):
+        return nullcontext()
+    return torch.autocast(kind, torch.bfloat16)
 
 
-class ExactConvolutions(TorchFunctionMode):
-    """Convolutions are computed in fp32, whatever autocast says."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func not in _CONVOLUTIONS:
-            return func(*args, **(kwargs or {}))
-        with torch.autocast("cpu", enabled=False):
-            return func(*map(_widened, args), **{name: _widened(value) for name, value in (kwargs or {}).items()})
-
-
-def _widened(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) else value
+@cache
+def _cpu_has_bf16() -> bool:
+    found = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not found:
+        log.warning("this CPU has no instructions for bf16: fp32 is used, which is faster here")
+    return found
