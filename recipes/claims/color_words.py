@@ -1,7 +1,7 @@
 """Captions with the colour of a picture's middle, and how often drawn pictures have the colour that was asked for.
 
     python recipes/claims/color_words.py caption train.parquet colored
-    python recipes/claims/color_words.py heard runs/colors/samples --out runs/colors/results/heard.json
+    python recipes/claims/color_words.py heard runs/colors/samples --out runs/colors/results/colors.json
 
 The word is a statistic of the pixels, so that nobody has to write captions, and what is drawn is judged by the rule
 that named the training images. A few pairs of colour and class are never named (`UNSEEN`): whether their pictures have
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from fae_core.errors import DataError, FAEError
 from fae_core.files import staged_folder
 from fae_core.folders import IMAGES
 from fae_core.images import ImageSource, load_batch, open_images
@@ -81,7 +82,7 @@ def caption(source: Path, out: Path) -> None:
     """
     images = open_images(source)
     if not images.labels or not images.classes:
-        raise SystemExit(f"{source} has no labels with names")
+        raise DataError(f"{source} has no labels with names")
     texts = [caption_of(np.asarray(images.read(i)), images.classes[label]) for i, label in enumerate(images.labels)]
     with staged_folder(out) as staging:
         pq.write_table(pq.read_table(source).append_column("caption", [texts]), staging / "images.parquet")
@@ -104,12 +105,13 @@ def heard(samples: Path, out: Path) -> None:
     unasked: dict[str, list[str | None]] = {}  # the colours of a class's pictures where none was asked for
     for color, name, found in drawn:
         unasked.setdefault(name, []).extend([found] if color is None else [])
-    pairs = dict.fromkeys((color, name) for color, name, _ in drawn if color)
-    groups = {"named in training": [pair for pair in pairs if pair not in UNSEEN], "never named together": [*UNSEEN]}
-    groups |= {
-        f"{color}, named": [pair for pair in groups["named in training"] if pair[0] == color] for color in COLORS
-    }
-    groups |= {" ".join(pair): [pair] for pair in UNSEEN}
+    pairs = {(color, name) for color, name, _ in drawn}
+    if not pairs >= {*UNSEEN, *((color, name) for color in (None, *COLORS) for name in unasked)}:
+        raise DataError(f"{samples} lacks pairs; draw at least one picture of each of prompts-colors.txt's lines")
+    named = {(color, name) for color, name in pairs if color and (color, name) not in UNSEEN}
+    groups = {"named in training": named, "never named together": {*UNSEEN}}
+    groups |= {f"{color}, named": {pair for pair in named if pair[0] == color} for color in COLORS}
+    groups |= {" ".join(pair): {pair} for pair in UNSEEN}
     rows = []
     for title, chosen in groups.items():
         of_group = [(color, name, found) for color, name, found in drawn if (color, name) in chosen]
@@ -159,7 +161,10 @@ def main() -> None:
     other.add_argument("--out", type=Path, required=True)
     other.set_defaults(run=lambda asked: heard(asked.samples, asked.out))
     asked = parser.parse_args()
-    asked.run(asked)
+    try:
+        asked.run(asked)
+    except FAEError as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -237,6 +237,8 @@ def test_a_damaged_part_is_named_in_one_line(bundle: Path, part: str, damage, co
         ({"files": None}, "does not say what the bundle holds"),
         ({"files": {}}, "lists no weights of a generator"),
         ({"generator": "dit"}, "does not say what the bundle holds"),
+        ({"generator": {"training": "long"}}, "does not say how its parts were trained"),
+        ({"tokenizer": {"training": ["long"]}}, "does not say how its parts were trained"),
         ({"files": {"generator/../../x.safetensors": "0"}}, "names files that are not in the bundle"),
         ({"files": {"/dev/zero": "0"}}, "names files that are not in the bundle"),
     ],

@@ -90,7 +90,10 @@ def encode(
             "--statistics", help="Normalise by the encoder's, the data's, or auto: the encoder's if it has any."
         ),
     ] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or bf16 arithmetic in the encoder.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="fp32, or bf16 arithmetic in the encoder; CPUs that have no bf16 use fp32."),
+    ] = "fp32",
     batch_size: BatchSize = 32,
     shard_size: Annotated[
         int | None, typer.Option("--shard-size", min=1, help="Samples per file; about 64 MiB by default.")

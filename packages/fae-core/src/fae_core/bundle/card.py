@@ -105,9 +105,10 @@ def _collect(source: str | Path, part: str, found: dict[object, dict[str, Any]])
         folder = locate_folder(source, [BUNDLE_RECORD], local_files_only=True)
     except FAEError:  # its run may still say how it was trained
         folder = Path(source)
-    bundle = next((place for place in (folder, *folder.absolute().parents) if is_bundle(place)), None)
+    # A bundle, its tokenizer or generator, or a part of these.
+    bundle = next((place for place in (folder, *folder.absolute().parents[:2]) if is_bundle(place)), None)
     if bundle is not None:
-        found |= {(bundle, part, i): facts for i, facts in enumerate(read_bundle(bundle)[part].get("training", []))}
+        found |= {(bundle, i): facts for i, facts in enumerate(read_bundle(bundle)[part].get("training", []))}
         return
     run = run_of(folder)
     if run is None or run in found:

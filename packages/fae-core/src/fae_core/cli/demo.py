@@ -1,4 +1,4 @@
-"""`fae demo`: the whole method on eight photographs, in four to five minutes on two free CPU cores."""
+"""`fae demo`: the whole method on eight photographs, in four to five minutes on two free CPU cores with AVX-512."""
 
 from __future__ import annotations
 

@@ -52,6 +52,10 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     files, others, parts = record.get("files"), record.get(OTHERS, {}), [record.get(part) for part in BUNDLE_PARTS]
     if not isinstance(files, dict) or not isinstance(others, dict) or not all(isinstance(part, dict) for part in parts):
         raise InvalidFile(f"{path} does not say what the bundle holds")
+    for part in BUNDLE_PARTS:
+        history = record[part].get("training", [])
+        if not isinstance(history, list) or not all(isinstance(run, dict) for run in history):
+            raise InvalidFile(f"{path} does not say how its parts were trained")
     inside = all(isinstance(digest, str) and _inside(name) for name, digest in (files | others).items())
     if not inside or not all(name.endswith(".safetensors") for name in files):
         raise InvalidFile(f"{path} names files that are not in the bundle")

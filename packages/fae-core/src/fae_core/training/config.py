@@ -63,7 +63,9 @@ class TrainConfig(Config):
     ema_warmup: bool = Field(False, description="start with the shorter average (1 + step) / (10 + step)")
     max_skipped: int = Field(10, ge=0, description="stop after this many updates in a row with a non-finite gradient")
 
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast; weights stay fp32")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 is autocast, fp32 on CPUs that have no bf16; weights stay fp32"
+    )
     compile: bool | Literal["auto"] = Field(False, description="torch.compile each transformer block; 'auto': on a GPU")
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="how several processes share a model")
     deterministic: bool = Field(
