@@ -84,7 +84,7 @@ def test_the_scale_that_made_the_reference_is_found(search) -> None:
     result = search(GuidancePlan(low=1.0, high=1.6, count=24, first_count=24))
     assert [row[1] for row in result.rows] == [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]
     assert [row[0] for row in result.rows].index("best") == 3
-    assert result.rows[3][3] == pytest.approx(0, abs=1e-12)  # the same noise at every scale, so the same images
+    assert result.rows[3][3] == pytest.approx(0, abs=1e-8)  # the same noise at every scale, so the same images
     assert result.values["best scale"] == 1.3
     assert result.kind == "guidance-search" and result.columns == ["", "scale", "images", "FD-pixels"]
 

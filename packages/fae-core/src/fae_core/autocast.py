@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -11,8 +10,8 @@ import torch
 log = logging.getLogger("fae")
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager[object]:
-    """The context of a forward pass.
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The context of a forward pass, whatever context the caller is in.
 
     Without instructions for bf16 (AVX-512 on x86) torch computes bf16 up to a hundred times slower than fp32; a CPU
     that has none uses fp32, and a warning says so once.
@@ -22,14 +21,13 @@ def autocast(device: str, precision: str) -> AbstractContextManager[object]:
         precision: "fp32", or "bf16" for autocast.
     """
     kind = device.partition(":")[0]
-    if precision != "bf16" or (kind == "cpu" and not _cpu_has_bf16()):
-        return nullcontext()
-    return torch.autocast(kind, torch.bfloat16)
+    bf16 = precision == "bf16" and (kind != "cpu" or _cpu_has_bf16())
+    return torch.autocast(kind, torch.bfloat16, enabled=bf16)
 
 
 @cache
 def _cpu_has_bf16() -> bool:
-    found = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    found = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if not found:
         log.warning("this CPU has no instructions for bf16: fp32 is used, which is faster here")
     return found

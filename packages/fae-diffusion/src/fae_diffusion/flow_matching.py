@@ -15,6 +15,7 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
+from fae_core.autocast import autocast
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
@@ -169,7 +170,7 @@ class FlowMatching(FastSampling):
         weak = self._weak_model(weak, device)
         bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
         # One context around all steps, so that the weights are cast once.
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.inference_mode(), autocast(device.type, "bf16" if bf16 else "fp32"):
             velocity = self._guided(condition, settings, weak)
             network, z = self._network(velocity, noise, settings, bf16, device), noise.to(device).float()
             if network is velocity.model and settings.method not in ADAPTIVE:

@@ -152,7 +152,7 @@ class Sampling(Config):
     rtol: float = Field(default=1e-3, ge=1e-15, le=1e3, description="relative tolerance of the adaptive methods")
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="auto",
-        description="of the network; bf16 is autocast, the state is integrated in fp32; "
+        description="of the network; bf16 is autocast, fp32 on CPUs that have no bf16; the state is fp32; "
         "'auto': bf16 on a GPU, fp32 elsewhere",
     )
     compile: bool | Literal["auto"] = Field(
