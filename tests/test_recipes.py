@@ -98,7 +98,7 @@ def compare_five_spaces(parquet: Path, spaces: Path, runs: Path) -> None:
     options += ["--set", f"floor={parquet}[:8]"]
     invoke(["run", str(recipe), "--out", str(runs / "compared"), "--size", "smoke", *options])
     table = json.loads((runs / "compared" / "convergence" / "compared.json").read_text())["table"]
-    assert [row[:2] for row in table["rows"]] == [[name, 2] for name in sorted(named)] and len(named) == 5
+    assert [row[:2] for row in table["rows"]] == [[name, 1] for name in sorted(named)] and len(named) == 5
 
 
 def test_the_samplers_of_the_bundle_are_measured_to_the_end(parquet: Path, tmp_path: Path) -> None:

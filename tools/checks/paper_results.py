@@ -78,7 +78,7 @@ def render(hours: Callable[[Command], float] | None = None) -> str:
     names = sorted((path.stem for path in RECIPES.glob("*.yaml")), key=lambda name: (name not in FIRST, name))
     total = {name: sum(map(hours, _steps(name))) for name in names}
     titles = {name: load_recipe(RECIPES / f"{name}.yaml").title for name in names}
-    overview = [[f"[{name}](#{name})", titles[name], _hours(total[name])] for name in names]
+    overview = [[f"[{name}](#{name})", titles[name], hours_text(total[name])] for name in names]
     sections = [section(name, titles[name], hours) for name in names]
     return "\n".join([HEAD + _table(["recipe", "", "GPU-hours"], overview), *sections])
 
@@ -88,7 +88,7 @@ def section(name: str, title: str, hours: Callable[[Command], float]) -> str:
     path = RECIPES / f"{name}.yaml"
     command = path.read_text("utf-8").partition("\n")[0].removeprefix("# ")
     parts = [f"## {name}\n\n[{title}](../../recipes/paper/{path.name})\n\n{_MARK}\n```bash\n{command}\n```\n"]
-    if training := [[c.step, settings_text(c), _hours(hours(c))] for c in _steps(name) if c.trains]:
+    if training := [[c.step, settings_text(c), hours_text(hours(c))] for c in _steps(name) if c.trains]:
         parts.append(_table(["trains", "settings", "GPU-hours"], training))
     if sampling := dict.fromkeys(filter(None, map(sampling_text, _steps(name)))):
         parts.append("".join(f"- {line}\n" for line in sampling))
@@ -182,7 +182,7 @@ def _steps(recipe: str) -> list[Command]:
     return [command for command in commands().values() if command.recipe == recipe]
 
 
-def _hours(hours: float) -> str:
+def hours_text(hours: float) -> str:
     """Two significant digits; nothing for no hours."""
     return f"{float(f'{hours:.2g}'):,.0f}" if hours else ""
 
