@@ -22,6 +22,7 @@ from fae_core.bundle.make import make_bundle
 from fae_core.cli.info import describe
 from fae_core.cli.main import main
 from fae_core.commands.groups import invoke
+from fae_core.documents import read_yaml
 from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, MissingPackage, OutputExists, UnknownName
 from fae_core.models.bundles import bundle_folders, bundle_part, read_bundle
 from fae_core.models.rounding import compact_weights, round_parameters
@@ -348,6 +349,12 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_a_machine(runs: Pa
         assert said in card
     assert "/data" not in card and "/data" not in json.dumps(record)
     assert "a.parquet[:9]" in card and "--reference r`" in card
+    # A run that names an earlier one from another working directory finds it by the command that it recorded.
+    config = runs / "fae" / "config.yaml"
+    words = ["train", "pixel", "--autoencoder", str(runs / "ae")]
+    changed = read_yaml(config) | {"autoencoder": "elsewhere/ae", "arguments": words}
+    config.write_text(json.dumps(changed))
+    assert training_history(runs / "fae", "tokenizer") == record["tokenizer"]["training"]
     # What a bundle says of its training goes on into a bundle that is made of its parts.
     again = make_bundle("toys-10", "toys-10", "toys-11", dtype="bfloat16")
     assert read_bundle(again)["tokenizer"]["training"] == record["tokenizer"]["training"]
