@@ -20,3 +20,5 @@ def test_the_forward_pass_has_the_precision_that_was_asked_for_where_the_cpu_com
     with autocast(device, "bf16"):
         assert convolution(images).dtype == linear(rows).dtype == (torch.bfloat16 if NATIVE else torch.float32)
     assert linear(rows).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16), autocast(device, "fp32"):
+        assert linear(rows).dtype == torch.float32
