@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -97,10 +96,9 @@ def test_every_training_command_names_its_preset(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight photographs in a folder for each class, as ImageNet has them: of the shared data, or scikit-image's."""
+    """Eight photographs in a folder for each class, as ImageNet has them."""
     folder = tmp_path_factory.mktemp("photographs")
-    samples = Path(os.environ.get("FAE_SHARED", "shared")) / "data" / "imagenet-samples"
-    source = open_images(samples if samples.is_dir() else "photographs")
+    source = open_images("photographs")
     for index in range(len(PHOTOGRAPHS)):
         (folder / f"class-{index}").mkdir()
         source.read(index).save(folder / f"class-{index}" / f"{index}.jpg", quality=95)

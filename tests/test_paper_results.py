@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 from paper_commands import commands
 from paper_results import NUMBERS, PAGE, gpu_hours, hours_text, render, settings_text
 
 from fae_core.files import read_yaml
-
-PAPER = Path(os.environ.get("FAE_SHARED", "shared")) / "paper"
+from fae_core.testing.shared import shared_folder
 
 
 def without_hours(page: str) -> str:
@@ -38,9 +35,8 @@ def test_hours_are_those_of_the_counted_flops() -> None:
     assert gpu_hours(commands()["table2/shift"]) == pytest.approx(711.8e9 * 1.024e9 / 3.956e14 / 3600, rel=1e-3)
 
 
-@pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's text is not there (FAE_SHARED)")
 def test_every_number_is_in_the_papers_text() -> None:
-    text = max((path.read_text("utf-8") for path in PAPER.glob("*.txt")), key=len).replace("*", "")
+    text = max((path.read_text("utf-8") for path in shared_folder("paper").glob("*.txt")), key=len).replace("*", "")
     for recipe, tables in read_yaml(NUMBERS).items():
         for table in tables:
             for label, numbers in table["rows"].items():
