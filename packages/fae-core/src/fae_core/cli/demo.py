@@ -1,4 +1,4 @@
-"""`fae demo`: the whole method on eight photographs, in four to five minutes on two free CPU cores with AVX-512."""
+"""`fae demo`: the whole method on eight photographs, in 4 to 11 minutes on two free CPU cores."""
 
 from __future__ import annotations
 
