@@ -5,6 +5,7 @@ A frozen backbone's weights are stored only where no other machine could fetch t
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack
 
@@ -16,6 +17,7 @@ from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import ENCODER, LATENT_SPEC, weights_file
 from fae_core.models.card import Card
 from fae_core.models.folder import load_weights, read_config, require_unchanged
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.models.sources import HubOptions, resolve_model_folder
@@ -88,8 +90,9 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
             spec.require(own_spec, context=str(source))
         if weights != "default":
             config = _with_weights(config, None if weights is None else str(weights), folder)
-        encoder = cls(config, own_spec)
         stored = config.backbone.weights == STORED
+        with no_initial_weights() if stored else nullcontext():  # a random backbone is drawn, not loaded
+            encoder = cls(config, own_spec)
         load_weights(encoder, folder / weights_file(hub.get("variant")), elsewhere=None if stored else _BACKBONE)
         encoder._initial = None if read_config(folder).get(_TRAINED, True) else sample_of(encoder.adapter)
         if verify:

@@ -17,6 +17,7 @@ from fae_core.models.build import built, seeded
 from fae_core.models.card import Card, model_card
 from fae_core.models.folder import load_weights, read_config, require_unchanged, write_config
 from fae_core.models.identity import model_checksum
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.presets import load_preset
 from fae_core.models.shown import Shown
 from fae_core.models.sources import HubOptions, resolve_model_folder
@@ -97,7 +98,8 @@ class PretrainedModel(Shown, Generic[ConfigT]):
         config, own_spec = cls._read(folder)
         if spec is not None and own_spec is not None:
             spec.require(own_spec, context=str(source))
-        model = built(f"{folder}/{MODEL_CONFIG}", lambda: cls(config, own_spec))
+        with no_initial_weights():
+            model = built(f"{folder}/{MODEL_CONFIG}", lambda: cls(config, own_spec))
         model.class_names = checked_names(read_config(folder).get("class_names"), f"{folder}/{MODEL_CONFIG}")
         load_weights(model, folder / weights_file(variant))
         require_unchanged(folder, model._saved_state(), own_spec, variant)

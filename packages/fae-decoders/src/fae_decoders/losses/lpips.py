@@ -16,6 +16,7 @@ from fae_core.errors import FAEError, InvalidFile, MissingPackage, first_line
 from fae_core.images.check import require_range
 from fae_core.layers import Fp32Buffers
 from fae_core.models.build import on_meta
+from fae_core.models.no_init import no_initial_weights
 from fae_decoders.losses.config import Trunk
 from fae_decoders.losses.perceptual import require_pair
 
@@ -51,7 +52,7 @@ class LPIPS(nn.Module):
             raise MissingPackage("the LPIPS loss", "fae-decoders[perceptual]") from None
         import warnings
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_initial_weights():
             warnings.simplefilter("ignore")  # torchvision's deprecated `pretrained` argument, used inside lpips
             if weights is None and not on_meta():
                 self.net = _with_downloaded_trunk(lpips, trunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, TypeGuard, get_args
 
 import timm
@@ -12,11 +12,15 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError, InvalidFile, UnknownName
+from fae_core.models.no_init import no_initial_weights
 from fae_encoder.backbones import efficientnet_lite, heads
 from fae_encoder.backbones.config import BackboneConfig, Interpolation
 from fae_encoder.backbones.heads import TimmModel
 from fae_encoder.backbones.network import FeatureMap, Network
 from fae_encoder.backbones.weights import cached_commit, read_state_dict
+
+# Of weights: with it timm requires every key of a model without a classifier; otherwise it would load what is there.
+_NO_CLASSIFIER = {"num_classes": 0, "label_offset": 0}
 
 
 class TimmNetwork(Network):
@@ -181,23 +185,25 @@ def _build(name: str, config: BackboneConfig, configuration: PretrainedCfg) -> n
         options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
     elif weights not in (None, "stored"):
         # timm's own loader renames official layouts and resamples position tables.
-        options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": read_state_dict(weights)})
+        overlay = {"state_dict": read_state_dict(weights), **({} if config.classifier else _NO_CLASSIFIER)}
+        options.update(pretrained=True, pretrained_cfg_overlay=overlay)
     # timm names the source of weights in its config; a random model must not look for them.
     on_meta = torch.get_default_device().type == "meta"
     if on_meta:
         options = {key: value for key, value in options.items() if not key.startswith("pretrained")}
+    from_state = "state_dict" in options.get("pretrained_cfg_overlay", ())
     try:
-        try:
-            return timm.create_model(name, **options)
-        except RuntimeError:
-            if "state_dict" not in options.get("pretrained_cfg_overlay", ()):
+        with no_initial_weights() if from_state else nullcontext():
+            try:
+                return timm.create_model(name, **options)
+            except RuntimeError:
+                if not from_state:
+                    raise
+                # Networks trained without labels have no classifier.
+                overlay = {**options["pretrained_cfg_overlay"], **_NO_CLASSIFIER}
+                with suppress(Exception):
+                    return timm.create_model(name, **{**options, "num_classes": 0, "pretrained_cfg_overlay": overlay})
                 raise
-            # Networks trained without labels have no classifier. With num_classes 0 for both model and weights, timm
-            # still requires every other key; if the two differed, it would not.
-            overlay = {**options["pretrained_cfg_overlay"], "num_classes": 0, "label_offset": 0}
-            with suppress(Exception):
-                return timm.create_model(name, **{**options, "num_classes": 0, "pretrained_cfg_overlay": overlay})
-            raise
     except Exception as error:
         reason = " ".join(str(error).split())[:240] or type(error).__name__
         if options.get("pretrained"):

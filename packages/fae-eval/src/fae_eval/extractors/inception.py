@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError, InvalidFile, MissingPackage
 from fae_core.files import sha256_file
+from fae_core.models.no_init import no_initial_weights
 from fae_eval.extractors.base import FeatureExtractor, ImageBatch, as_uint8_nchw, weights_fingerprint
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -62,9 +63,10 @@ class InceptionExtractor(FeatureExtractor):
         network_class = _torch_fidelity_inception()
         # The library unpickles the file it is given. It gets tensors that were read safely before, repacked in memory.
         try:
-            self.network = network_class(
-                "fae", ["2048", "logits_unbiased"], feature_extractor_weights_path=_packed(state)
-            )
+            with no_initial_weights():
+                self.network = network_class(
+                    "fae", ["2048", "logits_unbiased"], feature_extractor_weights_path=_packed(state)
+                )
         except RuntimeError as error:
             raise InvalidFile(f"these are not Inception's weights: {' '.join(str(error).split())[:160]}") from None
         self.device = torch.device(device or "cpu")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import InvalidFile, MissingPackage
 from fae_core.files import sha256_file
+from fae_core.models.no_init import no_initial_weights
 from fae_eval.extractors.base import FeatureExtractor, ImageBatch, squash, weights_fingerprint
 from fae_eval.extractors.onnx_weights import read_layers
 
@@ -51,7 +52,8 @@ class ResNet50ThinExtractor(FeatureExtractor):
         size: tuple[int, int] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.network = _ResNet50Thin()
+        with no_initial_weights():
+            self.network = _ResNet50Thin()
         self.network.load_state_dict(_read_state(Path(weights) if weights else _installed_weights(), self.network))
         self.network.eval().requires_grad_(False)
         self.device = torch.device(device or "cpu")

