@@ -50,6 +50,19 @@ def test_a_generator_knows_its_classes_wherever_it_is_loaded_from(line: Path) ->
         assert class_names_of(load_generator(place)) == tuple(NAMES)
 
 
+def test_a_checkpoint_knows_them_wherever_its_run_was_started(
+    line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped early has no model folder yet, and its record may name its latents as they were typed."""
+    monkeypatch.chdir(line)
+    small = "--steps 1 --batch-size 4 --set model.width=32 --set model.depth=1 --set model.heads=2 --device cpu"
+    invoke(f"train diffusion --latents latents --preset sit-tiny --out {tmp_path}/run {small}".split())
+    (tmp_path / "run" / "model").rename(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert class_names_of(load_generator(checkpoint)) == tuple(NAMES)
+
+
 def test_samples_are_asked_for_by_name_and_carry_them(line: Path, tmp_path: Path) -> None:
     record = sampled(line, tmp_path / "s", "dog, grey, African, cat", "--set", "steps=2")
     assert record["labels"] == [1, 2, 0, 1] and record["class_names"] == NAMES

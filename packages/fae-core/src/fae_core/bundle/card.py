@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fae_core.commands.running import recorded_options
+from fae_core.commands.running import recorded_place
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
@@ -116,10 +116,9 @@ def _collect(source: str | Path, part: str, found: dict[object, dict[str, Any]])
         return
     settings = read_yaml(run / RUN_CONFIG)
     for key in _EARLIER:
-        # As it was typed, which may be relative, and as the command's record has it.
-        places = [settings.get(key), *_recorded(run).get(f"--{key}", ())]
-        if isinstance(places[0], str):
-            _collect(next((place for place in places if Path(place).exists()), places[0]), part, found)
+        place = recorded_place(run, settings.get(key), f"--{key}")
+        if place is not None:
+            _collect(place, part, found)
     training = settings.get("training")
     training = training if isinstance(training, dict) else {}
     facts = {key: settings[key] for key in ("command", "data") if key in settings}
@@ -130,13 +129,6 @@ def _collect(source: str | Path, part: str, found: dict[object, dict[str, Any]])
     if step is not None:  # a model from the middle of a run
         facts, states = {**facts, "steps": step}, [p for p in states if p.parent.name == checkpoint(step)]
     found[run] = public({**facts, **(_facts_of(states[-1]) if states else {})})
-
-
-def _recorded(run: Path) -> dict[str, list[str]]:
-    try:
-        return recorded_options(run)
-    except InvalidFile:  # made from Python
-        return {}
 
 
 def _facts_of(checkpoint: Path) -> dict[str, Any]:

@@ -169,6 +169,26 @@ def recorded_options(run: str | Path) -> dict[str, list[str]]:
     return found
 
 
+def recorded_place(run: str | Path, typed: object, option: str) -> str | None:
+    """Where a run found something that it read, whatever the working directory is now.
+
+    Args:
+        run: Its folder.
+        typed: The place as its config.yaml has it, which may be relative to where the command was run.
+        option: Of the command that was given the place, such as "--latents".
+
+    Returns:
+        The place as it was typed, or as the command's record has it where that alone exists; None: `typed` is no text.
+    """
+    if not isinstance(typed, str):
+        return None
+    recorded: list[str] = []
+    if not Path(typed).exists():
+        with suppress(InvalidFile):  # a run made from Python
+            recorded = recorded_options(run).get(option, [])
+    return next((place for place in recorded if Path(place).exists()), typed)
+
+
 def outputs_of(words: Sequence[str]) -> list[str]:
     """The values of --out in a command's words."""
     return [value for option, value in _options(words) if option == "--out" and value is not None]

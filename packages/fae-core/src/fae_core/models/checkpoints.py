@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fae_core.commands.running import recorded_place
 from fae_core.config import parse_config
 from fae_core.errors import DataError, InvalidFile
 from fae_core.files import read_json, read_yaml, sha256_file, unsealed
@@ -21,6 +22,7 @@ from fae_core.folders import (
     checkpoint,
 )
 from fae_core.models.folder import load_state, read_config
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.stored import checked_names, recorded_spec, run_generator
 from fae_core.models.stored import checkpoints_of as checkpoints_of
 from fae_core.models.stored import numbered as numbered
@@ -133,7 +135,8 @@ def generator_in_checkpoint(
     settings = read_yaml(run / RUN_CONFIG)
     generator_class = run_generator(run, settings).load()
     config = parse_config(generator_class.config_class, settings.get("model", {}), f"{run}/{RUN_CONFIG}")
-    model = generator_class(config, _spec_of(run, settings))
+    with no_initial_weights():
+        model = generator_class(config, _spec_of(run, settings))
     model.class_names = _class_names_of(run, settings)
     stored = read_state(path)["tensors"]
     state = model.state_dict()
@@ -157,7 +160,7 @@ def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | No
         return checked_names(read_config(exported).get("class_names"), f"{exported}/{MODEL_CONFIG}")
     recorded = settings.get(RUN_IDENTITY)
     try:
-        store = LatentStore(str(settings.get("data")))
+        store = LatentStore(str(_latents_of(run, settings)))
     except (InvalidFile, DataError):
         return None
     if isinstance(recorded, dict) and recorded.get("latents", store.identity) != store.identity:
@@ -173,9 +176,13 @@ def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
     if known is not None:
         return known
     try:
-        return LatentStore(str(settings.get("data"))).spec
+        return LatentStore(str(_latents_of(run, settings))).spec
     except (InvalidFile, DataError):
         raise InvalidFile(
             f"the latent space of {run} is not known: it has no {RUN_MODEL}/ yet, and its latents "
             f"({settings.get('data')}) are not there"
         ) from None
+
+
+def _latents_of(run: Path, settings: dict[str, Any]) -> str | None:
+    return recorded_place(run, settings.get("data"), "--latents")
