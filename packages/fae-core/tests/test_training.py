@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,19 @@ def run_program(run: Path, *arguments: str, processes: int = 1, check: bool = Tr
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 or not check, result.stderr[-4000:]
     return result
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function to the run of these arguments, from its first step to its last; each is made once."""
+
+    @cache
+    def finish(*arguments: str, processes: int = 1) -> Path:
+        run = tmp_path_factory.mktemp("uninterrupted") / "run"
+        run_program(run, *arguments, processes=processes)
+        return run
+
+    return finish
 
 
 def children(pid: int) -> list[int]:
@@ -82,25 +97,24 @@ def test_exported_weights_are_the_average(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
-    run_program(tmp_path / "whole")
-    run_program(tmp_path / "parts", "--accumulation", "4")
-    assert_close(tmp_path / "whole", tmp_path / "parts")
+def test_accumulation_equals_the_large_batch(uninterrupted: Callable[..., Path]) -> None:
+    assert_close(uninterrupted(), uninterrupted("--accumulation", "4"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "processes"), [((), 2), (("--parallel", "fsdp"), 2), ((), 4)], ids=["ddp", "fsdp", "ddp-4"]
 )
-def test_many_processes_equal_one(tmp_path: Path, arguments: tuple[str, ...], processes: int) -> None:
-    run_program(tmp_path / "one")
-    run_program(tmp_path / "many", *arguments, processes=processes)
-    assert_close(tmp_path / "one", tmp_path / "many")
+def test_many_processes_equal_one(
+    uninterrupted: Callable[..., Path], arguments: tuple[str, ...], processes: int
+) -> None:
+    assert_close(uninterrupted(), uninterrupted(*arguments, processes=processes))
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(tmp_path: Path) -> None:
-    run_program(tmp_path / "straight", processes=2)
+def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(
+    uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
     died = tmp_path / "died"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     group = subprocess.Popen(
@@ -116,7 +130,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(tmp_path: Pat
     assert group.wait(timeout=120) != 0
     assert not (died / "model").exists()
     run_program(died, "--resume", processes=2)
-    assert_identical(tmp_path / "straight", died)
+    assert_identical(uninterrupted(processes=2), died)
 
 
 @pytest.mark.slow
@@ -132,19 +146,21 @@ def test_four_deterministic_processes_resume_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_checkpoint_continues_at_another_process_count(tmp_path: Path) -> None:
-    run_program(tmp_path / "straight")
+def test_sharded_checkpoint_continues_at_another_process_count(
+    uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
     run_program(tmp_path / "moved", "--parallel", "fsdp", "--delay", "0", processes=2)
     for newer in sorted((tmp_path / "moved" / "checkpoints").iterdir())[1:]:
         subprocess.run(["rm", "-r", str(newer)], check=True)
     run_program(tmp_path / "moved", "--resume")
-    assert_close(tmp_path / "straight", tmp_path / "moved")
+    assert_close(uninterrupted(), tmp_path / "moved")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--adversarial",)], ids=["one-phase", "two-phases"])
-def test_a_killed_run_resumes_bit_identically(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    run_program(tmp_path / "straight", *arguments)
+def test_a_killed_run_resumes_bit_identically(
+    uninterrupted: Callable[..., Path], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     killed = tmp_path / "killed"
     for checkpoints in (1, 3):
         process = subprocess.Popen(
@@ -160,13 +176,12 @@ def test_a_killed_run_resumes_bit_identically(tmp_path: Path, arguments: tuple[s
         process.wait()
     assert not (killed / "model").exists()
     run_program(killed, "--resume", *arguments)
-    assert_identical(tmp_path / "straight", killed)
+    assert_identical(uninterrupted(*arguments), killed)
     assert [r["step"] for r in read_metrics(killed)] == list(range(1, 13))
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_can_be_resumed(tmp_path: Path) -> None:
-    run_program(tmp_path / "straight")
+def test_sigterm_saves_and_can_be_resumed(uninterrupted: Callable[..., Path], tmp_path: Path) -> None:
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), str(stopped), "--delay", "0.1"],
@@ -180,7 +195,7 @@ def test_sigterm_saves_and_can_be_resumed(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert "after saving a checkpoint" in errors
     run_program(stopped, "--resume")
-    assert_identical(tmp_path / "straight", stopped)
+    assert_identical(uninterrupted(), stopped)
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
