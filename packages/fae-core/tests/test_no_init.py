@@ -40,23 +40,32 @@ def test_a_loaded_model_has_the_files_weights_and_its_own_buffers(tmp_path: Path
     assert torch.equal(loaded.signs, saved.signs) and set(loaded.signs.tolist()) == {-1.0, 1.0}
 
 
+@pytest.mark.parametrize("found", [0.0, 7.0, float("nan")])
 @pytest.mark.parametrize(
     "fill",
     [
         nn.init.xavier_uniform_,
         nn.init.kaiming_normal_,
+        nn.init.trunc_normal_,
+        nn.init.orthogonal_,
         lambda tensor: nn.init.uniform_(tensor=tensor),
         lambda tensor: tensor.normal_(0, 0.02),
     ],
 )
-def test_parameters_are_left_alone_and_draw_no_numbers(fill: Callable[[Tensor], Tensor]) -> None:
-    parameter, buffer = nn.Parameter(torch.full((8, 8), 7.0)), torch.full((8, 8), 7.0)
+def test_the_next_random_numbers_are_the_same_whatever_memory_held(
+    fill: Callable[[Tensor], Tensor], found: float
+) -> None:
+    parameter = nn.Parameter(torch.full((8, 8), found))
     before = torch.get_rng_state()
     with torch.no_grad(), no_initial_weights():
         fill(parameter)
-        assert torch.equal(torch.get_rng_state(), before)
-        fill(buffer)
-    assert not torch.equal(torch.get_rng_state(), before) and not bool((buffer == 7).any())
-    with torch.no_grad():
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("fill", [nn.init.xavier_uniform_, nn.init.kaiming_normal_, lambda tensor: tensor.uniform_()])
+def test_parameters_are_left_alone_and_buffers_are_not(fill: Callable[[Tensor], Tensor]) -> None:
+    parameter, buffer = nn.Parameter(torch.full((8, 8), 7.0)), torch.full((8, 8), 7.0)
+    with torch.no_grad(), no_initial_weights():
         fill(parameter)
-    assert not bool((parameter == 7).any())
+        fill(buffer)
+    assert bool((parameter == 7).all()) and not bool((buffer == 7).any())

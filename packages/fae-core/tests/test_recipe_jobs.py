@@ -52,9 +52,9 @@ def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:
 def test_in_the_demo_two_steps_can_always_run_at_once() -> None:
     recipe = load_recipe(Path(demo.__file__).parents[1] / "recipes" / "demo.yaml")
     wanted = needs({step.name: recipe.command(step, Path("run")) for step in recipe.steps})
-    assert wanted["autoencoder"] == wanted["pixel-noise"] == {"crops"}  # stage Ib sees the frozen backbone alone
-    assert wanted["encode"] == {"crops", "autoencoder"}  # latents do not wait for a pixel decoder
-    assert wanted["tokenizer"] == {"crops", "autoencoder", "pixel-noise"}
+    assert wanted["autoencoder"] == wanted["pixel-noise"] == {"crops", "features"}  # stage Ib sees these alone
+    assert wanted["encode"] == {"crops", "features", "autoencoder"}  # latents do not wait for a pixel decoder
+    assert wanted["tokenizer"] == {"crops", "features", "autoencoder", "pixel-noise"}
     assert wanted["diffusion"] == wanted["flow"] == {"encode"}
     assert wanted["samples-diffusion"] == {"diffusion", "tokenizer"}
     assert wanted["samples-flow"] == {"flow", "tokenizer"}
