@@ -292,6 +292,12 @@ def test_weights_without_a_classifier_come_back_from_a_saved_encoder(tmp_path: P
     encoder.save_pretrained(tmp_path / "e")
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e").encode(images), encoder.encode(images))
+    # Of a file with some of them nothing is taken, though its numbers are not compared with the recorded.
+    encoder.save_pretrained(tmp_path / "apart", include_backbone=False)
+    kept = {n: v for n, v in whole.items() if not n.startswith("head.") and n != "norm.weight"}
+    torch.save(kept, tmp_path / "part.pth")
+    with pytest.raises(InvalidFile, match=r"norm\.weight"):
+        FAEEncoder.from_pretrained(tmp_path / "apart", weights=tmp_path / "part.pth", verify=False)
 
 
 def test_sizes_of_different_aspect_ratios_are_refused() -> None:
