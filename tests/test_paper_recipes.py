@@ -26,7 +26,8 @@ from fae_core.recipes.recipe import load_recipe
 RECIPES = Path(__file__).parents[1] / "recipes" / "paper"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 WIDTH = 48  # of the backbones at size smoke
-# Their many evaluations are judged by a network that takes a sixth of Inception's time, which judges in all others.
+# They have most of the evaluations, so a network that takes a sixth of Inception's time judges in them.
+# Inception judges in the others.
 SMALL_JUDGE = {"figure1", "table5", "table6", "table7", "table8"}
 
 # What size smoke may change: widths, depths, steps, batch, data and counts.

@@ -45,11 +45,8 @@ def test_stage_4_is_stride_16_and_the_rest_of_the_network_follows_from_it(lite0)
 
 @pytest.mark.slow
 def test_top_1_on_the_sample_photographs() -> None:
-    """84.0 % of 796 photographs (probably training images, so no accuracy); 77.5 and 73.2 % for wrong variants.
-
-    Every third of them is read here, of which 82.0 % are right.
-    """
-    source = open_images(f"{shared_folder('data', 'imagenet-samples')}[::3]")
+    """84.0 % of 796 photographs (probably training images, so no accuracy); 77.5 and 73.2 % for wrong variants."""
+    source = open_images(shared_folder("data", "imagenet-samples"))
     backbone = create_backbone(LITE0, "pip", layers=(4,))
     correct = 0
     with torch.inference_mode():
@@ -58,4 +55,4 @@ def test_top_1_on_the_sample_photographs() -> None:
             images = torch.stack([to_tensor(center_crop(source.read(i), 256))[:, 16:240, 16:240] for i in rows])
             predicted = backbone.head(backbone(images)).argmax(1)
             correct += int((predicted == torch.tensor([source.labels[i] for i in rows])).sum())
-    assert correct / len(source) == pytest.approx(0.8195, abs=0.008)
+    assert correct / len(source) == pytest.approx(0.8405, abs=0.005)

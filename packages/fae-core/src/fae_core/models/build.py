@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from fae_core.errors import InvalidSettings, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 ModelT = TypeVar("ModelT")
 
@@ -39,13 +43,26 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
         raise InvalidSettings(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
 
 
-def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:
-    """The model that `build()` makes, with initial weights fixed by a seed; the global generators stay as they were."""
+@contextmanager
+def random_state_kept() -> Iterator[list[torch.device]]:
+    """After it the global generators of the CPU and of torch's default device are as they were before.
+
+    Yields:
+        The default device, in a list, if it is a GPU; else an empty list.
+    """
     import torch
 
     device = torch.get_default_device()
     gpu = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpu):
+        yield gpu
+
+
+def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:
+    """The model that `build()` makes, with initial weights fixed by a seed; the global generators stay as they were."""
+    import torch
+
+    with random_state_kept() as gpu:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
         for each in gpu:
             with torch.cuda.device(each):

@@ -1,7 +1,7 @@
 """Building a model without drawing its initial weights, where a file's replace them right after.
 
-To draw them takes as long as to read them: 4 s on one core for LightningDiT-XL, 1.4 s for LPIPS' VGG16, whose
-classifier is then dropped.
+On one core of an Intel Xeon (torch 2.15, 2026-11-30) LightningDiT-XL is built in 0.5 s so, and in 6.7 s otherwise.
+LPIPS' VGG16, whose classifier is then dropped, takes 0.01 s and 1.3 s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from fae_core.models.build import random_state_kept
 
 _DRAWS = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.erfinv_})  # what other functions of nn.init are made of
 
@@ -25,8 +26,7 @@ def no_initial_weights() -> Iterator[None]:
     before anybody sees one. The global generators are left as they were: how many numbers `nn.init.trunc_normal_` draws
     depends on what it finds.
     """
-    device = torch.get_default_device()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _ParametersAsTheyAre():
+    with random_state_kept(), _ParametersAsTheyAre():
         yield
 
 

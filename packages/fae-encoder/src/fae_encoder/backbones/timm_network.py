@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any, TypeGuard, get_args
 
 import timm
@@ -191,19 +191,8 @@ def _build(name: str, config: BackboneConfig, configuration: PretrainedCfg) -> n
     on_meta = torch.get_default_device().type == "meta"
     if on_meta:
         options = {key: value for key, value in options.items() if not key.startswith("pretrained")}
-    from_state = "state_dict" in options.get("pretrained_cfg_overlay", ())
     try:
-        with no_initial_weights() if from_state else nullcontext():
-            try:
-                return timm.create_model(name, **options)
-            except RuntimeError:
-                if not from_state:
-                    raise
-                # Networks trained without labels have no classifier.
-                overlay = {**options["pretrained_cfg_overlay"], **_NO_CLASSIFIER}
-                with suppress(Exception):
-                    return timm.create_model(name, **{**options, "num_classes": 0, "pretrained_cfg_overlay": overlay})
-                raise
+        return _created(name, options)
     except Exception as error:
         reason = " ".join(str(error).split())[:240] or type(error).__name__
         if options.get("pretrained"):
@@ -211,3 +200,18 @@ def _build(name: str, config: BackboneConfig, configuration: PretrainedCfg) -> n
             source = places.get(str(weights), f"from {weights}")
             raise InvalidFile(f"weights of {name} could not be loaded {source}: {reason}") from None
         raise FAEError(f"timm could not build {name} for {size[0]}x{size[1]} images: {reason}") from None
+
+
+def _created(name: str, options: dict[str, Any]) -> nn.Module:
+    """timm's model; where it has a classifier that its weights lack, without one."""
+    overlay = options.get("pretrained_cfg_overlay", {})
+    if "state_dict" not in overlay:
+        return timm.create_model(name, **options)
+    with no_initial_weights():
+        try:
+            return timm.create_model(name, **options)
+        except RuntimeError:
+            without = {"num_classes": 0, "pretrained_cfg_overlay": {**overlay, **_NO_CLASSIFIER}}
+            with suppress(Exception):  # the first error says what is wrong
+                return timm.create_model(name, **{**options, **without})
+            raise
