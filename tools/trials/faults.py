@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -51,6 +52,17 @@ STAGES = {
     "sample": "sample --generator {d}/train-diffusion --decoder {d}/train-pixel-finetune --count 24 --batch-size 2 "
     "--device cpu --out {out}",
 }
+PRELOADED = (
+    "torch._dynamo",
+    "torch.distributed.checkpoint",
+    "fae_core.models.draw",
+    "fae_core.training.loop",
+    "fae_decoders.fae.fae",
+    "fae_diffusion.models.sit",
+    "fae_encoder.encoder",
+    "fae_flow.starflow",
+    "timm",
+)
 # Files that say when or how long, and so differ from run to run.
 VARYING = ("state.json", "metrics.jsonl", "config.yaml", "samples.json", "samples.npz", "README.md")
 
@@ -256,8 +268,10 @@ def make_images(folder: Path) -> None:
 
 
 def preload() -> None:
-    """Import what the stages import, without starting any threads, so that forks begin at once."""
-    import fae_flow  # noqa: F401
+    """Import what the stages import, without starting any threads, so that forks begin at once: packages import their
+    parts when they are first used, and torch what an optimizer needs at its first step."""
+    for name in PRELOADED:
+        importlib.import_module(name)
 
 
 def needed(stage: str, wanted: list[str]) -> bool:
