@@ -12,7 +12,7 @@ from small_hub import small_hub
 
 from fae_core import LatentSpec, load_generator
 from fae_core.commands.groups import invoke
-from fae_core.errors import DataError, InvalidFile, LatentSpecMismatch
+from fae_core.errors import DataError, InvalidFile, InvalidSettings, LatentSpecMismatch
 from fae_core.latent_store import write_store
 
 SPEC = LatentSpec(channels=4, height=8, width=8, image_size=16, backbone="made up")
@@ -120,6 +120,17 @@ def test_what_the_generator_lacks_is_new_and_what_has_no_place_is_refused(line: 
     with pytest.raises(InvalidFile, match=r"no place for its blocks\.0"):
         begun(line, tmp_path / "wide", "--set", "model.mlp_ratio=2")
     assert not (tmp_path / "wide").exists()
+
+
+def test_guidance_that_is_learned_is_not_applied_once_more(line: Path, tmp_path: Path) -> None:
+    twice = ["--set", "model.mean_flow.guidance=2", "--set", "model.sampling.guidance=1.5"]
+    with pytest.raises(InvalidSettings, match=r"sampling would guide once more: --set model\.sampling\.guidance=1$"):
+        begun(line, tmp_path / "run", *twice)
+    assert not (tmp_path / "run").exists()
+    generator = begun(line, tmp_path / "run", *twice[:2])
+    assert not generator.config.sampling.guidance.is_on
+    plain = begun(line, tmp_path / "plain", *twice[2:])  # nothing is learned with guidance
+    assert plain.config.sampling.guidance.scale == 1.5
 
 
 def test_a_resumed_run_wants_the_same_weights_wherever_they_lie(line: Path, tmp_path: Path) -> None:

@@ -78,10 +78,12 @@ def train_diffusion(
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
     from fae_core.latent_store.facts import StoreFacts
+    from fae_diffusion.models.config import LightningDiTConfig, SiTConfig
     from fae_diffusion.models.mmdit_config import MMDiTConfig
     from fae_diffusion.text.stored import captions_of, require_cache_place, require_encoder, require_texts, texts_hash
 
     choice = CaptionChoice.parse(caption_weights)
+    config_classes = {"lightningdit": LightningDiTConfig, "sit": SiTConfig}
 
     def check(model_type: str, model: dict[str, Any]) -> dict[str, str]:
         for name, given in (("--text-cache", text_cache), ("--caption-weights", caption_weights)):
@@ -89,6 +91,8 @@ def train_diffusion(
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
+        if model_type != "mmdit" and not options.continues:
+            parse_config(config_classes[model_type], model, "model settings").require_one_guidance()
         if model_type != "mmdit" or latents is None:
             return {}
         require_encoder(parse_config(MMDiTConfig, model, "model settings"))

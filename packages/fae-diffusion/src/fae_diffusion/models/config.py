@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from fae_core.config import Config
-from fae_core.errors import FAEError, InvalidFile
+from fae_core.errors import FAEError, InvalidFile, InvalidSettings
 from fae_core.models.stored import stored_model
 from fae_core.spec import LatentSpec
 from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, SamplingName, sampling_with
@@ -169,6 +169,14 @@ class TransformerConfig(NetworkConfig):
             if self.mean_flow.guidance != 1 and not self.class_dropout:
                 raise ValueError("the guidance of mean_flow needs class_dropout, which trains the null label")
         return self
+
+    def require_one_guidance(self) -> None:
+        """Raise InvalidSettings where `sample` would by default guide what was learned with guidance already."""
+        if self.mean_flow is not None and self.mean_flow.guidance != 1 and self.sampling.guidance.is_on:
+            raise InvalidSettings(
+                f"model settings: mean_flow learns with guidance {self.mean_flow.guidance:g}, and sampling would guide "
+                "once more: --set model.sampling.guidance=1"
+            )
 
     @model_validator(mode="after")
     def _rotation_fits(self) -> Self:
