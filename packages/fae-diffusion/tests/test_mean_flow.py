@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from fae_core import LatentSpec, SlotRandom
 from fae_core.errors import FAEError
@@ -58,6 +61,43 @@ def test_the_target_is_that_of_the_equation_by_finite_differences(guidance: floa
         expected = (model(x, t, labels, until) - target).square().flatten(1).mean(1)
     assert terms["mse"].double() == pytest.approx(expected, rel=3e-3)
     assert (until < t).any() and (until == t).any()
+
+
+def test_the_derivative_goes_through_no_compiled_block() -> None:
+    """Compiled code has no derivative in forward mode, and on torch 2.11 it does not say so."""
+    duals = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., object]:
+        def run(*inputs: torch.Tensor) -> object:
+            duals.append(any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs))
+            return graph(*inputs)
+
+        return run
+
+    found = []
+    for compiled in (False, True):
+        model = make(share=1.0)
+        for block in model.blocks if compiled else ():
+            block.compile(backend=backend)
+        z, labels = torch.ones(4, *SPEC.shape), torch.arange(4) % 3
+        found.append(model.loss(z, labels, random=SlotRandom(0, range(4)))["mse"].item())
+    assert duals and not any(duals)
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_the_quarters_of_the_loss_are_those_of_the_later_time() -> None:
+    model = make(weight_power=0).eval()
+    with torch.no_grad():
+        for parameter in model.final.parameters():
+            parameter.zero_()  # nothing is predicted: the error is the velocity, noise - z
+    random = SlotRandom(0, range(4000))
+    later = torch.maximum(*(random.uniform((), name) for name in ("time", "second_time")))
+    z = later.view(-1, 1, 1, 1).expand(-1, *SPEC.shape)
+    with torch.no_grad():
+        terms = model.loss(z, torch.zeros(4000, dtype=torch.long), random=random)
+    # The square of the later time is uniform, and the noise adds 1 to it.
+    quarters = [terms[f"loss_q{quarter}"].item() for quarter in range(1, 5)]
+    assert quarters == pytest.approx([1.125, 1.375, 1.625, 1.875], rel=0.07)
 
 
 def test_no_gradient_goes_through_the_target() -> None:

@@ -90,8 +90,9 @@ class FlowMatching(FastSampling):
             x = self.transport.coefficients(t, z).state(z, noise)
             terms = self.transport.loss(self(x, t, condition), z, noise, t)
         else:
-            second = self.transport.times(drawn.uniform("second_time"))
-            t, until = interval(self.mean_flow, t, second, drawn.uniform("interval"))
+            second = drawn.uniform("second_time")
+            t, until = interval(self.mean_flow, t, self.transport.times(second), drawn.uniform("interval"))
+            uniform = torch.maximum(uniform, second).square()  # of the later time, uniform again
             at = self.transport.coefficients(t, z)
             null = self._null_like(condition) if self.mean_flow.guidance != 1 else None
             ends = (t, until, condition, null)

@@ -95,8 +95,10 @@ def _correction(network: Network, x: Tensor, velocity: Tensor, t: Tensor, until:
     if not len(rows):  # every process of a group makes the same calls
         rows = rows.new_zeros(1)
     start, end = t[rows], until[rows]
-    # Fused attention has no derivative in forward mode; the plain one has.
-    with ops.backend("reference"), forward_ad.dual_level():
+    # Fused attention has no derivative in forward mode; the plain one has. Compiled blocks lose it without a word on
+    # some versions of torch.
+    eager = torch.compiler.set_stance("force_eager")
+    with ops.backend("reference"), eager, forward_ad.dual_level():
         state = forward_ad.make_dual(x[rows], velocity[rows].to(x.dtype))
         out = network(state, forward_ad.make_dual(start, torch.ones_like(start)), condition[rows], end)
         tangent = forward_ad.unpack_dual(out).tangent
