@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_group import launcher
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -85,8 +85,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory, t5: Path | None) -> dict[int
             for name, template in line.items()
         ]
         (own / "commands.json").write_text(json.dumps(commands))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), str(own / "commands.json")]
+        command = [*launcher(processes), str(PROGRAM), str(own / "commands.json")]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     return {processes: root / str(processes) for processes in (1, 2)}

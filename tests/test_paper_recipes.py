@@ -28,7 +28,7 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 WIDTH = 48  # of the backbones at size smoke
 # They have most of the evaluations, so a network that takes a sixth of Inception's time judges in them.
 # Inception judges in the others.
-SMALL_JUDGE = {"figure1", "table5", "table6", "table7", "table8"}
+SMALL_JUDGE = {"figure1", "figure6", "table5", "table6", "table7", "table8"}
 
 # What size smoke may change: widths, depths, steps, batch, data and counts.
 WIDTHS = {"width", "depth", "heads", "mlp_hidden", "layers", "text_width"}

@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from forked_group import launcher
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -87,8 +87,7 @@ def test_two_processes_replace_and_record_what_one_does(data: Path, tmp_path: Pa
     for processes in (1, 2):
         commands = tmp_path / f"{processes}.json"
         commands.write_text(json.dumps([words(data, tmp_path / f"run-{processes}")]))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), str(commands)]
+        command = [*launcher(processes), str(PROGRAM), str(commands)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]

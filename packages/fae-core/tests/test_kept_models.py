@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_group import launcher
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))  # for toy_training, whatever folder pytest was started in
@@ -106,8 +107,7 @@ def test_milestones_after_the_last_step_are_named(tmp_path: Path, caplog: pytest
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_several_processes_export_what_one_does(parallel: str, tmp_path: Path) -> None:
     def launch(run: str, *arguments: str, processes: int = 2) -> Path:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        words = [*torchrun, str(PROGRAM), str(tmp_path / run), "--steps", "6", "--keep-at", "2", *arguments]
+        words = [*launcher(processes), str(PROGRAM), str(tmp_path / run), "--steps", "6", "--keep-at", "2", *arguments]
         subprocess.run(words, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         return tmp_path / run
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_group import launcher
 from safetensors.torch import load_file
 from toy_training import ToyTask
 
@@ -29,11 +30,8 @@ SMALL = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "ema_decay": 0.9, 
 
 
 def run_program(run: Path, *arguments: str, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(PROGRAM), str(run), *arguments]
+    command = [*launcher(processes), str(PROGRAM), str(run), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 or not check, result.stderr[-4000:]
     return result
@@ -116,9 +114,9 @@ def test_a_process_that_dies_ends_the_others_and_the_run_can_go_on(
     uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
     died = tmp_path / "died"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     group = subprocess.Popen(
-        [*launcher, str(PROGRAM), str(died), "--delay", "0.1"],
+        [*torchrun, str(PROGRAM), str(died), "--delay", "0.1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_group import launcher
 from torch import nn
 from toy_training import ToyTask
 
@@ -187,9 +187,8 @@ with processes("cpu") as group:
 def test_gradients_travel_once_a_step_whatever_the_accumulation(tmp_path: Path) -> None:
     """Two blocks and the rest: three reductions under FSDP2 for four micro-batches, as many as for one."""
     (tmp_path / "counter.py").write_text(COUNTER.format(tests=str(Path(__file__).parent)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
-        [*launcher, str(tmp_path / "counter.py")],
+        [*launcher(2), str(tmp_path / "counter.py")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from forked_group import launcher
 
 from fae_core.commands.groups import invoke
 from fae_core.config import parse_config
@@ -223,8 +223,9 @@ def test_two_processes_share_the_prompts(encoder: TextEncoder, t5: Path, tmp_pat
     TextCache.build(tmp_path / "one", encoder, CORPUS[:7])
     program = tmp_path / "two.py"
     program.write_text(TWO_PROCESSES)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
-    subprocess.run([*launcher, str(t5), str(tmp_path / "two"), json.dumps(CORPUS[:7])], check=True, timeout=300)
+    subprocess.run(
+        [*launcher(2), str(program), str(t5), str(tmp_path / "two"), json.dumps(CORPUS[:7])], check=True, timeout=300
+    )
     (count, first), (_, second) = (json.loads((tmp_path / f"two-{rank}.json").read_text()) for rank in range(2))
     wanted = sorted(["", *CORPUS[:7]])
     assert count == 8 and first == wanted[0:2] + wanted[4:6] and second == wanted[2:4] + wanted[6:8]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_group import launcher
 
 from fae_eval.data import open_samples
 from fae_eval.data.samples import batch_starts
@@ -27,8 +27,7 @@ def test_two_processes_find_what_one_finds_to_the_last_bit(photographs, tmp_path
     for processes in (1, 2):
         out = tmp_path / f"out-{processes}"
         out.mkdir()
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), str(tmp_path), str(out)]
+        command = [*launcher(processes), str(PROGRAM), str(tmp_path), str(out)]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         found[processes] = [json.loads((out / f"process-{rank}.json").read_text()) for rank in range(processes)]
