@@ -4,8 +4,8 @@
     python tools/checks/alone.py fae-encoder
 
 Checks that the package imports, that no other FAE package is there, that its entry points load, that `fae --help` works
-and that the commands of absent packages say what to install; then runs the package's quick tests. Tests that need an
-extra skip.
+and that the commands of absent packages say what to install; then runs the package's quick tests, each with the first
+of its parameters: hatch run test:all has the others. Tests that need an extra skip.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -41,9 +42,13 @@ def main() -> int:
         print(f"alone {package}: {problem}", file=sys.stderr)
     tests = ROOT / "packages" / package / "tests"
     print(f"alone {package}: {len(problems)} problems; running {tests.relative_to(ROOT)}", flush=True)
-    parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    options = ["-q", "-m", "not slow", "-p", "one_case"]
+    options += ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     status = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *parallel, "-m", "not slow", str(tests)], cwd=ROOT, check=False
+        [sys.executable, "-m", "pytest", *options, str(tests)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        check=False,
     ).returncode
     return int(bool(problems) or status != 0)
 

@@ -12,8 +12,12 @@ on their way to a multiprocessor, takes more than half of the instructions a row
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -41,12 +45,14 @@ def main() -> int:
         return 2
     from fae_core.testing.kernel_resources import SHAPES, calls, compile_launch, why_unknown
 
+    if not arguments.arch:
+        return _each_arch(sys.argv[1:])
     print(
         "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|" if arguments.markdown else "\t".join(COLUMNS)
     )
     failed, compiled, began = 0, {}, time.monotonic()
     limited = arguments.dtype == "bf16"
-    for arch in arguments.arch or ARCHS:
+    for arch in arguments.arch:
         unknown = why_unknown(arch)
         if unknown:
             print(f"skipped: {arch}: {unknown}", file=sys.stderr)
@@ -75,6 +81,17 @@ def main() -> int:
                 failed += len(problems)
     print(f"{len(compiled)} kernels in {time.monotonic() - began:.0f} s, {failed} problems", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _each_arch(words: list[str]) -> int:
+    """The same for every architecture, in as many processes at once as there are cores; the worst of their codes."""
+    codes = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        commands = [[sys.executable, __file__, "--arch", arch, *words] for arch in ARCHS]
+        for done in pool.map(partial(subprocess.run, stdout=subprocess.PIPE, text=True, check=False), commands):
+            print(done.stdout, end="", flush=True)
+            codes.append(done.returncode)
+    return max(codes)
 
 
 def _classes(launch) -> tuple[object, ...]:
