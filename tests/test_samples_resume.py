@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fae_core.errors import FAEError
+from fae_core.files import read_json
+from fae_core.folders import SAMPLES_RECORD
 from fae_core.models.load import load_generator
 from fae_core.processes import ALONE
 from fae_core.sampling.job import SampleJob
@@ -68,3 +70,16 @@ def test_samples_go_on_with_other_settings_of_speed_alone(job: SampleJob) -> Non
     replace(job, options={**job.options, "compile": False}).run(resume=True, device="cpu")
     with pytest.raises(FAEError, match="was started with other settings"):
         replace(job, options={**job.options, "steps": 3}).run(resume=True, device="cpu")
+
+
+def test_a_scale_counts_beside_other_fields_of_guidance_and_the_record_says_both(job: SampleJob) -> None:
+    both = replace(job, generator=job.options["weak"], guidance=3.0, options={"steps": 2, "guidance": {"channels": 3}})
+    both.run(device="cpu")
+    used = read_json(job.out / SAMPLES_RECORD)["sampling"]
+    assert (used["steps"], used["guidance"]["scale"], used["guidance"]["channels"]) == (2, 3.0, 3)
+    drawn = both.image_path(0).read_bytes()
+    for scale, channels in ((3.0, 3), (3.0, None), (1.0, 3)):
+        given = {"steps": 2, "guidance": {"scale": scale, "channels": channels}}
+        one = replace(both, guidance=None, options=given)
+        one.run(overwrite=True, device="cpu")
+        assert (one.image_path(0).read_bytes() == drawn) is ((scale, channels) == (3.0, 3))

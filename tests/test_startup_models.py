@@ -63,6 +63,9 @@ MISTAKES = {
     "sampling": [
         (f"sample {DRAWS} --set method=mean_flow --out out", "needs a network trained with mean_flow"),
         (f"sample {DRAWS} --sampling rae-autoguidance --out out", "guides by a worse model"),
+        (f"sample {DRAWS} --guidance 3 --set guidance.scale=2 --out out", "guidance is given twice"),
+        (f"sample {DRAWS} --guidance 3 --set guidance=2 --out out", "guidance is given twice"),
+        (f"sample {DRAWS} --guidance 1 --set guidance.parts=[[1,0,2]] --out out", "guidance is given twice"),
         (f"sample {DRAWS} --set weak=/nope --out out", "/nope does not exist"),
         (f"sample {DRAWS} --set weak=generator-vae --out out", "height: wanted 4, found 8"),
         (f"sample {DRAWS} --prompts images/words.txt --out out", "generator does not draw what a text says"),

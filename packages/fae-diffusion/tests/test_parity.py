@@ -150,7 +150,7 @@ def test_settings_of_the_originals_by_name_are_their_grids_and_guidance(lightnin
         lightningdit.labels, noise=lightningdit.inputs["noise"], sampling="lightningdit", steps=5, guidance=guidance
     )
     torch.testing.assert_close(ours, lightningdit.outputs["ode_euler_6_shift0.3_cfg4_start0.125"], **SAMPLER)
-    assert LightningDiT.named_sampling["lightningdit"]["guidance"] == {**guidance, "scale": 6.7}
+    assert LightningDiT.named_sampling["lightningdit"]["guidance"] == Guidance(**{**guidance, "scale": 6.7})
     # The case's guidance and its 6 points, with the noises that its SDE drew; the name's are 1.5 and 250.
     named = sampling_with(sit.model.config.sampling, SiT.named_sampling["sit"])
     assert (named.steps, named.guidance) == (250, Guidance(scale=1.5, channels=3))

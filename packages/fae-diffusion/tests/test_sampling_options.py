@@ -15,6 +15,7 @@ from fae_core.models.draw import check_options
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_diffusion import LightningDiT, LightningDiTConfig, MMDiT, MMDiTConfig, SiT, SiTConfig, Transport
+from fae_diffusion.guidance import Guidance, SkippedBlocks
 from fae_diffusion.integration import grid_of
 from fae_diffusion.models.config import TransformerConfig
 
@@ -237,6 +238,41 @@ def test_settings_by_name_are_those_of_appendix_d_and_options_go_over_them() -> 
         "paper-unguided": 250,
         "fast": 25,
     }
-    assert MMDiT.named_sampling["paper-guided"]["guidance"] == {"scale": 1.5, "interval": [0.0, 0.9]}
+    assert MMDiT.named_sampling["paper-guided"]["guidance"] == Guidance(scale=1.5, interval=(0.0, 0.9))
     with pytest.raises(FAEError, match="sampling option sampling"):
         check_options(model, {"sampling": "papre-guided"})
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"guidance": 3}, {"scale": 3.0}),
+        ({"guidance": {"channels": None}}, {"channels": None}),
+        ({"guidance": {"interval": (0.0, 0.5)}}, {"interval": (0.0, 0.5)}),
+        ({"guidance": {"skip": {"scale": 1.0}}}, {"skip": SkippedBlocks(blocks=(0,), scale=1.0)}),
+        (
+            {"guidance": {"parts": [[1.0, 0.0, 4.0]]}},
+            {"parts": ((1.0, 0.0, 4.0),), "scale": 1.0, "interval": (0.0, 1.0)},
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_given_of_guidance_leaves_the_rest_of_it(given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    own = Guidance(scale=2.0, interval=(0.0, 0.8), channels=3, skip=SkippedBlocks(blocks=(0,), scale=2.0))
+    model = make(sampling={"guidance": own})
+    assert check_options(model, given) == given
+    assert model.config.sampling_settings(given).guidance == own.model_copy(update=wanted)
+
+
+def test_a_scale_replaces_parts_and_a_guidance_or_a_name_replaces_all() -> None:
+    config = make(sampling={"guidance": {"parts": [[1.0, 0.5, 2.0]], "channels": 2}}).config
+    for options, guidance in (
+        ({"guidance": 3.0}, Guidance(scale=3.0, channels=2)),
+        ({"guidance": Guidance(scale=3.0)}, Guidance(scale=3.0)),
+        ({"sampling": "repa"}, Guidance(scale=1.8, interval=(0.0, 0.7))),
+        ({"sampling": "repa", "guidance": 3.0}, Guidance(scale=3.0, interval=(0.0, 0.7))),
+        ({"sampling": "fast", "guidance": {"channels": 1}}, Guidance(parts=((1.0, 0.5, 2.0),), channels=1)),
+    ):
+        assert config.sampling_settings(options).guidance == guidance
+    with pytest.raises(FAEError, match="give parts, or a scale and an interval"):  # there is no scale in parts
+        config.sampling_settings({"guidance": {"interval": [0.0, 0.5]}})

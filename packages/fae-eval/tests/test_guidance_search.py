@@ -107,7 +107,7 @@ def test_the_interval_is_the_papers_unless_another_is_given(search) -> None:
     for given, guidance in (
         (None, {"scale": 1.2, "interval": [0.0, 0.7]}),
         ((0.1, 0.5), {"scale": 1.2, "interval": [0.1, 0.5]}),
-        ("all", 1.2),
+        ("all", {"scale": 1.2, "interval": [0.0, 1.0]}),  # said, as the model's own may be another
     ):
         chosen = GuidancePlan(interval=given, options={"steps": 3}, **plan)
         assert chosen.options_at(1.2, chosen.times(Diffusion())) == {"steps": 3, "guidance": guidance}

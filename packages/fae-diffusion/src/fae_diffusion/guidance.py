@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from fae_core.config import Config
+from fae_core.config import Config, merge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,19 @@ class Guidance(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
-        return {"scale": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+        return _fields(value)
+
+    def changed(self, given: Any) -> Any:
+        """Guidance as a call gives it, over this: a scale takes the place of parts, and parts that of a scale.
+
+        Args:
+            given: Some of the fields, or a number, which is the scale; anything else, such as a Guidance, stands alone.
+        """
+        given = _fields(given)
+        if not isinstance(given, Mapping):
+            return given
+        replaced = {"scale", "interval"} if given.get("parts") else {"parts"} if "scale" in given else set[str]()
+        return merge(self.model_dump(exclude=replaced), given)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -122,6 +135,11 @@ class Guidance(Config):
         guided = conditional.clone()
         guided[:, : self.channels] = other[:, : self.channels].lerp(conditional[:, : self.channels], scale)
         return guided
+
+
+def _fields(value: Any) -> Any:
+    """A number as the scale that it is; anything else as it is."""
+    return {"scale": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def require_interval(interval: tuple[float, float]) -> None:

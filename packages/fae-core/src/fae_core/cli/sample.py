@@ -42,7 +42,12 @@ def sample(
         ),
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option("--guidance", help="Guidance scale, 1 is off; default: the generator's own.")
+        float | None,
+        typer.Option(
+            "--guidance",
+            help="Guidance scale, 1 is off; default: the generator's own, and so is all else of guidance that no --set "
+            "changes.",
+        ),
     ] = None,
     sampling: Annotated[
         str | None,
@@ -91,6 +96,7 @@ def sample(
     from fae_core.errors import FAEError
     from fae_core.files import read_json, require_new_folder
     from fae_core.folders import SAMPLES_RECORD
+    from fae_core.models.sample_options import with_guidance
     from fae_core.models.sources import find_bundle
     from fae_core.sampling.beforehand import check_drawing, job_settings, require_same_job
     from fae_core.sampling.prompts import read_prompts
@@ -102,7 +108,7 @@ def sample(
         raise FAEError("give either --model BUNDLE, or --generator and --decoder")
     options = ({} if sampling is None else {"sampling": sampling}) | parse_overrides(overrides)
     texts = read_prompts(prompts) if prompts is not None else ()
-    all_options = options if guidance is None else {"guidance": guidance, **options}
+    all_options = with_guidance(guidance, options)
     drawn = check_drawing(generator, decoder, labels=labels, prompts=texts, options=all_options)
     if is_first_process():
         require_new_folder(out, overwrite=overwrite, resume=resume, kind="samples", resumable=SAMPLES_RECORD)

@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from fae_core.config import Config, parse_config
-from fae_core.errors import InvalidSettings, field_reasons, nearest
+from fae_core.config import Config, require_fields
+from fae_core.errors import FAEError, InvalidSettings, field_reasons, nearest
 from fae_core.plugins import load_plugins
 from fae_core.spec import LatentSpec
 
@@ -50,8 +50,26 @@ def check_early(
         return
     config_class: type[Config] = declared.load()
     require_known(options, config_class.model_fields, load_plugins("fae.generators")[model_type].attr)
-    parse_config(config_class, dict(options), "sampling options")
+    require_fields(config_class, dict(options), "sampling options")  # what is lacking may be the generator's own
     resolved_options(config, options, spec)
+
+
+def with_guidance(guidance: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `sample` with the scale of `--guidance` among them, beside other fields of guidance.
+
+    Args:
+        guidance: The scale; None where only the options say it, or the generator.
+        options: Values by name.
+
+    Raises:
+        FAEError: The options say how strong guidance is, too.
+    """
+    if guidance is None or "guidance" not in options:
+        return {**({} if guidance is None else {"guidance": guidance}), **options}
+    given = options["guidance"]
+    if not isinstance(given, Mapping) or given.keys() & {"scale", "parts"}:
+        raise FAEError(f"guidance is given twice, as {guidance:g} and by the option guidance ({str(given)[:60]})")
+    return {**options, "guidance": {"scale": guidance, **given}}
 
 
 def without_speed(record: Mapping[str, Any], generator: Any) -> dict[str, Any]:
@@ -112,7 +130,7 @@ def check_options(generator: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in {*_CALLERS, "condition"} & options.keys():
         raise InvalidSettings(f"{name} is no sampling option: it is given for each sample")
     if declared is not None:
-        parse_config(declared, {n: v for n, v in options.items() if n not in own}, "sampling options")
+        require_fields(declared, {n: v for n, v in options.items() if n not in own}, "sampling options")
     valid = {name: _valid(name, value, own[name]) if name in own else value for name, value in options.items()}
     if not isinstance(generator, type):
         resolved_options(getattr(generator, "config", None), valid)

@@ -46,7 +46,7 @@ from fae_core.images.halving import HalvingBatches
 from fae_core.images.npz import CLASSES_ARRAY
 from fae_core.models.identity import earlier_identity, model_identity, named_identities
 from fae_core.models.load import generator_class
-from fae_core.models.sample_options import check_options
+from fae_core.models.sample_options import check_options, resolved_options, with_guidance
 from fae_core.processes import Processes, processes
 from fae_core.progress import Bar, progress
 from fae_core.protocols import Decoder, Generator, Observer, SamplingStep
@@ -151,7 +151,8 @@ class SampleJob:
                 models = {"generator": generator, "decoder": decoder}
                 identity = named_identities(generator, self._sample_options())
                 identity |= {name: model_identity(model) for name, model in models.items()}
-                record = {"job": self._settings(), "identity": identity}
+                used = resolved_options(getattr(generator, "config", None), self._sample_options())
+                record = {"job": self._settings(), "sampling": job_settings(used), "identity": identity}
                 held.enter_context(hold(self.out))
                 self._open(record, resume, overwrite, models)
             group.barrier()
@@ -253,7 +254,7 @@ class SampleJob:
 
     def _sample_options(self) -> dict[str, Any]:
         """The options of `sample`, guidance among them."""
-        return self.options if self.guidance is None else {"guidance": self.guidance, **self.options}
+        return with_guidance(self.guidance, self.options)
 
     def _finish(self, record: dict[str, Any], labels: list[int], made: int, seconds: float, group: Processes) -> str:
         """Write the .npz file and the finished record; a line that says what was written."""

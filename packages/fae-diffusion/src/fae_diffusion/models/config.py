@@ -69,7 +69,8 @@ class NetworkConfig(Config):
         name, weak = given.pop("sampling", None), given.pop("weak", None)
         if name in AUTOGUIDED and weak is None:
             raise FAEError(f"{name} guides by a worse model: give one with weak (fae sample --set weak=FOLDER)")
-        settings = sampling_with(cast(Any, self).sampling, {**(self.named_sampling[name] if name else {}), **given})
+        below = sampling_with(cast(Any, self).sampling, self.named_sampling[name] if name else {})
+        settings = sampling_with(below, given)
         if settings.method == "mean_flow" and getattr(self, "mean_flow", None) is None:
             raise FAEError("the method mean_flow needs a network trained with mean_flow; take another method")
         if settings.guidance.is_on and weak is None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fae_diffusion.guidance import Guidance
 from fae_diffusion.models.config import NetworkConfig, Sampling
 from fae_diffusion.samplers.config import NAMED, SamplingName
 from fae_diffusion.text.config import TextEncoderConfig
@@ -24,9 +25,9 @@ class MMDiTConfig(NetworkConfig):
             "method": "euler",
             "steps": 250,
             "end": 0.0,
-            "guidance": {"scale": 1.5, "interval": [0.0, 0.9]},
+            "guidance": Guidance(scale=1.5, interval=(0.0, 0.9)),
         },
-        "repa": {"method": "euler", "steps": 50, "shift": 1.0, "end": 0.0, "guidance": {"scale": 1.5}},
+        "repa": {"method": "euler", "steps": 50, "shift": 1.0, "end": 0.0, "guidance": Guidance(scale=1.5)},
     }
 
     width: int = Field(default=256, ge=4, description="of a token")

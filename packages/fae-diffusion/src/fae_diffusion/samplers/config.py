@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from fae_core.config import Config, parse_config
-from fae_diffusion.guidance import Guidance
+from fae_diffusion.guidance import Guidance, SkippedBlocks
 from fae_diffusion.transport import shift_from_lightningdit
 
 Diffusion = Literal["sigma", "linear", "constant", "decreasing", "increasing-decreasing", "sbdm"]
@@ -48,7 +48,8 @@ def _sd3_shifted(t: float) -> float:
 _SD3_END = _sd3_shifted(0.001)
 # The paper's are those of appendix D, for any model; the three parts of guidance are for class-conditional models. The
 # others are those of the originals' code and configurations, in our convention; each goes with models of that original,
-# with the tables' numbers of points as intervals, and guides the channels that its code guides. They are taken from:
+# with the tables' numbers of points as intervals, and guides the channels that its code guides; a Guidance replaces the
+# model's own, of which fields would leave the others. They are taken from:
 #   sit               willisma/SiT, sample_ddp.py SDE with the guidance of the paper's FID of 2.06; -ode: its dopri5
 #   lightningdit      hustvl/LightningDiT, configs/reproductions: 800 epochs; -64ep: 64 epochs
 #   repa              sihyun-yu/REPA, README's command of generate.py; an MMDiT has those of generate_t2i.py
@@ -61,11 +62,11 @@ NAMED: dict[SamplingName, dict[str, Any]] = {
         "method": "euler",
         "steps": 250,
         "end": 0.0,
-        "guidance": {"parts": [[1.0, 0.9, 0.9], [0.9, 0.7, 1.0], [0.7, 0.0, 2.5]]},
+        "guidance": Guidance(parts=((1.0, 0.9, 0.9), (0.9, 0.7, 1.0), (0.7, 0.0, 2.5))),
     },
-    "paper-unguided": {**_SDE, "guidance": {"scale": 1.0}},
+    "paper-unguided": {**_SDE, "guidance": Guidance(scale=1.0)},
     "fast": {"method": "dpm++2m", "steps": 25},
-    "sit": {**_SDE, "shift": 1.0, "guidance": {"scale": 1.5, "channels": 3}},
+    "sit": {**_SDE, "shift": 1.0, "guidance": Guidance(scale=1.5, channels=3)},
     "sit-ode": {
         "method": "dopri5",
         "steps": 249,
@@ -73,32 +74,32 @@ NAMED: dict[SamplingName, dict[str, Any]] = {
         "end": 0.0,
         "atol": 1e-6,
         "rtol": 1e-3,
-        "guidance": {"scale": 1.5, "channels": 3},
+        "guidance": Guidance(scale=1.5, channels=3),
     },
     "lightningdit": {
         "method": "euler",
         "steps": 249,
         "shift": shift_from_lightningdit(0.3),
         "end": 0.0,
-        "guidance": {"scale": 6.7, "interval": [0.0, 0.875], "channels": 3},
+        "guidance": Guidance(scale=6.7, interval=(0.0, 0.875), channels=3),
     },
     "lightningdit-64ep": {
         "method": "euler",
         "steps": 249,
         "shift": shift_from_lightningdit(0.3),
         "end": 0.0,
-        "guidance": {"scale": 10.0, "interval": [0.0, 0.9], "channels": 3},
+        "guidance": Guidance(scale=10.0, interval=(0.0, 0.9), channels=3),
     },
-    "repa": {**_SDE, "shift": 1.0, "guidance": {"scale": 1.8, "interval": [0.0, 0.7]}},
-    "rae": {**_RAE, "guidance": {"scale": 1.0}},
-    "rae-autoguidance": {**_RAE, "guidance": {"scale": 1.42}},
+    "repa": {**_SDE, "shift": 1.0, "guidance": Guidance(scale=1.8, interval=(0.0, 0.7))},
+    "rae": {**_RAE, "guidance": Guidance(scale=1.0)},
+    "rae-autoguidance": {**_RAE, "guidance": Guidance(scale=1.42)},
     "sd3": {
         "method": "euler",
         "steps": 28,
         "shift": 3.0,
         "end": _SD3_END,
         "to_zero": True,
-        "guidance": {"scale": 7.0},
+        "guidance": Guidance(scale=7.0),
     },
     "sd3.5-medium": {
         "method": "euler",
@@ -106,10 +107,10 @@ NAMED: dict[SamplingName, dict[str, Any]] = {
         "shift": 3.0,
         "end": _SD3_END,
         "to_zero": True,
-        "guidance": {
-            "scale": 4.5,
-            "skip": {"blocks": [7, 8, 9], "scale": 2.8, "interval": [_sd3_shifted(0.8), _sd3_shifted(0.99)]},
-        },
+        "guidance": Guidance(
+            scale=4.5,
+            skip=SkippedBlocks(blocks=(7, 8, 9), scale=2.8, interval=(_sd3_shifted(0.8), _sd3_shifted(0.99))),
+        ),
     },
 }
 # Names whose guidance is by a worse model, which the call must give.
@@ -183,8 +184,11 @@ class SampleOptions(Sampling):
 def sampling_with(defaults: Sampling, options: dict[str, Any]) -> Sampling:
     """`defaults` with some fields replaced; None is a value like any other.
 
+    Guidance is changed by what is given of it, see `Guidance.changed`: one field of it leaves the others.
+
     Raises:
         InvalidSettings: for an unknown option or a wrong value, in one line.
     """
     fields = {name: getattr(defaults, name) for name in Sampling.model_fields}
-    return parse_config(Sampling, {**fields, **options}, "sampling options")
+    guidance = {"guidance": defaults.guidance.changed(options["guidance"])} if "guidance" in options else {}
+    return parse_config(Sampling, {**fields, **options, **guidance}, "sampling options")

@@ -42,7 +42,11 @@ def guidance_search(
         int, typer.Option("--finalists", min=1, max=1000, help="How many of the best then get --count samples.")
     ] = 3,
     sampling: Annotated[
-        str | None, typer.Option("--sampling", help="As in fae sample, such as paper-guided; its guidance is replaced.")
+        str | None,
+        typer.Option(
+            "--sampling",
+            help="As in fae sample, such as paper-guided; scale and interval of its guidance are replaced.",
+        ),
     ] = None,
     overrides: SetSampling = None,
 ) -> None:
@@ -74,7 +78,7 @@ def guidance_search(
         },
         "guidance search",
     )
-    options.check(plan.options)
+    options.check(plan.options_at(plan.low, None))
     options.run(path, _measure, plan, _draw)
 
 

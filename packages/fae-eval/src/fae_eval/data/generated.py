@@ -11,6 +11,7 @@ import torch
 
 from fae_core.errors import FAEError
 from fae_core.models.load import load_generator
+from fae_core.models.sample_options import with_guidance
 from fae_core.random import SlotRandom
 from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels
 from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
@@ -34,7 +35,7 @@ class GeneratedSamples(Samples):
 
     Raises:
         LatentSpecMismatch: from `batches`, where generator and decoder are of different latents.
-        FAEError: where the count is below 1, or the tokenizer does not decode.
+        FAEError: where the count is below 1, guidance is given twice, or the tokenizer does not decode.
     """
 
     preparation = "generated, rounded to uint8"
@@ -58,7 +59,7 @@ class GeneratedSamples(Samples):
         self.generator, self.count = generator, count
         self.decoder = load_image_tokenizer(decoder, device, needs_decode=True)
         self.wanted_labels, self.prompts, self.seed = labels, tuple(prompts), seed
-        self.options = {**({} if guidance is None else {"guidance": guidance}), **(options or {})}
+        self.options = with_guidance(guidance, options or {})
         settings = "".join(f", {name} {value}" for name, value in self.options.items())
         about = f"{len(prompts)} prompts, " if prompts else ""
         self.origin = f"generator {name or name_of(generator)} ({about}labels {labels}, seed {seed}{settings})"

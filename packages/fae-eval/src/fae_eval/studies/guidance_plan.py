@@ -12,7 +12,7 @@ from fae_core.config.limits import MOST_IMAGES
 from fae_core.errors import InvalidSettings
 from fae_core.models.sample_options import check_options
 
-PAPER_INTERVAL = (0.0, 0.7)
+PAPER_INTERVAL, EVERY_TIME = (0.0, 0.7), (0.0, 1.0)
 _MOST_SCALES = 1000
 
 
@@ -24,7 +24,8 @@ class GuidancePlan(Config):
         high: the largest scale.
         step: between scales; 0.1 in the paper.
         interval: (low, high) times in which guidance acts, t = 1 is noise; "all" for every time. None: [0, 0.7] as in
-            the paper's ablations where the generator has such an interval, else every time.
+            the paper's ablations where the generator has such an interval, else every time. Further fields of the
+            generator's own guidance, such as channels, stay.
         count: samples of each of the best scales.
         first_count: samples of every scale, at most `count`.
         finalists: how many of the best scales of the first round are measured from `count` samples.
@@ -60,20 +61,18 @@ class GuidancePlan(Config):
         return [round(self.low + i * self.step, 6) for i in range(min(count, _MOST_SCALES + 1))]
 
     def times(self, generator: Any) -> tuple[float, float] | None:
-        """The interval for a generator or its class; None for every time.
+        """The interval for a generator or its class; None for one whose guidance has none.
 
         Raises:
             InvalidSettings: for an interval, where the generator's guidance has none.
         """
-        if self.interval == "all":
-            return None
         try:
             check_options(generator, {"guidance": {"scale": 1.0, "interval": list(PAPER_INTERVAL)}})
         except InvalidSettings:
-            if self.interval is None:
+            if self.interval in (None, "all"):
                 return None
             raise InvalidSettings("the guidance of this generator has no interval of times; leave it out") from None
-        return self.interval or PAPER_INTERVAL
+        return EVERY_TIME if self.interval == "all" else self.interval or PAPER_INTERVAL
 
     def options_at(self, scale: float, times: tuple[float, float] | None) -> dict[str, Any]:
         """Options of `sample` at one scale."""

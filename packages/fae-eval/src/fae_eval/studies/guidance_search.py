@@ -16,7 +16,7 @@ from fae_core.models.sample_options import check_options
 from fae_eval.results import Result
 from fae_eval.studies.at_options import AtOptions, open_at_options
 from fae_eval.studies.comparison import Group
-from fae_eval.studies.guidance_plan import GuidancePlan
+from fae_eval.studies.guidance_plan import EVERY_TIME, GuidancePlan
 from fae_eval.studies.resumable import COMMAND_NOTE, ResumableStudy, numbers
 
 KIND = "guidance-search"
@@ -96,7 +96,9 @@ class _Search(ResumableStudy[tuple[int, float]]):
     first_columns = ("", "scale", "images")
 
     def __init__(self, study: AtOptions, plan: GuidancePlan, times: tuple[float, float] | None, title: str) -> None:
-        super().__init__(study, {"options": plan.options, "interval": None if times is None else list(times)}, title)
+        self.interval = None if times in (None, EVERY_TIME) else times
+        interval = None if self.interval is None else list(self.interval)
+        super().__init__(study, {"options": plan.options, "interval": interval}, title)
         self.plan, self.times = plan, times
         self.first = min(plan.first_count, plan.count)
         self.found: dict[tuple[int, float], float] = {}
@@ -162,7 +164,7 @@ class _Search(ResumableStudy[tuple[int, float]]):
             warnings.append(f"{_UNFINISHED}: the next is {_named(waiting[1])}, {waiting[0]:,} samples; use --resume")
         elif scale in (self.plan.scales[0], self.plan.scales[-1]):
             warnings.append(f"{_EDGE} {scale:g}: a better one may lie outside; widen the range and use --resume")
-        where = "at every time" if self.times is None else f"on t in [{self.times[0]:g}, {self.times[1]:g}]"
+        where = "at every time" if self.interval is None else f"on t in [{self.interval[0]:g}, {self.interval[1]:g}]"
         value = self.found[best]
         notes = [
             f"{_BEST_NOTE} {scale:g} {where}, {self.label} {value:.4g} from {count:,} samples.",
