@@ -68,6 +68,11 @@ MISTAKES = {
         (f"sample {DRAWS} --guidance 1 --set guidance.parts=[[1,0,2]] --out out", "guidance is given twice"),
         (f"sample {DRAWS} --set weak=/nope --out out", "/nope does not exist"),
         (f"sample {DRAWS} --set weak=generator-vae --out out", "height: wanted 4, found 8"),
+        (f"sample {DRAWS} --set weak=weak --out out", "a weak model guides at a scale other than 1"),
+        (f"sample {DRAWS} --guidance 2 --set weak=weak-names --out out", "names or the order of these differ"),
+        (f"sample {DRAWS} --guidance 2 --set weak=weak-flow --out out", "weak-flow cannot guide: it gives no vel"),
+        (f"eval sampling-grid {MEASURES} --vary guidance=1,2 --set weak=weak-flow", "weak-flow cannot guide"),
+        (f"eval guidance-search {MEASURES} --set weak=weak-flow", "weak-flow cannot guide"),
         (f"sample {DRAWS} --prompts images/words.txt --out out", "generator does not draw what a text says"),
         (f"eval sampling-grid {MEASURES} --vary method=euler,mean_flow", "needs a network trained with mean_flow"),
         ("sample --model cifar10 --resume --out images", "images exists"),
@@ -180,6 +185,7 @@ def save_models() -> None:
     from fae_decoders.fae.feature_space import FeatureSpace
     from fae_diffusion import SiT
     from fae_encoder import FAEEncoder
+    from fae_flow import STARFlow
 
     encoder = FAEEncoder.from_preset("fae-tiny", seed=0)
     encoder.stamp()
@@ -192,6 +198,8 @@ def save_models() -> None:
     vae = ConvVAE.from_preset("conv-vae-tiny", seed=0)
     generator = SiT.from_preset("sit-tiny", spec=encoder.spec, classes=3, seed=0)
     generator.class_names = ("cat", "dog", "sea")
+    weak_names = SiT.from_preset("sit-tiny", spec=encoder.spec, classes=3, seed=0)
+    weak_names.class_names = ("dog", "cat", "sea")
     saved = {
         "encoder": encoder,
         "stage-one": FAE(encoder, features),
@@ -200,6 +208,9 @@ def save_models() -> None:
         "pixel-other": other,
         "vae": vae,
         "generator": generator,
+        "weak": SiT.from_preset("sit-tiny", spec=encoder.spec, classes=3, seed=0),
+        "weak-names": weak_names,
+        "weak-flow": STARFlow.from_preset("starflow-tiny", spec=encoder.spec, classes=3, seed=0),
         "generator-vae": SiT.from_preset("sit-tiny", spec=vae.spec, classes=3, seed=0),
     }
     for name, model in saved.items():

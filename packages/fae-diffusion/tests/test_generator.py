@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,8 +13,9 @@ from fae_core.errors import FAEError, LatentSpecMismatch
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.testing import GeneratorConformance, toy_latents
-from fae_diffusion import LightningDiT, LightningDiTConfig, SiT, SiTConfig, Transport
+from fae_diffusion import LightningDiT, LightningDiTConfig, MMDiT, MMDiTConfig, SiT, SiTConfig, Transport
 from fae_diffusion.guidance import Guidance
+from fae_diffusion.models.config import require_guides
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "classes": 3}
 SPEC = LatentSpec(4, 2, 4, (32, 64), "toy/backbone")
@@ -128,6 +130,49 @@ def test_the_weak_model_of_autoguidance_may_be_a_folder(model: LightningDiT, tmp
     SiT(SiTConfig(**SMALL), LatentSpec(4, 2, 2, 32, "toy/backbone")).save_pretrained(tmp_path / "foreign")
     with pytest.raises(LatentSpecMismatch):
         model.sample([1], random=random, steps=3, guidance=2.0, weak=tmp_path / "foreign")
+
+
+@pytest.mark.parametrize(
+    ("other", "names", "said"),
+    [
+        ({"classes": 2}, None, "numbers of classes differ: 3 of this model, 2 of the other"),
+        ({"classes": 1000}, None, "numbers of classes differ"),
+        ({"transport": {"path": "gvp"}}, None, "paths differ: linear of this model, gvp"),
+        ({}, ("b", "a", "c"), "class names or the order of these differ"),
+        ({"transport": {"prediction": "data"}}, ("a", "b", "c"), None),  # its velocities are about the same
+        ({}, None, None),
+    ],
+)
+def test_a_weak_model_has_the_same_conditions_and_path(
+    model: LightningDiT, other: dict, names: tuple | None, said: str | None, tmp_path: Path
+) -> None:
+    model.class_names = ("a", "b", "c")
+    weak = SiT(SiTConfig(**{**SMALL, **other}), SPEC).eval()
+    weak.class_names = names
+    weak.save_pretrained(tmp_path / "weak")
+    for given in (weak, tmp_path / "weak"):
+        with nullcontext() if said is None else pytest.raises(FAEError, match=said):
+            model.sample([1], random=SlotRandom(0, [0]), steps=2, guidance=2.0, weak=given)
+
+
+def test_a_weak_model_reads_what_the_model_reads(model: LightningDiT) -> None:
+    def text(fingerprint: str) -> MMDiT:
+        fields = {"text_width": 8, "text_encoder": {"name": "encoder", "fingerprint": fingerprint}}
+        return MMDiT(MMDiTConfig(**{k: v for k, v in SMALL.items() if k != "classes"}, **fields), SPEC)
+
+    with pytest.raises(FAEError, match="numbers of classes differ"):
+        require_guides(text("a"), model)
+    with pytest.raises(FAEError, match="text encoders differ"):
+        require_guides(text("a"), text("b"))
+    require_guides(text("a"), text("a"))
+
+
+def test_a_weak_model_needs_a_scale(model: LightningDiT) -> None:
+    random = SlotRandom(0, [0])
+    for options in ({}, {"guidance": {"interval": [0.0, 0.5]}}, {"sampling": "rae"}):
+        with pytest.raises(FAEError, match="guides at a scale other than 1"):
+            model.sample([1], random=random, steps=2, weak=model, **options)
+    model.sample([1], random=random, steps=2, weak=model, guidance=1.0)  # said: a point of a search
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ class Own(Config):
     classes: int = 4
     sampling: Settings = Settings()
 
-    def sampling_settings(self, options: dict[str, Any], spec: LatentSpec | None = None) -> Settings:
+    def sampling_settings(self, options: dict[str, Any], model: Any = None) -> Settings:
         return parse_config(Settings, {**self.sampling.model_dump(), **options}, "options")
 
 

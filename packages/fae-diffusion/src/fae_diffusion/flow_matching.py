@@ -22,6 +22,7 @@ from fae_core.layers import class_labels
 from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import require_known
+from fae_core.models.stored import stored_model
 from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
@@ -29,7 +30,7 @@ from fae_diffusion.fast_sampling import FastSampling
 from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.integration import descending, grid_of, integrated
 from fae_diffusion.mean_flow import interval, mean_flow_loss
-from fae_diffusion.models.config import MeanFlow
+from fae_diffusion.models.config import MeanFlow, require_guides
 from fae_diffusion.samplers import ADAPTIVE
 from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName
 from fae_diffusion.transport import Transport
@@ -205,15 +206,18 @@ class FlowMatching(FastSampling):
         )
 
     def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:
-        """The model in a folder is read once. Raises LatentSpecMismatch for one of another latent space."""
+        """The model in a folder is read once. Raises FAEError for one that cannot guide, see `require_guides`."""
         if not isinstance(weak, str | Path):
+            require_guides(weak, self)
             return weak
         key = f"{weak} {device}"
         kept = self._weak
         if kept is None or kept[0] != key:
+            require_guides(stored_model("generator", weak), self)  # before its weights are read
+            found: Any = load_generator(weak, device=str(device))
+            require_guides(found, self)
             # In a tuple, so that it is no submodule and not saved with this model.
-            found = load_generator(weak, spec=self.spec, device=str(device))
-            kept = self._weak = (key, cast(FlowMatching, found))  # the folder's own model type decides
+            kept = self._weak = (key, cast(FlowMatching, found))
         return kept[1]
 
     # What a condition is: labels (B,) of `config.classes` classes. Networks with other conditions override the rest.

@@ -112,12 +112,12 @@ class STARFlowConfig(Config):
         """Whether the model has a condition, of classes or text."""
         return self.classes is not None or self.text_dim is not None
 
-    def sampling_settings(self, options: Mapping[str, Any], spec: LatentSpec | None = None) -> FlowSampling:
+    def sampling_settings(self, options: Mapping[str, Any], model: Any = None) -> FlowSampling:
         """The settings of a call of `sample`.
 
         Args:
             options: Of `sample`.
-            spec: The model's latents, which decide nothing here.
+            model: The model, which decides nothing here.
 
         Raises:
             FAEError: The model cannot be guided.

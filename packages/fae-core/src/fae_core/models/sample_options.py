@@ -21,8 +21,8 @@ from pydantic.errors import PydanticUserError
 
 from fae_core.config import Config, require_fields
 from fae_core.errors import FAEError, InvalidSettings, field_reasons, nearest
+from fae_core.models.stored import StoredModel
 from fae_core.plugins import load_plugins
-from fae_core.spec import LatentSpec
 
 _CALLERS = ("noise", "random", "observe")  # parameters of `sample` that the program sets, not the user
 
@@ -30,20 +30,18 @@ _CALLERS = ("noise", "random", "observe")  # parameters of `sample` that the pro
 def check_early(
     model_type: str,
     options: Mapping[str, Any],
-    config: Config | None = None,
-    spec: LatentSpec | None = None,
+    model: StoredModel | None = None,
 ) -> None:
     """Check options for a type of generator, where its package names their Config; others are not checked.
 
     Args:
         model_type: Of the generator.
         options: Values by name.
-        config: Of the generator, which may not know every way to sample; None where it is not known.
-        spec: Its latents; None where they are not known.
+        model: The generator, which may not know every way to sample; None where only its type is known.
 
     Raises:
         InvalidSettings: As `check_options`.
-        FAEError: A generator of this config cannot sample so.
+        FAEError: The generator cannot sample so.
     """
     declared = load_plugins("fae.configs").get(f"{model_type}.sample")
     if declared is None:
@@ -51,7 +49,8 @@ def check_early(
     config_class: type[Config] = declared.load()
     require_known(options, config_class.model_fields, load_plugins("fae.generators")[model_type].attr)
     require_fields(config_class, dict(options), "sampling options")  # what is lacking may be the generator's own
-    resolved_options(config, options, spec)
+    if model is not None:
+        resolved_options(model.config, options, model)
 
 
 def with_guidance(guidance: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,16 +88,16 @@ def without_speed(record: Mapping[str, Any], generator: Any) -> dict[str, Any]:
     return {**record, "options": {name: value for name, value in options.items() if name not in config.speed_only}}
 
 
-def resolved_options(config: Any, options: Mapping[str, Any], spec: LatentSpec | None = None) -> dict[str, Any]:
+def resolved_options(config: Any, options: Mapping[str, Any], model: StoredModel | None = None) -> dict[str, Any]:
     """What decides samples beside weights and noise: a generator's own settings with some options over them.
 
-    A config with a method `sampling_settings(options, spec)`, which gives the Config of all settings, resolves them
+    A config with a method `sampling_settings(options, model)`, which gives the Config of all settings, resolves them
     itself, and refuses what its generator cannot do; for others the options stand for themselves.
 
     Args:
         config: Of the generator, or None.
         options: Of its `sample`, which are known to be valid.
-        spec: Its latents, with which a folder among the options is compared; None compares nothing.
+        model: The generator, with which a model among the options is compared; None compares nothing.
 
     Raises:
         FAEError: A generator of this config cannot sample so.
@@ -106,7 +105,7 @@ def resolved_options(config: Any, options: Mapping[str, Any], spec: LatentSpec |
     resolve = getattr(config, "sampling_settings", None)
     if resolve is None:
         return dict(options)
-    resolved: Config = resolve(options, spec)
+    resolved: Config = resolve(options, model)
     known = {*type(resolved).model_fields, "sampling"}  # a name of settings is resolved, too
     return {**resolved.deciding(), **{name: value for name, value in options.items() if name not in known}}
 

@@ -46,9 +46,8 @@ def check_drawing(
     drawn = stored_model("generator", generator)
     require_pair(drawn, stored_model("tokenizer", decoder))
     if drawn is not None:
-        config = drawn.config
-        check_early(drawn.point.name, options or {}, config, drawn.spec)
-        _check_prompts(drawn.source, getattr(config, "takes_prompts", None), bool(prompts))
+        check_early(drawn.point.name, options or {}, drawn)
+        _check_prompts(drawn.source, getattr(drawn.config, "takes_prompts", None), bool(prompts))
     names, count = (None, len(prompts)) if prompts else _classes(drawn)
     if labels not in DRAWN and count is not None:
         chosen_classes(labels, names, count)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fae_core.config import Config
 from fae_core.errors import FAEError, InvalidFile, InvalidSettings
-from fae_core.models.stored import stored_model
+from fae_core.models.stored import StoredModel, stored_model
 from fae_core.spec import LatentSpec
 from fae_diffusion.samplers.config import AUTOGUIDED, NAMED, SamplingName, sampling_with
 from fae_diffusion.samplers.config import Sampling as Sampling
@@ -55,12 +55,12 @@ class NetworkConfig(Config):
             raise ValueError(f"width {self.width} is not a multiple of 4, which the position table needs")
         return self
 
-    def sampling_settings(self, options: Mapping[str, Any], spec: LatentSpec | None = None) -> Sampling:
+    def sampling_settings(self, options: Mapping[str, Any], model: StoredModel | None = None) -> Sampling:
         """The settings of a call of `sample`: the model's own, those of a name over them, then single options.
 
         Args:
             options: Of `sample`, `sampling`, `weak` and `times` among them.
-            spec: The model's latents; with them the latents of a `weak` model in a folder are compared.
+            model: The model's files; with them the files of a `weak` model in a folder are compared.
 
         Raises:
             FAEError: The model cannot sample so.
@@ -80,10 +80,14 @@ class NetworkConfig(Config):
                 f"guidance skips block {max(settings.guidance.skip.blocks)}, and this network has {self.block_count}, "
                 "counted from 0"
             )
-        if spec is not None and isinstance(weak, str | Path):
-            stored = stored_model("generator", weak)
-            if stored is not None and stored.spec is not None:
-                spec.require(stored.spec, context=f"generator {weak}")
+        if model is not None and isinstance(weak, str | Path):
+            require_guides(stored_model("generator", weak), model)
+        said = given.get("guidance")
+        unsaid = said is None or (isinstance(said, Mapping) and not {"scale", "parts"} & said.keys())
+        if weak is not None and unsaid and not settings.guidance.is_on:  # a study's scale 1 is said
+            raise FAEError(
+                "a weak model guides at a scale other than 1: give one with guidance (fae sample --guidance)"
+            )
         return settings
 
     @property
@@ -103,6 +107,46 @@ class NetworkConfig(Config):
         patch = self.patch_size
         if spec.height % patch or spec.width % patch:
             raise InvalidFile(f"patches of {patch} do not tile latents of {spec.height}x{spec.width}")
+
+
+def require_guides(weak: Any, model: Any) -> None:
+    """Check that the velocities of a worse model are about the same states and conditions as those of a model.
+
+    Args:
+        weak: A generator, or its StoredModel; None, for what only loading tells, passes.
+        model: What it is to guide; a generator, or its StoredModel.
+
+    Raises:
+        LatentSpecMismatch: They are of different latents.
+        FAEError: One does not understand conditions as the other does, or they were trained on different paths.
+    """
+    if weak is None:
+        return
+    name = f"the weak model {getattr(weak, 'source', type(weak).__name__)}"
+    if model.spec is not None and weak.spec is not None:
+        model.spec.require(weak.spec, context=name)
+    if weak.config is None or model.config is None:  # of a package that does not register it
+        return
+    if not isinstance(getattr(weak.config, "transport", None), Transport):
+        raise FAEError(f"{name} cannot guide: it gives no velocities, as models of fae-diffusion do")
+    own, other = _conventions(model), _conventions(weak)
+    for what in own:
+        if own[what] != other[what] and None not in (own[what], other[what]):
+            values = f"{str(own[what])[:60]} of this model, {str(other[what])[:60]} of the other"
+            raise FAEError(f"{name} cannot guide this model, as their {what} differ: {values}")
+
+
+def _conventions(model: Any) -> dict[str, Any]:
+    """What two models must have in common for one to guide the other, by name; None is not known."""
+    config, names = model.config, getattr(model, "class_names", None)
+    return {
+        "paths": config.transport.path,
+        "numbers of classes": getattr(config, "classes", 0),
+        "class names or the order of these": None if names is None else tuple(names),
+        "widths of text": getattr(config, "text_width", 0),
+        "widths of pooled text": getattr(config, "pooled_width", 0) or 0,
+        "text encoders": getattr(getattr(config, "text_encoder", None), "fingerprint", None),
+    }
 
 
 class HeadConfig(Config):

@@ -182,9 +182,8 @@ class Measurement:
             stored = check_drawing(generator, decoder, labels=self.labels, prompts=texts)
             if stored is None:
                 continue
-            config = stored.config
             for options in points:
-                check_early(stored.point.name, options, config, stored.spec)
+                check_early(stored.point.name, options, stored)
         return texts
 
     @property
