@@ -216,6 +216,13 @@ def test_the_times_of_sd3_end_with_a_step_to_zero() -> None:
         model.sample([0], random=SlotRandom(0, [0]), sampling="sd3", steps=1)
 
 
+def test_the_last_step_to_zero_of_an_sde_begins_where_the_grid_ends() -> None:
+    model = make(SiT)
+    for end in (0.1, 0.3):
+        settings = model.config.sampling_settings({"method": "sde", "to_zero": True, "end": end, "steps": 4})
+        assert grid_of(settings, model.transport).tolist() == pytest.approx([*torch.linspace(1, end, 4).tolist(), 0.0])
+
+
 def test_settings_by_name_are_those_of_appendix_d_and_options_go_over_them() -> None:
     spec = LatentSpec(4, 4, 4, 32, "toy/backbone")
     torch.manual_seed(0)

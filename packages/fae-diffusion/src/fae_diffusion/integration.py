@@ -41,7 +41,7 @@ def grid_of(settings: Sampling, transport: Transport) -> Tensor:
     last = 0.0
     if settings.to_zero:
         end, last = least, end - least
-    if settings.stochastic and settings.last_step is not None:
+    if not last and settings.stochastic and settings.last_step is not None:
         # Times that end above 0 leave that much less for the last step.
         last = max(0.0, settings.last_step_size - end)
     return sde_grid(settings.steps, last_step_size=last, shift=shift, start=start, end=end)

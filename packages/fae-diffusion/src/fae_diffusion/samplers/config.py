@@ -148,7 +148,9 @@ class Sampling(Config):
     diffusion: Diffusion = Field(default="sigma", description="form of the SDE's diffusion coefficient")
     diffusion_norm: float = Field(default=1.0, ge=0, le=1e3, description="factor of the diffusion coefficient")
     last_step: LastStep | None = Field(default="mean", description="how an SDE takes its last interval")
-    last_step_size: float = Field(default=0.04, ge=0, lt=1, description="length of that interval")
+    last_step_size: float = Field(
+        default=0.04, ge=0, lt=1, description="length of that interval, which with to_zero begins at `end`"
+    )
     atol: float = Field(default=1e-6, ge=1e-15, le=1e3, description="absolute tolerance of the adaptive methods")
     rtol: float = Field(default=1e-3, ge=1e-15, le=1e3, description="relative tolerance of the adaptive methods")
     precision: Literal["fp32", "bf16", "auto"] = Field(
