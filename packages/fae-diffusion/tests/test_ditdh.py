@@ -143,6 +143,8 @@ def test_every_option_of_the_original_is_read(ours: dict[str, Any], theirs: dict
         ({"patch_size": [1, 2]}, InvalidFile, "runs with no other"),
         ({"wo_shift": True}, InvalidFile, "do not run without shifts"),
         ({"hidden_size": 32}, InvalidFile, "hidden_size is a pair"),
+        ({"patch_size": {"a": 1}}, InvalidFile, "patch_size is 1 in DiT"),
+        ({"input_size": None}, InvalidFile, "arguments of the original ditdh: input_size"),
         ({"depth": [2, 3]}, InvalidFile, "lacks blocks.4"),
         ({"use_gembed": True}, UnknownName, "use_gembed"),
     ],

@@ -103,6 +103,14 @@ def test_another_rotation_is_refused() -> None:
         LightningDiT.from_official(state, {**ARGUMENTS, "use_rope": True})
 
 
+@pytest.mark.parametrize("given", [None, "abc", [8, 8, 8], {"a": 1}, 1.5])
+def test_wrong_sizes_of_latents_are_one_line(given: object) -> None:
+    for name in ("input_size", "in_channels"):
+        with pytest.raises(InvalidFile, match=f"^arguments of the original sit: {name}") as raised:
+            SiT.from_official({}, {**ARGUMENTS, name: given})
+        assert "\n" not in str(raised.value)
+
+
 def test_unknown_arguments_and_foreign_specs_are_refused() -> None:
     with pytest.raises(FAEError, match=r"hidden_sise.*hidden_size"):
         SiT.from_official({}, {"hidden_sise": 3})

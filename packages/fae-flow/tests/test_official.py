@@ -177,6 +177,10 @@ def test_one_hot_labels_become_class_labels() -> None:
         ({"learnable_self_denoiser": 1}, "video"),
         ({"use_swiglu": True}, "of another model"),
         ({"head_dim": 18}, "rotations"),
+        ({"layers_per_block": 2}, "official STARFlow config: layers_per_block"),
+        ({"patch_size": 0}, "official STARFlow config: patch_size"),
+        ({"img_size": None}, "official STARFlow config: img_size"),
+        ({"num_blocks": "3 blocks"}, "official STARFlow config: num_blocks"),
     ],
 )
 def test_what_cannot_be_imported_is_named(change, message) -> None:
@@ -185,7 +189,7 @@ def test_what_cannot_be_imported_is_named(change, message) -> None:
 
 
 def test_missing_arguments_are_named() -> None:
-    with pytest.raises(InvalidFile, match="lacks img_size, patch_size"):
+    with pytest.raises(InvalidFile, match=r"img_size: .*patch_size: "):
         STARFlow.from_official({}, {k: v for k, v in ARGUMENTS.items() if k not in ("img_size", "patch_size")})
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field
+
+from fae_core.config import Config, parse_config
 from fae_core.errors import InvalidFile, UnknownName
 from fae_core.spec import LatentSpec
 from fae_diffusion.transport import shift_for_size
@@ -96,8 +99,20 @@ _HEADED = {
 }
 
 
+def _pair_of(size: Any) -> Any:
+    """One number as two."""
+    return (size, size) if isinstance(size, int) else size
+
+
+class _Latents(Config):
+    """What no field of ours is and no config of ours checks: (height, width) of the latents, and their channels."""
+
+    input_size: Annotated[tuple[int, int], BeforeValidator(_pair_of)]
+    in_channels: int = Field(ge=1)
+
+
 def official_arguments(layout: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The original's constructor arguments, completed by its defaults.
+    """The original's constructor arguments, completed by its defaults; `input_size` as (height, width).
 
     Args:
         layout: "sit", "repa", "lightningdit", "rae" or "ditdh"; see `layout_of`.
@@ -105,12 +120,15 @@ def official_arguments(layout: str, config: Mapping[str, Any]) -> dict[str, Any]
 
     Raises:
         UnknownName: for an argument that the original does not have.
+        InvalidSettings: for wrong sizes of latents.
     """
     known = ARGUMENTS[layout]
     for name in config:
         if name not in known:
             raise UnknownName(f"constructor argument of the original {layout}", str(name), known)
-    return {name: config.get(name, default) for name, (default, _) in known.items()}
+    arguments = {name: config.get(name, default) for name, (default, _) in known.items()}
+    latents = {name: arguments[name] for name in _Latents.model_fields}
+    return {**arguments, **dict(parse_config(_Latents, latents, f"arguments of the original {layout}"))}
 
 
 def architecture(layout: str, name: str) -> dict[str, Any]:
@@ -139,9 +157,9 @@ def derived_spec(layout: str, arguments: Mapping[str, Any]) -> LatentSpec:
 
     Args:
         layout: "sit" and "repa": SD's VAE, 8 pixels per latent position; "lightningdit": VA-VAE, and RAE's: 16 pixels.
-        arguments: of the original's constructor, complete.
+        arguments: of the original's constructor, as `official_arguments` gives them.
     """
-    (height, width), factor = sides(arguments["input_size"]), 8 if layout in ("sit", "repa") else 16
+    (height, width), factor = arguments["input_size"], 8 if layout in ("sit", "repa") else 16
     sizes = {"height": height, "width": width, "image_size": (height * factor, width * factor)}
     fields = {"channels": arguments["in_channels"], **sizes}
     spec = LatentSpec.from_dict({**fields, "backbone": f"official/{layout}"}, f"official {layout} config")
@@ -149,12 +167,6 @@ def derived_spec(layout: str, arguments: Mapping[str, Any]) -> LatentSpec:
         # SD's VAE: SiT multiplies its latents by 0.18215.
         return spec.with_statistics([0.0] * 4, [1 / 0.18215] * 4)
     return spec
-
-
-def sides(input_size: Any) -> tuple[int, int]:
-    """(height, width) of one number or two."""
-    height, width = input_size if isinstance(input_size, list | tuple) else (input_size, input_size)
-    return height, width
 
 
 def rae_fields(layout: str, arguments: Mapping[str, Any], spec: LatentSpec, where: str) -> dict[str, Any]:
@@ -182,7 +194,7 @@ def rae_fields(layout: str, arguments: Mapping[str, Any], spec: LatentSpec, wher
     if layout == "rae":
         return fields
     patches = arguments["patch_size"]
-    if set(patches if isinstance(patches, list | tuple) else [patches]) != {1}:
+    if patches not in (1, [1, 1], (1, 1)):
         raise InvalidFile(f"{where}: patch_size is 1 in DiT^DH, whose original runs with no other, not {patches}")
     pairs = {name: _pair(arguments[name], name, where) for name in ("hidden_size", "depth", "num_heads")}
     ours = {"hidden_size": "width", "depth": "depth", "num_heads": "heads"}

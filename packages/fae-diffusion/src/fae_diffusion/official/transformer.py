@@ -32,7 +32,6 @@ from fae_diffusion.official.arguments import (
     derived_spec,
     official_arguments,
     rae_fields,
-    sides,
 )
 
 __all__ = [
@@ -93,7 +92,7 @@ def load_official(
     ours: Any = parse_config(cls.config_class, merge(translated, fields), where)
     if ours.transport.prediction != "velocity":
         raise FAEError("from_official reads checkpoints that predict the velocity")
-    wanted = (arguments["in_channels"], *sides(arguments["input_size"]))
+    wanted = (arguments["in_channels"], *arguments["input_size"])
     if spec.shape != wanted:
         raise InvalidFile(f"{where}: its latents of shape {wanted} do not fit the spec's {spec.shape}")
     model = cls(ours, spec)

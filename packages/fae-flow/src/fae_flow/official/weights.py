@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from pydantic import Field
 from torch import Tensor
 
-from fae_core.config import parse_config
+from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
@@ -36,8 +37,18 @@ _RENAMED = (
     (r"\.mlp\.main\.2\.", ".mlp.down."),
     (r"\.mlp\.(gate|up|down)_proj\.", r".mlp.\1."),
 )
-_REQUIRED = ("in_channels", "img_size", "patch_size", "channels", "num_blocks", "layers_per_block")
 _NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
+
+
+class _Sizes(Config):
+    """The arguments that the original has no default for; STARFlowConfig checks the others."""
+
+    in_channels: int = Field(ge=1)
+    img_size: int = Field(ge=1)
+    patch_size: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    num_blocks: int = Field(ge=1, le=64)
+    layers_per_block: tuple[int, ...] = Field(min_length=1)
 
 
 def load_official(
@@ -60,52 +71,51 @@ def load_official(
         InvalidFile: if keys or arguments do not fit.
         FAEError: for options of the video model and for `use_pretrained_lm`.
     """
-    missing = [name for name in _REQUIRED if name not in config]
-    if missing:
-        raise InvalidFile(f"the official config lacks {', '.join(missing)}")
-    channels, side = config["in_channels"], config["img_size"]
+    where = "official STARFlow config"
+    sizes = parse_config(_Sizes, {name: config[name] for name in _Sizes.model_fields if name in config}, where)
+    channels, side = sizes.in_channels, sizes.img_size
     if spec is None:
-        spec = LatentSpec(channels, side, side, image_size=8 * side, backbone="apple/ml-starflow")
+        shape = {"channels": channels, "height": side, "width": side, "image_size": 8 * side}
+        spec = LatentSpec.from_dict({**shape, "backbone": "apple/ml-starflow"}, where)
     elif spec.channels != channels:
         raise InvalidFile(f"the official model has {channels} channels, the latent spec {spec.channels}")
-    defaults = _config_fields(config)
+    defaults = _config_fields(config, sizes)
     if fields.get("classes") is not None:
         if defaults["text_dim"] != fields["classes"] + 1:
             raise InvalidFile(f"{fields['classes']} classes and none do not fit txt_dim {defaults['text_dim']}")
         defaults["text_dim"] = None
-    own = parse_config(STARFlowConfig, {**defaults, **fields}, "official STARFlow config")
+    own = parse_config(STARFlowConfig, {**defaults, **fields}, where)
     model = cls(own, spec)
     load_state(model, _rename(state_dict, own), "the official checkpoint")
     return model.eval()
 
 
-def _config_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def _config_fields(config: Mapping[str, Any], sizes: _Sizes) -> dict[str, Any]:
     """STARFlowConfig's fields from the original's arguments, with the original's defaults."""
     if config.get("use_pretrained_lm"):
         raise FAEError("use_pretrained_lm: the original's own constructor fails on it, so there is nothing to import")
     if config.get("learnable_self_denoiser"):
         raise FAEError("learnable_self_denoiser belongs to the video model, which fae-flow leaves out")
-    blocks, layers = config["num_blocks"], list(config["layers_per_block"])
+    blocks, layers = sizes.num_blocks, list(sizes.layers_per_block)
     layers = layers * blocks if len(layers) == 1 else [*layers[: blocks - 1], layers[-1]]
     txt_size, txt_dim = config.get("txt_size", 0), config.get("txt_dim", 0)
-    rope, patch = bool(config.get("rope", False)), config["patch_size"]
     return {
-        "width": config["channels"],
+        "width": sizes.channels,
         "layers": layers,
         "top_width": config.get("top_block_channels"),
         "head_dim": config.get("head_dim", 64),
         "heads": config.get("num_heads"),
         "kv_heads": config.get("num_kv_heads"),
-        "patch_size": patch,
+        "patch_size": sizes.patch_size,
         "mlp": "geglu" if config.get("use_swiglu") else "gelu",
-        "norm": _NORMS.get(config.get("norm_type", "layer_norm"), "none"),
+        "norm": _NORMS.get(str(config.get("norm_type", "layer_norm")), "none"),
         "post_norm": bool(config.get("use_post_norm")),
         "final_norm": bool(config.get("use_final_norm")),
         "qk_norm": bool(config.get("use_qk_norm")),
         "bias": bool(config.get("use_bias", True)),
-        "rope": rope,
+        "rope": bool(config.get("rope", False)),
         "rope_layout": "half" if config.get("hf_style_rope") else "interleaved",
-        "rope_length": config.get("pt_seq_len") or config["img_size"] // patch,
+        "rope_length": config.get("pt_seq_len") or sizes.img_size // sizes.patch_size,
         "sos": bool(config.get("sos", False)),
         "scale": "softplus" if config.get("use_softplus") else "exp",
         "soft_clip": config.get("soft_clip") or 0.0,
