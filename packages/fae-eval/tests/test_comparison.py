@@ -99,11 +99,37 @@ def test_what_is_compared_by_default_and_which_way_is_better() -> None:
             (name, False)
             for name in ("FID", "FD-efficientnet-lite2@128", "FDr", "sFID", "KD-x", "LPIPS", "feature MSE")
         ),
-        *((name, False) for name in ("unexplained variance", "loss", "ISO", "recalls")),
+        *((name, False) for name in ("unexplained variance", "rFID", "rFD-x", "FDr-x", "KID", "L1", "seconds")),
+        *((name, None) for name in ("loss", "ISO", "recalls", "images", "FIDs", "std over runs")),
     ],
 )
-def test_names_say_which_way_is_better(column: str, higher: bool) -> None:
-    assert higher_is_better(column) is higher
+def test_names_say_which_way_is_better(column: str, higher: bool | None) -> None:
+    if higher is not None:
+        assert higher_is_better(column) is higher
+        return
+    with pytest.raises(FAEError, match="--higher-is-better or --lower-is-better"):
+        compare([Group("a", (), ((1.0,),)), Group("b", (), ((2.0,),))], column=column)
+
+
+def test_values_that_do_not_belong_together_are_named() -> None:
+    """The same content from another path is the same reference."""
+
+    def of(images: int, source: str, content: str) -> Result:
+        made = table(["a", images, 2.0])
+        made.provenance["reference"] = {"source": source, "hash": content}
+        return made
+
+    def warned(*records: Result) -> list[str]:
+        groups, column = parse_groups({str(at): [record] for at, record in enumerate(records)}, None, None)
+        return compare(groups, column=column).warnings
+
+    assert warned(of(9, "train", "aa"), of(9, "copy/train", "aa")) == []
+    fewer, other = (
+        warned(of(9, "train", "aa"), of(60, "train", "aa")),
+        warned(of(9, "train", "aa"), of(9, "test", "bb")),
+    )
+    assert len(fewer) == 1 and "different numbers of images (9, 60)" in fewer[0]
+    assert len(other) == 1 and "different references: train (aa), test (bb)" in other[0]
 
 
 def test_single_values_come_from_a_named_row() -> None:

@@ -33,7 +33,7 @@ def compare(
         bool | None,
         typer.Option(
             "--higher-is-better/--lower-is-better",
-            help="Which way is better; default: by the column's name (accuracies and similarities: higher).",
+            help="Which way is better; default: by the column's name, for those that fae eval writes.",
         ),
     ] = None,
     title: Title = None,
@@ -42,7 +42,8 @@ def compare(
 ) -> None:
     """Variants of an experiment over their seeds: means, deviations, and differences in units of the seeds' noise.
 
-    With --out a chart, NAME.svg, is written beside the record.
+    Warns where records compare with different references or numbers of images. With --out a chart, NAME.svg, is written
+    beside the record.
 
     Example: fae eval compare "FAE=runs/results/fae-*.json" "VAE=runs/results/vae-*.json"
     --out runs/results/fae-vae.json

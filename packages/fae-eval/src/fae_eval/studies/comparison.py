@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fae_core.errors import FAEError, UnknownName
@@ -22,7 +22,11 @@ _RECONSTRUCTION = "reconstruction"
 _DISTANCE = re.compile(r"r?(FID|FD-.*)")  # a Frechet distance
 _HIGHER = re.compile(
     r"(precision|recall|density|coverage|IS|PSNR|SSIM|feature cosine|top-\d|((train|test) )?accuracy"
-    r"|(CLIP|SigLIP) score|(image|text) to (image|text) R@\d+)\b.*"
+    r"|(CLIP|SigLIP) score|(image|text) to (image|text) R@\d+|correlation with the features' map"
+    r"|share of the features' matches also found|share of variance in three components)\b.*"
+)
+_LOWER = re.compile(
+    r"(r?FID|sFID|KID|(r|s)?FD|FDr|KD|LPIPS|L1|feature MSE|unexplained variance|seconds|evaluations)\b.*"
 )
 CLEAR = 5.0  # times the noise; a smaller difference needs more seeds before it is claimed
 
@@ -36,12 +40,16 @@ class Group:
         steps: at which all have values; () for single values.
         runs: the values of each seed, one per step, or a single one.
         floor: the distance of real images to others, the mean over the records; None where they do not have it.
+        references: what the records compare with, in words, once for each content; empty where they do not say.
+        counts: numbers of images behind the values; empty where the records do not say.
     """
 
     name: str
     steps: tuple[float, ...]
     runs: tuple[tuple[float, ...], ...]
     floor: float | None = None
+    references: Mapping[str, str] = field(default_factory=dict[str, str])
+    counts: frozenset[int] = frozenset()
 
     def means(self) -> list[float]:
         """Means over the runs, one per step."""
@@ -77,7 +85,8 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     records = [_upright(record) for record in records]
     column = column or _default_column(records[0])
     row = row or _default_row(records)
-    found = [_values(record, column, row) for record in records]
+    chosen = [_rows(record, column, row) for record in records]
+    found = [(steps, _numbers(record, column, rows)) for record, (steps, rows) in zip(records, chosen, strict=True)]
     if len({steps[-1:] for steps, _ in found}) > 1:
         raise FAEError(f"the records of {name} end at different steps")
     # A run that was interrupted has a checkpoint more than the others.
@@ -87,7 +96,9 @@ def read_group(name: str, records: Sequence[Result], column: str | None = None, 
     floors = [_floor(record, column) for record in records]
     known = [floor for floor in floors if floor is not None]
     floor = statistics.fmean(known) if len(known) == len(floors) else None
-    return Group(name, steps, tuple(values for _, values in found), floor)
+    references = {key: shown for record in records for key, shown in _reference(record)}
+    counts = {n for record, (_, rows) in zip(records, chosen, strict=True) for n in _counts(record, rows)}
+    return Group(name, steps, tuple(values for _, values in found), floor, references, frozenset(counts))
 
 
 def higher_is_better(column: str) -> bool:
@@ -95,8 +106,14 @@ def higher_is_better(column: str) -> bool:
 
     Args:
         column: of a record of this package.
+
+    Raises:
+        FAEError: where the name does not say it.
     """
-    return _HIGHER.fullmatch(column) is not None
+    higher = _HIGHER.fullmatch(column) is not None
+    if not higher and _LOWER.fullmatch(column) is None:
+        raise FAEError(f"which way is better is not known of {column!r}; give --higher-is-better or --lower-is-better")
+    return higher
 
 
 def compare(
@@ -106,7 +123,8 @@ def compare(
 
     The noise is the pooled standard deviation of a single run over all groups that have several; a difference smaller
     than five times the noise is marked. For curves, a note says at which step the first group is as good as the best of
-    each other. Where every group has a floor, a column has the means in units of it, FDr.
+    each other. Where every group has a floor, a column has the means in units of it, FDr. Warnings say where references
+    or numbers of images differ.
 
     Args:
         groups: two or more; the first is what the others are compared with.
@@ -115,7 +133,7 @@ def compare(
         title: heading of the record.
 
     Raises:
-        FAEError: where there are fewer than two groups.
+        FAEError: where there are fewer than two groups, or the column's name does not say which way is better.
     """
     if len(groups) < 2:
         raise FAEError("a comparison needs at least two groups")
@@ -147,7 +165,8 @@ def compare(
     notes.append(f"{'Lower' if lower_is_better else 'Higher'} is better; the best mean is that of {best.name}.")
     notes += _race(groups, lower_is_better)
     values = {f"{group.name}: {column}": group.mean for group in groups}
-    return Result(KIND, title, {"columns": columns, "rows": rows}, [], notes, [], values, provenance())
+    table, warnings = {"columns": columns, "rows": rows}, _differences(groups)
+    return Result(KIND, title, table, [], notes, warnings, values, provenance())
 
 
 def shown_floor(groups: Sequence[Group]) -> str:
@@ -190,7 +209,36 @@ def _race(groups: Sequence[Group], lower_is_better: bool) -> list[str]:
     return notes
 
 
-def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _differences(groups: Sequence[Group]) -> list[str]:
+    """Warnings where values are compared that do not belong together (docs/distances.md)."""
+    references = {key: shown for group in groups for key, shown in group.references.items()}
+    counts = sorted({count for group in groups for count in group.counts})
+    warnings = []
+    if len(references) > 1:
+        warnings.append(f"the records compare with different references: {', '.join(references.values())}")
+    if len(counts) > 1:
+        shown = ", ".join(map(str, counts))
+        warnings.append(f"the values are of different numbers of images ({shown}): fewer images are further away")
+    return warnings
+
+
+def _reference(record: Result) -> list[tuple[str, str]]:
+    """What tells the reference of a record, and it in words; none where the record does not say it."""
+    facts = record.provenance.get("reference")
+    if not isinstance(facts, dict):
+        return []
+    source, content = facts.get("source"), facts.get("file_sha256") or facts.get("hash")
+    return [(str(content or source), f"{source} ({content})")]
+
+
+def _counts(record: Result, rows: Sequence[Sequence[Any]]) -> set[int]:
+    """How many images are behind rows of a record."""
+    at = record.columns.index("images") if "images" in record.columns else None
+    return {int(row[at]) for row in rows if at is not None and is_number(row[at])}
+
+
+def _rows(record: Result, column: str, row: str | None) -> tuple[tuple[int, ...], list[list[Any]]]:
+    """The rows of a record that are compared, and their steps, () without any."""
     columns, rows = [str(name) for name in record.columns], record.rows
     if column not in columns:
         raise UnknownName(f"column of {record.title!r}", column, columns)
@@ -212,7 +260,7 @@ def _values(record: Result, column: str, row: str | None) -> tuple[tuple[int, ..
         rows, steps = named, ()
     if not rows:
         raise FAEError(f"{record.title!r} has no rows")
-    return steps, _numbers(record, column, rows)
+    return steps, rows
 
 
 def _floor(record: Result, column: str) -> float | None:
