@@ -146,6 +146,8 @@ def test_distances_are_also_told_in_units_of_the_floor(extractor, photographs):
     assert "FDr" not in evaluate(sets, real, extractor=extractor).columns
     same = evaluate(sets["a"], real, floor=real, extractor=extractor, metrics=["fid"])  # a floor of 0 is no unit
     assert same.rows[-1][-1] == pytest.approx(0, abs=1e-9)
+    assert f"{FLOOR}: these are the images of the reference" in warnings_of(same)
+    assert "images of the reference" not in warnings_of(result)
 
 
 def test_a_size_is_that_of_all_images_wherever_they_come_from(extractor, fae, photographs, tmp_path):
@@ -216,6 +218,8 @@ def test_unreadable_images_are_left_out_and_named(extractor, photographs):
     result = evaluate(made, real, extractor=extractor, metrics=["fid"])
     assert result.table["rows"][0][1] == 24
     assert "1 unreadable images were left out" in warnings_of(result)
+    of_reference = evaluate(real, made, extractor=extractor, metrics=["fid"])
+    assert "reference: 1 unreadable images were left out" in warnings_of(of_reference)
     for path in made.rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the 25 images"):

@@ -190,6 +190,16 @@ def test_a_resumed_grid_keeps_its_floor_and_takes_no_other(measure, real) -> Non
     assert measure(grid, earlier=without, floor=255 - real).rows == begun.rows
 
 
+def test_a_grid_says_what_is_wrong_with_its_floor(measure, real) -> None:
+    grid = SamplingGrid(vary={"steps": [1]}, count=24)
+    few, same = measure(grid, floor=255 - real[:9]), measure(grid, floor=real)
+    assert any("units of 9 real images" in warning and "samples 24" in warning for warning in few.warnings)
+    assert any("these are the images of the reference" in warning for warning in same.warnings)
+    for begun in (few, same):
+        larger = measure(SamplingGrid(vary={"steps": [1, 2]}, count=24), earlier=begun)
+        assert larger.warnings == begun.warnings
+
+
 def test_a_grid_of_something_else_is_not_continued(measure, tmp_path) -> None:
     grid = SamplingGrid(vary={"steps": [1, 2]}, count=4)
     measure(grid).save(tmp_path / "g.json")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 PUBLISHED_COUNT = 50_000
+FLOOR_UNITS = "FDr is in units of"  # how the warning about the floor's count begins
 
 
 def count_warnings(count: int, dim: int) -> list[str]:
@@ -77,9 +78,19 @@ def floor_warnings(floor: int, counts: Mapping[str, int]) -> list[str]:
     if not others:
         return []
     return [
-        f"FDr is in units of {floor} real images, and there are other numbers of samples ({', '.join(others)}): fewer "
+        f"{FLOOR_UNITS} {floor} real images, and there are other numbers of samples ({', '.join(others)}): fewer "
         "images are further away, so give as many real ones as samples"
     ]
+
+
+def overlap_warnings(floor: str, reference: str | None) -> list[str]:
+    """A floor of the reference's own images, which is no distance of real images to others.
+
+    Args:
+        floor: hash of its images.
+        reference: hash of the reference's; None where they were not read.
+    """
+    return ["these are the images of the reference; a floor needs others"] if floor == reference else []
 
 
 def format_warnings(jpeg: int, count: int, skipped: Sequence[str]) -> list[str]:

@@ -196,6 +196,9 @@ class _Table:
         notes = [f"FD-{extractor.name} is not FID: compare it only with values of the same extractor."]
         warnings = protocol.purpose_warnings(asked.purpose, real.carries_statistics)
         warnings += protocol.resize_warnings(real.by_pytorch_fid)
+        if real.features is not None:
+            left_out = protocol.format_warnings(0, real.features.count, real.features.skipped)
+            warnings += [f"reference: {warning}" for warning in left_out]
         warnings += [f"{', '.join(names)}: {warning}" for warning, names in self.warned.items()]
         rebuilt = asked.purpose == "reconstruction"
         if relate_to_floor(self.columns, self.rows, metric_labels(extractor, asked.purpose)["frechet"]):
@@ -300,5 +303,7 @@ def _warnings(
         labels = samples.labels if samples.labels and len(samples.labels) == features.count else None
         warnings += protocol.split_warnings(features.count, SPLIT_SIZE)
         warnings += protocol.order_warnings(labels, features.probs, SPLIT_SIZE)
+    if name == FLOOR:
+        warnings += protocol.overlap_warnings(features.content, real.facts.get("hash"))
     jpeg = samples.jpeg if name != FLOOR else 0
     return warnings + protocol.format_warnings(jpeg, features.count, features.skipped)

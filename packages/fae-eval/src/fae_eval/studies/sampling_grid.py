@@ -16,6 +16,7 @@ from torch import nn
 from fae_core.errors import FAEError
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
+from fae_eval import warnings as protocol
 from fae_eval.results import FLOOR, Result
 from fae_eval.studies.at_options import AtOptions, open_at_options
 from fae_eval.studies.comparison import Group
@@ -111,13 +112,14 @@ class _Grid(ResumableStudy[dict[str, Any]]):
 
     kind = KIND
     own_notes = (_CHOSEN_NOTE, COMMAND_NOTE)
-    own_warnings = (_UNFINISHED,)
+    own_warnings = (_UNFINISHED, protocol.FLOOR_UNITS, FLOOR)
 
     def __init__(self, study: AtOptions, grid: SamplingGrid, title: str) -> None:
         super().__init__(study, {"options": grid.options, "varied": list(grid.vary), "count": grid.count}, title)
         self.grid, self.first_columns = grid, ("", *grid.vary, EVALUATIONS, "images")
         self.found: dict[tuple[str, ...], tuple[float, float]] = {}  # (evaluations, distance) by the values' texts
         self.floor: tuple[int, float] | None = None  # (images, distance)
+        self.floor_warnings: list[str] = []  # of its measurement
 
     def named_options(self) -> dict[str, dict[str, Any]]:
         return {_name(point): {**self.grid.options, **point} for point in self.grid.points}
@@ -126,6 +128,7 @@ class _Grid(ResumableStudy[dict[str, Any]]):
         super().resume(earlier)
         if self.floor is not None:
             self.identity[_FLOOR] = self._searched(earlier).get(_FLOOR)
+            self._tell_of_floor(earlier)
 
     def take(self, row: list[Any]) -> None:
         at = self.first_columns.index(EVALUATIONS)
@@ -143,8 +146,12 @@ class _Grid(ResumableStudy[dict[str, Any]]):
             measured = self.study.measure_real(images, self.grid.count)
             count, distance = numbers(*(measured.rows[0][at] for at in (1, -1)))
             self.floor, self.identity[_FLOOR] = (int(count), distance), content
+            self._tell_of_floor(measured)
         elif self.identity[_FLOOR] not in (content, name_of(images)):  # earlier versions knew them by their name
             raise FAEError("the sampling grid to resume was started with another floor; use a new --out")
+
+    def _tell_of_floor(self, measured: Result) -> None:
+        self.floor_warnings = [warning for warning in measured.warnings if warning.startswith(FLOOR)]
 
     def next(self) -> dict[str, Any] | None:
         return next((point for point in self.grid.points if _key(point) not in self.found), None)
@@ -168,11 +175,13 @@ class _Grid(ResumableStudy[dict[str, Any]]):
             evaluations, distance = self.found[_key(point)]
             name = CHOSEN if point == chosen and not missing else _name(point)
             rows.append([name, *point.values(), evaluations, self.grid.count, distance])
-        columns = [*self.first_columns, self.label]
+        columns, warnings = [*self.first_columns, self.label], list(self.floor_warnings)
         if self.floor is not None:
             rows.append([FLOOR, *(None for _ in self.grid.vary), None, *self.floor])
-            relate_to_floor(columns, rows, self.label)
-        unfinished = f"{_UNFINISHED}: {missing} of {len(self.grid.points)} are missing; use --resume"
+            if relate_to_floor(columns, rows, self.label):
+                warnings += protocol.floor_warnings(self.floor[0], {"samples": self.grid.count})
+        if missing:
+            warnings.append(f"{_UNFINISHED}: {missing} of {len(self.grid.points)} are missing; use --resume")
         evaluations, distance = self.found[_key(chosen)]
         settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
         notes = [
@@ -181,7 +190,7 @@ class _Grid(ResumableStudy[dict[str, Any]]):
             f"{COMMAND_NOTE}{self.study.command(self.grid.count, {**self.grid.options, **chosen})}",
         ]
         table, values = {"columns": columns, "rows": rows}, {EVALUATIONS: evaluations, self.label: distance}
-        return self.made(table, notes, [unfinished] if missing else [], values)
+        return self.made(table, notes, warnings, values)
 
 
 def _key(point: dict[str, Any]) -> tuple[str, ...]:
