@@ -110,6 +110,30 @@ def test_options_that_a_probe_would_not_look_at_are_refused(run, photographs, op
         run("probe", "--model", "test/colours", "--data", real, *(option.format(real=real) for option in options))
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        *(("generation", option) for option in ("--count 8", "--guidance 2", "--labels equal", "--prompts p.txt")),
+        *(("convergence", option) for option in ("--count 8", "--guidance 2", "--labels equal", "--seed 0")),
+        ("frechet", "--count 8"),
+    ],
+)
+def test_options_of_drawing_are_refused_where_nothing_is_drawn(run, photographs, tmp_path, command, options) -> None:
+    real = photographs("real", count=3)
+    (tmp_path / "p.txt").write_text("a dog")
+    samples = f"1={real}" if command == "convergence" else real
+    with pytest.raises(FAEError, match=f"^{options.split()[0]} is for samples that a generator draws"):
+        run(command, "--samples", samples, "--reference", real, *options.split())
+
+
+def test_a_seed_is_that_of_drawing_or_of_kid(run, photographs) -> None:
+    real = photographs("real", count=6)
+    arguments = ("generation", "--samples", real, "--reference", real, "--seed", "3", "--metrics")
+    with pytest.raises(FAEError, match="--seed is for --generator, or for --metrics kid"):
+        run(*arguments, "fid")
+    run(*arguments, "kid")
+
+
 def test_mutual_matches_are_marked_as_not_the_papers(run, photographs, tmp_path):
     out = tmp_path / "demo" / "results"
     arguments = ("matching", "--model", "test/colours", "--data", photographs("real"), "--out", out)
@@ -148,6 +172,8 @@ def test_pack_writes_what_other_evaluators_read(run, photographs, tmp_path):
 
 def test_samples_have_names():
     assert named_samples(["a=x/y", "x/y", "z/y"]) == {"a": "x/y", "y": "x/y", "y 2": "z/y"}
+    given = ["x/samples-1.5", "x/samples-1.7/", "x/real.npz", "x/train.parquet[:9]", "shards-{0..3}.tar"]
+    assert list(named_samples(given)) == ["samples-1.5", "samples-1.7", "real", "train", "shards-{0..3}"]
 
 
 def test_default_images_are_one_of_each_class(photographs):

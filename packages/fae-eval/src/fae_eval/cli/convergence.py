@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Seed, images_there, path_there
+from fae_core.cli.options import images_there, path_there
 from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.measure import Floor, check_latents
-from fae_eval.cli.options import Also, Decoder, Guidance, Measurement, finish, result_path
+from fae_eval.cli.options import Also, Decoder, DrawingSeed, Guidance, Measurement, finish, result_path
 
 
 @spread
@@ -27,7 +27,10 @@ def convergence(
         ),
     ] = None,
     decoder: Decoder = None,
-    count: Annotated[int, typer.Option("--count", min=1, max=MOST_IMAGES, help="Samples of each checkpoint.")] = 5_000,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, max=MOST_IMAGES, help="Samples of each checkpoint; default: 5,000."),
+    ] = None,
     guidance: Guidance = None,
     samples: Annotated[
         list[str] | None,
@@ -37,7 +40,7 @@ def convergence(
     ] = None,
     floor: Floor = None,
     also: Also = None,
-    seed: Seed = 0,
+    seed: DrawingSeed = None,
 ) -> None:
     """The Frechet distance over training: samples of every checkpoint of a run against real images.
 
@@ -55,6 +58,7 @@ def convergence(
     if not samples and (generator is None or decoder is None):
         raise FAEError("give --generator and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
+    options.require_drawing(not given, count=count, guidance=guidance, seed=seed)
     options.check_places()
     for place in given.values():
         images_there(place)
@@ -75,8 +79,8 @@ def convergence(
         sets: Mapping[int, Any] = given
         if not sets:
             assert generator is not None
-            drawn = {"labels": options.labels, "prompts": texts, "guidance": guidance, "seed": seed}
-            sets = checkpoint_samples(generator, tokenizer, count, device=group.device, **drawn)
+            drawn = {"labels": options.drawn_labels, "prompts": texts, "guidance": guidance, "seed": seed or 0}
+            sets = checkpoint_samples(generator, tokenizer, count or 5_000, device=group.device, **drawn)
         result = evaluate_convergence(
             sets,
             options.reference,
@@ -84,7 +88,7 @@ def convergence(
             decoder=tokenizer,
             floor=floor,
             also=also or (),
-            label_sampling="not stated" if given else options.labels,
+            label_sampling="not stated" if given else options.drawn_labels,
             **options.how,
         )
         if group.is_main:

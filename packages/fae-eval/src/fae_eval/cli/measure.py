@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,6 @@ from fae_core.cli.options import (
     Device,
     Overwrite,
     Processes,
-    Seed,
     Survey,
     generator_there,
     images_there,
@@ -27,6 +27,7 @@ from fae_core.config.limits import MOST_IMAGES
 from fae_eval.cli.options import (
     Also,
     Decoder,
+    DrawingSeed,
     Extractor,
     Guidance,
     Limit,
@@ -36,17 +37,23 @@ from fae_eval.cli.options import (
     Tokenizer,
     Weights,
     finish,
+    require_used,
     result_path,
 )
 
+_FILES = re.compile(r"\.(npz|parquet|tar)(\[[^]]*\])?$")  # how files of images end, perhaps with a slice
+
 
 def named_samples(samples: list[str]) -> dict[str, str]:
-    """Name -> path of arguments NAME=PATH or PATH, whose last part is then the name; equal names get numbers."""
+    """Name -> path of arguments NAME=PATH or PATH; the name is then the last part, without .npz or .parquet.
+
+    Equal names get numbers.
+    """
     named: dict[str, str] = {}
     for given in samples:
         name, equals, path = given.partition("=")
         if not equals or "/" in name or Path(given).exists():
-            path, name = given, Path(given).resolve().stem
+            path, name = given, _FILES.sub("", Path(given).resolve().name)
         base, number = name, 2
         while name in named:
             name, number = f"{base} {number}", number + 1
@@ -127,8 +134,9 @@ def generation(
     samples: SamplePaths = None,
     generator: Generators = None,
     count: Annotated[
-        int, typer.Option("--count", min=1, max=MOST_IMAGES, help="With a generator: how many images.")
-    ] = 50_000,
+        int | None,
+        typer.Option("--count", min=1, max=MOST_IMAGES, help="With a generator: how many images; default: 50,000."),
+    ] = None,
     guidance: Guidance = None,
     floor: Floor = None,
     also: Also = None,
@@ -146,7 +154,7 @@ def generation(
         Literal["fp32", "adm"],
         typer.Option("--pr-precision", help="Distances of precision and recall: fp32 or adm (fp16)."),
     ] = "fp32",
-    seed: Seed = 2020,
+    seed: DrawingSeed = None,
 ) -> None:
     """Samples against real images: Frechet distance, precision, recall, and with inception ADM's five.
 
@@ -167,6 +175,8 @@ def generation(
     if generators and decoder is None:
         raise FAEError("--generator needs --decoder, a tokenizer that turns its latents into images")
     chosen = full_names([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else None
+    options.require_drawing(bool(generators), count=count, guidance=guidance)
+    require_used(bool(generators) or "kernel" in (chosen or ()), "is for --generator, or for --metrics kid", seed=seed)
     options.check_places()
     check_latents(sets.values(), decoder)
     texts = options.check_drawing(
@@ -179,11 +189,12 @@ def generation(
     from fae_eval.studies.generation import evaluate
     from fae_eval.tokenizers import load_image_tokenizer
 
-    drawn = {"labels": options.labels, "prompts": texts, "guidance": guidance, "seed": seed}
+    drawn = {"count": count or 50_000, "labels": options.drawn_labels, "prompts": texts, "guidance": guidance}
+    drawn["seed"] = seed or 0  # of `fae sample`, which then draws the same images
     with process_group(options.device) as group:
         tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None
         for name, source in generators.items():
-            sets[f"{name} (drawn)" if name in sets else name] = GeneratedSamples(source, tokenizer, count, **drawn)
+            sets[f"{name} (drawn)" if name in sets else name] = GeneratedSamples(source, tokenizer, **drawn)
         result = evaluate(
             sets,
             options.reference,
@@ -191,11 +202,11 @@ def generation(
             floor=floor,
             also=also or (),
             metrics=chosen or None,
-            label_sampling=options.labels
+            label_sampling=options.drawn_labels
             if generator and not samples and label_sampling == NOT_STATED
             else label_sampling,
             pr_precision=pr_precision,
-            seed=seed,
+            **({} if seed is None else {"seed": seed}),
             **options.how,
         )
         if group.is_main:

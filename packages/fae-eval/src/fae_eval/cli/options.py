@@ -22,7 +22,7 @@ from fae_core.cli.options import (
 )
 from fae_core.commands.output import document, say
 from fae_core.commands.running import command_line
-from fae_core.config.limits import LARGEST_SIDE
+from fae_core.config.limits import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SEED
 from fae_core.errors import FAEError
 from fae_core.files import require_new_file
 from fae_core.folders import RESULTS
@@ -95,9 +95,10 @@ FeatureTokenizer = Annotated[
     ),
 ]
 Labels = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--labels", help="With a generator: 'equal', 'random', or classes in turn by index (0,3,7) or name (cat,dog)."
+        "--labels",
+        help="With a generator: 'equal' (default), 'random', or classes in turn by index (0,3,7) or name (cat,dog).",
     ),
 ]
 Prompts = Annotated[
@@ -111,6 +112,15 @@ Prompts = Annotated[
 Guidance = Annotated[
     float | None,
     typer.Option("--guidance", help="With a generator: guidance scale, 1 is off; default: its own."),
+]
+DrawingSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=SMALLEST_SEED,
+        max=LARGEST_SEED,
+        help="With a generator: of noise and random labels, default 0, as in fae sample; also of kid's subsets.",
+    ),
 ]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the record.")]
 
@@ -145,7 +155,7 @@ class Measurement:
 
     reference: Reference
     survey: ReferenceSurvey = None
-    labels: Labels = "equal"
+    labels: Labels = None
     prompts: Prompts = None
     extractor: Extractor = "efficientnet-lite2"
     weights: Weights = None
@@ -163,6 +173,21 @@ class Measurement:
         """Raise DataError where there is no reference; called once settings are known to be right."""
         images_there(self.reference)
 
+    @property
+    def drawn_labels(self) -> str:
+        """Classes of what is drawn."""
+        return "equal" if self.labels is None else self.labels
+
+    def require_drawing(self, drawn: bool, **more: Any) -> None:
+        """Raise FAEError where nothing is drawn and an option says how.
+
+        Args:
+            drawn: whether samples are drawn.
+            **more: options of the command itself by name, None where they are not given.
+        """
+        given = {"labels": self.labels, "prompts": self.prompts, **more}
+        require_used(drawn, "is for samples that a generator draws; --samples are as they are", **given)
+
     def check_drawing(
         self, generators: Iterable[str | Path], decoder: str | Path, *points: Mapping[str, Any]
     ) -> tuple[str, ...]:
@@ -179,7 +204,7 @@ class Measurement:
 
         texts = read_prompts(self.prompts) if self.prompts is not None else ()
         for generator in generators:
-            stored = check_drawing(generator, decoder, labels=self.labels, prompts=texts)
+            stored = check_drawing(generator, decoder, labels=self.drawn_labels, prompts=texts)
             if stored is None:
                 continue
             for options in points:
@@ -216,6 +241,19 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
     path = out if out.suffix == ".json" else out / f"{name}.json"
     require_new_file(path, overwrite=overwrite)
     return path
+
+
+def require_used(used: bool, why: str, **given: Any) -> None:
+    """Raise FAEError where an option is given that would not be looked at.
+
+    Args:
+        used: whether the options are looked at.
+        why: what the error says of the option.
+        **given: options by name, None where they are not given.
+    """
+    unused = next((name for name, value in given.items() if value is not None), None)
+    if unused is not None and not used:
+        raise FAEError(f"--{unused.replace('_', '-')} {why}")
 
 
 def names_and_paths(given: list[str], what: str, form: str) -> dict[str, str]:

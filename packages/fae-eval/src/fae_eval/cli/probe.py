@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Seed, Survey, images_there, path_there
-from fae_core.errors import FAEError
-from fae_eval.cli.options import FeatureTokenizer, Limit, ResultFile, finish, result_path
+from fae_eval.cli.options import FeatureTokenizer, Limit, ResultFile, finish, require_used, result_path
 
 
 def probe(
@@ -60,9 +59,9 @@ def probe(
     from fae_eval.data.files import evenly_spread, labels_of, open_image_files
     from fae_eval.studies.probe_plan import open_probe_images, require_pooling
 
-    _require_used(train, {"--test-images": test_images}, {"--pool": pool, "--head": head, "--cls": cls})
-    if cls is not None and head is None:
-        raise FAEError("--cls is about the class token of a --head, which is not given")
+    require_used(train, "is for a probe with --train", test_images=test_images)
+    require_used(not train, "is for a probe without --train", pool=pool, head=head, cls=cls)
+    require_used(head is not None, "is about the class token of a --head, which is not given", cls=cls)
     path = result_path(out, "probe-trained" if train else "probe", overwrite)
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress}
     if train:
@@ -78,10 +77,3 @@ def probe(
 
         result = zero_shot_probe(tokenizer, source, pool=pool, head=head, cls=cls or "original", **options)
     finish(result, path)
-
-
-def _require_used(train: bool, of_training: dict[str, Any], of_own_head: dict[str, Any]) -> None:
-    """Raise FAEError where an option of one kind of probe is given with the other, which would not look at it."""
-    unused = next((name for name, value in (of_own_head if train else of_training).items() if value is not None), None)
-    if unused is not None:
-        raise FAEError(f"{unused} is for a probe {'without' if train else 'with'} --train")

@@ -75,7 +75,7 @@ class ResumableMeasurement(Measurement):
                 self.decoder,
                 self.reference,
                 plan,
-                labels=self.labels,
+                labels=self.drawn_labels,
                 prompts=self.prompts,
                 seed=self.seed,
                 earlier=earlier,
