@@ -14,6 +14,7 @@ from fae_eval import Result
 from fae_eval.cli import app
 from fae_eval.cli.measure import named_samples
 from fae_eval.cli.pictures import choose_images, queries_of
+from fae_eval.results import FLOOR
 from fae_eval.studies.comparison import higher_is_better
 
 COMMANDS = (
@@ -168,6 +169,21 @@ def test_pack_writes_what_other_evaluators_read(run, photographs, tmp_path):
         run("pack", "--samples", real, "--out", tmp_path / "s.npz")
     with pytest.raises(FAEError, match=r"end in \.npz"):
         run("pack", "--samples", real, "--out", tmp_path / "s.zip")
+
+
+def test_a_store_of_latents_is_decoded_wherever_images_are_measured(run, fae, photographs, tmp_path) -> None:
+    """As reference, as floor, for a second extractor, and packed: the pixels are those of the samples."""
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    store, packed = write_store(tmp_path / "latents", fae.spec, fae.encode(images)).folder, tmp_path / "p.npz"
+    for arguments in (("pack", "--samples", store, "--out", packed), ("frechet", "--samples", photographs("made"),
+                      "--reference", store)):  # fmt: skip
+        with pytest.raises(FAEError, match="holds latents; give a model folder that decodes them"):
+            run(*arguments)
+    run("pack", "--samples", store, "--decoder", "test/colours", "--out", packed)
+    run("frechet", "--samples", packed, "--reference", store, "--floor", store, "--decoder", "test/colours",
+        "--out", tmp_path / "r.json")  # fmt: skip
+    facts = Result.load(tmp_path / "r.json").provenance
+    assert len({facts[name]["hash"] for name in ("samples p", f"samples {FLOOR}", "reference")}) == 1
 
 
 def test_samples_have_names():

@@ -13,6 +13,7 @@ from torch import nn
 from fae_core import LatentSpec
 from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError, InvalidFile, InvalidSettings
+from fae_core.latent_store import write_store
 from fae_core.models.identity import earlier_identity
 from fae_eval import Result, write_report
 from fae_eval.cli.sampling_grid import _draw, _values
@@ -198,6 +199,13 @@ def test_a_grid_says_what_is_wrong_with_its_floor(measure, real) -> None:
     for begun in (few, same):
         larger = measure(SamplingGrid(vary={"steps": [1, 2]}, count=24), earlier=begun)
         assert larger.warnings == begun.warnings
+
+
+def test_real_images_of_a_grid_may_be_latents(extractor, fae, tmp_path) -> None:
+    store = write_store(tmp_path / "latents", fae.spec, fae.encode(torch.rand(9, 3, 16, 16))).folder
+    grid = SamplingGrid(vary={"steps": [1]}, count=8)
+    result = measure_grid(Diffusion(), fae, str(store), grid, floor=str(store), extractor=extractor)
+    assert result.rows[-1][0] == FLOOR and result.provenance["reference"]["preparation"] == "decoded from latents"
 
 
 def test_a_grid_of_something_else_is_not_continued(measure, tmp_path) -> None:

@@ -11,7 +11,7 @@ import typer
 from fae_core.cli.option_objects import spread
 from fae_core.cli.options import images_there, path_there
 from fae_core.config.limits import MOST_IMAGES
-from fae_eval.cli.measure import Floor, check_latents
+from fae_eval.cli.measure import Floor
 from fae_eval.cli.options import Also, Decoder, DrawingSeed, Guidance, Measurement, finish, result_path
 
 
@@ -59,10 +59,9 @@ def convergence(
         raise FAEError("give --generator and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
     options.require_drawing(not given, count=count, guidance=guidance, seed=seed)
-    options.check_places()
     for place in given.values():
         images_there(place)
-    check_latents(given.values(), decoder)
+    options.check_places(decoder, floor, *given.values())
     texts: tuple[str, ...] = ()
     if not given:
         assert generator is not None and decoder is not None

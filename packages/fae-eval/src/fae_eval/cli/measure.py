@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +36,7 @@ from fae_eval.cli.options import (
     Size,
     Tokenizer,
     Weights,
+    check_latents,
     finish,
     require_used,
     result_path,
@@ -80,31 +81,6 @@ SamplePaths = Annotated[
         help="PATH or NAME=PATH: image folder, .npz, folder of `fae sample`, latent store. Repeatable.",
     ),
 ]
-
-
-def check_latents(samples: Iterable[str], decoder: str | None) -> None:
-    """Check that latent stores among samples have a decoder of theirs, by their latent_spec.json alone.
-
-    Args:
-        samples: paths of what is measured.
-        decoder: where the tokenizer is; None for none.
-
-    Raises:
-        LatentSpecMismatch: the decoder is for other latents.
-        FAEError: there is none.
-    """
-    from fae_core.errors import FAEError
-    from fae_core.models.stored import stored_model, stored_spec
-
-    for path in samples:
-        spec = stored_spec(Path(path))
-        if spec is None:
-            continue
-        if decoder is None:
-            raise FAEError(f"{path} holds latents; give a model folder that decodes them (--decoder)")
-        decodes = stored_model("tokenizer", decoder)
-        if decodes is not None and decodes.spec is not None:
-            decodes.spec.require(spec, context=path)
 
 
 Floor = Annotated[
@@ -177,8 +153,7 @@ def generation(
     chosen = full_names([name.strip() for name in metrics.split(",") if name.strip()]) if metrics else None
     options.require_drawing(bool(generators), count=count, guidance=guidance)
     require_used(bool(generators) or "kernel" in (chosen or ()), "is for --generator, or for --metrics kid", seed=seed)
-    options.check_places()
-    check_latents(sets.values(), decoder)
+    options.check_places(decoder, floor, *sets.values())
     texts = options.check_drawing(
         generators.values(), decoder or "", {} if guidance is None else {"guidance": guidance}
     )
@@ -288,9 +263,12 @@ def reconstruction(
 def pack(
     samples: Annotated[
         str,
-        typer.Option("--samples", callback=images_there, help="Image folder, .parquet, or folder of `fae sample`."),
+        typer.Option(
+            "--samples", callback=images_there, help="Image folder, .parquet, folder of `fae sample`, or latent store."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help=".npz file to write.")],
+    decoder: Decoder = None,
     size: Size = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
@@ -306,9 +284,12 @@ def pack(
     if out.suffix != ".npz":
         raise FAEError(f"--out {out} must end in .npz")
     require_new_file(out, overwrite=overwrite)
+    check_latents([samples], decoder)
     from fae_eval.data import open_samples, write_adm
+    from fae_eval.tokenizers import load_image_tokenizer
 
-    opened = open_samples(samples, size=size, limit=limit)
+    tokenizer = load_image_tokenizer(decoder, needs_decode=True) if decoder is not None else None
+    opened = open_samples(samples, size=size, limit=limit, decoder=tokenizer)
     with progress(len(opened), "packing") as bar:
 
         def counted() -> Any:

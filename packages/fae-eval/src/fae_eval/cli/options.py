@@ -169,9 +169,18 @@ class Measurement:
     out: ResultFile = None
     overwrite: Overwrite = False
 
-    def check_places(self) -> None:
-        """Raise DataError where there is no reference; called once settings are known to be right."""
+    def check_places(self, decoder: str | None, *others: str | None) -> None:
+        """Check that there is a reference, and a decoder for what holds latents; once settings are known to be right.
+
+        Args:
+            decoder: where the tokenizer is; None for none.
+            *others: paths of the other sets of images; None for one that is not given.
+
+        Raises:
+            FAEError: one is missing, or the decoder is for other latents.
+        """
         images_there(self.reference)
+        check_latents([self.reference, *others], decoder)
 
     @property
     def drawn_labels(self) -> str:
@@ -241,6 +250,30 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
     path = out if out.suffix == ".json" else out / f"{name}.json"
     require_new_file(path, overwrite=overwrite)
     return path
+
+
+def check_latents(samples: Iterable[str | None], decoder: str | None) -> None:
+    """Check that latent stores among samples have a decoder of theirs, by their latent_spec.json alone.
+
+    Args:
+        samples: paths of what is measured; None for one that is not given.
+        decoder: where the tokenizer is; None for none.
+
+    Raises:
+        LatentSpecMismatch: the decoder is for other latents.
+        FAEError: there is none.
+    """
+    from fae_core.models.stored import stored_model, stored_spec
+
+    for path in samples:
+        spec = stored_spec(Path(path)) if path is not None else None
+        if spec is None:
+            continue
+        if decoder is None:
+            raise FAEError(f"{path} holds latents; give a model folder that decodes them (--decoder)")
+        decodes = stored_model("tokenizer", decoder)
+        if decodes is not None and decodes.spec is not None:
+            decodes.spec.require(spec, context=path)
 
 
 def require_used(used: bool, why: str, **given: Any) -> None:

@@ -40,10 +40,15 @@ class ResumableMeasurement(Measurement):
 
         return Result.load(path) if self.resume and path is not None and path.is_file() else None
 
-    def check(self, *points: Mapping[str, Any]) -> None:
-        """Check what samples are asked for, at each of some options, and the places; nothing is loaded."""
+    def check(self, *points: Mapping[str, Any], floor: str | None = None) -> None:
+        """Check what samples are asked for, at each of some options, and the places; nothing is loaded.
+
+        Args:
+            *points: Each the options of `sample` at which something is measured.
+            floor: More real images.
+        """
         self.check_drawing([self.generator], self.decoder, *points)
-        self.check_places()
+        self.check_places(self.decoder, floor)
 
     def run(
         self,

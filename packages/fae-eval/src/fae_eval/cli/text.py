@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Survey, images_there, path_there, tokenizer_there
-from fae_eval.cli.measure import check_latents
-from fae_eval.cli.options import Limit, ResultFile, Title, finish, result_path
+from fae_eval.cli.options import Limit, ResultFile, Title, check_latents, finish, result_path
 
 TextModel = Annotated[
     str,

@@ -66,7 +66,7 @@ class AtOptions:
     def content(self, images: Any) -> str:
         """A hash of real images as they are measured; their name where their content has none."""
         how = self._measured
-        return _content(images, how["size"], how["limit"], None)
+        return _content(images, how["size"], how["limit"], None, how["decoder"])
 
     def measure(self, count: int, options: Mapping[str, Any]) -> Result:
         """The record of `evaluate` for `count` samples; sample i has the same noise and label at all options."""
@@ -79,7 +79,7 @@ class AtOptions:
 
     def measure_real(self, images: Any, count: int) -> Result:
         """The record of `evaluate` for at most `count` real images: the distance that so many samples can reach."""
-        real = open_floor(images, count, size=self._measured["size"], limit=self._measured["limit"])
+        real = open_floor(images, count, **{name: self._measured[name] for name in ("size", "limit", "decoder")})
         return evaluate({FLOOR: real}, metrics=("frechet",), **self._measured)
 
 
@@ -130,7 +130,7 @@ def open_at_options(
             identity = {
                 "generator": model_identity(model, sampling=not _resolves(model)) or name_of(generator),
                 "decoder": model_identity(tokenizer) or name_of(decoder),
-                "reference": _content(reference, size, limit, survey),
+                "reference": _content(reference, size, limit, survey, tokenizer),
                 "extractor": f"{network.name} {network.fingerprint} {network.resize}",
                 "labels": labels,
                 "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16] if texts else None,
@@ -143,6 +143,7 @@ def open_at_options(
             {"decoder": tokenizer, "labels": labels, "prompts": texts, "seed": seed, "name": name_of(generator)},
             {
                 "reference": KeptReference(reference),
+                "decoder": tokenizer,
                 "extractor": network,
                 "size": size,
                 "limit": limit,
@@ -206,10 +207,10 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]
     return found
 
 
-def _content(reference: Any, size: int | None, limit: int | None, survey: str | Path | None) -> str:
+def _content(reference: Any, size: int | None, limit: int | None, survey: str | Path | None, decoder: Any) -> str:
     """A hash of the reference's content and preparation; its name where its content has none."""
     path = Path(reference) if isinstance(reference, (str, Path)) else None
     if path is not None and path.suffix == ".npz":
         return f"{sha256_file(path)} {size} {limit}"
-    opened = open_samples(reference, size=size, limit=limit, survey=survey)
+    opened = open_samples(reference, size=size, limit=limit, survey=survey, decoder=decoder)
     return f"{opened.cache_key() or name_of(reference)} {size} {limit}"

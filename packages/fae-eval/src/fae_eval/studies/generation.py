@@ -111,7 +111,9 @@ def evaluate(
         if others:
             opened = {name: KeptSamples.of(one) for name, one in opened.items()}
             if not isinstance(reference, (str, Path, KeptReference)):  # perhaps a stream, which is read once
-                reference = KeptSamples.of(open_samples(reference, size=size, limit=limit, survey=survey))
+                reference = KeptSamples.of(
+                    open_samples(reference, size=size, limit=limit, survey=survey, decoder=decoder)
+                )
                 survey = None
         cache = Path(cache) if cache is not None else None
 
@@ -125,6 +127,7 @@ def evaluate(
                 size=size,
                 limit=limit,
                 survey=survey,
+                decoder=decoder,
                 cache=cache,
             )
             for name, one in opened.items():
@@ -260,12 +263,12 @@ class _Runner:
             return extract_cached(samples, self.extractor, cache=cache, progress=advance, **self.options)[0]
 
     def reference(
-        self, source: Any, *, size: Any, limit: int | None, survey: str | Path | None, **options: Any
+        self, source: Any, *, size: Any, limit: int | None, survey: str | Path | None, decoder: Any, **options: Any
     ) -> Reference | None:
         if isinstance(source, KeptReference):
             name = self.extractor.name
             if name not in source.opened:
-                kept = self.reference(source.source, size=size, limit=limit, survey=survey, **options)
+                kept = self.reference(source.source, size=size, limit=limit, survey=survey, decoder=decoder, **options)
                 source.opened[name] = kept
             return source.opened[name]
         options |= {"size": size, "limit": limit, **self.options}
@@ -273,7 +276,7 @@ class _Runner:
             if survey is not None:
                 raise FAEError(f"{source} is one file of images; a survey is not needed, leave --survey out")
             return open_reference(source, self.extractor, **options)
-        samples = open_samples(source, size=size, limit=limit, survey=survey)
+        samples = open_samples(source, size=size, limit=limit, survey=survey, decoder=decoder)
         with self._bar(samples, "features of the reference") as advance:
             return open_reference(samples, self.extractor, progress=advance, **options)
 
