@@ -23,6 +23,8 @@ MISTAKES = {
         (f"sample {DRAWS} --labels cat,7 --out out", "must lie between 0 and 2"),
         ("sample --model cifar10 --labels catt --out out", "did you mean cat"),
         (f"eval generation {MEASURES} --labels dogg", "did you mean dog"),
+        (f"eval generation {MEASURES} --limit 9 --count 10", "--limit 9 is below --count 10; what is drawn"),
+        (f"eval sampling-grid {MEASURES} --vary steps=1 --limit 9", "--limit 9 is below --count 5000"),
         (f"eval guidance-search {MEASURES} --labels dogg", "did you mean dog"),
         (f"eval sampling-grid {MEASURES} --vary steps=1,2 --labels 3", "must lie between 0 and 2"),
     ],

@@ -59,6 +59,7 @@ def convergence(
         raise FAEError("give --generator and --decoder (checkpoints to sample), or --samples STEP=PATH")
     given = steps_of(samples or [])
     options.require_drawing(not given, count=count, guidance=guidance, seed=seed)
+    count = count or 5_000
     for place in given.values():
         images_there(place)
     options.check_places(decoder, floor, *given.values())
@@ -66,7 +67,7 @@ def convergence(
     if not given:
         assert generator is not None and decoder is not None
         newest = [*checkpoints_of(generator).values()][-1]
-        texts = options.check_drawing([newest], decoder, {} if guidance is None else {"guidance": guidance})
+        texts = options.check_drawing([newest], decoder, count, {} if guidance is None else {"guidance": guidance})
     if relaunched(options.processes):
         return
     from fae_core.processes import processes as process_group
@@ -79,7 +80,7 @@ def convergence(
         if not sets:
             assert generator is not None
             drawn = {"labels": options.drawn_labels, "prompts": texts, "guidance": guidance, "seed": seed or 0}
-            sets = checkpoint_samples(generator, tokenizer, count or 5_000, device=group.device, **drawn)
+            sets = checkpoint_samples(generator, tokenizer, count, device=group.device, **drawn)
         result = evaluate_convergence(
             sets,
             options.reference,

@@ -78,7 +78,7 @@ def guidance_search(
         },
         "guidance search",
     )
-    options.check(plan.options_at(plan.low, None))
+    options.check(max(count, first_count), plan.options_at(plan.low, None))
     options.run(path, _measure, plan, _draw)
 
 

@@ -154,8 +154,9 @@ def generation(
     options.require_drawing(bool(generators), count=count, guidance=guidance)
     require_used(bool(generators) or "kernel" in (chosen or ()), "is for --generator, or for --metrics kid", seed=seed)
     options.check_places(decoder, floor, *sets.values())
+    count = count or 50_000
     texts = options.check_drawing(
-        generators.values(), decoder or "", {} if guidance is None else {"guidance": guidance}
+        generators.values(), decoder or "", count, {} if guidance is None else {"guidance": guidance}
     )
     if relaunched(options.processes):
         return
@@ -164,7 +165,7 @@ def generation(
     from fae_eval.studies.generation import evaluate
     from fae_eval.tokenizers import load_image_tokenizer
 
-    drawn = {"count": count or 50_000, "labels": options.drawn_labels, "prompts": texts, "guidance": guidance}
+    drawn = {"count": count, "labels": options.drawn_labels, "prompts": texts, "guidance": guidance}
     drawn["seed"] = seed or 0  # of `fae sample`, which then draws the same images
     with process_group(options.device) as group:
         tokenizer = load_image_tokenizer(decoder, group.device, needs_decode=True) if decoder else None

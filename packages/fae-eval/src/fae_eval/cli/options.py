@@ -198,13 +198,14 @@ class Measurement:
         require_used(drawn, "is for samples that a generator draws; --samples are as they are", **given)
 
     def check_drawing(
-        self, generators: Iterable[str | Path], decoder: str | Path, *points: Mapping[str, Any]
+        self, generators: Iterable[str | Path], decoder: str | Path, count: int, *points: Mapping[str, Any]
     ) -> tuple[str, ...]:
         """The prompts, after a check of what samples are asked for, by files alone (see `check_drawing` in fae-core).
 
         Args:
             generators: where they are.
             decoder: where the tokenizer is.
+            count: how many images are drawn at most.
             points: each the options of `sample` at which something is measured.
         """
         from fae_core.models.sample_options import check_early
@@ -213,6 +214,8 @@ class Measurement:
 
         texts = read_prompts(self.prompts) if self.prompts is not None else ()
         for generator in generators:
+            if self.limit is not None and self.limit < count:  # would leave out images of the reference alone
+                raise FAEError(f"--limit {self.limit} is below --count {count}; what is drawn is limited by --count")
             stored = check_drawing(generator, decoder, labels=self.drawn_labels, prompts=texts)
             if stored is None:
                 continue

@@ -40,14 +40,15 @@ class ResumableMeasurement(Measurement):
 
         return Result.load(path) if self.resume and path is not None and path.is_file() else None
 
-    def check(self, *points: Mapping[str, Any], floor: str | None = None) -> None:
+    def check(self, count: int, *points: Mapping[str, Any], floor: str | None = None) -> None:
         """Check what samples are asked for, at each of some options, and the places; nothing is loaded.
 
         Args:
+            count: How many images are drawn at a point, at most.
             *points: Each the options of `sample` at which something is measured.
             floor: More real images.
         """
-        self.check_drawing([self.generator], self.decoder, *points)
+        self.check_drawing([self.generator], self.decoder, count, *points)
         self.check_places(self.decoder, floor)
 
     def run(

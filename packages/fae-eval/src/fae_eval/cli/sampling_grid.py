@@ -50,7 +50,7 @@ def sampling_grid(
     path = options.record_path("sampling-grid")
     settings = {"vary": _values(vary), "count": count, "within": within, "options": parse_overrides(overrides)}
     grid = parse_config(SamplingGrid, settings, "sampling grid")
-    options.check(*({**grid.options, **point} for point in grid.points), floor=floor)
+    options.check(count, *({**grid.options, **point} for point in grid.points), floor=floor)
     options.run(path, _measure, grid, _draw, floor=floor)
 
 

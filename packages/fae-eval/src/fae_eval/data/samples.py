@@ -117,7 +117,8 @@ def open_samples(
         size: side, or (h, w), of a centre crop as ADM prepares ImageNet, also of what is drawn, decoded or in memory;
             None takes pixels as they are.
         decoder: a tokenizer that decodes the latents of a store.
-        limit: most images, evenly spread, since folders are ordered by class; of a stream the first.
+        limit: most images, evenly spread, since folders are ordered by class; of a stream the first. A Samples is taken
+            whole: it says itself how many it has.
         survey: a report of `fae check` on the images of a path.
 
     Raises:

@@ -84,7 +84,7 @@ def evaluate(
         pr_reference: how many images of the reference precision and recall, density and coverage use.
         kernel_subsets: how many subsets the kernel distance compares.
         seed: of these subsets.
-        limit: most images of each set, evenly spread over it.
+        limit: most images of each set, evenly spread over it; a Samples is taken whole.
         survey: a report of `fae check` on the reference's images.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
