@@ -161,6 +161,25 @@ def test_records_are_not_overwritten_unasked(run, photographs, tmp_path):
     run(*arguments, "--overwrite")
 
 
+@pytest.mark.parametrize(
+    ("command", "picture"),
+    [("similarity", "similarity.png"), ("reconstruction", "reconstruction.png"), ("compare", "comparison.svg")],
+)
+def test_pictures_beside_a_record_are_not_overwritten_unasked(run, photographs, tmp_path, command, picture) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / picture).write_text("mine")
+    for name in ("a", "b"):
+        Result("generation", name, {"columns": ["", "FID"], "rows": [[name, 2.5]]}).save(tmp_path / f"{name}.json")
+    arguments = (f"A={tmp_path}/a.json", f"B={tmp_path}/b.json")
+    if command != "compare":
+        arguments = ("--model", "test/colours", "--data", photographs("real"))
+    with pytest.raises(OutputExists, match=picture):
+        run(command, *arguments, "--out", out)
+    assert (out / picture).read_text() == "mine"
+    run(command, *arguments, "--out", out, "--overwrite")
+
+
 def test_pack_writes_what_other_evaluators_read(run, photographs, tmp_path):
     real = photographs("real")
     run("pack", "--samples", real, "--out", tmp_path / "s.npz")

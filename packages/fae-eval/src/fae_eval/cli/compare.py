@@ -51,7 +51,7 @@ def compare(
     from fae_eval.studies.comparison import compare as compare_groups
     from fae_eval.studies.comparison import parse_groups
 
-    path = result_path(out, "comparison", overwrite)
+    path = result_path(out, "comparison", overwrite, ".svg")
     given = _variants(groups) or names_and_paths(groups, "group", "NAME=RECORDS")
     read, chosen = parse_groups({name: _records(name, where) for name, where in given.items()}, column, row)
     heading = title or "Comparison"

@@ -236,7 +236,7 @@ def reconstruction(
     from fae_core.cli.launch import relaunched
     from fae_core.progress import progress
 
-    path = result_path(out, "reconstruction", overwrite)
+    path = result_path(out, "reconstruction", overwrite, ".png")
     if relaunched(processes):
         return
     from fae_core.processes import processes as process_group

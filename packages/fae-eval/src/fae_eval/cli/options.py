@@ -234,16 +234,17 @@ class Measurement:
         return {**given, "cache": default_cache() if self.cache else None, "progress": progress}
 
 
-def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
-    """The file of a record.
+def result_path(out: Path | None, name: str, overwrite: bool, beside: str | None = None) -> Path | None:
+    """The file of a record, where it and the picture beside it may be written.
 
     Args:
         out: a .json file, or a folder; None for no record.
         name: of the file in a folder, without .json.
-        overwrite: whether it may replace another file.
+        overwrite: whether they may replace other files.
+        beside: how the picture's name ends, such as ".svg"; None for no picture.
 
     Raises:
-        OutputExists: where it would.
+        OutputExists: where one of them would.
         FAEError: for other suffixes.
     """
     if out is None:
@@ -251,7 +252,8 @@ def result_path(out: Path | None, name: str, overwrite: bool) -> Path | None:
     if out.suffix and out.suffix != ".json" and not os.path.isdir(out):  # noqa: PTH112 (Path's raises for long names)
         raise FAEError(f"--out {out} must be a folder or end in .json")
     path = out if out.suffix == ".json" else out / f"{name}.json"
-    require_new_file(path, overwrite=overwrite)
+    for file in (path, *([] if beside is None else [path.with_suffix(beside)])):
+        require_new_file(file, overwrite=overwrite)
     return path
 
 

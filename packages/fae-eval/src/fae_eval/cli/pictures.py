@@ -199,7 +199,7 @@ def _picture(
     check: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Draw, and write picture and record. `check` is called with the number of images before a model is loaded."""
-    path = result_path(options.out, kind, options.overwrite)
+    path = result_path(options.out, kind, options.overwrite, ".png")
     assert path is not None
     from fae_core.images import open_surveyed
 

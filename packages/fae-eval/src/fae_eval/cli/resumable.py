@@ -27,7 +27,7 @@ class ResumableMeasurement(Measurement):
 
     def record_path(self, name: str) -> Path | None:
         """The file of the record, as `result_path` has it. Raises FAEError for --resume without one."""
-        path = result_path(self.out, name, self.overwrite or self.resume)
+        path = result_path(self.out, name, self.overwrite or self.resume, ".svg")
         if self.resume and path is None:
             raise FAEError("--resume needs --out, the record to continue")
         if (earlier := self._earlier(path)) is not None:
