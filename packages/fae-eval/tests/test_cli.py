@@ -180,6 +180,14 @@ def test_pictures_beside_a_record_are_not_overwritten_unasked(run, photographs, 
     run(command, *arguments, "--out", out, "--overwrite")
 
 
+def test_reconstructions_of_images_that_cannot_be_read_are_left_out(run, photographs, tmp_path) -> None:
+    real = photographs("real", count=3)
+    (real / "red" / "broken.png").write_bytes(b"no image")
+    run("reconstruction", "--model", "test/colours", "--data", real, "--out", tmp_path / "r.json")
+    images = Result.load(tmp_path / "r.json").provenance["images"]
+    assert images["count"] == 3 and images["source"] == str(real)
+
+
 def test_pack_writes_what_other_evaluators_read(run, photographs, tmp_path):
     real = photographs("real")
     run("pack", "--samples", real, "--out", tmp_path / "s.npz")

@@ -102,6 +102,25 @@ def test_trained_probe_separates_colours_in_every_space(fae, photographs):
     assert again.table == result.table
 
 
+def test_probes_leave_out_images_that_cannot_be_read_and_name_them(fae, photographs):
+    """Labels stay those of their images, and other pictures give the same numbers as if the broken ones were absent."""
+    train, test, whole = photographs("train", count=48), photographs("test", seed=3), photographs("whole", seed=3)
+    for folder in (train, test):
+        (folder / "blue" / "0000.png").write_bytes(b"no image")  # the first of all
+    mistakes = [trained_probe(fae, train, batch_size=1), trained_probe(fae, train, test_images=test, batch_size=5)]
+    for result in mistakes:
+        assert [row[3] for row in result.rows] == [1, 1, 1]
+    assert mistakes[0].provenance["counts"] == {"train": 36, "test": 12, "classes": 3}
+    assert "2 unreadable images were left out: " in mistakes[1].warnings[-1] and "0000.png" in mistakes[1].warnings[-1]
+    shot = zero_shot_probe(fae, test, batch_size=7)
+    assert shot.rows == zero_shot_probe(fae, whole).rows and "1 unreadable images" in shot.warnings[0]
+    for path in test.rglob("*.png"):
+        path.write_bytes(b"no image")
+    for probe in (lambda: zero_shot_probe(fae, test), lambda: trained_probe(fae, train, test_images=test)):
+        with pytest.raises(DataError, match="none of the 25 images can be read"):
+            probe()
+
+
 def test_images_without_labels_are_refused(fae, photographs):
     flat = photographs("real") / "red"
     with pytest.raises(DataError, match="no labels"):

@@ -234,23 +234,27 @@ def reconstruction(
     Example: fae eval reconstruction --model runs/demo/tokenizer --data runs/demo/data/held-out --out runs/demo/results
     """
     from fae_core.cli.launch import relaunched
+    from fae_core.images import open_surveyed, readable_images
+    from fae_core.images.tell import log_on_first_process
     from fae_core.progress import progress
+    from fae_eval.data.files import evenly_spread
 
     path = result_path(out, "reconstruction", overwrite, ".png")
     if relaunched(processes):
         return
+    source = evenly_spread(open_surveyed(images, report=survey), limit)
+    if survey is None:
+        source = source.select(readable_images(source, log_on_first_process))
     from fae_core.processes import processes as process_group
     from fae_eval.studies.reconstruction import evaluate_reconstruction
 
     with process_group(device) as group:
         result = evaluate_reconstruction(
             tokenizer,
-            images,
+            source,
             extractor=None if no_frechet else extractor,
             weights=weights,
             lpips=lpips,
-            survey=survey,
-            limit=limit,
             batch_size=batch_size,
             device=device,
             picture=path and path.with_suffix(".png"),

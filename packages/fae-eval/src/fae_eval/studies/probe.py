@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fae_core.errors import FAEError
+from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch
 from fae_core.protocols import encoder_of, read_size
+from fae_eval import warnings as protocol
 from fae_eval.data.files import evenly_spread, labels_of, open_image_files
 from fae_eval.results import Result, provenance
 from fae_eval.studies.bars import Progress, advancing
@@ -48,6 +49,8 @@ def zero_shot_probe(
 ) -> Result:
     """Top-1 and top-5 of a classifier trained on the backbone, on its features and on features rebuilt from latents.
 
+    Images that cannot be read are left out and named in a warning.
+
     The images' classes are matched with the head's by name where its names are known (see `labels_for_head`). Else they
     must be all of the head's classes in its order (one folder per class and a classes.json).
 
@@ -81,8 +84,9 @@ def zero_shot_probe(
     count = len(source)
     hits: dict[str, Tensor] = {}
     meant, unnamed = None, None
+    skipped: list[str] = []
     size = dinov2_size(model) if linear is not None else None
-    for batch, indices in _batches(source, count, batch_size, model, progress, "probing", dinov2=size):
+    for batch, indices in _batches(source, batch_size, model, progress, "probing", skipped, dinov2=size):
         token = linear.token_for(cls, model, batch) if linear is not None else None
         spaces = {"original features": image_features(model, batch)}
         if rebuilds_features(model):
@@ -97,6 +101,7 @@ def zero_shot_probe(
                 meant, unnamed = labels_for_head(labels, source.classes, logits.shape[1])
             truth = torch.tensor([meant[i] for i in indices], device=logits.device)
             hits[name] = hits.get(name, torch.zeros(2, dtype=torch.long)) + _hits(logits, truth)
+    count -= len(skipped)
     rows = [[name, count, *(found.double() / count).tolist()] for name, found in hits.items()]
     values = {f"{row[0]}: top-1": row[2] for row in rows}
     record = provenance(
@@ -123,7 +128,7 @@ def zero_shot_probe(
         {"columns": ["", "images", "top-1", "top-5"], "rows": rows},
         [],
         notes,
-        [],
+        protocol.format_warnings(0, count, skipped),
         values,
         record,
     )
@@ -146,6 +151,8 @@ def trained_probe(
 ) -> Result:
     """Accuracy of logistic regressions on mean tokens: of features, of latents, and of features rebuilt from latents.
 
+    Images that cannot be read are left out and named in a warning.
+
     Args:
         tokenizer: folder or hub id of a tokenizer, or the tokenizer.
         images: labelled images, anything that `open_images` takes.
@@ -165,20 +172,22 @@ def trained_probe(
     started = time.monotonic()
     chosen = open_probe_images(images, test_images, survey=survey, limit=limit, test_share=test_share)
     model = load_image_tokenizer(tokenizer, device)
-    train_y = torch.tensor(chosen.labels)
+    skipped: list[str] = []
+    train_x, read = _pooled(model, chosen.source, batch_size, progress, "training images", skipped)
+    train_y = torch.tensor(chosen.labels)[read]
     if chosen.test is not None:
-        test_y = torch.tensor(chosen.test_labels)
-        train_x = _pooled(model, chosen.source, batch_size, progress, "training images")
-        test_x = _pooled(model, chosen.test, batch_size, progress, "test images")
+        test_x, read = _pooled(model, chosen.test, batch_size, progress, "test images", skipped)
+        test_y = torch.tensor(chosen.test_labels)[read]
     else:
-        order, cut = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed)), chosen.held_out
-        found = _pooled(model, chosen.source, batch_size, progress, "training images")
-        test_x, train_x = ({name: x[rows] for name, x in found.items()} for rows in (order[:cut], order[cut:]))
+        order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
+        cut = min(chosen.held_out, len(train_y) - 1)
+        test_x, train_x = ({name: x[rows] for name, x in train_x.items()} for rows in (order[:cut], order[cut:]))
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
     seen = set(train_y.tolist())
     require_two_classes(seen, chosen.source)  # of those that are left once some are held out
     unseen = sum(label not in seen for label in test_y.tolist())
     warnings = [f"{unseen} of {len(test_y)} test images are of classes without a training image"] if unseen else []
+    warnings += protocol.format_warnings(0, len(train_y) + len(test_y), skipped)
     classes = int(max(train_y.max(), test_y.max())) + 1
     rows = []
     for name, x in train_x.items():
@@ -260,39 +269,66 @@ def head_of(model: Any, pool: str | None) -> Callable[[Tensor], Tensor]:
 
 
 def _pooled(
-    model: Any, source: ImageSource, batch_size: int, progress: Progress | None, what: str
-) -> dict[str, Tensor]:
-    """Mean tokens (N, D) of every space."""
+    model: Any, source: ImageSource, batch_size: int, progress: Progress | None, what: str, skipped: list[str]
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Mean tokens (N, D) of every space, and of which images they are; see `_batches`."""
     found: dict[str, list[Tensor]] = {}
-    for batch, _ in _batches(source, len(source), batch_size, model, progress, what):
+    read: list[int] = []
+    for batch, indices in _batches(source, batch_size, model, progress, what, skipped):
+        read += indices
         z = model.encode(batch)
         spaces = {"features": image_features(model, batch), "latents": latent_tokens(z)}
         if rebuilds_features(model):
             spaces["rebuilt features"] = features_of_latents(model, z)
         for name, tokens in spaces.items():
             found.setdefault(name, []).append(tokens.float().mean(1).cpu())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: torch.cat(parts) for name, parts in found.items()}, read
 
 
 def _batches(
     source: ImageSource,
-    count: int,
     batch_size: int,
     model: Any,
     progress: Progress | None,
     what: str,
+    skipped: list[str],
     dinov2: int | None = None,
-) -> Iterator[tuple[Tensor, range]]:
-    """Images on the model's device, and their indices. dinov2: side of DINOv2's crops, None for the tokenizer's."""
+) -> Iterator[tuple[Tensor, Sequence[int]]]:
+    """Images on the model's device, and their indices. dinov2: side of DINOv2's crops, None for the tokenizer's.
+
+    Names of images that cannot be read are added to `skipped`. Raises DataError where none can.
+    """
+
+    def load(indices: Sequence[int]) -> Tensor:
+        if dinov2 is None:
+            return load_batch(source, indices, read_size(model))
+        return dinov2_batch(source, indices, dinov2)
+
+    count, before = len(source), len(skipped)
     with advancing(progress, count, what) as advance:
         for start in range(0, count, batch_size):
-            indices = range(start, min(count, start + batch_size))
-            if dinov2 is None:
-                batch = load_batch(source, indices, read_size(model))
-            else:
-                batch = dinov2_batch(source, indices, dinov2)
-            yield batch.to(device_of(model)), indices
-            advance(len(indices))
+            indices: Sequence[int] = range(start, min(count, start + batch_size))
+            size = len(indices)
+            try:
+                batch = load(indices)
+            except DataError:  # the images are tried one by one only where one cannot be read
+                indices = [index for index in indices if _can_be_read(source, index, skipped)]
+                batch = load(indices) if indices else None
+            if batch is not None:
+                yield batch.to(device_of(model)), indices
+            advance(size)
+    if len(skipped) - before == count:
+        raise DataError(f"none of the {count} images can be read; the first: {skipped[before]}")
+
+
+def _can_be_read(source: ImageSource, index: int, skipped: list[str]) -> bool:
+    """Whether an image can be read; its name is added to `skipped` where not."""
+    try:
+        source.read(index)
+    except DataError:
+        skipped.append(source.name(index))
+        return False
+    return True
 
 
 def _hits(logits: Tensor, truth: Tensor) -> Tensor:

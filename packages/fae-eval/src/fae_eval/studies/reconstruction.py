@@ -101,7 +101,7 @@ def evaluate_reconstruction(
                 tokenizer=name_of(tokenizer),
                 fingerprint=model.spec.fingerprint or None,
                 images={
-                    "source": str(images),
+                    "source": source.origin or str(images),
                     "count": len(source),
                     "hash": pass_.content.value,
                     "size": "x".join(map(str, model.spec.image_shape)),
