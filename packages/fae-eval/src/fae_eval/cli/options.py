@@ -271,8 +271,7 @@ def check_latents(samples: Iterable[str | None], decoder: str | None) -> None:
     from fae_core.models.stored import stored_model, stored_spec
 
     for path in samples:
-        spec = stored_spec(Path(path)) if path is not None else None
-        if spec is None:
+        if path is None or (spec := stored_spec(Path(path))) is None:
             continue
         if decoder is None:
             raise FAEError(f"{path} holds latents; give a model folder that decodes them (--decoder)")
