@@ -81,6 +81,8 @@ class FlowMatching(FastSampling):
         drawn = _Draws(random, len(z), z.device)
         uniform = drawn.uniform("time")
         noise = drawn.normal(z.shape[1:], "noise").to(z.dtype)
+        if condition is not None:
+            self._check_data(condition, len(z))
         condition = self._check_condition(condition, len(z), z.device)
         if self.training and self.condition_dropout > 0:
             condition = self._drop_condition(condition, drawn.uniform("condition_dropout") < self.condition_dropout)
@@ -226,13 +228,14 @@ class FlowMatching(FastSampling):
         return self.config.class_dropout
 
     def _check_condition(self, condition: Any, batch: int, device: torch.device) -> Any:
-        """A caller's condition of a batch on the device, None made null. Raises FAEError for one that does not fit.
-
-        Labels are of classes: the null label is none of them, which dropout and guidance give.
-        """
+        """The condition of a batch on the device, None made null. Raises FAEError for one that does not fit."""
         if condition is None:
             return torch.full((batch,), self.null_label, device=device)
-        return class_labels(condition, batch, self.config.classes).to(device)
+        return class_labels(condition, batch, self.config.classes, null=self.config.class_dropout > 0).to(device)
+
+    def _check_data(self, condition: Any, batch: int) -> None:
+        """Raise FAEError for data with the null condition: only dropout gives a training sample the null condition."""
+        class_labels(condition, batch, self.config.classes)
 
     def _drop_condition(self, condition: Any, dropped: Tensor) -> Any:
         """The condition, null wherever `dropped` (B,) is True."""

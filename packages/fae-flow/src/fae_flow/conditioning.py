@@ -1,8 +1,8 @@
 """Conditions: what callers pass, what blocks take, and the null condition that stands for "none".
 
-Labels are (B,) int64 in [0, classes), and `classes` itself is the null label, for which callers give None. Text is
-(B, L, text_dim) embeddings, alone or in a pair with a mask (B, L), True at words (see `token_mask`): masked embeddings
-become zero, as in the original. Null text is zeros.
+Labels are (B,) int64 in [0, classes]. `classes` itself is the null label, which data must not have (`check_data`). Text
+is (B, L, text_dim) embeddings, alone or in a pair with a mask (B, L), True at words (see `token_mask`): masked
+embeddings become zero, as in the original. Null text is zeros.
 """
 
 from __future__ import annotations
@@ -39,11 +39,18 @@ def prepare_condition(config: STARFlowConfig, condition: Any, batch: int, device
     if condition is None:
         return null_condition(config, batch, device)
     if config.classes is not None:
-        return class_labels(condition, batch, config.classes).to(device)
+        # Without dropout the null label has an embedding, but an untrained one.
+        return class_labels(condition, batch, config.classes, null=config.label_dropout > 0).to(device)
     prepared = _text(config, condition)
     if len(prepared) != batch:
         raise FAEError(f"{len(prepared)} conditions do not fit {batch} latents")
     return prepared.to(device)
+
+
+def check_data(config: STARFlowConfig, condition: Any, batch: int) -> None:
+    """Raise FAEError for training labels that are not classes, such as the null label: `drop_condition` sets it."""
+    if config.classes is not None and condition is not None:
+        class_labels(condition, batch, config.classes)
 
 
 def null_condition(config: STARFlowConfig, batch: int, device: torch.device, like: Tensor | None = None) -> Tensor:

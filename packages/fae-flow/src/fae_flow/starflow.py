@@ -33,7 +33,7 @@ from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
-from fae_flow.conditioning import condition_rows, drop_condition, prepare_condition
+from fae_flow.conditioning import check_data, condition_rows, drop_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
 from fae_flow.layers import Rope
 from fae_flow.positions import rope_tables
@@ -221,6 +221,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             FAEError: unless z has the spec's shape and the condition fits.
         """
         self.spec.check(z)
+        check_data(self.config, condition, len(z))
         prepared = prepare_condition(self.config, condition, len(z), z.device)
         if self.training:
             prepared = drop_condition(self.config, prepared, random)
@@ -277,16 +278,16 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         """
         from fae_flow.sampling.sampler import FlowSampler
 
-        noise, condition = self.start(condition, noise, random)
+        noise, prepared = self.start(condition, noise, random)
         options = {"guidance": guidance, "uncond": uncond, "guide_top_only": guide_top_only, "jacobi": jacobi}
         options["observe"] = observe
         bf16 = precision == "bf16" or (precision == "auto" and noise.device.type == "cuda")
         dtype = torch.bfloat16 if bf16 else torch.float32 if precision == "fp32" else None
         sampler = FlowSampler(self, dtype=dtype, cuda_graph=cuda_graph)
-        z = check_samples(sampler.trace(condition, noise, **options)[-1], random)
+        z = check_samples(sampler.trace(prepared, noise, **options)[-1], random)
         if denoise is None:
             denoise = self.config.denoise
-        return check_samples(self.denoise(z, condition), random) if denoise else z
+        return check_samples(self.denoise(z, prepared), random) if denoise else z
 
     def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:
         """Tweedie's estimate of the clean latents, z + noise_std^2 * d log p(z) / dz, by one backward pass.
@@ -308,8 +309,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             (score,) = torch.autograd.grad(self.log_prob(leaf, condition).sum(), leaf)
         return z + noise_std**2 * score
 
-    def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Any]:
-        """Noise of a `sample` call, on the model's device, and its condition, checked; arguments as of `sample`.
+    def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
+        """Noise and prepared condition of a `sample` call, on the model's device; arguments as of `sample`.
 
         Args:
             condition: Labels or text; None = the null condition.
@@ -329,8 +330,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         self.check_grid(noise)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
             condition = condition.cpu()  # labels, whose range is checked on the CPU
-        prepare_condition(self.config, condition, len(noise), device)  # refused before weights are prepared
-        return noise.to(device), condition
+        return noise.to(device), prepare_condition(self.config, condition, len(noise), device)
 
     def check_grid(self, z: Tensor) -> None:
         """Raise FAEError unless z can be cut into this model's tokens.

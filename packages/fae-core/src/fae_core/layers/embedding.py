@@ -65,7 +65,7 @@ class LabelEmbedding(nn.Module):
         return self.table(labels)
 
 
-def class_labels(labels: Any, batch: int, classes: int) -> Tensor:
+def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -> Tensor:
     """Labels (B,) int64, checked.
 
     Labels on a GPU are checked there, without waiting: one that is out of range ends the process with a device error.
@@ -75,6 +75,7 @@ def class_labels(labels: Any, batch: int, classes: int) -> Tensor:
         labels: integers in 0 .. classes - 1, as a tensor or what torch makes one of.
         batch: how many there must be.
         classes: how many classes there are.
+        null: whether `classes` itself, which stands for "no class", is allowed.
 
     Raises:
         FAEError: labels are of another type or number, or out of range.
@@ -90,12 +91,13 @@ def class_labels(labels: Any, batch: int, classes: int) -> Tensor:
         )
     if labels.shape[0] != batch:
         raise FAEError(f"{len(labels)} conditions do not fit {batch} latents: expected {batch} integer class labels")
+    rows = classes + int(null)
     if labels.device.type == "cuda":
-        inside = ((labels >= 0) & (labels < classes)).all()
+        inside = ((labels >= 0) & (labels < rows)).all()
         torch._assert_async(inside)  # pyright: ignore[reportPrivateImportUsage]  # no public name
     elif torch.compiler.is_compiling() or labels.is_meta or batch == 0:
         pass  # there is nothing to read
-    elif not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    elif not 0 <= int(labels.min()) <= int(labels.max()) < rows:
         raise FAEError(
             f"class labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; no class at all "
             "is None"
