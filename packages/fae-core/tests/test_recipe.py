@@ -127,6 +127,11 @@ def test_the_values_of_for_may_be_a_variables(tmp_path: Path) -> None:
     assert others.command(others.steps[0], Path("o"))[:4] == [*start, "runs/mine"]
 
 
+def test_of_the_texts_of_a_value_only_null_is_empty(tmp_path: Path) -> None:
+    text = "steps: [{name: '{a}', for: {a: {x: {one: 0, two: false, three: null}}}, run: '{a_one} {a_two} {a_three}.'}]"
+    assert load_recipe(written(tmp_path, text)).steps[0].run == "0 false ."
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -189,7 +189,10 @@ def _named_texts(what: str, values: dict[Any, Any]) -> dict[str, dict[str, str]]
     keys = dict.fromkeys([_OPTIONS, *(str(key) for one in named.values() for key in one)])
     if any(isinstance(text, dict | list) for one in named.values() for text in one.values()):
         raise FAEError(f"{what}: a value is a text, or a mapping from names to texts")
-    texts = {value: {str(key): _text(text or "") for key, text in one.items()} for value, one in named.items()}
+    texts = {
+        value: {str(key): "" if text is None else _text(text) for key, text in one.items()}
+        for value, one in named.items()
+    }
     return {value: {key: one.get(key, "") for key in keys} for value, one in texts.items()}
 
 
