@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fae_core import show
-from fae_core.errors import FAEError
+from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageTransform, image_batch, load_batch, open_images
 
 SIZE = (24, 32)
@@ -95,11 +95,26 @@ def test_a_transform_is_one_of_a_data_set() -> None:
         ([WANTED[0], WANTED[0, :, :8]], "different sizes"),
         (torch.zeros(3, *SIZE, 3, dtype=torch.uint8), "shape"),
         (WANTED.long(), "int64"),
+        ([Image.new("RGB", (0, 8))], "no pixels"),
     ],
 )
 def test_other_kinds_are_one_line(images: object, complaint: str) -> None:
     with pytest.raises(FAEError, match=complaint) as raised:
         image_batch(images, SIZE)  # pyright: ignore[reportArgumentType]
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("picture", "complaint"),
+    [
+        (pixels()[0].transpose(2, 0, 1), r"of shape \(3, 24, 32\) and uint8"),
+        (pixels()[0] / 255, "float64"),
+        (pixels()[0, :0], "no pixels"),
+    ],
+)
+def test_what_is_no_picture_to_transform_is_one_line(picture: np.ndarray, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint) as raised:
+        ImageTransform(SIZE)(picture)
     assert "\n" not in str(raised.value)
 
 

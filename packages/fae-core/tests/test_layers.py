@@ -136,6 +136,10 @@ def test_self_attention_is_its_parts(qk_norm: bool | str, causal: bool, rotate: 
     torch.testing.assert_close(layer(x, tables if rotate else None), want, atol=1e-5, rtol=1e-5)
 
 
+def test_nothing_attends_to_nothing() -> None:
+    assert SelfAttention(16, 2)(torch.empty(0, 6, 16)).shape == (0, 6, 16)
+
+
 class Wrapped(torch.nn.Module):
     """A trained copy in the place of a module, as peft's `modules_to_save` puts it."""
 

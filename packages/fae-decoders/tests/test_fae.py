@@ -44,6 +44,7 @@ def test_the_door(fae: FAE, images: torch.Tensor) -> None:
 def test_results_do_not_depend_on_the_batch(fae: FAE, images: torch.Tensor) -> None:
     rows = torch.cat([fae.reconstruct(image[None]) for image in images])
     torch.testing.assert_close(fae.reconstruct(images), rows, atol=1e-5, rtol=1e-5)
+    assert fae.decode(fae.encode(images)[:0]).shape == (0, *images.shape[1:])
 
 
 def test_a_loaded_fae_is_frozen_but_lets_gradients_through(fae: FAE, images: torch.Tensor) -> None:

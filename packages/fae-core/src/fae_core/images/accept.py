@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +48,10 @@ class ImageTransform:
             DataError: the picture cannot be read, or is of another kind.
         """
         if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
-            picture = Image.fromarray(picture)
+            with suppress(TypeError):  # of a number of channels that no image has
+                picture = Image.fromarray(picture)
         if not isinstance(picture, Image.Image):
-            raise DataError(f"a picture is a Pillow image or a uint8 array (H, W, 3), not a {type(picture).__name__}")
+            raise DataError(f"a picture is a Pillow image or a uint8 array (H, W, 3), not {_named(picture)}")
         cropped = to_tensor(center_crop(upright_rgb(picture), self.size))
         return cropped if self.low == 0 else cropped * (1 - self.low) + self.low
 
@@ -101,9 +103,14 @@ def _single(image: Any, size: tuple[int, int] | None, device: torch.device | str
     if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 3:
         return image_batch(image[None], size, device, low=low)
     raise DataError(
-        f"a list of images holds Pillow images, arrays (H, W, 3) and tensors (3, H, W), not a {type(image).__name__}"
-        + (f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else "")
+        f"a list of images holds Pillow images, arrays (H, W, 3) and tensors (3, H, W), not {_named(image)}"
     )
+
+
+def _named(image: Any) -> str:
+    """What an image is, for messages."""
+    shape = getattr(image, "shape", None)
+    return f"a {type(image).__name__}" + ("" if shape is None else f" of shape {tuple(shape)} and {image.dtype}")
 
 
 def _of_array(array: np.ndarray, device: torch.device | str | None) -> Tensor:

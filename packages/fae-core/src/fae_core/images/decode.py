@@ -141,7 +141,9 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def check_size(width: int, height: int, name: str) -> None:
-    """Raise DataError, naming the image, where it has more than 65,535 pixels a side or 2**27 in all."""
+    """Raise DataError, naming the image, where it has no pixels, more than 65,535 a side or 2**27 in all."""
+    if not width * height:
+        raise DataError(f"image {name} has no pixels")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DataError(
             f"image {name} has {width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read"

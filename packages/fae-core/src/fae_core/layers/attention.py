@@ -89,5 +89,5 @@ class SelfAttention(nn.Module):
             causal=self.causal,
             mask=mask,
         )
-        out_BNC = out_BHND.transpose(1, 2).reshape(batch, tokens, -1)
+        out_BNC = out_BHND.transpose(1, 2).flatten(2)
         return self.proj(out_BNC) if project else out_BNC
