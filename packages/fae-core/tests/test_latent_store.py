@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from fae_core import LatentSpec, LatentStore, SlotRandom
 from fae_core.errors import DataError, FAEError, LatentSpecMismatch, OutputExists
+from fae_core.images.captions import join_captions
 from fae_core.latent_store import LatentStoreWriter, Plan, write_store
 from fae_core.latent_store.statistics import ChannelSums
 
@@ -86,6 +88,14 @@ def test_a_sample_carries_its_label_name_caption_and_place(tmp_path: Path) -> No
     assert [s.name for s in samples] == ["a.png", "b/ü.png", "c"]
     assert [(s.label, s.source) for s in samples] == [(5, 0), (6, 1), (7, 2)]
     torch.testing.assert_close(samples[1].z, latents(3)[1])
+
+
+def test_a_sample_of_several_captions_has_the_first_and_all(tmp_path: Path) -> None:
+    captions = [join_captions(["a", "b"], ""), "c"]
+    first, second = write_store(tmp_path / "s", SPEC, latents(2), captions=captions)
+    assert (first.caption, first.captions) == ("a", ("a", "b"))
+    assert (second.caption, second.captions) == ("c", ("c",))
+    assert default_collate([first, second])["caption"] == ["a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fae_core import LatentSpec, LatentStore
 from fae_core.errors import DataError, FAEError
+from fae_core.images.captions import split_captions
 from fae_core.latent_store import LatentStoreWriter, Plan, write_store
 from fae_core.latent_store.format import DTYPES
 from fae_core.random import SlotRandom
@@ -122,7 +123,8 @@ def test_any_store_reads_back_as_it_was_written(made: Written, order: Any) -> No
         for row, place in zip(rows, places, strict=True):
             sample = store[row]
             assert sample.source == place and sample.name == readable(made.names[place])
-            assert sample.caption == (readable(made.captions[place]) if made.plan.captions else None)
+            wanted = split_captions(readable(made.captions[place])) if made.plan.captions else []
+            assert list(sample.captions) == wanted and sample.caption == (wanted[0] if wanted else None)
         assert sorted(
             place for place, _ in LatentStoreWriter(folder + "/s", made.spec, made.plan, resume=True).skipped()
         ) == sorted(made.skipped)

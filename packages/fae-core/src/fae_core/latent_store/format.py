@@ -128,12 +128,15 @@ class Index(Config):
 class Sample(Mapping[str, Any]):
     """One sample of a store. As a mapping it has those fields that are not None, which torch's default_collate joins.
 
+    `captions` is no item of the mapping: samples may have different numbers of them, which do not join.
+
     Args:
         z: The normalised latent (C, h, w).
         label: The class; None where the data have none.
         name: The name in the source, or "".
-        caption: The caption; None where the data have none.
+        caption: The caption, the first of several; None where the data have none.
         source: The place in the source.
+        captions: All captions, in order.
     """
 
     z: Tensor
@@ -141,6 +144,7 @@ class Sample(Mapping[str, Any]):
     name: str
     caption: str | None
     source: int
+    captions: tuple[str, ...] = ()
 
     __repr__, _repr_html_ = fields_repr, fields_html
 
@@ -157,7 +161,7 @@ class Sample(Mapping[str, Any]):
         return sum(1 for _ in self)
 
 
-_FIELDS = tuple(field.name for field in fields(Sample))
+_FIELDS = tuple(field.name for field in fields(Sample) if field.name != "captions")
 
 
 def default_shard_size(values: int, dtype: str) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fae_core.display import html_table, short
 from fae_core.errors import DataError
+from fae_core.images.captions import split_captions
 from fae_core.latent_store.dataset import LatentStream, SampleDataset, epoch_places
 from fae_core.latent_store.facts import StoreFacts
 from fae_core.latent_store.format import DTYPES, Sample
@@ -57,9 +58,10 @@ class LatentStore(StoreFacts, SampleDataset):
         samples = []
         for i, (shard, row) in enumerate(zip(*(found.tolist() for found in self._shards.locate(places)), strict=True)):
             tensors = self._shards.tensors(shard)
-            caption = text_of(tensors, "caption", row) if self.plan.captions else None
-            label = None if labels is None else int(labels[i])
-            samples.append(Sample(z[i], label, text_of(tensors, "name", row), caption, int(tensors["source"][row])))
+            captions = split_captions(text_of(tensors, "caption", row)) if self.plan.captions else ()
+            label, caption = None if labels is None else int(labels[i]), next(iter(captions), None)
+            name, source = text_of(tensors, "name", row), int(tensors["source"][row])
+            samples.append(Sample(z[i], label, name, caption, source, tuple(captions)))
         return samples
 
     def __repr__(self) -> str:
