@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fae_core.cli.options import (
-    BatchSize,
     Data,
     Device,
     DryRun,
@@ -25,7 +24,7 @@ from fae_core.cli.options import (
     path_there,
 )
 from fae_core.commands.output import say
-from fae_core.config.limits import MOST_PROCESSES
+from fae_core.config.limits import LARGEST_BATCH, MOST_PROCESSES
 from fae_core.folders import ENCODER, STORE_SKIPPED
 
 if TYPE_CHECKING:
@@ -94,7 +93,15 @@ def encode(
         str,
         typer.Option("--precision", help="fp32, or bf16 arithmetic in the encoder; CPUs that have no bf16 use fp32."),
     ] = "fp32",
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            max=LARGEST_BATCH,
+            help="Images read ahead, in multiples of 32; the encoder always takes 32 at a time, which fixes rounding.",
+        ),
+    ] = 32,
     shard_size: Annotated[
         int | None, typer.Option("--shard-size", min=1, help="Samples per file; about 64 MiB by default.")
     ] = None,
