@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fae_core.commands.groups import invoke
+from fae_core.commands.running import resumed_arguments
 from fae_core.errors import FAEError, InvalidFile, InvalidSettings, LatentSpecMismatch
 from fae_core.latent_store import write_store
 from fae_core.models.bundles import bundle_folders
@@ -142,6 +143,26 @@ def test_resume_alone_takes_the_runs_own_settings(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidFile, match=r"model\.width: 32 then, 16 now"):
         invoke(["train", "diffusion", "--out", str(out), "--resume", "--set", "model.width=16"])
+
+
+@pytest.mark.parametrize(
+    ("own", "rest"),
+    [
+        ("", "--track a --track b --steps 4 --set model.x=1"),
+        ("--track c", "--steps 4 --set model.x=1 --track c"),
+        ("--set training.track=[]", "--steps 4 --set model.x=1 --set training.track=[]"),
+        ("--set training.steps=6", "--track a --track b --set model.x=1 --set training.steps=6"),
+        ("--set model.x=2 --set model.y=1", "--track a --track b --steps 4 --set model.x=2 --set model.y=1"),
+    ],
+)
+def test_resume_alone_keeps_what_was_repeated_and_own_values_replace_all_of_it(
+    own: str, rest: str, tmp_path: Path
+) -> None:
+    recorded = ["train", "flow", *"--track a --track b --steps 4 --set model.x=1".split()]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"arguments": recorded}))
+    call = ["--out", str(tmp_path), "--resume"]
+    words = resumed_arguments(["train", "flow", *own.split(), *call])
+    assert words[2:] == [*rest.removesuffix(own).split(), *own.split(), *call]
 
 
 def test_a_recipes_step_takes_nothing_from_the_run_that_it_continues(tmp_path: Path) -> None:

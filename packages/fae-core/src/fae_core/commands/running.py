@@ -40,6 +40,12 @@ _NO_INPUT = (
     "--title",
 )
 _OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
+_SETTINGS = {  # options that stand for a --set
+    "--steps": "training.steps",
+    "--batch-size": "training.batch_size",
+    "--seed": "training.seed",
+    "--track": "training.track",
+}
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
 
 
@@ -121,7 +127,7 @@ def recorded_arguments() -> list[str]:
 def resumed_arguments(words: Sequence[str]) -> list[str]:
     """The words of a command; of `fae train ... --resume` with those that its run recorded.
 
-    Its own options replace recorded ones. Nothing is added to a command that names a preset or a configuration.
+    Its own options replace recorded ones, all values of one that can be repeated. Nothing is added to a command that names a preset or a configuration.
 
     Args:
         words: What follows `fae`.
@@ -138,20 +144,18 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         before = read_yaml(Path(given.get("--out") or "") / RUN_CONFIG).get(RUN_ARGUMENTS)
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before) or before[:2] != words[:2]:
         return words
-    merged: dict[tuple[str, str], str | None] = {}
-    for option, value in [*_options(before[2:]), *_options(words[2:])]:
-        if option == "--steps":  # the same as this --set, of which the last one counts
-            option, value = "--set", f"training.steps={value}"
-        key = (option, (value or "").partition("=")[0] if option == "--set" else "")
-        merged.pop(key, None)
-        merged[key] = value
-    hidden = next((option for (option, _), value in merged.items() if value and "***" in value), None)
+    own = list(_options(words[2:]))
+    replaced = {_setting(*pair) for pair in own}
+    recorded = [pair for pair in _options(before[2:]) if _setting(*pair) not in replaced]
+    hidden = next((option for option, value in recorded if value and "***" in value), None)
     if hidden is not None:
         raise FAEError(f"give {hidden} again: the run recorded it without its secrets")
-    return [
-        *words[:2],
-        *(word for (option, _), value in merged.items() for word in (option, value) if word is not None),
-    ]
+    return [*words[:2], *(word for pair in [*recorded, *own] for word in pair if word is not None)]
+
+
+def _setting(option: str, value: str | None) -> str:
+    """The setting that an option gives, with --set or by a name of its own; other options as they are."""
+    return (value or "").partition("=")[0].strip() if option == "--set" else _SETTINGS.get(option, option)
 
 
 def recorded_options(run: str | Path) -> dict[str, list[str]]:
