@@ -61,6 +61,8 @@ def test_a_checkpoint_knows_them_wherever_its_run_was_started(
     monkeypatch.chdir(tmp_path)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert class_names_of(load_generator(checkpoint)) == tuple(NAMES)
+    record = sampled(line, tmp_path / "s", "dog", "--set", "steps=1", generator=str(checkpoint))
+    assert record["labels"] == [1] * 4
 
 
 def test_samples_are_asked_for_by_name_and_carry_them(line: Path, tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_other_classes_get_new_weights(labels: dict, count: int, new: bool, line
     assert differing(line, generator) == ({"label_embedding.table.weight"} if new else set())
 
 
+def test_a_checkpoint_of_an_unfinished_run_knows_its_classes(line: Path, tmp_path: Path) -> None:
+    shutil.copytree(line / "sit", tmp_path / "sit", ignore=shutil.ignore_patterns("model"))
+    store = latents(tmp_path / "latents", labels=[0, 1, 2] * 4, classes=["cat", "eel", "dog"])
+    generator = begun(tmp_path, tmp_path / "run", store=store, init="sit/checkpoints/step-00000004")
+    assert differing(line, generator) == {"label_embedding.table.weight"}
+
+
 def test_numbers_are_new_classes_to_a_generator_of_one(line: Path, tmp_path: Path) -> None:
     begun(line, tmp_path / "one", store=latents(tmp_path / "unlabelled"))
     store = latents(tmp_path / "numbered", labels=[0, 1] * 6)

@@ -158,7 +158,7 @@ def test_resume_alone_takes_the_runs_own_settings(tmp_path: Path) -> None:
 def test_resume_alone_keeps_what_was_repeated_and_own_values_replace_all_of_it(
     own: str, rest: str, tmp_path: Path
 ) -> None:
-    recorded = ["train", "flow", *"--track a --track b --steps 4 --set model.x=1".split()]
+    recorded = ["train", "flow", "--track", "a", "--track", "b", "--steps", "4", "--set", "model.x=1"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"arguments": recorded}))
     call = ["--out", str(tmp_path), "--resume"]
     words = resumed_arguments(["train", "flow", *own.split(), *call])

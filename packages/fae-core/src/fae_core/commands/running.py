@@ -127,7 +127,8 @@ def recorded_arguments() -> list[str]:
 def resumed_arguments(words: Sequence[str]) -> list[str]:
     """The words of a command; of `fae train ... --resume` with those that its run recorded.
 
-    Its own options replace recorded ones, all values of one that can be repeated. Nothing is added to a command that names a preset or a configuration.
+    Its own options replace recorded ones, all values of one that can be repeated. Nothing is added to a command that
+    names a preset or a configuration.
 
     Args:
         words: What follows `fae`.

@@ -9,22 +9,14 @@ from typing import Any
 
 import torch
 
-from fae_core.commands.running import recorded_place
 from fae_core.config import parse_config
 from fae_core.errors import DataError, InvalidFile
 from fae_core.files import read_json, read_yaml, sha256_file, unsealed
-from fae_core.folders import (
-    CHECKPOINT_STATE,
-    MODEL_CONFIG,
-    RUN_CONFIG,
-    RUN_IDENTITY,
-    RUN_MODEL,
-    checkpoint,
-)
-from fae_core.models.folder import load_state, read_config
+from fae_core.folders import CHECKPOINT_STATE, RUN_CONFIG, RUN_MODEL, checkpoint
+from fae_core.models.folder import load_state
 from fae_core.models.no_init import no_initial_weights
-from fae_core.models.stored import checked_names, recorded_spec, run_generator
 from fae_core.models.stored import checkpoints_of as checkpoints_of
+from fae_core.models.stored import latents_of, recorded_classes, recorded_spec, run_generator
 from fae_core.models.stored import numbered as numbered
 from fae_core.spec import LatentSpec
 
@@ -137,7 +129,7 @@ def generator_in_checkpoint(
     config = parse_config(generator_class.config_class, settings.get("model", {}), f"{run}/{RUN_CONFIG}")
     with no_initial_weights():
         model = generator_class(config, _spec_of(run, settings))
-    model.class_names = _class_names_of(run, settings)
+    model.class_names = recorded_classes(run, settings)
     stored = read_state(path)["tensors"]
     state = model.state_dict()
     kept = {name: f"average/{_NAME}/{name}" for name in state}
@@ -151,38 +143,17 @@ def generator_in_checkpoint(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def _class_names_of(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | None:
-    """Class names of the run's model, or of its latent store; None where neither exists or has them."""
-    from fae_core.latent_store import LatentStore
-
-    exported = run / RUN_MODEL
-    if (exported / MODEL_CONFIG).is_file():
-        return checked_names(read_config(exported).get("class_names"), f"{exported}/{MODEL_CONFIG}")
-    recorded = settings.get(RUN_IDENTITY)
-    try:
-        store = LatentStore(str(_latents_of(run, settings)))
-    except (InvalidFile, DataError):
-        return None
-    if isinstance(recorded, dict) and recorded.get("latents", store.identity) != store.identity:
-        return None  # the store has been replaced since
-    return None if store.classes is None else tuple(store.classes)
-
-
 def _spec_of(run: Path, settings: dict[str, Any]) -> LatentSpec:
     """The latent space of the run's model, of its record, or of its latent store."""
-    from fae_core.latent_store import LatentStore
+    from fae_core.latent_store.facts import StoreFacts
 
     known = recorded_spec(run, settings)
     if known is not None:
         return known
     try:
-        return LatentStore(str(_latents_of(run, settings))).spec
+        return StoreFacts(str(latents_of(run, settings))).spec
     except (InvalidFile, DataError):
         raise InvalidFile(
             f"the latent space of {run} is not known: it has no {RUN_MODEL}/ yet, and its latents "
             f"({settings.get('data')}) are not there"
         ) from None
-
-
-def _latents_of(run: Path, settings: dict[str, Any]) -> str | None:
-    return recorded_place(run, settings.get("data"), "--latents")

@@ -11,8 +11,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
+from fae_core.commands.running import recorded_place
 from fae_core.config import Config, parse_config
-from fae_core.errors import FAEError, InvalidFile, MissingPackage, UnknownName
+from fae_core.errors import DataError, FAEError, InvalidFile, MissingPackage, UnknownName
 from fae_core.files import read_json, read_yaml
 from fae_core.folders import (
     BUNDLE_PARTS,
@@ -207,16 +208,45 @@ def recorded_spec(run: Path, settings: dict[str, Any]) -> LatentSpec | None:
     return None
 
 
+def recorded_classes(run: Path, settings: dict[str, Any]) -> tuple[str, ...] | None:
+    """Class names of a run's model, or of its latents; None where neither exists or has them.
+
+    Args:
+        run: Its folder.
+        settings: The content of its config.yaml.
+    """
+    from fae_core.latent_store.facts import StoreFacts
+
+    if (config := run / RUN_MODEL / MODEL_CONFIG).is_file():
+        return checked_names(read_json(config).get("class_names"), str(config))
+    try:
+        store = StoreFacts(str(latents_of(run, settings)))
+    except (InvalidFile, DataError):
+        return None
+    recorded = settings.get(RUN_IDENTITY)
+    if isinstance(recorded, dict) and recorded.get("latents", store.identity) != store.identity:
+        return None  # the store has been replaced since
+    return None if store.classes is None else tuple(store.classes)
+
+
+def latents_of(run: Path, settings: dict[str, Any]) -> str | None:
+    """Where the latents of a run lie, or its images, as `recorded_place` finds them.
+
+    Args:
+        run: Its folder.
+        settings: The content of its config.yaml.
+    """
+    return recorded_place(run, settings.get("data"), "--latents")
+
+
 def _in_checkpoint(folder: Path) -> StoredModel:
     """The generator in a checkpoint, by its run's files."""
     run = folder.resolve().parents[1]
     settings = read_yaml(run / RUN_CONFIG)
-    point, model, names = run_generator(run, settings), settings.get("model", {}), None
-    if (config := run / RUN_MODEL / MODEL_CONFIG).is_file():
-        names = checked_names(read_json(config).get("class_names"), str(config))
-    return StoredModel(
-        str(folder), folder, point, model if isinstance(model, dict) else {}, recorded_spec(run, settings), names
-    )
+    point, model = run_generator(run, settings), settings.get("model", {})
+    model = model if isinstance(model, dict) else {}
+    spec, names = recorded_spec(run, settings), recorded_classes(run, settings)
+    return StoredModel(str(folder), folder, point, model, spec, names)
 
 
 def _require_weights(folders: Sequence[Path]) -> None:
