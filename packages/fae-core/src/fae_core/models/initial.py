@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fae_core.errors import InvalidFile, LatentSpecMismatch
 from fae_core.models.build import on_meta
@@ -21,7 +22,8 @@ def begin_with(generator: Any, source: str | Path, *, same_classes: bool = True)
     """Copy the weights of a saved generator into one of the same architecture, and say which stay as they are.
 
     Weights that the saved one lacks stay, such as those of MeanFlow's interval, and so do those of classes where these
-    are others. On the meta device names and shapes are compared and nothing is copied.
+    are others. Those of a part that the settings switched off are left out, but never blocks. On the meta device names
+    and shapes are compared and nothing is copied.
 
     Args:
         generator: What to copy into; a torch module with `config` and `spec`.
@@ -33,22 +35,24 @@ def begin_with(generator: Any, source: str | Path, *, same_classes: bool = True)
 
     Raises:
         LatentSpecMismatch: The latents have another shape.
-        InvalidFile: It has weights that the generator lacks, or of other shapes.
+        InvalidFile: It has weights that have no place in the generator, or of other shapes.
     """
     initial: Any = load_generator(source)
     _compare_spaces(initial, generator, str(source))
     state, own = initial.state_dict(), generator.state_dict()
     kept = set() if same_classes else _weights_of_classes(type(generator), generator.config, generator.spec)
-    strange = sorted(name for name in state.keys() - kept if name not in own or state[name].shape != own[name].shape)
+    unused = _switched_off(initial, generator, state.keys() - own.keys())
+    taken = {name: tensor for name, tensor in state.items() if name not in kept | unused}
+    strange = sorted(name for name in taken if name not in own or taken[name].shape != own[name].shape)
     if strange:
         raise InvalidFile(
             f"{source} does not fit the model settings: there is no place for its {_few(strange)}; leave out the "
-            "--set model... that changes a size"
+            "setting of the model (--set, --config) that changes a size"
         )
-    taken = {name: tensor for name, tensor in state.items() if name not in kept}
     generator.load_state_dict(taken, strict=False)
-    new = sorted(own.keys() - taken.keys())
-    log.info("beginning with the weights of %s%s", source, f"; new are {_few(new)}" if new else "")
+    told = {"new": own.keys() - taken.keys(), "left out": unused}
+    more = "".join(f"; {what} are {_few(sorted(names))}" for what, names in told.items() if names)
+    log.info("beginning with the weights of %s%s", source, more)
     return None if on_meta() else model_checksum(state, None)
 
 
@@ -60,6 +64,19 @@ def _compare_spaces(initial: Any, generator: Any, source: str) -> None:
         if initial.spec.shape != generator.spec.shape:
             raise
         log.warning("the weights to begin with were trained on other latents: %s", mismatch)
+
+
+def _switched_off(initial: nn.Module, generator: nn.Module, names: Collection[str]) -> set[str]:
+    """Those of some weights whose whole part of the model the generator lacks, where it is no block, nor in a list."""
+    before, now = (dict(model.named_modules(remove_duplicate=False)) for model in (initial, generator))
+    found: set[str] = set()
+    for name in names:
+        path = name.split(".")[:-1]
+        parts = [".".join(path[: depth + 1]) for depth in range(len(path))]
+        absent = next((part for part in parts if part not in now), "0")
+        if not absent.split(".")[-1].isdigit() and not any(isinstance(before[part], nn.ModuleList) for part in parts):
+            found.add(name)
+    return found
 
 
 def _weights_of_classes(generator_class: Any, config: Any, spec: Any) -> set[str]:
