@@ -129,6 +129,37 @@ def test_what_the_generator_lacks_is_new_and_what_has_no_place_is_refused(line: 
     assert not (tmp_path / "wide").exists()
 
 
+def test_a_part_that_is_switched_off_is_left_out_and_blocks_are_not(
+    line: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(line, tmp_path / "mean", "--set", "model.mean_flow.share=0.5")
+    with caplog.at_level("INFO", logger="fae"):
+        plain = begun(line, tmp_path / "plain", "--set", "model.mean_flow=null", init=f"{tmp_path}/mean")
+    assert "left out are interval_embedding.mlp.0.bias" in caplog.text
+    assert differing(line, plain) == set()
+    begun(line, tmp_path / "deep", "--set", "model.depth=2")
+    with pytest.raises(InvalidFile, match=r"no place for its blocks\.1"):
+        begun(line, tmp_path / "flat", "--set", "model.depth=1", init=f"{tmp_path}/deep")
+
+
+def test_a_file_states_settings_as_set_does(line: Path, tmp_path: Path) -> None:
+    stated = tmp_path / "stated.yaml"
+    stated.write_text("model: {mean_flow: {share: 0.5}, class_dropout: 0.3}\n")
+    config = ("--config", str(stated))
+    generator = begun(line, tmp_path / "run", *config, "--set", "model.class_dropout=0.2")
+    assert (generator.config.mean_flow.share, generator.config.class_dropout) == (0.5, 0.2)
+    own = ("--config", str(tmp_path / "run" / "config.yaml"))  # states all, but the classes of its data
+    store = latents(tmp_path / "latents", labels=[0, 1] * 6, classes=["fox", "owl"])
+    again = begun(line, tmp_path / "again", *own, store=store)
+    assert (again.config.mean_flow.share, again.config.classes) == (0.5, 2)
+    stated.write_text("model: {mlp_ratio: 2}\n")
+    with pytest.raises(InvalidFile, match=r"no place for its blocks\.0.*--config"):
+        begun(line, tmp_path / "wide", *config)
+    stated.write_text("model_type: lightningdit\n")
+    with pytest.raises(DataError, match="is a sit, not a lightningdit"):
+        begun(line, tmp_path / "wide", *config)
+
+
 def test_guidance_that_is_learned_is_not_applied_once_more(line: Path, tmp_path: Path) -> None:
     twice = ["--set", "model.mean_flow.guidance=2", "--set", "model.sampling.guidance=1.5"]
     with pytest.raises(InvalidSettings, match=r"sampling would guide once more: --set model\.sampling\.guidance=1$"):
@@ -157,7 +188,7 @@ def test_what_cannot_begin_is_refused_before_anything_is_made(line: Path, tmp_pa
     known = ["--latents", str(line / "latents")]
     with pytest.raises(DataError, match="name a --preset"):
         invoke(["train", "diffusion", *known, *out, "--init", str(line / "sit")])
-    with pytest.raises(DataError, match="is a sit, not a lightningdit; leave --set model_type out"):
+    with pytest.raises(DataError, match="is a sit, not a lightningdit; leave model_type out of"):
         invoke([*SIT.split(), *known, *out, "--init", str(line / "sit"), "--set", "model_type=lightningdit"])
     with pytest.raises(DataError, match="trains lightningdit, sit, mmdit, not starflow"):
         invoke([*SIT.split(), *known, *out, "--init", str(line / "flow")])

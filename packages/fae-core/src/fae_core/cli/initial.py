@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from fae_core.cli.settings import parse_overrides
+from fae_core.cli.settings import is_record, parse_overrides, resolve_settings
 from fae_core.cli.training_options import TrainingOptions
 from fae_core.config import merge
 from fae_core.errors import DataError
+from fae_core.files import read_yaml
 from fae_core.models.sources import resolve_model_folder
 from fae_core.models.stored import StoredModel, read_stored, stored_model
 
 
-def initial_generator(source: str, options: TrainingOptions) -> StoredModel:
+def stated_settings(options: TrainingOptions, sections: Collection[str]) -> dict[str, Any]:
+    """What a user states by `--config` and `--set`; a preset's model is replaced by the generator to begin with.
+
+    How many classes a run's own config.yaml has is no statement: they are those of its data.
+
+    Args:
+        options: Of the command.
+        sections: As `resolve_settings` takes them.
+    """
+    stated = resolve_settings(None, options.config, None, sections=sections)
+    if options.config is not None and is_record(read_yaml(options.config)):
+        stated.get("model", {}).pop("classes", None)
+    return merge(stated, parse_overrides(options.overrides))
+
+
+def initial_generator(source: str, options: TrainingOptions, stated: Mapping[str, Any]) -> StoredModel:
     """What the files of a generator to begin with say.
 
     Args:
         source: What `--init` names.
         options: Of the command.
+        stated: As `stated_settings` gives it.
 
     Raises:
         DataError: Nothing says how to train it, or another type of model is asked for.
@@ -29,22 +47,23 @@ def initial_generator(source: str, options: TrainingOptions) -> StoredModel:
     if stored is None:  # on the hub
         folder = resolve_model_folder(source, part="generator", parts=("",), weights=False)
         stored = read_stored("generator", source, folder)
-    if (asked := parse_overrides(options.overrides).get("model_type", stored.point.name)) != stored.point.name:
+    if (asked := stated.get("model_type", stored.point.name)) != stored.point.name:
         raise DataError(
-            f"--init {source} is a {stored.point.name}, not a {str(asked)[:40]}; leave --set model_type out"
+            f"--init {source} is a {stored.point.name}, not a {str(asked)[:40]}; leave model_type out of --config and "
+            "--set"
         )
     return stored
 
 
-def initial_settings(initial: StoredModel, options: TrainingOptions) -> dict[str, Any]:
-    """Its model settings, under those that `--set` names. How many classes there are is for `same_labels` to say.
+def initial_settings(initial: StoredModel, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Its model settings, under those that are stated. How many classes there are is for `same_labels` to say.
 
     Args:
         initial: The generator to begin with.
-        options: Of the command.
+        stated: As `stated_settings` gives it.
     """
     settings = {name: value for name, value in initial.settings.items() if name != "classes"}
-    return merge(settings, parse_overrides(options.overrides).get("model", {}))
+    return merge(settings, stated.get("model", {}))
 
 
 def same_labels(initial: StoredModel, model: dict[str, Any], data: Any) -> bool:

@@ -215,8 +215,8 @@ Init = Annotated[
     typer.Option(
         "--init",
         callback=model_there,
-        help="Begin with the weights of this generator, which gives the model's settings, too, but for --set model...: "
-        "a run, model, bundle or hub id. --preset then gives those of training alone.",
+        help="Begin with the weights of this generator, which gives the model's settings, too, but for those of "
+        "--config and --set model...: a run, model, bundle or hub id. --preset then gives those of training alone.",
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def resolve_settings(
         FAEError: the settings are of another model, or `--set` cannot be read.
     """
     given = read_yaml(config) if config else {}
-    if "command" in given and sections is not None:  # a run's own config.yaml: what it records besides is no setting
+    if is_record(given) and sections is not None:  # what it records besides is no setting
         given = {key: value for key, value in given.items() if key in ("model_type", *sections)}
     settings = merge(load_preset(preset, kind) if preset is not None else {}, given)
     if preset is not None or sections is not None:  # a file in a preset's form may describe itself, too
@@ -50,6 +50,11 @@ def resolve_settings(
     if settings.get("model_type", kind) != kind and kind is not None:
         raise FAEError(f"the settings are those of a {str(settings['model_type'])[:40]!r}, not of a {kind}")
     return require_mappings(settings, sections or _SECTIONS)
+
+
+def is_record(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are those that a run recorded, its own config.yaml."""
+    return "command" in settings
 
 
 def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fae_core.cli.initial import initial_generator, initial_settings, same_labels
+from fae_core.cli.initial import initial_generator, initial_settings, same_labels, stated_settings
 from fae_core.cli.options import check_places
 from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
@@ -60,7 +60,7 @@ def train_generator(
         options: what every training command takes. Its fields as keyword arguments still work, with a warning.
         latents: a store; or `data` and `tokenizer`, for images that are encoded as they are needed.
         flip: mirror half of these images.
-        init: a generator to begin with; its model settings are taken, under those of `--set`.
+        init: a generator to begin with; its model settings are taken, under those of `--config` and `--set`.
         task_factories: model_type -> what makes its task, where latents and labels (`labelled_task`) are not enough.
         check: called with the model_type and the model's settings, before anything is started; gives what files say of
             the run's identity beside the latents (`Task.identity`).
@@ -74,9 +74,11 @@ def train_generator(
     elif earlier:
         raise TypeError(f"train_generator takes {', '.join(earlier)} as fields of its options")
     settings = resolve_settings(options.preset_or(default_preset), options.config, options.overrides, sections=SECTIONS)
-    initial = None if init is None else initial_generator(init, options)
-    if initial is not None:
-        settings |= {"model_type": initial.point.name, "model": initial_settings(initial, options)}
+    initial = None
+    if init is not None:
+        stated = stated_settings(options, SECTIONS)
+        initial = initial_generator(init, options, stated)
+        settings |= {"model_type": initial.point.name, "model": initial_settings(initial, stated)}
     model_type = settings.get("model_type", next(iter(generator_classes)))
     if not isinstance(model_type, str) or model_type not in generator_classes:
         raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {str(model_type)[:60]}")
