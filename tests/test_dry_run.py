@@ -133,6 +133,22 @@ def test_what_a_run_refuses_a_plan_refuses(place: Path, monkeypatch: pytest.Monk
     assert read_config(place / "ae/model") == model
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("flow", "training.preview_every=2", "nothing to draw: add --set preview.decoder=TOKENIZER"),
+        ("diffusion", "preview.decoder=ae", "at no step: add --set training.preview_every=N, 0 for none"),
+        ("autoencoder", "training.preview_every=2", "fae train autoencoder makes no previews"),
+    ],
+)
+def test_previews_that_would_not_be_made_are_refused(
+    name: str, given: str, message: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    with pytest.raises(InvalidSettings, match=message):
+        invoke(f"{COMMANDS[name]} --dry-run --out run --set {given}".split())
+
+
 def test_a_plan_of_encoding_is_the_store_that_is_written(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from fae_core import LatentSpec
 from fae_core.latent_store import write_store
 
+PREVIEW = "--set training.preview_every=1 --set preview.decoder"
 # `images` is a folder of two images, `latents` a latent store.
 MISTAKES = {
     "places": [
@@ -43,7 +44,7 @@ MISTAKES = {
         ("train diffusion --latents /nope --out run", "/nope is not a latent store"),
         ("train diffusion --latents images --steps 5 --out run", "images is not a latent store"),
         ("train diffusion --latents latents --config /nope.yaml --out run", "/nope.yaml does not exist"),
-        ("train diffusion --latents latents --set preview.decoder=/nope --out run", "/nope does not exist"),
+        (f"train diffusion --latents latents {PREVIEW}=/nope --out run", "/nope does not exist"),
         ("train diffusion --latents latents --out images", "images exists"),
         ("train flow --data /nope --tokenizer cifar10 --out run", "/nope does not exist"),
         ("train flow --data images --tokenizer /nope --out run", "/nope does not exist"),
@@ -109,7 +110,7 @@ MISTAKES = {
         ("train diffusion --latents latents --preset mmdit-tiny --set model.heads=3 --out run", "not a multiple of 3"),
         ("train diffusion --latents latents --set training.stesp=8 --out run", "did you mean steps"),
         (
-            "train diffusion --latents latents --set preview.decoder=cifar10 --set preview.options.stpes=8 --out run",
+            f"train diffusion --latents latents {PREVIEW}=cifar10 --set preview.options.stpes=8 --out run",
             "stpes",
         ),
         ("train diffusion --latents latents --caption-weights a,b --out run", "caption weights are numbers"),

@@ -17,6 +17,7 @@ from PIL import Image
 DRAWS = "--generator generator --decoder tokenizer"
 MEASURES = f"{DRAWS} --reference images"
 FINETUNE = "train pixel --stage finetune --data images --preset pixel-decoder-tiny"
+PREVIEW = "--set training.preview_every=1 --set preview.decoder"
 MISTAKES = {
     "classes": [
         (f"sample {DRAWS} --labels no --out out", "unknown class 'no'; did you mean dog?"),
@@ -90,7 +91,7 @@ MISTAKES = {
         ("train flow --latents store --preset starflow-tiny --set model.patch_size=3 --out out", "patches of 3"),
         ("train diffusion --latents store --preset mmdit-tiny --out out", "neither captions nor class names"),
         (
-            "train diffusion --latents store --preset sit-tiny --set preview.decoder=tokenizer --out out",
+            f"train diffusion --latents store --preset sit-tiny {PREVIEW}=tokenizer --out out",
             "height: wanted 4, found 8",
         ),
         ("train pixel --data images --autoencoder stage-one --out out", "made for features of 176x8x8"),
@@ -117,7 +118,7 @@ MISTAKES = {
         ("reconstruct --data images --model images/fae --out out", "images/fae is neither"),
         ("train diffusion --data images --tokenizer images/fae --preset sit-tiny --out out", "images/fae is neither"),
         ("train diffusion --latents store --preset sit-tiny --init images/dit --out out", "images/dit is neither"),
-        ("train diffusion --latents store --preset sit-tiny --set preview.decoder=images/fae --out out", "is neither"),
+        (f"train diffusion --latents store --preset sit-tiny {PREVIEW}=images/fae --out out", "is neither"),
         ("train autoencoder --data images --encoder images/fae --out out", "images/fae does not exist"),
         ("info images/fae", "images/fae does not exist"),
         ("config images/words.txt", "images/words.txt is a path, not the name of a preset"),
@@ -135,7 +136,7 @@ MISTAKES = {
         ("reconstruct --data images --model stage-one --out out", "cannot paint"),
         ("bundle --tokenizer encoder --generator generator --out out", "cannot paint"),
         ("eval sampling-grid --generator generator --decoder stage-one --reference images --vary steps=1", "cannot"),
-        ("train diffusion --latents store --preset sit-tiny --set preview.decoder=stage-one --out out", "cannot paint"),
+        (f"train diffusion --latents store --preset sit-tiny {PREVIEW}=stage-one --out out", "cannot paint"),
     ],
     "features": [
         ("assemble --autoencoder stage-one --pixel pixel-other --out out", "feature spaces differ"),

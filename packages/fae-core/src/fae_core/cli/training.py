@@ -14,7 +14,7 @@ from fae_core.cli.settings import resolve_settings
 from fae_core.cli.training_options import TrainingOptions
 from fae_core.commands.running import command_line
 from fae_core.config import Config, parse_config, require_fields
-from fae_core.errors import DataError
+from fae_core.errors import DataError, InvalidSettings
 from fae_core.folders import RUN_IDENTITY
 from fae_core.models.build import on_meta, seeded
 from fae_core.models.configs import config_class_of
@@ -84,7 +84,7 @@ def train_generator(
         raise DataError(f"fae train {command} trains {', '.join(generator_classes)}, not {str(model_type)[:60]}")
     model = settings.get("model", {})
     config = options.train_config(settings)
-    preview = _preview(settings)
+    preview = _preview(settings, config)
 
     def load() -> Any:
         place = generator_classes[model_type]
@@ -179,10 +179,18 @@ def build_generator(generator_class: Any, model: dict[str, Any], store: Any, con
     return seeded(config.seed, lambda: generator_class(model_config, store.spec)), model_config
 
 
-def _preview(settings: dict[str, Any]) -> PreviewConfig | None:
+def _preview(settings: dict[str, Any], config: TrainConfig) -> PreviewConfig | None:
+    """What to draw while training, if anything; raises InvalidSettings where it is not said how often, or not what."""
     from fae_core.training import PreviewConfig
 
-    return parse_config(PreviewConfig, settings["preview"], "preview settings") if "preview" in settings else None
+    if "preview" not in settings:
+        if config.preview_every:
+            raise InvalidSettings("training.preview_every has nothing to draw: add --set preview.decoder=TOKENIZER")
+        return None
+    preview = parse_config(PreviewConfig, settings["preview"], "preview settings")
+    if "preview_every" not in config.model_fields_set:
+        raise InvalidSettings("the section preview is drawn at no step: add --set training.preview_every=N, 0 for none")
+    return preview
 
 
 def _facts_of(latents: Path) -> StoreFacts:

@@ -31,6 +31,7 @@ from fae_core.cli.options import (
     TrainSeed,
 )
 from fae_core.commands.output import say
+from fae_core.errors import InvalidSettings
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
 if TYPE_CHECKING:
@@ -171,9 +172,15 @@ class TrainingOptions:
             config: How.
             settings: What is recorded beside it.
             after: The commands to run next.
+
+        Raises:
+            InvalidSettings: Previews are asked for, and this task makes none.
         """
         from fae_core.commands.running import is_first_process
+        from fae_core.training import Task
 
+        if config.preview_every and type(task).preview is Task.preview:
+            raise InvalidSettings(f"{settings['command']} makes no previews: leave training.preview_every out")
         if self.dry_run:
             from fae_core.cli.dry_run import tell
 

@@ -92,7 +92,7 @@ class TrainConfig(Config):
         "removed, and its model exported",
     )
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
-    preview_every: int = Field(0, ge=0, description="0: no previews")
+    preview_every: int = Field(0, ge=0, description="updates between two previews; 0: none")
     track: tuple[str, ...] = Field((), description="programs that show the run: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")

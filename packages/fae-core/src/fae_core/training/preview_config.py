@@ -11,7 +11,7 @@ from fae_core.config.limits import LARGEST_SEED, MOST_COLUMNS, MOST_IMAGES, SMAL
 
 
 class PreviewConfig(Config):
-    """The section `preview` of a generator's settings; `training.preview_every` gives the interval.
+    """The section `preview` of a generator's settings; `training.preview_every`, which goes with it, is the interval.
 
     Attributes:
         decoder: the tokenizer that decodes the latents.
