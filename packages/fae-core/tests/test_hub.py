@@ -13,7 +13,7 @@ from torch import nn
 
 from fae_core import LatentSpec
 from fae_core.config import Config, parse_config
-from fae_core.errors import InvalidFile, LatentSpecMismatch, OutputExists
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, OutputExists
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.sources import resolve_model_folder
@@ -152,6 +152,40 @@ def test_keys_that_do_not_fit_are_named_three_at_a_time(model: Toy) -> None:
         "foreign.pt is of another model: lacks layer.bias, layer.weight; "
         "has unknown block.0, block.1, block.2 and 2 more"
     )
+
+
+class Adapted(nn.Module):
+    """A layer with an addition, as peft puts it in the place of one."""
+
+    def __init__(self, base_layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.added = base_layer, nn.Linear(4, base_layer.out_features)
+
+
+class Packed(torch.Tensor):
+    """Weights of the same shape in another form, as quantised ones are."""
+
+
+class Counting(Toy):
+    """Its constructor needs numbers, so that it has no counterpart on the meta device."""
+
+    def __init__(self, config: ToyConfig, spec: LatentSpec | None = None) -> None:
+        super().__init__(config, spec)
+        self.three = int(self.steps)
+
+
+def test_weights_that_a_model_of_the_config_has_not_are_refused(model: Toy, folder: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    plain, layer = model.layer.weight, model.layer
+    model.layer.weight = nn.Parameter(plain.detach().as_subclass(Packed), requires_grad=False)
+    with pytest.raises(FAEError, match=r"such as layer\.weight: .*quantise after loading"):
+        model.save_pretrained(folder, overwrite=True)
+    layer.weight, model.layer = plain, Adapted(layer)
+    with pytest.raises(FAEError, match=r"such as layer\.added\.bias: merge the adapters first") as caught:
+        model.save_pretrained(folder, overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert Counting.from_pretrained(Counting(ToyConfig(), SPEC).save_pretrained(tmp_path / "counting")).three == 3
 
 
 def test_an_existing_folder_is_kept(model: Toy, folder: Path) -> None:

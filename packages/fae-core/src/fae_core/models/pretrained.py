@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, Unpack, cast
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fae_core.config import Config, ConfigT, parse_config
-from fae_core.errors import InvalidFile
+from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import staged_folder
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS, README, RUN_MODEL, weights_file
 from fae_core.models.build import built, seeded
@@ -151,6 +152,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
 
         Raises:
             OutputExists: Where the folder is not empty, without `overwrite`.
+            FAEError: Where the weights are not those of a model of this config, as with adapters or quantised ones.
         """
         with staged_folder(folder, overwrite=overwrite) as staging:
             self._write(staging, card if isinstance(card, Card) else Card(text=card))
@@ -203,6 +205,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
     def _write(self, folder: Path, card: Card) -> None:
         """Write every file of the model into a folder."""
         state = self._saved_state()
+        self._require_own(state)
         package = type(self).__module__.split(".")[0]
         checksum = model_checksum(state, self.spec)
         fields = self.config.model_dump(mode="json")
@@ -211,6 +214,27 @@ class PretrainedModel(Shown, Generic[ConfigT]):
         if self.spec is not None:
             self.spec.save(folder)
         (folder / README).write_text(model_card(self, card), encoding="utf-8")
+
+    def _require_own(self, state: Mapping[str, Tensor]) -> None:
+        """Raise FAEError unless weights are those that a model of this config has, which alone can be loaded."""
+        try:
+            with torch.device("meta"), no_initial_weights():
+                own = type(self)(self.config, self.spec)._saved_state()
+        except RuntimeError:  # a constructor that computes with numbers, which tensors on the meta device lack
+            return
+        strange = [
+            name
+            for name in sorted(own.keys() | state.keys())
+            if name not in own
+            or name not in state
+            or own[name].shape != state[name].shape
+            or type(state[name]) not in (Tensor, torch.nn.Parameter)  # such as a quantised one
+        ]
+        if strange:
+            raise FAEError(
+                f"{type(self).__name__} has other weights than a model of its config, such as {strange[0]}: merge the "
+                "adapters first (merge_and_unload), or save them with peft; quantise after loading"
+            )
 
     def _more_facts(self) -> dict[str, Any]:
         """What config.json holds beside type, config and checksum."""
