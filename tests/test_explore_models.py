@@ -88,8 +88,8 @@ def test_generators_of_other_latents_are_refused_at_loading(experiment) -> None:
 def test_choices_and_pictures_of_the_packages_own_generators(experiment) -> None:
     models = load_models(find_models(str(experiment)), "cpu")
     diffusion, flow = (choices_of(models.generators[name]) for name in ("diffusion", "flow"))
-    assert diffusion.classes[0] == "airplane" and "sde" in diffusion.methods and diffusion.steps == 8
-    assert diffusion.guidance == 2 and flow.guidance == 1 and flow.methods == () and flow.steps is None
+    assert diffusion.classes[0] == "airplane" and "sde" in diffusion.methods and diffusion.steps == 2
+    assert diffusion.guidance == 1 and flow.guidance == 1 and flow.methods == () and flow.steps is None
     told = []
     order = Order((diffusion.classes[3],), steps=4, method="dpm++2m")
     drawn = draw(models.generators["diffusion"], models.tokenizer, order, told.append)
