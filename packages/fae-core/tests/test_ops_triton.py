@@ -60,7 +60,14 @@ def test_every_interpreted_kernel_agrees_with_double_precision() -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize(("model", "arch", "dtype"), [("decoder", "sm_100", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("model", "arch", "dtype"),
+    [
+        ("DiT-XL", "sm_90", torch.bfloat16),
+        ("decoder", "sm_80", torch.float16),
+        ("decoder", "sm_100", torch.bfloat16),
+    ],
+)
 def test_kernels_compile_within_the_limits(
     model: str, arch: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

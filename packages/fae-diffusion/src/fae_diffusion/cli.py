@@ -78,12 +78,10 @@ def train_diffusion(
     from fae_core.errors import FAEError
     from fae_core.images.caption_choice import CaptionChoice
     from fae_core.latent_store.facts import StoreFacts
-    from fae_diffusion.models.config import LightningDiTConfig, SiTConfig
-    from fae_diffusion.models.mmdit_config import MMDiTConfig
+    from fae_core.models.configs import config_class_of
     from fae_diffusion.text.stored import captions_of, require_cache_place, require_encoder, require_texts, texts_hash
 
     choice = CaptionChoice.parse(caption_weights)
-    config_classes = {"lightningdit": LightningDiTConfig, "sit": SiTConfig}
 
     def check(model_type: str, model: dict[str, Any]) -> dict[str, str]:
         for name, given in (("--text-cache", text_cache), ("--caption-weights", caption_weights)):
@@ -91,11 +89,12 @@ def train_diffusion(
                 raise FAEError(f"{name} is for models of text (mmdit); leave it out")
         if model_type == "mmdit" and (latents is None or data is not None or tokenizer is not None):
             raise FAEError("text models are trained on a latent store: encode the images first, then pass --latents")
+        parsed: Any = parse_config(config_class_of(model_type), model, "model settings")
         if model_type != "mmdit" and not options.continues:
-            parse_config(config_classes[model_type], model, "model settings").require_one_guidance()
+            parsed.require_one_guidance()
         if model_type != "mmdit" or latents is None:
             return {}
-        require_encoder(parse_config(MMDiTConfig, model, "model settings"))
+        require_encoder(parsed)
         if options.dry_run:  # it reads and writes no text
             return {}
         store = StoreFacts(latents, verify=False)  # training compares files with their checksums, when it reads them

@@ -31,6 +31,7 @@ from fae_core.cli.options import (
     TrainSeed,
 )
 from fae_core.commands.output import say
+from fae_core.commands.running import OF_TRAINING
 from fae_core.errors import InvalidSettings
 from fae_core.folders import RUN_CONFIG, RUN_MODEL
 
@@ -70,8 +71,8 @@ class TrainingOptions:
     @property
     def training(self) -> dict[str, Any]:
         """Settings of the section `training` that have options of their own, where they were given."""
-        chosen = {"steps": self.steps, "batch_size": self.batch_size, "seed": self.seed, "track": self.track or None}
-        return {name: value for name, value in chosen.items() if value is not None}
+        chosen = {name: getattr(self, name) for name in OF_TRAINING}
+        return {name: value for name, value in chosen.items() if value not in (None, [])}
 
     def train_config(self, settings: dict[str, Any]) -> TrainConfig:
         """The section `training` of the settings with these options over it, as `training_config` gives it."""

@@ -40,12 +40,7 @@ _NO_INPUT = (
     "--title",
 )
 _OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
-_SETTINGS = {  # options that stand for a --set
-    "--steps": "training.steps",
-    "--batch-size": "training.batch_size",
-    "--seed": "training.seed",
-    "--track": "training.track",
-}
+OF_TRAINING = ("steps", "batch_size", "seed", "track")  # settings of the section `training` that are options, too
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
 
 
@@ -156,7 +151,10 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
 
 def _setting(option: str, value: str | None) -> str:
     """The setting that an option gives, with --set or by a name of its own; other options as they are."""
-    return (value or "").partition("=")[0].strip() if option == "--set" else _SETTINGS.get(option, option)
+    if option == "--set":
+        return (value or "").partition("=")[0].strip()
+    name = option.removeprefix("--").replace("-", "_")
+    return f"training.{name}" if name in OF_TRAINING else option
 
 
 def recorded_options(run: str | Path) -> dict[str, list[str]]:
