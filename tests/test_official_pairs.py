@@ -6,6 +6,7 @@ The originals' latents are in the parity cases (made by the originals' code); th
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fae_core.commands.groups import invoke
 from fae_core.errors import LatentSpecMismatch
 from fae_core.sampling.draw import load_pair
 from fae_core.testing import shared_folder
+from fae_diffusion.text.condition import TextCondition
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "packages/fae-decoders/tests"))
 from original_layouts import autoencoder_kl, autoencoder_rae, in_ldm_layout
@@ -111,6 +113,59 @@ def test_lightningdit_with_vavae(tmp_path: Path) -> None:
     ours = pictures(case, folder, out, steps=inputs["steps"] - 1, shift=1 / inputs["timestep_shift"], guidance=guidance)
     z = case["outputs"]["ode_euler_6_shift0.3_cfg4_start0.125"][: len(ours)]
     theirs = (vae.decode(z * std + mean).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(ours, theirs, **LEVEL)
+    assert theirs.std() > 10 / 255
+
+
+@torch.no_grad()
+def test_ditdh_with_a_rae(tmp_path: Path) -> None:
+    """RAE's grid of times is written out here; the network's numbers are compared with the original's by themselves."""
+    case = torch.load(shared_folder("cases", "parity", "rae_ditdh_A.pt"), weights_only=True)
+    channels, side = 64, case["config"]["input_size"]  # an encoder's head is 64 wide; the case has fewer channels
+    case["config"]["in_channels"] = channels
+    for name, tensor in case["state_dict"].items():
+        if name.endswith("embedder.proj.weight"):
+            case["state_dict"][name] = tensor.repeat(1, 3, 1, 1)[:, :channels]
+        if name.startswith("final_layer.linear."):
+            case["state_dict"][name] = tensor.repeat(3, *[1] * (tensor.ndim - 1))[:channels]
+    draw = torch.Generator().manual_seed(0)
+    mean, std = (torch.rand((channels, side, side), generator=draw) + 0.5 for _ in range(2))
+    sizes = {"encoder_input_size": 14 * side, "patch_size": 16}
+    rae = autoencoder_rae(encoder_type="dinov2", latents_mean=mean, latents_std=std, **sizes)
+    rae.save_pretrained(tmp_path / "original")
+    invoke(["import", "rae", str(tmp_path / "original"), "--out", str(tmp_path / "rae")])
+    generator = imported(case, "ditdh", tmp_path / "rae", tmp_path)
+    model, _ = load_pair(str(generator), str(tmp_path / "rae"))
+    z = case["inputs"]["noise"] = torch.randn(3, channels, side, side, generator=draw)
+    ours = pictures(case, generator, tmp_path / "rae", sampling="rae")
+    t = 1 - torch.linspace(0, 0.999, 50)
+    shift = (channels * side**2 / 4096) ** 0.5
+    t = shift * t / (1 + (shift - 1) * t)
+    for now, after in pairwise(t):
+        z = z + (after - now) * model(z, now.expand(len(z)), case["inputs"]["y"])
+    theirs = rae.decode(z).sample.clamp(0, 1)
+    torch.testing.assert_close(ours, theirs, **LEVEL)
+    assert theirs.std() > 10 / 255
+
+
+@torch.no_grad()
+def test_repa_s_mmdit_with_sd_vae(tmp_path: Path) -> None:
+    """REPA's Euler steps are written out here; the network's numbers are compared with the original's by themselves."""
+    case = torch.load(shared_folder("cases", "parity", "repa_mmdit_A.pt"), weights_only=True)
+    case["config"]["input_size"] = side = 8
+    vae = autoencoder_kl(widths=(32, 32, 64, 64), latent_channels=4, layers_per_block=2, sample_size=8 * side)
+    vae.save_pretrained(tmp_path / "sd")
+    invoke(["import", "autoencoder-kl", str(tmp_path / "sd"), "--out", str(tmp_path / "vae")])
+    generator = imported(case, "mmdit", tmp_path / "vae", tmp_path)
+    model, decoder = load_pair(str(generator), str(tmp_path / "vae"))
+    text, empty = case["inputs"]["context"], case["inputs"]["context"].flip(1)[:1]
+    model.set_null(TextCondition(empty))
+    noise = z = torch.randn(2, 4, side, side, generator=torch.Generator().manual_seed(0))
+    for now, after in pairwise(torch.linspace(1, 0, 51)):
+        null, conditional = (model(z, now.expand(2), tokens) for tokens in (empty.expand(2, -1, -1), text))
+        z = z + (after - now) * (null + 1.5 * (conditional - null))
+    ours = decoder.decode(model.sample(text, noise=noise, sampling="repa"))
+    theirs = (vae.decode(z / 0.18215).sample / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(ours, theirs, **LEVEL)
     assert theirs.std() > 10 / 255
 
