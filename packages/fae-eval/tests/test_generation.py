@@ -22,6 +22,7 @@ from fae_core.testing import shared_folder
 from fae_eval import Result, evaluate
 from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, write_adm
 from fae_eval.data.samples import ArraySamples
+from fae_eval.metrics.neighbours import shared_rows
 from fae_eval.preview import PreviewFrechet
 from fae_eval.studies.generation import FLOOR
 
@@ -146,8 +147,23 @@ def test_distances_are_also_told_in_units_of_the_floor(extractor, photographs):
     assert "FDr" not in evaluate(sets, real, extractor=extractor).columns
     same = evaluate(sets["a"], real, floor=real, extractor=extractor, metrics=["fid"])  # a floor of 0 is no unit
     assert same.rows[-1][-1] == pytest.approx(0, abs=1e-9)
-    assert f"{FLOOR}: these are the images of the reference" in warnings_of(same)
+    assert f"{FLOOR}: these are images of the reference" in warnings_of(same)
     assert "images of the reference" not in warnings_of(result)
+
+
+def test_a_floor_that_shares_images_with_its_reference_is_named(extractor, photographs):
+    """Whatever the order, and wherever an image is in its batch."""
+    real, other = (
+        np.concatenate(list(open_samples(photographs(name, seed=seed)).batches(32)))
+        for name, seed in (("real", 1), ("other", 2))
+    )
+    floor = np.concatenate([other[:18], real[20:14:-1]])
+    result = evaluate(other, real, floor=floor, extractor=extractor, metrics=["fid"], batch_size=5)
+    assert f"{FLOOR}: 6 of these 24 are images of the reference; a floor needs others" in warnings_of(result)
+    features, others = torch.randn(200, 30), torch.randn(300, 30)
+    features[:7] = others[torch.arange(7) * 40] * (1 + 1e-6)
+    assert shared_rows(features, others) == 7 and shared_rows(others, features) == 7
+    assert shared_rows(others, others[:1]) == 1 and shared_rows(others, others + 1e-2) == 0
 
 
 def test_a_size_is_that_of_all_images_wherever_they_come_from(extractor, fae, photographs, tmp_path):

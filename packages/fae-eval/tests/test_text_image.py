@@ -151,6 +151,33 @@ def test_prompts_come_from_the_sample_folder_and_have_to_fit(clip, pictures, tmp
         evaluate_clip_score(folder, model, prompts=PROMPTS[:1])
 
 
+def test_latents_are_scored_as_the_images_that_their_decoder_makes(clip, pictures, tmp_path):
+    """The command, with a store of the bundle's latents; images take no decoder, and latents none but theirs."""
+    pytest.importorskip("fae_decoders", reason="fae-decoders, which decodes the bundle, is not installed")
+    from fae_core import load_tokenizer
+    from fae_core.images import load_batch, open_images
+    from fae_core.latent_store import write_store
+
+    tokenizer = load_tokenizer("cifar10")
+    images = load_batch(open_images(square(pictures, tmp_path)), range(6), tokenizer.spec.image_size)
+    with torch.no_grad():
+        store = write_store(tmp_path / "latents", tokenizer.spec, tokenizer.encode(images))
+        decoded = tokenizer.decode(store.read(range(6))[0])
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    words = ["eval", "clip-score", "--text-model", str(clip), "--device", "cpu", "--prompts", str(tmp_path / "p.txt")]
+    out = tmp_path / "score.json"
+    invoke([*words, "--samples", str(store.folder), "--decoder", "cifar10", "--out", str(out)])
+    found = json.loads(out.read_text())["values"]["CLIP score"]
+    wanted = evaluate_clip_score(decoded.clamp(0, 1), TwoTowers(str(clip)), prompts=PROMPTS)
+    assert found == pytest.approx(wanted.values["CLIP score"], abs=1e-2)
+    for given, message in (
+        ([str(store.folder)], "holds latents"),
+        ([str(tmp_path / "square"), "--decoder", "cifar10"], "--samples are images"),
+    ):
+        with pytest.raises(FAEError, match=message):
+            invoke([*words, "--samples", *given])
+
+
 def test_siglip_reads_lower_case_and_all_of_its_padding(siglip):
     model = TwoTowers(str(siglip))
     assert model.text_length == 64

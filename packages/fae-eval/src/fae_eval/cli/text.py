@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.options import BatchSize, Data, Device, Overwrite, Survey, images_there, path_there, tokenizer_there
-from fae_eval.cli.options import Limit, ResultFile, Title, check_latents, finish, result_path
+from fae_eval.cli.options import Decoder, Limit, ResultFile, Title, check_latents, finish, require_used, result_path
 
 TextModel = Annotated[
     str,
@@ -18,9 +18,13 @@ TextModel = Annotated[
 
 def clip_score(
     samples: Annotated[
-        str, typer.Option("--samples", callback=images_there, help="Image folder, .npz, or folder of `fae sample`.")
+        str,
+        typer.Option(
+            "--samples", callback=images_there, help="Image folder, .npz, folder of `fae sample`, or latent store."
+        ),
     ],
     text_model: TextModel,
+    decoder: Decoder = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -40,18 +44,24 @@ def clip_score(
 
     Example: fae eval clip-score --samples runs/samples --text-model openai/clip-vit-large-patch14
     """
+    from fae_core.latent_store.facts import StoreFacts
+    from fae_core.models.stored import stored_spec
     from fae_core.progress import progress
     from fae_eval.data.captions import prompts_of
     from fae_eval.data.files import open_image_files
 
     path = result_path(out, "clip-score", overwrite)
-    check_latents([samples], None)
-    source = open_image_files(samples, survey)
-    read = prompts_of(samples, len(source), prompts)
+    check_latents([samples], decoder)
+    latents = stored_spec(Path(samples)) is not None
+    require_used(latents, "decodes latents, and --samples are images", decoder=decoder)
+    require_used(not latents, "is about images in files", survey=survey)
+    source = None if latents else open_image_files(samples, survey)
+    read = prompts_of(samples, len(StoreFacts(samples) if source is None else source), prompts)
     from fae_eval.studies.text_image import evaluate_clip_score
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "title": title, "progress": progress}
-    finish(evaluate_clip_score(source, text_model, prompts=read, **options), path)
+    images = samples if source is None else source
+    finish(evaluate_clip_score(images, text_model, prompts=read, decoder=decoder, **options), path)
 
 
 def retrieval(

@@ -16,6 +16,7 @@ from fae_eval.data.samples import Samples, open_samples, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE
 from fae_eval.features import FeatureSet, extract_cached
+from fae_eval.metrics.neighbours import shared_rows
 from fae_eval.results import FLOOR, RELATIVE, Result, provenance
 from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.chosen_metrics import (
@@ -306,7 +307,7 @@ def _warnings(
         labels = samples.labels if samples.labels and len(samples.labels) == features.count else None
         warnings += protocol.split_warnings(features.count, SPLIT_SIZE)
         warnings += protocol.order_warnings(labels, features.probs, SPLIT_SIZE)
-    if name == FLOOR:
-        warnings += protocol.overlap_warnings(features.content, real.facts.get("hash"))
+    if name == FLOOR and real.features is not None:
+        warnings += protocol.overlap_warnings(shared_rows(features.pool, real.features.pool), features.count)
     jpeg = samples.jpeg if name != FLOOR else 0
     return warnings + protocol.format_warnings(jpeg, features.count, features.skipped)

@@ -37,6 +37,7 @@ def evaluate_clip_score(
     model: str | TwoTowers,
     *,
     prompts: str | Path | Sequence[str] | Prompts | None = None,
+    decoder: Any = None,
     survey: str | Path | None = None,
     batch_size: int = 32,
     device: str | None = None,
@@ -50,6 +51,7 @@ def evaluate_clip_score(
         model: name or folder of a CLIP or SigLIP model, or the model; only scores of one model compare.
         prompts: one per image, in order, or a file of them; None reads them from a folder of `fae sample --prompts`;
             or what `prompts_of` gives.
+        decoder: where a tokenizer is, or a tokenizer, that decodes samples that are latents.
         survey: a report of `fae check` on the samples, all of which must be readable.
         batch_size: images of a batch.
         device: of what is loaded; cuda where there is one.
@@ -60,7 +62,8 @@ def evaluate_clip_score(
         FAEError: where prompts and images do not fit together.
     """
     started = time.monotonic()
-    opened = open_samples(samples, survey=survey)
+    tokenizer = None if decoder is None else load_image_tokenizer(decoder, device, needs_decode=True)
+    opened = open_samples(samples, decoder=tokenizer, survey=survey)
     texts, told_by = prompts if isinstance(prompts, Prompts) else prompts_of(opened.origin, len(opened), prompts)
     towers = model if isinstance(model, TwoTowers) else TwoTowers(model, device=resolve_device(device))
     parts = []
