@@ -1,11 +1,21 @@
-"""For all tests: what they import is left out of garbage collections."""
+"""For all tests: how many run at once, and what they import is left out of garbage collections."""
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
+import pytest
+
+_MOST_WORKERS = 4
 _frozen = 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some tests wait for processes that they start, and leave a core idle."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_runtest_logfinish() -> None:

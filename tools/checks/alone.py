@@ -43,7 +43,7 @@ def main() -> int:
     tests = ROOT / "packages" / package / "tests"
     print(f"alone {package}: {len(problems)} problems; running {tests.relative_to(ROOT)}", flush=True)
     options = ["-q", "-m", "not slow", "-p", "one_case"]
-    options += ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    options += ["--numprocesses", "auto", "--dist", "loadfile"]
     status = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tests)],
         cwd=ROOT,
