@@ -18,6 +18,7 @@ from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.latent_store import write_store
 from fae_core.models.draw import check_options, check_samples, draw_latents
 from fae_core.random import SlotRandom
+from fae_core.sampling.draw import choose_labels
 from fae_core.sampling.job import SampleJob
 from fae_core.training import GeneratorTask, PreviewConfig, TrainConfig
 
@@ -50,6 +51,18 @@ class ThirdParty(nn.Module):
 
     def loss(self, z: Tensor, condition: Any, *, random: SlotRandom | None = None) -> dict[str, Tensor]:
         return {"loss": z.square().mean()}
+
+
+def test_prompts_that_are_not_drawn_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Labels choose among prompts; a count below their number leaves some out, unless the labels say which."""
+    prompts = ("a", "b", "c")
+    assert choose_labels(ThirdParty(), "equal", 2, prompts=prompts) == ([0, 1], None)
+    assert "2 samples of 3 prompts: the last 1 are not drawn" in caplog.text
+    caplog.clear()
+    assert choose_labels(ThirdParty(), "2", 2, prompts=prompts) == ([2, 2], None)
+    assert choose_labels(ThirdParty(), "equal", 3, prompts=prompts) == ([0, 1, 2], None)
+    assert choose_labels(ThirdParty(), "equal", 1) == ([0], None)
+    assert not caplog.text
 
 
 class Trusting(ThirdParty):

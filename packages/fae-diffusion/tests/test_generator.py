@@ -196,6 +196,17 @@ def test_bf16_rounds_the_network_and_not_the_state(model: LightningDiT) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("shape", [(8, 4, 6), (8, 2, 12), (8, 5, 5), (6, 4, 6), (4, 6)])
+def test_latents_of_another_grid_are_refused_even_of_as_many_tokens(shape: tuple[int, ...]) -> None:
+    spec = LatentSpec(channels=8, height=6, width=4, image_size=(96, 64), backbone="x")
+    model = LightningDiT.from_preset("lightningdit-tiny", spec=spec, classes=5).eval()
+    times, labels = torch.full((2,), 0.5), torch.tensor([0, 1])
+    assert model.velocity(torch.randn(2, 8, 6, 4), times, labels).shape == (2, 8, 6, 4)
+    for door in (model, model.velocity):
+        with pytest.raises(FAEError, match=r"expected latents of shape \(B, 8, 6, 4\)"):
+            door(torch.randn(2, *shape), times, labels)
+
+
 def test_an_explicit_grid_is_the_steps_that_it_says(model: LightningDiT) -> None:
     random = SlotRandom(0, [0])
     assert torch.equal(

@@ -82,6 +82,12 @@ def test_every_command_writes_a_record_and_the_report_shows_them_all(run, photog
     page = (tmp_path / "demo" / "report.html").read_text()
     for title in ("Patch similarity", "Patch matching", "Principal components", "Zero-shot probe", "FD-pixels"):
         assert title in page
+    run("report", tmp_path / "demo", "--title", "Once more")  # a report is replaced, somebody's own page is not
+    assert "Once more" in (tmp_path / "demo" / "report.html").read_text()
+    (tmp_path / "demo" / "report.html").write_text("my own analysis")
+    with pytest.raises(OutputExists):
+        run("report", tmp_path / "demo")
+    assert (tmp_path / "demo" / "report.html").read_text() == "my own analysis"
 
 
 def test_stores_of_latents_are_points_of_a_convergence(run, fae, photographs, tmp_path) -> None:

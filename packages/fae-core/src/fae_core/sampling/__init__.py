@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fae_core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from fae_core.sampling.draw import choose_labels as choose_labels
     from fae_core.sampling.draw import class_names_of as class_names_of
     from fae_core.sampling.draw import classes_of as classes_of
     from fae_core.sampling.draw import draw_images as draw_images

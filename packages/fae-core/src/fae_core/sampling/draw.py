@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fae_core.images import to_uint8
 from fae_core.images.classes import chosen_classes
+from fae_core.images.tell import log_on_first_process
 from fae_core.models.draw import draw_latents
 from fae_core.models.load import load_decoder, load_generator
 from fae_core.protocols import Decoder, Generator, Observer, class_count
@@ -54,6 +55,30 @@ def draw_labels(labels: str, count: int, classes: int, seed: int = 0, names: Seq
         return [derive_seed(seed, "label", i) % classes for i in range(count)]
     wanted = chosen_classes(labels, names, classes)
     return [wanted[i % len(wanted)] for i in range(count)]
+
+
+def choose_labels(
+    generator: Generator, labels: str, count: int, *, prompts: Sequence[str] = (), seed: int = 0
+) -> tuple[list[int], tuple[str, ...] | None]:
+    """One label for each sample of a generator, and the names of its classes.
+
+    Args:
+        generator: What is to be sampled from.
+        labels: As `draw_labels` takes them.
+        count: How many samples.
+        prompts: Texts, among which labels choose then; a warning says how many of them are left out.
+        seed: Of labels "random".
+
+    Raises:
+        FAEError: As `draw_labels`.
+    """
+    names = None if prompts else class_names_of(generator)
+    chosen = draw_labels(labels, count, len(prompts) or classes_of(generator), seed, names)
+    if prompts and labels == "equal" and count < len(prompts):
+        log_on_first_process(
+            f"{count} samples of {len(prompts)} prompts: the last {len(prompts) - count} are not drawn"
+        )
+    return chosen, names
 
 
 def draw_images(

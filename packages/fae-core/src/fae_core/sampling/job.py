@@ -52,7 +52,7 @@ from fae_core.progress import Bar, progress
 from fae_core.protocols import Decoder, Generator, Observer, SamplingStep
 from fae_core.random import SlotRandom
 from fae_core.sampling.beforehand import job_settings, require_same_job
-from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels, load_pair
+from fae_core.sampling.draw import choose_labels, draw_images, load_pair
 from fae_core.sampling.grid import SampleGrid
 
 _KIND = "samples"
@@ -137,8 +137,7 @@ class SampleJob:
                 check_options(known, self._sample_options())
             generator, decoder = load_pair(self.generator, self.decoder, group.device)
             check_options(generator, self._sample_options())
-            names = None if self.prompts else class_names_of(generator)
-            labels = draw_labels(self.labels, self.count, len(self.prompts) or classes_of(generator), self.seed, names)
+            labels, names = choose_labels(generator, self.labels, self.count, prompts=self.prompts, seed=self.seed)
             grid = SampleGrid.of(labels, names, self.columns, self.scale)
             grid.check(generator.spec.image_size)
             fresh = not (resume and (self.out / SAMPLES_RECORD).is_file())

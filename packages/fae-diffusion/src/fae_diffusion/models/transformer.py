@@ -121,7 +121,11 @@ class DiffusionTransformer(PretrainedModel[TransformerConfig]):
 
         Returns:
             (B, C, h, w), in the dtype of z.
+
+        Raises:
+            FAEError: where z are not latents of the spec.
         """
+        self.spec.check(z)
         t = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(z.shape[0])
         patches = patchify(z.to(self.patch_embedding.weight.dtype), self.config.patch_size)
         x_BND = self.patch_embedding(patches)

@@ -29,14 +29,14 @@ def report(
 ) -> None:
     """One self-contained HTML page with samples, reconstructions, similarity maps, curves, tables, times and settings.
 
-    A report only shows what the folders hold, so an existing report.html is replaced without --overwrite.
+    A report only shows what the folders hold, so an earlier one called report.html is replaced without --overwrite.
 
     Example: fae eval report runs/demo --note "Eight photographs only: this shows that the parts work together."
     """
     from fae_core.documents import read_text
     from fae_core.errors import FAEError
     from fae_core.files import disk_errors, require_new_file
-    from fae_eval.report import write_report
+    from fae_eval.report import is_report, write_report
 
     if note and note_file:
         raise FAEError("give --note or --note-file, not both")
@@ -47,6 +47,6 @@ def report(
     with disk_errors(target):
         if target.is_dir() and not target.is_symlink():
             target = target / REPORT
-    require_new_file(target, overwrite=overwrite or target.name == REPORT)
+    require_new_file(target, overwrite=overwrite or (target.name == REPORT and is_report(target)))
     write_report(runs, target, title=title, note=note, paper=paper)
     say(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")

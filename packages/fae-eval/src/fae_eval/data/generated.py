@@ -13,7 +13,7 @@ from fae_core.errors import FAEError
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import with_guidance
 from fae_core.random import SlotRandom
-from fae_core.sampling.draw import class_names_of, classes_of, draw_images, draw_labels
+from fae_core.sampling.draw import choose_labels, draw_images
 from fae_eval.data.samples import WHOLE, Samples, Share, batch_starts
 from fae_eval.tokenizers import device_of, load_image_tokenizer, name_of
 
@@ -72,9 +72,7 @@ class GeneratedSamples(Samples):
         if isinstance(generator, (str, Path)):
             generator = load_generator(generator, device=device_of(self.decoder))
         self.decoder.spec.require(generator.spec, context=self.origin)
-        names = None if self.prompts else class_names_of(generator)
-        choices = len(self.prompts) or classes_of(generator)
-        chosen = draw_labels(self.wanted_labels, self.count, choices, self.seed, names)
+        chosen, _ = choose_labels(generator, self.wanted_labels, self.count, prompts=self.prompts, seed=self.seed)
         self.labels = None if self.prompts else chosen
         for start in batch_starts(self.count, batch_size, share):
             indices = list(range(start, min(self.count, start + batch_size)))

@@ -19,6 +19,7 @@ from fae_eval.report.html import join, page, part, picture, table
 from fae_eval.report.paper import REFERENCE
 from fae_eval.results import FLOOR, Result, format_cell, is_number, provenance_line
 
+_END, _SIGNED = 400, b"<footer>Written by fae-eval "  # bytes of a page's end, and what is in them
 _VIEWS = ("similarity", "matching", "pca")
 
 
@@ -49,6 +50,17 @@ def write_report(
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, rendered.encode(errors="replace"))  # names of files, and records, may hold lone surrogates
     return out
+
+
+def is_report(path: str | Path) -> bool:
+    """Whether a file is a page that `write_report` wrote, by what is at its end."""
+    path = Path(path)
+    with disk_errors(path):
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _END))
+            return _SIGNED in file.read()
 
 
 def render(found: Collection, *, title: str | None, note: str | None, paper: bool, names: Sequence[str]) -> str:
