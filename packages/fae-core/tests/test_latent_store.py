@@ -509,6 +509,17 @@ def test_processes_share_an_epoch_without_gap_or_repeat(tmp_path: Path) -> None:
     assert first.tolist() != second.tolist() != list(range(23))
 
 
+def test_a_share_that_another_process_reads_and_empty_batches_are_refused(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", SPEC, latents(3))
+    for rank, world in ((2, 2), (-1, 2), (0, 0)):
+        for samples in (store.batches(2, rank=rank, world=world), store.stream(rank=rank, world=world)):
+            with pytest.raises(DataError, match="rank counts from 0 to world - 1"):
+                list(samples)
+    for size in (0, -1):
+        with pytest.raises(DataError, match="batch_size must be at least 1"):
+            list(store.batches(size))
+
+
 def test_a_store_travels_to_another_process(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", SPEC, latents(5), shard_size=2)
     store.read([0, 4])
