@@ -25,12 +25,12 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     - a folder of images: flat, or one subfolder per class; labels.json, or dataset.json of StyleGAN and EDM, gives
       labels by file name instead; a classes.json in it gives the class order and names. split: a subfolder of it, such
       as "train". Captions: a metadata.jsonl in it with "file_name" and "caption" or "text", or a list "captions", or
-      NAME.txt beside every image.
+      NAME.txt beside every image, in upper or lower case.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
       strings, or of lists of strings, "caption", "text", "captions" or "txt" gives captions. split: the start of the
       files' names, or a word in them.
-    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Captions: NAME.txt, or
-      NAME.json with a list "captions".
+    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Labels: NAME.cls.
+      Captions: NAME.json with a list "captions", else NAME.txt, else NAME.json with a text "caption" or "text".
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
