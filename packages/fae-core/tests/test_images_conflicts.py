@@ -363,10 +363,42 @@ def test_shards_of_two_kinds_are_refused_and_images_beside_shards_named(
     (tmp_path / "loose.png").write_bytes(png("blue"))
     (tmp_path / "._0.tar").write_bytes(b"Mac")
     assert len(open_images(tmp_path)) == 1
-    assert "1 image files beside them are left out, such as loose.png" in caplog.text
+    assert "1 other files of images, labels or captions are left out, such as loose.png" in caplog.text
     parquet(tmp_path / "0.parquet", {"url": ["http://x"]})
     with pytest.raises(DataError, match=r"1 \.parquet files \(0\.parquet\) and 1 \.tar files"):
         open_images(tmp_path)
+
+
+def test_shards_labels_and_captions_that_are_not_read_with_shards_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("0.tar", "1.tar.gz", "2.TAR", "more/3.tar", ".hidden/4.tar"):
+        tar(tmp_path / name, [("0.png", png("red"))])
+    for name in ("labels.json", "metadata.jsonl", "0_stats.json", "README.txt"):
+        (tmp_path / name).write_text("{}")
+    assert len(open_images(tmp_path)) == 1
+    assert "5 other files of images, labels or captions are left out, such as 1.tar.gz" in caplog.text
+
+
+def test_an_array_of_labels_that_an_npz_calls_otherwise_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, statistics = np.zeros((2, 4, 4, 3), np.uint8), {"mu": np.zeros(3), "sigma": np.eye(3)}
+    np.savez(tmp_path / "a.npz", arr_0=pictures, **statistics)
+    np.savez(tmp_path / "b.npz", arr_0=pictures, arr_1=np.arange(2), other=np.arange(2))
+    assert (open_images(tmp_path / "a.npz").labels, open_images(tmp_path / "b.npz").labels) == (None, [0, 1])
+    assert not caplog.records
+    np.savez(tmp_path / "c.npz", arr_0=pictures, labels=np.arange(2), **statistics)
+    assert open_images(tmp_path / "c.npz").labels is None
+    assert "images without labels are read; labels is left out (labels are arr_1)" in caplog.text
+
+
+def test_images_at_any_depth_below_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(tmp_path, ["a/0.png", "a/b/c/1.png", "a/b/c/d/2.png", "a/b/.hidden/3.png"], {})
+    (tmp_path / "a" / "b" / "c" / "back").symlink_to(tmp_path)
+    assert len(open_images(tmp_path)) == 1
+    (line,) = [record.message for record in caplog.records]
+    assert "2 files are left out, such as a/b/c/1.png" in line
 
 
 def test_images_that_a_folder_does_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -75,8 +75,8 @@ class FolderImages(ImageSource):
         texts |= {f"{name}/{text}" for name, listing in listings.items() for text in listing.texts}
         self.captions, self._sidecars = read_captions(self.folder, self._files, texts)
         deeper = [f"{name}/{below}" for name, listing in listings.items() for below in listing.folders]
-        deeper_files = [f"{below}/{file}" for below in deeper for file in _list(self.folder / below).files]
-        others += [f"{name}/{file}" for name, listing in listings.items() for file in listing.others] + deeper_files
+        others += [f"{name}/{file}" for name, listing in listings.items() for file in listing.others]
+        others += _images_below(self.folder, deeper)
         if others:
             log_on_first_process(
                 f"{self.folder}: {len(others)} files are left out, such as {printable(others[0])}: they are in folders "
@@ -148,6 +148,20 @@ class _Listing(NamedTuple):
     texts: set[str]
     others: list[str]
     shards: list[str]
+
+
+def _images_below(folder: Path, below: list[str]) -> list[str]:
+    """The image files at any depth in some folders below one, relative to it. Raises DataError.
+
+    Links to folders are not followed further down, where they may lead back.
+    """
+    pending, found = below[::-1], list[str]()
+    while pending:
+        name = pending.pop()
+        listing = _list(folder / name)
+        found += [f"{name}/{file}" for file in listing.files]
+        pending += [f"{name}/{inner}" for inner in listing.folders if not (folder / name / inner).is_symlink()]
+    return found
 
 
 def _list(folder: Path) -> _Listing:
