@@ -141,6 +141,7 @@ def test_labels_that_are_no_integers_are_refused(tmp_path: Path) -> None:
         ({"names": [None] * 5}, "names are texts"),
         ({"shard_size": -1}, "shard_size: Input should be greater"),
         ({"shard_size": 0}, "shard_size: Input should be greater"),
+        ({"statistics": "encoder"}, 'statistics are "data" or "spec", not \'encoder\''),
         ({"dtype": "float64", "shard_size": None}, "stored as float16, bfloat16, float32, not as float64"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class ShardWriter:
         ordered = [*self._source[-1:], *source]
         if ordered != sorted(set(ordered)) or any(place not in self.range for place in source):
             raise DataError(f"shard {self.number} takes places {self.range} in ascending order, each once")
-        given = {
+        given: dict[str, list[Any]] = {
             name: list(values)
             for name, values in (("labels", labels), ("names", names), ("captions", captions))
             if values is not None

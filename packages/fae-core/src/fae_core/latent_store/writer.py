@@ -112,7 +112,7 @@ class LatentStoreWriter:
             statistics: "data" normalises by the statistics of these latents, "spec" by those of the given spec.
 
         Raises:
-            DataError: Where shards are missing or no sample could be written.
+            DataError: Where shards are missing, no sample could be written, or `statistics` is something else.
             LatentSpecMismatch: Where the store is finished already, with other statistics.
         """
         if self.finished:
@@ -156,7 +156,9 @@ class LatentStoreWriter:
     def _normalized(
         self, statistics: Literal["data", "spec"], mean: Sequence[float], std: Sequence[float]
     ) -> LatentSpec:
-        """The store's spec, given the statistics of its latents."""
+        """The store's spec, given the statistics of its latents. Raises DataError for another choice than the two."""
+        if statistics not in ("data", "spec"):
+            raise DataError(f'statistics are "data" or "spec", not {str(statistics)[:40]!r}')
         return self.spec.with_statistics(mean, std) if statistics == "data" else self.spec
 
     def skipped(self) -> list[tuple[int, str]]:
