@@ -139,7 +139,15 @@ def test_a_caption_in_a_json_member_counts_where_there_is_no_text_file(tmp_path:
     ]
 
 
-@pytest.mark.parametrize("member", [("0.json", b'{"prompt": "x"}'), ("0.json", b'{"text": 3}'), ("0.caption", b"x")])
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("0.json", b'{"prompt": "x"}'),
+        ("0.json", b'{"text": 3}'),
+        ("0.json", b'{"caption": "x", "similarity": NaN}'),
+        ("0.caption", b"x"),
+    ],
+)
 def test_members_that_are_not_read_are_named_where_a_shard_has_images_alone(
     tmp_path: Path, member: tuple[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,7 +90,8 @@ class TarImages(ImageSource):
             log_on_first_process(
                 "images without labels and captions are read; other members of their samples are left out, such as "
                 f"{redact(self.files[shard])}/{index.unread_name.tobytes().decode()[:80]} (labels are numbers in .cls "
-                'members, captions .txt members, or "caption", "text" or "captions" in .json members)'
+                'members, captions .txt members, or "caption", "text" or "captions" in .json members that are valid, '
+                "without NaN)"
             )
 
     def __len__(self) -> int:
@@ -206,8 +207,8 @@ class TarImages(ImageSource):
         if present.any() and not present.all():
             missing = np.flatnonzero(~present)
             log_on_first_process(
-                f"{len(missing)} of {len(present)} samples have no .txt member and no captions in a .json member, such "
-                f"as {self.name(int(missing[0]))}: no captions"
+                f"{len(missing)} of {len(present)} samples have no .txt member and no captions in a .json member "
+                f"(valid, without NaN), such as {self.name(int(missing[0]))}: no captions"
             )
 
     def _set_labels(self, labels: np.ndarray) -> None:

@@ -175,7 +175,8 @@ def _split(member: str) -> tuple[str, str, str]:
 def _has_captions(file: IO[bytes], member: _Place, name: str, alone: bool) -> bool:
     """Whether a .json member is an object with the key "captions", or, where it is alone, a text "caption" or "text".
 
-    Raises DataError for a damaged one that names one of these keys.
+    Raises DataError for a damaged one that names "captions". One that names the others may be valid but for a NaN, as
+    Python writes it: such shards have been read for their images.
     """
     if member.size > _MAX_JSON:
         return False
@@ -186,6 +187,8 @@ def _has_captions(file: IO[bytes], member: _Place, name: str, alone: bool) -> bo
     try:
         entry = parse_json(content.decode("utf-8-sig"))
     except ValueError as error:  # UnicodeDecodeError is one
+        if f'"{CAPTIONS_KEY}"'.encode() not in content:
+            return False
         raise DataError(f"{name}: {_shown(member.name)} is not JSON: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(entry, dict):
         return False
