@@ -16,6 +16,7 @@ from PIL import Image
 from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.images.captions import read_lines
+from fae_core.images.identity import content_identity
 from fae_core.sampling.prompts import read_prompts
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs fae-core[data]")
@@ -123,6 +124,42 @@ def test_some_captions_of_a_shard_are_said_to_be_missing(tmp_path: Path, caplog:
     source = open_images(tar(tmp_path / "a.tar", [("0.png", png("red")), ("0.txt", b"a"), ("1.png", png("red"))]))
     assert source.captions is None
     assert "1 of 2 samples have no .txt member" in caplog.text and "a.tar/1" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["caption", "text"])
+def test_a_caption_in_a_json_member_counts_where_there_is_no_text_file(tmp_path: Path, key: str) -> None:
+    members = [("0.png", png("red")), ("0.json", json.dumps({key: "a dog", "width": 8}).encode())]
+    for _ in range(2):  # the second time from the cached index
+        assert list(open_images(tar(tmp_path / "a.tar", members)).captions) == ["a dog"]
+    assert list(open_images(tar(tmp_path / "b.tar", [*members, ("0.txt", b"a cat")])).captions) == ["a cat"]
+    joined = ("1.json", json.dumps({key: "left out", "captions": ["a", "b"]}).encode())
+    assert list(open_images(tar(tmp_path / "c.tar", [*members, ("1.png", png("red")), joined])).captions) == [
+        "a dog",
+        "a\x1eb",
+    ]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("0.json", b'{"prompt": "x"}'),
+        ("0.json", b'{"text": 3}'),
+        ("0.json", b'{"caption": "x", "similarity": NaN}'),
+        ("0.caption", b"x"),
+    ],
+)
+def test_members_that_are_not_read_are_named_where_a_shard_has_images_alone(
+    tmp_path: Path, member: tuple[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    members = [member, ("0.png", png("red"))]
+    for _ in range(2):
+        caplog.clear()
+        assert open_images(tar(tmp_path / "a.tar", members)).captions is None
+        (line,) = [record.message for record in caplog.records]
+        assert f"a.tar/{member[0]} (labels are numbers in .cls members, captions" in line
+    caplog.clear()
+    assert open_images(tar(tmp_path / "b.tar", [*members, ("0.cls", b"1")])).labels == [1]
+    assert not caplog.records
 
 
 def test_folders_in_a_shard_are_said_to_be_no_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -334,10 +371,42 @@ def test_shards_of_two_kinds_are_refused_and_images_beside_shards_named(
     (tmp_path / "loose.png").write_bytes(png("blue"))
     (tmp_path / "._0.tar").write_bytes(b"Mac")
     assert len(open_images(tmp_path)) == 1
-    assert "1 image files beside them are left out, such as loose.png" in caplog.text
+    assert "1 other files of images, labels or captions are left out, such as loose.png" in caplog.text
     parquet(tmp_path / "0.parquet", {"url": ["http://x"]})
     with pytest.raises(DataError, match=r"1 \.parquet files \(0\.parquet\) and 1 \.tar files"):
         open_images(tmp_path)
+
+
+def test_shards_labels_and_captions_that_are_not_read_with_shards_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("0.tar", "1.tar.gz", "2.TAR", "more/3.tar", ".hidden/4.tar"):
+        tar(tmp_path / name, [("0.png", png("red"))])
+    for name in ("labels.json", "metadata.jsonl", "0_stats.json", "README.txt"):
+        (tmp_path / name).write_text("{}")
+    assert len(open_images(tmp_path)) == 1
+    assert "5 other files of images, labels or captions are left out, such as 1.tar.gz" in caplog.text
+
+
+def test_an_array_of_labels_that_an_npz_calls_otherwise_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, statistics = np.zeros((2, 4, 4, 3), np.uint8), {"mu": np.zeros(3), "sigma": np.eye(3)}
+    np.savez(tmp_path / "a.npz", arr_0=pictures, **statistics)
+    np.savez(tmp_path / "b.npz", arr_0=pictures, arr_1=np.arange(2), other=np.arange(2))
+    assert (open_images(tmp_path / "a.npz").labels, open_images(tmp_path / "b.npz").labels) == (None, [0, 1])
+    assert not caplog.records
+    np.savez(tmp_path / "c.npz", arr_0=pictures, labels=np.arange(2), **statistics)
+    assert open_images(tmp_path / "c.npz").labels is None
+    assert "images without labels are read; labels is left out (labels are arr_1)" in caplog.text
+
+
+def test_images_at_any_depth_below_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(tmp_path, ["a/0.png", "a/b/c/1.png", "a/b/c/d/2.png", "a/b/.hidden/3.png"], {})
+    (tmp_path / "a" / "b" / "c" / "back").symlink_to(tmp_path)
+    assert len(open_images(tmp_path)) == 1
+    (line,) = [record.message for record in caplog.records]
+    assert "2 files are left out, such as a/b/c/1.png" in line
 
 
 def test_images_that_a_folder_does_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -347,6 +416,55 @@ def test_images_that_a_folder_does_not_read_are_counted(tmp_path: Path, caplog: 
     assert open_images(tmp_path).labels == [0, 0, 1]
     (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert "3 files are left out, such as b/1.heic" in line
+
+
+def images(folder: Path, names: list[str], texts: dict[str, str]) -> Path:
+    for name in [*names, *texts]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(texts[name].encode() if name in texts else png("red"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "named"),
+    [
+        (["a.png", "b.png"], {"b.png.txt": "x", "a.png.txt": "x"}, "2 files are left out, such as a.png.txt"),
+        (["a.png"], {"a.caption": "x"}, "1 files are left out, such as a.caption"),
+        (["a.png"], {"a.JSON": '{"caption": "x"}', "other.json": "{}"}, "1 files are left out, such as a.JSON"),
+        (["a.png"], {"metadata.csv": "file_name,text\na.png,x"}, "1 files are left out, such as metadata.csv"),
+        (["a.png"], {"metadata.jsonl": '{"file_name": "a.png", "prompt": "x"}'}, "such as metadata.jsonl"),
+        (["x/a.png"], {"x/metadata.jsonl": '{"file_name": "a.png", "text": "x"}'}, "such as x/metadata.jsonl"),
+        (["x/a.png", "y/b.png"], {"a.txt": "x", "b.txt": "x"}, "2 files are left out, such as a.txt"),
+        (["a.png"], {"captions/a.txt": "x"}, "such as captions/a.txt"),
+    ],
+)
+def test_texts_that_are_no_captions_are_counted_where_there_are_none(
+    tmp_path: Path, names: list[str], texts: dict[str, str], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert open_images(images(tmp_path, names, texts)).captions is None
+    (line,) = [record.message for record in caplog.records]
+    assert named in line and "no captions are read" in line and "\n" not in line
+
+
+def test_documents_beside_images_and_texts_beside_captions_are_left_out_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = {"README.txt": "x", "x/LICENSE.de.txt": "x", "labels.json": '{"x/a.png": 0}', "x/notes.json": "{}"}
+    assert open_images(images(tmp_path / "a", ["x/a.png"], documents)).captions is None
+    assert list(open_images(images(tmp_path / "b", ["a.png"], {"a.txt": "x", "notes.txt": "y"})).captions) == ["x"]
+    assert not caplog.records
+
+
+def test_captions_end_in_txt_in_upper_or_lower_case(tmp_path: Path) -> None:
+    folder = images(tmp_path / "a", ["a.png", "b.png"], {"a.TXT": "one", "b.txt": "two"})
+    assert list(open_images(folder).captions) == ["one", "two"]
+    before = content_identity(open_images(folder))
+    (folder / "a.TXT").write_text("other")
+    assert content_identity(open_images(folder)) != before
+    (folder / "a.txt").write_text("one")
+    if len(list(folder.iterdir())) > 4:  # not where the disk takes both names for one
+        with pytest.raises(DataError, match=r"a\.(txt|TXT) and a\.(txt|TXT) for one image; remove one"):
+            open_images(folder)
 
 
 def test_captions_with_a_byte_order_mark_are_without_it(tmp_path: Path) -> None:

@@ -124,6 +124,50 @@ def test_labels_that_are_no_integers_are_refused(tmp_path: Path) -> None:
     assert store.labels.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"names": ["a"] * 4}, "there are 5 mean, 4 names"),
+        ({"captions": ["a"] * 6}, "there are 5 mean, 6 captions"),
+        ({"labels": list(range(7)), "std": torch.rand(8, *SPEC.shape)}, "there are 5 mean, 8 std, 7 labels"),
+        ({"mean": torch.zeros(0, *SPEC.shape)}, "at least one sample"),
+        ({"mean": np.zeros((5, *SPEC.shape), np.float32)}, "mean is a ndarray; give a tensor"),
+        ({"std": -torch.ones(5, *SPEC.shape)}, "negative standard deviations"),
+        ({"labels": [0, 1, 2, 0, 1], "classes": ["a", "b"]}, "label 2 is not one of the 2 classes"),
+        ({"labels": [0, 1, -2, 0, 1]}, "label -2 is not an index >= 0"),
+        ({"labels": [2**70] * 5}, "that int64 holds"),
+        ({"classes": ["a", "b"]}, "there are no labels"),
+        ({"captions": [["a", "b"]] * 5}, "captions are texts"),
+        ({"names": [None] * 5}, "names are texts"),
+        ({"shard_size": -1}, "shard_size: Input should be greater"),
+        ({"shard_size": 0}, "shard_size: Input should be greater"),
+        ({"statistics": "encoder"}, 'statistics are "data" or "spec", not \'encoder\''),
+        ({"dtype": "float64", "shard_size": None}, "stored as float16, bfloat16, float32, not as float64"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_one_line(tmp_path: Path, given: dict, complaint: str) -> None:
+    with pytest.raises(FAEError, match=complaint) as caught:
+        write_store(tmp_path / "s", SPEC, **{"mean": latents(5), "shard_size": 2, **given})
+    assert "\n" not in str(caught.value) and not (tmp_path / "s" / "index.json").exists()
+
+
+def test_a_refused_batch_leaves_nothing_in_its_shard(tmp_path: Path) -> None:
+    plan = Plan(total=4, shard_size=4, dtype="float32", posterior="mean", labels=True)
+    writer = LatentStoreWriter(tmp_path / "s", SPEC, plan)
+    shard, mean = writer.shard(0), latents(4)
+    wrong = ({"names": ["a"]}, {"names": ["a", "b", "c"]}, {"labels": [0]}, {"labels": [0, 0.5]}, {"labels": [0, -2]})
+    for places in ([0, 1], [2, 3]):
+        whole = {"labels": np.array(places), "names": [f"{place}.png" for place in places]}
+        for change in wrong:
+            with pytest.raises(DataError):
+                shard.add(places, {"mean": mean[places]}, **{**whole, **change})
+        shard.add(places, {"mean": mean[places]}, **whole)
+    shard.commit()
+    samples = list(writer.finish("spec"))
+    assert [(s.name, s.label) for s in samples] == [(f"{i}.png", i) for i in range(4)]
+    assert torch.equal(torch.stack([s.z for s in samples]), mean)
+
+
 def test_every_sample_has_a_slot_of_its_own(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", SPEC, latents(3), std=torch.ones(3, *SPEC.shape))
     with pytest.raises(DataError, match=r"3 samples .* for 1 random slots"):
@@ -464,6 +508,17 @@ def test_processes_share_an_epoch_without_gap_or_repeat(tmp_path: Path) -> None:
     first = torch.cat([labels for _, labels in store.batches(4, seed=3, epoch=0)])
     second = torch.cat([labels for _, labels in store.batches(4, seed=3, epoch=1)])
     assert first.tolist() != second.tolist() != list(range(23))
+
+
+def test_a_share_that_another_process_reads_and_empty_batches_are_refused(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", SPEC, latents(3))
+    for rank, world in ((2, 2), (-1, 2), (0, 0)):
+        for samples in (store.batches(2, rank=rank, world=world), store.stream(rank=rank, world=world)):
+            with pytest.raises(DataError, match="rank counts from 0 to world - 1"):
+                list(samples)
+    for size in (0, -1):
+        with pytest.raises(DataError, match="batch_size must be at least 1"):
+            list(store.batches(size))
 
 
 def test_a_store_travels_to_another_process(tmp_path: Path) -> None:

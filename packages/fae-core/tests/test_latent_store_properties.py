@@ -66,7 +66,7 @@ def stores(draw: st.DrawFn) -> Written:
         for name in plan.latents()
     }
     each = {"min_size": total, "max_size": total}
-    labels = draw(st.lists(st.integers(-(2**63), 2**63 - 1), **each))
+    labels = draw(st.lists(st.integers(-1, 2**63 - 1), **each))
     return Written(
         plan, spec, latents, kept, labels, draw(st.lists(texts, **each)), draw(st.lists(texts, **each)), skipped
     )

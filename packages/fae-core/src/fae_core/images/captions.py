@@ -14,9 +14,13 @@ from typing import Any, overload
 from fae_core.documents import parse_json, read_text
 from fae_core.errors import DataError
 from fae_core.folders import IMAGE_METADATA
+from fae_core.images.formats import printable
 from fae_core.images.tell import log_on_first_process
 
 SIDECAR_SUFFIX = ".txt"
+# Of files in which captions may have been meant; all but .txt files and metadata.jsonl are not read.
+TEXT_SUFFIXES = frozenset({SIDECAR_SUFFIX, ".caption", ".csv", ".tsv", ".json", ".jsonl"})
+_DOCUMENTS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "citation"})
 CAPTION_KEYS = ("caption", "text")
 CAPTIONS_KEY = "captions"
 SEPARATOR = "\x1e"  # ASCII's record separator
@@ -57,6 +61,11 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise DataError(f"{where} is not a JSON object")
     return entry
+
+
+def one_caption(entry: dict[str, Any]) -> Any:
+    """What an object about an image has as its "caption" or "text"; None where both are absent or null."""
+    return next((entry[key] for key in CAPTION_KEYS if entry.get(key) is not None), None)
 
 
 def join_captions(captions: Any, where: str) -> str:
@@ -113,23 +122,28 @@ def _read_sidecar(folder: Path, names: Sequence[str], index: int) -> str:
         raise DataError(f"cannot read the caption: {error}") from None
 
 
-def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) -> Sequence[str] | None:
+def read_captions(
+    folder: Path, files: Sequence[str], texts: Collection[str]
+) -> tuple[Sequence[str] | None, list[str] | None]:
     """The captions of images in a folder.
 
     metadata.jsonl, as Hugging Face's image folders have it, comes first: a line {"file_name": ..., "caption" or
-    "text": ...} for each image, or "captions" with a list of several. Without it, NAME.txt beside NAME.jpg. An empty
-    caption counts as one.
+    "text": ...} for each image, or "captions" with a list of several. Without it, NAME.txt beside NAME.jpg, in upper or
+    lower case. An empty caption counts as one. Where there are none, a warning counts the other files that may have
+    been meant, and names one.
 
     Args:
         folder: where the images are.
         files: paths of the images, relative to the folder.
-        texts: paths of all text files, relative to the folder.
+        texts: paths of all files with one of `TEXT_SUFFIXES`, relative to the folder.
 
     Returns:
-        One text for each image, in order, or None where there are none; `split_captions` gives its captions.
+        One text for each image, in order, or None where there are none; `split_captions` gives its captions. And the
+        paths of the images' own text files, relative to the folder; None where there are none.
 
     Raises:
-        DataError: one image has a caption and another has none, or metadata.jsonl is damaged.
+        DataError: one image has a caption and another has none, an image has two text files, or metadata.jsonl is
+            damaged.
     """
     listed = _read_metadata(folder / IMAGE_METADATA)
     if listed is not None:
@@ -138,15 +152,41 @@ def read_captions(folder: Path, files: Sequence[str], texts: Collection[str]) ->
         if others:
             described = f"{len(others)} files that are not among the images, such as {min(others)}"
             log_on_first_process(f"{folder / IMAGE_METADATA} describes {described}")
-        return [listed[name] for name in files]
+        return [listed[name] for name in files], None
     if not texts:
-        return None
-    beside = [f"{name.rpartition('.')[0]}{SIDECAR_SUFFIX}" for name in files]
-    missing = [name for name, text in zip(files, beside, strict=True) if text not in texts]
+        return None, None
+    stems = [_stem(name) for name in files]
+    sidecars = [text for text in texts if text.lower().endswith(SIDECAR_SUFFIX)]
+    beside = {_stem(text): text for text in sidecars}
+    missing = [name for name, stem in zip(files, stems, strict=True) if stem not in beside]
     if len(missing) == len(files):
-        return None
+        _tell_unread(folder, texts, set(stems))
+        return None, None
     _require_all(missing, f"{folder}, where other images have a {SIDECAR_SUFFIX} file,")
-    return LazyTexts(partial(_read_sidecar, folder, beside), range(len(beside)))
+    if len(beside) < len(sidecars):
+        known = set(stems)
+        for text in sidecars:
+            if beside[_stem(text)] != text and _stem(text) in known:
+                raise DataError(f"{folder} has {text} and {beside[_stem(text)]} for one image; remove one")
+    own = [beside[stem] for stem in stems]
+    return LazyTexts(partial(_read_sidecar, folder, own), range(len(own))), own
+
+
+def _stem(path: str) -> str:
+    """A path without its last suffix."""
+    return path.rpartition(".")[0]
+
+
+def _tell_unread(folder: Path, texts: Collection[str], stems: Collection[str]) -> None:
+    """Log that no captions are read from files that may hold some: a .json file beside its image, any other text."""
+    documents = {text for text in texts if text.rpartition("/")[2].partition(".")[0].lower() in _DOCUMENTS}
+    left_out = [t for t in texts if t not in documents and (not t.lower().endswith(".json") or _stem(t) in stems)]
+    if left_out:
+        log_on_first_process(
+            f"{folder}: no captions are read; {len(left_out)} files are left out, such as {printable(min(left_out))} "
+            f'(captions are NAME{SIDECAR_SUFFIX} beside each image, or lines with "file_name" and "caption", "text" or '
+            f'"captions" in {IMAGE_METADATA} of this folder)'
+        )
 
 
 def _require_all(missing: list[str], where: Path | str) -> None:
@@ -167,7 +207,7 @@ def _read_metadata(path: Path) -> dict[str, str] | None:
         name = entry.get("file_name")
         if not isinstance(name, str):
             raise DataError(f"{where} has no file_name")
-        caption = next((entry[key] for key in CAPTION_KEYS if key in entry), None)
+        caption = one_caption(entry)
         if caption is None and CAPTIONS_KEY in entry:
             caption = join_captions(entry[CAPTIONS_KEY], f"{where}: the captions of {name}")
         if caption is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fae_core.commands.running import is_first_process
 from fae_core.errors import DataError
 from fae_core.folders import IMAGE_CLASSES
-from fae_core.images.captions import SIDECAR_SUFFIX, LazyTexts, read_captions
+from fae_core.images.captions import TEXT_SUFFIXES, LazyTexts, read_captions
 from fae_core.images.classes import class_list, find_labels, read_classes
 from fae_core.images.decode import decode_image, read_bytes
 from fae_core.images.formats import OTHER_SUFFIXES, SUFFIXES, printable
@@ -31,7 +31,7 @@ class FolderImages(ImageSource):
     With subfolders, each holds the images of one class: class i is the i-th subfolder that has images, unless
     classes.json lists them in another order, or a file says of which class each image is (see `find_labels`). Captions
     come from metadata.jsonl or text files (see `read_captions`). A warning counts images in other formats or in deeper
-    folders, and names one.
+    folders, and names one; another one does so of files of text where there are no captions.
 
     Args:
         folder: where the images are.
@@ -72,11 +72,11 @@ class FolderImages(ImageSource):
             self.classes = classes.names
         else:
             raise DataError(f"{self.folder} holds no images ({', '.join(sorted(SUFFIXES))}){self._hint(subfolders)}")
-        beside = texts | {f"{name}/{text}" for name in inside for text in listings[name].texts}
-        self.captions = read_captions(self.folder, self._files, beside)
+        texts |= {f"{name}/{text}" for name, listing in listings.items() for text in listing.texts}
+        self.captions, self._sidecars = read_captions(self.folder, self._files, texts)
         deeper = [f"{name}/{below}" for name, listing in listings.items() for below in listing.folders]
-        deeper_files = [f"{below}/{file}" for below in deeper for file in _list(self.folder / below).files]
-        others += [f"{name}/{file}" for name, listing in listings.items() for file in listing.others] + deeper_files
+        others += [f"{name}/{file}" for name, listing in listings.items() for file in listing.others]
+        others += _images_below(self.folder, deeper)
         if others:
             log_on_first_process(
                 f"{self.folder}: {len(others)} files are left out, such as {printable(others[0])}: they are in folders "
@@ -99,17 +99,13 @@ class FolderImages(ImageSource):
         chosen = range(len(self)) if indices is None else indices
         yield from digests.of_many(LazyTexts(self._path, chosen), unreadable="unreadable")
         if self.captions is not None:
-            yield from digests.of_texts(LazyTexts(self.captions.__getitem__, chosen), self._sidecars(chosen))
+            sidecars = self._sidecars  # None where all captions are in one file
+            paths = None if sidecars is None else LazyTexts(lambda index: f"{self.folder}/{sidecars[index]}", chosen)
+            yield from digests.of_texts(LazyTexts(self.captions.__getitem__, chosen), paths)
 
     def _path(self, index: int) -> str:
         """The path of an image."""
         return f"{self.folder}/{self._files[index]}"
-
-    def _sidecars(self, indices: Sequence[int]) -> Sequence[str] | None:
-        """The paths of the images' own text files; None where all captions are in one file."""
-        if not isinstance(self.captions, LazyTexts):
-            return None
-        return LazyTexts(lambda index: f"{self._path(index).rpartition('.')[0]}{SIDECAR_SUFFIX}", indices)
 
     def _hint(self, subfolders: list[str]) -> str:
         """Which subfolders may have been meant."""
@@ -145,13 +141,27 @@ class ImageFile(ImageSource):
 
 
 class _Listing(NamedTuple):
-    """Names in a folder, sorted: image files, folders, text files, images in formats that are not read, shards."""
+    """Names in a folder, sorted: image files, folders, files of text, images in formats that are not read, shards."""
 
     files: list[str]
     folders: list[str]
     texts: set[str]
     others: list[str]
     shards: list[str]
+
+
+def _images_below(folder: Path, below: list[str]) -> list[str]:
+    """The image files at any depth in some folders below one, relative to it. Raises DataError.
+
+    Links to folders are not followed further down, where they may lead back.
+    """
+    pending, found = below[::-1], list[str]()
+    while pending:
+        name = pending.pop()
+        listing = _list(folder / name)
+        found += [f"{name}/{file}" for file in listing.files]
+        pending += [f"{name}/{inner}" for inner in listing.folders if not (folder / name / inner).is_symlink()]
+    return found
 
 
 def _list(folder: Path) -> _Listing:
@@ -169,7 +179,7 @@ def _list(folder: Path) -> _Listing:
                     listing.folders.append(entry.name)
                 elif suffix in SUFFIXES:
                     listing.files.append(entry.name)
-                elif entry.name.endswith(SIDECAR_SUFFIX):
+                elif suffix in TEXT_SUFFIXES:
                     listing.texts.add(entry.name)
                 elif suffix in OTHER_SUFFIXES:
                     listing.others.append(entry.name)

@@ -22,6 +22,7 @@ from fae_core.images.budget import DECODING, UNPACKED_IN_MEMORY, check_unpacked
 from fae_core.images.classes import check_labels, read_classes
 from fae_core.images.decode import check_size
 from fae_core.images.source import ImageSource
+from fae_core.images.tell import log_on_first_process
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,6 +89,8 @@ class NpzImages(ImageSource):
             values = read_member(self.path, "arr_1").tolist()
             self.labels = check_labels(values, len(names) if names else None, str(path))
             self.classes = names if self.labels is not None else None
+        elif others := [name for name in self._others() if read_header(self.path, name).shape == images.shape[:1]]:
+            log_on_first_process(f"{path}: images without labels are read; {others[0]} is left out (labels are arr_1)")
         self._images = read_member(self.path, "arr_0")
 
     def __len__(self) -> int:
@@ -100,6 +103,11 @@ class NpzImages(ImageSource):
 
     def name(self, index: int) -> str:
         return f"{self.path}[{index}]"
+
+    def _others(self) -> list[str]:
+        """Names of arrays that are neither images nor labels."""
+        names = [name.removesuffix(".npy") for name in _members(self.path) if name.endswith(".npy")]
+        return [name for name in names if name not in ("arr_0", "arr_1", CLASSES_ARRAY)]
 
     def _class_names(self) -> list[str] | None:
         """Class names from the file, or from classes.json beside it."""

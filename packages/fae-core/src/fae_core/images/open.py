@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fae_core.documents import require_regular
 from fae_core.errors import DataError
+from fae_core.folders import IMAGE_LABELS, IMAGE_METADATA
 from fae_core.images.formats import SUFFIXES, printable
 from fae_core.images.shards import expand, is_remote
 from fae_core.images.source import ImageSource
@@ -25,12 +26,12 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
     - a folder of images: flat, or one subfolder per class; labels.json, or dataset.json of StyleGAN and EDM, gives
       labels by file name instead; a classes.json in it gives the class order and names. split: a subfolder of it, such
       as "train". Captions: a metadata.jsonl in it with "file_name" and "caption" or "text", or a list "captions", or
-      NAME.txt beside every image.
+      NAME.txt beside every image, in upper or lower case.
     - a .parquet file, or a folder of them, with Hugging Face's image feature (needs fae-core[data]); a column of
       strings, or of lists of strings, "caption", "text", "captions" or "txt" gives captions. split: the start of the
       files' names, or a word in them.
-    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Captions: NAME.txt, or
-      NAME.json with a list "captions".
+    - WebDataset's .tar shards: one, or a folder of them, with a split as for .parquet files. Labels: NAME.cls.
+      Captions: NAME.json with a list "captions", else NAME.txt, else NAME.json with a text "caption" or "text".
     - a pattern for many .tar or .parquet files, such as "train-{0000..0099}.tar"; also on other machines, as in
       "https://host/train-{0000..0099}.tar" (see `fae_core.images.shards`).
     - an .npz file as ADM writes it: arr_0 uint8 (N, H, W, 3), arr_1 labels.
@@ -140,9 +141,10 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
         raise DataError(
             f"{path} holds {several}; name one kind by a pattern such as {path}/{{0000..0099}}.tar, or move one"
         )
-    if any(kinds.values()) and (loose := [file for file in _visible(path, "*") if file.suffix.lower() in SUFFIXES]):
+    if any(kinds.values()) and (loose := _beside_shards(path)):
         log_on_first_process(
-            f"{path} is read for its shards; {len(loose)} image files beside them are left out, such as {loose[0].name}"
+            f"{path} is read for its shards; {len(loose)} other files of images, labels or captions are left out, such "
+            f"as {printable(loose[0].relative_to(path))}"
         )
     for suffix, files in kinds.items():
         if files:
@@ -159,6 +161,23 @@ def _open_folder(path: Path, split: str | None) -> ImageSource:
     return FolderImages(path)
 
 
+def _beside_shards(folder: Path) -> list[Path]:
+    """The files in a folder of shards that hold images, labels or captions and are not read with them.
+
+    They are loose images, shards that are compressed, have an upper-case suffix or are in subfolders, and files that
+    are read beside loose images alone.
+    """
+    found = []
+    for file in _visible(folder, "*"):
+        suffixes = [suffix.lower() for suffix in file.suffixes]
+        kind = suffixes[-1] if suffixes else ""
+        if file.suffix not in _SHARDS and (
+            kind in (*SUFFIXES, *_SHARDS, ".tgz") or ".tar" in suffixes or file.name in (IMAGE_LABELS, IMAGE_METADATA)
+        ):
+            found.append(file)
+    return found + [file for suffix in _SHARDS for file in _visible(folder, f"*/*{suffix}")]
+
+
 def _exists(path: Path) -> bool:
     """Whether there is a file or folder of that name."""
     try:
@@ -168,5 +187,6 @@ def _exists(path: Path) -> bool:
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder that are not hidden, by name."""
-    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+    """The files in a folder that are not hidden, nor in a hidden folder of it, by name."""
+    found = folder.glob(pattern)
+    return sorted(file for file in found if not any(p.startswith(".") for p in file.relative_to(folder).parts))

@@ -19,7 +19,7 @@ import numpy as np
 
 from fae_core.errors import DataError
 from fae_core.folders import cache_folder
-from fae_core.images.captions import CAPTIONS_KEY, LazyTexts, join_captions, json_object
+from fae_core.images.captions import CAPTIONS_KEY, LazyTexts, join_captions, json_object, one_caption
 from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import decode_image
 from fae_core.images.formats import SUFFIXES
@@ -44,7 +44,8 @@ class TarImages(ImageSource):
     """The images of plain .tar shards, local or remote (see `fae_core.images.shards`), in the order of the files given.
 
     `blocks` are the samples of each shard, by which training orders its reading. `labels` come from .cls members,
-    `captions` from .json members with a list "captions", or from .txt members, where every sample has one.
+    `captions` from .json members with a list "captions", else from .txt members, else from .json members with a text
+    "caption" or "text", where every sample has one.
 
     Args:
         files: paths or addresses of the shards.
@@ -61,7 +62,7 @@ class TarImages(ImageSource):
         self._lock = threading.Lock()
         shards = range(len(self.files))
         with progress(len(shards), "indexing shards", enabled=len(shards) > 16) as bar:
-            labels, self.blocks, texts, left_out = [], [], [], []
+            labels, self.blocks, texts, left_out, unread = [], [], [], [], []
             threads = min(_THREADS, len(shards))
             for shard, index in read_ahead(self._load_index, shards, threads=threads, ahead=4 * threads):
                 if shard < _OPEN_SHARDS:
@@ -70,6 +71,7 @@ class TarImages(ImageSource):
                 labels.append(index.label)
                 texts.append(index.text[:, 1] >= 0)
                 left_out += [(shard, index)] if index.left_out[0] else []
+                unread += [(shard, index)] if len(index.unread_name) else []
                 bar.advance()
         self._starts = np.concatenate([[0], np.cumsum(self.blocks)])
         if left_out:
@@ -83,6 +85,14 @@ class TarImages(ImageSource):
             raise DataError(f"{self.files[0]} holds no images ({', '.join(sorted(SUFFIXES))})")
         self._set_labels(np.concatenate(labels))
         self._set_captions(np.concatenate(texts))
+        if unread and self.labels is None and self.captions is None:
+            shard, index = unread[0]
+            log_on_first_process(
+                "images without labels and captions are read; other members of their samples are left out, such as "
+                f"{redact(self.files[shard])}/{index.unread_name.tobytes().decode()[:80]} (labels are numbers in .cls "
+                'members, captions .txt members, or "caption", "text" or "captions" in .json members that are valid, '
+                "without NaN)"
+            )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -106,7 +116,7 @@ class TarImages(ImageSource):
         yield "" if indices is None else f"{places}"
 
     def caption(self, index: int) -> str:
-        """The captions of a sample's .json member as one text (see `split_captions`), or the text of its .txt member.
+        """The captions of a sample as one text (see `split_captions`).
 
         Raises:
             DataError: it is not UTF-8 or no list of texts, or the shard cannot be read.
@@ -121,7 +131,8 @@ class TarImages(ImageSource):
         if not places.listed[row]:
             return text
         where = f"the captions of {self.name(index)}"
-        return join_captions(json_object(text, where).get(CAPTIONS_KEY), where)
+        entry = json_object(text, where)
+        return join_captions(entry.get(CAPTIONS_KEY, [one_caption(entry)]), where)
 
     def __getstate__(self) -> dict:
         return {"files": self.files}
@@ -196,8 +207,8 @@ class TarImages(ImageSource):
         if present.any() and not present.all():
             missing = np.flatnonzero(~present)
             log_on_first_process(
-                f"{len(missing)} of {len(present)} samples have no .txt member and no list of captions, such as "
-                f"{self.name(int(missing[0]))}: no captions"
+                f"{len(missing)} of {len(present)} samples have no .txt member and no captions in a .json member "
+                f"(valid, without NaN), such as {self.name(int(missing[0]))}: no captions"
             )
 
     def _set_labels(self, labels: np.ndarray) -> None:

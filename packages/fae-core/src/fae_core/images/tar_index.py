@@ -14,12 +14,12 @@ import numpy as np
 
 from fae_core.documents import parse_json
 from fae_core.errors import DataError, FAEError
-from fae_core.images.captions import CAPTIONS_KEY
+from fae_core.images.captions import CAPTION_KEYS, CAPTIONS_KEY, one_caption
 from fae_core.images.classes import NO_LABEL
 from fae_core.images.decode import check_bytes
 from fae_core.images.formats import OTHER_SUFFIXES, SUFFIXES
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 _MAX_TEXT = 2**16  # bytes of a .txt member
 _MAX_JSON = 2**20  # bytes of a .json member with captions
 _MAX_LABEL = 64  # bytes that are read of a .cls member
@@ -39,13 +39,15 @@ class ShardIndex:
 
     Attributes:
         image: (N, 2) int64, offset and length of each image in bytes.
-        text: (N, 2) int64, the same of the .json members with a list "captions", else of the .txt members; length -1
-            where there is neither.
+        text: (N, 2) int64, the same of the .json members with a list "captions", else of the .txt members, else of the
+            .json members with a text "caption" or "text"; length -1 where there is none.
         listed: (N,) bool, whether `text` is that of a .json member.
         label: (N,) int64 from the .cls members, -1 where there is none.
         keys: the samples' names as UTF-8 bytes, joined by line feeds.
         left_out: (1,) int64, how many members look like a part of a sample and are in none.
         left_out_name: the name of one of them, as UTF-8 bytes.
+        unread_name: the name of a member of a sample of which nothing is read, as UTF-8 bytes; empty where there is
+            none.
     """
 
     image: np.ndarray
@@ -55,6 +57,7 @@ class ShardIndex:
     keys: np.ndarray
     left_out: np.ndarray
     left_out_name: np.ndarray
+    unread_name: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image)
@@ -74,6 +77,7 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
     samples: dict[str, dict[str, _Place]] = {}
     described: list[tuple[str, _Place]] = []
     left_out: list[str] = []
+    unread: list[tuple[str, str]] = []
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -90,10 +94,13 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
                     described.append((key, _Place(member.offset_data, member.size, member.name)))
                 elif PurePosixPath(member.name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES:
                     left_out.append(member.name)
+                else:
+                    unread.append((key, member.name))
                 # tarfile keeps every member that it has read.
                 archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # typeshed lacks it
             for key, place in described:
-                if key not in samples or not _has_captions(file, place, name):
+                if key not in samples or not _has_captions(file, place, name, alone="txt" not in samples[key]):
+                    unread.append((key, place.name))
                     continue
                 if samples[key].setdefault("captions", place) is not place:
                     raise DataError(f"{name} has captions of {_shown(key)} twice, in {_shown(place.name)}")
@@ -119,6 +126,7 @@ def scan(file: IO[bytes], name: str) -> ShardIndex:
         _packed([keys[row] for row in rows]),
         np.array([len(left_out)], dtype=np.int64),
         _packed(left_out[:1]),
+        _packed([member for key, member in unread if "image" in samples.get(key, ())][:1]),
     )
 
 
@@ -164,19 +172,27 @@ def _split(member: str) -> tuple[str, str, str]:
     return f"{folder}{slash}{stem}", dot, extension.lower()
 
 
-def _has_captions(file: IO[bytes], member: _Place, name: str) -> bool:
-    """Whether a .json member is an object with the key "captions". Raises DataError for a damaged one that names it."""
+def _has_captions(file: IO[bytes], member: _Place, name: str, alone: bool) -> bool:
+    """Whether a .json member is an object with the key "captions", or, where it is alone, a text "caption" or "text".
+
+    Raises DataError for a damaged one that names "captions". One that names the others may be valid but for a NaN, as
+    Python writes it: such shards have been read for their images.
+    """
     if member.size > _MAX_JSON:
         return False
     file.seek(member.offset)
     content = file.read(member.size)
-    if f'"{CAPTIONS_KEY}"'.encode() not in content:
+    if not any(f'"{key}"'.encode() in content for key in (CAPTIONS_KEY, *(CAPTION_KEYS if alone else ()))):
         return False
     try:
         entry = parse_json(content.decode("utf-8-sig"))
     except ValueError as error:  # UnicodeDecodeError is one
+        if f'"{CAPTIONS_KEY}"'.encode() not in content:
+            return False
         raise DataError(f"{name}: {_shown(member.name)} is not JSON: {' '.join(str(error).split())[:200]}") from None
-    return isinstance(entry, dict) and CAPTIONS_KEY in entry
+    if not isinstance(entry, dict):
+        return False
+    return CAPTIONS_KEY in entry or (alone and isinstance(one_caption(entry), str))
 
 
 def _class_of(file: IO[bytes], member: _Place, name: str) -> int:

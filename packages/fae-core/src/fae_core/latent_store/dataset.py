@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from fae_core.errors import DataError
 from fae_core.latent_store.format import Sample
 from fae_core.random import derive_seed
 from fae_core.random.permutation import permute
@@ -44,7 +45,7 @@ class LatentStream(IterableDataset[Sample]):
         store: The store.
         seed: Shuffles the samples, together with `epoch`; None keeps their order.
         epoch: Number of the epoch.
-        rank: Number of this process.
+        rank: Number of this process, 0 to world - 1.
         world: Number of processes.
     """
 
@@ -69,12 +70,19 @@ def epoch_places(
 
     Args:
         count: Samples in the data.
-        batch_size: Samples per batch.
+        batch_size: Samples per batch, at least 1.
         seed: Shuffles the samples, together with `epoch`; None keeps their order.
         epoch: Number of the epoch.
-        rank: Number of this process.
+        rank: Number of this process, 0 to world - 1.
         world: Number of processes.
+
+    Raises:
+        DataError: Where the batch is empty, or there is no such process; another one has read its share.
     """
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, it is {batch_size}")
+    if not 0 <= rank < world:
+        raise DataError(f"there is no share {rank} of {world} of a data set: rank counts from 0 to world - 1")
     for start in range(rank * batch_size, count, world * batch_size):
         places = np.arange(start, min(start + batch_size, count))
         yield places if seed is None else permute(places.astype(np.uint64), count, derive_seed(seed, "epoch", epoch))

@@ -170,7 +170,12 @@ def default_shard_size(values: int, dtype: str) -> int:
     Args:
         values: Numbers in one sample.
         dtype: Name of their type, a key of `DTYPES`.
+
+    Raises:
+        DataError: Where there is no such type.
     """
+    if dtype not in DTYPES:
+        raise DataError(f"latents are stored as {', '.join(DTYPES)}, not as {str(dtype)[:40]}")
     bytes_per_sample = values * DTYPES[dtype].itemsize
     return max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // bytes_per_sample))
 

@@ -149,11 +149,14 @@ class LatentStore(StoreFacts, SampleDataset):
         """One epoch of `read` results. Together the processes see every sample once; the last batch may be smaller.
 
         Args:
-            batch_size: Samples per batch.
+            batch_size: Samples per batch, at least 1.
             seed: Shuffles the samples, together with `epoch`; None keeps their order.
             epoch: Number of the epoch.
-            rank: Number of this process.
+            rank: Number of this process, 0 to world - 1.
             world: Number of processes.
+
+        Raises:
+            DataError: Where the batch is empty, or there is no such process.
         """
         for places in epoch_places(len(self), batch_size, seed, epoch, rank, world):
             yield self.read(places)
@@ -164,7 +167,7 @@ class LatentStore(StoreFacts, SampleDataset):
         Args:
             seed: Shuffles the samples, together with `epoch`; None keeps their order.
             epoch: Number of the epoch.
-            rank: Number of this process.
+            rank: Number of this process, 0 to world - 1.
             world: Number of processes.
         """
         return LatentStream(self, seed=seed, epoch=epoch, rank=rank, world=world)

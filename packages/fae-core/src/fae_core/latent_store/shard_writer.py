@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from fae_core.errors import DataError
 from fae_core.files import sync_folder, write_atomic
 from fae_core.folders import store_shard
+from fae_core.images.classes import NO_LABEL
 from fae_core.latent_store.statistics import ChannelSums
 
 if TYPE_CHECKING:
@@ -52,41 +53,72 @@ class ShardWriter:
 
         Args:
             source: Places in the source, ascending.
-            latents: Raw latents (B, C, h, w) by name, as `Plan.latents` lists them.
-            labels: One per sample, where the plan has labels.
+            latents: Raw latents (B, C, h, w) by name, as `Plan.latents` lists them; standard deviations are >= 0.
+            labels: One per sample, where the plan has labels: indices into its classes, -1 for none.
             names: One per sample.
             captions: One per sample, where the plan has captions.
 
         Raises:
-            DataError: Where the batch does not match the plan, or a value does not fit the store's dtype.
+            DataError: Where the batch does not match the plan, or a value is none of its kind or does not fit the
+                store's dtype. Nothing of the batch is kept then.
         """
-        plan, dtype = self.writer.plan, getattr(torch, self.writer.plan.dtype)
+        plan = self.writer.plan
         if latents.keys() != self._latents.keys():
             raise DataError(f"the store keeps {', '.join(self._latents)}, got {', '.join(latents)}")
         ordered = [*self._source[-1:], *source]
         if ordered != sorted(set(ordered)) or any(place not in self.range for place in source):
             raise DataError(f"shard {self.number} takes places {self.range} in ascending order, each once")
-        for name, given in (("labels", labels), ("captions", captions)):
-            if (given is not None) != getattr(plan, name) or (given is not None and len(given) != len(source)):
+        given: dict[str, list[Any]] = {
+            name: list(values)
+            for name, values in (("labels", labels), ("names", names), ("captions", captions))
+            if values is not None
+        }
+        for name in ("labels", "captions"):
+            if (name in given) != getattr(plan, name):
                 raise DataError(f"the store was announced with {name}={getattr(plan, name)}, one for each sample")
-        for name, values in latents.items():
-            if tuple(values.shape) != (len(source), *self.writer.spec.shape):
-                raise DataError(
-                    f"{name} has shape {tuple(values.shape)}, expected {(len(source), *self.writer.spec.shape)}"
-                )
-            stored = values.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
-            if not stored.isfinite().all():
-                finite = bool(values.isfinite().all())
-                problem = f"overflow {plan.dtype}; use float32 or bfloat16" if finite else "are not finite"
-                raise DataError(f"latents of samples {source[0]} to {source[-1]} {problem}")
-            self._latents[name].append(stored)
+        for name, values in given.items():
+            if len(values) != len(source):
+                raise DataError(f"{len(values)} {name} for {len(source)} samples; give one for each")
+            if name != "labels" and not all(isinstance(text, str) for text in values):
+                raise DataError(f"{name} are texts, and there is another value among {str(values[:3])[:80]}")
+        stored = {name: self._stored(name, values, source) for name, values in latents.items()}
+        self._labels += self._indices(given.get("labels", []))
+        for name, values in stored.items():
+            self._latents[name].append(values)
         self._source += map(int, source)
+        self._names += given.get("names", [""] * len(source))
+        self._captions += given.get("captions", [])
+
+    def _stored(self, name: str, values: Tensor, source: Sequence[int]) -> Tensor:
+        """A copy of a batch's latents of one kind in the store's dtype. Raises DataError."""
+        shape, dtype = (len(source), *self.writer.spec.shape), self.writer.plan.dtype
+        if not isinstance(values, Tensor):
+            raise DataError(f"{name} is a {type(values).__name__}; give a tensor of shape {shape}")
+        if tuple(values.shape) != shape:
+            raise DataError(f"{name} has shape {tuple(values.shape)}, expected {shape}")
+        stored = values.detach().to("cpu", getattr(torch, dtype), copy=True, memory_format=torch.contiguous_format)
+        problem = None
+        if not stored.isfinite().all():
+            problem = f"overflow {dtype}; use float32 or bfloat16" if values.isfinite().all() else "are not finite"
+        elif name.startswith("std") and (stored < 0).any():
+            problem = "have negative standard deviations"
+        if problem is not None:
+            raise DataError(f"latents of samples {source[0]} to {source[-1]} {problem}")
+        return stored
+
+    def _indices(self, labels: list[int]) -> list[int]:
+        """Labels as integers. Raises DataError where one is none, or no class of the plan."""
+        classes = self.writer.plan.classes
         try:
-            self._labels += map(operator.index, labels or ())
+            numbers = list(map(operator.index, labels))
         except TypeError:
-            raise DataError(f"labels are integers, and there is another among {list(labels or ())[:3]}") from None
-        self._names += names if names is not None else [""] * len(source)
-        self._captions += captions or ()
+            raise DataError(f"labels are integers, and there is another among {labels[:3]}") from None
+        below = 2**63 if classes is None else len(classes)  # labels.npy is int64
+        wrong = next((number for number in numbers if not NO_LABEL <= number < below), None)
+        if wrong is not None:
+            kind = "an index >= 0 that int64 holds" if classes is None else f"one of the {below} classes"
+            raise DataError(f"label {str(wrong)[:40]} is not {kind}; number classes from 0, {NO_LABEL} stands for none")
+        return numbers
 
     def skip(self, place: int, reason: str) -> None:
         """Leave out the sample at a place in the source, with a reason for skipped.txt.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from fae_core.config import parse_config
 from fae_core.errors import DataError
 from fae_core.files import (
     begun_folder,
@@ -110,7 +112,7 @@ class LatentStoreWriter:
             statistics: "data" normalises by the statistics of these latents, "spec" by those of the given spec.
 
         Raises:
-            DataError: Where shards are missing or no sample could be written.
+            DataError: Where shards are missing, no sample could be written, or `statistics` is something else.
             LatentSpecMismatch: Where the store is finished already, with other statistics.
         """
         if self.finished:
@@ -154,7 +156,9 @@ class LatentStoreWriter:
     def _normalized(
         self, statistics: Literal["data", "spec"], mean: Sequence[float], std: Sequence[float]
     ) -> LatentSpec:
-        """The store's spec, given the statistics of its latents."""
+        """The store's spec, given the statistics of its latents. Raises DataError for another choice than the two."""
+        if statistics not in ("data", "spec"):
+            raise DataError(f'statistics are "data" or "spec", not {str(statistics)[:40]!r}')
         return self.spec.with_statistics(mean, std) if statistics == "data" else self.spec
 
     def skipped(self) -> list[tuple[int, str]]:
@@ -237,38 +241,49 @@ def write_store(
     Args:
         folder: Where the store is made.
         spec: The latent space.
-        mean: Raw latents (N, C, h, w).
-        std: Of their posteriors (N, C, h, w); without it the store keeps no distribution.
-        labels: One per sample.
+        mean: Raw latents (N, C, h, w), N >= 1.
+        std: Of their posteriors (N, C, h, w), >= 0; without it the store keeps no distribution.
+        labels: One per sample: indices into `classes`, or any integers >= 0 without; -1 for none.
         classes: Names of the labels.
         names: One per sample.
         captions: One per sample.
         dtype: Type in which latents are stored.
-        shard_size: Samples per shard; None keeps a shard near 64 MiB.
+        shard_size: Samples per shard, at least 1; None keeps a shard near 64 MiB.
         statistics: "spec" normalises by the spec's own mean and std, "data" by those of these latents.
         overwrite: Delete an older latent store in `folder` first.
 
     Raises:
         OutputExists: Where `folder` is not empty, without `overwrite`.
-        DataError: Where the arrays do not fit together.
+        DataError: Where the arrays do not fit together, or a value is none of its kind (see `ShardWriter.add`).
+        InvalidSettings: Where `shard_size` is none.
     """
     latents = {"mean": mean} if std is None else {"mean": mean, "std": std}
-    plan = Plan(
-        total=len(mean),
-        shard_size=shard_size or default_shard_size(mean[0].numel() * len(latents), dtype),
-        dtype=dtype,
-        posterior="mean" if std is None else "distribution",
-        labels=labels is not None,
-        captions=captions is not None,
-        classes=None if classes is None else tuple(classes),
-    )
+    texts = {"labels": labels, "names": names, "captions": captions}
+    given = {name: values for name, values in {**latents, **texts}.items() if values is not None}
+    # Before the folder is touched, and here because shards are slices, from which a surplus is gone.
+    if len({len(values) for values in given.values()}) > 1 or not len(mean):
+        counts = ", ".join(f"{len(values)} {name}" for name, values in given.items())
+        raise DataError(f"a latent store needs at least one sample, and as many of each: there are {counts}")
+    if classes is not None and labels is None:
+        raise DataError("classes are the names of labels, and there are no labels")
+    if shard_size is None:
+        shard_size = default_shard_size(math.prod(spec.shape) * len(latents), dtype)
+    fields = {
+        "total": len(mean),
+        "shard_size": shard_size,
+        "dtype": dtype,
+        "posterior": "mean" if std is None else "distribution",
+        "labels": labels is not None,
+        "captions": captions is not None,
+        "classes": None if classes is None else tuple(classes),
+    }
+    plan = parse_config(Plan, fields, "write_store")
     with hold(folder):
         writer = LatentStoreWriter(folder, spec, plan, overwrite=overwrite)
         for number in range(plan.shards):
             shard = writer.shard(number)
             rows = slice(shard.range.start, shard.range.stop)
-            texts = {"labels": labels, "names": names, "captions": captions}
-            part = {name: None if given is None else list(given[rows]) for name, given in texts.items()}
+            part = {name: None if values is None else list(values[rows]) for name, values in texts.items()}
             shard.add(list(shard.range), {name: values[rows] for name, values in latents.items()}, **part)
             shard.commit()
         return writer.finish(statistics)
