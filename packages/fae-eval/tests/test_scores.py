@@ -47,6 +47,25 @@ def test_precision_and_recall_of_the_adm_evaluator(name, tile):
     np.testing.assert_allclose(manifold_radii(ref, 3, tile=tile).numpy(), case["radii_ref_fp32"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("spread", [1, 3e-2, 1e-3])
+def test_neighbours_are_found_however_far_the_mean_is(spread):
+    """Against distances in double precision, of features that vary by a share `spread` of their mean."""
+    generator = torch.Generator().manual_seed(0)
+    ref, gen = (spread * torch.randn(200, 64, generator=generator) + 1 for _ in range(2))
+    within, across = (
+        torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        for a, b in ((ref, ref), (ref, gen))
+    )
+    of_gen = torch.cdist(gen.double(), gen.double(), compute_mode="donot_use_mm_for_euclid_dist").sort(1).values
+    radii = within.sort(1).values
+    precision = (across <= radii[:, 3:4]).any(0).double().mean().item()
+    recall = (across <= of_gen[None, :, 3]).any(1).double().mean().item()
+    assert precision_recall(ref, gen, 3) == pytest.approx((precision, recall), abs=0.006)
+    inside = across < radii[:, 5:6]
+    wanted = inside.sum(0).double().mean().item() / 5, inside.any(1).double().mean().item()
+    assert density_coverage(ref, gen) == pytest.approx(wanted, abs=0.006)
+
+
 def test_precision_and_recall_agree_with_torch_fidelity():
     prc = pytest.importorskip("torch_fidelity.metric_prc", reason="torch-fidelity is not installed")
     generator = torch.Generator().manual_seed(0)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fae_eval.metrics.checks import same_width
-from fae_eval.metrics.neighbours import checked, manifold_radii, tiles, twins_of
+from fae_eval.metrics.neighbours import prepared, radii_of, tiles, twins_of
 
 
 def density_coverage(ref: Tensor, gen: Tensor, k: int = 5, *, tile: int = 1024) -> tuple[float, float]:
@@ -30,9 +29,8 @@ def density_coverage(ref: Tensor, gen: Tensor, k: int = 5, *, tile: int = 1024) 
     Raises:
         FAEError: where the reference has k points or fewer, dimensions differ, or numbers are not finite or too large.
     """
-    ref, gen = checked(ref), checked(gen)
-    same_width(ref, gen)
-    radii = manifold_radii(ref, k, tile=tile)
+    ref, gen = prepared("fp32", ref, gen)
+    radii = radii_of(ref, k, "fp32", tile)
     inside = torch.zeros(len(gen), dtype=torch.long, device=gen.device)
     covered = torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
     for rows, columns, distances in tiles(ref, gen, "fp32", tile, twins=twins_of(ref, gen, "fp32")):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_eval.metrics.checks import finite_rows
+from fae_eval.metrics.checks import finite_rows, same_width
 
 _LARGEST = 1e19  # whose square is a number in single precision
 _SAME = 1e-4  # of a feature's length: further apart than rounding puts an image's features, nearer than two images'
@@ -32,7 +32,12 @@ def manifold_radii(features: Tensor, k: int = 3, *, precision: Precision = "fp32
     Raises:
         FAEError: where there are k rows or fewer, or numbers are not finite or too large.
     """
-    features = checked(features)
+    (features,) = prepared(precision, features)
+    return radii_of(features, k, precision, tile)
+
+
+def radii_of(features: Tensor, k: int, precision: Precision, tile: int) -> Tensor:
+    """As `manifold_radii`, of features that `prepared` gave."""
     count = len(features)
     if k < 1 or count <= k:
         raise FAEError(f"precision and recall with k={k} need more than {max(k, 1)} samples, got {count}")
@@ -65,12 +70,24 @@ def shared_rows(features: Tensor, others: Tensor) -> int:
     return int((apart <= _SAME * features.norm(dim=1)).sum())
 
 
-def checked(features: Tensor) -> Tensor:
-    """Features as fp32. Raises FAEError for numbers that are not finite, or whose squared distances overflow."""
-    features = finite_rows("features of precision and recall", torch.as_tensor(features).float())
-    if not bool((features.abs().amax(1) < _LARGEST / features.shape[1]).all()):
-        raise FAEError("features are too large for precision and recall: their squared distances overflow")
-    return features
+def prepared(precision: Precision, *sets: Tensor) -> tuple[Tensor, ...]:
+    """Sets of features as fp32, from which squared distances can be computed.
+
+    In fp32 the first set's mean is taken off all of them: distances do not change, and features that vary little beside
+    their mean keep the digits in which they differ. ADM's fp16 takes them as they are.
+
+    Raises:
+        FAEError: for numbers that are not finite, or whose squared distances overflow, and sets of different widths.
+    """
+    sets = tuple(finite_rows("features of precision and recall", torch.as_tensor(one).float()) for one in sets)
+    for one in sets:
+        same_width(sets[0], one)
+        if not bool((one.abs().amax(1) < _LARGEST / one.shape[1]).all()):
+            raise FAEError("features are too large for precision and recall: their squared distances overflow")
+    if precision == "fp32" and len(sets[0]):
+        mean = sets[0].mean(0, dtype=torch.float64).float()
+        sets = tuple(one - mean for one in sets)
+    return sets
 
 
 def twins_of(a: Tensor, b: Tensor, precision: Precision) -> tuple[Tensor, Tensor] | None:

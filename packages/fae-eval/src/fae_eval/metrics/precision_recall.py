@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fae_eval.metrics.checks import same_width
-from fae_eval.metrics.neighbours import Precision, checked, manifold_radii, tiles, twins_of
+from fae_eval.metrics.neighbours import Precision, prepared, radii_of, tiles, twins_of
 
 
 def precision_recall(
@@ -34,10 +33,9 @@ def precision_recall(
     Raises:
         FAEError: where a set has k points or fewer, dimensions differ, or numbers are not finite or too large.
     """
-    ref, gen = checked(ref), checked(gen)
-    same_width(ref, gen)
-    ref_radii = manifold_radii(ref, k, precision=precision, tile=tile)
-    gen_radii = manifold_radii(gen, k, precision=precision, tile=tile)
+    ref, gen = prepared(precision, ref, gen)
+    ref_radii = radii_of(ref, k, precision, tile)
+    gen_radii = radii_of(gen, k, precision, tile)
     gen_inside = torch.zeros(len(gen), dtype=torch.bool, device=gen.device)
     ref_inside = torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
     for rows, columns, distances in tiles(ref, gen, precision, tile, twins=twins_of(ref, gen, precision)):
