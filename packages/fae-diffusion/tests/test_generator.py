@@ -127,6 +127,11 @@ def test_the_weak_model_of_autoguidance_may_be_a_folder(model: LightningDiT, tmp
         again = model.sample([1], random=random, steps=3, guidance=2.0, weak=str(tmp_path / "weak"))
         assert torch.equal(again, guided)
     assert not torch.equal(guided, model.sample([1], random=random, steps=3))
+    other = SiT(SiTConfig(**SMALL), SPEC).eval()
+    torch.nn.init.normal_(other.final.linear.weight, std=0.1)  # zeros before training
+    other.save_pretrained(tmp_path / "weak", overwrite=True)  # while it trains on
+    again = model.sample([1], random=random, steps=3, guidance=2.0, weak=str(tmp_path / "weak"))
+    assert torch.equal(again, model.sample([1], random=random, steps=3, guidance=2.0, weak=other))
     SiT(SiTConfig(**SMALL), LatentSpec(4, 2, 2, 32, "toy/backbone")).save_pretrained(tmp_path / "foreign")
     with pytest.raises(LatentSpecMismatch):
         model.sample([1], random=random, steps=3, guidance=2.0, weak=tmp_path / "foreign")
@@ -194,6 +199,15 @@ def test_bf16_rounds_the_network_and_not_the_state(model: LightningDiT) -> None:
     difference = (rounded - whole).norm() / whole.norm()
     assert 0 < difference < 0.02
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_one_label_alone_and_blocks_that_are_none_are_refused(model: LightningDiT) -> None:
+    for alone in (1, torch.tensor(1)):
+        with pytest.raises(FAEError, match="one per sample"):
+            model.sample(alone, steps=2)
+    for block in (-1, model.config.block_count):
+        with pytest.raises(FAEError, match=f"no block {block} to skip: this network has {model.config.block_count}"):
+            model.velocity(torch.randn(1, *SPEC.shape), 0.5, torch.tensor([0]), skip=[block])
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 6), (8, 2, 12), (8, 5, 5), (6, 4, 6), (4, 6)])

@@ -24,7 +24,7 @@ from fae_eval.data import AdmStatistics, open_samples, read_adm_statistics, writ
 from fae_eval.data.samples import ArraySamples
 from fae_eval.metrics.neighbours import shared_rows
 from fae_eval.preview import PreviewFrechet
-from fae_eval.studies.generation import FLOOR
+from fae_eval.studies.generation import FLOOR, relate_to_floor
 
 
 def test_equal_sets_have_distance_zero_and_others_do_not(extractor, photographs):
@@ -149,6 +149,13 @@ def test_distances_are_also_told_in_units_of_the_floor(extractor, photographs):
     assert same.rows[-1][-1] == pytest.approx(0, abs=1e-9)
     assert f"{FLOOR}: these are images of the reference" in warnings_of(same)
     assert "images of the reference" not in warnings_of(result)
+
+
+def test_a_floor_of_rounding_is_no_unit():
+    rows = [["samples", 9, 5.0], [FLOOR, 9, 2e-14]]
+    assert not relate_to_floor(["", "images", "FD-x"], rows, "FD-x") and rows[0] == ["samples", 9, 5.0]
+    rows[1][2] = 2e-3
+    assert relate_to_floor(["", "images", "FD-x"], rows, "FD-x") and rows[0] == ["samples", 9, 2500.0, 5.0]
 
 
 def test_a_floor_that_shares_images_with_its_reference_is_named(extractor, photographs):

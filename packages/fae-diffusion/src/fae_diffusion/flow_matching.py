@@ -45,7 +45,7 @@ class FlowMatching(FastSampling):
     config: Any  # of the network; a subclass names its class
     sample_config: ClassVar[type[Config]] = Sampling  # the options of `sample`
     named_sampling: ClassVar[dict[SamplingName, dict[str, Any]]] = NAMED
-    _weak: tuple[str, FlowMatching] | None = None
+    _weak: tuple[tuple[Any, ...], FlowMatching] | None = None
 
     @property
     def mean_flow(self) -> MeanFlow | None:
@@ -110,8 +110,9 @@ class FlowMatching(FastSampling):
         """The velocity dz/dt, whatever the network predicts. Shapes as in forward.
 
         With `until`, of a network of mean velocities, the mean over the times from t down to it. With `skip` that of
-        the network without these blocks.
+        the network without these blocks. Raises FAEError where it has no such blocks.
         """
+        self.config.require_blocks(skip)
         options = {"skip": skip} if skip else {}
         if until is not None:
             return self(z, t, condition, until, **options)
@@ -206,14 +207,19 @@ class FlowMatching(FastSampling):
         )
 
     def _weak_model(self, weak: FlowMatching | str | Path | None, device: torch.device) -> FlowMatching | None:
-        """The model in a folder is read once. Raises FAEError for one that cannot guide, see `require_guides`."""
+        """The model in a folder is read once, and again when the folder was written anew.
+
+        Raises FAEError for one that cannot guide, see `require_guides`.
+        """
         if not isinstance(weak, str | Path):
             require_guides(weak, self)
             return weak
-        key = f"{weak} {device}"
+        stored = stored_model("generator", weak)
+        written = None if stored is None else stored.folder.stat()
+        key = (str(weak), device, written and (written.st_dev, written.st_ino, written.st_mtime_ns))
         kept = self._weak
         if kept is None or kept[0] != key:
-            require_guides(stored_model("generator", weak), self)  # before its weights are read
+            require_guides(stored, self)  # before its weights are read
             found: Any = load_generator(weak, device=str(device))
             require_guides(found, self)
             # In a tuple, so that it is no submodule and not saved with this model.
@@ -284,6 +290,9 @@ def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None)
     if isinstance(condition, tuple | list) and all(isinstance(part, Tensor) and part.ndim > 1 for part in condition):
         condition = condition[0] if condition else condition  # embeddings and their mask
     for given in (condition, noise, random):
-        if given is not None:
-            return len(given)
+        if given is None:
+            continue
+        if not hasattr(given, "__len__") or (isinstance(given, Tensor) and given.ndim == 0):
+            raise FAEError(f"conditions, noise and random are one per sample, (B, ...); got {str(given)[:60]} alone")
+        return len(given)
     raise FAEError("without conditions, sample needs noise or random to know how many samples to make")

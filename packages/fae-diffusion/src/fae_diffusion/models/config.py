@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -55,6 +55,13 @@ class NetworkConfig(Config):
             raise ValueError(f"width {self.width} is not a multiple of 4, which the position table needs")
         return self
 
+    def require_blocks(self, numbers: Sequence[int]) -> None:
+        """Raise FAEError where the network has no blocks of these numbers, counted from 0."""
+        absent = [number for number in numbers if not 0 <= number < self.block_count]
+        if absent:
+            blocks = f"this network has {self.block_count}, counted from 0"
+            raise FAEError(f"there is no block {absent[0]} to skip: {blocks}")
+
     def sampling_settings(self, options: Mapping[str, Any], model: StoredModel | None = None) -> Sampling:
         """The settings of a call of `sample`: the model's own, those of a name over them, then single options.
 
@@ -75,11 +82,8 @@ class NetworkConfig(Config):
             raise FAEError("the method mean_flow needs a network trained with mean_flow; take another method")
         if settings.guidance.is_on and weak is None:
             self.require_null()
-        if settings.guidance.skip is not None and max(settings.guidance.skip.blocks) >= self.block_count:
-            raise FAEError(
-                f"guidance skips block {max(settings.guidance.skip.blocks)}, and this network has {self.block_count}, "
-                "counted from 0"
-            )
+        if settings.guidance.skip is not None:
+            self.require_blocks(settings.guidance.skip.blocks)
         if model is not None and isinstance(weak, str | Path):
             require_guides(stored_model("generator", weak), model)
         said = given.get("guidance")

@@ -32,6 +32,8 @@ from fae_eval.studies.chosen_metrics import (
 from fae_eval.studies.judges import put_beside, require_different
 from fae_eval.studies.reference import KeptReference, Reference, open_reference
 
+_ROUNDING = 1e-9  # of the largest distance
+
 
 def evaluate(
     samples: Any,
@@ -232,6 +234,9 @@ def open_floor(floor: Any, count: int, *, limit: int | None = None, **options: A
 def relate_to_floor(columns: list[str], rows: list[list[Any]], distance: str) -> bool:
     """Put the column FDr, a distance divided by the floor's, before the distances; False without a floor above 0.
 
+    The distance of a set from itself is 0 but for rounding: a floor that is nothing beside the largest distance counts
+    as 0.
+
     Args:
         columns: of a table; changed.
         rows: of that table, the floor's among them; changed.
@@ -241,7 +246,8 @@ def relate_to_floor(columns: list[str], rows: list[list[Any]], distance: str) ->
     if floor is None or distance not in columns:
         return False
     at = columns.index(distance)
-    if not (real := floor[at]) > 0:
+    real = floor[at]
+    if not real > _ROUNDING * max(row[at] for row in rows):
         return False
     for row in rows:
         row.insert(at, row[at] / real)
