@@ -55,8 +55,8 @@ class GeneratorTask(Task):
         if scale is not None and not _USUAL_SCALES[0] < scale < _USUAL_SCALES[1]:
             log_on_first_process(
                 f"the latents of {store.folder}, normalised by their spec, have a root mean square of {scale:.3g}, and "
-                "losses, noise and schedules are made for 1: the spec has no statistics or those of others; write the "
-                "store with its own"
+                "losses, noise and schedules are made for 1: the spec has no statistics or those of other images, or "
+                "the posterior's noise is wider than its means, and `fae encode --posterior mean` leaves that out"
             )
         count = class_count(generator)
         require_labels_below(store.labels, count, str(store.folder))
