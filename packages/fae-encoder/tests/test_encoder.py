@@ -70,6 +70,9 @@ def test_encode_is_the_normalised_mean_or_a_reproducible_sample(encoder: FAEEnco
     alone = encoder.encode(images()[1:], sample=True, random=SlotRandom(1, [6]))
     torch.testing.assert_close(sampled[1:], alone)
     assert (sampled - z).abs().mean() > 0.1
+    for slots in ([5], [5, 6, 7]):
+        with pytest.raises(FAEError, match=f"2 images for {len(slots)} random slots"):
+            encoder.encode(images(), sample=True, random=SlotRandom(1, slots))
 
 
 def test_only_the_adapter_learns(encoder: FAEEncoder) -> None:
