@@ -211,6 +211,21 @@ def test_half_precision_keeps_statistics_and_normalisation_exact(encoder: FAEEnc
     torch.testing.assert_close(half.encode(images()), z, atol=0.1, rtol=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_saved_in_half_precision_is_loaded_and_checked(encoder: FAEEncoder, tmp_path: Path, dtype) -> None:
+    encoder.to(dtype).save_pretrained(tmp_path / "e")
+    half, whole = FAEEncoder.from_pretrained(tmp_path / "e", dtype=dtype), FAEEncoder.from_pretrained(tmp_path / "e")
+    assert torch.equal(half.encode(images()), encoder.eval().encode(images()))
+    assert {p.dtype for p in whole.parameters()} == {torch.float32}
+    assert whole.fingerprint() == half.fingerprint() == whole.spec.fingerprint
+    weights = tmp_path / "e" / "model.safetensors"
+    state = load_file(weights)
+    state["adapter.out.weight"][0, 0] += 1
+    save_file(state, weights)
+    with pytest.raises(InvalidFile, match="fingerprint"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
+
+
 def test_rounding_changes_the_adapter_alone_and_the_fingerprint_with_it(encoder: FAEEncoder, tmp_path: Path) -> None:
     encoder.feature_norm.set_statistics(torch.linspace(-0.1, 0.1, 64), torch.full((64,), 0.7))
     before, old = {name: value.clone() for name, value in encoder.state_dict().items()}, encoder.stamp()
