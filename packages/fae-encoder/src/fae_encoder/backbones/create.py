@@ -107,7 +107,7 @@ def _network(library: str, model_name: str, config: BackboneConfig) -> tuple[Bac
         from fae_encoder.backbones.transformers_network import TransformersNetwork, create_transformers_model
 
         model, config = create_transformers_model(model_name, config)
-        network = TransformersNetwork(model, config.layers, config.final_norm)
+        network = TransformersNetwork(model, config.layers, config.final_norm, config.reads_as_before)
     return config, network
 
 
