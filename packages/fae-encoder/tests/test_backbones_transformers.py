@@ -21,6 +21,7 @@ FAMILIES = {
     "dinov3": lambda: transformers.DINOv3ViTConfig(**SMALL, image_size=32, patch_size=16, num_register_tokens=4),
     "siglip": lambda: transformers.SiglipVisionConfig(**SMALL, image_size=32, patch_size=16),
     "vit": lambda: transformers.ViTConfig(**SMALL, image_size=32, patch_size=16),
+    "aimv2": lambda: transformers.Aimv2VisionConfig(**SMALL, image_size=32, patch_size=16),
     "mae": lambda: transformers.ViTMAEConfig(**SMALL, image_size=32, patch_size=16),
     "convnext": lambda: transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]),
 }
@@ -37,7 +38,7 @@ def save(folder: Path, family: str, size: int = 56) -> torch.nn.Module:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_the_models_own_last_hidden_state(tmp_path: Path, family: str) -> None:
-    size = 32 if family in ("vit", "mae", "siglip", "dinov3") else 56
+    size = 32 if family in ("vit", "mae", "siglip", "dinov3", "aimv2") else 56
     model = save(tmp_path, family, size)
     backbone = create_backbone(f"hf/{tmp_path}", "pretrained")
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -176,7 +177,7 @@ def test_a_saved_encoder_needs_no_other_file(tmp_path: Path) -> None:
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "encoder").encode(images), encoder.encode(images))
 
 
-@pytest.mark.parametrize("family", ["yolos", "sam"])
+@pytest.mark.parametrize("family", ["aimv2", "yolos", "sam"])
 def test_an_encoder_that_was_saved_earlier_keeps_its_features(tmp_path: Path, family: str) -> None:
     from fae_encoder import BackboneConfig, FAEEncoder, FAEEncoderConfig
 
@@ -198,6 +199,7 @@ def test_an_encoder_that_was_saved_earlier_keeps_its_features(tmp_path: Path, fa
     network._blocks[-1].register_forward_hook(lambda m, a, out: outputs.append(out))
     features = earlier.features(images)
     own = {
+        "aimv2": lambda out: out,  # before its final norm
         "yolos": lambda out: network.norm(out)[:, -4:],
         "sam": lambda out: out.flatten(2).mT,
     }[family](outputs[0])

@@ -48,8 +48,8 @@ class BackboneConfig(Config):
         hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
         fingerprint: SHA-256 of the weights, set when an encoder is saved.
         reading: how features are found in a transformers model, set when an encoder is saved. Encoders saved before it
-            was keep their features (1): there all tokens before the last are taken for a prefix, and all maps for ones with
-            channels first.
+            was keep their features (1): there all tokens before the last are taken for a prefix, all maps for ones with
+            channels first, and a norm called rms_norm is not known.
     """
 
     name: str

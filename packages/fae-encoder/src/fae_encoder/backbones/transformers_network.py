@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Where models keep the norm behind their last block.
-_NORMS = ("layernorm", "post_layernorm", "norm")
+_NORMS = ("layernorm", "post_layernorm", "norm", "rms_norm")
 
 
 class TransformersNetwork(Network):
@@ -57,7 +57,7 @@ class TransformersNetwork(Network):
         self._patch = pair(getattr(model.config, "patch_size", None))
         self.channels_last = not hasattr(model.config, "num_attention_heads") and not hasattr(model.config, "num_heads")
         parts = dict(model.named_children())
-        norm = next((parts[name] for name in _NORMS if name in parts), None)
+        norm = next((parts[name] for name in _NORMS if name in parts and not (as_before and name == "rms_norm")), None)
         self.final_norm = final_norm and norm is not None and not self.channels_last
         object.__setattr__(self, "_norm", norm)
         self._options = inspect.signature(model.forward).parameters
