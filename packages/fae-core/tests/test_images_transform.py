@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fae_core.errors import DataError
+from fae_core.errors import DataError, FAEError
 from fae_core.images import center_crop, crop_boxes, crop_resize, jitter_colors, to_tensor, to_uint8
 from fae_core.random import SlotRandom
 
@@ -116,6 +116,8 @@ def test_tensors_and_bytes_round_trip_exactly() -> None:
 def test_to_uint8_rounds_and_clamps() -> None:
     values = torch.tensor([-1.0, 0.499 / 255, 0.501 / 255, 254.6 / 255, 2.0])
     assert to_uint8(values).tolist() == [0, 0, 1, 255, 255]
+    with pytest.raises(FAEError, match=r"must be floats in .* got torch.uint8"):
+        to_uint8(to_uint8(values))
 
 
 def test_no_jitter_is_the_identity() -> None:

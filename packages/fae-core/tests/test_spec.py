@@ -245,6 +245,11 @@ def test_statistics_may_differ_by_position(tmp_path: Path) -> None:
         square.with_statistics(np.zeros((2, 2)), np.ones((2, 2)))
     with pytest.raises(FAEError, match="mean has 24 values, std 2"):
         SPEC.with_statistics(mean, [1.0, 1.0])
+    shift, scale = spec.statistics()
+    before = spec.normalize(z)
+    shift += 1
+    scale *= 2
+    assert torch.equal(spec.normalize(z), before)  # what is handed out is the caller's own
     with torch.inference_mode():
         fresh = LatentSpec.load(tmp_path)
         fresh.normalize(z)

@@ -208,6 +208,24 @@ def test_a_fingerprint_follows_the_numbers_and_not_the_layout(vit) -> None:
     assert conv.to(memory_format=torch.contiguous_format).fingerprint() == before
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"layers": ()}, "layers"),
+        ({"layers": 3}, "layers"),
+        ({"layers": "3"}, "layers"),
+        ({"combine": "max"}, "combine"),
+        ({"grid": (0, 1)}, "grid"),
+        ({"image_size": 64.5}, "image_size"),
+        ({"std": (0, 1, 1)}, "std"),
+    ],
+)
+def test_choices_that_cannot_be_are_one_line(wrong: dict, field: str) -> None:
+    with pytest.raises(FAEError, match=f"backbone: {field}") as caught:
+        create_backbone("timm/resnet18", **wrong)
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_names_suggest_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean resnet18"):
         create_backbone("timm/resnet18x")

@@ -21,6 +21,7 @@ FAMILIES = {
     "dinov3": lambda: transformers.DINOv3ViTConfig(**SMALL, image_size=32, patch_size=16, num_register_tokens=4),
     "siglip": lambda: transformers.SiglipVisionConfig(**SMALL, image_size=32, patch_size=16),
     "vit": lambda: transformers.ViTConfig(**SMALL, image_size=32, patch_size=16),
+    "aimv2": lambda: transformers.Aimv2VisionConfig(**SMALL, image_size=32, patch_size=16),
     "mae": lambda: transformers.ViTMAEConfig(**SMALL, image_size=32, patch_size=16),
     "convnext": lambda: transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]),
 }
@@ -37,7 +38,7 @@ def save(folder: Path, family: str, size: int = 56) -> torch.nn.Module:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_the_models_own_last_hidden_state(tmp_path: Path, family: str) -> None:
-    size = 32 if family in ("vit", "mae", "siglip", "dinov3") else 56
+    size = 32 if family in ("vit", "mae", "siglip", "dinov3", "aimv2") else 56
     model = save(tmp_path, family, size)
     backbone = create_backbone(f"hf/{tmp_path}", "pretrained")
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -56,6 +57,54 @@ def test_features_are_the_models_own_last_hidden_state(tmp_path: Path, family: s
     torch.testing.assert_close(features, expected)
     if family == "dinov2":
         torch.testing.assert_close(backbone.class_token(images), model(pixel_values=x).last_hidden_state[:, 0])
+
+
+PLAIN_COLOURS = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bicubic"}
+
+
+def yolos() -> transformers.YolosConfig:
+    """A model with a class token before the patches and five tokens behind them."""
+    return transformers.YolosConfig(**SMALL, image_size=[32, 64], patch_size=16, num_detection_tokens=5)
+
+
+def test_tokens_behind_the_patches_are_not_taken_for_patches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(yolos()).eval()
+    model.save_pretrained(tmp_path)
+    backbone = create_backbone(f"hf/{tmp_path}", "pretrained", image_size=(32, 64), **PLAIN_COLOURS)
+    images = torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        own = model(pixel_values=images).last_hidden_state
+    assert own.shape[1] == 1 + 8 + 5
+    features = backbone(images)
+    torch.testing.assert_close(features, own[:, 1:9])
+    assert torch.equal(backbone(images), features)
+    first = create_backbone(f"hf/{tmp_path}", "pretrained", image_size=(32, 64), **PLAIN_COLOURS).to(torch.bfloat16)
+    torch.testing.assert_close(first(images).float(), features, atol=0.1, rtol=0.1)  # found in half precision, too
+
+
+def sam(folder: Path, hidden_size: int = 32) -> None:
+    config = transformers.SamVisionConfig(
+        hidden_size=hidden_size, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=16,
+        output_channels=8, global_attn_indexes=[1], window_size=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.SamVisionModel(config).save_pretrained(folder)
+
+
+def test_a_map_with_its_channels_last_is_read_as_one(tmp_path: Path) -> None:
+    sam(tmp_path)
+    backbone = create_backbone(f"hf/{tmp_path}", "pretrained", image_size=64, **PLAIN_COLOURS)
+    assert (backbone.grid, backbone.dim) == ((4, 4), 32)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    model = transformers.SamVisionModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        own = model(pixel_values=images, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(backbone(images), own.flatten(1, 2))
+    sam(tmp_path / "small", hidden_size=4)  # as many channels as rows and columns
+    with pytest.raises(FAEError, match=r"makes \(4, 4, 4\) of an image of 64x64: which of these are height") as caught:
+        create_backbone(f"hf/{tmp_path / 'small'}", "pretrained", image_size=64, **PLAIN_COLOURS)
+    assert "\n" not in str(caught.value)
 
 
 def test_maes_patches_keep_their_places(tmp_path: Path) -> None:
@@ -126,6 +175,44 @@ def test_a_saved_encoder_needs_no_other_file(tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "encoder")
     (tmp_path / "model").rename(tmp_path / "gone")
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "encoder").encode(images), encoder.encode(images))
+
+
+@pytest.mark.parametrize("family", ["aimv2", "yolos", "sam"])
+def test_an_encoder_that_was_saved_earlier_keeps_its_features(tmp_path: Path, family: str) -> None:
+    from fae_encoder import BackboneConfig, FAEEncoder, FAEEncoderConfig
+
+    size = 64 if family == "sam" else 32
+    if family == "sam":
+        sam(tmp_path / "model")
+    else:
+        config = yolos() if family == "yolos" else FAMILIES[family]()
+        config.image_size = [size, size] if family == "yolos" else size
+        transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    backbone = BackboneConfig(name=f"hf/{tmp_path / 'model'}", weights="pretrained", image_size=size, **PLAIN_COLOURS)
+    encoder = FAEEncoder(FAEEncoderConfig(backbone=backbone, channels=4, image_size=size)).eval()
+    earlier = FAEEncoder(
+        encoder.config.model_copy(update={"backbone": backbone.model_copy(update={"fingerprint": "as earlier"})})
+    ).eval()
+    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    outputs: list[torch.Tensor] = []
+    network = earlier.backbone.network
+    network._blocks[-1].register_forward_hook(lambda m, a, out: outputs.append(out))
+    features = earlier.features(images)
+    own = {
+        "aimv2": lambda out: out,  # before its final norm
+        "yolos": lambda out: network.norm(out)[:, -4:],
+        "sam": lambda out: out.flatten(2).mT,
+    }[family](outputs[0])
+    torch.testing.assert_close(features, own)
+    for number, one in enumerate((encoder, earlier)):
+        folder = one.save_pretrained(tmp_path / str(number))
+        stored = json.loads((folder / "config.json").read_text())
+        assert stored["config"]["backbone"].pop("reading") == (1 if one is earlier else 2)
+        if one is earlier:  # as it was written
+            (folder / "config.json").write_text(json.dumps(stored))
+        loaded = FAEEncoder.from_pretrained(folder)
+        assert torch.equal(loaded.features(images), one.features(images))
+    assert features.shape != encoder.features(images).shape or not torch.equal(features, encoder.features(images))
 
 
 PLAIN = {"size": {"height": 32, "width": 32}, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

@@ -70,6 +70,9 @@ def test_encode_is_the_normalised_mean_or_a_reproducible_sample(encoder: FAEEnco
     alone = encoder.encode(images()[1:], sample=True, random=SlotRandom(1, [6]))
     torch.testing.assert_close(sampled[1:], alone)
     assert (sampled - z).abs().mean() > 0.1
+    for slots in ([5], [5, 6, 7]):
+        with pytest.raises(FAEError, match=f"2 images for {len(slots)} random slots"):
+            encoder.encode(images(), sample=True, random=SlotRandom(1, slots))
 
 
 def test_only_the_adapter_learns(encoder: FAEEncoder) -> None:
@@ -206,6 +209,21 @@ def test_half_precision_keeps_statistics_and_normalisation_exact(encoder: FAEEnc
     assert half.adapter.out.weight.dtype == torch.bfloat16
     assert half.backbone.mean.dtype == half.feature_norm.std.dtype == torch.float32
     torch.testing.assert_close(half.encode(images()), z, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_saved_in_half_precision_is_loaded_and_checked(encoder: FAEEncoder, tmp_path: Path, dtype) -> None:
+    encoder.to(dtype).save_pretrained(tmp_path / "e")
+    half, whole = FAEEncoder.from_pretrained(tmp_path / "e", dtype=dtype), FAEEncoder.from_pretrained(tmp_path / "e")
+    assert torch.equal(half.encode(images()), encoder.eval().encode(images()))
+    assert {p.dtype for p in whole.parameters()} == {torch.float32}
+    assert whole.fingerprint() == half.fingerprint() == whole.spec.fingerprint
+    weights = tmp_path / "e" / "model.safetensors"
+    state = load_file(weights)
+    state["adapter.out.weight"][0, 0] += 1
+    save_file(state, weights)
+    with pytest.raises(InvalidFile, match="fingerprint"):
+        FAEEncoder.from_pretrained(tmp_path / "e")
 
 
 def test_rounding_changes_the_adapter_alone_and_the_fingerprint_with_it(encoder: FAEEncoder, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fae_core import images
 from fae_core.errors import FAEError
 from fae_eval.metrics import LPIPS, feature_cosine, feature_mse, psnr, ssim, unexplained_variance
 
@@ -27,6 +28,14 @@ def test_identical_images_have_the_largest_psnr_and_leave_a_mean_finite():
     values = psnr(a, b)
     assert values[0] == 100 and values.isfinite().all()
     assert psnr(a, (a + 1e-6).clamp(0, 1)).max() == 100  # less than half of a level
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, images.psnr])
+def test_images_of_two_shapes_are_not_compared(metric):
+    a, b = pair()
+    for other in (b[:1], b[..., :1], b[:, :1], b[0]):
+        with pytest.raises(FAEError, match=r"\(B, C, H, W\)"):
+            metric(a, other)
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])

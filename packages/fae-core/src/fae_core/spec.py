@@ -150,13 +150,8 @@ class LatentSpec:
         Args:
             device: Where to put them; None: the CPU.
         """
-        import torch
-
-        if self.is_positional:
-            mean, std = self._positional
-            return mean.to(device or "cpu"), std.to(device or "cpu")
-        mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device=device or "cpu")[:, :, None, None]
-        return mean, std
+        mean, std = self._statistics_on(device)
+        return mean.clone(), std.clone()
 
     @functools.cached_property
     def _positional(self) -> tuple[Tensor, Tensor]:
@@ -312,7 +307,17 @@ class LatentSpec:
         if z.ndim < 3 or tuple(z.shape[-3:]) != (self.channels, *sides):
             wanted = ", ".join(map(str, sides)) if self.is_positional else "h, w"
             raise FAEError(f"expected latents of shape (..., {self.channels}, {wanted}), got {tuple(z.shape)}")
-        return self.statistics(z.device)
+        return self._statistics_on(z.device)
+
+    def _statistics_on(self, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
+        """As `statistics`, but perhaps the tensors that are kept, which must not be written to."""
+        import torch
+
+        if self.is_positional:
+            mean, std = self._positional
+            return mean.to(device or "cpu"), std.to(device or "cpu")
+        mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device=device or "cpu")[:, :, None, None]
+        return mean, std
 
 
 def _require_order(shape: tuple[int, ...], sizes: dict[str, Any]) -> None:

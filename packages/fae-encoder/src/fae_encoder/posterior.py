@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fae_core.display import html_table
+from fae_core.errors import FAEError
 from fae_core.random import SlotRandom
 
 # std between 3e-7 and 2.2e4: beyond them exp(logvar) leaves fp32's useful range.
@@ -50,13 +51,18 @@ class Posterior:
         """One sample, differentiable in mean and logvar.
 
         Args:
-            random: source of the noise (stream "posterior"); None = torch's global generator.
+            random: source of the noise (stream "posterior"), B slots; None = torch's global generator.
 
         Returns:
             (B, C, h, w).
+
+        Raises:
+            FAEError: for another number of slots than images.
         """
         if random is None:
             noise = torch.randn_like(self.mean)
+        elif len(random) != len(self.mean):  # one slot would give all images the same noise
+            raise FAEError(f"{len(self.mean)} images for {len(random)} random slots; give one slot for each image")
         else:
             noise = random.normal(self.mean.shape[1:], "posterior", self.mean.device)
         return self.mean + self.std * noise

@@ -205,7 +205,8 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
                 "the backbone was cast; cast the encoder back to float32 to save it without the backbone's weights"
             )
         fingerprint = self.backbone.fingerprint()
-        stored = backbone.model_copy(update={"weights": source, "fingerprint": fingerprint})
+        reading = 1 if backbone.reads_as_before else 2
+        stored = backbone.model_copy(update={"weights": source, "fingerprint": fingerprint, "reading": reading})
         self.config = self.config.model_copy(update={"backbone": stored})
         self.stamp(fingerprint)
 

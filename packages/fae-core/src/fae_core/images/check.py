@@ -59,6 +59,21 @@ def require_image_batch(images: object, what: str = "images", channels: int | No
     return images
 
 
+def require_image_pair(a: object, b: object) -> None:
+    """Check that two batches of images, of any number of channels, can be compared pixel by pixel.
+
+    Args:
+        a: what to check.
+        b: likewise.
+
+    Raises:
+        FAEError: one is not a tensor of floats (B, C, H, W), or their shapes differ.
+    """
+    a, b = (require_image_batch(x, channels=None) for x in (a, b))
+    if a.shape != b.shape:
+        raise FAEError(f"expected two batches (B, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+
+
 def require_range(images: Tensor, low: float = 0.0, high: float = 1.0, what: str = "images") -> None:
     """Check the values of images, except where the module's docstring says that values are not checked.
 

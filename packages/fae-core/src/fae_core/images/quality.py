@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fae_core.images.check import require_image_pair
+
 LEAST_ERROR = 1e-10
 
 
@@ -15,10 +17,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a: (B, C, H, W) in [0, 1].
-        b: (B, C, H, W) in [0, 1].
+        b: Of the same shape.
 
     Returns:
         (B,) float64, in dB.
+
+    Raises:
+        FAEError: the shapes differ, or are not (B, C, H, W).
     """
+    require_image_pair(a, b)
     error = (a.double() - b.double()).square().flatten(1).mean(1)
     return -10 * error.clamp_min(LEAST_ERROR).log10()

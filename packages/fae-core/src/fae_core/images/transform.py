@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL.Image import Image, Resampling, frombytes
 from torch import Tensor
 
-from fae_core.errors import DataError
+from fae_core.errors import DataError, FAEError
 from fae_core.images.check import require_images, require_range
 from fae_core.images.decode import MAX_PIXELS
 from fae_core.images.resample import Box, Resize, planes, resized
@@ -236,11 +236,13 @@ def to_uint8(images: Tensor) -> Tensor:
     Values are rounded to the nearest level; truncation would darken by half a level.
 
     Args:
-        images: Of any shape.
+        images: Of any shape and floating type.
 
     Raises:
-        FAEError: a value is NaN.
+        FAEError: they are not floats, or a value is NaN.
     """
+    if not images.is_floating_point():
+        raise FAEError(f"images must be floats in [0, 1] to become uint8, got {images.dtype}")
     require_range(images, -math.inf, math.inf)
     return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
 

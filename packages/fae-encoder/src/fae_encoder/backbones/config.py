@@ -47,6 +47,9 @@ class BackboneConfig(Config):
         classifier: whether the network has its classifier; False is recorded for weights that come without one.
         hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
         fingerprint: SHA-256 of the weights, set when an encoder is saved.
+        reading: how features are found in a transformers model, set when an encoder is saved. Encoders saved before it
+            was keep their features (1): there all tokens before the last are taken for a prefix, all maps for ones with
+            channels first, and a norm called rms_norm is not known.
     """
 
     name: str
@@ -67,11 +70,17 @@ class BackboneConfig(Config):
     classifier: bool = True
     hf_config: dict[str, Any] | None = None
     fingerprint: str = ""
+    reading: Literal[1, 2] = 1
 
     @property
     def places(self) -> frozenset[str]:
         """A backbone is known by its weights; its network's name is in the spec."""
         return frozenset({"name", "weights"})
+
+    @property
+    def reads_as_before(self) -> bool:
+        """Whether this is of an encoder that was saved before `reading` was recorded."""
+        return self.fingerprint != "" and self.reading == 1
 
     def require(self) -> None:
         """Raise FAEError for a name of no library, or a choice of weights that it cannot have; no library is asked."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fae_core.commands.loading import loading
+from fae_core.config import parse_config
 from fae_core.errors import FAEError
 from fae_encoder.backbones.backbone import Backbone
 from fae_encoder.backbones.config import BackboneConfig, Combine, Interpolation
@@ -60,21 +61,21 @@ def create_backbone(
     """
     if revision is not None and weights != "pretrained":
         raise FAEError(f"a revision is of weights='pretrained', not of {weights!r}")
-    config = BackboneConfig(
-        name=name,
-        weights=None if weights is None else str(weights),
-        image_size=image_size,
-        layers=None if layers is None else tuple(layers),
-        combine=combine,
-        final_norm=final_norm,
-        norm_affine=norm_affine,
-        grid=grid,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        revision=revision,
-    )
-    return build_backbone(config)
+    fields = {
+        "name": name,
+        "weights": None if weights is None else str(weights),
+        "image_size": image_size,
+        "layers": layers,
+        "combine": combine,
+        "final_norm": final_norm,
+        "norm_affine": norm_affine,
+        "grid": grid,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "revision": revision,
+    }
+    return build_backbone(parse_config(BackboneConfig, fields, "backbone"))
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -106,7 +107,7 @@ def _network(library: str, model_name: str, config: BackboneConfig) -> tuple[Bac
         from fae_encoder.backbones.transformers_network import TransformersNetwork, create_transformers_model
 
         model, config = create_transformers_model(model_name, config)
-        network = TransformersNetwork(model, config.layers, config.final_norm)
+        network = TransformersNetwork(model, config.layers, config.final_norm, config.reads_as_before)
     return config, network
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Where models keep the norm behind their last block.
-_NORMS = ("layernorm", "post_layernorm", "norm")
+_NORMS = ("layernorm", "post_layernorm", "norm", "rms_norm")
 
 
 class TransformersNetwork(Network):
@@ -35,6 +37,7 @@ class TransformersNetwork(Network):
         model: the vision model.
         layers: layer numbers, from 0 or from the end; None = the last.
         final_norm: pass the outputs through the model's final norm, if it has one over tokens.
+        as_before: find features as `BackboneConfig.reading` 1 does.
 
     Raises:
         FAEError: if the model's blocks are not found, or a layer does not exist.
@@ -44,7 +47,9 @@ class TransformersNetwork(Network):
     _blocks: nn.ModuleList
     _norm: nn.Module | None
 
-    def __init__(self, model: PreTrainedModel, layers: tuple[int, ...] | None, final_norm: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layers: tuple[int, ...] | None, final_norm: bool, as_before: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         object.__setattr__(self, "_blocks", _find_blocks(model))  # a second registration would double the state dict
@@ -52,10 +57,12 @@ class TransformersNetwork(Network):
         self._patch = pair(getattr(model.config, "patch_size", None))
         self.channels_last = not hasattr(model.config, "num_attention_heads") and not hasattr(model.config, "num_heads")
         parts = dict(model.named_children())
-        norm = next((parts[name] for name in _NORMS if name in parts), None)
+        norm = next((parts[name] for name in _NORMS if name in parts and not (as_before and name == "rms_norm")), None)
         self.final_norm = final_norm and norm is not None and not self.channels_last
         object.__setattr__(self, "_norm", norm)
         self._options = inspect.signature(model.forward).parameters
+        self._as_before = as_before
+        self._prefix: int | None = None  # tokens in front of the patches, once it is known
 
     @property
     def norm(self) -> nn.Module | None:
@@ -69,7 +76,7 @@ class TransformersNetwork(Network):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [self._as_map(outputs[i], (x.shape[-2], x.shape[-1])) for i in self.layers]
+        return [self._as_map(outputs[i], x) for i in self.layers]
 
     def head(self, features: FeatureMap, pool: str | None) -> Tensor:
         raise FAEError("transformers' AutoModel has no classifier; take the timm model of the same weights for logits")
@@ -108,17 +115,82 @@ class TransformersNetwork(Network):
             arguments["noise"] = torch.arange(patches, dtype=torch.float32, device=x.device).expand(x.shape[0], -1)
         return arguments
 
-    def _as_map(self, output: Tensor, size: tuple[int, int]) -> FeatureMap:
+    def _as_map(self, output: Tensor, x: Tensor) -> FeatureMap:
+        """The patches of a layer's output for images x."""
+        size = (x.shape[-2], x.shape[-1])
         if output.ndim == 4:
-            return FeatureMap.of(output)
-        if self._patch is None:
+            found = self._of_axes(output, size)
+        elif self._patch is None:
             raise FAEError(f"{type(self.model).__name__} has tokens but no patch size: their grid is unknown")
-        grid = (size[0] // self._patch[0], size[1] // self._patch[1])
-        prefix = output.shape[1] - grid[0] * grid[1]
-        if prefix < 0:
+        else:
+            grid = (size[0] // self._patch[0], size[1] // self._patch[1])
+            first = self._first_patch(output, grid, x)
+            found = FeatureMap(output[:, first : first + grid[0] * grid[1]], grid)
+        if self.final_norm and self._norm is not None:
+            return FeatureMap(self._norm(found.tokens_BNC), found.grid)
+        return found
+
+    def _of_axes(self, output: Tensor, size: tuple[int, int]) -> FeatureMap:
+        """A map whose channels come before height and width, or behind them as SAM's do: the sides are the image's."""
+        before, behind = _in_proportion(output.shape[2:], size), _in_proportion(output.shape[1:3], size)
+        if self._as_before or (before and (self.channels_last or not behind)):
+            return FeatureMap.of(output)
+        if behind and not before:
+            return FeatureMap(output.flatten(1, 2), (output.shape[1], output.shape[2]))
+        raise FAEError(
+            f"{type(self.model).__name__} makes {tuple(output.shape[1:])} of an image of {size[0]}x{size[1]}: which of "
+            "these are height and width is unknown"
+        )
+
+    def _first_patch(self, output: Tensor, grid: tuple[int, int], x: Tensor) -> int:
+        """The place of the first patch among the tokens of a layer's output for images x."""
+        patches = grid[0] * grid[1]
+        if output.shape[1] < patches:
             raise FAEError(f"{type(self.model).__name__} merges tokens between layers: their grid is unknown")
-        tokens = self._norm(output) if self.final_norm and self._norm is not None else output
-        return FeatureMap(tokens[:, prefix:], grid)
+        if self._as_before or output.shape[1] == patches or x.is_meta:  # on meta shapes alone count
+            return output.shape[1] - patches
+        if self._prefix is None:
+            varies = self._varying_tokens(x)
+            prefix = varies.index(True) if True in varies else 0
+            if varies != [prefix <= place < prefix + patches for place in range(output.shape[1])]:
+                raise FAEError(f"{type(self.model).__name__} has tokens among its patches: their grid is unknown")
+            self._prefix = prefix
+        return self._prefix
+
+    @torch.no_grad()
+    def _varying_tokens(self, x: Tensor) -> list[bool]:
+        """Which tokens depend on the image where they enter the first block.
+
+        Patches do; what a model puts before or behind them (class, registers, YOLOS' detections) does not.
+
+        Args:
+            x: images, whose size, type and device count.
+        """
+        entering: list[Tensor] = []
+
+        def end(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+            entering.append(next(iter((*arguments, *options.values()))))
+            raise _Reached
+
+        phases = torch.arange(x[0].numel(), device=x.device).view(x.shape[1:])
+        pair = torch.stack((phases.sin(), phases.cos())).to(x.dtype)
+        hook = self._blocks[0].register_forward_pre_hook(end, with_kwargs=True)
+        try:
+            with suppress(_Reached):
+                self.model(pixel_values=pair, **self._arguments(pair))
+        finally:
+            hook.remove()
+        return (entering[0][0] != entering[0][1]).any(-1).tolist()
+
+
+class _Reached(Exception):
+    """Ends a forward pass where its tokens are known."""
+
+
+def _in_proportion(sides: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether a map of these sides covers an image with one stride, up to rounding."""
+    (height, width), (rows, columns) = sides, size
+    return height <= rows and width <= columns and abs(height * columns - width * rows) <= max(size)
 
 
 def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTrainedModel, BackboneConfig]:

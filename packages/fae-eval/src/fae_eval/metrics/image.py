@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fae_core import images
 from fae_core.errors import FAEError, MissingPackage
-from fae_core.images.check import require_image_batch, require_range
+from fae_core.images.check import require_image_pair, require_range
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -105,7 +105,6 @@ def _require_pair(a: Tensor, b: Tensor) -> None:
     for x in (a, b):
         if not x.numel():
             raise FAEError(f"there is no image to measure: {tuple(x.shape)}")
-        require_image_batch(x, channels=None)
+    require_image_pair(a, b)
+    for x in (a, b):
         require_range(x)
-    if a.shape != b.shape:
-        raise FAEError(f"expected two batches (B, C, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
