@@ -148,3 +148,55 @@ def test_damaged_and_foreign_folders_are_named(finetune_run: Path, noise_run: Pa
     (broken / "config.json").write_text(json.dumps({"model_type": "fae", "config": {"parts": ["encoder"]}}))
     with pytest.raises(InvalidFile, match="which parts"):
         FAE.from_pretrained(broken)
+
+
+def make_fae() -> FAE:
+    """Of fresh parts, whose spec has neither statistics nor a fingerprint."""
+    encoder = make_encoder()
+    torch.manual_seed(1)
+    decoder = FeatureDecoder.from_preset("feature-decoder-tiny", spec=encoder.spec, feature_dim=encoder.backbone.dim)
+    pixels = PixelDecoder.from_preset("pixel-decoder-tiny", feature_dim=encoder.backbone.dim)
+    return FAE(encoder, decoder, pixels).eval()
+
+
+def test_an_fae_of_fresh_parts_is_saved_and_loaded(images: torch.Tensor, tmp_path: Path) -> None:
+    fae = make_fae()
+    fae.save_pretrained(tmp_path / "fae")
+    assert fae.spec.fingerprint and fae.feature_decoder.spec == fae.spec
+    loaded = FAE.from_pretrained(tmp_path / "fae")
+    assert loaded.spec == fae.spec and torch.equal(loaded.reconstruct(images), fae.reconstruct(images))
+
+
+def test_decoding_and_the_folder_follow_an_encoder_that_is_changed(
+    fae: FAE, images: torch.Tensor, tmp_path: Path
+) -> None:
+    wanted = fae.reconstruct(images)
+    fae.encoder.with_statistics([0.3] * 8, [0.5] * 8)
+    assert torch.allclose(fae.reconstruct(images), wanted, atol=1e-5)
+    fae.encoder.with_statistics([0.1] * 8, [2.0] * 8)  # seen by `require` and by saving, without decoding between
+    fae.require()
+    with torch.no_grad():
+        next(fae.encoder.adapter.parameters()).add_(0.01)
+    fae.encoder.with_statistics([0.2] * 8, [1.5] * 8)
+    old = fae.spec
+    fae.save_pretrained(tmp_path / "fae")
+    loaded, decoder = FAE.from_pretrained(tmp_path / "fae"), FAEDecoder.from_pretrained(tmp_path / "fae")
+    assert old.fingerprint != loaded.spec.fingerprint == decoder.spec.fingerprint
+    z = loaded.encode(images)
+    assert torch.equal(loaded.decode(z), fae.reconstruct(images)) and torch.equal(decoder.decode(z), loaded.decode(z))
+
+
+def test_parts_that_are_replaced_in_memory_are_checked(fae: FAE, images: torch.Tensor, tmp_path: Path) -> None:
+    own, foreign = fae.feature_decoder, make_fae()
+    foreign.encoder.stamp()
+    foreign.require()
+    fae.feature_decoder = foreign.feature_decoder
+    for use in (lambda: fae.reconstruct(images), fae.require, lambda: fae.save_pretrained(tmp_path / "fae")):
+        with pytest.raises(LatentSpecMismatch, match="fingerprint"):
+            use()
+    fae.feature_decoder = own
+    features = fae.pixel_decoder.config.features.model_copy(update={"fingerprint": "0" * 64})
+    fae.pixel_decoder = PixelDecoder(fae.pixel_decoder.config.model_copy(update={"features": features}))
+    with pytest.raises(FeatureSpaceMismatch, match="backbone weights"):
+        fae.save_pretrained(tmp_path / "fae")
+    assert not (tmp_path / "fae").exists()
