@@ -14,7 +14,7 @@ from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
 from fae_core.images import load_batch
 from fae_core.models.load import load_decoder, load_tokenizer
 from fae_core.protocols import Tokenizer
-from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpaceMismatch, PixelDecoder
+from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpace, FeatureSpaceMismatch, PixelDecoder
 from fae_encoder import FAEEncoder
 
 
@@ -135,6 +135,20 @@ def test_parts_of_two_faes_are_told_apart(fae: FAE) -> None:
     smaller = PixelDecoder(fae.pixel_decoder.config.model_copy(update={"image_size": 32}))
     with pytest.raises(FAEError, match=r"images of \(64, 64\) pixels, the pixel decoder paints \(32, 32\)"):
         FAE(fae.encoder, fae.feature_decoder, smaller)
+
+
+def test_features_of_images_that_are_prepared_differently_are_told_apart(fae: FAE) -> None:
+    own = FeatureSpace.of(fae.encoder)
+    assert own == fae.pixel_decoder.config.features
+    for choice in ({"mean": (0.0, 0.0, 0.0), "std": (0.1, 0.1, 0.1)}, {"interpolation": "bilinear"}):
+        backbone = fae.encoder.config.backbone.model_copy(update={**choice, "weights": None})
+        other = FAEEncoder(fae.encoder.config.model_copy(update={"backbone": backbone}))
+        other.load_state_dict(fae.encoder.state_dict())
+        with pytest.raises(FeatureSpaceMismatch, match=r"no weight shows: wanted none, found bi\w+ \("):
+            own.require(FeatureSpace.of(other))
+        earlier = own.model_copy(update={"choices": None})  # as folders of earlier versions say it
+        earlier.require(FeatureSpace.of(other))
+        FeatureSpace.of(other).require(earlier)
 
 
 def test_damaged_and_foreign_folders_are_named(finetune_run: Path, noise_run: Path, tmp_path: Path) -> None:
