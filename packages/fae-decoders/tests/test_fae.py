@@ -137,6 +137,27 @@ def test_parts_of_two_faes_are_told_apart(fae: FAE) -> None:
         FAE(fae.encoder, fae.feature_decoder, smaller)
 
 
+@pytest.mark.parametrize("grid", [(2, 8), (8, 8)])
+def test_a_pixel_decoder_for_another_grid_is_refused(fae: FAE, grid: tuple[int, int]) -> None:
+    """A grid of as many places would be painted in the wrong order."""
+    other = PixelDecoder(fae.pixel_decoder.config.model_copy(update={"features": None, "grid": grid}))
+    for make in (
+        lambda: FAE(fae.encoder, fae.feature_decoder, other),
+        lambda: FAEDecoder(fae.spec, fae.feature_decoder, other),
+    ):
+        with pytest.raises(FAEError, match=r"on a grid of \(4, 4\), the pixel decoder takes"):
+            make()
+
+
+def test_a_cast_fae_is_saved_only_where_its_decoders_fit_its_rounded_backbone(fae: FAE, tmp_path: Path) -> None:
+    with pytest.raises(FeatureSpaceMismatch, match=r"backbone weights: .*load it in float32"):
+        fae.bfloat16().save_pretrained(tmp_path / "fae")
+    assert not (tmp_path / "fae").exists()
+    fresh = make_fae().bfloat16()
+    fresh.save_pretrained(tmp_path / "fresh")
+    assert FAE.from_pretrained(tmp_path / "fresh").spec == fresh.spec
+
+
 def test_features_of_images_that_are_prepared_differently_are_told_apart(fae: FAE) -> None:
     own = FeatureSpace.of(fae.encoder)
     assert own == fae.pixel_decoder.config.features

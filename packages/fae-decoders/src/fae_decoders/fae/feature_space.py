@@ -30,7 +30,8 @@ class FeatureSpaceMismatch(FAEError):
     def __init__(self, fields: dict[str, tuple[object, object]], context: str = "") -> None:
         self.fields = fields
         listed = "; ".join(f"{name}: wanted {wanted}, found {found}" for name, (wanted, found) in fields.items())
-        super().__init__(f"feature spaces differ{f' ({context})' if context else ''}: {listed}")
+        cast = "; a model that was cast has other weights: load it in float32" if "backbone weights" in fields else ""
+        super().__init__(f"feature spaces differ{f' ({context})' if context else ''}: {listed}{cast}")
 
 
 class FeatureSpace(Config):
@@ -132,4 +133,4 @@ def _describe(space: FeatureSpace) -> str:
 
 def _short(value: Any) -> Any:
     """A value as an error shows it: hashes are cut."""
-    return value[:12] + "..." if isinstance(value, str) and len(value) > 64 else value
+    return value[:12] + "..." if isinstance(value, str) and len(value) >= 64 else value
