@@ -100,6 +100,32 @@ def test_rounding_stamps_the_rounded_encoder(vae_run: Path) -> None:
         assert torch.equal(rounded.get_parameter(name), parameter.half().float())
 
 
+def test_saving_stamps_the_weights_that_are_saved(vae_run: Path, tmp_path: Path) -> None:
+    """Two latent spaces are told apart, a changed decoder leaves them alone, and statistics are kept."""
+    vae, changed = ConvVAE.from_pretrained(vae_run), ConvVAE.from_pretrained(vae_run)
+    with torch.no_grad():
+        next(changed.decoder.parameters()).mul_(1.1)
+        changed.save_pretrained(tmp_path / "same")
+        next(changed.encoder.parameters()).mul_(1.1)
+    changed.save_pretrained(tmp_path / "other")
+    vae.spec.require(ConvVAE.from_pretrained(tmp_path / "same").spec)
+    other = ConvVAE.from_pretrained(tmp_path / "other")
+    with pytest.raises(LatentSpecMismatch, match=r"fingerprint"):
+        vae.spec.require(other.spec)
+    vae.spec.require(other.spec, ignore=("fingerprint",))
+    saved = other.spec
+    assert other.stamp() == saved  # what `fae encode` gives its store
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_one_saved_in_another_type_has_the_fingerprint_of_what_is_loaded(vae_run: Path, tmp_path: Path, dtype) -> None:
+    ConvVAE.from_pretrained(vae_run, dtype=dtype).save_pretrained(tmp_path / "vae")
+    loaded = ConvVAE.from_pretrained(tmp_path / "vae")
+    saved = loaded.spec
+    assert saved.fingerprint != ConvVAE.from_pretrained(vae_run).spec.fingerprint
+    assert loaded.stamp() == saved
+
+
 def test_one_image_is_encoded_and_decoded_as_in_a_batch(vae_run: Path) -> None:
     vae = ConvVAE.from_pretrained(vae_run)
     with torch.no_grad():

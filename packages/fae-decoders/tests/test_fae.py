@@ -14,7 +14,7 @@ from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
 from fae_core.images import load_batch
 from fae_core.models.load import load_decoder, load_tokenizer
 from fae_core.protocols import Tokenizer
-from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpaceMismatch, PixelDecoder
+from fae_decoders import FAE, FAEDecoder, FeatureDecoder, FeatureSpace, FeatureSpaceMismatch, PixelDecoder
 from fae_encoder import FAEEncoder
 
 
@@ -137,6 +137,41 @@ def test_parts_of_two_faes_are_told_apart(fae: FAE) -> None:
         FAE(fae.encoder, fae.feature_decoder, smaller)
 
 
+@pytest.mark.parametrize("grid", [(2, 8), (8, 8)])
+def test_a_pixel_decoder_for_another_grid_is_refused(fae: FAE, grid: tuple[int, int]) -> None:
+    """A grid of as many places would be painted in the wrong order."""
+    other = PixelDecoder(fae.pixel_decoder.config.model_copy(update={"features": None, "grid": grid}))
+    for make in (
+        lambda: FAE(fae.encoder, fae.feature_decoder, other),
+        lambda: FAEDecoder(fae.spec, fae.feature_decoder, other),
+    ):
+        with pytest.raises(FAEError, match=r"on a grid of \(4, 4\), the pixel decoder takes"):
+            make()
+
+
+def test_a_cast_fae_is_saved_only_where_its_decoders_fit_its_rounded_backbone(fae: FAE, tmp_path: Path) -> None:
+    with pytest.raises(FeatureSpaceMismatch, match=r"backbone weights: .*load it in float32"):
+        fae.bfloat16().save_pretrained(tmp_path / "fae")
+    assert not (tmp_path / "fae").exists()
+    fresh = make_fae().bfloat16()
+    fresh.save_pretrained(tmp_path / "fresh")
+    assert FAE.from_pretrained(tmp_path / "fresh").spec == fresh.spec
+
+
+def test_features_of_images_that_are_prepared_differently_are_told_apart(fae: FAE) -> None:
+    own = FeatureSpace.of(fae.encoder)
+    assert own == fae.pixel_decoder.config.features
+    for choice in ({"mean": (0.0, 0.0, 0.0), "std": (0.1, 0.1, 0.1)}, {"interpolation": "bilinear"}):
+        backbone = fae.encoder.config.backbone.model_copy(update={**choice, "weights": None})
+        other = FAEEncoder(fae.encoder.config.model_copy(update={"backbone": backbone}))
+        other.load_state_dict(fae.encoder.state_dict())
+        with pytest.raises(FeatureSpaceMismatch, match=r"no weight shows: wanted none, found bi\w+ \("):
+            own.require(FeatureSpace.of(other))
+        earlier = own.model_copy(update={"choices": None})  # as folders of earlier versions say it
+        earlier.require(FeatureSpace.of(other))
+        FeatureSpace.of(other).require(earlier)
+
+
 def test_damaged_and_foreign_folders_are_named(finetune_run: Path, noise_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="holds a 'pixel-decoder' model, not an 'fae'"):
         FAE.from_pretrained(noise_run)
@@ -148,3 +183,55 @@ def test_damaged_and_foreign_folders_are_named(finetune_run: Path, noise_run: Pa
     (broken / "config.json").write_text(json.dumps({"model_type": "fae", "config": {"parts": ["encoder"]}}))
     with pytest.raises(InvalidFile, match="which parts"):
         FAE.from_pretrained(broken)
+
+
+def make_fae() -> FAE:
+    """Of fresh parts, whose spec has neither statistics nor a fingerprint."""
+    encoder = make_encoder()
+    torch.manual_seed(1)
+    decoder = FeatureDecoder.from_preset("feature-decoder-tiny", spec=encoder.spec, feature_dim=encoder.backbone.dim)
+    pixels = PixelDecoder.from_preset("pixel-decoder-tiny", feature_dim=encoder.backbone.dim)
+    return FAE(encoder, decoder, pixels).eval()
+
+
+def test_an_fae_of_fresh_parts_is_saved_and_loaded(images: torch.Tensor, tmp_path: Path) -> None:
+    fae = make_fae()
+    fae.save_pretrained(tmp_path / "fae")
+    assert fae.spec.fingerprint and fae.feature_decoder.spec == fae.spec
+    loaded = FAE.from_pretrained(tmp_path / "fae")
+    assert loaded.spec == fae.spec and torch.equal(loaded.reconstruct(images), fae.reconstruct(images))
+
+
+def test_decoding_and_the_folder_follow_an_encoder_that_is_changed(
+    fae: FAE, images: torch.Tensor, tmp_path: Path
+) -> None:
+    wanted = fae.reconstruct(images)
+    fae.encoder.with_statistics([0.3] * 8, [0.5] * 8)
+    assert torch.allclose(fae.reconstruct(images), wanted, atol=1e-5)
+    fae.encoder.with_statistics([0.1] * 8, [2.0] * 8)  # seen by `require` and by saving, without decoding between
+    fae.require()
+    with torch.no_grad():
+        next(fae.encoder.adapter.parameters()).add_(0.01)
+    fae.encoder.with_statistics([0.2] * 8, [1.5] * 8)
+    old = fae.spec
+    fae.save_pretrained(tmp_path / "fae")
+    loaded, decoder = FAE.from_pretrained(tmp_path / "fae"), FAEDecoder.from_pretrained(tmp_path / "fae")
+    assert old.fingerprint != loaded.spec.fingerprint == decoder.spec.fingerprint
+    z = loaded.encode(images)
+    assert torch.equal(loaded.decode(z), fae.reconstruct(images)) and torch.equal(decoder.decode(z), loaded.decode(z))
+
+
+def test_parts_that_are_replaced_in_memory_are_checked(fae: FAE, images: torch.Tensor, tmp_path: Path) -> None:
+    own, foreign = fae.feature_decoder, make_fae()
+    foreign.encoder.stamp()
+    foreign.require()
+    fae.feature_decoder = foreign.feature_decoder
+    for use in (lambda: fae.reconstruct(images), fae.require, lambda: fae.save_pretrained(tmp_path / "fae")):
+        with pytest.raises(LatentSpecMismatch, match="fingerprint"):
+            use()
+    fae.feature_decoder = own
+    features = fae.pixel_decoder.config.features.model_copy(update={"fingerprint": "0" * 64})
+    fae.pixel_decoder = PixelDecoder(fae.pixel_decoder.config.model_copy(update={"features": features}))
+    with pytest.raises(FeatureSpaceMismatch, match="backbone weights"):
+        fae.save_pretrained(tmp_path / "fae")
+    assert not (tmp_path / "fae").exists()

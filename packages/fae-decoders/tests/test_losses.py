@@ -12,7 +12,7 @@ from fae_core.random import SlotRandom
 from fae_decoders.losses.adversarial import adaptive_weight, adaptive_weight_per_image, discriminator_hinge, lecam
 from fae_decoders.losses.augment import diff_augment
 from fae_decoders.losses.discriminator import PatchDiscriminator
-from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig
+from fae_decoders.losses.pixel import PixelLoss, PixelLossConfig, make_discriminator, make_perceptual
 from fae_decoders.losses.vae import channel_weights, cosine_loss, feature_loss
 
 
@@ -114,6 +114,35 @@ def test_backbone_perceptual_prefers_the_image_itself_and_reaches_the_pixels() -
     assert loss(image, image) < loss(blurred, image) < loss(other, image)
     loss(blurred, image).backward()
     assert blurred.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [(96, 128), (128, 96), (72, 128), (96, 144)])
+def test_a_judge_sees_the_whole_image_whatever_its_aspect_ratio(size: tuple[int, int]) -> None:
+    config = PixelLossConfig(
+        perceptual="none",
+        adversarial="backbone",
+        adversarial_backbone="timm/test_vit",  # patches of 16 pixels
+        adversarial_backbone_weights=None,
+        adversarial_image_size=48,
+    )
+    judge = make_discriminator(config, size)
+    exact = max(size) * 48 / min(size)
+    assert min(judge.backbone.image_size) == 48 and abs(max(judge.backbone.image_size) - exact) <= 8
+    assert (judge.backbone.image_size[0] > 48) == (size[0] > size[1])
+    images = uniform(2, 3, *size).requires_grad_()
+    judge(images).sum().backward()
+    assert (images.grad.abs().amax((0, 1)) > 0).all()
+    with pytest.raises(FAEError, match="another aspect ratio"):
+        judge(uniform(1, 3, 64, 64))
+    with pytest.raises(FAEError, match="images of 50x50"):
+        make_discriminator(config.model_copy(update={"adversarial_image_size": 50}), (64, 64))
+
+
+@pytest.mark.parametrize(("size", "seen"), [((240, 320), (224, 300)), ((256, 384), (224, 336)), ((64, 64), (224, 224))])
+def test_convnext_sees_images_of_common_aspect_ratios(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    with torch.device("meta"):  # no weights
+        perceptual = make_perceptual(PixelLossConfig(perceptual="convnext"), size)
+    assert perceptual.terms[0].backbone.image_size == seen
 
 
 def test_a_loss_without_a_target_is_refused() -> None:

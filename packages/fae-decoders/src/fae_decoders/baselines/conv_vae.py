@@ -10,6 +10,7 @@ LDM (VA-VAE, SD-VAE; imports/autoencoder_kl.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fae_core.config import Config, parse_config
 from fae_core.images import AnyImages, ImageTransform
+from fae_core.models.card import Card
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
@@ -38,7 +40,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
     Args:
         config: The sizes.
         spec: The latents; by default those that follow from the sizes, with mean 0 and std 1 until `with_statistics`
-            and without a fingerprint until `stamp`.
+            and without a fingerprint until `stamp`, which saving calls.
 
     Raises:
         LatentSpecMismatch: `spec` does not fit the sizes.
@@ -202,6 +204,10 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
         """
         round_parameters(self, dtype)
         self.stamp()
+
+    def _write(self, folder: Path, card: Card) -> None:
+        self.stamp()  # weights may have changed since
+        super()._write(folder, card)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -63,11 +63,12 @@ class FAE(DecoderPair):
         super().__init__()
         self.encoder = encoder
         self.feature_decoder, self.pixel_decoder = feature_decoder, pixel_decoder
+        self._agreed = encoder.spec  # the latents that encoder and feature decoder had in common last
         self.require()
 
     @property
     def spec(self) -> LatentSpec:  # pyright: ignore[reportIncompatibleVariableOverride] (the encoder's own)
-        """The encoder's latents."""
+        """The encoder's latents, by whose present statistics `decode` undoes what `encode` did."""
         return self.encoder.spec
 
     @property
@@ -105,6 +106,21 @@ class FAE(DecoderPair):
         """
         return self.encoder.posterior(images)
 
+    def features(self, z: Tensor) -> Tensor:
+        """Backbone features of normalised latents: reconstructed, or the latents themselves without a feature decoder.
+
+        Args:
+            z: (B, C, h, w), normalised.
+
+        Returns:
+            (B, N, D).
+
+        Raises:
+            LatentSpecMismatch: The feature decoder was replaced by one that was made for other latents.
+        """
+        self._share_spec()
+        return super().features(z)
+
     def reconstruct(self, images: AnyImages) -> Tensor:
         """decode(encode(images)).
 
@@ -118,14 +134,15 @@ class FAE(DecoderPair):
     def require(self) -> None:
         """Check that the parts were made for the same latents and the same features.
 
+        Statistics and weights of the encoder may have changed since the FAE was made: its feature decoder follows them.
+
         Raises:
             LatentSpecMismatch: Names every field of the latents that differs.
             FeatureSpaceMismatch: Names every field of the features that differs.
             FAEError: Channels or image sizes differ, or a feature decoder is missing.
         """
-        if self.feature_decoder is not None:
-            self.spec.require(self.feature_decoder.spec, context="encoder and feature decoder")
-        elif self.encoder.config.adapter.type != "identity":
+        self._share_spec()
+        if self.feature_decoder is None and self.encoder.config.adapter.type != "identity":
             raise FAEError("an FAE without a feature decoder needs an identity adapter, whose latents are the features")
         space = FeatureSpace.of(self.encoder)
         for name, part in (("feature decoder", self.feature_decoder), ("pixel decoder", self.pixel_decoder)):
@@ -150,8 +167,16 @@ class FAE(DecoderPair):
         for decoder in (self.feature_decoder, self.pixel_decoder):
             if decoder is not None:
                 round_parameters(decoder, dtype)
-        if self.feature_decoder is not None:
-            self.feature_decoder.spec = self.encoder.spec
+        self._share_spec()
+
+    def _share_spec(self) -> None:
+        """Give the feature decoder the encoder's present spec. Raises LatentSpecMismatch if it was made for another."""
+        decoder, spec = self.feature_decoder, self.encoder.spec
+        if decoder is None or decoder.spec is spec is self._agreed:
+            return
+        if decoder.spec != spec:  # the encoder was changed, or the decoder replaced
+            self._agreed.require(decoder.spec, context="encoder and feature decoder")
+        decoder.spec = self._agreed = spec
 
     @classmethod
     def _load(cls, folder: Path, parts: list[str], spec: LatentSpec, source: object, variant: str | None) -> Self:
@@ -177,8 +202,10 @@ class FAE(DecoderPair):
 
     def _write(self, folder: Path, card: Card) -> None:
         parts = [name for name in PARTS if getattr(self, name) is not None]
-        for name in parts:  # saving the encoder stamps its spec
+        for name in parts:
             getattr(self, name).save_pretrained(folder / name)
+            if name == ENCODER:  # which stamps its spec
+                self.require()
         write_config(folder, self.model_type, {"parts": parts}, "fae_decoders", model_checksum({}, self.spec))
         self.spec.save(folder)
         (folder / README).write_text(model_card(self, card), encoding="utf-8")

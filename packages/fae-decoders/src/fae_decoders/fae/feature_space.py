@@ -30,7 +30,8 @@ class FeatureSpaceMismatch(FAEError):
     def __init__(self, fields: dict[str, tuple[object, object]], context: str = "") -> None:
         self.fields = fields
         listed = "; ".join(f"{name}: wanted {wanted}, found {found}" for name, (wanted, found) in fields.items())
-        super().__init__(f"feature spaces differ{f' ({context})' if context else ''}: {listed}")
+        cast = "; a model that was cast has other weights: load it in float32" if "backbone weights" in fields else ""
+        super().__init__(f"feature spaces differ{f' ({context})' if context else ''}: {listed}{cast}")
 
 
 class FeatureSpace(Config):
@@ -47,6 +48,8 @@ class FeatureSpace(Config):
         fingerprint: Hash of the backbone's weights.
         mean: What `FeatureNorm` subtracts, D numbers; None is the identity (the paper's presets).
         std: What it divides by, as `mean`.
+        choices: How images are prepared for the backbone and what else no weight shows, as its `unseen_in_weights`
+            says it; None, as in folders of earlier versions, is not known and fits any.
     """
 
     backbone: str
@@ -59,6 +62,7 @@ class FeatureSpace(Config):
     fingerprint: str = ""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    choices: str | None = None
 
     @classmethod
     def of(cls, encoder: FAEEncoder) -> FeatureSpace:
@@ -80,6 +84,7 @@ class FeatureSpace(Config):
             fingerprint="" if norm.mean.is_meta else backbone.fingerprint(),
             mean=None if identity else tuple(norm.mean.tolist()),
             std=None if identity else tuple(norm.std.tolist()),
+            choices=None if backbone.config.interpolation is None else backbone.unseen_in_weights,  # not recorded once
         )
 
     def require(self, other: FeatureSpace, context: str = "") -> None:
@@ -98,6 +103,8 @@ class FeatureSpace(Config):
             wanted, found = getattr(self, name), getattr(other, name)
             if wanted != found:
                 fields["backbone weights" if name == "fingerprint" else name] = (_short(wanted), _short(found))
+        if None not in (self.choices, other.choices) and self.choices != other.choices:
+            fields["choices that no weight shows"] = (self.choices or "none", other.choices or "none")
         if hashes and self.dim == other.dim and not _same_statistics(self, other):
             fields["feature normalisation"] = (_describe(self), _describe(other))
         if fields:
@@ -126,4 +133,4 @@ def _describe(space: FeatureSpace) -> str:
 
 def _short(value: Any) -> Any:
     """A value as an error shows it: hashes are cut."""
-    return value[:12] + "..." if isinstance(value, str) and len(value) > 64 else value
+    return value[:12] + "..." if isinstance(value, str) and len(value) >= 64 else value

@@ -153,15 +153,20 @@ def require_features(rebuilt: FeatureDecoderConfig, expected: AnyPixelDecoderCon
 
 
 def require_image_shape(spec: LatentSpec, pixel_decoder: AnyPixelDecoderConfig) -> None:
-    """Check that a pixel decoder makes images of the size that latents stand for.
+    """Check that a pixel decoder makes images of the size that latents stand for, of features on the latents' grid.
 
     Raises:
-        FAEError: The sizes differ.
+        FAEError: The sizes or the grids differ.
     """
     if pixel_decoder.image_shape != spec.image_shape:
         raise FAEError(
             f"the latents stand for images of {spec.image_shape} pixels, the pixel decoder paints "
             f"{pixel_decoder.image_shape}"
+        )
+    if pixel_decoder.grid != (spec.height, spec.width):
+        raise FAEError(
+            f"the latents and their features are on a grid of {(spec.height, spec.width)}, the pixel decoder takes "
+            f"{pixel_decoder.grid}"
         )
 
 

@@ -38,8 +38,8 @@ class PixelLossConfig(Config):
         adversarial_backbone: Network of "backbone".
         adversarial_backbone_weights: Its weights, as `create_backbone` takes them.
         adversarial_layers: Which of its layers; None is its default.
-        adversarial_image_size: Short side in pixels at which it sees the images, a multiple of its patch; None is their
-            own size.
+        adversarial_image_size: Short side in pixels at which it sees the images, a multiple of its patch, and the long
+            one at the nearest that it sees whole; None is their own size.
         adaptive: Scales the adversarial term to the gradient of the others: "last_layer" as VQGAN and RAE, "per_image"
             (exact under accumulation), "none" as TiTok.
         lecam: Weight of LeCam's regulariser.

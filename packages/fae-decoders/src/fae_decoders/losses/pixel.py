@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from fae_core.errors import FAEError
 from fae_core.images.check import require_range, unchecked_images
 from fae_core.models.identity import model_checksum
 from fae_core.random import SlotRandom
@@ -19,6 +22,11 @@ from fae_decoders.losses.config import PixelLossConfig
 from fae_decoders.losses.discriminator import BackboneDiscriminator, Discriminator, PatchDiscriminator
 from fae_decoders.losses.lpips import LPIPS
 from fae_decoders.losses.perceptual import LogitDistance, StageDistance, WeightedSum, frozen_backbone, require_pair
+
+if TYPE_CHECKING:
+    from fae_encoder import Backbone
+
+_FURTHEST = 16  # pixels; half of the largest patch
 
 
 class PixelLoss:
@@ -169,8 +177,7 @@ def make_perceptual(config: PixelLossConfig, image_size: tuple[int, int]) -> nn.
         terms.append((1.0, LPIPS(config.lpips_trunk, config.lpips_weights)))
     if "convnext" in config.perceptual:
         # Its classes were learned at a short side of 224 pixels.
-        size = _with_short_side(224, image_size)
-        network = frozen_backbone("timm/convnext_small.fb_in1k", config.convnext_weights, size, None)
+        network = _with_short_side(224, image_size, "timm/convnext_small.fb_in1k", config.convnext_weights, None)
         terms.append((0.1 if terms else 1.0, LogitDistance(network)))
     return WeightedSum(terms)
 
@@ -189,15 +196,44 @@ def make_discriminator(config: PixelLossConfig, image_size: tuple[int, int]) -> 
         return None
     if config.adversarial == "patchgan":
         return PatchDiscriminator(image_size, config.discriminator_width)
-    seen = config.adversarial_image_size
-    size = image_size if seen is None else _with_short_side(seen, image_size)
-    backbone = frozen_backbone(
-        config.adversarial_backbone, config.adversarial_backbone_weights, size, config.adversarial_layers
-    )
-    return BackboneDiscriminator(backbone)
+    kind = config.adversarial_backbone, config.adversarial_backbone_weights
+    seen, layers = config.adversarial_image_size, config.adversarial_layers
+    if seen is None:
+        return BackboneDiscriminator(frozen_backbone(*kind, image_size, layers))
+    return BackboneDiscriminator(_with_short_side(seen, image_size, *kind, layers))
 
 
-def _with_short_side(pixels: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of images of this size whose short side is resized to `pixels`."""
-    height, width = (round(pixels * side / min(image_size)) for side in image_size)
-    return height, width
+def _with_short_side(
+    pixels: int, image_size: tuple[int, int], name: str, weights: str | None, layers: tuple[int, ...] | None
+) -> Backbone:
+    """A frozen backbone that sees images of this size with their short side resized to `pixels`.
+
+    The long side is the nearest to the images' aspect ratio that leaves no row or column unseen.
+
+    Args:
+        pixels: Of the short side.
+        image_size: (height, width) of the images.
+        name: As `create_backbone` takes it, like the following.
+        weights: Of the network.
+        layers: Which of its layers.
+    """
+    height, width = image_size
+    exact = round(pixels * max(image_size) / min(image_size))
+    near = range(max(1, exact - _FURTHEST), exact + _FURTHEST + 1) if height != width else [exact]
+    sides = sorted(near, key=lambda side: abs(side - exact))
+    sizes = [(pixels, side) if height <= width else (side, pixels) for side in sides]
+    # Where none is seen whole, the error is that of the first.
+    size = next((size for size in sizes if _takes(name, size, layers)), sizes[0])
+    backbone = frozen_backbone(name, weights, size, layers)
+    backbone.preprocess.distorted = image_size
+    return backbone
+
+
+def _takes(name: str, size: tuple[int, int], layers: tuple[int, ...] | None) -> bool:
+    """Whether a network can see images of this size as a whole."""
+    try:
+        with torch.device("meta"):
+            frozen_backbone(name, None, size, layers)
+    except FAEError:
+        return False
+    return True

@@ -87,7 +87,6 @@ class VAETask(Task):
             getattr(finished, name).load_state_dict({k: v.cpu() for k, v in modules[name].state_dict().items()})
         finished.to(self.device).eval()
         measure_statistics(finished, self.data, self.device)
-        finished.stamp()
         finished.cpu().save_pretrained(folder)
 
     def _loss(self, batch: dict[str, Tensor], random: SlotRandom) -> dict[str, Tensor]:

@@ -50,6 +50,7 @@ class Preprocess(Fp32Buffers):
     ) -> None:
         super().__init__()
         self.size, self.interpolation, self.statistics = size, interpolation, {"mean": mean, "std": std}
+        self.distorted: tuple[int, int] | None = None  # images of this size are resized whatever their aspect ratio is
         # Normalised in fp32 whatever dtype the network is cast to: the means have no exact half-precision value.
         self.register_tables(persistent=False)
 
@@ -78,7 +79,7 @@ class Preprocess(Fp32Buffers):
         if check:
             require_range(images)
         height, width = images.shape[-2:]
-        if not same_aspect((height, width), self.size):
+        if (height, width) != self.distorted and not same_aspect((height, width), self.size):
             raise FAEError(
                 f"images are {height}x{width}, the backbone sees {self.size[0]}x{self.size[1]}: another aspect ratio; "
                 f"crop the images or set the backbone's image_size"
