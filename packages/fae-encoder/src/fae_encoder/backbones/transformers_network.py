@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,9 +59,10 @@ class TransformersNetwork(Network):
         norm = next((parts[name] for name in _NORMS if name in parts and not (as_before and name == "rms_norm")), None)
         self.final_norm = final_norm and norm is not None and not self.channels_last
         object.__setattr__(self, "_norm", norm)
-        self._options = inspect.signature(model.forward).parameters
+        self._options = set(inspect.signature(model.forward).parameters)
         self._as_before = as_before
-        self._prefix: int | None = None  # tokens in front of the patches, once it is known
+        # YOLOS alone has tokens behind its patches; what other models add (class, registers, masks) is in front.
+        self._behind: int = getattr(model.config, "num_detection_tokens", 0)
 
     @property
     def norm(self) -> nn.Module | None:
@@ -76,7 +76,7 @@ class TransformersNetwork(Network):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [self._as_map(outputs[i], x) for i in self.layers]
+        return [self._as_map(outputs[i], (x.shape[-2], x.shape[-1])) for i in self.layers]
 
     def head(self, features: FeatureMap, pool: str | None) -> Tensor:
         raise FAEError("transformers' AutoModel has no classifier; take the timm model of the same weights for logits")
@@ -115,16 +115,15 @@ class TransformersNetwork(Network):
             arguments["noise"] = torch.arange(patches, dtype=torch.float32, device=x.device).expand(x.shape[0], -1)
         return arguments
 
-    def _as_map(self, output: Tensor, x: Tensor) -> FeatureMap:
-        """The patches of a layer's output for images x."""
-        size = (x.shape[-2], x.shape[-1])
+    def _as_map(self, output: Tensor, size: tuple[int, int]) -> FeatureMap:
+        """The patches of a layer's output for images of a size."""
         if output.ndim == 4:
             found = self._of_axes(output, size)
         elif self._patch is None:
             raise FAEError(f"{type(self.model).__name__} has tokens but no patch size: their grid is unknown")
         else:
             grid = (size[0] // self._patch[0], size[1] // self._patch[1])
-            first = self._first_patch(output, grid, x)
+            first = self._first_patch(output.shape[1], grid[0] * grid[1])
             found = FeatureMap(output[:, first : first + grid[0] * grid[1]], grid)
         if self.final_norm and self._norm is not None:
             return FeatureMap(self._norm(found.tokens_BNC), found.grid)
@@ -142,49 +141,11 @@ class TransformersNetwork(Network):
             "these are height and width is unknown"
         )
 
-    def _first_patch(self, output: Tensor, grid: tuple[int, int], x: Tensor) -> int:
-        """The place of the first patch among the tokens of a layer's output for images x."""
-        patches = grid[0] * grid[1]
-        if output.shape[1] < patches:
+    def _first_patch(self, tokens: int, patches: int) -> int:
+        """The place of the first patch among a layer's tokens."""
+        if tokens < patches:
             raise FAEError(f"{type(self.model).__name__} merges tokens between layers: their grid is unknown")
-        if self._as_before or output.shape[1] == patches or x.is_meta:  # on meta shapes alone count
-            return output.shape[1] - patches
-        if self._prefix is None:
-            varies = self._varying_tokens(x)
-            prefix = varies.index(True) if True in varies else 0
-            if varies != [prefix <= place < prefix + patches for place in range(output.shape[1])]:
-                raise FAEError(f"{type(self.model).__name__} has tokens among its patches: their grid is unknown")
-            self._prefix = prefix
-        return self._prefix
-
-    @torch.no_grad()
-    def _varying_tokens(self, x: Tensor) -> list[bool]:
-        """Which tokens depend on the image where they enter the first block.
-
-        Patches do; what a model puts before or behind them (class, registers, YOLOS' detections) does not.
-
-        Args:
-            x: images, whose size, type and device count.
-        """
-        entering: list[Tensor] = []
-
-        def end(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-            entering.append(next(iter((*arguments, *options.values()))))
-            raise _Reached
-
-        phases = torch.arange(x[0].numel(), device=x.device).view(x.shape[1:])
-        pair = torch.stack((phases.sin(), phases.cos())).to(x.dtype)
-        hook = self._blocks[0].register_forward_pre_hook(end, with_kwargs=True)
-        try:
-            with suppress(_Reached):
-                self.model(pixel_values=pair, **self._arguments(pair))
-        finally:
-            hook.remove()
-        return (entering[0][0] != entering[0][1]).any(-1).tolist()
-
-
-class _Reached(Exception):
-    """Ends a forward pass where its tokens are known."""
+        return tokens - patches - (0 if self._as_before else self._behind)
 
 
 def _in_proportion(sides: Sequence[int], size: tuple[int, int]) -> bool:
