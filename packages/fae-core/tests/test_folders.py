@@ -363,6 +363,20 @@ def test_a_folder_set_aside_comes_back_and_what_others_write_stays(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_hidden_folder_of_the_user_beside_the_output_is_neither_deleted_nor_taken_for_it(tmp_path: Path) -> None:
+    mine = {".out.old": {"notes.txt": "mine"}, ".out2.old": OURS["model"]}  # ... or a copy that the user set aside
+    for name, content in mine.items():
+        make(tmp_path / name, content)
+    out, other = tmp_path / "out", make(tmp_path / "out2", OURS["model"])
+    kept = {name: tree(tmp_path / name) for name in mine}
+    for folder in (out, other, out):
+        with staged_folder(folder, overwrite=True) as staging:
+            make(staging, OURS["model"])
+        remove_leftovers(tmp_path)
+        assert {name: tree(tmp_path / name) for name in mine} == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.old", ".out2.old", "out", "out2"]
+
+
 HOLDER = """
 import sys, time
 from fae_core.files import hold
