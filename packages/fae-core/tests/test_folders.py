@@ -240,7 +240,7 @@ def test_a_folder_that_is_an_input_or_holds_one_or_lies_in_one_is_kept(tmp_path:
     out = make(tmp_path / "data" / "out", OURS["model"])
     make(out / "encoder", OURS["model"])
     (tmp_path / "alias").symlink_to(out)
-    inside = ("data/out/encoder", "./data/out/config.json", "data/out/*.json")
+    inside = ("data/out/encoder", "./data/out/config.json", "data/out/*.json", "data/out/encoder[:9]")
     for given in ("data/out", "data/../data/out/", "data", "alias", *inside):
         for words in (("x", given, "--out", "data/out"), ("x", f"--data={given}", "--out=data/out")):
             token = arguments_in_force.set(words)

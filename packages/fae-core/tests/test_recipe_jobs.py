@@ -49,6 +49,22 @@ def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:
     }
 
 
+@pytest.mark.parametrize("out", ["run[1]", "runs/lr=0.1", "[ab]=c/[!x]"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("{out}/a", "{out}/a/train", "{out}/a[:4]", "{out}/a/all.npz[-9::2]", "--data={out}/a[1:]"),
+        *("weak={out}/a", "--set=weak={out}/a", "{here}/{out}/a", "./there/../{out}/a", "A={here}/{out}/*[:2]"),
+    ],
+)
+def test_a_path_is_found_however_it_is_written_and_whatever_signs_it_has(word: str, out: str) -> None:
+    read = word.format(out=out, here=Path.cwd())
+    commands = {"a": ["x", "--out", f"{out}/a"], "b": ["x", "--out", f"other/{out}/b"], "c": ["x", read, "--out", "c"]}
+    assert needs(commands)["c"] == {"a"}
+    commands["a"] = ["x", "--out", f"{Path.cwd()}/elsewhere/../{out}/a"]
+    assert needs(commands)["c"] == {"a"}
+
+
 def test_in_the_demo_two_steps_can_always_run_at_once() -> None:
     recipe = load_recipe(Path(demo.__file__).parents[1] / "recipes" / "demo.yaml")
     wanted = needs({step.name: recipe.command(step, Path("run")) for step in recipe.steps})
