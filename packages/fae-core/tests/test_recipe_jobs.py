@@ -16,6 +16,7 @@ from PIL import Image
 from fae_core.cli import demo
 from fae_core.cli.main import main
 from fae_core.errors import FAEError
+from fae_core.files import require_new_folder
 from fae_core.plugins import load_plugins
 from fae_core.recipes import jobs
 from fae_core.recipes.jobs import needs
@@ -238,6 +239,16 @@ def test_steps_at_once_share_processes_that_stay(others_commands: None, tmp_path
     told = [(tmp_path / "out" / "logs" / f"{number}.log").read_text().split() for number in range(6)]
     assert all(read == "''" for _, read in told)  # nothing that is meant for the process that runs them
     assert len({process for process, _ in told}) == 2
+
+
+@pytest.mark.slow
+def test_each_step_has_a_log_of_its_own(others_commands: None, tmp_path: Path) -> None:
+    steps = [{"name": name, "run": "theirs leave 0"} for name in ("a/b", "a-b", "a%2Fb", "../a")]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": steps}))
+    run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)
+    logs = sorted(path.name for path in (tmp_path / "out" / "logs").iterdir())
+    assert logs == ["..%2Fa.log", "a%252Fb.log", "a%2Fb.log", "a-b.log"]
+    require_new_folder(tmp_path / "out", overwrite=True, kind="recipe")  # they are FAE's own
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def run_jobs(
     Args:
         jobs: The jobs to run.
         count: Most jobs at a time.
-        logs: Folder for the jobs' output, NAME.log each.
+        logs: Folder for the jobs' output, NAME.log each, "/" in a name as %2F.
         started: Called in this process with a job's name.
         ended: Called in this process with a job's name and the seconds that it took.
         tell: Called every few seconds with a line that says what the running jobs told last.
@@ -167,7 +167,8 @@ class _Worker:
 
 
 def _log(logs: Path, job: Job) -> Path:
-    return logs / f"{job.name.replace('/', '-')}.log"
+    """The file of a job's output, another one for each name, in which "/" is written %2F."""
+    return logs / f"{job.name.replace('%', '%25').replace('/', '%2F')}.log"
 
 
 def _news(job: Job, seconds: float, log: Path) -> str:
