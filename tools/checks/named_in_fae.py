@@ -91,19 +91,19 @@ def _is_name(word: str) -> bool:
 
 def _recipe(positional: Sequence[str], words: list[str]) -> list[str]:
     """What is wrong with `fae run RECIPE --size S --set name=value`."""
-    from fae_core.documents import parse_yaml
+    from fae_core.cli.settings import parse_variables
     from fae_core.errors import FAEError
-    from fae_core.recipes.recipe import load_recipe
+    from fae_core.recipes.recipe import declared_variables, load_recipe
 
     for word in positional:
         if not word.startswith("recipes/") or "NAME" in word:
             continue
         after = list(itertools.pairwise(words))
-        given = dict(value.split("=", 1) for option, value in after if option == "--set" and "=" in value)
-        sets = {name: parse_yaml(value) for name, value in given.items()}
+        given = [value for option, value in after if option == "--set" and "=" in value]
         size = next((value for option, value in after if option == "--size"), None)
         try:
-            load_recipe(_ROOT / word, sets, size)
+            path = _ROOT / word
+            load_recipe(path, parse_variables(given, declared_variables(path)), size)
         except FAEError as error:
             return [str(error)]
     return []

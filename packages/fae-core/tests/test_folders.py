@@ -114,6 +114,99 @@ def test_somebodys_notes_in_a_folder_of_ours_are_not_deleted(kind: str, tmp_path
     assert (out / "notes.txt").read_text() == "mine"
 
 
+WHOLE = {
+    "run": {
+        **OURS["run"],
+        **dict.fromkeys(("metrics.jsonl", "unreadable.txt", "report.html", "bad-batch-00000003.safetensors"), "x"),
+        "checkpoints/step-00000001/shard-00001-model-00001-of-00001.safetensors": "x",
+        "checkpoints/.step-00000002.new.tmp/shard-00001-model-00001-of-00001.safetensors": "x",
+        "samples/step-00000002.png": "x",
+        "exports/step-2/config.json": OURS["model"]["config.json"],
+        "exports/step-2/model.safetensors": "x",
+        "model/config.json": OURS["model"]["config.json"],
+        "model/encoder/model.safetensors": "x",
+        "trackers/wandb/id.txt": "x",
+        "results/generation.json": {"kind": "generation", "title": "t"},
+        "results/generation.svg": "x",
+    },
+    "bundle": {**OURS["bundle"], "README.md": "x", "tokenizer/model.safetensors": "x"},
+    "samples": {
+        **OURS["samples"],
+        "images/000001.png": "x",
+        "images/.000002.png.0f.tmp": "x",
+        "images/.DS_Store": "x",
+        "samples.npz": "x",
+        "grid.png": "x",
+    },
+    "latent store": {**OURS["latent store"], "skipped.txt": "x", ".progress/000000.json": {}},
+    "text cache": {**OURS["text cache"], "tokens.bin": "x"},
+    "recipe": {
+        "steps.json": {
+            "title": "t",
+            "variables": {},
+            "steps": [
+                {"name": name, "command": f"fae {command} --out old/[1]/{out}", "seconds": 1}
+                for name, command, out in (("a", "crops", "data"), ("b", "eval generation", "tables"))
+            ],
+        },
+        "logs/a.log": "x",
+        "data/train/classes.json": [{"index": 0, "wnid": "cat", "name": "cat"}],
+        "data/train/cat/0001.png": "x",
+        "data/held-out/0001.png": "x",
+        "tables/generation.json": {"kind": "generation", "title": "t"},
+        "run/config.yaml": OURS["run"]["config.yaml"],
+    },
+}
+USERS = {
+    "run": (
+        *("images/a.png", "train/a.png", "samples/a.png", "model/notes.txt", "exports/mine/a.txt", "checkpoints/a.txt"),
+        *("results/thesis.txt", "results/own.json", "results/picture.png", "exports/step-2/notes.txt"),
+    ),
+    "bundle": ("tokenizer/notes.txt", "generator/sub/notes.txt"),
+    "samples": ("images/holiday.png", "images/best/000001.png", "model/notes.txt"),
+    "latent store": (".progress/notes.txt", "images/a.png"),
+    "text cache": ("results/notes.txt",),
+    "recipe": (
+        *("data/train/mine/0001.png", "data/train/cat/tom.png", "data/train/cat/mine/0001.png"),
+        *("run/images/a.png", "logs/notes.txt", "tables/mine/a.txt", "tables/a.txt", "images/a.png"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_all_that_fae_writes_at_any_depth_may_be_replaced_and_nothing_else(kind: str, tmp_path: Path) -> None:
+    out = make(tmp_path / "out", WHOLE[kind])
+    require_new_folder(out, overwrite=True, kind=kind)
+    for name in USERS[kind]:
+        path = make(out, {name: "mine"}) / name
+        with pytest.raises(FAEError, match="also holds") as caught, staged_folder(out, overwrite=True):
+            pytest.fail("nothing may be written")
+        named = str(caught.value).partition("also holds ")[2].partition(",")[0]
+        assert f"{name}/".startswith(f"{named}/") and path.read_text() == "mine"
+        path.unlink()
+        for parent in (p for p in path.parents if out in p.parents and not any(p.iterdir())):
+            parent.rmdir()
+    with staged_folder(out, overwrite=True) as staging:
+        (staging / "new").write_text("new")
+    assert list(tree(out)) == ["new"]
+
+
+def test_what_a_user_adds_to_crops_is_kept_whether_or_not_a_step_of_a_recipe_made_them(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.linear_gradient("L").convert("RGB").save(photos / "a.png")
+    experiment = make(tmp_path / "out", OURS["recipe"])
+    crops = write_crops(open_images(str(photos)), experiment / "crops", CropSettings(size=8), count=2)
+    require_new_folder(experiment, overwrite=True, kind="recipe")
+    for name in ("crops/mine/a.png", "crops/images/0001.png"):
+        make(experiment, {name: "mine"})
+        with pytest.raises(FAEError, match="also holds crops/"):
+            require_new_folder(experiment, overwrite=True, kind="recipe")
+        with pytest.raises(FAEError, match="also holds"):
+            require_new_folder(crops, overwrite=True)
+        shutil.rmtree((experiment / name).parent)
+
+
 def test_only_the_same_kind_replaces_a_folder_that_grows_in_place(tmp_path: Path) -> None:
     out = make(tmp_path / "out", OURS["latent store"])
     with pytest.raises(FAEError, match="is not a run folder"), begun_folder(out, overwrite=True, kind="run"):
@@ -147,7 +240,7 @@ def test_a_folder_that_is_an_input_or_holds_one_or_lies_in_one_is_kept(tmp_path:
     out = make(tmp_path / "data" / "out", OURS["model"])
     make(out / "encoder", OURS["model"])
     (tmp_path / "alias").symlink_to(out)
-    inside = ("data/out/encoder", "./data/out/config.json", "data/out/*.json")
+    inside = ("data/out/encoder", "./data/out/config.json", "data/out/*.json", "data/out/encoder[:9]")
     for given in ("data/out", "data/../data/out/", "data", "alias", *inside):
         for words in (("x", given, "--out", "data/out"), ("x", f"--data={given}", "--out=data/out")):
             token = arguments_in_force.set(words)
@@ -268,6 +361,20 @@ def test_a_folder_set_aside_comes_back_and_what_others_write_stays(tmp_path: Pat
         assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [".busy.new.tmp", "model"]
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_hidden_folder_of_the_user_beside_the_output_is_neither_deleted_nor_taken_for_it(tmp_path: Path) -> None:
+    mine = {".out.old": {"notes.txt": "mine"}, ".out2.old": OURS["model"]}  # ... or a copy that the user set aside
+    for name, content in mine.items():
+        make(tmp_path / name, content)
+    out, other = tmp_path / "out", make(tmp_path / "out2", OURS["model"])
+    kept = {name: tree(tmp_path / name) for name in mine}
+    for folder in (out, other, out):
+        with staged_folder(folder, overwrite=True) as staging:
+            make(staging, OURS["model"])
+        remove_leftovers(tmp_path)
+        assert {name: tree(tmp_path / name) for name in mine} == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.old", ".out2.old", "out", "out2"]
 
 
 HOLDER = """
@@ -403,7 +510,8 @@ def test_a_file_beyond_the_limit_of_its_size_is_one_line(tmp_path: Path) -> None
 def test_a_folder_named_like_a_word_of_a_recipe_is_not_the_recipes(tmp_path: Path) -> None:
     step = {"name": "a", "command": "fae encode --data photos --out out/latents", "seconds": 1}
     record = {"title": "t", "variables": {"data": "photos"}, "steps": [step]}
-    folder = make(tmp_path / "out", {"steps.json": record, "latents/x": "ours", "data/mine.txt": "mine"})
+    folder = make(tmp_path / "out", {"steps.json": record, "data/mine.txt": "mine"})
+    make(folder / "latents", OURS["latent store"])
     with pytest.raises(FAEError, match="also holds data"):
         require_new_folder(folder, overwrite=True, kind="recipe")
     shutil.rmtree(folder / "data")

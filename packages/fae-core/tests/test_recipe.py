@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from fae_core.cli.settings import parse_variables
 from fae_core.errors import FAEError, UnknownName
-from fae_core.recipes.recipe import load_recipe
+from fae_core.recipes.recipe import declared_variables, load_recipe
 
 TEXT = """
 title: Sweep
@@ -147,3 +149,37 @@ def test_variables_that_are_no_values_are_refused(overrides: dict, message: str,
     recipe = load_recipe(written(tmp_path, text))
     with pytest.raises(FAEError, match=r"\{spaces\} has several values; take it in `for`"):
         recipe.command(recipe.steps[0], tmp_path)
+
+
+VARIABLES = """
+variables: {data: photos, steps: 100, rate: 0.5, fast: false, extra: [], spaces: {fae: runs/fae}, none: null}
+steps: [{name: a, run: "encode --data {data} --steps {steps} --rate {rate} --fast {fast} --out {out}/a"}]
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["photos #2", "007", "1_000", "12:30", "yes", "null", "*.png", "1.0", "2024-01-01", "[a]", " a: b", "a=b", ""],
+)
+def test_a_variable_that_is_a_text_takes_any_name_as_it_is(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe = written(tmp_path, VARIABLES)
+    values = parse_variables(["data=x", f"data={text}"], declared_variables(recipe))
+    loaded = load_recipe(recipe, values)
+    assert loaded.command(loaded.steps[0], out)[:3] == ["encode", "--data", text]
+
+
+def test_other_variables_are_yaml_of_their_type(tmp_path: Path) -> None:
+    declared = declared_variables(written(tmp_path, VARIABLES))
+    given = ["steps=1_000", "rate=1e-3", "fast=yes", "extra=[--steps, 2]", "spaces={a: b}", "none=007"]
+    values = {"steps": 1000, "rate": "1e-3", "fast": True, "extra": ["--steps", 2], "spaces": {"a": "b"}, "none": 7}
+    assert parse_variables(given, declared) == values
+    assert parse_variables(["steps=null", "spaces.b=c"], declared) == {"steps": None, "spaces": {"b": "c"}}
+    for wrong in ("steps=ten", "steps=[1]", "steps=true", "rate={a: 1}", "rate=.", "fast=1", "fast=maybe"):
+        name, _, value = wrong.partition("=")
+        kind = "true or false" if name == "fast" else "a number"
+        message = f"--set {name}: this variable of the recipe is {kind}, not {value!r}"
+        with pytest.raises(FAEError, match=re.escape(message)):
+            parse_variables([wrong], declared)
+    with pytest.raises(FAEError, match="KEY=VALUE"):
+        parse_variables(["data"], declared)

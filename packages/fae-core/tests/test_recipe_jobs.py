@@ -16,6 +16,7 @@ from PIL import Image
 from fae_core.cli import demo
 from fae_core.cli.main import main
 from fae_core.errors import FAEError
+from fae_core.files import require_new_folder
 from fae_core.plugins import load_plugins
 from fae_core.recipes import jobs
 from fae_core.recipes.jobs import needs
@@ -47,6 +48,22 @@ def test_a_step_needs_the_earlier_ones_whose_results_it_names() -> None:
         "first": ["curve-0"],
         "report": ["a-0", "a-1", "b", "compare", "curve-0", "curve-1", "features", "first"],
     }
+
+
+@pytest.mark.parametrize("out", ["run[1]", "runs/lr=0.1", "[ab]=c/[!x]"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("{out}/a", "{out}/a/train", "{out}/a[:4]", "{out}/a/all.npz[-9::2]", "--data={out}/a[1:]"),
+        *("weak={out}/a", "--set=weak={out}/a", "{here}/{out}/a", "./there/../{out}/a", "A={here}/{out}/*[:2]"),
+    ],
+)
+def test_a_path_is_found_however_it_is_written_and_whatever_signs_it_has(word: str, out: str) -> None:
+    read = word.format(out=out, here=Path.cwd())
+    commands = {"a": ["x", "--out", f"{out}/a"], "b": ["x", "--out", f"other/{out}/b"], "c": ["x", read, "--out", "c"]}
+    assert needs(commands)["c"] == {"a"}
+    commands["a"] = ["x", "--out", f"{Path.cwd()}/elsewhere/../{out}/a"]
+    assert needs(commands)["c"] == {"a"}
 
 
 def test_in_the_demo_two_steps_can_always_run_at_once() -> None:
@@ -222,6 +239,16 @@ def test_steps_at_once_share_processes_that_stay(others_commands: None, tmp_path
     told = [(tmp_path / "out" / "logs" / f"{number}.log").read_text().split() for number in range(6)]
     assert all(read == "''" for _, read in told)  # nothing that is meant for the process that runs them
     assert len({process for process, _ in told}) == 2
+
+
+@pytest.mark.slow
+def test_each_step_has_a_log_of_its_own(others_commands: None, tmp_path: Path) -> None:
+    steps = [{"name": name, "run": "theirs leave 0"} for name in ("a/b", "a-b", "a%2Fb", "../a")]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"steps": steps}))
+    run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", jobs=2)
+    logs = sorted(path.name for path in (tmp_path / "out" / "logs").iterdir())
+    assert logs == ["..%2Fa.log", "a%252Fb.log", "a%2Fb.log", "a-b.log"]
+    require_new_folder(tmp_path / "out", overwrite=True, kind="recipe")  # they are FAE's own
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,7 @@ def test_images_that_changed_since_or_are_others_are_refused(data: Path, tmp_pat
     out = tmp_path / "report.json"
     check(data, out)
     os.utime(data / "dog" / "0.png", (1, 1))
-    with pytest.raises(InvalidFile, match=r"have changed since .*report\.json was written.*run `fae check` again"):
+    with pytest.raises(InvalidFile, match=r"have changed since .*report\.json was written.*survey them again"):
         open_surveyed(data, report=out)
     picture(data / "dog" / "9.png", 1)
     with pytest.raises(InvalidFile, match="is about 8 images, and there are 9 now"):
@@ -198,3 +200,16 @@ def test_the_command_writes_the_report_says_what_it_found_and_keeps_an_older_one
         invoke(["check", str(data), "--out", str(out)])
     invoke(["check", str(data), "--out", str(out), "--overwrite", "--json"])
     assert json.loads(capsys.readouterr().out)["readable"] == 7
+
+
+def test_the_message_about_changed_images_has_the_command_that_surveys_them_again(tmp_path: Path) -> None:
+    split, out = tmp_path / "my images" / "train", tmp_path / "report.json"
+    split.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(split / "a.png")
+    invoke(["check", str(split.parent), "--split", "train", "--out", str(out)])
+    Image.new("RGB", (16, 16), "red").save(split / "b.png")
+    with pytest.raises(InvalidFile, match="is about 1 images, and there are 2 now") as caught:
+        open_surveyed(split.parent, "train", out)
+    told = re.search("`fae (.*)`", str(caught.value))
+    invoke(shlex.split(told[1]))
+    assert len(open_surveyed(split.parent, "train", out)) == 2

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from fae_core.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]")  # start, stop and step as in Python
+
+
+def split_slice(source: str) -> tuple[str, slice | None]:
+    """A source of data and the part of it that is asked for, of "PATH[start:stop:step]"; None for all of it."""
+    found = _SLICE.fullmatch(source)
+    if found is None:
+        return source, None
+    return found[1], slice(*(None if part is None else int(part) for part in found.group(2, 3, 4)))
 
 
 def places_of(indices: Any, count: int, whose: str) -> NDArray[Any]:

@@ -42,15 +42,16 @@ def run(
 ) -> None:
     """Run a recipe: its commands one after another, recorded with their seconds. --set replaces its variables.
 
+    A variable that is a text in the recipe takes any text as it is, such as the name of a folder; others are YAML.
     Small models leave most of a GPU idle; --jobs 8 runs eight such steps on it together, and their seconds say little.
 
     Example: fae run recipes/cifar10-cpu.yaml --out runs/cifar10 --set data=train.parquet
     """
-    from fae_core.cli.settings import parse_overrides
+    from fae_core.cli.settings import parse_variables
     from fae_core.commands.running import command_line
-    from fae_core.recipes.recipe import load_recipe, run_recipe
+    from fae_core.recipes.recipe import declared_variables, load_recipe, run_recipe
 
-    loaded = load_recipe(recipe, parse_overrides(overrides), size)
+    loaded = load_recipe(recipe, parse_variables(overrides, declared_variables(recipe)), size)
     record = run_recipe(loaded, out, resume=resume, overwrite=overwrite, jobs=jobs, only=only or ())
     seconds = sum(entry["seconds"] for entry in record)
     say(f"wrote {out}; its steps took {seconds:.0f} s; next: {command_line('eval report', out)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,45 @@ def parse_overrides(overrides: list[str] | None) -> dict[str, Any]:
     for override in overrides or []:
         settings = merge(settings, parse_override(override))
     return settings
+
+
+def parse_variables(overrides: list[str] | None, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """All of --set of a recipe's variables as one mapping, later ones over earlier.
+
+    A variable that is a text in the recipe takes what follows "=" as it is, so that every name of a folder can be
+    given; any other is YAML.
+
+    Args:
+        overrides: `--set NAME=VALUE`.
+        declared: the recipe's own values by name.
+
+    Raises:
+        FAEError: as `parse_override`, or a number or a boolean is given something else; null counts as any of these.
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides or []:
+        name, equals, text = override.partition("=")
+        name = name.strip()
+        known = declared.get(name)
+        if isinstance(known, str) and equals:
+            settings[name] = text
+            continue
+        settings = merge(settings, parse_override(override))
+        value = settings.get(name)
+        if isinstance(known, bool):
+            fits, kind = isinstance(value, bool), "true or false"
+        else:
+            fits, kind = not isinstance(known, int | float) or _is_number(value), "a number"
+        if not fits and value is not None:
+            raise FAEError(f"--set {name}: this variable of the recipe is {kind}, not {text[:60]!r}")
+    return settings
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of YAML is a number; YAML takes 1e-3 for a text."""
+    with suppress(ValueError, OverflowError):
+        return not isinstance(value, bool) and isinstance(value, int | float | str) and math.isfinite(float(value))
+    return False
 
 
 def require_mappings(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:

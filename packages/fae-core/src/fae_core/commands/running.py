@@ -15,6 +15,7 @@ from typing import Any
 from fae_core.documents import read_yaml
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
+from fae_core.places import split_slice
 from fae_core.redact import redact
 
 # What follows `fae` in the command that is running in this context; `commands.groups.invoke` sets it.
@@ -220,8 +221,8 @@ def _existing(word: str) -> list[Path]:
 
 
 def _files_named(word: str) -> list[Path]:
-    """The existing path that a word is, or those that fit it as a pattern (`train-{00..09}.tar`, `*.json`)."""
-    if found := _existing(word):
+    """The existing path that a word is, without a slice too, or those that fit it as a pattern (`*.json`)."""
+    if found := _existing(word) or _existing(split_slice(word)[0]):
         return found
     pattern = re.sub(r"\{[^{}]*\}", "*", word)
     try:

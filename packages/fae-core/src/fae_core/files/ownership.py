@@ -2,7 +2,8 @@
 
 Each kind of folder that FAE writes has a file of its own format, which marks it. A folder that is written in one step
 also carries the names of its entries: as an extended attribute, or in a file `.fae` where there is no other mark and
-the file system has no attributes.
+the file system has no attributes. A folder may be replaced where every file in it, at any depth, has a name that FAE
+gives to files of its kind; whatever else is there is the user's.
 """
 
 from __future__ import annotations
@@ -11,26 +12,30 @@ import fnmatch
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fae_core.commands.running import inputs_in_force, outputs_of
 from fae_core.documents import read_json, read_json_value, read_yaml
 from fae_core.errors import FAEError, InvalidFile
+from fae_core.files.disk import disk_errors
 from fae_core.folders import (
     ANY_BAD_BATCH,
+    ANY_CHECKPOINT,
     ANY_STORE_SHARD,
+    BUNDLE_PARTS,
     BUNDLE_RECORD,
     CACHE_INDEX,
     CACHE_KEYS,
     CACHE_OFFSETS,
     CACHE_SUMS,
     CACHE_TOKENS,
+    CHECKPOINT_STATE,
     ENCODER,
     FEATURE_DECODER,
-    GENERATOR,
     GRID,
     HELD_OUT,
     IMAGE_CLASSES,
@@ -45,6 +50,7 @@ from fae_core.folders import (
     RECIPE_LOGS,
     RECIPE_STEPS,
     REFERENCE,
+    REFERENCE_VAL2014,
     REPORT,
     RESULTS,
     RUN_CHECKPOINTS,
@@ -62,66 +68,13 @@ from fae_core.folders import (
     STORE_PLAN,
     STORE_PROGRESS,
     STORE_SKIPPED,
-    TOKENIZER,
     TRAIN,
+    weights_file,
 )
 
 _ATTRIBUTE, _MARK_FILE = "user.fae", ".fae"
+_FEWEST_DIGITS = 4  # of the number that names an image
 _MOST_BYTES = 2**28  # of a file that marks a folder; the index of a large store is long
-
-# Names that FAE itself writes at the top of a folder. Other entries are the user's.
-_OWN = frozenset(
-    [
-        RUN_CONFIG,
-        RUN_METRICS,
-        RUN_UNREADABLE,
-        RUN_CHECKPOINTS,
-        RUN_MODEL,
-        RUN_EXPORTS,
-        RUN_SAMPLES,
-        RUN_TRACKERS,
-        RESULTS,
-        REPORT,
-        ANY_BAD_BATCH,
-        MODEL_CONFIG,
-        MODEL_WEIGHTS,
-        LATENT_SPEC,
-        README,
-        ENCODER,
-        FEATURE_DECODER,
-        PIXEL_DECODER,
-        BUNDLE_RECORD,
-        TOKENIZER,
-        GENERATOR,
-        RECIPE_STEPS,
-        RECIPE_LOGS,
-        STORE_INDEX,
-        ANY_STORE_SHARD,
-        STORE_LABELS,
-        STORE_SKIPPED,
-        STORE_PROGRESS,
-        CACHE_KEYS,
-        CACHE_OFFSETS,
-        CACHE_SUMS,
-        CACHE_TOKENS,
-        SAMPLES_RECORD,
-        SAMPLES_NPZ,
-        IMAGES,
-        GRID,
-        PAIRS,
-        TRAIN,
-        HELD_OUT,
-        PROMPTS,
-        REFERENCE,
-        ".fae",
-        ".*.tmp",
-        ".*.lock",
-        ".lock",
-        ".*.old",
-        ".DS_Store",
-        "Thumbs.db",
-    ]
-)
 
 _REFUSALS = {
     "run": "is not a run folder",
@@ -180,12 +133,13 @@ def require_replaceable(folder: Path, kind: str | None = None, inputs: Iterable[
             f"{folder} {_REFUSALS.get(kind or '', 'was not made by FAE')}; --overwrite replaces {replaced} only: "
             "give another folder, or move this one away yourself"
         )
-    own = _marked(folder)[1]
-    for path in sorted(folder.iterdir()):
-        if path.name not in own and not _is_own(path, folder if found == "recipe" else None):
-            raise FAEError(
-                f"{folder} also holds {path.name}, which FAE did not put there; move it elsewhere before --overwrite"
-            )
+    with disk_errors(folder):
+        foreign = _foreign(folder, _rules(folder, found))
+    if foreign is not None:
+        raise FAEError(
+            f"{folder} also holds {foreign.relative_to(folder)}, which FAE did not put there; move it elsewhere before "
+            "--overwrite"
+        )
     place = folder.resolve()
     for given in [*inputs_in_force(), *map(Path, inputs)]:
         read = _part_read(given.resolve())
@@ -201,25 +155,58 @@ def _part_read(path: Path) -> Path:
     return path / RUN_MODEL if (path / RUN_MODEL).is_dir() and kind_of(path) == "run" else path
 
 
-def _is_own(path: Path, recipe: Path | None) -> bool:
-    """Whether FAE wrote an entry, by its name, its mark or the recipe's steps; an empty file counts."""
-    if path.is_file() and path.stat().st_size == 0:
-        return True
-    if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _OWN):
-        return True
-    if path.is_symlink():
-        return False
-    if path.is_dir() and is_ours(path):
-        return True
-    return recipe is not None and path.name in _written_by(recipe)
+def _foreign(folder: Path, rules: Mapping[str, Any]) -> Path | None:
+    """The first entry at any depth of a folder that FAE did not write; None where it wrote all.
+
+    Args:
+        folder: Where to look.
+        rules: What FAE writes there, in the form of `_KINDS`.
+    """
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        path, is_folder = Path(entry.path), entry.is_dir(follow_symlinks=False)
+        kind = kind_of(path) if is_folder else None
+        rule = _rules(path, kind) if kind is not None else _rule(path, rules)
+        if is_folder and isinstance(rule, Mapping):
+            if (foreign := _foreign(path, rule)) is not None:
+                return foreign
+        elif rule is not True and not (rule and entry.is_symlink()) and not _is_empty_file(entry):
+            return path
+    return None
 
 
-def _written_by(recipe: Path) -> set[str]:
-    """Names in a recipe's folder that its finished steps wrote."""
+def _is_empty_file(entry: os.DirEntry) -> bool:
+    return entry.is_file(follow_symlinks=False) and entry.stat().st_size == 0
+
+
+def _rule(path: Path, rules: Mapping[str, Any]) -> Any:
+    """What the rules of a folder say of an entry; False where they do not name it."""
+    patterns = chain(rules.items(), _AT_ANY_DEPTH.items())
+    matching = (rule for pattern, rule in patterns if fnmatch.fnmatchcase(path.name, pattern))
+    rule = rules[path.name] if path.name in rules else next(matching, False)
+    return rule(path) if callable(rule) else rule
+
+
+def _rules(folder: Path, kind: str) -> dict[str, Any]:
+    """The rules of a folder of a kind, in the form of `_KINDS`."""
+    own, rules = _marked(folder)[1], _KINDS.get(kind, {})
+    if kind == "recipe":
+        rules = {**_written_by(folder), **rules}
+    if kind == "output" and own:  # it may be any of several
+        rules = {name: rule for name, rule in rules.items() if name in own}
+    return {**dict.fromkeys(own, True), **_IN_EVERY_KIND, **rules}
+
+
+def _written_by(recipe: Path) -> dict[str, Any]:
+    """Rules of a recipe's folder: what the finished steps wrote, by each part of their --out."""
     commands = [
         str(entry.get("command")) for entry in read_json(recipe / RECIPE_STEPS)["steps"] if isinstance(entry, dict)
     ]
-    return {part for command in commands for out in outputs_of(shlex.split(command)) for part in Path(out).parts}
+    parts = {part for command in commands for out in outputs_of(shlex.split(command)) for part in Path(out).parts}
+    rules: dict[str, Any] = dict(_RECORDS)
+    rules.update(dict.fromkeys(parts, lambda path: rules if path.is_dir() else True))
+    return rules
 
 
 def _marked(folder: Path) -> tuple[str | None, set[str]]:
@@ -248,7 +235,7 @@ def _earlier(folder: Path) -> str | None:
         if {PAIRS, RESULTS} <= names <= {PAIRS, RESULTS, IMAGES}:
             record = folder / RESULTS / "reconstruction.json"
             return "output" if record.is_file() and read_json(record).get("kind") == "reconstruction" else None
-        if names == {PROMPTS, REFERENCE}:
+        if {PROMPTS} < names <= {PROMPTS, REFERENCE, REFERENCE_VAL2014}:
             return "output"
         if names and names <= {TRAIN, HELD_OUT} and (folder / TRAIN / IMAGE_CLASSES).is_file():
             entries = read_json_value(folder / TRAIN / IMAGE_CLASSES)
@@ -282,9 +269,68 @@ def _is_store(path: Path) -> bool:
 _MARKS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "recipe": (RECIPE_STEPS, _mapping("title", "steps")),
     "run": (RUN_CONFIG, _is_run),
+    "checkpoint": (CHECKPOINT_STATE, _mapping("step", "tensors", "files")),
     "bundle": (BUNDLE_RECORD, _mapping("format_version", "tokenizer", "generator")),
     "model": (MODEL_CONFIG, _mapping("model_type", "package", "config")),
     "samples": (SAMPLES_RECORD, _is_samples),
     "latent store": (STORE_INDEX, _is_store),
     "text cache": (CACHE_INDEX, _mapping("fingerprint", "width", "prompts", "tokens")),
+}
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a JSON file is the record of a measurement, or a picture lies beside one."""
+    with suppress(InvalidFile):
+        found = read_json(path.with_suffix(".json"))
+        return isinstance(found.get("kind"), str) and isinstance(found.get("title"), str)
+    return False
+
+
+def _is_numbered(path: Path) -> bool:
+    """Whether a file's name is a number, as those of samples and crops are."""
+    return len(path.stem) >= _FEWEST_DIGITS and path.stem.isascii() and path.stem.isdecimal()
+
+
+def _crops(split: Path) -> dict[str, Any]:
+    """Rules of a split's folder that `fae crops` wrote: its images, and a folder of them for each class."""
+    rules: dict[str, Any] = {IMAGE_CLASSES: True, **_NUMBERED}
+    with suppress(InvalidFile, TypeError, KeyError):
+        rules |= {str(entry["wnid"]): _NUMBERED for entry in read_json_value(split / IMAGE_CLASSES)}
+    return rules
+
+
+# What FAE writes into each kind of folder, by name or pattern. True: FAE wrote it, of a folder all that is in it. A
+# mapping: a folder with such entries. A function gives one of these, or False, for a path. A folder of a kind of its
+# own (a model, a store in an experiment) follows the rules of that kind wherever it lies.
+_NUMBERED = {"*.png": _is_numbered}
+_RECORDS = {"*.json": _is_record, "*.png": _is_record, "*.svg": _is_record, PAIRS: True}
+_IN_EVERY_KIND = {RESULTS: _RECORDS, REPORT: True}
+_AT_ANY_DEPTH = dict.fromkeys((".fae", ".*.tmp", ".*.lock", ".lock", ".DS_Store", "Thumbs.db"), True)
+_CHECKPOINT: dict[str, Any] = dict.fromkeys((CHECKPOINT_STATE, "*.safetensors"), True)
+_MODEL: dict[str, Any] = dict.fromkeys((MODEL_CONFIG, MODEL_WEIGHTS, weights_file("*"), LATENT_SPEC, README), True)
+_MODEL |= dict.fromkeys((ENCODER, FEATURE_DECODER, PIXEL_DECODER), _MODEL)
+_KINDS: dict[str, dict[str, Any]] = {
+    "recipe": {RECIPE_STEPS: True, RECIPE_LOGS: {"*.log": True}},
+    "run": {
+        **dict.fromkeys((RUN_CONFIG, RUN_METRICS, RUN_UNREADABLE, RUN_TRACKERS, ANY_BAD_BATCH), True),
+        RUN_CHECKPOINTS: {ANY_CHECKPOINT: _CHECKPOINT},
+        RUN_MODEL: _MODEL,
+        RUN_EXPORTS: {ANY_CHECKPOINT: _MODEL},
+        RUN_SAMPLES: {ANY_CHECKPOINT: True},
+    },
+    "checkpoint": _CHECKPOINT,
+    "bundle": {BUNDLE_RECORD: True, README: True, **dict.fromkeys(BUNDLE_PARTS, _MODEL)},
+    "model": _MODEL,
+    "samples": {**dict.fromkeys((SAMPLES_RECORD, SAMPLES_NPZ, GRID), True), IMAGES: _NUMBERED},
+    "latent store": {
+        **dict.fromkeys((STORE_INDEX, ANY_STORE_SHARD, STORE_LABELS, STORE_SKIPPED, LATENT_SPEC), True),
+        STORE_PROGRESS: {"*.json": True},
+    },
+    "text cache": dict.fromkeys((CACHE_INDEX, CACHE_KEYS, CACHE_OFFSETS, CACHE_SUMS, CACHE_TOKENS), True),
+    "output": {
+        **dict.fromkeys((PAIRS, PROMPTS, REFERENCE, REFERENCE_VAL2014), True),
+        IMAGES: _NUMBERED,
+        TRAIN: _crops,
+        HELD_OUT: _crops,
+    },
 }

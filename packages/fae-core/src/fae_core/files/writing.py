@@ -14,9 +14,10 @@ from pathlib import Path
 from fae_core.errors import FAEError, FolderInUse, OutputExists
 from fae_core.files.disk import disk_errors
 from fae_core.files.lock import hold
-from fae_core.files.ownership import mark, require_replaceable
+from fae_core.files.ownership import is_ours, mark, require_replaceable
 
-_STAGING, _OLD, _GONE = ".new.tmp", ".old", ".gone.tmp"
+_STAGING, _OLD, _GONE = ".new.tmp", ".old.tmp", ".gone.tmp"
+_EARLIER_OLD = ".old"  # of earlier versions, and a name that a user may give, too
 
 
 @contextmanager
@@ -208,8 +209,9 @@ def remove_leftovers(folder: Path) -> None:
         folder: In which others may have written.
     """
     for path in list(folder.iterdir()):
-        if path.name.endswith((_STAGING, _OLD)) and path.name.startswith("."):
-            final = path.with_name(path.name.removeprefix(".").removesuffix(_STAGING).removesuffix(_OLD))
+        ending = next(filter(path.name.endswith, (_STAGING, _OLD, _EARLIER_OLD)), None)
+        if ending is not None and path.name.startswith("."):
+            final = path.with_name(path.name.removeprefix(".").removesuffix(ending))
             with suppress(FolderInUse), hold(final):
                 recover_folder(final)
         elif path.name.endswith(".lock") and path.name.startswith(".") and path.name != ".lock":
@@ -225,7 +227,7 @@ def remove_leftovers(folder: Path) -> None:
 def recover_folder(final: Path) -> None:
     """Repair what a killed writer of `final` left: an older folder set aside is restored, or deleted if `final` exists.
 
-    The caller holds the folder.
+    The caller holds the folder. What earlier versions set aside could be a user's own copy: it is never deleted.
 
     Args:
         final: The folder that was being written.
@@ -237,6 +239,9 @@ def recover_folder(final: Path) -> None:
             remove_folder(old)
         else:
             old.rename(final)
+    earlier_old = final.with_name(f".{final.name}{_EARLIER_OLD}")
+    if not os.path.lexists(final) and earlier_old.is_dir() and not earlier_old.is_symlink() and is_ours(earlier_old):
+        earlier_old.rename(final)
     # Earlier versions named them with a number.
     earlier = re.compile(re.escape(f".{final.name}.") + r"\d+\.tmp")
     for path in final.parent.glob(f".{glob.escape(final.name)}*.tmp"):
@@ -320,5 +325,6 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a path is a temporary file or a lock."""
-    return path.name.startswith(".") and path.name.endswith((".tmp", ".lock"))
+    """Whether a path is a temporary file or a lock; not a folder set aside, which `recover_folder` may restore."""
+    name = path.name
+    return name.startswith(".") and name.endswith((".tmp", ".lock")) and not name.endswith(_OLD)

@@ -14,10 +14,10 @@ from fae_core.images.shards import expand, is_remote
 from fae_core.images.source import ImageSource
 from fae_core.images.splits import absent_parts, files_of_split
 from fae_core.images.tell import log_on_first_process
+from fae_core.places import split_slice
 
 _SHARDS = (".parquet", ".tar")
 _PATTERN = re.compile(r"\{\d{1,18}\.\.\d{1,18}\}")
-_SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]")  # start, stop and step as in Python
 
 
 def open_images(source: str | Path | ImageSource, split: str | None = None) -> ImageSource:
@@ -62,11 +62,10 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
 
 def _open(source: str | Path, split: str | None) -> ImageSource:
     """The images of a path or an address."""
-    sliced = _SLICE.fullmatch(str(source))
-    if sliced and not _exists(Path(source)):
-        whole = open_images(sliced[1], split)
-        bounds = (None if part is None else int(part) for part in sliced.group(2, 3, 4))
-        chosen = range(len(whole))[slice(*bounds)]
+    path, part = split_slice(str(source))
+    if part is not None and not _exists(Path(source)):
+        whole = open_images(path, split)
+        chosen = range(len(whole))[part]
         if not chosen:
             raise DataError(f"{source} selects none of {len(whole)} images")
         return whole.select(chosen)
@@ -98,9 +97,9 @@ def _open(source: str | Path, split: str | None) -> ImageSource:
 
 def require_source(source: str) -> None:
     """Raise DataError where a source is a path and nothing is there, or an empty folder; nothing else is looked at."""
-    sliced = _SLICE.fullmatch(source)
-    if sliced and not _exists(Path(source)):
-        require_source(sliced[1])
+    path, part = split_slice(source)
+    if part is not None and not _exists(Path(source)):
+        require_source(path)
     elif source and source != "photographs" and not is_remote(source) and not _PATTERN.search(source):
         _require_there(Path(source).expanduser())
 

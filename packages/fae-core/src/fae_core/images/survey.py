@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from fae_core.commands.running import command_line
 from fae_core.documents import read_json
 from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.files import disk_errors, write_json
@@ -117,14 +118,16 @@ def open_surveyed(
     except (KeyError, TypeError, ValueError):
         raise InvalidFile(f"{report} is no report of `fae check`, or is damaged") from None
     now, facts = facts_of(source, show=True)
-    _require_same(source, count, blocks, facts.blocks, report)
+    anew = command_line("check", source.origin or "IMAGES", split=split, out=report, overwrite=True)
+    again = f"; survey them again (`{anew}`), or leave --survey {report} out"
+    _require_same(source, count, blocks, facts.blocks, report, again)
     chosen = source.select([i for i in range(count) if i not in broken]) if broken else source
     if broken:
         log_on_first_process(f"{len(broken)} of {count} images are left out: {report} says that they cannot be read")
         now, facts = facts_of(chosen, show=True)
     unchanged = now == then if facts.count else content_identity(chosen) == content
     if not facts.count and not unchanged:
-        raise InvalidFile(f"{report} is about other images; run `fae check` on these")
+        raise InvalidFile(f"{report} is about other images{again}")
     chosen.identity = Identity(
         None if is_small(facts) else now,
         (lambda _: content) if unchanged else (lambda stopped: content_identity(chosen, show=True, stopped=stopped)),
@@ -133,9 +136,10 @@ def open_surveyed(
     return chosen
 
 
-def _require_same(source: ImageSource, count: int, then: Sequence[str], now: Sequence[str], report: str | Path) -> None:
-    """Raise InvalidFile unless a report is about these files."""
-    again = f"; run `fae check` again, or leave --survey {report} out"
+def _require_same(
+    source: ImageSource, count: int, then: Sequence[str], now: Sequence[str], report: str | Path, again: str
+) -> None:
+    """Raise InvalidFile, which ends with `again`, unless a report is about these files."""
     if len(source) != count:
         raise InvalidFile(f"{report} is about {count} images, and there are {len(source)} now{again}")
     for block, (old, new) in enumerate(zip(then, now, strict=False)):

@@ -19,6 +19,7 @@ from fae_core.errors import FAEError, Interrupted
 from fae_core.files import disk_errors
 from fae_core.folders import ENCODER
 from fae_core.machine import available_cores
+from fae_core.places import split_slice
 
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 8.0  # between two lines about the steps that run
@@ -45,8 +46,8 @@ def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
     """The earlier steps whose results each step reads.
 
     A step reads another's results where one of its words names the folder or file that the other writes (its --out, or
-    OUT.encoder beside it), a path above or below it, or a pattern (`results/fae-*.json`) that fits it. So `eval report
-    {out}` waits for all steps before it.
+    OUT.encoder beside it), a path above or below it, a part of it (`all.npz[:100]`), or a pattern
+    (`results/fae-*.json`) that fits it. So `eval report {out}` waits for all steps before it.
 
     Args:
         commands: The arguments after `fae` by step, in the recipe's order.
@@ -57,10 +58,11 @@ def needs(commands: Mapping[str, list[str]]) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     written: list[tuple[str, str]] = []
     for name, command in commands.items():
-        words = {part for word in command for part in {word, word.rpartition("=")[2]}}
-        found[name] = frozenset(other for other, path in written if any(_overlap(word, path) for word in words))
+        read = {path for word in command for path in _paths_named(word)}
+        found[name] = frozenset(other for other, path in written if any(_overlap(one, path) for one in read))
         # Beside a store, `fae encode` writes the encoder that made it.
-        written += [(name, path) for out in outputs_of(command)[:1] for path in (out, f"{out}.{ENCODER}")]
+        beside = (path for out in outputs_of(command)[:1] for path in (out, f"{out}.{ENCODER}"))
+        written += [(name, _absolute(path)) for path in beside]
     return found
 
 
@@ -79,7 +81,7 @@ def run_jobs(
     Args:
         jobs: The jobs to run.
         count: Most jobs at a time.
-        logs: Folder for the jobs' output, NAME.log each.
+        logs: Folder for the jobs' output, NAME.log each, "/" in a name as %2F.
         started: Called in this process with a job's name.
         ended: Called in this process with a job's name and the seconds that it took.
         tell: Called every few seconds with a line that says what the running jobs told last.
@@ -165,7 +167,8 @@ class _Worker:
 
 
 def _log(logs: Path, job: Job) -> Path:
-    return logs / f"{job.name.replace('/', '-')}.log"
+    """The file of a job's output, another one for each name, in which "/" is written %2F."""
+    return logs / f"{job.name.replace('%', '%25').replace('/', '%2F')}.log"
 
 
 def _news(job: Job, seconds: float, log: Path) -> str:
@@ -184,8 +187,19 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _overlap(word: str, path: str) -> bool:
-    """Whether a word names a path, one above or below it, or a pattern that fits one of these."""
-    named, other = Path(word).parts, Path(path).parts
-    shared = min(len(named), len(other))
-    return shared > 0 and all(fnmatch.fnmatchcase(b, a) for a, b in zip(named[:shared], other[:shared], strict=True))
+def _paths_named(word: str) -> set[str]:
+    """The absolute paths and patterns that a word may name: itself or what follows a "=" in it, without a slice too."""
+    parts = {word, *(word[place + 1 :] for place, sign in enumerate(word) if sign == "=")}
+    parts |= {split_slice(part)[0] for part in parts}
+    return {_absolute(part) for part in parts if part}
+
+
+def _absolute(path: str) -> str:
+    """The path without `..`. Links are kept: a step's folder lies in the experiment's wherever a link leads."""
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def _overlap(named: str, path: str) -> bool:
+    """Whether a path is another one, lies above or below it, or is a pattern that fits one of these; both absolute."""
+    pairs = zip(Path(named).parts, Path(path).parts, strict=False)
+    return all(part == other or fnmatch.fnmatchcase(other, part) for part, other in pairs)

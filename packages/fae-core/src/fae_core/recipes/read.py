@@ -121,6 +121,11 @@ class Recipe:
             raise FAEError(f"this recipe needs commands that are not installed ({', '.join(missing)}): {how}")
 
 
+def declared_variables(path: Path) -> dict[str, Any]:
+    """The variables of a recipe by name, as its file has them; errors as those of `load_recipe`."""
+    return _mapping(read_yaml(path), "variables", path)
+
+
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None, size: str | None = None) -> Recipe:
     """Read a recipe.
 

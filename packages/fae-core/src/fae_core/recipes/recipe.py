@@ -35,6 +35,7 @@ from fae_core.progress import hidden
 from fae_core.recipes.jobs import Job, needs, run_jobs
 from fae_core.recipes.read import Recipe as Recipe
 from fae_core.recipes.read import Step as Step
+from fae_core.recipes.read import declared_variables as declared_variables
 from fae_core.recipes.read import load_recipe as load_recipe
 from fae_core.recipes.step import run_step
 from fae_core.redact import redact
