@@ -30,13 +30,25 @@ def test_weights_are_found_where_training_programs_put_them(tmp_path: Path) -> N
     torch.save({"model": ONE, "ema": TWO, "steps": 7}, tmp_path / "a.pt")
     torch.save(ONE | {"note": "plain"}, tmp_path / "b.pth")
     save_file(TWO, tmp_path / "c.safetensors")
-    assert read_state_dict(tmp_path / "a.pt")["w"].item() == 1
-    assert read_state_dict(tmp_path / "a.pt", sections=("ema", "model"))["w"].item() == 2
-    assert read_state_dict(tmp_path / "a.pt", section="ema")["w"].item() == 2
+    assert read_state_dict(tmp_path / "a.pt")["w"].item() == 2
+    assert read_state_dict(tmp_path / "a.pt", sections=("model", "ema"))["w"].item() == 1
+    assert read_state_dict(tmp_path / "a.pt", section="model")["w"].item() == 1
     assert read_state_dict(tmp_path / "b.pth").keys() == {"w"}
     assert read_state_dict(tmp_path / "c.safetensors")["w"].item() == 2
     with pytest.raises(InvalidFile, match="no section 'best'; it has ema, model"):
         read_state_dict(tmp_path / "a.pt", section="best")
+
+
+def test_averaged_weights_are_taken_where_there_are_any(tmp_path: Path) -> None:
+    for raw in ("model", "state_dict"):
+        torch.save({raw: ONE, "ema": TWO}, tmp_path / "a.pt")
+        assert read_state_dict(tmp_path / "a.pt")["w"].item() == 2
+        for empty in ({}, None):
+            torch.save({raw: ONE, "ema": empty}, tmp_path / "a.pt")
+            assert read_state_dict(tmp_path / "a.pt")["w"].item() == 1
+    torch.save({"model": ONE, "ema": {"decay": 0.99}}, tmp_path / "a.pt")
+    with pytest.raises(InvalidFile, match="no weights in its section 'ema'; other sections: model"):
+        read_state_dict(tmp_path / "a.pt")
 
 
 def test_classes_are_built_only_where_they_are_allowed(tmp_path: Path) -> None:

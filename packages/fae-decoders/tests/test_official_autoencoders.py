@@ -94,6 +94,21 @@ def test_an_autoencoder_is_found_within_a_diffusion_model(tmp_path: Path) -> Non
     assert vae.spec.fingerprint == ConvVAE.from_official(state).spec.fingerprint
 
 
+def test_averaged_weights_are_preferred_and_sections_can_be_named(tmp_path: Path) -> None:
+    original = autoencoder_kl(**SIZES[3])
+    state = in_ldm_layout(original.state_dict())
+    raw = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save({"state_dict": raw, "ema": state}, tmp_path / "vae.pt")
+    command = ["import", "autoencoder-kl", str(tmp_path / "vae.pt"), "--image-size", "32"]
+    for name, wanted in (("ema", state), ("state_dict", raw)):
+        section = [] if name == "ema" else ["--section", name]
+        invoke([*command, *section, "--out", str(tmp_path / name)])
+        assert load_tokenizer(tmp_path / name).spec.fingerprint == ConvVAE.from_official(wanted).spec.fingerprint
+    original.save_pretrained(tmp_path / "folder")
+    with pytest.raises(InvalidSettings, match="leave the section out"):
+        load_autoencoder_kl(tmp_path / "folder", section="ema")
+
+
 def test_widths_that_weights_show_are_taken() -> None:
     """LDM's ch_mult need not start with 1, and its z_channels may differ from embed_dim."""
     shapes = {

@@ -231,6 +231,23 @@ def test_import_command_writes_a_model_that_loads(tmp_path) -> None:
     assert torch.equal(model.sample(torch.tensor([1]), noise=noise), expected)
 
 
+def test_averaged_weights_are_imported_unless_another_section_is_named(tmp_path) -> None:
+    import yaml
+
+    from fae_core.commands.groups import invoke
+    from fae_core.models.load import load_generator
+
+    states = {"ema": _official_state(1), "model": _official_state(2)}
+    torch.save(states, tmp_path / "official.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(ARGUMENTS))
+    call = ["import", "starflow", str(tmp_path / "official.pth"), "--config", str(tmp_path / "config.yaml")]
+    for name, options in (("ema", []), ("model", ["--section", "model"])):
+        invoke([*call, *options, "--out", str(tmp_path / name)])
+        wanted = STARFlow.from_official(states[name], ARGUMENTS).state_dict()
+        found = load_generator(tmp_path / name).state_dict()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
 def test_files_that_are_not_checkpoints_are_refused(tmp_path) -> None:
     (tmp_path / "empty.pth").write_bytes(b"")
     torch.save({"model": {"w": torch.zeros(1)}, "code": print}, tmp_path / "code.pth")

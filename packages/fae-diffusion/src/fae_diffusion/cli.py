@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Init, Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
+from fae_core.cli.options import (
+    Init,
+    Latents,
+    LiveData,
+    LiveFlip,
+    LiveTokenizer,
+    NewOut,
+    Overwrite,
+    Section,
+    Spec,
+    path_there,
+)
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -27,9 +38,6 @@ Statistics = Annotated[
     typer.Option(
         "--statistics", callback=path_there, help="LightningDiT's latents_stats.pt, for a spec without statistics."
     ),
-]
-Section = Annotated[
-    str | None, typer.Option("--section", help="Part of the checkpoint to take; by default ema, then model.")
 ]
 Arguments = Annotated[
     Path | None,

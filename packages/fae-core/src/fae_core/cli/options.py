@@ -194,6 +194,10 @@ Survey = Annotated[
         help="Report of `fae check` on the images: broken ones are left out from the start.",
     ),
 ]
+Section = Annotated[
+    str | None,
+    typer.Option("--section", help="Part of the checkpoint's file to take; by default ema, then model."),
+]
 Spec = Annotated[
     Path | None,
     typer.Option("--spec", callback=path_there, help="Latent store, model folder or latent_spec.json to bind it to."),

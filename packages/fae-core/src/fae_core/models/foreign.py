@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fae_core.errors import InvalidFile
 
-# Names under which training programs keep a model's weights inside a checkpoint.
-SECTIONS = ("model", "state_dict", "model_state_dict", "module")
+# Names under which training programs keep a model's weights inside a checkpoint; averaged weights come first.
+SECTIONS = ("ema", "model", "state_dict", "model_state_dict", "module")
 
 
 def read_state_dict(
@@ -28,7 +28,8 @@ def read_state_dict(
 
     Args:
         path: The file.
-        section: The part of the file to read; None takes the first of `sections`, or else the whole file.
+        section: The part of the file to read; None takes the first of `sections` with anything in it, or else the whole
+            file.
         sections: Names of parts to look for.
         allowed: Plain classes that torch.load may build besides tensors and containers.
 
@@ -36,16 +37,18 @@ def read_state_dict(
         InvalidFile: Where the file is missing, damaged, needs unpickling, or holds no weights.
     """
     content = read_checkpoint(path, allowed=allowed)
+    parts = [str(name) for name, value in content.items() if isinstance(value, Mapping) and value]
+    if section is None:
+        section = next((name for name in sections if name in parts), None)
+    elif section not in parts:
+        raise InvalidFile(f"{path} has no section {section!r}; it has {', '.join(sorted(parts)) or 'none'}")
     if section is not None:
-        if not isinstance(content.get(section), Mapping):
-            known = sorted(str(name) for name, value in content.items() if isinstance(value, Mapping))
-            raise InvalidFile(f"{path} has no section {section!r}; it has {', '.join(known) or 'none'}")
         content = content[section]
-    else:
-        content = next((content[name] for name in sections if isinstance(content.get(name), Mapping)), content)
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise InvalidFile(f"{path} holds no weights")
+        others = ", ".join(sorted(name for name in parts if name != section))
+        choice = f" in its section {section!r}; other sections: {others or 'none'}" if section is not None else ""
+        raise InvalidFile(f"{path} holds no weights{choice}")
     return state
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Device, NewOut, Overwrite, images_there, path_there
+from fae_core.cli.options import Device, NewOut, Overwrite, Section, images_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError, InvalidFile
@@ -60,6 +60,7 @@ def import_autoencoder_kl(
         str | None,
         typer.Option("--variant", help="Of the weights, such as fp16; default: the plain file, or the only one."),
     ] = None,
+    section: Section = None,
     statistics: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +99,7 @@ def import_autoencoder_kl(
     from fae_core.processes import resolve_device
     from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
 
-    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant, **scale)
+    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant, section=section, **scale)
     if data is not None:
         from fae_core.images import readable_source
         from fae_decoders.stages.config import DataConfig
@@ -167,9 +168,7 @@ def import_rae(
             "the encoder's own, or imagenet for a decoder alone.",
         ),
     ] = None,
-    section: Annotated[
-        str | None, typer.Option("--section", help="Part of a file to take; by default ema, then model.")
-    ] = None,
+    section: Section = None,
     variant: Annotated[str | None, typer.Option("--variant", help="Of a folder's weights, such as fp16.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -23,6 +23,7 @@ def load_autoencoder_kl(
     *,
     image_size: int | tuple[int, int] | None = None,
     variant: str | None = None,
+    section: str | None = None,
     statistics: str | Path | None = None,
     scaling: float | None = None,
     shift: float | None = None,
@@ -37,21 +38,25 @@ def load_autoencoder_kl(
         source: A folder of diffusers', a file in LDM's layout, or "owner/name" on the hub.
         image_size: Pixels of the images that latents stand for; None is diffusers' `sample_size`, or LDM's 256.
         variant: Of a folder's weights, as "fp16"; None takes the plain file, or the only variant that there is.
+        section: Part of a file to read; None: as `read_state_dict` chooses.
         statistics: A file of mean and std, LightningDiT's latents_stats.pt; replaces the model's own scale.
         scaling: What normalised latents are multiplied by; replaces the model's own scale.
         shift: What is subtracted from latents before, in place of a file of statistics.
 
     Raises:
         InvalidFile: There is no such model, it is of another class or structure, or the statistics do not fit it.
-        InvalidSettings: The scale is 0, or shift and statistics are both given.
+        InvalidSettings: The scale is 0, shift and statistics are both given, or a file's option with a
+            folder.
     """
     if scaling == 0:
         raise InvalidSettings("a scaling of 0 would make all latents equal; give another number")
     if shift is not None and statistics is not None:
         raise InvalidSettings("statistics have a mean of their own; leave the shift out")
     if Path(source).is_file():
-        vae = _from_file(Path(source), image_size, variant)
+        vae = _from_file(Path(source), image_size, variant, section)
     else:
+        if section is not None:
+            raise InvalidSettings(f"{source} is a folder of diffusers', which has no sections; leave the section out")
         folder = DiffusersFolder(source, variant)
         try:
             stored = folder.config()
@@ -67,11 +72,13 @@ def load_autoencoder_kl(
     return vae
 
 
-def _from_file(path: Path, image_size: int | tuple[int, int] | None, variant: str | None) -> ConvVAE:
+def _from_file(
+    path: Path, image_size: int | tuple[int, int] | None, variant: str | None, section: str | None
+) -> ConvVAE:
     """The autoencoder in a file of LDM's layout."""
     if variant is not None:
         raise InvalidSettings(f"{path} is one file and has no variants; leave the variant out")
-    state = read_state_dict(path)
+    state = read_state_dict(path, section=section)
     if any("encoder.down_blocks." in name for name in state):
         raise InvalidFile(f"{path} is in diffusers' layout; give its folder, whose config.json says its scale")
     try:

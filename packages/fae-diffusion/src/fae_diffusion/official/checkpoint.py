@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import read_json
-from fae_core.models.foreign import SECTIONS, read_state_dict
+from fae_core.models.foreign import read_state_dict
 
 _DIFFUSERS = "diffusion_pytorch_model.safetensors"
 
@@ -26,7 +26,7 @@ def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, T
         InvalidFile: where the file is missing, damaged, or holds more than tensors and plain settings.
     """
     # SiT stores its argparse options beside the weights. A Namespace is a plain container.
-    return read_state_dict(path, section=section, sections=("ema", *SECTIONS), allowed=[argparse.Namespace])
+    return read_state_dict(path, section=section, allowed=[argparse.Namespace])
 
 
 def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
