@@ -84,8 +84,8 @@ def import_autoencoder_kl(
 ) -> None:
     """Turn a KL autoencoder (VA-VAE, SD-VAE, ...) in LDM's layout or diffusers' into a tokenizer folder.
 
-    Latents are normalised by --statistics, --shift and --scaling, by their own statistics over --data, or else by
-    diffusers' scaling_factor and shift_factor; LDM's files have no scale.
+    Latents are normalised by --statistics, --shift and --scaling, or by their own statistics over --data. What is not
+    given is diffusers' scaling_factor and shift_factor; LDM's files have no scale.
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
