@@ -170,6 +170,21 @@ def test_one_hot_labels_become_class_labels() -> None:
         STARFlow.from_official(state, ARGUMENTS, classes=5)
 
 
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("change", [lambda tensor: None, lambda tensor: tensor[:-1], lambda tensor: tensor[..., None]])
+def test_projections_of_labels_that_do_not_fit_are_one_line(part, change) -> None:
+    state = _official_state()
+    name = next(name for name in state if name.endswith(f"proj_txt.{part}"))
+    state[name] = change(state[name])
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    for classes in (None, 3):
+        with pytest.raises(
+            InvalidFile, match=r"^the official checkpoint is of another model: .*(text|labels)"
+        ) as raised:
+            STARFlow.from_official(state, ARGUMENTS, classes=classes)
+        assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
