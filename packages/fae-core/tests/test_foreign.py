@@ -51,6 +51,27 @@ def test_averaged_weights_are_taken_where_there_are_any(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(number: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    bad = {
+        "a": torch.ones(3),
+        "b": torch.tensor([1.0, number, 2.0], dtype=dtype),
+        "c": torch.full((2,), number, dtype=dtype),
+    }
+    torch.save({"model": bad}, tmp_path / "a.pt")
+    save_file(bad, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        with pytest.raises(InvalidFile, match="holds NaN or infinite numbers in b:") as caught:
+            read_state_dict(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    # What is not read as weights may hold anything: optimizer states, other parts, masks.
+    rest = {"w": torch.ones(2), "n": torch.tensor(3), "e": torch.ones(0), "f": torch.ones(2).to(torch.float8_e4m3fn)}
+    optimizer = {"state": {0: {"exp_avg": bad["b"]}}}
+    torch.save({"ema": {**rest, "attn_mask": bad["b"]}, "model": bad, "optimizer": optimizer}, tmp_path / "a.pt")
+    assert read_state_dict(tmp_path / "a.pt").keys() == {*rest, "attn_mask"}
+
+
 def test_classes_are_built_only_where_they_are_allowed(tmp_path: Path) -> None:
     torch.save({"model": ONE, "args": argparse.Namespace(depth=2)}, tmp_path / "a.pt")
     with pytest.raises(InvalidFile, match="more than tensors and plain values"):
