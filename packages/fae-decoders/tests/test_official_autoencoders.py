@@ -105,7 +105,7 @@ def test_averaged_weights_are_preferred_and_sections_can_be_named(tmp_path: Path
         invoke([*command, *section, "--out", str(tmp_path / name)])
         assert load_tokenizer(tmp_path / name).spec.fingerprint == ConvVAE.from_official(wanted).spec.fingerprint
     original.save_pretrained(tmp_path / "folder")
-    with pytest.raises(InvalidSettings, match="leave the section out"):
+    with pytest.raises(InvalidFile, match="leave the section out"):
         load_autoencoder_kl(tmp_path / "folder", section="ema")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Device, NewOut, Overwrite, Section, images_there, path_there
+from fae_core.cli.options import Device, NewOut, Overwrite, Section, Variant, images_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError, InvalidFile
@@ -56,10 +56,7 @@ def import_autoencoder_kl(
             help="Pixels a side; default: diffusers' sample_size, or LDM's 256.",
         ),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option("--variant", help="Of the weights, such as fp16; default: the plain file, or the only one."),
-    ] = None,
+    variant: Variant = None,
     section: Section = None,
     statistics: Annotated[
         Path | None,
@@ -169,7 +166,7 @@ def import_rae(
         ),
     ] = None,
     section: Section = None,
-    variant: Annotated[str | None, typer.Option("--variant", help="Of a folder's weights, such as fp16.")] = None,
+    variant: Variant = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a RAE into a tokenizer, or its decoder alone, without --encoder, into a pixel decoder.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fae_core.errors import InvalidFile, InvalidSettings
-from fae_core.models.foreign import read_state_dict
+from fae_core.models.foreign import read_weights
 from fae_decoders.baselines.conv_vae import ConvVAE
 from fae_decoders.imports.diffusers_folder import DiffusersFolder
 from fae_decoders.imports.statistics import read_statistics
@@ -57,13 +57,11 @@ def load_autoencoder_kl(
     if Path(source).is_file():
         vae = _from_file(Path(source), image_size, variant, section, stated)
     else:
-        if section is not None:
-            raise InvalidSettings(f"{source} is a folder of diffusers', which has no sections; leave the section out")
         folder = DiffusersFolder(source, variant)
         try:
             stored = folder.config()
             require_supported(stored)
-            vae = ConvVAE.from_official(folder.weights(), {**stored, **stated}, image_size=image_size)
+            vae = ConvVAE.from_official(folder.weights(section), {**stored, **stated}, image_size=image_size)
         except InvalidFile as error:
             raise InvalidFile(f"{folder.path}: {error}") from None
     if statistics is not None:
@@ -82,9 +80,7 @@ def _from_file(
     stated: Mapping[str, float],
 ) -> ConvVAE:
     """The autoencoder in a file of LDM's layout, with the stated entries of a config, which the file does not have."""
-    if variant is not None:
-        raise InvalidSettings(f"{path} is one file and has no variants; leave the variant out")
-    state = read_state_dict(path, section=section)
+    state = read_weights(path, section=section, variant=variant)
     if any("encoder.down_blocks." in name for name in state):
         raise InvalidFile(f"{path} is in diffusers' layout; give its folder, whose config.json says its scale")
     try:
