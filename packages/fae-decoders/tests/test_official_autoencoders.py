@@ -94,6 +94,47 @@ def test_an_autoencoder_is_found_within_a_diffusion_model(tmp_path: Path) -> Non
     assert vae.spec.fingerprint == ConvVAE.from_official(state).spec.fingerprint
 
 
+def test_averaged_weights_are_preferred_and_sections_can_be_named(tmp_path: Path) -> None:
+    original = autoencoder_kl(**SIZES[3])
+    state = in_ldm_layout(original.state_dict())
+    raw = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save({"state_dict": raw, "ema": state}, tmp_path / "vae.pt")
+    command = ["import", "autoencoder-kl", str(tmp_path / "vae.pt"), "--image-size", "32"]
+    for name, wanted in (("ema", state), ("state_dict", raw)):
+        section = [] if name == "ema" else ["--section", name]
+        invoke([*command, *section, "--out", str(tmp_path / name)])
+        assert load_tokenizer(tmp_path / name).spec.fingerprint == ConvVAE.from_official(wanted).spec.fingerprint
+    original.save_pretrained(tmp_path / "folder")
+    with pytest.raises(InvalidFile, match="leave the section out"):
+        load_autoencoder_kl(tmp_path / "folder", section="ema")
+
+
+def test_what_is_stated_of_the_scale_replaces_no_more_than_that(tmp_path: Path) -> None:
+    scale = {"scaling_factor": 1.5, "shift_factor": 0.0625}
+    autoencoder_kl(**SIZES[3], sample_size=32, **scale).save_pretrained(tmp_path / "shifted")
+    known = {"latents_mean": [0.5, 0.0, 0.0, 0.0], "latents_std": [2.0, 1.0, 1.0, 1.0], "scaling_factor": 0.5}
+    autoencoder_kl(**SIZES[3], sample_size=32, **known).save_pretrained(tmp_path / "measured")
+    for folder, stated, mean, std in (
+        ("shifted", {}, 0.0625, 1 / 1.5),
+        ("shifted", {"scaling": 1.5}, 0.0625, 1 / 1.5),
+        ("shifted", {"scaling": 0.5}, 0.0625, 2.0),
+        ("shifted", {"shift": 0.25}, 0.25, 1 / 1.5),
+        ("shifted", {"scaling": 0.5, "shift": 0.0}, 0.0, 2.0),
+        ("measured", {"scaling": 0.25}, 0.5, 8.0),
+        ("measured", {"shift": 0.25}, 0.25, 4.0),
+    ):
+        spec = load_autoencoder_kl(tmp_path / folder, **stated).spec
+        assert (spec.mean[0], spec.std[0]) == (mean, std), (folder, stated)
+    torch.save({"mean": torch.full((4,), 0.5), "std": torch.full((4,), 2.0)}, tmp_path / "stats.pt")
+    spec = load_autoencoder_kl(tmp_path / "shifted", statistics=tmp_path / "stats.pt").spec
+    assert (spec.mean[0], spec.std[0]) == (0.5, 2.0)
+    whole = {f"first_stage_model.{k}": v for k, v in in_ldm_layout(autoencoder_kl(**SIZES[3]).state_dict()).items()}
+    torch.save({**whole, "scale_factor": torch.tensor(0.25)}, tmp_path / "sd.ckpt")
+    spec = load_autoencoder_kl(tmp_path / "sd.ckpt", shift=0.5).spec
+    assert (spec.mean[0], spec.std[0]) == (0.5, 4.0)
+    assert load_autoencoder_kl(tmp_path / "sd.ckpt", scaling=0.5).spec.std[0] == 2.0
+
+
 def test_widths_that_weights_show_are_taken() -> None:
     """LDM's ch_mult need not start with 1, and its z_channels may differ from embed_dim."""
     shapes = {

@@ -62,6 +62,17 @@ def test_diffusers_latents_and_pictures_are_met(name: str, tmp_path: Path) -> No
     assert rae.spec.is_positional == (name in ("by position", "of tokens"))
 
 
+def test_a_folder_in_shards_is_read(tmp_path: Path) -> None:
+    original = autoencoder_rae(**CASES["by position"])
+    original.save_pretrained(tmp_path / "whole")
+    original.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    assert len(list((tmp_path / "shards").glob("*-of-*.safetensors"))) > 1
+    whole, shards = (load_rae(tmp_path / name) for name in ("whole", "shards"))
+    assert shards.spec == whole.spec
+    found = shards.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["whole", "decoder"])
 def test_raes_own_files_are_met(kind: str, tmp_path: Path) -> None:

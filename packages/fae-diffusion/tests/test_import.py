@@ -73,6 +73,23 @@ def test_repa_s_sit_has_our_time_and_leaves_its_projectors_out() -> None:
     assert mine.config == theirs.config
 
 
+def test_repa_s_path_is_ours() -> None:
+    state = {**official_state(ARGUMENTS), "projectors.0.0.weight": torch.zeros(8, 32)}
+    for given, ours in (({}, "linear"), ({"path_type": "linear"}, "linear"), ({"path_type": "cosine"}, "gvp")):
+        assert SiT.from_official(state, {**ARGUMENTS, **given}).transport.path == ours
+    mine = SiT.from_official(state, {**ARGUMENTS, "path_type": "cosine"}, transport={"time": "logit_normal"})
+    assert (mine.transport.path, mine.transport.time) == ("gvp", "logit_normal")
+    t = torch.linspace(0, 1, 5)
+    at = mine.transport.coefficients(t, torch.zeros(5))
+    quarter = torch.pi / 2  # as REPA's loss.py has it
+    torch.testing.assert_close(at.alpha, torch.cos(t * quarter))
+    torch.testing.assert_close(at.d_sigma, quarter * torch.cos(t * quarter))
+    for wrong in ("nonsense", None, ["linear"]):
+        with pytest.raises(InvalidFile, match="path_type is linear or cosine in REPA's SiT, not") as raised:
+            SiT.from_official(state, {**ARGUMENTS, "path_type": wrong})
+        assert "\n" not in str(raised.value)
+
+
 def test_wrappers_in_front_of_names_are_ignored() -> None:
     state = official_state(ARGUMENTS)
     plain = LightningDiT.from_official(state, ARGUMENTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,24 +71,33 @@ def test_a_checkpoint_of_diffusers_gives_its_numbers(options: dict[str, Any]) ->
 
 
 @torch.no_grad()
-def test_the_command_reads_a_folder_of_diffusers_in_shards(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("saved", "options", "weights"),
+    [
+        ({"max_shard_size": "100KB"}, "", "*-of-*.safetensors"),
+        ({"max_shard_size": "100KB", "variant": "fp16"}, "--variant fp16", "*fp16*-of-*"),
+        ({"variant": "fp16"}, "", "*.fp16.safetensors"),
+        ({"safe_serialization": False}, "", "*.bin"),
+    ],
+)
+def test_the_command_reads_a_folder_of_diffusers(saved: dict, options: str, weights: str, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     original = randomised(diffusers.SD3Transformer2DModel(**DIFFUSERS))
-    original.save_pretrained(tmp_path / "pipeline" / "transformer", max_shard_size="100KB")
-    assert len(list((tmp_path / "pipeline" / "transformer").glob("*.safetensors"))) > 1
-    invoke(f"import mmdit {tmp_path}/pipeline --out {tmp_path}/mmdit".split())
+    original.save_pretrained(tmp_path / "pipeline" / "transformer", **saved)
+    assert list((tmp_path / "pipeline" / "transformer").glob(weights))
+    invoke(f"import mmdit {tmp_path}/pipeline {options} --out {tmp_path}/mmdit".split())
     z, t, text = inputs()
     wanted = original(z, text.tokens, text.pooled, 1000 * t, return_dict=False)[0]
     torch.testing.assert_close(MMDiT.from_pretrained(tmp_path / "mmdit")(z, t, text), wanted, **FORWARD)
 
 
-def test_shards_outside_the_folder_are_refused(tmp_path: Path) -> None:
+def test_options_of_a_file_are_not_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
-    for weight_map, message in (({"a": "../x.safetensors"}, "outside its folder"), ([1], "lacks a weight_map")):
-        index.write_text(json.dumps({"weight_map": weight_map}))
-        with pytest.raises(InvalidFile, match=message):
-            invoke(f"import mmdit {tmp_path} --out {tmp_path}/out".split())
+    with pytest.raises(InvalidFile, match="leave the section out"):
+        invoke(f"import mmdit {tmp_path} --section ema --out {tmp_path}/out".split())
+    torch.save({"w": torch.zeros(1)}, tmp_path / "mmdit.pt")
+    with pytest.raises(InvalidFile, match="leave the variant out"):
+        invoke(f"import mmdit {tmp_path}/mmdit.pt --variant fp16 --out {tmp_path}/out".split())
 
 
 def sd3_state(model: MMDiT) -> dict[str, torch.Tensor]:

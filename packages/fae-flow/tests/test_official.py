@@ -170,6 +170,21 @@ def test_one_hot_labels_become_class_labels() -> None:
         STARFlow.from_official(state, ARGUMENTS, classes=5)
 
 
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("change", [lambda tensor: None, lambda tensor: tensor[:-1], lambda tensor: tensor[..., None]])
+def test_projections_of_labels_that_do_not_fit_are_one_line(part, change) -> None:
+    state = _official_state()
+    name = next(name for name in state if name.endswith(f"proj_txt.{part}"))
+    state[name] = change(state[name])
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    for classes in (None, 3):
+        with pytest.raises(
+            InvalidFile, match=r"^the official checkpoint is of another model: .*(text|labels)"
+        ) as raised:
+            STARFlow.from_official(state, ARGUMENTS, classes=classes)
+        assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -229,6 +244,23 @@ def test_import_command_writes_a_model_that_loads(tmp_path) -> None:
     noise = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = STARFlow.from_official(state, ARGUMENTS, classes=3).sample(torch.tensor([1]), noise=noise)
     assert torch.equal(model.sample(torch.tensor([1]), noise=noise), expected)
+
+
+def test_averaged_weights_are_imported_unless_another_section_is_named(tmp_path) -> None:
+    import yaml
+
+    from fae_core.commands.groups import invoke
+    from fae_core.models.load import load_generator
+
+    states = {"ema": _official_state(1), "model": _official_state(2)}
+    torch.save(states, tmp_path / "official.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(ARGUMENTS))
+    call = ["import", "starflow", str(tmp_path / "official.pth"), "--config", str(tmp_path / "config.yaml")]
+    for name, options in (("ema", []), ("model", ["--section", "model"])):
+        invoke([*call, *options, "--out", str(tmp_path / name)])
+        wanted = STARFlow.from_official(states[name], ARGUMENTS).state_dict()
+        found = load_generator(tmp_path / name).state_dict()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_files_that_are_not_checkpoints_are_refused(tmp_path) -> None:

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from fae_core.cli.option_objects import spread
-from fae_core.cli.options import Init, Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
+from fae_core.cli.options import (
+    Init,
+    Latents,
+    LiveData,
+    LiveFlip,
+    LiveTokenizer,
+    NewOut,
+    Overwrite,
+    Section,
+    Spec,
+    Variant,
+    path_there,
+)
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -27,9 +39,6 @@ Statistics = Annotated[
     typer.Option(
         "--statistics", callback=path_there, help="LightningDiT's latents_stats.pt, for a spec without statistics."
     ),
-]
-Section = Annotated[
-    str | None, typer.Option("--section", help="Part of the checkpoint to take; by default ema, then model.")
 ]
 Arguments = Annotated[
     Path | None,
@@ -168,7 +177,7 @@ def import_ditdh(
 
 
 @partial(spread, replaced={"checkpoint": CheckpointOrFolder})
-def import_mmdit(options: Original) -> None:
+def import_mmdit(options: Original, variant: Variant = None) -> None:
     """Turn an MMDiT into a model folder: of REPA, of SD3 and SD3.5 (their own files), or as diffusers saves it.
 
     What the weights show need not be said: depth, patches, channels, norms of queries, the pooled text. The folder of a
@@ -176,10 +185,16 @@ def import_mmdit(options: Original) -> None:
 
     Example: fae import mmdit sd3.5_medium.safetensors --out models/sd3.5 --set model.transport.shift=3
     """
-    _import("mmdit", options)
+    _import("mmdit", options, variant=variant)
 
 
-def _import(original: str, options: Original, arch: str | None = None, statistics: Path | None = None) -> None:
+def _import(
+    original: str,
+    options: Original,
+    arch: str | None = None,
+    statistics: Path | None = None,
+    variant: str | None = None,
+) -> None:
     """Read a checkpoint of one of the originals, and write the model folder."""
     from fae_core.cli.settings import resolve_settings
     from fae_core.commands.running import command_line
@@ -200,22 +215,16 @@ def _import(original: str, options: Original, arch: str | None = None, statistic
         architecture(original, arch)
     from fae_core.config import merge
     from fae_diffusion import LightningDiT, MMDiT, SiT
-    from fae_diffusion.official.checkpoint import (
-        pipeline_fields,
-        read_checkpoint,
-        read_diffusers_folder,
-        read_statistics,
-    )
+    from fae_diffusion.official.checkpoint import pipeline_fields, read_checkpoint, read_mmdit, read_statistics
     from fae_diffusion.official.transformer import layout_of
 
     model_class = {"sit": SiT, "lightningdit": LightningDiT, "ditdh": LightningDiT, "mmdit": MMDiT}[original]
-    if original == "mmdit" and checkpoint.is_dir():
-        state, stored = read_diffusers_folder(checkpoint)
+    if original == "mmdit":
+        state, stored = read_mmdit(checkpoint, options.section, variant)
         arguments, fields = {**stored, **arguments}, merge(pipeline_fields(checkpoint), fields)
+        layout = original
     else:
         state = read_checkpoint(checkpoint, options.section)
-    layout = original
-    if original != "mmdit":
         layout = layout_of(model_class.model_type, state)
         if original == "ditdh" and layout != "ditdh":
             raise InvalidFile(f"{checkpoint} is no DiT^DH, it has no s_embedder: see fae import lightningdit")

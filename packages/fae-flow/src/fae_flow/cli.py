@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from fae_core.cli.options import Init, Latents, LiveData, LiveFlip, LiveTokenizer, NewOut, Overwrite, Spec, path_there
+from fae_core.cli.options import (
+    Init,
+    Latents,
+    LiveData,
+    LiveFlip,
+    LiveTokenizer,
+    NewOut,
+    Overwrite,
+    Section,
+    Spec,
+    path_there,
+)
 from fae_core.cli.training_options import TrainingOptions, training_command
 from fae_core.commands.output import say
 
@@ -57,6 +68,7 @@ def import_starflow(
             "--classes", min=1, max=1_000_000, help="Read a model of one-hot labels as one of this many classes."
         ),
     ] = None,
+    section: Section = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint of apple/ml-starflow's image models to a model folder.
@@ -79,7 +91,7 @@ def import_starflow(
     from fae_flow import STARFlow
     from fae_flow.official.checkpoint import constructor_arguments
 
-    state = read_state_dict(checkpoint)
+    state = read_state_dict(checkpoint, section=section)
     arguments = constructor_arguments(settings, state)
     for name in ("noise_std", "drop_label", "latent_norm_regularization"):
         if name in arguments:

@@ -194,6 +194,14 @@ Survey = Annotated[
         help="Report of `fae check` on the images: broken ones are left out from the start.",
     ),
 ]
+Section = Annotated[
+    str | None,
+    typer.Option("--section", help="Part of the checkpoint's file to take; by default ema, then model."),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option("--variant", help="Of a folder's weights, such as fp16; default: the plain ones, or the only ones."),
+]
 Spec = Annotated[
     Path | None,
     typer.Option("--spec", callback=path_there, help="Latent store, model folder or latent_spec.json to bind it to."),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fae_core.cli.options import Device, NewOut, Overwrite, images_there, path_there
+from fae_core.cli.options import Device, NewOut, Overwrite, Section, Variant, images_there, path_there
 from fae_core.commands.output import say
 from fae_core.config.limits import LARGEST_SIDE
 from fae_core.errors import FAEError, InvalidFile
@@ -56,10 +56,8 @@ def import_autoencoder_kl(
             help="Pixels a side; default: diffusers' sample_size, or LDM's 256.",
         ),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option("--variant", help="Of the weights, such as fp16; default: the plain file, or the only one."),
-    ] = None,
+    variant: Variant = None,
+    section: Section = None,
     statistics: Annotated[
         Path | None,
         typer.Option(
@@ -83,8 +81,8 @@ def import_autoencoder_kl(
 ) -> None:
     """Turn a KL autoencoder (VA-VAE, SD-VAE, ...) in LDM's layout or diffusers' into a tokenizer folder.
 
-    Latents are normalised by --statistics, --shift and --scaling, by their own statistics over --data, or else by
-    diffusers' scaling_factor and shift_factor; LDM's files have no scale.
+    Latents are normalised by --statistics, --shift and --scaling, or by their own statistics over --data. What is not
+    given is diffusers' scaling_factor and shift_factor; LDM's files have no scale.
 
     Example: fae import autoencoder-kl stabilityai/sd-vae-ft-mse --image-size 256 --out models/sd-vae
     """
@@ -98,7 +96,7 @@ def import_autoencoder_kl(
     from fae_core.processes import resolve_device
     from fae_decoders.imports.autoencoder_kl import load_autoencoder_kl
 
-    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant, **scale)
+    vae = load_autoencoder_kl(source, image_size=image_size, variant=variant, section=section, **scale)
     if data is not None:
         from fae_core.images import readable_source
         from fae_decoders.stages.config import DataConfig
@@ -167,10 +165,8 @@ def import_rae(
             "the encoder's own, or imagenet for a decoder alone.",
         ),
     ] = None,
-    section: Annotated[
-        str | None, typer.Option("--section", help="Part of a file to take; by default ema, then model.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option("--variant", help="Of a folder's weights, such as fp16.")] = None,
+    section: Section = None,
+    variant: Variant = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a RAE into a tokenizer, or its decoder alone, without --encoder, into a pixel decoder.

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from fae_core.errors import InvalidFile, first_line
 from fae_core.files import read_json
-from fae_core.models.foreign import read_state_dict
+from fae_core.models.foreign import DIFFUSERS, read_weights
 from fae_decoders.imports.places import diffusers_folder
-
-_STEM, _SUFFIXES = "diffusion_pytorch_model", (".safetensors", ".bin")
 
 
 class DiffusersFolder:
@@ -33,23 +31,13 @@ class DiffusersFolder:
         """Content of its config.json; `_class_name` is None where that does not say it."""
         return {"_class_name": None, **read_json(self.path / "config.json")}
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights by name; InvalidFile where there are none or several."""
-        return read_state_dict(_weights_file(self.path, self._variant), sections=())
+    def weights(self, section: str | None = None) -> dict[str, Tensor]:
+        """The weights by name; InvalidFile where there are none or several, or a section is named.
 
-
-def _weights_file(folder: Path, variant: str | None) -> Path:
-    """The weights to read: safetensors before torch's own format; InvalidFile where there are none or several."""
-    wanted = [f"{_STEM}.{variant}{suffix}" if variant else f"{_STEM}{suffix}" for suffix in _SUFFIXES]
-    for name in wanted:
-        if (folder / name).is_file():
-            return folder / name
-    variants = sorted(path.name for suffix in _SUFFIXES for path in folder.glob(f"{_STEM}.*{suffix}"))
-    names = {Path(name).stem.removeprefix(f"{_STEM}.") for name in variants}
-    if variant is None and len(names) == 1:
-        return _weights_file(folder, names.pop())
-    others = f", but {' and '.join(variants)}; choose a variant" if variants else ""
-    raise InvalidFile(f"{folder} has no {wanted[0]}{others}")
+        Args:
+            section: Of a file, which a folder is not; see `read_weights`.
+        """
+        return read_weights(self.path, section=section, variant=self._variant)
 
 
 def _folder(source: str | Path, variant: str | None) -> Path:
@@ -57,22 +45,25 @@ def _folder(source: str | Path, variant: str | None) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         # A repository often has every variant; without a choice they are fetched only where there is no plain file.
-        folder = _from_hub(str(source), f"{_STEM}.{variant}.safetensors" if variant else f"{_STEM}.safetensors")
-        if variant is None and not any(folder.glob(f"**/{_STEM}.safetensors")):
-            folder = _from_hub(str(source), f"{_STEM}.*.safetensors")
+        of = f".{variant}" if variant else ""
+        whole, index = f"{DIFFUSERS}{of}.safetensors", f"{DIFFUSERS}.safetensors.index{of}.json"
+        folder = _from_hub(
+            str(source), whole, index, f"{DIFFUSERS}{of}-*.safetensors", f"{DIFFUSERS}-*{of}.safetensors"
+        )
+        if variant is None and not [*folder.glob(f"**/{whole}"), *folder.glob(f"**/{index}")]:
+            folder = _from_hub(str(source), f"{DIFFUSERS}.*.safetensors", f"{DIFFUSERS}.safetensors.index.*.json")
     return diffusers_folder(folder, source)
 
 
-def _from_hub(name: str, weights: str) -> Path:
-    """A snapshot of a repository's configuration and of the files that `weights` matches."""
+def _from_hub(name: str, *weights: str) -> Path:
+    """A snapshot of a repository's configuration and of the files that one of `weights` matches."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise InvalidFile(f"{name} does not exist")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["config.json", "vae/config.json", weights, f"vae/{weights}"])
-        )
+        patterns = [f"{part}{file}" for part in ("", "vae/") for file in ("config.json", *weights)]
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
         reason = first_line(error)
         raise InvalidFile(f"{name} is neither a local folder nor a model that the hub provides: {reason}") from None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError, InvalidFile, InvalidSettings
 from fae_core.files import read_json
-from fae_core.models.foreign import SECTIONS, read_state_dict
+from fae_core.models.foreign import read_weights
 from fae_decoders.fae.fae import FAE
 from fae_decoders.fae.rae_decoder import RAEDecoder
 from fae_decoders.imports.diffusers_folder import DiffusersFolder
@@ -116,7 +116,7 @@ def load_rae(
         encoder: See `rae_from_official`.
         statistics: See `rae_from_official`.
         colours: See `rae_from_official`.
-        section: Part of a file to read; None: "ema", then those of `read_state_dict`.
+        section: Part of a file to read; None: as `read_state_dict` chooses.
         variant: Of a folder's weights.
 
     Raises:
@@ -124,19 +124,17 @@ def load_rae(
     """
     options: dict[str, Any] = {"encoder": encoder, "statistics": statistics, "colours": colours}
     if Path(source).is_file() or Path(source).suffix in (".pt", ".pth", ".bin", ".safetensors"):
-        if variant is not None:
-            raise InvalidSettings(f"{source} is one file and has no variants; leave the variant out")
-        state = read_state_dict(source, section=section, sections=("ema", *SECTIONS))
+        state = read_weights(source, section=section, variant=variant)
         stored = read_json(Path(config)) if config is not None else None
         return rae_from_official(state, stored, **options)
-    if config is not None or section is not None:
-        raise InvalidSettings("a config and a section belong to a file; a folder of diffusers' has its own")
+    if config is not None:
+        raise InvalidSettings("a config belongs to a file; a folder of diffusers' has its own")
     folder = DiffusersFolder(source, variant)
     stored = folder.config()
     if stored["_class_name"] != _CLASS:
         raise InvalidFile(f"{folder.path} holds a {stored['_class_name']!r}, not diffusers' {_CLASS}")
     try:
-        return rae_from_official(folder.weights(), stored, **options)
+        return rae_from_official(folder.weights(section), stored, **options)
     except InvalidFile as error:
         raise InvalidFile(f"{folder.path}: {error}") from None
 

@@ -74,6 +74,8 @@ ARGUMENTS["ditdh"] = {
     "num_heads": ([16, 16], None),
     "use_pos_embed": (True, "position_table"),
 }
+# REPA's paths as ours. Nothing there reads its constructor's default "edm"; its loss and samplers begin with "linear".
+_PATHS = {"linear": "linear", "edm": "linear", "cosine": "gvp"}
 RAE = ("rae", "ditdh")
 OUR_TIME = ("repa", *RAE)  # t = 1 is noise, and the velocity noise - data
 
@@ -167,6 +169,22 @@ def derived_spec(layout: str, arguments: Mapping[str, Any]) -> LatentSpec:
         # SD's VAE: SiT multiplies its latents by 0.18215.
         return spec.with_statistics([0.0] * 4, [1 / 0.18215] * 4)
     return spec
+
+
+def repa_fields(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Our fields that REPA's arguments do not name one by one: the transport, of its path.
+
+    Args:
+        arguments: of the original's constructor, complete.
+        where: what the arguments are called in messages.
+
+    Raises:
+        InvalidFile: for a path that REPA does not have.
+    """
+    name = str(arguments["path_type"])
+    if name not in _PATHS:
+        raise InvalidFile(f"{where}: path_type is linear or cosine in REPA's SiT, not {name!r}")
+    return {"transport": {"path": _PATHS[name]}}
 
 
 def rae_fields(layout: str, arguments: Mapping[str, Any], spec: LatentSpec, where: str) -> dict[str, Any]:

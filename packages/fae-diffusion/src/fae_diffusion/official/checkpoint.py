@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fae_core.errors import FAEError, InvalidFile
+from fae_core.errors import FAEError
 from fae_core.files import read_json
-from fae_core.models.foreign import SECTIONS, read_state_dict
+from fae_core.models.foreign import read_state_dict, read_weights
 
-_DIFFUSERS = "diffusion_pytorch_model.safetensors"
+# SiT stores its argparse options beside the weights. A Namespace is a plain container.
+_ALLOWED = [argparse.Namespace]
 
 
 def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, Tensor]:
@@ -25,33 +26,25 @@ def read_checkpoint(path: str | Path, section: str | None = None) -> dict[str, T
     Raises:
         InvalidFile: where the file is missing, damaged, or holds more than tensors and plain settings.
     """
-    # SiT stores its argparse options beside the weights. A Namespace is a plain container.
-    return read_state_dict(path, section=section, sections=("ema", *SECTIONS), allowed=[argparse.Namespace])
+    return read_state_dict(path, section=section, allowed=_ALLOWED)
 
 
-def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict and the config of a transformer that diffusers saved, in one safetensors file or in shards.
+def read_mmdit(
+    place: Path, section: str | None = None, variant: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict of an MMDiT, and the config beside it where diffusers saved it.
 
     Args:
-        folder: of the transformer, or of a pipeline with transformer/ in it.
+        place: a file; or the folder of diffusers' transformer, or of a pipeline with transformer/ in it.
+        section: of a file; see `read_checkpoint`.
+        variant: of a folder's weights, as "fp16"; None takes the plain ones, or the only variant.
 
     Raises:
-        InvalidFile: where a file is missing or damaged.
+        InvalidFile: where a file is missing or damaged, or the option of a file is given for a folder, or the reverse.
     """
-    folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    config, index = read_json(folder / "config.json"), folder / f"{_DIFFUSERS}.index.json"
-    names = [_DIFFUSERS]
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise InvalidFile(f"{index} lacks a weight_map from tensors to files")
-        names = sorted(set(shards.values()))
-        if any(Path(name).name != name for name in names):
-            raise InvalidFile(f"{index} names files outside its folder")
-    state: dict[str, Tensor] = {}
-    for name in names:
-        state |= read_state_dict(folder / name, sections=())
-    return state, config
+    folder = place / "transformer" if (place / "transformer").is_dir() else place
+    config = read_json(folder / "config.json") if folder.is_dir() else {}
+    return read_weights(folder, section=section, variant=variant, allowed=_ALLOWED), config
 
 
 def pipeline_fields(folder: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from fae_diffusion.official.arguments import (
     derived_spec,
     official_arguments,
     rae_fields,
+    repa_fields,
 )
 
 __all__ = [
@@ -89,6 +90,8 @@ def load_official(
     where = f"official {cls.__name__} config"
     if layout in RAE:
         translated |= rae_fields(layout, arguments, spec, where)
+    if layout == "repa":
+        translated |= repa_fields(arguments, where)
     ours: Any = parse_config(cls.config_class, merge(translated, fields), where)
     if ours.transport.prediction != "velocity":
         raise FAEError("from_official reads checkpoints that predict the velocity")

@@ -37,6 +37,7 @@ _RENAMED = (
     (r"\.mlp\.main\.2\.", ".mlp.down."),
     (r"\.mlp\.(gate|up|down)_proj\.", r".mlp.\1."),
 )
+_SOURCE = "the official checkpoint"
 _NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
 
 
@@ -86,7 +87,7 @@ def load_official(
         defaults["text_dim"] = None
     own = parse_config(STARFlowConfig, {**defaults, **fields}, where)
     model = cls(own, spec)
-    load_state(model, _rename(state_dict, own), "the official checkpoint")
+    load_state(model, _rename(state_dict, own), _SOURCE)
     return model.eval()
 
 
@@ -153,5 +154,8 @@ def _labels_from_one_hot(state: dict[str, Tensor]) -> dict[str, Tensor]:
     tables = {key: tensor for key, tensor in state.items() if key.endswith(".text.weight")}
     rest = {key: tensor for key, tensor in state.items() if ".text." not in key}
     for key, weight in tables.items():
-        rest[key.replace(".text.", ".labels.")] = weight.T + state[key.replace(".weight", ".bias")]
+        bias = state.get(key.replace(".weight", ".bias"))
+        if bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise InvalidFile(f"{_SOURCE} is of another model: {key} is not a matrix with a bias for each of its rows")
+        rest[key.replace(".text.", ".labels.")] = weight.T + bias
     return rest
