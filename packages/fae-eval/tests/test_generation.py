@@ -269,6 +269,9 @@ def test_streams_arrays_and_sample_folders(extractor, photographs, tmp_path):
     result = evaluate(sources, real, extractor=extractor, metrics=["fid"])
     assert [row[2] for row in result.table["rows"]] == pytest.approx([0] * 4, abs=1e-12)
     assert open_samples(folder).labels == list(range(24))
+    part = open_samples(f"{folder}[3:20:4]")
+    assert part.labels == [3, 7, 11, 15, 19] and part.origin == f"{folder}[3:20:4]"
+    assert np.array_equal(np.concatenate(list(part.batches(5))), images[3:20:4])
     assert open_samples(real, limit=6).labels == [0, 0, 1, 1, 2, 2]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fae_core.folders import IMAGES, SAMPLES_RECORD
 from fae_core.images import ImageSource, open_surveyed
 from fae_core.images.classes import check_labels
 from fae_core.models.stored import checked_names
+from fae_core.places import split_slice
 
 
 def open_image_files(source: Any, survey: str | Path | None = None) -> ImageSource:
@@ -23,13 +25,16 @@ def open_image_files(source: Any, survey: str | Path | None = None) -> ImageSour
     Raises:
         FAEError: as `open_surveyed`, and where what `fae sample` recorded is damaged.
     """
-    folder = Path(source) if isinstance(source, (str, Path)) else None
-    if folder is None or not (folder / SAMPLES_RECORD).is_file():
+    if not isinstance(source, (str, Path)):
         return open_surveyed(source, report=survey)
-    images = open_surveyed(folder / IMAGES, report=survey)
+    path, part = (str(source), None) if os.path.lexists(source) else split_slice(str(source))
+    folder = Path(path)
+    if not (folder / SAMPLES_RECORD).is_file():
+        return open_surveyed(source, report=survey)
+    images = open_surveyed(f"{folder / IMAGES}{str(source)[len(path) :]}", report=survey)
     images.origin = str(source)
     if images.labels is None:
-        images.labels, images.classes = _sampled_labels(folder, len(images))
+        images.labels, images.classes = _sampled_labels(folder, part, len(images))
     return images
 
 
@@ -53,10 +58,11 @@ def labels_of(source: ImageSource) -> list[int]:
     return list(source.labels)
 
 
-def _sampled_labels(folder: Path, count: int) -> tuple[list[int] | None, list[str] | None]:
+def _sampled_labels(folder: Path, part: slice | None, count: int) -> tuple[list[int] | None, list[str] | None]:
     """Labels and class names that `fae sample` recorded, where they fit. Raises FAEError where they are no labels."""
     record, where = read_json(folder / SAMPLES_RECORD), str(folder / SAMPLES_RECORD)
     labels, names = record.get("labels"), checked_names(record.get("class_names"), where)
-    if not isinstance(labels, list) or len(labels) != count:
+    labels = labels[part or slice(None)] if isinstance(labels, list) else None
+    if labels is None or len(labels) != count:
         return None, None
     return check_labels(labels, None, where), list(names) if names else None
