@@ -53,7 +53,11 @@ def write_report(
 
 
 def is_report(path: str | Path) -> bool:
-    """Whether a file is a page that `write_report` wrote, by what is at its end."""
+    """Whether a file is a page that `write_report` wrote, by what is at its end.
+
+    Args:
+        path: of the file; absent files are none.
+    """
     path = Path(path)
     with disk_errors(path):
         if not path.is_file():
