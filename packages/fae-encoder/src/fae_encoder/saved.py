@@ -202,7 +202,8 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
             source = backbone.weights if backbone.weights in _FETCHABLE else None
         if not include_backbone and next(self.backbone.parameters()).dtype != torch.float32:
             raise FAEError(
-                "the backbone was cast; cast the encoder back to float32 to save it without the backbone's weights"
+                "the backbone was cast, which rounded weights that are not saved: load the encoder anew in float32, or "
+                "save its backbone too (include_backbone=True)"
             )
         fingerprint = self.backbone.fingerprint()
         reading = 1 if backbone.reads_as_before else 2
