@@ -60,14 +60,17 @@ def shared_rows(features: Tensor, others: Tensor) -> int:
         features: (N, d).
         others: (M, d).
     """
-    features, others = features.double(), others.double()
     direction = torch.rand(features.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values, order = (others @ direction).sort()
-    # Rows that are alike lie side by side along a line, if not always as the very next.
-    after = torch.searchsorted(values, features @ direction)
-    near = (after[:, None] + torch.arange(-4, 4)).clamp(0, len(others) - 1)
-    apart = torch.stack([(features - others[order[column]]).norm(dim=1) for column in near.T]).amin(0)
-    return int((apart <= _SAME * features.norm(dim=1)).sum())
+    values, order = torch.cat([part.double() @ direction for part in others.split(1024)]).sort()
+    shared = 0
+    for part in features.split(1024):  # in parts, since fifty thousand rows in float64 take gigabytes
+        rows = part.double()
+        # Rows that are alike lie side by side along a line, if not always as the very next.
+        after = torch.searchsorted(values, rows @ direction)
+        near = (after[:, None] + torch.arange(-4, 4)).clamp(0, len(others) - 1)
+        apart = torch.stack([(rows - others[order[column]]).norm(dim=1) for column in near.T]).amin(0)
+        shared += int((apart <= _SAME * rows.norm(dim=1)).sum())
+    return shared
 
 
 def prepared(precision: Precision, *sets: Tensor) -> tuple[Tensor, ...]:
