@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,12 @@ _SLICE = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?(?::(-?[1-9]\d{0,17}))?\]
 
 
 def split_slice(source: str) -> tuple[str, slice | None]:
-    """A source of data and the part of it that is asked for, of "PATH[start:stop:step]"; None for all of it."""
+    """A source of data and the part of it that is asked for, of "PATH[start:stop:step]"; None for all of it.
+
+    What exists under the whole name is meant as it is.
+    """
     found = _SLICE.fullmatch(source)
-    if found is None:
+    if found is None or os.path.exists(source):  # noqa: PTH110 (Path's raises for long names)
         return source, None
     return found[1], slice(*(None if part is None else int(part) for part in found.group(2, 3, 4)))
 

@@ -222,7 +222,7 @@ def _existing(word: str) -> list[Path]:
 
 def _files_named(word: str) -> list[Path]:
     """The existing path that a word is, without a slice too, or those that fit it as a pattern (`*.json`)."""
-    if found := _existing(word) or _existing(split_slice(word)[0]):
+    if found := _existing(split_slice(word)[0]):
         return found
     pattern = re.sub(r"\{[^{}]*\}", "*", word)
     try:

@@ -63,7 +63,7 @@ def open_images(source: str | Path | ImageSource, split: str | None = None) -> I
 def _open(source: str | Path, split: str | None) -> ImageSource:
     """The images of a path or an address."""
     path, part = split_slice(str(source))
-    if part is not None and not _exists(Path(source)):
+    if part is not None:
         whole = open_images(path, split)
         chosen = range(len(whole))[part]
         if not chosen:
@@ -98,7 +98,7 @@ def _open(source: str | Path, split: str | None) -> ImageSource:
 def require_source(source: str) -> None:
     """Raise DataError where a source is a path and nothing is there, or an empty folder; nothing else is looked at."""
     path, part = split_slice(source)
-    if part is not None and not _exists(Path(source)):
+    if part is not None:
         require_source(path)
     elif source and source != "photographs" and not is_remote(source) and not _PATTERN.search(source):
         _require_there(Path(source).expanduser())

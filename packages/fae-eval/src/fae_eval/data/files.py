@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def open_image_files(source: Any, survey: str | Path | None = None) -> ImageSour
     """
     if not isinstance(source, (str, Path)):
         return open_surveyed(source, report=survey)
-    path, part = (str(source), None) if os.path.lexists(source) else split_slice(str(source))
+    path, part = split_slice(str(source))
     folder = Path(path)
     if not (folder / SAMPLES_RECORD).is_file():
         return open_surveyed(source, report=survey)
