@@ -42,8 +42,9 @@ def test_weights_are_found_where_training_programs_put_them(tmp_path: Path) -> N
 
 def test_averaged_weights_are_taken_where_there_are_any(tmp_path: Path) -> None:
     for raw in ("model", "state_dict"):
-        torch.save({raw: ONE, "ema": TWO}, tmp_path / "a.pt")
-        assert read_state_dict(tmp_path / "a.pt")["w"].item() == 2
+        for averaged in ("ema", "state_dict_ema", "model_ema"):
+            torch.save({raw: ONE, averaged: TWO}, tmp_path / "a.pt")
+            assert read_state_dict(tmp_path / "a.pt")["w"].item() == 2
         for empty in ({}, None):
             torch.save({raw: ONE, "ema": empty}, tmp_path / "a.pt")
             assert read_state_dict(tmp_path / "a.pt")["w"].item() == 1

@@ -17,7 +17,8 @@ from fae_core.errors import InvalidFile, InvalidSettings
 from fae_core.files import read_json
 
 # Names under which training programs keep a model's weights inside a checkpoint; averaged weights come first.
-SECTIONS = ("ema", "model", "state_dict", "model_state_dict", "module")
+AVERAGED = ("ema", "state_dict_ema", "model_ema")
+SECTIONS = (*AVERAGED, "model", "state_dict", "model_state_dict", "module")
 # Names of a model's weights in a folder of diffusers', around the variant, and in order of preference: an index of
 # shards or one file, as safetensors or in torch's own format.
 DIFFUSERS = "diffusion_pytorch_model"

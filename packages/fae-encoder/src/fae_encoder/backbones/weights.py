@@ -14,8 +14,8 @@ from fae_core.models import foreign
 
 log = logging.getLogger("fae")
 
-# Where training scripts put a model's state dict inside a checkpoint; averaged weights come first, as timm takes them.
-_SECTIONS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
+# Where training scripts put a model's state dict inside a checkpoint, and self-distillation its two.
+_SECTIONS = (*foreign.AVERAGED, "state_dict", "model", "teacher", "student")
 # Prefixes that data parallelism, FSDP, recomputation and torch.compile add to names.
 _WRAPPERS = re.compile(r"^module\.|(?:^|(?<=\.))(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 # Parts of a self-distillation (DINO, iBOT, DINOv2, DINOv3): the teacher is what is published and evaluated.
