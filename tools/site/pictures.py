@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fae_core import SlotRandom, load_generator, load_tokenizer, show
 from fae_core.images import load_batch, open_images
+from fae_core.images.spread import evenly_spread
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 BUNDLE = "cifar10"
@@ -134,10 +135,9 @@ def side_by_side(runs: Path, path: Path) -> None:
     """
     record = json.loads((runs / "steps.json").read_text("utf-8"))
     data = open_images(f"{record['variables']['data']}/held-out")
-    count = min(int(record["variables"]["count"]), len(data))
-    chosen = [place * len(data) // count for place in range(count)]  # as `fae reconstruct --count` takes them
-    shown = [round(i * (count - 1) / 7) for i in range(8)]
-    rows: list[tuple[str, Sequence[Image.Image]]] = [("held-out crops", [data.read(chosen[i]) for i in shown])]
+    taken = evenly_spread(data, int(record["variables"]["count"]))  # as `fae reconstruct --count` takes them
+    shown = [round(i * (len(taken) - 1) / 7) for i in range(8)]
+    rows: list[tuple[str, Sequence[Image.Image]]] = [("held-out crops", [taken.read(i) for i in shown])]
     for variant, name in VARIANTS.items():
         folder = runs / f"reconstruction-{variant}"
         values = json.loads((folder / "results" / "reconstruction.json").read_text("utf-8"))["values"]
@@ -160,8 +160,8 @@ def tutorial(run: Path) -> None:
     Args:
         run: What its commands wrote.
     """
-    crops = open_images(run / "data" / "train")
-    shown = show([crops.read(i * len(crops) // 8) for i in range(8)], columns=_IN_A_ROW)
+    crops = evenly_spread(open_images(run / "data" / "train"), 8)
+    shown = show([crops.read(i) for i in range(len(crops))], columns=_IN_A_ROW)
     shown.save(PICTURES / "tutorial-crops.webp", quality=88, method=6)
     record = json.loads((run / "reconstruction" / "results" / "reconstruction.json").read_text("utf-8"))
     with Image.open(run / "reconstruction" / "pairs.png") as strip:

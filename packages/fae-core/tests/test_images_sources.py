@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.images.captions import split_captions
+from fae_core.images.spread import evenly_spread, spread_indices
 from fae_core.testing import shared_folder
 
 
@@ -181,6 +183,20 @@ def test_select_keeps_images_and_labels_together(classed: Path) -> None:
     for wrong in ([3], [label == 0 for label in open_images(classed).labels]):  # the latter as integers: 1, 0, 0
         with pytest.raises(DataError, match=r"does not exist|integers, not bool"):
             open_images(classed).select(wrong)
+
+
+def test_a_spread_part_has_each_image_once_from_the_first_on(classed: Path) -> None:
+    for count in range(12):
+        assert spread_indices(count, None) == list(range(count))
+        for most in range(1, 14):
+            found = spread_indices(count, most)
+            assert len(found) == min(count, most)
+            assert found[:1] == [0][:count]
+            gaps = [after - before for before, after in pairwise([*found, count])]
+            assert not gaps or 1 <= min(gaps) <= max(gaps) <= min(gaps) + 1
+    source = open_images(classed)
+    assert evenly_spread(source, 3) is evenly_spread(source, None) is source
+    assert reds(evenly_spread(source, 2)) == reds(source)[:2]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

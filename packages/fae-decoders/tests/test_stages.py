@@ -22,6 +22,7 @@ from fae_decoders import FAE, FeatureSpaceMismatch, PixelDecoder
 from fae_decoders.losses import PixelLossConfig
 from fae_decoders.stages import DataConfig, PixelFinetuneConfig, PixelFinetuneTask
 from fae_decoders.stages.data import StageData
+from fae_decoders.stages.preview import preview_rows
 
 GAN = PixelLossConfig(
     perceptual="none", adversarial="patchgan", adaptive="per_image", discriminator_width=8, adversarial_start=2
@@ -206,6 +207,13 @@ def test_previews_are_written(tmp_path: Path) -> None:
     run = train(make_noise_task(), config, tmp_path / "run", device="cpu")
     assert (run / "samples" / "step-00000002.png").is_file()
     assert read_metrics(run)[-1]["preview_psnr"] > 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 8, 20])
+def test_a_preview_shows_no_image_twice(count: int) -> None:
+    rows = preview_rows(count)
+    assert len(set(rows)) == len(rows) == min(count, 8)
+    assert set(rows) <= set(range(count))
 
 
 def test_finetuning_can_put_noise_on_normalised_latents(autoencoder_run: Path, noise_run: Path) -> None:

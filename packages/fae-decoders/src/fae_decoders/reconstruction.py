@@ -22,6 +22,7 @@ from fae_core.files import write_json
 from fae_core.folders import IMAGES, PAIRS, RESULTS
 from fae_core.images import ImageSource, psnr, save_grid, save_image
 from fae_core.images.grid import column_edges
+from fae_core.images.spread import spread_indices
 from fae_core.progress import progress
 from fae_core.protocols import require_decoder
 from fae_core.sampling.reconstruction import Reconstructed, reconstruct
@@ -77,8 +78,7 @@ class Reconstruction:
         Raises:
             FAEError: Reconstructions are not finite.
         """
-        pairs = min(pairs, len(self.source))
-        wanted = {i * len(self.source) // pairs for i in range(pairs)}
+        wanted = set(spread_indices(len(self.source), pairs))
 
         def keep(rows: range, batch: Reconstructed) -> None:
             originals, decoded = batch.original.cpu(), batch.decoded.cpu()
@@ -97,9 +97,9 @@ class Reconstruction:
             means, warnings = result.values, result.warnings
             facts = {**facts, **{name: result.provenance.get(name) for name in _FROM_STUDY}}
         images = torch.stack([image for side in zip(*self._shown, strict=True) for image in side])
-        save_grid(images, folder / PAIRS, pairs, row_labels=["image", self.name])
+        save_grid(images, folder / PAIRS, len(wanted), row_labels=["image", self.name])
         with Image.open(folder / PAIRS) as grid:
-            columns = column_edges(grid.width, pairs, images.shape[-1])
+            columns = column_edges(grid.width, len(wanted), images.shape[-1])
         record = {**self._record(means, facts, columns), "warnings": warnings}
         path = folder / RESULTS / "reconstruction.json"
         path.parent.mkdir(parents=True, exist_ok=True)

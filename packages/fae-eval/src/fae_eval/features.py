@@ -18,8 +18,8 @@ from fae_core.display import fields_html, fields_repr
 from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.files import disk_errors, write_atomic
 from fae_core.folders import cache_folder
+from fae_core.images.spread import spread_indices
 from fae_core.processes import ALONE, Processes
-from fae_eval.data.files import spread_indices
 from fae_eval.data.samples import ContentHash, Samples
 from fae_eval.extractors.base import FeatureExtractor
 from fae_eval.metrics.moments import Moments

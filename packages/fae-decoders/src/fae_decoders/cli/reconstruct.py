@@ -55,6 +55,7 @@ def reconstruct(
     from fae_core.errors import FAEError
     from fae_core.files import require_new_folder, staged_folder
     from fae_core.images import open_surveyed, readable_images
+    from fae_core.images.spread import evenly_spread
     from fae_core.images.tell import log_on_first_process
     from fae_core.machine import available_threads
     from fae_core.progress import progress
@@ -64,9 +65,7 @@ def reconstruct(
     path_there(weights)
     _require_extractor(extractor)
     require_new_folder(out, overwrite=overwrite)
-    source = open_surveyed(data, split, survey)
-    if count < len(source):
-        source = source.select([i * len(source) // count for i in range(count)])
+    source = evenly_spread(open_surveyed(data, split, survey), count)
     if survey is None:
         with progress(len(source), "trying the images", brief=True) as bar:
             source = source.select(

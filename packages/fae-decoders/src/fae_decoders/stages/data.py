@@ -20,6 +20,7 @@ from fae_core.errors import FAEError
 from fae_core.images import ImageSource, load_at_sizes, to_uint8
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
+from fae_core.images.spread import spread_indices
 from fae_core.latent_store.statistics import ChannelSums
 from fae_core.processes import processes
 from fae_core.progress import progress
@@ -280,8 +281,8 @@ def statistics_rows(source: ImageSource, most: int) -> list[int]:
     total, blocks = len(source), source.blocks
     count = min(total, most)
     if blocks is None or count == total:
-        return [i * total // count for i in range(count)]
+        return spread_indices(total, most)
     starts = list(itertools.accumulate(blocks, initial=0))
     chosen = min(len(blocks), -(-count * len(blocks) // total))
-    picked = [i * len(blocks) // chosen for i in range(chosen)]
+    picked = spread_indices(len(blocks), chosen)
     return [i for block in picked for i in range(starts[block], starts[block + 1])][:count]

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from fae_core import folders
 from fae_core.images import psnr, save_grid
+from fae_core.images.spread import spread_indices
 
 _PREVIEW_IMAGES = 8
 
 
 def preview_rows(count: int) -> list[int]:
     """Indices of a few of `count` images, evenly spread."""
-    return [i * count // _PREVIEW_IMAGES for i in range(min(count, _PREVIEW_IMAGES))]
+    return spread_indices(count, _PREVIEW_IMAGES)
 
 
 def save_preview(target: Tensor, decoded: Tensor, folder: Path, step: int) -> dict[str, float]:

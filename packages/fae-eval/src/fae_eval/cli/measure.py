@@ -235,9 +235,9 @@ def reconstruction(
     """
     from fae_core.cli.launch import relaunched
     from fae_core.images import open_surveyed, readable_images
+    from fae_core.images.spread import evenly_spread
     from fae_core.images.tell import log_on_first_process
     from fae_core.progress import progress
-    from fae_eval.data.files import evenly_spread
 
     path = result_path(out, "reconstruction", overwrite, ".png")
     if relaunched(processes):

@@ -55,8 +55,9 @@ def probe(
     Example: fae eval probe --model runs/imagenet/tokenizer --data imagenet/val
     --head dinov2_vitg14_reg4_linear_head.pth
     """
+    from fae_core.images.spread import evenly_spread
     from fae_core.progress import progress
-    from fae_eval.data.files import evenly_spread, labels_of, open_image_files
+    from fae_eval.data.files import labels_of, open_image_files
     from fae_eval.studies.probe_plan import open_probe_images, require_pooling
 
     require_used(train, "is for a probe with --train", test_images=test_images)

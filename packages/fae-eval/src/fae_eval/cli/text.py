@@ -95,9 +95,10 @@ def retrieval(
 
     Example: fae eval retrieval --data coco-test --captions captions.jsonl --text-model google/siglip2-base-patch16-256
     """
+    from fae_core.images.spread import evenly_spread
     from fae_core.progress import progress
     from fae_eval.data.captions import paired_captions
-    from fae_eval.data.files import evenly_spread, open_image_files
+    from fae_eval.data.files import open_image_files
 
     path = result_path(out, "retrieval", overwrite)
     source = evenly_spread(open_image_files(images, survey), limit)

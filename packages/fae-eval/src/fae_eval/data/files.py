@@ -37,18 +37,6 @@ def open_image_files(source: Any, survey: str | Path | None = None) -> ImageSour
     return images
 
 
-def spread_indices(count: int, most: int | None) -> list[int]:
-    """At most `most` of `count` indices, evenly spread; all where `most` is None."""
-    if most is None or most >= count:
-        return list(range(count))
-    return [i * count // most for i in range(most)]
-
-
-def evenly_spread(source: ImageSource, most: int | None) -> ImageSource:
-    """At most `most` images of a source, evenly spread; all where `most` is None."""
-    return source if most is None or most >= len(source) else source.select(spread_indices(len(source), most))
-
-
 def labels_of(source: ImageSource) -> list[int]:
     """The class of each image. Raises DataError where the source has none."""
     if source.labels is None:

@@ -21,10 +21,11 @@ from fae_core.images import ImageSource, center_crop, to_uint8
 from fae_core.images.budget import DECODING
 from fae_core.images.identity import images_identity
 from fae_core.images.read_ahead import read_ahead
+from fae_core.images.spread import evenly_spread, spread_indices
 from fae_core.images.transform import as_height_width
 from fae_core.machine import available_threads
 from fae_core.protocols import can_decode
-from fae_eval.data.files import evenly_spread, open_image_files, spread_indices
+from fae_eval.data.files import open_image_files
 from fae_eval.extractors.base import as_uint8_nchw
 from fae_eval.tokenizers import device_of
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, load_batch
+from fae_core.images.spread import evenly_spread
 from fae_core.protocols import encoder_of, read_size
 from fae_eval import warnings as protocol
-from fae_eval.data.files import evenly_spread, labels_of, open_image_files
+from fae_eval.data.files import labels_of, open_image_files
 from fae_eval.results import Result, provenance
 from fae_eval.studies.bars import Progress, advancing
 from fae_eval.studies.head_classes import labels_for_head

@@ -10,7 +10,8 @@ from typing import Any
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource
 from fae_core.images.classes import match_classes
-from fae_eval.data.files import evenly_spread, labels_of, open_image_files
+from fae_core.images.spread import evenly_spread
+from fae_eval.data.files import labels_of, open_image_files
 
 TEST_SHARE = 0.25  # of the images, where no others are given to test on
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fae_core.errors import DataError, FAEError
 from fae_core.images import ImageSource, open_surveyed, to_uint8
+from fae_core.images.spread import evenly_spread, spread_indices
 from fae_core.processes import Processes, processes
 from fae_core.sampling.reconstruction import Reconstructed, reconstruct
 from fae_eval import warnings as protocol
-from fae_eval.data.files import evenly_spread, spread_indices
 from fae_eval.data.samples import ContentHash, batch_starts, share_size
 from fae_eval.extractors import DEFAULT, FeatureExtractor, load_extractor
 from fae_eval.extractors.base import UINT8_RULE

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.images.spread import evenly_spread
 from fae_core.processes import resolve_device
 from fae_eval.data.captions import PairedCaptions, Prompts, paired_captions, prompts_of
-from fae_eval.data.files import evenly_spread, open_image_files
+from fae_eval.data.files import open_image_files
 from fae_eval.data.samples import open_samples
 from fae_eval.extractors.two_towers import TwoTowers
 from fae_eval.metrics import clip_score, retrieval_recall
