@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fae_core import LatentSpec
 from fae_core.errors import FAEError
 from fae_eval.figures import Series, line_chart, matching_picture, pca_picture, similarity_picture
 from fae_eval.figures.charts import ticks
@@ -49,6 +51,21 @@ def test_similarity_is_one_at_the_query_and_needs_as_many_queries_as_images(fae)
         similarity_picture(fae, images, [(0.5, 0.5)])
     with pytest.raises(FAEError, match="query is"):
         similarity_picture(fae, images[:1], [(1.5, 0.5)])
+
+
+def test_an_image_of_one_patch_has_no_foreground_but_may_be_asked_about_it(fae):
+    fae.spec = LatentSpec(3, 1, 1, 16, "test/colour")
+    fae.encoder = SimpleNamespace(features=lambda images: torch.cat([images, 1 - images], 1).mean((2, 3))[:, None])
+    fae.encode = lambda images: images.mean((2, 3), keepdim=True)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    for draw in (
+        lambda: similarity_picture(fae, images),
+        lambda: matching_picture(fae, images[0], images[1]),
+        lambda: matching_picture(fae, images[0], images[1], select="mutual"),
+    ):
+        with pytest.raises(FAEError, match="at least 2 patches, not 1"):
+            draw()
+    assert similarity_picture(fae, images, [(0.5, 0.5)] * 2)[0].width > 0
 
 
 def test_matches_follow_a_permutation(fae):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fae_core.errors import FAEError
+
 
 def kmeans(points: Tensor, clusters: int, *, seed: int = 0, rounds: int = 50) -> Tensor:
     """Cluster number of each point, (N,), by k-means from a k-means++ start.
@@ -16,10 +18,10 @@ def kmeans(points: Tensor, clusters: int, *, seed: int = 0, rounds: int = 50) ->
         rounds: most iterations.
 
     Raises:
-        ValueError: where there are fewer points than clusters.
+        FAEError: where there are fewer points than clusters.
     """
     if len(points) < clusters:
-        raise ValueError(f"{len(points)} points cannot form {clusters} clusters")
+        raise FAEError(f"{clusters} clusters need at least {clusters} patches, not {len(points)}: images are too small")
     points = points.double().cpu()
     generator = torch.Generator().manual_seed(seed)
     centres = points[torch.randint(len(points), (1,), generator=generator)]
@@ -47,6 +49,9 @@ def foreground(tokens: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tenso
         tokens: (B, N, D).
         grid: rows and columns of the N tokens.
         seed: of the clusters.
+
+    Raises:
+        FAEError: where there is one patch in all, which has no background.
     """
     count, patches, _ = tokens.shape
     unit = torch.nn.functional.normalize(tokens.double().flatten(0, 1), dim=-1)

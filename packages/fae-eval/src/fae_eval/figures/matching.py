@@ -53,7 +53,7 @@ def matching_picture(
         The picture and, for each space other than the features, the share of the features' matches that it finds too.
 
     Raises:
-        FAEError: where the spaces have different grids.
+        FAEError: where the spaces have different grids, or an image is a single patch.
     """
     spaces = token_spaces(tokenizer, torch.stack([first, second]), latent_scale)
     tokens, grid = spaces["features"]

@@ -43,7 +43,7 @@ def similarity_picture(
         The picture, and the mean correlation of the map of features with that of each other space.
 
     Raises:
-        FAEError: where queries do not fit.
+        FAEError: where queries do not fit, or are to be found in images of a single patch.
     """
     if queries is not None and len(queries) != len(images):
         raise FAEError(f"{len(images)} images need as many queries, got {len(queries)}")
@@ -109,6 +109,9 @@ def typical_patches(tokens: Tensor, grid: tuple[int, int]) -> list[tuple[float, 
 
     Returns:
         (y, x) of the patch's centre, in [0, 1], for each image.
+
+    Raises:
+        FAEError: where an image is a single patch.
     """
     found = []
     for image in tokens:
