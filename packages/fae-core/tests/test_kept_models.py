@@ -19,7 +19,7 @@ from toy_training import ToyTask
 
 from fae_core.config import parse_config
 from fae_core.errors import InvalidFile
-from fae_core.folders import kept_model, kept_step
+from fae_core.folders import checkpoint, kept_model, kept_step, named_step
 from fae_core.models.checkpoints import numbered
 from fae_core.models.sources import run_of
 from fae_core.training import TrainConfig, train
@@ -133,3 +133,6 @@ def test_the_run_of_a_model_is_found_from_each_place_in_it(tmp_path: Path) -> No
 def test_names_of_exports_are_read_back() -> None:
     assert kept_step(kept_model(200_182)) == 200_182
     assert all(kept_step(name) is None for name in ("step-007", "step-", "model", "step-1x", "7"))
+    assert [named_step(name) for name in (checkpoint(0), kept_model(0), checkpoint(7), kept_model(7))] == [0, 0, 7, 7]
+    wrong = ("step-007", "step 7", "a step-7", "step-7 2", "step-\u0667", "step-" + "9" * 5000)
+    assert all(named_step(name) is None for name in wrong)

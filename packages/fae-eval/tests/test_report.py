@@ -123,6 +123,23 @@ def test_rows_named_after_steps_become_a_convergence_curve(tmp_path):
     assert heights == sorted(heights)  # falling values go down the page
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("generation", ["FAE, 64 epochs", "FAE, 80 epochs", "FAE, 800 epochs"]),
+        ("generation", ["16 channels", "32 channels", "64 channels"]),
+        ("generation", ["step-1000 2", "step-2000 2", "FAE step-3000", "step-" + "9" * 5000]),
+        ("guidance-search", ["scale 1.1", "scale 1.2", "scale 1.3"]),
+        ("comparison", ["seed 0", "seed 1", "seed 2"]),
+    ],
+)
+def test_rows_that_only_end_in_a_number_are_no_curve(kind, names, tmp_path):
+    rows = [[name, 10, 1.0 + number] for number, name in enumerate(names)]
+    Result(kind, "Variants", {"columns": ["", "images", "FID"], "rows": rows}).save(tmp_path / "r.json")
+    page = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert names[0] in page and "over training" not in page and "<polyline" not in page
+
+
 def test_damage_is_named_and_the_rest_is_shown(demo, tmp_path):
     (demo / "results" / "rec.png").write_bytes(b"damaged")
     (demo / "results" / "d.json").write_text(

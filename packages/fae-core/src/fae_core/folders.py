@@ -7,7 +7,10 @@ by them the folders that FAE made.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+_MOST_DIGITS = 15  # of a step in a name; int() raises at some thousands
 
 CACHE_VARIABLE = "FAE_CACHE"
 MEASURED_OPS = "ops"  # in the cache folder: records of `fae_core.ops.tune`
@@ -94,9 +97,7 @@ def checkpoint(step: int) -> str:
 
 def checkpoint_step(name: str) -> int | None:
     """The step of a checkpoint by its folder's name; None for any other name."""
-    digits = name.removeprefix("step-")
-    is_number = name != digits and digits.isdecimal() and digits.isascii()
-    return int(digits) if is_number and checkpoint(int(digits)) == name else None
+    return _step_of(name, checkpoint)
 
 
 def kept_model(step: int) -> str:
@@ -106,8 +107,18 @@ def kept_model(step: int) -> str:
 
 def kept_step(name: str) -> int | None:
     """The step of an export by its folder's name; None for any other name."""
+    return _step_of(name, kept_model)
+
+
+def named_step(name: str) -> int | None:
+    """The step of a checkpoint or an export by its folder's name; None for any other name."""
+    return _step_of(name, checkpoint, kept_model)
+
+
+def _step_of(name: str, *forms: Callable[[int], str]) -> int | None:
     digits = name.removeprefix("step-")
-    return int(digits) if digits.isdecimal() and digits.isascii() and kept_model(int(digits)) == name else None
+    is_number = digits.isdecimal() and digits.isascii() and len(digits) <= _MOST_DIGITS
+    return int(digits) if is_number and name in [form(int(digits)) for form in forms] else None
 
 
 def preview_image(step: int) -> str:

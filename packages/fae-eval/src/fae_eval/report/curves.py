@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from typing import Any
 
 from markupsafe import Markup
 
+from fae_core.folders import named_step
 from fae_eval.figures.charts import Series, line_chart
 from fae_eval.report.collect import Run
 from fae_eval.results import Result, is_number
@@ -43,41 +44,30 @@ def convergence_charts(result: Result) -> list[Markup]:
     """Charts of distances over training; none for a record that is not about steps.
 
     Args:
-        result: a record with a column "step" (and "seconds"), or rows named after three or more steps ("step-2000").
+        result: a record with a column "step" (and "seconds"), or with two or more rows named as the folders of
+            checkpoints or of kept models are ("step-00002000", "step-2000"), which samples drawn from these have.
     """
-    if "step" in result.columns:
-        return _timed_charts(result)
-    columns, found = result.columns, []
-    for row in result.rows:
-        step = re.search(r"(\d{1,15})\D*$", str(row[0]) if row else "")
-        if step:
-            found.append((int(step[1]), row))
-    found.sort(key=lambda pair: pair[0])
-    if len({step for step, _ in found}) < 3:
-        return []
-    charts = []
-    for number, column in enumerate(columns):
-        points = [(step, row[number]) for step, row in found if isinstance(row[number], float)]
-        if len(points) >= 3:
-            series = Series(str(column), [x for x, _ in points], [y for _, y in points])
-            charts.append(line_chart([series], title=f"{column} over training"))
-    return charts
-
-
-def _timed_charts(result: Result) -> list[Markup]:
     columns = [str(column) for column in result.columns]
-    at = columns.index("step")
-    rows = sorted((row for row in result.rows if is_number(row[at])), key=lambda row: row[at])
+    found = sorted(_steps(columns, result.rows), key=lambda pair: pair[0])
     charts = []
     for number, column in enumerate(columns):
-        kept = [row for row in rows if isinstance(row[number], float)]
-        if column == "seconds" or len(kept) < 2:
+        kept = [(step, row) for step, row in found if isinstance(row[number], float)]
+        if column in ("step", "seconds") or len(kept) < 2:
             continue
-        times = [row[columns.index("seconds")] for row in kept] if "seconds" in columns else []
+        times = [row[columns.index("seconds")] for _, row in kept] if "seconds" in columns else []
         seconds = times if times and all(is_number(time) for time in times) else None
-        series = Series(column, [row[at] for row in kept], [row[number] for row in kept], seconds)
+        series = Series(column, [step for step, _ in kept], [row[number] for _, row in kept], seconds)
         charts.append(line_chart([series], title=f"{column} over training"))
     return charts
+
+
+def _steps(columns: list[str], rows: list[list[Any]]) -> list[tuple[float, list[Any]]]:
+    """The rows of a table that are about a step, each with it. No other number in a name is taken for a step."""
+    if "step" in columns:
+        at = columns.index("step")
+        return [(row[at], row) for row in rows if is_number(row[at])]
+    named = [(named_step(str(row[0])), row) for row in rows if row]
+    return [(step, row) for step, row in named if step is not None]
 
 
 def _names(run: Run) -> list[str]:
