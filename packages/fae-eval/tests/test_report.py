@@ -140,6 +140,44 @@ def test_rows_that_only_end_in_a_number_are_no_curve(kind, names, tmp_path):
     assert names[0] in page and "over training" not in page and "<polyline" not in page
 
 
+def cards(page):
+    """(value, label, title) of each number at the top of a page."""
+    found = re.findall(r'<div class="card"><b>([^<]*)</b><span>([^<]*)</span>(?:<span>([^<]*)</span>)?</div>', page)
+    assert len(found) == page.count('class="card"')
+    return found
+
+
+def test_no_number_at_the_top_is_taken_for_that_of_another_record(tmp_path):
+    for number, title in enumerate(("guided", "unguided")):
+        rows = [[name, 10, value + number] for name, value in (("FAE", 1.25), ("shifted", 2.5))]
+        rows += [["VAE", 10, 5.0]] if number else []
+        table = {"columns": ["", "images", "FID"], "rows": rows}
+        Result("generation", title, table).save(tmp_path / f"{title}.json")
+    assert cards(write_report([tmp_path], tmp_path / "r.html").read_text()) == [
+        ("1.250", "FID, FAE", "guided"),
+        ("2.500", "FID, shifted", "guided"),
+        ("2.250", "FID, FAE", "unguided"),
+        ("3.500", "FID, shifted", "unguided"),
+        ("5.000", "FID, VAE", ""),
+    ]
+
+
+def test_records_of_one_title_and_runs_of_one_name_are_told_apart(demo, tmp_path):
+    for channels in (32, 64):
+        result = Result("reconstruction", "Images through FAE", values={"PSNR [dB]": channels / 2}, notes=["n"])
+        result.save(tmp_path / "t" / f"fae-{channels}" / "results" / "reconstruction.json")
+    page = write_report([tmp_path / "t"], tmp_path / "r.html").read_text()
+    titles = [f"Images through FAE (fae-{channels}/results/reconstruction.json)" for channels in (32, 64)]
+    assert cards(page) == [("16.00", "PSNR [dB]", titles[0]), ("32.00", "PSNR [dB]", titles[1])]
+    assert [title for title in re.findall("<h3>([^<]*)</h3>", page) if "FAE" in title] == titles
+    shutil.copytree(demo, tmp_path / "other")
+    roots = [tmp_path / "demo", tmp_path / "other"]
+    page = write_report([root / "diffusion" for root in roots], tmp_path / "r.html").read_text()
+    assert "diffusion (demo/diffusion)" in page and "diffusion (other/diffusion)" in page
+    page = write_report(roots, tmp_path / "r.html").read_text()
+    assert "samples-flow (demo/samples-flow)" in page and "samples-flow (other/samples-flow)" in page
+
+
 def test_damage_is_named_and_the_rest_is_shown(demo, tmp_path):
     (demo / "results" / "rec.png").write_bytes(b"damaged")
     (demo / "results" / "d.json").write_text(

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class Collection:
     Attributes:
         runs: training runs.
         samples: folders of samples.
-        results: records, each with the folder that its figures are relative to.
+        results: records, each with its file, whose folder its figures are relative to.
         steps: of the recipe that made the runs.
         title: of the recipe.
         problems: what could not be read, one sentence each.
@@ -119,6 +119,8 @@ class Collection:
 
 def collect(paths: Sequence[str | Path]) -> Collection:
     """What is found in runs, folders of runs and result files. What cannot be read is named in `problems`.
+
+    Runs that have one name, samples likewise and records of one title also get their places, which tell them apart.
 
     Args:
         paths: folders and .json files.
@@ -143,7 +145,25 @@ def collect(paths: Sequence[str | Path]) -> Collection:
     found.runs.sort(key=lambda run: (rank.get(run.name, len(rank)), _start(run), run.name))
     found.results.sort(key=lambda pair: _KINDS.index(pair[0].kind) if pair[0].kind in _KINDS else len(_KINDS))
     found.samples.sort(key=lambda grid: grid.name)
+    names = _told_apart([(run.name, run.folder) for run in found.runs])
+    found.runs = [replace(run, name=name) for run, name in zip(found.runs, names, strict=True)]
+    names = _told_apart([(grid.name, grid.folder) for grid in found.samples])
+    found.samples = [replace(grid, name=name) for grid, name in zip(found.samples, names, strict=True)]
+    titles = _told_apart([(result.title, path) for result, path in found.results])
+    found.results = [(replace(r, title=title), path) for (r, path), title in zip(found.results, titles, strict=True)]
     return found
+
+
+def _told_apart(named: Sequence[tuple[str, Path]]) -> list[str]:
+    """Names of files or folders; one that several have is followed by the place, below the folder that they share."""
+    alike: dict[str, list[Path]] = {}
+    for name, path in named:
+        alike.setdefault(name, []).append(path.absolute())
+    shared = {name: os.path.commonpath([path.parent for path in paths]) for name, paths in alike.items()}
+    return [
+        f"{name} ({path.absolute().relative_to(shared[name])})" if len(alike[name]) > 1 else name
+        for name, path in named
+    ]
 
 
 def _search(found: Collection, folder: Path, root: Path, depth: int) -> None:
@@ -247,7 +267,7 @@ def _add_result(found: Collection, path: Path, quietly: bool = False) -> None:
         stored = read_json(path)
         if quietly and not {"kind", "title"} <= stored.keys():
             return  # some other JSON file
-        found.results.append((Result.from_dict(stored, str(path)), path.parent))
+        found.results.append((Result.from_dict(stored, str(path)), path))
     except InvalidFile as error:
         found.problems.append(str(error))
 

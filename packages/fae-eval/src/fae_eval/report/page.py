@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -21,6 +22,7 @@ from fae_eval.results import FLOOR, Result, format_cell, is_number, provenance_l
 
 _END, _SIGNED = 400, b"<footer>Written by fae-eval "  # bytes of a page's end, and what is in them
 _VIEWS = ("similarity", "matching", "pca")
+_MOST_CARDS = 8
 
 
 def write_report(
@@ -134,19 +136,23 @@ def _subtitle(found: Collection, names: Sequence[str]) -> str:
 
 
 def _cards(found: Collection) -> Markup:
-    """The main numbers, at the top of the page."""
-    cards: list[tuple[str, Any]] = []
+    """The main numbers, at the top of the page; with the title of their record where several have the same label."""
+    cards: list[tuple[str, str, Any]] = []  # title, label, value
     for result, _ in found.results:
         wanted = {"reconstruction": ("PSNR [dB]", "feature cosine")}.get(result.kind, ())
-        cards += [(f"{name}, {result.title}", result.values[name]) for name in wanted if name in result.values]
+        cards += [(result.title, name, result.values[name]) for name in wanted if name in result.values]
         if result.kind == "generation":
             column = next((i for i, c in enumerate(result.columns) if str(c).startswith(("FID", "FD-"))), None)
             if column is not None:
-                cards += [(f"{result.columns[column]}, {row[0]}", row[column]) for row in result.rows]
+                label = result.columns[column]
+                cards += [(result.title, f"{label}, {row[0]}", row[column]) for row in result.rows]
     total = sum(seconds for _, seconds in _timed_steps(found)) or sum(run.seconds or 0 for run in found.runs)
     if total:
-        cards.append(("all steps, added up" if found.steps else "training in all", _duration(total)))
-    items = [(name, format_cell(value)) for name, value in dict(cards[:8]).items()]
+        cards.append(("", "all steps, added up" if found.steps else "training in all", _duration(total)))
+    labels = Counter(label for _, label, _ in cards)
+    items = [
+        (title if labels[label] > 1 else "", label, format_cell(value)) for title, label, value in cards[:_MOST_CARDS]
+    ]
     return part("cards", items) if items else Markup("")
 
 
@@ -154,10 +160,10 @@ def _figures(found: Collection, kinds: Sequence[str]) -> Markup:
     """Pictures of records of these kinds, two abreast where they are narrow; small tables go below their picture."""
     blocks = []
     for kind in kinds:
-        for result, folder in found.results:
+        for result, path in found.results:
             if result.kind != kind or not result.figures:
                 continue
-            shown = join([_figure(folder, f) for f in result.figures])
+            shown = join([_figure(path.parent, f) for f in result.figures])
             if kind in _VIEWS and result.table:
                 shown += table(result.columns, result.rows) + _warnings(result) + _provenance(result)
             blocks.append(part("block", result.title, shown))
