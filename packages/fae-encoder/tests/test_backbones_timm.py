@@ -15,13 +15,23 @@ from safetensors.torch import save_file
 
 from fae_core.errors import FAEError, InvalidFile, UnknownName
 from fae_encoder import create_backbone
+from fae_encoder.backbones import BackboneConfig, build_backbone
 from fae_encoder.backbones.backbone import FeatureMap, regrid
+from fae_encoder.backbones.heads import timm_embedding
 
 VIT = "timm/test_vit"  # 4x4 patches of 16 at 64 pixels, 64 wide, 6 blocks
 
 INCEPTION = pytest.mark.skipif(
     tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31),
     reason="before timm 1.0.31 its InceptionV3 gives no intermediate features",
+)
+
+GIVES_MAPS = pytest.mark.skipif(
+    not all(
+        hasattr(getattr(timm.models, name, None), "forward_intermediates")
+        for name in ("CoaT", "ConVit", "GhostNet", "NaFlexVit", "RepGhostNet", "TNT", "Xcit")
+    ),
+    reason="earlier versions of timm give no intermediate features of some networks",
 )
 
 
@@ -163,6 +173,79 @@ def test_siglips_attention_pooling_gives_its_own_embedding() -> None:
     backbone = create_backbone("timm/vit_base_patch16_siglip_256.v2_webli", image_size=32)
     own = backbone.network.model(backbone.preprocess(images(2, 32, 32)))
     torch.testing.assert_close(backbone.embed(backbone(images(2, 32, 32))), own)
+
+
+@GIVES_MAPS
+@pytest.mark.parametrize(
+    "name", ["cait_xxs24_224", "convit_tiny", "xcit_nano_12_p16_224", "ghostnet_050", "mobilenetv5_base"]
+)
+def test_heads_of_other_kinds_are_refused_in_one_line(name: str) -> None:
+    with torch.device("meta"):
+        backbone = create_backbone(f"timm/{name}", image_size=224)
+        features = torch.zeros(1, backbone.grid[0] * backbone.grid[1], backbone.dim)
+    for rest in (backbone.head, backbone.embed):
+        with pytest.raises(FAEError, match=r"how \w+ goes on after layer \d+ is not known here"):
+            rest(features)
+
+
+@pytest.mark.parametrize("name", ["vit_pe_core_tiny_patch16_384", "test_vit3"])
+def test_attention_pooling_over_prefix_tokens_is_not_done_without_them(name: str) -> None:
+    with torch.device("meta"):
+        backbone = create_backbone(f"timm/{name}", image_size=384 if "384" in name else 160)
+        features = torch.zeros(1, backbone.grid[0] * backbone.grid[1], backbone.dim)
+    assert backbone.network.model.num_prefix_tokens == 1
+    for rest in (backbone.embed, backbone.head):
+        for pool in (None, "map"):
+            with pytest.raises(FAEError, match=r"reads its prefix tokens.*pass pool='avg'") as caught:
+                rest(features, pool=pool)
+            assert "\n" not in str(caught.value)
+    assert backbone.embed(features, pool="avg").shape == (1, backbone.dim)
+
+
+def test_a_mean_over_prefix_tokens_is_not_taken_without_them_unless_asked() -> None:
+    torch.manual_seed(0)
+    for with_prefix in (True, False):
+        model = timm.create_model("test_vit2", global_pool="avg", pool_include_prefix=with_prefix).eval()
+        tokens = model.forward_features(images(2, 160, 160))
+        patches = FeatureMap(tokens[:, model.num_prefix_tokens :], (10, 10))
+        rest = (model, patches, len(model.blocks) - 1, True)
+        if with_prefix:
+            with pytest.raises(FAEError, match="reads its prefix tokens"):
+                timm_embedding(*rest, None)
+        else:
+            torch.testing.assert_close(timm_embedding(*rest, None), model.forward_head(tokens, pre_logits=True))
+        torch.testing.assert_close(timm_embedding(*rest, "avg"), model.fc_norm(patches.tokens_BNC.mean(1)))
+
+
+@GIVES_MAPS
+@pytest.mark.parametrize(
+    ("name", "settings", "grid"),
+    [
+        ("xcit_nano_12_p16_224", {"width": 64, "depth": 2, "heads": 2}, (2, 4)),
+        ("naflexvit_base_patch16_gap", {"width": 64, "depth": 2, "heads": 2}, (2, 4)),
+        ("tnt_s_patch16_224", {}, (2, 4)),
+        ("coat_lite_tiny", {}, (1, 2)),  # some of its modules are in two places
+    ],
+)
+def test_networks_that_do_not_say_their_grid_give_it_with_their_maps(name: str, settings: dict, grid) -> None:
+    torch.manual_seed(0)
+    config = BackboneConfig(name=f"timm/{name}", image_size=(32, 64), layers=(-1, 0), grid=grid, **settings)
+    backbone = build_backbone(config)
+    pictures = images(2, 32, 64)
+    assert backbone.layer_grids[0] == grid
+    model, x = backbone.network.model, (pictures - backbone.mean) / backbone.std
+    maps = model.forward_intermediates(x, indices=[0, -1], norm=backbone.final_norm, intermediates_only=True)
+    features = backbone(pictures)
+    own = maps[1].flatten(2).mT
+    torch.testing.assert_close(features[..., : own.shape[-1]], own)
+    assert features.shape == (2, grid[0] * grid[1], sum(one.shape[1] for one in maps))
+
+
+def test_weights_with_five_axes_do_not_keep_a_network_from_being_one() -> None:
+    with torch.device("meta"):
+        backbone = create_backbone("timm/lambda_resnet26t", image_size=256)
+    assert any(parameter.ndim == 5 for parameter in backbone.parameters())
+    assert (backbone.grid, backbone.dim) == ((8, 8), 2048)
 
 
 def test_maps_of_several_strides_meet_on_one_grid() -> None:
@@ -333,6 +416,7 @@ def test_mean_and_std_come_back_from_half_precision_as_they_were() -> None:
         ("swin_tiny_patch4_window7_224", 226, "last 2 rows.*224 and 228"),
         pytest.param("inception_v3", 225, "last 4 rows", marks=INCEPTION),
         ("levit_128s", 98, "cannot take images of 98x98"),
+        pytest.param("tnt_s_patch16_224", 60, "last 12 rows.*48 and 64", marks=GIVES_MAPS),
     ],
 )
 def test_sizes_of_which_the_network_would_not_see_every_pixel_are_refused(name: str, size, message: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fae_core.errors import FAEError, InvalidFile
 from fae_encoder import create_backbone
@@ -149,6 +151,107 @@ def test_a_two_tower_model_gives_its_vision_tower(tmp_path: Path) -> None:
         backbone.network.model.state_dict()["post_layernorm.weight"],
         model.vision_model.state_dict()["post_layernorm.weight"],
     )
+
+
+TEXT = {**SMALL, "vocab_size": 16, "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 2}
+# As they are on the hub: without a pooler, with a prefix, with heads, decoders and text towers, and all with names of
+# earlier versions of transformers.
+HUB = {
+    "ViT classifier": lambda: transformers.ViTForImageClassification(FAMILIES["vit"]()),
+    "DINO's ViT": lambda: transformers.ViTModel(FAMILIES["vit"](), add_pooling_layer=False),
+    "ViT with a pooler": lambda: transformers.ViTModel(FAMILIES["vit"]()),
+    "DeiT": lambda: transformers.DeiTForImageClassificationWithTeacher(
+        transformers.DeiTConfig(**SMALL, image_size=32, patch_size=16)
+    ),
+    "MAE": lambda: transformers.ViTMAEForPreTraining(
+        transformers.ViTMAEConfig(
+            **SMALL,
+            image_size=32,
+            patch_size=16,
+            decoder_hidden_size=16,
+            decoder_num_hidden_layers=1,
+            decoder_num_attention_heads=2,
+            decoder_intermediate_size=16,
+        )
+    ),
+    "DINOv2 classifier": lambda: transformers.Dinov2ForImageClassification(FAMILIES["dinov2"]()),
+    "DINOv2": lambda: transformers.Dinov2Model(FAMILIES["dinov2"]()),
+    "Data2Vec": lambda: transformers.Data2VecVisionForImageClassification(
+        transformers.Data2VecVisionConfig(**SMALL, image_size=32, patch_size=16)
+    ),
+    "SigLIP classifier": lambda: transformers.SiglipForImageClassification(
+        transformers.SiglipConfig(text_config=TEXT, vision_config=FAMILIES["siglip"]().to_dict())
+    ),
+    "CLIP's projection": lambda: transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(**SMALL, image_size=32, patch_size=16)
+    ),
+}
+WITHOUT_POOLER = {"ViT classifier", "DINO's ViT", "DeiT"}
+
+
+@pytest.mark.parametrize("kind", HUB)
+def test_checkpoints_of_larger_models_give_their_backbone(tmp_path: Path, kind: str, caplog) -> None:
+    torch.manual_seed(0)
+    whole = HUB[kind]().eval()
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    whole.save_pretrained(tmp_path)
+    size = whole.config.image_size if hasattr(whole.config, "image_size") else 32
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    parts = dict(whole.named_children())
+    part = next(
+        (parts[name] for name in ("vit", "deit", "dinov2", "data2vec_vision", "vision_model") if name in parts), whole
+    )
+    noise = {}
+    if kind == "MAE":
+        part.config.mask_ratio, noise = 0.0, {"noise": torch.arange(4.0).expand(2, -1)}
+    outputs: list[torch.Tensor] = []
+    with torch.no_grad():
+        own = part(pixel_values=images, **noise).last_hidden_state[:, -4:]
+        own = part.post_layernorm(own) if kind == "CLIP's projection" else own
+    for weights in ("pretrained", tmp_path / "model.safetensors"):
+        backbone = create_backbone(f"hf/{tmp_path}", weights, image_size=size, **PLAIN_COLOURS)
+        torch.testing.assert_close(backbone(images), own)
+        assert backbone.config.classifier == (kind not in WITHOUT_POOLER)
+        outputs.append(backbone.fingerprint())
+    assert outputs[0] == outputs[1]
+    assert ("left out" in caplog.text) == (kind not in ("DINO's ViT", "ViT with a pooler", "DINOv2"))
+
+
+@pytest.mark.parametrize("include_backbone", [True, False])
+def test_an_encoder_of_a_checkpoint_without_a_pooler_is_loaded_as_it_was(
+    tmp_path: Path, include_backbone: bool
+) -> None:
+    from fae_encoder import BackboneConfig, FAEEncoder, FAEEncoderConfig
+
+    HUB["ViT classifier"]().save_pretrained(tmp_path / "model")
+    backbone = BackboneConfig(name=f"hf/{tmp_path / 'model'}", weights="pretrained", image_size=32, **PLAIN_COLOURS)
+    encoder = FAEEncoder(FAEEncoderConfig(backbone=backbone, channels=4, image_size=32)).eval()
+    images = torch.rand(1, 3, 32, 32)
+    folder = encoder.save_pretrained(tmp_path / "encoder", include_backbone=include_backbone)
+    assert torch.equal(FAEEncoder.from_pretrained(folder).encode(images), encoder.encode(images))
+
+
+@pytest.mark.parametrize("change", ["layernorm", "attention", "pooled", "more"])
+def test_a_checkpoint_that_lacks_what_features_need_is_refused(tmp_path: Path, change: str) -> None:
+    HUB["ViT classifier"]().save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    if change == "more":
+        state["vit.more.weight"] = torch.zeros(2)
+    elif change == "pooled":  # SigLIP's is read by `embed`
+        shutil.rmtree(tmp_path)
+        transformers.SiglipVisionModel(FAMILIES["siglip"]()).save_pretrained(tmp_path)
+        state = load_file(tmp_path / "model.safetensors")
+    lacking = {"layernorm": "vit.layernorm.", "attention": "vit.encoder.layer.1.attention", "pooled": "head."}
+    gone = [name for name in state if name.startswith(lacking.get(change, "nothing"))]
+    assert gone or change == "more"
+    save_file({n: v for n, v in state.items() if n not in gone}, tmp_path / "model.safetensors", {"format": "pt"})
+    for weights in ("pretrained", tmp_path / "model.safetensors"):
+        if weights == "pretrained" and change == "more":
+            continue  # transformers leaves out what it does not know
+        with pytest.raises(InvalidFile, match="unknown more" if change == "more" else "lacks") as caught:
+            create_backbone(f"hf/{tmp_path}", weights, image_size=32, **PLAIN_COLOURS)
+        assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_had_is_said_in_one_line(tmp_path: Path) -> None:

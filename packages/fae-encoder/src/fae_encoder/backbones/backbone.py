@@ -48,9 +48,10 @@ class Backbone(RememberedBuffers):
         self.config = config
         self.network = network.requires_grad_(False).eval()
         self.preprocess = Preprocess(config.image_size, config.mean, config.std, config.interpolation or "bicubic")
-        if network.channels_last:
+        # torch gives this layout to all weights or to none, and knows it for four axes, not for lambda layers' five.
+        self._channels_last = network.channels_last and all(p.ndim < 5 for p in network.parameters())
+        if self._channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._channels_last = network.channels_last
         self.layer_grids, self.layer_dims = self._probe()
         self.grid: Grid = config.grid or self.layer_grids[-1]
         if config.combine != "concatenate":
@@ -80,7 +81,7 @@ class Backbone(RememberedBuffers):
 
     @property
     def final_norm(self) -> bool:
-        """Whether the features pass through a final norm; convolutional networks have none over positions."""
+        """Whether the features pass through a final norm; see `BackboneConfig.final_norm`."""
         return self.network.final_norm
 
     @property
@@ -131,7 +132,8 @@ class Backbone(RememberedBuffers):
     def head(self, features_BND: Tensor, pool: str | None = None) -> Tensor:
         """Logits of the rest of the pretrained network, run on (perhaps reconstructed) features.
 
-        A class token is not part of the features, so a network that reads its classes there needs pool="avg".
+        Prefix tokens (class, registers) are not part of the features, so a network whose own pooling reads them needs
+        pool="avg".
 
         Args:
             features_BND: (B, N, D), in the backbone's own scale.
@@ -230,11 +232,19 @@ class Backbone(RememberedBuffers):
     def _probe(self) -> tuple[list[Grid], list[int]]:
         """Grids and widths of the selected layers, from a pass on the meta device, which computes shapes only."""
         height, width = self.image_size
-        state = {name: value.to("meta") for name, value in self.network.state_dict(keep_vars=True).items()}
-        state.update({name: value.to("meta") for name, value in self.network.named_buffers()})
+        # Each place of a tensor once, though several may share it, and modules that are in several places once:
+        # functional_call does not put back what it exchanged twice.
+        state = {
+            f"{path}.{name}".removeprefix("."): value.to("meta")
+            for path, module in self.network.named_modules()
+            for name, value in (
+                *module.named_parameters(recurse=False, remove_duplicate=False),
+                *module.named_buffers(recurse=False, remove_duplicate=False),
+            )
+        }
         try:
             with torch.no_grad(), torch.device("meta"), self._size_checked((height, width)):
-                maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),))
+                maps = functional_call(self.network, state, (torch.empty(1, 3, height, width),), tie_weights=False)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # libraries differ
             raise FAEError(f"{self.name} cannot take images of {height}x{width}: {first_line(error)[:200]}") from None
         return [m.grid for m in maps], [m.tokens_BNC.shape[-1] for m in maps]

@@ -29,7 +29,9 @@ class BackboneConfig(Config):
         combine: how several layers become one feature: "concatenate" (their widths add up), "mean" or "sum" of layers
             of equal width, after the final norm where there is one. RAEv2's representation is the sum over the last
             layers in its paper, and the mean in its code.
-        final_norm: pass every selected layer through the network's final norm, if it has one over tokens.
+        final_norm: pass every selected layer through the final norm of a network that is built like a ViT. It does
+            nothing for others: convolutional networks, and those of several stages or of MLPs (Swin, Twins, PiT,
+            Mixer), whose features are taken before any norm over tokens. `Backbone.final_norm` says whether it did.
         norm_affine: keep the final norm's learned scale and shift; False for what RAE calls features.
         grid: (height, width) of the features; None = the last selected layer's. Finer maps are average-pooled,
             coarser ones interpolated.
@@ -44,7 +46,8 @@ class BackboneConfig(Config):
             heads has no pretrained weights: it is for trials of a pipeline, not for results.
         depth: blocks of a timm transformer; None = the network's own.
         heads: heads of its attention; None = the network's own.
-        classifier: whether the network has its classifier; False is recorded for weights that come without one.
+        classifier: whether the network has its classifier, or a transformers model its optional pooler, which no
+            feature passes; False is recorded for weights that come without one.
         hf_config: a transformers model's configuration, so that a saved encoder needs no other file.
         fingerprint: SHA-256 of the weights, set when an encoder is saved.
         reading: how features are found in a transformers model, set when an encoder is saved. Encoders saved before it

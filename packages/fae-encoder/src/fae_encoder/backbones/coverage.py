@@ -17,9 +17,9 @@ _SIDES = ("rows", "columns")
 def every_pixel_used(network: nn.Module, size: tuple[int, int]) -> Iterator[None]:
     """A context in which a forward pass fails if strided layers leave the image's last rows or columns unread.
 
-    It tracks how far the last window of each convolution or pooling reaches beyond the image's end: padding moves it
-    forward, what a stride leaves over moves it back. Layers are treated as one chain, so of parallel branches the one
-    that reaches furthest counts.
+    It tracks how far the last window of each convolution, pooling or unfolding reaches beyond the image's end: padding
+    moves it forward, what a stride leaves over moves it back. Layers are treated as one chain, so of parallel branches
+    the one that reaches furthest counts.
 
     Args:
         network: the network whose forward pass is checked.
@@ -48,7 +48,7 @@ def every_pixel_used(network: nn.Module, size: tuple[int, int]) -> Iterator[None
         module.register_forward_pre_hook(look)
         for module in network.modules()
         # Layers that pad to whole strides by themselves leave nothing out, and their `padding` does not say so.
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d))
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Unfold))
         and not (type(module).__name__.endswith("Same") or isinstance(module.padding, str))
         and not getattr(module, "ceil_mode", False)
     ]

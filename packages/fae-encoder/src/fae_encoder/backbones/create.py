@@ -45,7 +45,7 @@ def create_backbone(
         image_size: pixels that the network sees; this and the following as in `BackboneConfig`.
         layers: layers whose outputs are the features.
         combine: "concatenate" several layers, or take their "mean" or "sum".
-        final_norm: pass the layers through the network's final norm.
+        final_norm: pass the layers through the final norm of a network that is built like a ViT.
         norm_affine: keep that norm's learned scale and shift.
         grid: (height, width) of the features.
         mean: per-colour mean of the images that the network expects.

@@ -15,6 +15,11 @@ from fae_encoder.backbones.network import FeatureMap
 if TYPE_CHECKING:
     from timm.layers.patch_embed import PatchEmbed
 
+# What the head of a transformer is made of here; other heads (CaiT, ConViT, XCiT, TNT) go on differently.
+_TRANSFORMER_HEAD = ("norm", "fc_norm", "head_drop", "head", "global_pool")
+# Networks whose layers are `blocks`, each the input of the next; GhostNet's are others, MobileNetV5 joins several.
+_BLOCKS = ("EfficientNet", "MobileNetV3")
+
 
 class TimmModel(Protocol):
     """What is used of timm's models. All have the methods and `feature_info`, and the named kinds have the rest."""
@@ -22,6 +27,7 @@ class TimmModel(Protocol):
     feature_info: Any
     blocks: nn.Sequential  # transformers, EfficientNet, MobileNet
     patch_embed: PatchEmbed  # transformers, from here on
+    num_prefix_tokens: int
     norm: nn.Module
     fc_norm: nn.Module
     head_drop: nn.Module
@@ -68,6 +74,8 @@ def timm_embedding(model: TimmModel, features: FeatureMap, layer: int, normed: b
     """The pooled vector (B, D') in front of the classifier; arguments and errors as of `timm_logits`."""
     if not is_transformer(model):
         return model.forward_head(_rest_of_conv_net(model, features, layer, pool), pre_logits=True)
+    if not all(hasattr(model, part) for part in _TRANSFORMER_HEAD):
+        raise _unknown(model, layer)
     if layer != len(model.blocks) - 1:
         raise FAEError(
             f"the blocks after layer {layer} also need the prefix tokens, which are not part of the features; "
@@ -85,17 +93,22 @@ def is_transformer(model: TimmModel) -> bool:
 def _pool_tokens(model: TimmModel, x_BNC: Tensor, pool: str | None) -> Tensor:
     """Patch tokens to one vector. Any pooling but the network's own is an approximation, at the caller's request."""
     own = "map" if getattr(model, "attn_pool", None) is not None else model.global_pool
-    pool = pool or own
-    if pool not in ("avg", "max", "map"):
+    chosen = pool or own
+    if chosen == "map" and own != "map":
+        raise FAEError("the network has no attention pooling; pass pool='avg'")
+    # Models without this setting attend to prefix tokens (Eva), and leave them out of means.
+    with_prefix = model.num_prefix_tokens > 0 and getattr(model, "pool_include_prefix", own == "map")
+    lacking = None if chosen in ("avg", "max", "map") else "class token" if chosen == "token" else repr(chosen)
+    if with_prefix and (pool is None or chosen == "map"):
+        lacking = "prefix tokens"
+    if lacking is not None:
         raise FAEError(
-            f"the network reads its {'class token' if pool == 'token' else repr(pool)}, which is not part of the "
-            f"features; pass pool='avg' to give its classifier the mean of the patch tokens instead"
+            f"the network reads its {lacking}, not part of the features; "
+            "pass pool='avg' to give its classifier the mean of the patch tokens instead"
         )
-    if pool == "map":
-        if own != "map":
-            raise FAEError("the network has no attention pooling; pass pool='avg'")
+    if chosen == "map":
         return model.attn_pool(x_BNC)
-    return x_BNC.mean(dim=1) if pool == "avg" else x_BNC.amax(dim=1)
+    return x_BNC.mean(dim=1) if chosen == "avg" else x_BNC.amax(dim=1)
 
 
 def _rest_of_conv_net(model: TimmModel, features: FeatureMap, layer: int, pool: str | None) -> Tensor:
@@ -103,7 +116,7 @@ def _rest_of_conv_net(model: TimmModel, features: FeatureMap, layer: int, pool: 
     if pool is not None:
         raise FAEError("pool is a choice for transformers; a convolutional net pools its own last map")
     x = features.tokens_BNC.transpose(1, 2).unflatten(2, features.grid)
-    if hasattr(model, "conv_head") and hasattr(model, "blocks"):  # EfficientNet and MobileNet
+    if type(model).__name__ in _BLOCKS:
         for block in model.blocks[layer + 1 :]:
             x = block(x)
         if hasattr(model, "bn2"):
@@ -119,4 +132,8 @@ def _rest_of_conv_net(model: TimmModel, features: FeatureMap, layer: int, pool: 
         for stage in range(layer + 1, 5):
             x = getattr(model, f"layer{stage}")(x)
         return x
-    raise FAEError(f"how {type(model).__name__} goes on after layer {layer} is not known here")
+    raise _unknown(model, layer)
+
+
+def _unknown(model: TimmModel, layer: int) -> FAEError:
+    return FAEError(f"how {type(model).__name__} goes on after layer {layer} is not known here")

@@ -29,7 +29,7 @@ class TimmNetwork(Network):
     Args:
         model: a model with `forward_intermediates`.
         layers: layer numbers, from 0 or from the end; None = the last.
-        final_norm: pass the outputs through the model's final norm, if it has one over tokens.
+        final_norm: pass the outputs through the model's final norm, if it is a ViT's; others' are left out.
 
     Raises:
         FAEError: if the model gives no intermediate features, or a layer does not exist.
@@ -48,6 +48,8 @@ class TimmNetwork(Network):
         )  # EfficientNet, MobileNet: every block stage, not one per stride
         self.layers = select_layers(layers, self._layer_count())
         self.is_transformer = heads.is_transformer(model)
+        # Where a transformer does not say its grid, it is read off a map, which costs a copy of all tokens.
+        self._knows_grid = self.is_transformer and hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size")
         self.channels_last = not self.is_transformer and any(isinstance(m, nn.Conv2d) for m in self.modules())
         norm = getattr(model, "norm", None)
         has_norm = self.is_transformer and "norm" in options and norm is not None and not isinstance(norm, nn.Identity)
@@ -65,10 +67,10 @@ class TimmNetwork(Network):
             norm=self.final_norm,
             stop_early=True,
             intermediates_only=True,
-            output_fmt="NLC" if self.is_transformer else "NCHW",
+            output_fmt="NLC" if self._knows_grid else "NCHW",
             **options,
         )
-        if self.is_transformer:
+        if self._knows_grid:
             grid = self.model.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
             found = [FeatureMap(tokens, grid) for tokens in maps]
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError, InvalidFile, MissingPackage
-from fae_core.models.transformers_models import load_model, make_config, new_model, read_config
+from fae_core.models.transformers_models import load_model, make_config, new_model, read_config, renamed_weights
 from fae_encoder.backbones.config import BackboneConfig
 from fae_encoder.backbones.hf_processor import pair, processing
 from fae_encoder.backbones.network import FeatureMap, Network
@@ -21,6 +22,8 @@ from fae_encoder.backbones.weights import cached_commit, read_state_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger("fae")
 
 # Where models keep the norm behind their last block.
 _NORMS = ("layernorm", "post_layernorm", "norm", "rms_norm")
@@ -175,6 +178,7 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTra
     on_meta = torch.get_default_device().type == "meta"
     weights = config.weights
     found: dict[str, Any] = {}
+    missing: list[str] = []
     try:
         if config.hf_config is None:
             configuration = read_config(name, revision=config.revision)
@@ -184,17 +188,18 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTra
         if weights == "pretrained" and not on_meta:
             options = {"dtype": torch.float32, "revision": config.revision}
             whole, missing = load_model(name, configuration, **options)
-            if missing:
-                raise InvalidFile(f"{name} lacks weights, such as {missing[0]}")
             if config.revision is None and not Path(name).is_dir():
                 found["revision"] = cached_commit(name)
         else:
             whole = new_model(getattr(configuration, "vision_config", configuration), name)
+        model, missing = _vision_part(whole, missing)
+        needed = [weight for weight in missing if weight not in _unread(model)]
+        if needed:
+            raise InvalidFile(f"{name} lacks weights, such as {needed[0]}")
     except InvalidFile as error:
         pickled = weights == "pretrained" and next(Path(name).glob("*.bin"), None) is not None
         hint = "; to read a .bin file, which is never unpickled, give its path as the weights" if pickled else ""
         raise InvalidFile(f"the backbone hf/{name} could not be had: {error}{hint}") from None
-    model = cast("PreTrainedModel", getattr(whole, "vision_model", whole))
     if "spatial_shapes" in inspect.signature(model.forward).parameters:
         raise FAEError(
             f"{name} takes packed patches of any resolution (NaFlex); use the fixed-resolution model instead"
@@ -202,7 +207,10 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTra
     if hasattr(model.config, "mask_ratio"):
         model.config.update({"mask_ratio": 0.0})
     if weights not in (None, "pretrained", "stored") and not on_meta:
-        _load_file(model, weights)
+        missing = _load_file(model, weights)
+    if _unread(model) and (missing or not config.classifier):
+        cast("nn.Module", model).register_module("pooler", None)
+        found["classifier"] = False
     found["hf_config"] = _own_settings(model.config.to_dict())
     if config.hf_config is None:
         found.update(processing(name, config, found["hf_config"]))
@@ -248,15 +256,38 @@ def _keep(outputs: dict[int, Tensor], index: int) -> Any:
     return hook
 
 
-def _load_file(model: PreTrainedModel, path: str) -> None:
-    """Load a checkpoint file, whose names may have the prefix of a larger model."""
-    from fae_core.models.folder import load_state
+def _vision_part(whole: nn.Module, missing: list[str]) -> tuple[PreTrainedModel, list[str]]:
+    """Of a model of two towers the one for images, and those of the missing weights that are in it."""
+    tower = "vision_model." if hasattr(whole, "vision_model") else ""
+    model = whole.get_submodule(tower.removesuffix("."))
+    return cast("PreTrainedModel", model), [name.removeprefix(tower) for name in missing if name.startswith(tower)]
 
-    state = read_state_dict(Path(path))
-    prefixes = (f"{model.base_model_prefix}.", "vision_model.", "model.vision_model.")
-    for prefix in prefixes:
-        inside = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
-        if inside and model.state_dict().keys() <= inside.keys():
-            state = {name: inside[name] for name in model.state_dict()}
-            break
-    load_state(model, state, str(path))
+
+def _unread(model: PreTrainedModel) -> list[str]:
+    """The weights of a pooler that is optional in transformers: no feature passes it, and many files lack it."""
+    if "add_pooling_layer" not in inspect.signature(type(model)).parameters:
+        return []
+    return [name for name in model.state_dict() if name.startswith("pooler.")]
+
+
+def _load_file(model: PreTrainedModel, path: str) -> list[str]:
+    """Load a checkpoint file, whose names may be of another version of transformers or have a larger model's prefix.
+
+    Returns:
+        The weights that no feature needs and that the file lacks.
+    """
+    state = read_state_dict(path)
+    for prefix in (f"{model.base_model_prefix}.", "model.", "vision_model."):
+        inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if not inside:
+            continue
+        left_out = sorted({name.split(".")[0] for name in state if not name.startswith(prefix)})
+        if left_out:
+            log.warning("%s: took %s* and left out %s", path, prefix, ", ".join(left_out))
+        state = inside
+    if getattr(model, "pooler", None) is None:
+        state = {name: value for name, value in state.items() if not name.startswith("pooler.")}
+    unread = _unread(model)
+    weights = renamed_weights(model, state, path, optional=unread)
+    model.load_state_dict(weights, strict=False)  # it has all but the unread ones
+    return [name for name in unread if name not in weights]
