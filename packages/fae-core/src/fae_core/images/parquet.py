@@ -19,10 +19,10 @@ from fae_core.images.captions import join_captions
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.columns import Columns, choose_columns
 from fae_core.images.decode import decode_image
-from fae_core.images.shards import is_remote, open_remote
+from fae_core.images.shards import open_remote, reason, shard_name
 from fae_core.images.source import ImageSource
 from fae_core.images.tell import log_on_first_process
-from fae_core.redact import redact
+from fae_core.places import is_remote
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,11 +63,11 @@ class ParquetImages(ImageSource):
         captions: list[str] = []
         columns: Columns | None = None
         for file in self.files:
-            where = redact(str(file))
+            where = str(file)
             with self._open(file) as opened:
                 found = choose_columns(opened.schema_arrow, where)
                 columns = columns or found
-                _require_same(columns, found, redact(str(self.files[0])), where)
+                _require_same(columns, found, str(self.files[0]), where)
                 self._groups += [(file, group) for group in range(opened.num_row_groups)]
                 groups = [opened.metadata.row_group(group) for group in range(opened.num_row_groups)]
                 _check_unpacked(groups, columns.image, where)
@@ -108,7 +108,7 @@ class ParquetImages(ImageSource):
         group = self._group(index)
         file = self._groups[group][0]
         first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
-        return f"{redact(str(file))}[{range(len(self))[index] - self._starts[first]}]"
+        return f"{shard_name(str(file))}[{range(len(self))[index] - self._starts[first]}]"
 
     def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield from digests.of_many(self.files)
@@ -134,8 +134,8 @@ class ParquetImages(ImageSource):
 
     def _set_classes(self, labels: list[Any] | None, names: tuple[str, ...] | None) -> None:
         """Set labels and class names, from classes.json or the files' metadata."""
-        where = redact(str(self.files[0]))
-        listed = None if is_remote(str(self.files[0])) else read_classes(Path(self.files[0]).parent)
+        where = str(self.files[0])
+        listed = None if is_remote(where) else read_classes(Path(self.files[0]).parent)
         if listed and names and listed.names != list(names):
             raise DataError(f"{listed.where} and the metadata of {where} name different classes")
         if listed is None and names:
@@ -155,8 +155,7 @@ class ParquetImages(ImageSource):
         except FAEError:
             raise
         except Exception as error:  # several of arrow's types
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-            raise DataError(f"{redact(str(file))} is not a readable parquet file: {reason}") from None
+            raise DataError(f"{file} is not a readable parquet file: {reason(error, str(file))}") from None
 
 
 def _text(cell: list[str | None] | str | None, where: str) -> str:
