@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import pickle
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.images.captions import split_captions
 from fae_core.images.open import require_source
+from fae_core.images.tolerant import TolerantImages
 from fae_core.testing import shared_folder
 
 
@@ -463,6 +467,38 @@ def test_the_folder_of_a_user_stands_for_a_tilde_in_patterns_too(
     assert reds(open_images("~/x{0..1}")) == [5] and reds(open_images("~/{0..0}.parquet")) == [6]
     with pytest.raises(DataError, match=r"~nobody-is-called-so/x does not exist"):
         open_images("~nobody-is-called-so/x")
+
+
+def test_workers_that_are_spawned_get_every_kind_of_source_as_it_was_opened(classed: Path) -> None:
+    data = [png(red) for red in range(40)]
+    np.savez(classed / "x.npz", np.full((400, 16, 16, 3), 9, np.uint8), np.arange(400) % 3)
+    write_parquet(classed / "x.parquet", data, [0] * 40, ["a"])
+    with tarfile.open(classed / "x.tar", "w") as archive:
+        for number, image in enumerate(data):
+            for name, content in ((f"{number:02d}.png", image), (f"{number:02d}.txt", f"text {number}".encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    (classed / "texts").mkdir()
+    for red in range(3):
+        picture(classed / "texts" / f"{red}.png", (red, 0, 0))
+        (classed / "texts" / f"{red}.txt").write_text(f"red {red}")
+    for name in ("x.npz", "x.parquet", "x.tar[3:30]", "x.tar", "texts", "texts[::-1]", "ant/c.bmp"):
+        opened = open_images(classed / name)
+        opened.labels, opened.classes = [5] * len(opened), ["other"]  # as `fae eval` gives pictures of `fae sample`
+        for source in (opened, TolerantImages(opened, print)):
+            sent = pickle.dumps(source)
+            found = pickle.loads(sent)  # noqa: S301 - as a spawned process gets it
+            assert len(sent) < 100_000 and type(found) is type(source)
+            assert reds(found) == reds(source)
+            for fact in ("labels", "classes", "blocks", "origin"):
+                assert getattr(found, fact) == getattr(source, fact), (name, fact)
+            texts = [None if one.captions is None else list(one.captions) for one in (found, source)]
+            assert texts[0] == texts[1] and found.name(0) == source.name(0)
+    source = open_images(classed / "x.parquet")
+    source.read(0)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(source.read, 7).result().getpixel((0, 0)) == (7, 0, 0)
 
 
 def test_a_pattern_of_other_files_is_refused() -> None:

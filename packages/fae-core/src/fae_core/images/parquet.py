@@ -49,12 +49,9 @@ class ParquetImages(ImageSource):
         MissingPackage: pyarrow is not installed.
     """
 
+    _of_process = ("_cache", "_lock")
+
     def __init__(self, files: Sequence[str | Path]) -> None:
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise MissingPackage("reading .parquet files", "fae-core[data]") from None
-        self._parquet = pyarrow.parquet
         self.files = list(files)
         self._groups: list[tuple[str | Path, int]] = []  # (file, row group), in order
         counts: list[int] = []
@@ -64,7 +61,7 @@ class ParquetImages(ImageSource):
         columns: Columns | None = None
         for file in self.files:
             where = str(file)
-            with self._open(file) as opened:
+            with _open(file) as opened:
                 found = choose_columns(opened.schema_arrow, where)
                 columns = columns or found
                 _require_same(columns, found, str(self.files[0]), where)
@@ -88,6 +85,9 @@ class ParquetImages(ImageSource):
             raise DataError(f"{files[0]} holds no rows")
         self.captions = captions or None
         self._set_classes(labels if columns.label is not None else None, columns.classes)
+        self._begin_in_process()
+
+    def _begin_in_process(self) -> None:
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -124,7 +124,7 @@ class ParquetImages(ImageSource):
         with self._lock:
             if group not in self._cache:
                 file, number = self._groups[group]
-                with self._open(file) as opened:
+                with _open(file) as opened:
                     self._cache[group] = opened.read_row_group(number, columns=[self._column]).column(0)
                 while len(self._cache) > 1 and sum(column.nbytes for column in self._cache.values()) > _CACHE_BYTES:
                     self._cache.popitem(last=False)
@@ -144,18 +144,23 @@ class ParquetImages(ImageSource):
             self.labels = check_labels(labels, len(listed.names) if listed else None, where)
             self.classes = listed.names if listed and self.labels is not None else None
 
-    @contextmanager
-    def _open(self, file: str | Path) -> Iterator[Any]:
-        """The opened file; arrow's errors about a damaged one become a DataError."""
-        try:
-            if not is_remote(str(file)):
-                require_regular(file, DataError)
-            with self._parquet.ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file) as opened:
-                yield opened
-        except FAEError:
-            raise
-        except Exception as error:  # several of arrow's types
-            raise DataError(f"{file} is not a readable parquet file: {reason(error, str(file))}") from None
+
+@contextmanager
+def _open(file: str | Path) -> Iterator[Any]:
+    """The opened file; arrow's errors about a damaged one become a DataError."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise MissingPackage("reading .parquet files", "fae-core[data]") from None
+    try:
+        if not is_remote(str(file)):
+            require_regular(file, DataError)
+        with ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file) as opened:
+            yield opened
+    except FAEError:
+        raise
+    except Exception as error:  # several of arrow's types
+        raise DataError(f"{file} is not a readable parquet file: {reason(error, str(file))}") from None
 
 
 def _text(cell: list[str | None] | str | None, where: str) -> str:

@@ -54,12 +54,12 @@ class TarImages(ImageSource):
         DataError: a shard is damaged or compressed, there are no images, or some samples alone have labels.
     """
 
+    _of_process = ("_indices", "_open", "_lock")
+
     def __init__(self, files: Sequence[str | Path]) -> None:
         self.files = [str(file) for file in files]
         self._local = ShardFiles()
-        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._begin_in_process()
         shards = range(len(self.files))
         with progress(len(shards), "indexing shards", enabled=len(shards) > 16) as bar:
             labels, self.blocks, texts, left_out, unread = [], [], [], [], []
@@ -93,6 +93,11 @@ class TarImages(ImageSource):
                 'members, captions .txt members, or "caption", "text" or "captions" in .json members that are valid, '
                 "without NaN)"
             )
+
+    def _begin_in_process(self) -> None:
+        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -133,12 +138,6 @@ class TarImages(ImageSource):
         where = f"the captions of {self.name(index)}"
         entry = json_object(text, where)
         return join_captions(entry.get(CAPTIONS_KEY, [one_caption(entry)]), where)
-
-    def __getstate__(self) -> dict:
-        return {"files": self.files}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["files"])
 
     def _where(self, shard: int) -> str:
         """What names and messages call a shard."""
