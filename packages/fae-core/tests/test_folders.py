@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from fae_core import LatentSpec
-from fae_core.commands.running import arguments_in_force, command_to_go_on, recorded_arguments
+from fae_core.commands.running import arguments_in_force, command_to_go_on, inputs_in_force, recorded_arguments
 from fae_core.errors import FAEError, FolderInUse
 from fae_core.files import (
     begun_folder,
@@ -274,6 +274,28 @@ def test_settings_and_texts_are_no_patterns_and_a_pattern_reads_its_files_alone(
             assert (str(tmp_path / given) if option == "--data" else given) in recorded_arguments()
         finally:
             arguments_in_force.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("[1]/{0..3}.tar", ["[1]/0.tar", "[1]/2.tar"]),
+        ("[1]/{0..3}.tar[:5]", ["[1]/0.tar", "[1]/2.tar"]),
+        ("x{0..1}", ["x{0..1}"]),
+        ("x{0..1}[1:]", ["x{0..1}"]),
+        ("x*", ["x{0..1}", "x0"]),
+        ("{3..0}.tar", []),
+        ("s3://[1]/{0..999999}.tar", []),
+    ],
+)
+def test_a_pattern_stands_for_the_files_that_are_read(given: str, read: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, dict.fromkeys(["[1]/0.tar", "[1]/2.tar", "[1]/7.tar", "1/0.tar", "x{0..1}/0.png", "x0/0.png"], ""))
+    token = arguments_in_force.set(("check", given, "--out", "report.json"))
+    try:
+        assert sorted(map(str, inputs_in_force())) == sorted(read)
+    finally:
+        arguments_in_force.reset(token)
 
 
 def test_what_lies_beside_the_model_of_a_run_may_be_replaced_by_what_reads_the_run(tmp_path: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
+import pickle
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +18,9 @@ from PIL import Image
 from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.images.captions import split_captions
+from fae_core.images.open import require_source
 from fae_core.images.spread import evenly_spread, spread_indices
+from fae_core.images.tolerant import TolerantImages
 from fae_core.testing import shared_folder
 
 
@@ -248,8 +255,6 @@ def write_parquet(path: Path, images: list[bytes | None], labels: list[int], nam
 
 
 def png(red: int) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (red, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -420,6 +425,96 @@ def test_remote_parquet_is_read_in_place(tmp_path: Path) -> None:
     assert reds(open_images("memory://images/x-{0..1}.parquet")) == [1, 2, 3, 4, 5]
     with pytest.raises(DataError, match=r"cannot read memory://images/y\.parquet"):
         open_images("memory://images/y.parquet")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_a_pattern_or_address_has_the_splits_of_a_folder_of_its_files(tmp_path: Path, kind: str) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec comes with torch or fae-core[data]")
+    for value in range(2):
+        file = tmp_path / f"train-{value}.{kind}"
+        if kind == "parquet":
+            write_parquet(file, [png(value)], [0])
+        else:
+            with tarfile.open(file, "w") as archive:
+                info = tarfile.TarInfo("0.png")
+                info.size = len(png(value))
+                archive.addfile(info, io.BytesIO(png(value)))
+        fsspec.filesystem("memory").pipe(f"/splits/{file.name}", file.read_bytes())
+    pattern = f"train-{{0..1}}.{kind}"
+    for place in (tmp_path, f"{tmp_path}/{pattern}", f"memory://splits/{pattern}", f"{tmp_path}/{pattern}[:2]"):
+        assert reds(open_images(place, "train")) == [0, 1]
+        assert reds(open_images(place, "train-1")) == [1]
+        with pytest.raises(DataError, match=rf"has no split 'validation'; it has train-0.{kind} and 1 more"):
+            open_images(place, "validation")
+
+
+def test_what_has_no_splits_refuses_one(classed: Path) -> None:
+    np.savez(classed / "x.npz", np.zeros((1, 4, 4, 3), np.uint8))
+    for place in ("photographs", f"file://{classed}/x.tar", *(classed / name for name in ("x.npz", "ant/c.bmp"))):
+        with pytest.raises(DataError, match=r"has no split 'train'; folders and patterns"):
+            open_images(place, "train")
+    with pytest.raises(DataError, match="ImageSource has no split 'train'"):
+        open_images(open_images(classed / "ant"), "train")
+
+
+@pytest.mark.parametrize("name", ["x{0..1}", "x[1:]", "x[1:]{0..1}[2:]"])
+def test_what_exists_under_its_whole_name_is_no_pattern_and_no_slice(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    for red in range(3):
+        picture(folder / f"{red}.png", (red, 0, 0))
+    np.savez(tmp_path / f"{name}.npz", np.full((2, 4, 4, 3), 7, np.uint8))
+    for place in (f"{folder}", f"{folder}.npz", f"{folder}[:2]"):
+        require_source(place)
+    assert reds(open_images(folder)) == [0, 1, 2]
+    assert reds(open_images(f"{folder}[:2]")) == [0, 1]
+    assert reds(open_images(f"{folder}.npz")) == [7, 7]
+    assert reds(open_images(f"{folder}/2.png")) == [2]
+    (tmp_path / "y{0..1}").mkdir()
+    with pytest.raises(DataError, match="it is empty"):
+        require_source(f"{tmp_path}/y{{0..1}}")
+
+
+def test_the_folder_of_a_user_stands_for_a_tilde_in_patterns_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture(tmp_path / "x{0..1}" / "a.png", (5, 0, 0))
+    write_parquet(tmp_path / "0.parquet", [png(6)], [0])
+    assert reds(open_images("~/x{0..1}")) == [5] and reds(open_images("~/{0..0}.parquet")) == [6]
+    with pytest.raises(DataError, match=r"~nobody-is-called-so/x does not exist"):
+        open_images("~nobody-is-called-so/x")
+
+
+def test_workers_that_are_spawned_get_every_kind_of_source_as_it_was_opened(classed: Path) -> None:
+    data = [png(red) for red in range(40)]
+    np.savez(classed / "x.npz", np.full((400, 16, 16, 3), 9, np.uint8), np.arange(400) % 3)
+    write_parquet(classed / "x.parquet", data, [0] * 40, ["a"])
+    with tarfile.open(classed / "x.tar", "w") as archive:
+        for number, image in enumerate(data):
+            for name, content in ((f"{number:02d}.png", image), (f"{number:02d}.txt", f"text {number}".encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    (classed / "texts").mkdir()
+    for red in range(3):
+        picture(classed / "texts" / f"{red}.png", (red, 0, 0))
+        (classed / "texts" / f"{red}.txt").write_text(f"red {red}")
+    for name in ("x.npz", "x.parquet", "x.tar[3:30]", "x.tar", "texts", "texts[::-1]", "ant/c.bmp"):
+        opened = open_images(classed / name)
+        opened.labels, opened.classes = [5] * len(opened), ["other"]  # as `fae eval` gives pictures of `fae sample`
+        for source in (opened, TolerantImages(opened, print)):
+            sent = pickle.dumps(source)
+            found = pickle.loads(sent)  # noqa: S301 - as a spawned process gets it
+            assert len(sent) < 100_000 and type(found) is type(source)
+            assert reds(found) == reds(source)
+            for fact in ("labels", "classes", "blocks", "origin"):
+                assert getattr(found, fact) == getattr(source, fact), (name, fact)
+            texts = [None if one.captions is None else list(one.captions) for one in (found, source)]
+            assert texts[0] == texts[1] and found.name(0) == source.name(0)
+    source = open_images(classed / "x.parquet")
+    source.read(0)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(source.read, 7).result().getpixel((0, 0)) == (7, 0, 0)
 
 
 def test_a_pattern_of_other_files_is_refused() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import tarfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +22,9 @@ from PIL import Image
 from fae_core.errors import DataError
 from fae_core.images import open_images
 from fae_core.images.captions import split_captions
-from fae_core.images.shards import ShardFiles, expand
+from fae_core.images.shards import ShardFiles, reason, shard_name
 from fae_core.images.tar import scan
+from fae_core.places import expand
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +135,75 @@ def test_remote_shards_are_copied_once_and_make_room_for_each_other(
     assert len(list((cache / "shards").glob("*.tar"))) == 2
     with pytest.raises(DataError, match=r"cannot read memory://shards/none.tar"):
         open_images("memory://shards/none.tar")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address at which this machine serves it."""
+    pytest.importorskip("aiohttp", reason="needs fae-core[data]")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_signed_addresses_are_read_and_signed_anew_are_the_same_shards(served: tuple[Path, str], cache: Path) -> None:
+    folder, address = served
+    for i in range(2):
+        shard(folder / f"s-{i}.tar", 3 * i, 3)
+    for secret in ("c0ffee", "bead"):
+        images = open_images(f"{address}/s-{{0..1}}.tar?X-Amz-Signature={secret}&file=s.parquet")
+        assert [images.read(i).getpixel((0, 0))[0] for i in range(6)] == list(range(6))
+        assert images.name(4) == f"{address}/s-1.tar/set/0004"
+    assert [path.name[17:] for path in sorted((cache / "shards").glob("*.tar"), key=lambda path: path.name[17:])] == [
+        "s-0.tar",
+        "s-1.tar",
+    ]
+    assert len(open_images(f"{address}/s-0.tar?a=b[1:]")) == 2
+    with pytest.raises(DataError, match=r"/s-0\.txt\?\*\*\*: patterns and remote addresses name"):
+        open_images(f"{address}/s-0.txt?sig=c0ffee")
+
+
+def test_why_an_address_cannot_be_read_is_said_without_its_secrets(served: tuple[Path, str]) -> None:
+    _, address = served
+    with socket.socket() as free:  # nobody listens there
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for base, why in ((address, "404"), (f"http://127.0.0.1:{port}", f"onnect.*{port}")):
+        for name in ("absent.tar", "absent.parquet", "absent.tar?X-Amz-Signature=c0ffee", "a-{0..1}.tar?sig=c0ffee"):
+            with pytest.raises(DataError, match=rf"cannot read {base}/a[^ ]+: .*{why}") as refused:
+                open_images(f"{base}/{name}")
+            assert "c0ffee" not in str(refused.value)
+
+
+def test_what_an_error_says_is_cut_only_once_its_secrets_are_gone() -> None:
+    address = f"https://host/{'x' * 150}.tar"
+    said = reason(OSError(f"no answer from https://me:{'pa55' * 30}@host/x"), address)
+    assert said == "no answer from https://***@host/x"
+    assert reason(FileNotFoundError(address), address) == "there is no such file"
+    caused = FileNotFoundError(address)
+    caused.__cause__ = PermissionError("403")
+    assert reason(caused, address) == "403"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://me:pa55@host/a/x.tar?sig=c0ffee", "https://host/a/x.tar"),
+        ("https://host/get?file=x.tar", "https://host/get?file=x.tar"),
+        ("https://host/get?token=c0ffee&file=x.tar", "https://host/get?token=***&file=x.tar"),
+        ("s3://me:pa/5@bucket/session_key=2/x.tar", "s3://bucket/session_key=2/x.tar"),
+        ("s3://bucket/part#1/x.tar", "s3://bucket/part#1/x.tar"),
+        ("simplecache::https://me@host/x.tar#c0ffee", "simplecache::https://host/x.tar"),
+        ("memory://x.tar", "memory://x.tar"),
+        ("/data/a?b#c/x.tar", "/data/a?b#c/x.tar"),
+    ],
+)
+def test_a_shard_is_called_by_what_does_not_change_when_it_is_signed_anew(address: str, name: str) -> None:
+    assert shard_name(address) == name
 
 
 def test_a_copy_that_makes_room_for_others_can_be_read_to_its_end(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

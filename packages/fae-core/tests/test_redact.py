@@ -13,8 +13,9 @@ import torch
 
 from fae_core.cli.main import main
 from fae_core.config import Config
-from fae_core.errors import FAEError
+from fae_core.errors import DataError, FAEError
 from fae_core.files import read_json, read_yaml, write_json
+from fae_core.images.tell import log_on_first_process
 from fae_core.latent_store import Plan
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.recipes.recipe import load_recipe, run_recipe
@@ -28,7 +29,8 @@ TOKEN = "hf_" + "aB3" * 8
 
 
 def test_addresses_lose_user_and_query_and_keep_the_rest() -> None:
-    assert redact(f"cannot read {SIGNED}: 403") == "cannot read https://***@host.org/a/train-{000..010}.tar?*** 403"
+    assert redact(f"cannot read {SIGNED}: 403") == "cannot read https://***@host.org/a/train-{000..010}.tar?***: 403"
+    assert redact(f"(see {SIGNED}), or {SIGNED}.").count("?***), or ") == 1 and redact(f"{SIGNED}.").endswith("?***.")
     assert redact("s3://bucket/x.tar") == "s3://bucket/x.tar"
     assert redact(f"Authorization {TOKEN} refused") == "Authorization hf_*** refused"
     assert redact("a@b.c, why? no_hf_here, C:/x") == "a@b.c, why? no_hf_here, C:/x"
@@ -131,6 +133,7 @@ def test_secrets_in_every_guise_go_and_what_surrounds_them_stays(text: str, kept
         "FD-efficientnet-lite2@64: 3.2, train:efficientnet-lite2@64, hf/owner/name@main",
         "git@github.com:org/x.git and C:/data/x and a ratio of 16:9",
         "https://host:8080/a@b/c and https://medium.com/@user/x and s3://bucket/x.tar",
+        "pip install 'fae-eval[timm] @ git+https://host/fae@abc#subdirectory=packages/fae-eval'",
         "class token: 5 of them; sha256:0123456789abcdef0123456789abcdef",
         "fae eval generation --samples LightningDiT=samples --reference 'train.parquet[45000:]' --extractor x@128",
     ],
@@ -191,6 +194,13 @@ def test_what_a_command_prints_has_none_not_even_a_traceback(capsys: pytest.Capt
     assert "looking at https://***@host.org" in out and "cannot open https://***@host.org" in err
     for secret in ("pa55", "c0ffee", TOKEN):
         assert secret not in out + err
+
+
+def test_what_is_raised_and_logged_in_python_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    log_on_first_process(f"{SIGNED}: no labels")
+    assert str(DataError(f"cannot read {SIGNED}: gone")).endswith("010}.tar?***: gone")
+    for text in (str(DataError(SIGNED)), repr(FAEError(SIGNED)), caplog.text):
+        assert "host.org" in text and "pa55" not in text and "c0ffee" not in text
 
 
 def test_records_have_none(tmp_path: Path) -> None:

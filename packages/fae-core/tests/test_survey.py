@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,15 @@ def test_images_that_changed_since_or_are_others_are_refused(data: Path, tmp_pat
             open_surveyed(data, report=out)
     with pytest.raises(FAEError, match=r"absent\.json"):
         open_surveyed(data, report=tmp_path / "absent.json")
+
+
+def test_a_process_that_gets_surveyed_images_knows_their_content(data: Path, tmp_path: Path) -> None:
+    check(data, tmp_path / "report.json")
+    copy = shutil.copytree(data, tmp_path / "copy")  # other files: the report's content is not taken for theirs
+    for place in (data, copy):
+        source = readable_source(place, survey=tmp_path / "report.json")
+        found = pickle.loads(pickle.dumps(source))  # noqa: S301 - as a spawned process gets it
+        assert found.identity.text() == source.identity.text() == content_identity(source)
 
 
 def test_a_moved_folder_is_known_to_its_report(data: Path, tmp_path: Path) -> None:

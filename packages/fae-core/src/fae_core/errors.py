@@ -11,12 +11,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fae_core.redact import redact
+
 _FIELDS = 8  # wrong fields that a message names
 _NAMES = 40  # known names that a hint lists
 
 
 class FAEError(Exception):
-    """A mistake in the input, not in the program: the message says what is wrong and how to correct it."""
+    """A mistake in the input, not in the program: the message says what is wrong and how to correct it.
+
+    Args:
+        message: One line. It may name whatever was given: secrets in it are replaced (`fae_core.redact`).
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 def first_line(error: BaseException) -> str:

@@ -9,13 +9,14 @@ import re
 from typing import Any, TextIO
 
 _HIDDEN = "***"
+_ENDS = ":,;.)"  # behind an address they belong to the sentence
 # Where a word may start; a search that starts at every letter of a long word would take quadratic time.
 _START = r"(?<![\w.+%~-])"
 # After a colon without a port, all text up to the last @ is a password, slashes included.
 _ADDRESS = re.compile(
     _START + r"(?P<scheme>[a-zA-Z][\w+.-]*://)"
     r"(?P<user>[^\s/@:'\"]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@|[^\s/?#'\"]*@)?"
-    r"(?P<path>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+    r"(?P<path>[^\s?#'\"]*)(?P<query>(?!#subdirectory=)[?#][^\s'\"]*)?"  # which pip needs
 )
 # user:password@host without a scheme; name@128 is a size, not a host.
 _USER = re.compile(_START + r"(?P<user>[\w.%+~-]+:)(?!//)[^\s/'\"]+@(?=[\w\[])(?!\d+(?![\w.:-]))")
@@ -54,6 +55,18 @@ def redact(text: str) -> str:
         text = _NAMED.sub(lambda found: f"{found['name']}{found['sign']}{_HIDDEN}", text)
     text = _BEARER.sub(rf"\1\2{_HIDDEN}", text)
     return _TOKENS.sub(lambda found: f"{found['prefix'] or found['web']}{_HIDDEN}", text)
+
+
+def bare_address(address: str) -> tuple[str, str]:
+    """An address without its user and its query, and the query with its "?" or "#".
+
+    Args:
+        address: the whole of it, such as "https://user:password@host/x.tar?signature=...".
+    """
+    found = _ADDRESS.search(address)
+    start, end = (found.end("scheme"), found.end("user" if found["user"] else "scheme")) if found else (0, 0)
+    path, *query = re.split(r"(?=[?#])", address[end:], maxsplit=1)
+    return address[:start] + path, "".join(query)
 
 
 def redact_values(value: Any) -> Any:
@@ -103,7 +116,9 @@ def _redacted_item(key: Any, item: Any) -> Any:
 
 def _bare(found: re.Match[str]) -> str:
     user = f"{_HIDDEN}@" if found["user"] else ""
-    query = f"{found['query'][0]}{_HIDDEN}" if found["query"] else ""
+    query = found["query"] or ""
+    if query:
+        query = f"{query[0]}{_HIDDEN}{query[len(query.rstrip(_ENDS)) :]}"
     return f"{found['scheme']}{user}{found['path']}{query}"
 
 

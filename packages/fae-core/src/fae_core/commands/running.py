@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import glob
 import os
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.documents import read_yaml
-from fae_core.errors import FAEError, InvalidFile
+from fae_core.errors import DataError, FAEError, InvalidFile
 from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
-from fae_core.places import split_slice
+from fae_core.places import expand, is_pattern, is_remote, split_slice
 from fae_core.redact import redact
 
 # What follows `fae` in the command that is running in this context; `commands.groups.invoke` sets it.
@@ -221,12 +220,15 @@ def _existing(word: str) -> list[Path]:
 
 
 def _files_named(word: str) -> list[Path]:
-    """The existing path that a word is, without a slice too, or those that fit it as a pattern (`*.json`)."""
-    if found := _existing(split_slice(word)[0]):
+    """The existing path that a word is, without a slice too, or those that it means as a pattern, such as `*.json`."""
+    name, _ = split_slice(word)
+    if found := _existing(name):
         return found
-    pattern = re.sub(r"\{[^{}]*\}", "*", word)
+    if is_pattern(name):
+        with suppress(DataError):
+            return [] if is_remote(name) else [path for part in expand(name) for path in _existing(part)]
     try:
         # Path.glob takes no absolute pattern.
-        return [Path(path) for path in glob.iglob(pattern)] if glob.has_magic(pattern) else []  # noqa: PTH207
+        return [Path(path) for path in glob.iglob(word)] if glob.has_magic(word) else []  # noqa: PTH207
     except ValueError:
         return []

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from fae_core.documents import open_regular
 from fae_core.errors import DataError
+from fae_core.places import is_remote
 
 _THREADS = 4
 _CHUNK = 1024  # files that are hashed ahead of their turn
@@ -92,7 +93,7 @@ class FileDigests:
         """The digests of files, in order, read in threads; see `Digests`."""
         for start in range(0, len(files), _CHUNK):
             chunk = [str(file) for file in files[start : start + _CHUNK]]
-            versions = [None if "://" in file else _version(file, unreadable) for file in chunk]
+            versions = [None if is_remote(file) else _version(file, unreadable) for file in chunk]
             known = [self._look_up(file, version) for file, version in zip(chunk, versions, strict=True)]
             digests = [
                 found or self._pool.submit(self._digest, file, unreadable)
@@ -112,7 +113,7 @@ class FileDigests:
 
     def _digest(self, file: str, unreadable: str | None = None) -> str:
         """The digest of a file, or the text of a remote address."""
-        if "://" in file:
+        if is_remote(file):
             return self._remote(file)
         try:
             with open_regular(file, DataError) as opened:
@@ -222,7 +223,7 @@ class FileFacts:
         exact, portable, count, total = hashlib.sha256(), hashlib.sha256(), 0, 0
         for file in map(str, files):
             count += 1
-            if "://" in file:
+            if is_remote(file):
                 version = self._remote(file).encode()
                 exact.update(version)
                 portable.update(version)

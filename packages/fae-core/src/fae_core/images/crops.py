@@ -136,7 +136,10 @@ def _crops_of(
         for number in wanted:
             box = _draw(image, split, number, settings, taken if split == HELD_OUT else frozenset())
             if box is None:
-                raise DataError(f"{source.name(index)} has too few different crops to hold some out; widen --scale")
+                raise DataError(
+                    f"{source.name(index)}, {image.width}x{image.height}, has too few different crops to hold some "
+                    "out; give larger images, or more of them (`fae crops` also takes a wider --scale)"
+                )
             if split == TRAIN:
                 taken.add(box)
             yield split, number, _cut(image, box, split, number, settings)

@@ -13,7 +13,7 @@ from fae_core.folders import IMAGE_CLASSES
 from fae_core.images.captions import TEXT_SUFFIXES, LazyTexts, read_captions
 from fae_core.images.classes import class_list, find_labels, read_classes
 from fae_core.images.decode import decode_image, read_bytes
-from fae_core.images.formats import OTHER_SUFFIXES, SUFFIXES, printable
+from fae_core.images.formats import OTHER_SUFFIXES, SHARD_SUFFIXES, SUFFIXES, printable
 from fae_core.images.source import ImageSource
 from fae_core.images.splits import are_splits
 from fae_core.images.tell import log_on_first_process
@@ -183,7 +183,7 @@ def _list(folder: Path) -> _Listing:
                     listing.texts.add(entry.name)
                 elif suffix in OTHER_SUFFIXES:
                     listing.others.append(entry.name)
-                elif suffix in (".tar", ".parquet"):
+                elif suffix in SHARD_SUFFIXES:
                     listing.shards.append(entry.name)
     except OSError as error:
         raise DataError(f"cannot read the folder {printable(folder)}: {error.strerror}") from None

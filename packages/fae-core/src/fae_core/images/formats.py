@@ -11,6 +11,7 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+SHARD_SUFFIXES = (".parquet", ".tar")  # of files that hold many images
 # Images that are not read: readers count them and name one; other files are skipped without a message.
 OTHER_SUFFIXES = frozenset(
     {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".svg", ".psd", ".exr", ".hdr", ".dng", ".cr2"}

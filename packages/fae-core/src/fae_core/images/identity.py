@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,13 +99,23 @@ class Identity:
 
     Attributes:
         files: a hash of the facts about its files; None where content alone counts.
-        content: gives its hash by content, which may take long. Takes what says whether to give up.
-        known: whether `content` is known already.
+        hashed: its hash by content; or what gives it, which may take long and takes what says whether to give up.
     """
 
     files: str | None
-    content: Callable[[Callable[[], bool]], str]
-    known: bool = False
+    hashed: str | Callable[[Callable[[], bool]], str]
+
+    def content(self, stopped: Callable[[], bool]) -> str:
+        """Its hash by content.
+
+        Args:
+            stopped: asked while files are read, whether to give up.
+
+        Raises:
+            DataError: a file cannot be read, or has changed meanwhile.
+            Stopped: it was given up.
+        """
+        return self.hashed if isinstance(self.hashed, str) else self.hashed(stopped)
 
     def text(self, before: str | None = None) -> str:
         """The identity in the form in which it can be compared with another; reads images only where it must.
@@ -117,7 +128,7 @@ class Identity:
             return before
         if self.files is None or (before is not None and then_files is None):
             return self.content(never)
-        if self.known or then_content is not None:
+        if isinstance(self.hashed, str) or then_content is not None:
             return self.with_content(self.content(never))
         return f"files-{self.files}"
 
@@ -134,7 +145,9 @@ class Identity:
         if not more:
             return self
         files = None if self.files is None else hashlib.sha256(f"{self.files} {more}".encode()).hexdigest()
-        return Identity(files, lambda stopped: self.content(stopped) + more, self.known)
+        if isinstance(self.hashed, str):
+            return Identity(files, self.hashed + more)
+        return Identity(files, lambda stopped: self.content(stopped) + more)
 
 
 def same_images(one: str, other: str) -> bool:
@@ -160,16 +173,28 @@ def images_identity(source: ImageSource, *, show: bool = False) -> Identity:
     """
     if source.identity is not None:
         return source.identity
-    found, files = facts_of(source, show=show)
-    small = is_small(files)
+    return identity_by_facts(source, *facts_of(source, show=show), show=show)
 
-    def content(stopped: Callable[[], bool]) -> str:
-        hashed = content_identity(source, show=show and stopped is never, stopped=stopped)
-        if not small and facts_of(source)[0] != found:
-            raise DataError("the files of the images changed while they were hashed")
-        return hashed
 
-    return Identity(None if small else found, content)
+def identity_by_facts(source: ImageSource, found: str, files: FileFacts, *, show: bool) -> Identity:
+    """The identity of a source whose files have been looked up, and whose content is not known.
+
+    Args:
+        source: the images.
+        found: the hash that `facts_of` gave of them.
+        files: what it counted.
+        show: whether to show progress over large sets.
+    """
+    known = None if is_small(files) else found
+    return Identity(known, partial(_unchanged_content, source, known, show))
+
+
+def _unchanged_content(source: ImageSource, found: str | None, show: bool, stopped: Callable[[], bool]) -> str:
+    """The content of images. Raises DataError where they are no more those of which `found` is the hash of facts."""
+    hashed = content_identity(source, show=show and stopped is never, stopped=stopped)
+    if found is not None and facts_of(source)[0] != found:
+        raise DataError("the files of the images changed while they were hashed")
+    return hashed
 
 
 def is_small(files: FileFacts) -> bool:

@@ -71,6 +71,8 @@ class NpzImages(ImageSource):
             than 64 GiB, or to more than 1 GiB and a hundred times its size; or labels or class names do not match.
     """
 
+    _of_process = ("_images",)
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         images = read_header(self.path, "arr_0")
@@ -91,6 +93,9 @@ class NpzImages(ImageSource):
             self.classes = names if self.labels is not None else None
         elif others := [name for name in self._others() if read_header(self.path, name).shape == images.shape[:1]]:
             log_on_first_process(f"{path}: images without labels are read; {others[0]} is left out (labels are arr_1)")
+        self._begin_in_process()
+
+    def _begin_in_process(self) -> None:
         self._images = read_member(self.path, "arr_0")
 
     def __len__(self) -> int:

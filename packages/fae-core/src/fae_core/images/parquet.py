@@ -19,10 +19,10 @@ from fae_core.images.captions import join_captions
 from fae_core.images.classes import check_labels, class_list, read_classes
 from fae_core.images.columns import Columns, choose_columns
 from fae_core.images.decode import decode_image
-from fae_core.images.shards import is_remote, open_remote
+from fae_core.images.shards import open_remote, reason, shard_name
 from fae_core.images.source import ImageSource
 from fae_core.images.tell import log_on_first_process
-from fae_core.redact import redact
+from fae_core.places import is_remote
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,12 +49,9 @@ class ParquetImages(ImageSource):
         MissingPackage: pyarrow is not installed.
     """
 
+    _of_process = ("_cache", "_lock")
+
     def __init__(self, files: Sequence[str | Path]) -> None:
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise MissingPackage("reading .parquet files", "fae-core[data]") from None
-        self._parquet = pyarrow.parquet
         self.files = list(files)
         self._groups: list[tuple[str | Path, int]] = []  # (file, row group), in order
         counts: list[int] = []
@@ -63,11 +60,11 @@ class ParquetImages(ImageSource):
         captions: list[str] = []
         columns: Columns | None = None
         for file in self.files:
-            where = redact(str(file))
-            with self._open(file) as opened:
+            where = str(file)
+            with _open(file) as opened:
                 found = choose_columns(opened.schema_arrow, where)
                 columns = columns or found
-                _require_same(columns, found, redact(str(self.files[0])), where)
+                _require_same(columns, found, str(self.files[0]), where)
                 self._groups += [(file, group) for group in range(opened.num_row_groups)]
                 groups = [opened.metadata.row_group(group) for group in range(opened.num_row_groups)]
                 _check_unpacked(groups, columns.image, where)
@@ -88,6 +85,9 @@ class ParquetImages(ImageSource):
             raise DataError(f"{files[0]} holds no rows")
         self.captions = captions or None
         self._set_classes(labels if columns.label is not None else None, columns.classes)
+        self._begin_in_process()
+
+    def _begin_in_process(self) -> None:
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -108,7 +108,7 @@ class ParquetImages(ImageSource):
         group = self._group(index)
         file = self._groups[group][0]
         first = next(g for g, (owner, _) in enumerate(self._groups) if owner == file)
-        return f"{redact(str(file))}[{range(len(self))[index] - self._starts[first]}]"
+        return f"{shard_name(str(file))}[{range(len(self))[index] - self._starts[first]}]"
 
     def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         yield from digests.of_many(self.files)
@@ -124,7 +124,7 @@ class ParquetImages(ImageSource):
         with self._lock:
             if group not in self._cache:
                 file, number = self._groups[group]
-                with self._open(file) as opened:
+                with _open(file) as opened:
                     self._cache[group] = opened.read_row_group(number, columns=[self._column]).column(0)
                 while len(self._cache) > 1 and sum(column.nbytes for column in self._cache.values()) > _CACHE_BYTES:
                     self._cache.popitem(last=False)
@@ -134,8 +134,8 @@ class ParquetImages(ImageSource):
 
     def _set_classes(self, labels: list[Any] | None, names: tuple[str, ...] | None) -> None:
         """Set labels and class names, from classes.json or the files' metadata."""
-        where = redact(str(self.files[0]))
-        listed = None if is_remote(str(self.files[0])) else read_classes(Path(self.files[0]).parent)
+        where = str(self.files[0])
+        listed = None if is_remote(where) else read_classes(Path(self.files[0]).parent)
         if listed and names and listed.names != list(names):
             raise DataError(f"{listed.where} and the metadata of {where} name different classes")
         if listed is None and names:
@@ -144,19 +144,23 @@ class ParquetImages(ImageSource):
             self.labels = check_labels(labels, len(listed.names) if listed else None, where)
             self.classes = listed.names if listed and self.labels is not None else None
 
-    @contextmanager
-    def _open(self, file: str | Path) -> Iterator[Any]:
-        """The opened file; arrow's errors about a damaged one become a DataError."""
-        try:
-            if not is_remote(str(file)):
-                require_regular(file, DataError)
-            with self._parquet.ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file) as opened:
-                yield opened
-        except FAEError:
-            raise
-        except Exception as error:  # several of arrow's types
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-            raise DataError(f"{redact(str(file))} is not a readable parquet file: {reason}") from None
+
+@contextmanager
+def _open(file: str | Path) -> Iterator[Any]:
+    """The opened file; arrow's errors about a damaged one become a DataError."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise MissingPackage("reading .parquet files", "fae-core[data]") from None
+    try:
+        if not is_remote(str(file)):
+            require_regular(file, DataError)
+        with ParquetFile(open_remote(str(file)) if is_remote(str(file)) else file) as opened:
+            yield opened
+    except FAEError:
+        raise
+    except Exception as error:  # several of arrow's types
+        raise DataError(f"{file} is not a readable parquet file: {reason(error, str(file))}") from None
 
 
 def _text(cell: list[str | None] | str | None, where: str) -> str:

@@ -1,4 +1,4 @@
-"""Shard files by name, local or remote: patterns such as train-{0000..0099}.tar, and local copies of remote ones.
+"""Shard files by name, local or remote, and local copies of remote ones.
 
 Remote shards (any address that fsspec reads: https, s3, gs, hf, ...) are copied whole when first needed, once per
 machine, into a folder that never holds more than its limit, so that data larger than the disk can be read.
@@ -14,55 +14,37 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
-from urllib.parse import urlsplit
 
 from fae_core.documents import require_regular
 from fae_core.errors import DataError, FAEError, MissingPackage
 from fae_core.files import disk_errors
 from fae_core.files.digests import file_version
 from fae_core.folders import cache_folder
+from fae_core.images.formats import SHARD_SUFFIXES
+from fae_core.places import is_remote
+from fae_core.redact import bare_address, redact
 
 LIMIT_VARIABLE = "FAE_SHARD_CACHE_GB"
 _DEFAULT_LIMIT_GB = 50.0
-_MOST_SHARDS = 1_000_000
 
 # What file systems report of a file and what changes with its content; one of them is enough.
 _VALIDATORS = (
     *("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "checksum", "generation", "VersionId"),
     *("Last-Modified", "LastModified", "last_modified", "last_commit", "updated", "mtime", "created"),
 )
-_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
-def is_remote(source: str) -> bool:
-    """Whether an address is to be read through fsspec rather than from this machine's files."""
-    return "://" in source
+def shard_name(shard: str) -> str:
+    """What a shard is called: its path or address, without secrets, and the same when an address is signed anew.
 
-
-def expand(pattern: str) -> list[str]:
-    """The names that a pattern with numeric ranges stands for: "a-{08..11}.tar" is a-08.tar to a-11.tar.
-
-    Args:
-        pattern: a name with any number of ranges.
-
-    Raises:
-        DataError: a range runs backwards, or the pattern stands for more than a million names.
+    The query of an address is left out unless the path before it names no shard, as in "https://host/get?file=a.tar".
     """
-    found = _RANGE.search(pattern)
-    if not found:
-        return [pattern]
-    low, high = found[1], found[2]
-    if int(high) < int(low) or int(high) - int(low) >= _MOST_SHARDS:
-        raise DataError(f"{pattern}: the range {found[0]} must run upwards, over at most {_MOST_SHARDS} names")
-    width = len(low) if low.startswith("0") else 0
-    names = []
-    for number in range(int(low), int(high) + 1):
-        names += expand(f"{pattern[: found.start()]}{number:0{width}d}{pattern[found.end() :]}")
-        if len(names) > _MOST_SHARDS:
-            raise DataError(f"{pattern} stands for more than {_MOST_SHARDS} names")
-    return names
+    if not is_remote(shard):
+        return shard
+    name, query = bare_address(shard)
+    return name if PurePosixPath(name).suffix in SHARD_SUFFIXES else name + redact(query)
 
 
 def open_remote(address: str) -> IO[bytes]:
@@ -130,7 +112,7 @@ class ShardFiles:
                 raise DataError(f"{shard} does not exist") from None
             except OSError as error:
                 raise DataError(f"cannot read {shard}: {error.strerror}") from None
-        copy = self.folder / f"{_key(self.identity(shard))}-{Path(urlsplit(shard).path).name[-80:]}"
+        copy = self.folder / f"{_key(self.identity(shard))}-{PurePosixPath(shard_name(shard)).name[-80:]}"
         with suppress(FileNotFoundError):
             return self._open_copy(copy)
         from filelock import FileLock
@@ -143,7 +125,7 @@ class ShardFiles:
                 return self._copy(shard, copy)
 
     def identity(self, shard: str) -> str:
-        """Text that changes when the shard does: its path or address and its version, found once.
+        """Text that changes when the shard does: its path or name and its version, found once.
 
         Args:
             shard: a path or an address.
@@ -156,7 +138,7 @@ class ShardFiles:
             return f"{Path(shard).resolve()} {file_version(shard)[0]}"
         if shard not in self._versions:
             self._versions[shard] = remote_version(shard)
-        return f"{shard} {self._versions[shard]}"
+        return f"{shard_name(shard)} {self._versions[shard]}"
 
     def _open_copy(self, copy: Path) -> IO[bytes]:
         """Open a copy, and record that it was used. Raises FileNotFoundError."""
@@ -212,17 +194,25 @@ def _remote_errors(address: str) -> Iterator[None]:
         yield
     except FAEError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(f"cannot read {address}: {_reason(error)}") from None
     except Exception as error:  # each of fsspec's back ends raises its own
-        raise DataError(f"cannot read {address}: {_reason(error)}") from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(f"cannot read {address}: {reason(error, address)}") from None
 
 
-def _reason(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def reason(error: BaseException, shard: str) -> str:
+    """Why a shard cannot be read, in one line without secrets.
+
+    Args:
+        error: what was raised. Of one that only names the shard, as fsspec's do, its cause speaks, or its type.
+        shard: the path or address.
+    """
+    said = " ".join(str(error).split())
+    if said not in shard:
+        return redact(said)[:200]  # in this order: half a password is not known as one
+    if error.__cause__ is not None:
+        return reason(error.__cause__, shard)
+    return "there is no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
 
 
 def _fsspec():

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fae_core.display import html_table, value_text
 from fae_core.errors import DataError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 class ImageSource(ABC):
     """Images by index, with their labels and captions where they have any.
+
+    Workers may be spawned: a source is pickled as it was opened, and opens anew what a process holds of its files.
 
     Attributes:
         labels: one class index for each image, or None.
@@ -41,6 +43,18 @@ class ImageSource(ABC):
     blocks: list[int] | None = None
     origin: str | None = None
     identity: Identity | None = None
+
+    _of_process: tuple[str, ...] = ()  # attributes that `_begin_in_process` sets
+
+    def _begin_in_process(self) -> None:  # noqa: B027 (most sources have nothing of the kind)
+        """Set what each process has of its own: locks, caches, maps and open files."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self._of_process}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin_in_process()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from fae_core.errors import DataError
+from fae_core.images.shards import shard_name
+
+File = TypeVar("File", str, Path)
 
 _NAMES = {
     "train": "train",
@@ -21,29 +25,28 @@ _NAMES |= dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled")
 _NUMBERED = re.compile(r"(.+?)-(\d+)-of-(\d+)")  # Hugging Face: train-00000-of-00012
 
 
-def files_of_split(files: Sequence[Path], split: str | None) -> list[Path]:
+def files_of_split(files: Sequence[File], split: str | None, where: str) -> list[File]:
     """The files of a split, by their names: `train-00000-of-00004`, `train*`, or `imagenet1k-train-0000`.
 
     Args:
-        files: all files of a folder, at least one.
+        files: all files of a folder or a pattern, at least one; paths or addresses.
         split: the name of the split; None where all files are of one.
+        where: what errors call the folder or pattern.
 
     Raises:
         DataError: no file is of that split, or, without a split, they are of several.
     """
-    if split is None:
-        require_one_split((file.stem for file in files), f"{files[0].parent}")
-        return list(files)
-    named = [file for file in files if _numbered(file.stem) == split]
-    starting = [file for file in files if file.name.startswith(split)]
-    holding = [file for file in files if split in _words(file.stem)]
-    chosen = named or starting or holding
-    if not chosen:
-        raise DataError(
-            f"{files[0].parent} has no split {split!r}; it has {files[0].name} and {len(files) - 1} more files"
-        )
-    require_one_split((file.stem for file in chosen), f"{files[0].parent}")
-    return chosen
+    chosen = {file: PurePath(shard_name(str(file))) for file in files}
+    if split is not None:
+        named = {file: path for file, path in chosen.items() if _numbered(path.stem) == split}
+        starting = {file: path for file, path in chosen.items() if path.name.startswith(split)}
+        holding = {file: path for file, path in chosen.items() if split in _words(path.stem)}
+        first = chosen[files[0]].name
+        chosen = named or starting or holding
+        if not chosen:
+            raise DataError(f"{where} has no split {split!r}; it has {first} and {len(files) - 1} more files")
+    require_one_split((path.stem for path in chosen.values()), where)
+    return list(chosen)
 
 
 def absent_parts(files: Sequence[Path]) -> str | None:

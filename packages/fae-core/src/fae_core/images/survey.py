@@ -24,7 +24,7 @@ from fae_core.images.decode import decode_image
 from fae_core.images.findings import Findings, Row
 from fae_core.images.folder import FolderImages
 from fae_core.images.formats import FORMATS
-from fae_core.images.identity import Identity, content_identity, facts_of, is_small, joined
+from fae_core.images.identity import Identity, content_identity, facts_of, identity_by_facts, is_small, joined
 from fae_core.images.open import open_images
 from fae_core.images.read_ahead import read_ahead
 from fae_core.images.source import ImageSource, pixels_digest
@@ -128,11 +128,8 @@ def open_surveyed(
     unchanged = now == then if facts.count else content_identity(chosen) == content
     if not facts.count and not unchanged:
         raise InvalidFile(f"{report} is about other images{again}")
-    chosen.identity = Identity(
-        None if is_small(facts) else now,
-        (lambda _: content) if unchanged else (lambda stopped: content_identity(chosen, show=True, stopped=stopped)),
-        known=unchanged,
-    )
+    known = Identity(None if is_small(facts) else now, content)
+    chosen.identity = known if unchanged else identity_by_facts(chosen, now, facts, show=True)
     return chosen
 
 

@@ -24,12 +24,12 @@ from fae_core.images.classes import NO_LABEL, check_labels, read_classes
 from fae_core.images.decode import decode_image
 from fae_core.images.formats import SUFFIXES
 from fae_core.images.read_ahead import read_ahead
-from fae_core.images.shards import ShardFiles, is_remote
+from fae_core.images.shards import ShardFiles, shard_name
 from fae_core.images.source import ImageSource
 from fae_core.images.tar_index import INDEX_VERSION, ShardIndex, read_index, scan, write_index
 from fae_core.images.tell import log_on_first_process
+from fae_core.places import is_remote
 from fae_core.progress import progress
-from fae_core.redact import redact
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,12 +54,12 @@ class TarImages(ImageSource):
         DataError: a shard is damaged or compressed, there are no images, or some samples alone have labels.
     """
 
+    _of_process = ("_indices", "_open", "_lock")
+
     def __init__(self, files: Sequence[str | Path]) -> None:
         self.files = [str(file) for file in files]
         self._local = ShardFiles()
-        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._begin_in_process()
         shards = range(len(self.files))
         with progress(len(shards), "indexing shards", enabled=len(shards) > 16) as bar:
             labels, self.blocks, texts, left_out, unread = [], [], [], [], []
@@ -78,8 +78,8 @@ class TarImages(ImageSource):
             shard, index = left_out[0]
             count, name = sum(int(other.left_out[0]) for _, other in left_out), index.left_out_name.tobytes().decode()
             log_on_first_process(
-                f"{count} members of the shards are left out, such as {redact(self.files[shard])}/{name[:80]}: they "
-                "are no part of a sample, which is an image and what shares its name up to the first dot"
+                f"{count} members of the shards are left out, such as {self._where(shard)}/{name[:80]}: they are no "
+                "part of a sample, which is an image and what shares its name up to the first dot"
             )
         if not len(self):
             raise DataError(f"{self.files[0]} holds no images ({', '.join(sorted(SUFFIXES))})")
@@ -89,10 +89,15 @@ class TarImages(ImageSource):
             shard, index = unread[0]
             log_on_first_process(
                 "images without labels and captions are read; other members of their samples are left out, such as "
-                f"{redact(self.files[shard])}/{index.unread_name.tobytes().decode()[:80]} (labels are numbers in .cls "
+                f"{self._where(shard)}/{index.unread_name.tobytes().decode()[:80]} (labels are numbers in .cls "
                 'members, captions .txt members, or "caption", "text" or "captions" in .json members that are valid, '
                 "without NaN)"
             )
+
+    def _begin_in_process(self) -> None:
+        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -107,7 +112,7 @@ class TarImages(ImageSource):
 
     def name(self, index: int) -> str:
         shard, row = self._locate(index)
-        return f"{redact(self.files[shard])}/{self._keys(shard)[row]}"
+        return f"{self._where(shard)}/{self._keys(shard)[row]}"
 
     def content(self, digests: Digests, indices: Sequence[int] | None = None) -> Iterator[str]:
         places = [] if indices is None else [self._locate(index) for index in indices]
@@ -134,11 +139,9 @@ class TarImages(ImageSource):
         entry = json_object(text, where)
         return join_captions(entry.get(CAPTIONS_KEY, [one_caption(entry)]), where)
 
-    def __getstate__(self) -> dict:
-        return {"files": self.files}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["files"])
+    def _where(self, shard: int) -> str:
+        """What names and messages call a shard."""
+        return shard_name(self.files[shard])
 
     def _locate(self, index: int) -> tuple[int, int]:
         """A sample's shard and its row in the shard's index."""
@@ -220,7 +223,7 @@ class TarImages(ImageSource):
             folders = sorted({key.rpartition("/")[0] for key in self._keys(0)})
             if len(folders) > 1:
                 log_on_first_process(
-                    f"{redact(self.files[0])}: no labels, for there are no .cls members; the {len(folders)} folders in "
+                    f"{self.files[0]}: no labels, for there are no .cls members; the {len(folders)} folders in "
                     f"it, such as {folders[-1][:80]}, are not read as classes"
                 )
             return

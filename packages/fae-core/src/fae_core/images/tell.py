@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 from fae_core.commands.running import is_first_process
+from fae_core.redact import redact
 
 log = logging.getLogger("fae")
 
 
 def log_on_first_process(line: str) -> None:
-    """Log a warning, unless this is another process than the first."""
+    """Log a warning, without secrets, unless this is another process than the first."""
     if is_first_process():
-        log.warning("%s", line)
+        log.warning("%s", redact(line))

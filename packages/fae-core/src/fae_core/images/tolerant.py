@@ -65,11 +65,16 @@ class TolerantImages(ImageSource):
         limit: the largest share of images that may be replaced.
     """
 
+    _of_process = ("_lock",)
+
     def __init__(self, source: ImageSource, log: Callable[[str], Any], limit: float = 0.05) -> None:
         self.source, self.log, self.limit = source, log, limit
         self.classes, self.labels, self.blocks = source.classes, source.labels, source.blocks
         self.captions, self.identity, self.origin = source.captions, source.identity, source.origin
         self._read, self._bad = 0, set[int]()
+        self._begin_in_process()
+
+    def _begin_in_process(self) -> None:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
