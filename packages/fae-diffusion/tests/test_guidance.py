@@ -49,10 +49,22 @@ def test_bounds_hold_on_grids_with_rounding() -> None:
     assert sum(guidance.scale_at(t) == 2.5 for t in times[:-1]) == 175
 
 
-def test_the_steps_of_an_adaptive_method_are_guided_past_the_ends_of_time() -> None:
-    paper = Guidance(**yaml.safe_load(PAPER)["guidance"])
-    assert (paper.scale_at(1.2), paper.scale_at(-0.2)) == (0.9, 2.5)
-    assert (Guidance(scale=4.0).scale_at(-0.2), Guidance(scale=4.0, interval=(0.1, 1.0)).scale_at(-0.2)) == (4.0, 1.0)
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        yaml.safe_load(PAPER)["guidance"],
+        {"scale": 4.0},
+        {"scale": 4.0, "interval": (0.1, 1.0)},
+        {"skip": {"blocks": [0], "scale": 2.0, "interval": (0.0, 0.5)}},
+    ],
+    ids=["parts", "scale", "interval", "skip"],
+)
+def test_a_step_that_passes_an_end_of_time_is_guided_as_the_end_is(guidance: dict[str, object]) -> None:
+    model = Counted()
+    velocity = guided(model, **guidance)
+    velocity.skipping = lambda z, t, labels: torch.zeros_like(z)
+    for beyond, end in ((1.2, 1.0), (-0.2, 0.0)):
+        assert torch.equal(velocity.at(Z, beyond), velocity.at(Z, end))
 
 
 def test_the_formula() -> None:
