@@ -68,7 +68,8 @@ class FlowSampler:
             captured.
 
     Raises:
-        FAEError: if the options exclude each other, or the device or machine does not support one.
+        FAEError: if the options exclude each other, or the device or machine does not support one; or if a block, layer
+            or attention has a forward hook, or another module in its place.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class FlowSampler:
         self.cuda_graph: bool | Literal["auto"] = cuda_graph and weight.device.type == "cuda" and cuda_graph
         self.static = cuda_graph is True or compile
         make_linear = sampling_linear(choose_linear(False if compile else packed, weight.device, dtype))
-        self.blocks = [SamplingBlock(block, make_linear, dtype) for block in model.blocks]
+        self.blocks = [SamplingBlock(block, make_linear, dtype, f"blocks.{i}") for i, block in enumerate(model.blocks)]
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
 
     def sample(self, condition: Any, noise: Tensor, **options: Any) -> Tensor:
