@@ -184,6 +184,16 @@ def test_trained_copies_of_peft_are_sampled_where_they_are_in_use(build, spec, l
         torch.testing.assert_close(flow.sample(labels, noise=noise, denoise=False), plain, atol=2e-5, rtol=1e-5)
 
 
+def test_a_flow_made_in_inference_mode_is_sampled_inside_and_outside(build, spec, latents_for) -> None:
+    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 2])
+    expected = flow.sample(labels, noise=noise, denoise=True)
+    with torch.inference_mode():
+        made = build(classes=3)
+        inside = made.sample(labels, noise=noise, denoise=True)
+    assert all(weight.is_inference() for weight in made.parameters())
+    assert torch.equal(inside, expected) and torch.equal(made.sample(labels, noise=noise, denoise=True), expected)
+
+
 def test_an_autocast_around_sampling_changes_nothing(flow, spec, condition_for, latents_for) -> None:
     noise, condition = latents_for(spec, 2), condition_for(flow, 2)
     expected = flow.sample(condition, noise=noise, denoise=True)

@@ -14,6 +14,7 @@ learned position table works, video is left out.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -303,10 +304,12 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         noise_std = self.config.noise_std if noise_std is None else noise_std
         # In the model's own dtype, whatever autocast the caller is in.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
-            # Clones, because autograd refuses tensors that a caller made in inference mode.
+            # Copies, because autograd refuses tensors and weights that a caller made in inference mode.
             leaf = z.detach().clone().requires_grad_(True)
             condition = condition.clone() if isinstance(condition, Tensor) else condition
-            (score,) = torch.autograd.grad(self.log_prob(leaf, condition).sum(), leaf)
+            made_there = any(weight.is_inference() for weight in self.parameters())
+            model = copy.deepcopy(self) if made_there else self
+            (score,) = torch.autograd.grad(model.log_prob(leaf, condition).sum(), leaf)
         return z + noise_std**2 * score
 
     def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
