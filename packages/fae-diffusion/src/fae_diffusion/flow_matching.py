@@ -29,7 +29,6 @@ from fae_core.spec import LatentSpec
 from fae_diffusion.fast_sampling import FastSampling
 from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.integration import descending, grid_of, integrated
-from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow, require_guides
 from fae_diffusion.samplers import ADAPTIVE
 from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName
@@ -92,6 +91,8 @@ class FlowMatching(FastSampling):
             terms = self.transport.loss(self(x, t, condition), z, noise, t)
         else:
             second = drawn.uniform("second_time")
+            from fae_diffusion.mean_flow import interval, mean_flow_loss  # with torch's compiler, seconds to import
+
             t, until = interval(self.mean_flow, t, self.transport.times(second), drawn.uniform("interval"))
             uniform = torch.maximum(uniform, second).square()  # of the later time, uniform again
             at = self.transport.coefficients(t, z)
