@@ -137,6 +137,8 @@ class Guidance(Config):
 
 def _fields(value: Any) -> Any:
     """A number as the scale that it is; anything else as it is."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # a number of numpy, or of torch
     return {"scale": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

@@ -28,13 +28,14 @@ from torch import Tensor, nn
 
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
+from fae_core.layers.condition_rows import sample_count
 from fae_core.models.draw import check_samples
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
-from fae_flow.conditioning import check_data, condition_rows, drop_condition, prepare_condition
+from fae_flow.conditioning import check_data, drop_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
 from fae_flow.layers import Rope
 from fae_flow.positions import rope_tables
@@ -324,10 +325,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             FAEError: if they do not fit, or do not say how many samples to make.
         """
         device = next(self.parameters()).device
+        count = sample_count(condition, noise, random)
         if noise is None:
-            count = condition_rows(condition) if condition is not None else len(random) if random is not None else None
-            if count is None:
-                raise FAEError("sample needs a condition, noise or random to know how many samples to make")
             shape, plain = self.spec.shape, {"dtype": torch.float32, "device": "cpu"}
             noise = torch.randn(count, *shape, **plain) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError, first_line
+from fae_core.layers.condition_rows import sample_count
 from fae_core.models.draw import check_samples
 from fae_core.protocols import Observer, SamplingStep
 from fae_flow.block import FlowBlock
@@ -140,15 +141,15 @@ class FlowSampler:
         Raises:
             FAEError: if the arguments do not fit.
         """
-        if not 0 <= guidance < math.inf:
-            raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {guidance}")
+        guidance = _scale(guidance)
         jacobi = Jacobi.parse(jacobi)
         if jacobi is not None and self.static:
             raise FAEError("jacobi decodes stretches of changing size; leave compile and cuda_graph off")
         model = self.model
         model.check_grid(noise)
         height, width = (side // model.config.patch_size for side in noise.shape[-2:])
-        condition = prepare_condition(model.config, condition, len(noise), self.device)
+        batch = sample_count(None, noise)
+        condition = prepare_condition(model.config, condition, batch, self.device)
         both = None  # condition, then null
         if guidance != 1.0 and condition is not None:
             both = torch.cat([condition, self._null(condition, uncond)])
@@ -173,7 +174,7 @@ class FlowSampler:
                 decoder = decoder_of(self.static)
                 if self.cuda_graph is True:
                     decode_graph(decoder)
-                elif jacobi is None and self._replays(len(noise) * (2 if guided else 1)):
+                elif jacobi is None and self._replays(batch * (2 if guided else 1)):
                     decoder = self._try_graph(decoder_of)
                 elif jacobi is not None:
                     decode_jacobi(decoder, jacobi)
@@ -212,6 +213,17 @@ class FlowSampler:
         if null.shape != condition.shape:
             raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
         return null
+
+
+def _scale(guidance: Any) -> float:
+    """A scale of guidance as a Python number, checked."""
+    try:
+        scale = float(guidance)
+    except (TypeError, ValueError, RuntimeError):
+        scale = math.nan
+    if not 0 <= scale < math.inf:
+        raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {str(guidance)[:60]}")
+    return scale
 
 
 def _within(observe: Observer | None, done: int, blocks: int) -> Callable[[float], None] | None:
