@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fae_core import ops
+from fae_core.errors import FAEError
 from fae_core.layers import (
     MLP,
     AxialRope,
@@ -19,6 +21,7 @@ from fae_core.layers import (
     SwiGLU,
     TimestepEmbedding,
     axial_angles,
+    class_labels,
     sincos_position_table,
     swiglu_hidden,
 )
@@ -86,6 +89,24 @@ def test_the_null_label_is_the_last_row() -> None:
     assert torch.equal(table(torch.tensor([3, 10])), table.table.weight[[3, 10]])
     with pytest.raises(IndexError):
         LabelEmbedding(10, 4, null=False)(torch.tensor([10]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.uint32, np.uint64, np.int64])
+def test_labels_of_any_integers_are_checked(dtype: type) -> None:
+    labels = class_labels(np.array([0, 4], dtype), 2, 5)
+    assert labels.dtype == torch.int64 and labels.tolist() == [0, 4]
+    for wrong in (5, np.iinfo(dtype).max):
+        with pytest.raises(FAEError, match=rf"must lie in 0\.\.4, got 0\.\.{wrong};"):
+            class_labels(np.array([wrong, 0], dtype), 2, 5)
+
+
+def test_labels_whose_values_cannot_be_read_pass() -> None:
+    labels = torch.tensor([[0], [4], [7]])
+    assert torch.equal(torch.func.vmap(lambda row: class_labels(row, 1, 5))(labels), labels)
+    assert class_labels(labels[:, 0].to("meta"), 3, 5).is_meta
+    assert class_labels(labels[:0, 0], 0, 5).shape == (0,)
+    with pytest.raises(FAEError, match=r"got 0\.\.7"):  # a gradient alone hides no values
+        torch.func.grad(lambda x, labels: x * class_labels(labels, 3, 5).sum())(torch.tensor(1.0), labels[:, 0])
 
 
 @pytest.mark.parametrize(("dim", "hidden"), [(1536, 4096), (1024, 2736), (192, 512), (3, 8)])

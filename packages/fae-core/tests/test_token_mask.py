@@ -77,6 +77,30 @@ def test_other_masks_are_refused_in_one_line(mask: object) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.int64])
+def test_a_mask_of_integers_is_traced_and_mapped(dtype: torch.dtype) -> None:
+    class Masked(torch.nn.Module):
+        def forward(self, mask: torch.Tensor) -> torch.Tensor:
+            return token_mask(mask, (2, 3))
+
+    mask = WANTED.to(dtype)
+    assert torch.equal(torch.export.export(Masked(), (mask,)).module()(mask), WANTED)
+    assert torch.equal(torch.compile(Masked(), backend="eager", fullgraph=True)(mask), WANTED)
+    rows = torch.func.vmap(lambda row: token_mask(row[None], (1, 3))[0])(mask)
+    assert torch.equal(rows, WANTED)
+
+
+def test_a_mask_of_floats_whose_values_cannot_be_read_could_mean_two_things() -> None:
+    for mask in (WANTED.float(), torch.zeros(2, 3).masked_fill(~WANTED, -INF)):
+        with pytest.raises(FAEError, match="pass booleans"):
+            torch.func.vmap(lambda row: token_mask(row[None], (1, 3))[0])(mask)
+        with pytest.raises(FAEError, match="pass booleans"):
+            token_mask(mask.to("meta"), (2, 3))
+        # A gradient alone hides no values.
+        gradient = torch.func.grad(lambda x, mask: (x * token_mask(mask, (2, 3))).sum())(torch.ones(2, 3), mask)
+        assert torch.equal(gradient, WANTED.float())
+
+
 def test_what_stands_at_hidden_places_is_gone_from_values_and_gradients() -> None:
     tokens = torch.ones(2, 3, 4).masked_fill(~WANTED[..., None], float("nan")).requires_grad_(True)
     shown = without_padding(tokens, WANTED)

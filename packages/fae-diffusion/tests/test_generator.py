@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -201,10 +202,13 @@ def test_bf16_rounds_the_network_and_not_the_state(model: LightningDiT) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_one_label_alone_and_blocks_that_are_none_are_refused(model: LightningDiT) -> None:
-    for alone in (1, torch.tensor(1)):
+def test_one_label_alone_no_label_and_blocks_that_are_none_are_refused(model: LightningDiT) -> None:
+    for alone in (1, torch.tensor(1), np.array(1)):
         with pytest.raises(FAEError, match="one per sample"):
             model.sample(alone, steps=2)
+    for none in ([], torch.tensor([], dtype=torch.long)):
+        with pytest.raises(FAEError, match="the batch is empty"):
+            model.sample(none, steps=2)
     for block in (-1, model.config.block_count):
         with pytest.raises(FAEError, match=f"no block {block} to skip: this network has {model.config.block_count}"):
             model.velocity(torch.randn(1, *SPEC.shape), 0.5, torch.tensor([0]), skip=[block])

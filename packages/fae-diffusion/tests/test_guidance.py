@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -49,10 +50,37 @@ def test_bounds_hold_on_grids_with_rounding() -> None:
     assert sum(guidance.scale_at(t) == 2.5 for t in times[:-1]) == 175
 
 
-def test_the_steps_of_an_adaptive_method_are_guided_past_the_ends_of_time() -> None:
-    paper = Guidance(**yaml.safe_load(PAPER)["guidance"])
-    assert (paper.scale_at(1.2), paper.scale_at(-0.2)) == (0.9, 2.5)
-    assert (Guidance(scale=4.0).scale_at(-0.2), Guidance(scale=4.0, interval=(0.1, 1.0)).scale_at(-0.2)) == (4.0, 1.0)
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        yaml.safe_load(PAPER)["guidance"],
+        {"scale": 4.0},
+        {"scale": 4.0, "interval": (0.1, 1.0)},
+        {"skip": {"blocks": [0], "scale": 2.0, "interval": (0.0, 0.5)}},
+    ],
+    ids=["parts", "scale", "interval", "skip"],
+)
+def test_a_step_that_passes_an_end_of_time_is_guided_as_the_end_is(guidance: dict[str, object]) -> None:
+    model = Counted()
+    velocity = guided(model, **guidance)
+    velocity.skipping = lambda z, t, labels: torch.zeros_like(z)
+    for beyond, end in ((1.2, 1.0), (-0.2, 0.0)):
+        assert torch.equal(velocity.at(Z, beyond), velocity.at(Z, end))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [2, 2.0, np.float32(2), np.float64(2), np.arange(1, 4)[1], np.array(2), torch.tensor(2.0), torch.tensor(2)],
+    ids=lambda number: f"{type(number).__name__}-{getattr(number, 'dtype', '')}",
+)
+def test_a_number_of_any_library_is_the_scale(number: object) -> None:
+    assert parse_config(Guidance, number, "guidance") == Guidance(scale=2.0)
+
+
+@pytest.mark.parametrize("other", [True, np.array(True), torch.tensor([2.0]), "2", np.array(1j)], ids=str)
+def test_what_is_no_number_is_no_scale(other: object) -> None:
+    with pytest.raises(FAEError):
+        parse_config(Guidance, other, "guidance")
 
 
 def test_the_formula() -> None:

@@ -18,9 +18,9 @@ from fae_diffusion.models.config import HeadConfig, MeanFlow
 SPEC = LatentSpec(4, 4, 4, 32, "test", fingerprint="feed")
 
 
-def make(**mean_flow) -> LightningDiT:
+def make(depth: int = 2, **mean_flow) -> LightningDiT:
     torch.manual_seed(0)
-    settings = {"transport": {"time": "logit_normal"}, "classes": 3, "mean_flow": mean_flow}
+    settings = {"transport": {"time": "logit_normal"}, "classes": 3, "mean_flow": mean_flow, "depth": depth}
     model = LightningDiT.from_preset("lightningdit-tiny", spec=SPEC, **settings)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,6 +83,18 @@ def test_the_derivative_goes_through_no_compiled_block() -> None:
         found.append(model.loss(z, labels, random=SlotRandom(0, range(4)))["mse"].item())
     assert duals and not any(duals)
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_a_compiled_loss_is_the_same_and_has_the_same_gradient() -> None:
+    torch._dynamo.reset()
+    z, labels, found = torch.ones(4, *SPEC.shape), torch.arange(4) % 3, []
+    for compiled in (False, True):
+        model = make(depth=1, share=0.5)
+        loss = torch.compile(model.loss, backend="eager") if compiled else model.loss
+        terms = loss(z, labels, random=SlotRandom(0, range(4)))
+        terms["loss"].backward()
+        found.append([terms["mse"].item(), *(p.grad.norm().item() for p in model.parameters() if p.grad is not None)])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 def test_the_quarters_of_the_loss_are_those_of_the_later_time() -> None:

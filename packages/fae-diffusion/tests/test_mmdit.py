@@ -178,6 +178,8 @@ def test_other_grids_use_the_middle_of_the_position_table() -> None:
     assert model(torch.zeros(1, 4, 6, 5), 0.5, prompts(1)).shape == (1, 4, 6, 5)
     with pytest.raises(FAEError, match="exceeds the position table"):
         model(torch.zeros(1, 4, 7, 5), 0.5, prompts(1))
+    with pytest.raises(FAEError, match="patches of 2 do not tile latents of 3x4"):
+        MMDiT(MMDiTConfig(**{**SMALL, "patch_size": 2}), SPEC)(torch.zeros(1, 4, 3, 4), 0.5, prompts(1))
 
 
 def test_text_of_another_width_is_refused(model: MMDiT) -> None:

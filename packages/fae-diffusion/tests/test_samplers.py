@@ -10,7 +10,7 @@ import torch
 from fae_core.errors import FAEError
 from fae_core.random import SlotRandom
 from fae_diffusion import integrate, integrate_sde, sde_grid, time_grid
-from fae_diffusion.samplers import DIFFUSIONS, LAST_STEPS, METHODS, diffusion_coefficient
+from fae_diffusion.samplers import ADAPTIVE, DIFFUSIONS, LAST_STEPS, METHODS, diffusion_coefficient
 from fae_diffusion.transport import path
 
 MEAN, STD = 1.5, 0.5  # of the data
@@ -60,6 +60,43 @@ def test_adaptive_methods_meet_their_tolerance(name: str) -> None:
     pytest.importorskip("torchdiffeq", reason="the extra fae-diffusion[ode] is not installed")
     solution = integrate(gaussian_velocity(name), NOISE, [1.0, 0.0], "dopri5", atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(solution, EXACT, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize("times", [[1.0, 0.0], [0.0, 1.0], [0.9, 0.5, 0.1], [0.01, 0.0]], ids=str)
+def test_adaptive_methods_ask_for_no_time_beyond_the_grid(method: str, times: list[float]) -> None:
+    """Beyond the data a network was never trained; here the velocity is another one there."""
+    pytest.importorskip("torchdiffeq", reason="the extra fae-diffusion[ode] is not installed")
+    asked = []
+
+    def velocity(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        asked.append(t[0].item())
+        inside = min(times) <= round(asked[-1], 6) <= max(times)
+        return gaussian_velocity()(z, t) if inside else 100 * torch.ones_like(z)
+
+    seen: dict[float, torch.Tensor] = {}
+    start = marginal(times[0], NOISE)
+    result = integrate(velocity, start, times, method, atol=1e-6, rtol=1e-5, seen=lambda t, z: seen.update({t: z}))
+    assert min(times) - 1e-7 <= min(asked) <= max(asked) <= max(times) + 1e-7
+    assert len(seen) == len(times) - 1 and torch.equal(list(seen.values())[-1], result)
+    for t, state in seen.items():
+        torch.testing.assert_close(state, marginal(t, NOISE), atol=2e-3, rtol=0)
+
+
+def test_past_the_end_an_adaptive_method_interpolates_as_torchdiffeq_does() -> None:
+    torchdiffeq = pytest.importorskip("torchdiffeq", reason="the extra fae-diffusion[ode] is not installed")
+    asked = []
+
+    def velocity(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        asked.append(t[0].item())
+        return gaussian_velocity()(z, t)
+
+    result = integrate(velocity, NOISE, [1.0, 0.0], "dopri5", atol=1e-6, rtol=1e-3, past_end=True)
+    assert min(asked) < -0.01
+    theirs = torchdiffeq.odeint(
+        lambda t, z: gaussian_velocity()(z, t.expand(len(z))), NOISE, torch.tensor([1.0, 0.0]), atol=1e-6, rtol=1e-3
+    )
+    torch.testing.assert_close(result, theirs[-1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

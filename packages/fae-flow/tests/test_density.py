@@ -159,6 +159,22 @@ def test_conditions_that_do_not_fit_are_refused(build, spec, latents_for) -> Non
         build(rope=False)(torch.zeros(1, 3, 6, 4))
 
 
+def test_gradients_of_each_sample_by_vmap(build, spec, latents_for) -> None:
+    flow, z, labels = build(classes=3), latents_for(spec, 3), torch.tensor([0, 2, 1])
+    weights = {name: weight.detach() for name, weight in flow.named_parameters()}
+
+    def logdet(weights: dict[str, torch.Tensor], z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(flow, weights, (z[None], label[None])).logdet.sum()
+
+    found = torch.func.vmap(torch.func.grad(logdet), in_dims=(None, 0, 0))(weights, z, labels)
+    for row in range(3):
+        flow.zero_grad()
+        flow(z[row : row + 1], labels[row : row + 1]).logdet.sum().backward()
+        for name, weight in flow.named_parameters():
+            wanted = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            torch.testing.assert_close(found[name][row], wanted, atol=1e-4, rtol=1e-3)
+
+
 def test_the_density_is_exported_for_any_batch(build, spec, latents_for) -> None:
     """Labels are checked by value, which nothing can be while a model is traced."""
     flow, batch = build(classes=3), torch.export.Dim("batch", min=1, max=8)

@@ -114,6 +114,86 @@ def test_layers_with_adapters_hooks_and_parametrisations_sample_what_their_densi
     assert (sampled - expected).norm() < tolerance * (plain - expected).norm()
 
 
+@pytest.mark.parametrize("options", [{}, {"jacobi": {"stretch": 5, "tolerance": 0.0}}, {"precision": "bf16"}])
+def test_mlps_and_norms_of_heads_are_called_with_their_hooks_and_wrappers(
+    flow, spec, condition_for, latents_for, options
+) -> None:
+    noise, condition = latents_for(spec, 3), condition_for(flow, 3)
+    plain = flow.sample(condition, noise=noise, denoise=False)
+    for block in flow.blocks:
+        for layer in block.layers:
+            layer.mlp.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+            if layer.attention.q_norm is not None:
+                layer.attention.q_norm.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+                layer.attention.k_norm = Adapted(layer.attention.k_norm)
+    expected = naive_sample(flow, condition, noise)
+    sampled = flow.sample(condition, noise=noise, denoise=False, **options)
+    tolerance = 0.5 if "precision" in options else 1e-3  # of what the parts' own weights alone would give
+    assert (sampled - expected).norm() < tolerance * (plain - expected).norm()
+
+
+@pytest.mark.parametrize("name", ["blocks.1", "blocks.1.layers.0", "blocks.1.layers.0.attention"])
+def test_what_sampling_would_leave_out_is_refused(build, spec, latents_for, name: str) -> None:
+    """These are computed over a cache, from their parts; a hook or another module cannot be called there."""
+    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 2])
+    plain = flow.sample(labels, noise=noise)
+    module = flow.get_submodule(name)
+    for hooked in (module.register_forward_hook, module.register_forward_pre_hook):
+        handle = hooked(lambda *_: None)
+        with pytest.raises(FAEError, match=f"^{name} has a hook") as raised:
+            flow.sample(labels, noise=noise)
+        assert "\n" not in str(raised.value)
+        handle.remove()
+    handle = module.register_full_backward_hook(lambda *_: None)  # changes no sample
+    torch.testing.assert_close(flow.sample(labels, noise=noise), plain)
+    handle.remove()
+    flow.set_submodule(name, Standing(module))
+    with pytest.raises(FAEError, match=f"^{name} has a Standing in its place"):
+        flow.sample(labels, noise=noise)
+
+
+@pytest.mark.parametrize("part", ["", ".layers.0", ".layers.0.attention", ".layers.0.mlp"])
+def test_a_module_that_is_compiled_or_parametrised_is_taken_apart(build, spec, latents_for, part: str) -> None:
+    name = f"blocks.1{part}"
+    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 2])
+    plain = flow.sample(labels, noise=noise, denoise=False)
+    flow.get_submodule(name).compile(backend="eager")
+    assert torch.equal(flow.sample(labels, noise=noise, denoise=False), plain)
+    flow.set_submodule(name, torch.compile(flow.get_submodule(name), backend="eager"))
+    assert torch.equal(flow.sample(labels, noise=noise, denoise=False), plain)
+    torch.nn.utils.parametrize.register_parametrization(flow.blocks[0], "sos", torch.nn.Tanh())
+    expected = naive_sample(flow, labels, noise)
+    torch.testing.assert_close(flow.sample(labels, noise=noise, denoise=False), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention", "mlp", "q_norm", "blocks.1"])
+def test_trained_copies_of_peft_are_sampled_where_they_are_in_use(build, spec, latents_for, name: str) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    flow, noise, labels = build(classes=3, qk_norm=True), latents_for(spec, 2), torch.tensor([0, 2])
+    plain = flow.sample(labels, noise=noise, denoise=False)
+    adapted = peft.get_peft_model(flow, peft.LoraConfig(r=2, target_modules=["proj_in"], modules_to_save=[name]))
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=random))
+    expected = naive_sample(flow, labels, noise)
+    assert (expected - plain).norm() > 1e-2
+    torch.testing.assert_close(flow.sample(labels, noise=noise, denoise=False), expected, atol=2e-5, rtol=1e-5)
+    with adapted.disable_adapter():
+        torch.testing.assert_close(flow.sample(labels, noise=noise, denoise=False), plain, atol=2e-5, rtol=1e-5)
+
+
+def test_a_flow_made_in_inference_mode_is_sampled_inside_and_outside(build, spec, latents_for) -> None:
+    flow, noise, labels = build(classes=3), latents_for(spec, 2), torch.tensor([0, 2])
+    expected = flow.sample(labels, noise=noise, denoise=True)
+    with torch.inference_mode():
+        made = build(classes=3)
+        inside = made.sample(labels, noise=noise, denoise=True)
+    assert all(weight.is_inference() for weight in made.parameters())
+    assert torch.equal(inside, expected) and torch.equal(made.sample(labels, noise=noise, denoise=True), expected)
+
+
 def test_an_autocast_around_sampling_changes_nothing(flow, spec, condition_for, latents_for) -> None:
     noise, condition = latents_for(spec, 2), condition_for(flow, 2)
     expected = flow.sample(condition, noise=noise, denoise=True)

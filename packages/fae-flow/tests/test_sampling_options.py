@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,31 @@ def test_a_guidance_that_loses_the_samples_says_so(build, spec, guidance: float,
 def test_a_guidance_that_is_no_scale_is_refused(build, spec, guidance: float) -> None:
     with pytest.raises(FAEError, match="guidance must be finite"):
         build(classes=3).sample(torch.tensor([0]), random=SlotRandom(0, [0]), guidance=guidance)
+
+
+@pytest.mark.parametrize("guidance", [np.float32(2), np.int64(2), np.array(2), torch.tensor(2.0), torch.tensor(2)])
+def test_a_number_of_any_library_is_a_scale(build, spec, latents_for, guidance: Any) -> None:
+    flow, noise = build(classes=3), latents_for(spec, 2)
+    expected = flow.sample([0, 1], noise=noise, guidance=2.0)
+    assert torch.equal(flow.sample([0, 1], noise=noise, guidance=guidance), expected)
+
+
+@pytest.mark.parametrize("guidance", [torch.ones(2), np.ones(2), "much", None, [2.0]], ids=str)
+def test_what_is_no_number_is_no_scale(build, spec, latents_for, guidance: Any) -> None:
+    with pytest.raises(FAEError, match="guidance must be finite"):
+        build(classes=3).sample([0, 1], noise=latents_for(spec, 2), guidance=guidance)
+
+
+def test_one_label_alone_and_none_at_all_are_refused(build, spec, latents_for) -> None:
+    flow = build(classes=3)
+    for alone in (1, torch.tensor(1), np.array(1)):
+        with pytest.raises(FAEError, match="one per sample"):
+            flow.sample(alone)
+    for none in ([], torch.tensor([], dtype=torch.long)):
+        with pytest.raises(FAEError, match="the batch is empty"):
+            flow.sample(none)
+    with pytest.raises(FAEError, match="the batch is empty"):
+        FlowSampler(flow).sample(None, latents_for(spec, 1)[:0])
 
 
 def test_the_null_label_is_no_label_of_data(build, spec, latents_for) -> None:

@@ -19,6 +19,7 @@ from fae_core.autocast import autocast
 from fae_core.config import Config
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
+from fae_core.layers.condition_rows import sample_count
 from fae_core.models.draw import check_samples
 from fae_core.models.load import load_generator
 from fae_core.models.sample_options import require_known
@@ -29,7 +30,6 @@ from fae_core.spec import LatentSpec
 from fae_diffusion.fast_sampling import FastSampling
 from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.integration import descending, grid_of, integrated
-from fae_diffusion.mean_flow import interval, mean_flow_loss
 from fae_diffusion.models.config import MeanFlow, require_guides
 from fae_diffusion.samplers import ADAPTIVE
 from fae_diffusion.samplers.config import NAMED, Sampling, SamplingName
@@ -91,6 +91,8 @@ class FlowMatching(FastSampling):
             x = self.transport.coefficients(t, z).state(z, noise)
             terms = self.transport.loss(self(x, t, condition), z, noise, t)
         else:
+            from fae_diffusion.mean_flow import interval, mean_flow_loss  # with torch's compiler, seconds to import
+
             second = drawn.uniform("second_time")
             t, until = interval(self.mean_flow, t, self.transport.times(second), drawn.uniform("interval"))
             uniform = torch.maximum(uniform, second).square()  # of the later time, uniform again
@@ -160,7 +162,7 @@ class FlowMatching(FastSampling):
         settings = self.config.sampling_settings({**options, "sampling": sampling, "weak": weak})
         grid = grid_of(settings, self.transport) if times is None else descending(times)
         device = next(self.parameters()).device
-        batch = _batch_size(condition, noise, random)
+        batch = sample_count(condition, noise, random)
         if isinstance(condition, Tensor) and not condition.is_floating_point():
             condition = condition.cpu()  # labels: few, and checked by value
         condition = self._check_condition(condition, batch, device)
@@ -283,16 +285,3 @@ class _Draws:
         if self.random is not None:
             return self.random.uniform((), stream, self.device)
         return torch.rand(self.batch, dtype=torch.float32, device=self.device)
-
-
-def _batch_size(condition: Any, noise: Tensor | None, random: SlotRandom | None) -> int:
-    """How many samples to make."""
-    if isinstance(condition, tuple | list) and all(isinstance(part, Tensor) and part.ndim > 1 for part in condition):
-        condition = condition[0] if condition else condition  # embeddings and their mask
-    for given in (condition, noise, random):
-        if given is None:
-            continue
-        if not hasattr(given, "__len__") or (isinstance(given, Tensor) and given.ndim == 0):
-            raise FAEError(f"conditions, noise and random are one per sample, (B, ...); got {str(given)[:60]} alone")
-        return len(given)
-    raise FAEError("without conditions, sample needs noise or random to know how many samples to make")

@@ -111,12 +111,10 @@ class Guidance(Config):
         """The scale at time t; 1 where guidance is off.
 
         Args:
-            t: 1 is noise, 0 data. Beyond them, where the last step of an adaptive method reaches, the scale is that of
-                the nearer end.
+            t: 1 is noise, 0 data.
         """
         if not self.parts:
             return self.scale if within(t, self.interval) else 1.0
-        t = min(max(t, 0.0), 1.0)
         for start, end, scale in self.parts:
             if t <= start + _TOLERANCE and (t > end + _TOLERANCE or end == 0):
                 return scale
@@ -139,6 +137,8 @@ class Guidance(Config):
 
 def _fields(value: Any) -> Any:
     """A number as the scale that it is; anything else as it is."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # a number of numpy, or of torch
     return {"scale": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -149,8 +149,7 @@ def require_interval(interval: tuple[float, float]) -> None:
 
 
 def within(t: float, interval: tuple[float, float]) -> bool:
-    """Whether a time lies in an interval, its ends included; a time beyond [0, 1] counts as the nearer end."""
-    t = min(max(t, 0.0), 1.0)
+    """Whether a time lies in an interval, its ends included."""
     return interval[0] - _TOLERANCE <= t <= interval[1] + _TOLERANCE
 
 

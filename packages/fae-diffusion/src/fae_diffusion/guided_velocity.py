@@ -58,7 +58,8 @@ class GuidedVelocity:
         """
         times = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
         end = () if until is None else (until,)
-        scale = self.guidance.scale_at(t)
+        at = min(max(t, 0.0), 1.0)  # a step that passes the end (`past_end`) is guided as the end is
+        scale = self.guidance.scale_at(at)
         if scale == 1.0:
             guided = conditional = self.model(z, times, self.condition, *end)
         elif self.weak is not None:
@@ -67,7 +68,7 @@ class GuidedVelocity:
         else:
             conditional, null = self.model(torch.cat([z, z]), torch.cat([times, times]), self.both, *end).chunk(2)
             guided = self.guidance.combine(conditional, null, scale)
-        skip = self.guidance.skip.scale_at(t) if self.guidance.skip is not None else 0.0
+        skip = self.guidance.skip.scale_at(at) if self.guidance.skip is not None else 0.0
         if skip == 0.0 or self.skipping is None:
             return guided
         return guided + skip * (conditional - self.skipping(z, times, self.condition, *end))

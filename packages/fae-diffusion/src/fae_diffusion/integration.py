@@ -97,6 +97,7 @@ def integrated(
                 settings.method,
                 atol=settings.atol,
                 rtol=settings.rtol,
+                past_end=settings.past_end,
                 seen=lambda t, x, kept=kept: kept.append((t, x)),
             )
             states.append(kept if shown is not None else kept[-1:])

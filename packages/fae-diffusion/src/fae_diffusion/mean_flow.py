@@ -88,6 +88,7 @@ def _guided(
     return torch.where(conditional, guided, velocity)
 
 
+@torch.compiler.disable()  # forward mode is not traced
 def _correction(network: Network, x: Tensor, velocity: Tensor, t: Tensor, until: Tensor, condition: Tensor) -> Tensor:
     """(t - r) du/dt along the path, (B, C, h, w) fp32; 0 where r = t."""
     found = torch.zeros_like(velocity)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fae_core.errors import FAEError
 from fae_core.layers import class_labels
+from fae_core.layers.condition_rows import is_masked_text
 from fae_core.layers.token_mask import token_mask, without_padding
 from fae_core.random import SlotRandom
 from fae_flow.config import STARFlowConfig
@@ -93,19 +94,9 @@ def drop_condition(config: STARFlowConfig, condition: Tensor | None, random: Slo
     return torch.where(dropped, null, condition)
 
 
-def condition_rows(condition: Any) -> int:
-    """The number of samples of a condition, as callers pass it."""
-    return len(condition[0] if _is_pair(condition) else condition)
-
-
-def _is_pair(condition: Any) -> bool:
-    """Whether a condition is embeddings with their mask, and not a sequence of labels."""
-    return isinstance(condition, tuple | list) and len(condition) == 2 and all(isinstance(c, Tensor) for c in condition)
-
-
 def _text(config: STARFlowConfig, condition: Any) -> Tensor:
     """Embeddings (B, L, text_dim), zero where they are masked."""
-    embeddings, mask = condition if _is_pair(condition) else (condition, None)
+    embeddings, mask = condition if is_masked_text(condition) else (condition, None)
     if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
         raise FAEError(f"expected text embeddings (B, L, {config.text_dim}), with a mask (B, L) or without")
     if embeddings.ndim != 3 or embeddings.shape[-1] != config.text_dim:

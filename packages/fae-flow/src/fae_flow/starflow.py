@@ -14,6 +14,7 @@ learned position table works, video is left out.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,14 @@ from torch import Tensor, nn
 
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import FAEError
+from fae_core.layers.condition_rows import sample_count
 from fae_core.models.draw import check_samples
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.protocols import Observer
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_flow.block import FlowBlock
-from fae_flow.conditioning import check_data, condition_rows, drop_condition, prepare_condition
+from fae_flow.conditioning import check_data, drop_condition, prepare_condition
 from fae_flow.config import STARFlowConfig
 from fae_flow.layers import Rope
 from fae_flow.positions import rope_tables
@@ -303,10 +305,12 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         noise_std = self.config.noise_std if noise_std is None else noise_std
         # In the model's own dtype, whatever autocast the caller is in.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
-            # Clones, because autograd refuses tensors that a caller made in inference mode.
+            # Copies, because autograd refuses tensors and weights that a caller made in inference mode.
             leaf = z.detach().clone().requires_grad_(True)
             condition = condition.clone() if isinstance(condition, Tensor) else condition
-            (score,) = torch.autograd.grad(self.log_prob(leaf, condition).sum(), leaf)
+            made_there = any(weight.is_inference() for weight in self.parameters())
+            model = copy.deepcopy(self) if made_there else self
+            (score,) = torch.autograd.grad(model.log_prob(leaf, condition).sum(), leaf)
         return z + noise_std**2 * score
 
     def start(self, condition: Any, noise: Tensor | None, random: SlotRandom | None) -> tuple[Tensor, Tensor | None]:
@@ -321,10 +325,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             FAEError: if they do not fit, or do not say how many samples to make.
         """
         device = next(self.parameters()).device
+        count = sample_count(condition, noise, random)
         if noise is None:
-            count = condition_rows(condition) if condition is not None else len(random) if random is not None else None
-            if count is None:
-                raise FAEError("sample needs a condition, noise or random to know how many samples to make")
             shape, plain = self.spec.shape, {"dtype": torch.float32, "device": "cpu"}
             noise = torch.randn(count, *shape, **plain) if random is None else random.normal(shape, "noise")
         self.check_grid(noise)

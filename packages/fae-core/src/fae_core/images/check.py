@@ -1,8 +1,8 @@
 """The one check that all public functions make of images: floats (B, 3, H, W) in [0, 1], not [-1, 1], [0, 255] or NaN.
 
 Shape and type are always checked. Values are checked in one pass over the batch; on a GPU the process waits for it (a
-synchronisation, some ten microseconds beside what was queued before). Inside torch.compile, torch.export and the
-capture of a CUDA graph values are not checked, since no graph can stop there. `unchecked_images()` and
+synchronisation, some ten microseconds beside what was queued before). Inside torch.compile, torch.export, vmap and the
+capture of a CUDA graph values are not checked, since none can be read there. `unchecked_images()` and
 FAE_CHECK_IMAGES=0 turn the check of values off elsewhere; wrong ranges then give wrong numbers without an error.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
+from fae_core.tracing import is_readable
 
 TOLERANCE = 1e-3  # beyond the range, for rounding; the overshoot of a cubic filter is clamped where images are resized
 VARIABLE = "FAE_CHECK_IMAGES"
@@ -25,7 +26,7 @@ _unchecked: ContextVar[bool] = ContextVar("unchecked_images", default=False)
 
 @contextmanager
 def unchecked_images() -> Iterator[None]:
-    """A block in which values of images are not checked: for images that are known to be right, and for vmap."""
+    """A block in which values of images are not checked: for images that are known to be right."""
     token = _unchecked.set(True)
     try:
         yield
@@ -86,7 +87,7 @@ def require_range(images: Tensor, low: float = 0.0, high: float = 1.0, what: str
     Raises:
         FAEError: a value is outside or NaN; the range that was found is named.
     """
-    if torch.compiler.is_compiling() or _unchecked.get() or images.is_meta or not images.numel():
+    if not is_readable(images) or _unchecked.get():
         return
     if os.environ.get(VARIABLE) == "0" or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
         return

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.errors import FAEError
+from fae_core.tracing import is_readable
 
 
 class TimestepEmbedding(nn.Module):
@@ -69,7 +70,7 @@ def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -
     """Labels (B,) int64, checked.
 
     Labels on a GPU are checked there, without waiting: one that is out of range ends the process with a device error.
-    While a model is traced (torch.export, torch.compile) their range is not checked.
+    Where values cannot be read (`fae_core.tracing.is_readable`) their range is not checked.
 
     Args:
         labels: integers in 0 .. classes - 1, as a tensor or what torch makes one of.
@@ -91,18 +92,18 @@ def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -
         )
     if labels.shape[0] != batch:
         raise FAEError(f"{len(labels)} conditions do not fit {batch} latents: expected {batch} integer class labels")
-    rows = classes + int(null)
-    if labels.device.type == "cuda":
-        inside = ((labels >= 0) & (labels < rows)).all()
+    rows, signed = classes + int(null), labels.long()  # of uint64 what is too large becomes negative
+    if not is_readable(labels):
+        pass
+    elif labels.device.type == "cuda":
+        inside = ((signed >= 0) & (signed < rows)).all()
         torch._assert_async(inside)  # pyright: ignore[reportPrivateImportUsage]  # no public name
-    elif torch.compiler.is_compiling() or labels.is_meta or batch == 0:
-        pass  # there is nothing to read
-    elif not 0 <= int(labels.min()) <= int(labels.max()) < rows:
+    elif not 0 <= int(signed.min()) <= int(signed.max()) < rows:
+        found = labels.tolist()
         raise FAEError(
-            f"class labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; no class at all "
-            "is None"
+            f"class labels must lie in 0..{classes - 1}, got {min(found)}..{max(found)}; no class at all is None"
         )
-    return labels.long()
+    return signed
 
 
 def sincos_position_table(height: int, width: int, dim: int, *, span: int | None = None) -> Tensor:

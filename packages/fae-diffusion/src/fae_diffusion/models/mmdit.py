@@ -156,7 +156,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
             (B, C, h, w), in the dtype of z.
 
         Raises:
-            FAEError: for a text that does not fit, or a grid beyond the position table.
+            FAEError: for a text that does not fit; for a grid that patches do not tile, or beyond the position table.
         """
         return self._run(z, t, self._text(condition, z.shape[0]), project=False, skip=skip)[0]
 

@@ -232,14 +232,19 @@ def patchify(z: Tensor, patch: int) -> Tensor:
 
     Args:
         z: (B, C, h, w).
-        patch: side of a patch, a divisor of h and w.
+        patch: side of a patch.
 
     Returns:
         (B, N, C * patch * patch): tokens row-major, channels slowest, as in the weight of a convolution.
+
+    Raises:
+        FAEError: where patches do not tile the latent.
     """
     if patch == 1:
         return z.flatten(2).transpose(1, 2)
     batch, channels, height, width = z.shape
+    if height % patch or width % patch:
+        raise FAEError(f"patches of {patch} do not tile latents of {height}x{width}")
     z = z.view(batch, channels, height // patch, patch, width // patch, patch)
     return z.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
 

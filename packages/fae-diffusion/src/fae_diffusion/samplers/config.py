@@ -74,6 +74,7 @@ NAMED: dict[SamplingName, dict[str, Any]] = {
         "end": 0.0,
         "atol": 1e-6,
         "rtol": 1e-3,
+        "past_end": True,
         "guidance": Guidance(scale=1.5, channels=3),
     },
     "lightningdit": {
@@ -153,6 +154,11 @@ class Sampling(Config):
     )
     atol: float = Field(default=1e-6, ge=1e-15, le=1e3, description="absolute tolerance of the adaptive methods")
     rtol: float = Field(default=1e-3, ge=1e-15, le=1e3, description="relative tolerance of the adaptive methods")
+    past_end: bool = Field(
+        default=False,
+        description="the last step of an adaptive method passes the end, beyond which nothing is trained, and the "
+        "state there is interpolated, as in SiT's code",
+    )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="auto",
         description="of the network; bf16 is autocast, fp32 on CPUs that have no bf16; the state is fp32; "

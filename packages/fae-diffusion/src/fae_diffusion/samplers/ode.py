@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ def integrate(
     path: PathName = "linear",
     atol: float = 1e-6,
     rtol: float = 1e-3,
+    past_end: bool = False,
     seen: Seen | None = None,
 ) -> Tensor:
     """The solution of dz/dt = velocity(z, t) at the last of `times`.
@@ -48,6 +49,8 @@ def integrate(
         path: of the transport; only "dpm++2m" needs it.
         atol: absolute tolerance of an adaptive method.
         rtol: relative tolerance of an adaptive method.
+        past_end: let the last step of an adaptive method pass the last time, and interpolate the state there, as
+            torchdiffeq does by default; the velocity is then asked for times beyond `times`.
         seen: called with every time of the grid after the first, and the state there; an adaptive method calls it when
             it is done.
 
@@ -58,7 +61,7 @@ def integrate(
     """
     grid = check_times(times)
     if method in ADAPTIVE:
-        return _adaptive(velocity, z, times, method, atol, rtol, seen)
+        return _adaptive(velocity, z, times, method, atol, rtol, past_end, seen)
     if method == "dpm++2m":
         return _dpm_solver_2m(velocity, z, grid, path, seen)
     if method not in (*METHODS, "mean_flow"):
@@ -173,6 +176,7 @@ def _adaptive(
     method: str,
     atol: float,
     rtol: float,
+    past_end: bool,
     seen: Seen | None,
 ) -> Tensor:
     try:
@@ -180,10 +184,20 @@ def _adaptive(
     except ImportError:
         raise MissingPackage(f"the ODE method {method}", "fae-diffusion[ode]") from None
     grid = torch.as_tensor(times, dtype=torch.float32, device=z.device)
-    options = {"max_num_steps": _MOST_STEPS}
+    options: dict[str, Any] = {"max_num_steps": _MOST_STEPS}
+    low, high = -math.inf, math.inf
+    if not past_end:
+        options["step_t"] = grid[-1:]  # a step ends there
+        low, high = sorted((grid[0].item(), grid[-1].item()))  # the guess of the first step's size looks further
     try:
         states = odeint(
-            lambda t, x: evaluate(velocity, x, float(t)), z, grid, method=method, atol=atol, rtol=rtol, options=options
+            lambda t, x: evaluate(velocity, x, min(max(float(t), low), high)),
+            z,
+            grid,
+            method=method,
+            atol=atol,
+            rtol=rtol,
+            options=options,
         )
     except AssertionError as error:  # what torchdiffeq raises for a step that became too small, or for too many steps
         raise FAEError(

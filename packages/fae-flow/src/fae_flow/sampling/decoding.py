@@ -21,6 +21,7 @@ from fae_flow.sampling.cache import BlockCache, LayerCache
 from fae_flow.sampling.guidance import guide
 from fae_flow.sampling.layer import Heads, Rotation, SamplingLayer, Stretch, attend, sampling_norm
 from fae_flow.sampling.linear import MakeLinear
+from fae_flow.sampling.parts import taken_apart
 
 
 class SamplingBlock:
@@ -30,14 +31,18 @@ class SamplingBlock:
         block: the block.
         make_linear: makes its linear layers of the block's.
         dtype: of weights and activations.
+        name: of the block in its model, for errors.
     """
 
-    def __init__(self, block: FlowBlock, make_linear: MakeLinear, dtype: torch.dtype) -> None:
+    def __init__(self, block: FlowBlock, make_linear: MakeLinear, dtype: torch.dtype, name: str) -> None:
+        block = taken_apart(block, FlowBlock, name)
         self.source, self.dtype = block, dtype
         self.sos = None if block.sos is None else block.sos.detach().float()
         self.position = None if block.position is None else block.order(block.position.detach().to(dtype))
         self.proj_in = make_linear(block.proj_in, dtype)
-        self.layers = [SamplingLayer(layer, make_linear, dtype) for layer in block.layers]
+        self.layers = [
+            SamplingLayer(layer, make_linear, dtype, f"{name}.layers.{i}") for i, layer in enumerate(block.layers)
+        ]
         # The same in every layer; a block without layers attends to nothing.
         attention = self.layers[0].attention if self.layers else None
         self.heads, self.kv_heads, self.head_dim = (

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core import ops
+from fae_core.layers import MLP
 from fae_core.ops.projections import is_bare
 from fae_core.ops.rotary import Layout
-from fae_flow.layers import CausalAttention, FlowLayer, OffsetRMSNorm, Rope
+from fae_flow.layers import CausalAttention, FlowLayer, GatedMLP, OffsetRMSNorm, Rope
 from fae_flow.sampling.cache import LayerCache
-from fae_flow.sampling.linear import MakeLinear, SamplingLinear
+from fae_flow.sampling.linear import Called, MakeLinear, SamplingLinear
+from fae_flow.sampling.parts import taken_apart, within
 
 # One complex number per rotated pair, (n, 1, D/2); or cosines and sines (n, D/2).
 Rotation = Tensor | Rope
@@ -80,43 +82,64 @@ class Stretch:
 class SamplingLayer:
     """A frozen FlowLayer; arguments as of `SamplingBlock`."""
 
-    def __init__(self, layer: FlowLayer, make_linear: MakeLinear, dtype: torch.dtype) -> None:
+    def __init__(self, layer: FlowLayer, make_linear: MakeLinear, dtype: torch.dtype, name: str) -> None:
+        layer = taken_apart(layer, FlowLayer, name)
         self.attention_norm = sampling_norm(layer.attention_norm, dtype)
-        self.attention = SamplingAttention(layer.attention, make_linear, dtype)
+        self.attention = SamplingAttention(layer.attention, make_linear, dtype, f"{name}.attention")
         self.attention_post_norm = sampling_norm(layer.attention_post_norm, dtype)
         self.mlp_norm = sampling_norm(layer.mlp_norm, dtype)
-        mlp: Any = layer.mlp  # or what stands in its place and has its parts
-        self.gate_kind = getattr(mlp, "kind", None)
-        self.gate = None if self.gate_kind is None else make_linear(mlp.gate, dtype)
-        self.up, self.down = make_linear(mlp.up, dtype), make_linear(mlp.down, dtype)
+        self.mlp = sampling_mlp(layer.mlp, make_linear, dtype)
         self.mlp_post_norm = sampling_norm(layer.mlp_post_norm, dtype)
 
     def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
         """(R * n, C) to the same shape; `x` is overwritten."""
         attended = self.attention(_apply(self.attention_norm, x), cache, stretch)
         x = _branch(self.attention.proj, attended, self.attention_post_norm, x)
-        normed = _apply(self.mlp_norm, x)
+        return _branch(self.mlp, _apply(self.mlp_norm, x), self.mlp_post_norm, x)
+
+
+class SamplingMLP:
+    """A frozen MLP, which adds its residual in its last product.
+
+    Args:
+        mlp: the MLP.
+        make_linear: as of `SamplingBlock`.
+        dtype: of weights and activations.
+    """
+
+    def __init__(self, mlp: MLP | GatedMLP, make_linear: MakeLinear, dtype: torch.dtype) -> None:
+        self.kind = mlp.kind if isinstance(mlp, GatedMLP) else None
+        self.gate = make_linear(mlp.gate, dtype) if isinstance(mlp, GatedMLP) else None
+        self.up, self.down = make_linear(mlp.up, dtype), make_linear(mlp.down, dtype)
+
+    def __call__(self, x: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        """(R * n, C) to the same shape; the residual may be overwritten."""
         if self.gate is None:
-            hidden = self.up(normed, gelu="none")
-        elif self.gate_kind == "geglu":
-            hidden = self.gate(normed, gelu="tanh") * self.up(normed)
+            hidden = self.up(x, gelu="none")
+        elif self.kind == "geglu":
+            hidden = self.gate(x, gelu="tanh") * self.up(x)
         else:
-            hidden = F.silu(self.gate(normed)) * self.up(normed)
-        return _branch(self.down, hidden, self.mlp_post_norm, x)
+            hidden = F.silu(self.gate(x)) * self.up(x)
+        return self.down(hidden, residual=residual)
 
 
 class SamplingAttention:
     """Attention of a stretch over a cache, without the output projection, which the layer joins with its residual."""
 
-    def __init__(self, attention: CausalAttention, make_linear: MakeLinear, dtype: torch.dtype) -> None:
+    def __init__(self, attention: CausalAttention, make_linear: MakeLinear, dtype: torch.dtype, name: str) -> None:
+        attention = taken_apart(attention, CausalAttention, name)
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.layout: Layout = attention.layout
         self.qkv, self.proj = make_linear(attention.qkv, dtype), make_linear(attention.proj, dtype)
         self.qk_weight: Tensor | None = None
-        if attention.q_norm is not None and attention.k_norm is not None:
-            q, k = (1 + norm.weight.detach().to(dtype) for norm in (attention.q_norm, attention.k_norm))
+        self.qk_norms: tuple[Called, Called] | None = None
+        q_norm, k_norm = attention.q_norm, attention.k_norm
+        if is_bare(q_norm, OffsetRMSNorm) and is_bare(k_norm, OffsetRMSNorm):
+            q, k = (1 + norm.weight.detach().to(dtype) for norm in (q_norm, k_norm))
             self.qk_weight = torch.cat([q.expand(self.heads, -1), k.expand(self.kv_heads, -1)])
-            self.qk_eps = attention.q_norm.eps
+            self.qk_eps = q_norm.eps
+        elif q_norm is not None and k_norm is not None:
+            self.qk_norms = Called(q_norm, dtype), Called(k_norm, dtype)
 
     def __call__(self, x: Tensor, cache: LayerCache, stretch: Stretch) -> Tensor:
         """(R * n, C) to (R * n, H * D)."""
@@ -142,6 +165,9 @@ class SamplingAttention:
         """Norm and rotate queries and keys (R, n, H + G, D), in place."""
         if self.qk_weight is not None:
             qk.copy_(ops.rms_norm(qk, None, self.qk_eps) * self.qk_weight)
+        if self.qk_norms is not None:
+            for norm, part in zip(self.qk_norms, qk.split((self.heads, self.kv_heads), dim=2), strict=True):
+                part.copy_(norm(part))
         if rotation is None:
             return
         if isinstance(rotation, tuple):
@@ -163,14 +189,21 @@ def sampling_norm(norm: nn.Module, dtype: torch.dtype) -> Norm | None:
         weight = norm.weight.detach().to(dtype)
         bias, shape, eps = norm.bias.detach().to(dtype), norm.normalized_shape, norm.eps
         return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
-    own = next((weight.dtype for weight in norm.parameters()), dtype)  # wrapped, by an adapter for example: called
-    return lambda x: norm(x.to(own)).to(dtype)
+    return Called(norm, dtype)
+
+
+def sampling_mlp(mlp: nn.Module, make_linear: MakeLinear, dtype: torch.dtype) -> SamplingMLP | Called:
+    """A frozen MLP, or what stands in its place, called."""
+    found = within(mlp)
+    if is_bare(found, MLP) or is_bare(found, GatedMLP):
+        return SamplingMLP(found, make_linear, dtype)
+    return Called(mlp, dtype)
 
 
 def _apply(norm: Norm | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
-def _branch(linear: SamplingLinear, x: Tensor, post_norm: Norm | None, residual: Tensor) -> Tensor:
-    """residual + post_norm(linear(x)); without a norm the product itself adds the residual."""
-    return linear(x, residual=residual) if post_norm is None else residual + post_norm(linear(x))
+def _branch(last: SamplingLinear | SamplingMLP, x: Tensor, post_norm: Norm | None, residual: Tensor) -> Tensor:
+    """residual + post_norm(last(x)); without a norm the last product itself adds the residual."""
+    return last(x, residual=residual) if post_norm is None else residual + post_norm(last(x))

@@ -83,28 +83,30 @@ class PackedLinear:
         return result if out is None else out.copy_(result)
 
 
-class CalledLinear:
-    """A layer of which the weight says only a part: with an adapter (LoRA), a parametrisation or a hook, or quantised.
+class Called:
+    """A linear layer, norm or MLP of which the weights say only a part, and which is called as it is: with an adapter
+    (LoRA), a parametrisation or a hook, quantised, or another module in its place.
 
     Args:
-        linear: what is called, in its own dtype.
+        module: what is called, in its own dtype.
         dtype: of the result.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        self.linear, self.dtype = linear, dtype
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.module, self.dtype = module, dtype
 
     def __call__(
         self, x: Tensor, *, gelu: str | None = None, residual: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        result = self.linear(x.to(self.linear.weight.dtype)).to(self.dtype)
+        own = next((weight.dtype for weight in self.module.parameters() if weight.is_floating_point()), self.dtype)
+        result = self.module(x.to(own)).to(self.dtype)
         if residual is not None:
             return residual.add_(result)
         result = result if gelu is None else F.gelu(result, approximate=gelu)
         return result if out is None else out.copy_(result)
 
 
-SamplingLinear = PlainLinear | PackedLinear | CalledLinear
+SamplingLinear = PlainLinear | PackedLinear | Called
 MakeLinear = Callable[[nn.Linear, torch.dtype], SamplingLinear]
 
 
@@ -117,7 +119,7 @@ def sampling_linear(kind: type[PlainLinear | PackedLinear]) -> MakeLinear:
 
     def make(linear: nn.Linear, dtype: torch.dtype) -> SamplingLinear:
         plain = is_bare(linear, nn.Linear) and type(linear.weight) is nn.Parameter
-        return kind(linear, dtype) if plain else CalledLinear(linear, dtype)
+        return kind(linear, dtype) if plain else Called(linear, dtype)
 
     return make
 

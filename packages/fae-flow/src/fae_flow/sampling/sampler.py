@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError, first_line
+from fae_core.layers.condition_rows import sample_count
 from fae_core.models.draw import check_samples
 from fae_core.protocols import Observer, SamplingStep
 from fae_flow.block import FlowBlock
@@ -68,7 +69,8 @@ class FlowSampler:
             captured.
 
     Raises:
-        FAEError: if the options exclude each other, or the device or machine does not support one.
+        FAEError: if the options exclude each other, or the device or machine does not support one; or if a block, layer
+            or attention has a forward hook, or another module in its place.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class FlowSampler:
         self.cuda_graph: bool | Literal["auto"] = cuda_graph and weight.device.type == "cuda" and cuda_graph
         self.static = cuda_graph is True or compile
         make_linear = sampling_linear(choose_linear(False if compile else packed, weight.device, dtype))
-        self.blocks = [SamplingBlock(block, make_linear, dtype) for block in model.blocks]
+        self.blocks = [SamplingBlock(block, make_linear, dtype, f"blocks.{i}") for i, block in enumerate(model.blocks)]
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
 
     def sample(self, condition: Any, noise: Tensor, **options: Any) -> Tensor:
@@ -139,15 +141,15 @@ class FlowSampler:
         Raises:
             FAEError: if the arguments do not fit.
         """
-        if not 0 <= guidance < math.inf:
-            raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {guidance}")
+        guidance = _scale(guidance)
         jacobi = Jacobi.parse(jacobi)
         if jacobi is not None and self.static:
             raise FAEError("jacobi decodes stretches of changing size; leave compile and cuda_graph off")
         model = self.model
         model.check_grid(noise)
         height, width = (side // model.config.patch_size for side in noise.shape[-2:])
-        condition = prepare_condition(model.config, condition, len(noise), self.device)
+        batch = sample_count(None, noise)
+        condition = prepare_condition(model.config, condition, batch, self.device)
         both = None  # condition, then null
         if guidance != 1.0 and condition is not None:
             both = torch.cat([condition, self._null(condition, uncond)])
@@ -172,7 +174,7 @@ class FlowSampler:
                 decoder = decoder_of(self.static)
                 if self.cuda_graph is True:
                     decode_graph(decoder)
-                elif jacobi is None and self._replays(len(noise) * (2 if guided else 1)):
+                elif jacobi is None and self._replays(batch * (2 if guided else 1)):
                     decoder = self._try_graph(decoder_of)
                 elif jacobi is not None:
                     decode_jacobi(decoder, jacobi)
@@ -211,6 +213,17 @@ class FlowSampler:
         if null.shape != condition.shape:
             raise FAEError(f"uncond has shape {tuple(null.shape)}, the condition {tuple(condition.shape)}")
         return null
+
+
+def _scale(guidance: Any) -> float:
+    """A scale of guidance as a Python number, checked."""
+    try:
+        scale = float(guidance)
+    except (TypeError, ValueError, RuntimeError):
+        scale = math.nan
+    if not 0 <= scale < math.inf:
+        raise FAEError(f"guidance must be finite and at least 0 (1 = off), not {str(guidance)[:60]}")
+    return scale
 
 
 def _within(observe: Observer | None, done: int, blocks: int) -> Callable[[float], None] | None:
