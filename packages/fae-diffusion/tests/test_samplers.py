@@ -76,7 +76,9 @@ def test_adaptive_methods_ask_for_no_time_beyond_the_grid(method: str, times: li
 
     seen: dict[float, torch.Tensor] = {}
     start = marginal(times[0], NOISE)
-    result = integrate(velocity, start, times, method, atol=1e-6, rtol=1e-5, seen=lambda t, z: seen.update({t: z}))
+    result = integrate(
+        velocity, start, times, method, atol=1e-6, rtol=1e-5, past_end=False, seen=lambda t, z: seen.update({t: z})
+    )
     assert min(times) - 1e-7 <= min(asked) <= max(asked) <= max(times) + 1e-7
     assert len(seen) == len(times) - 1 and torch.equal(list(seen.values())[-1], result)
     for t, state in seen.items():
@@ -91,7 +93,7 @@ def test_past_the_end_an_adaptive_method_interpolates_as_torchdiffeq_does() -> N
         asked.append(t[0].item())
         return gaussian_velocity()(z, t)
 
-    result = integrate(velocity, NOISE, [1.0, 0.0], "dopri5", atol=1e-6, rtol=1e-3, past_end=True)
+    result = integrate(velocity, NOISE, [1.0, 0.0], "dopri5", atol=1e-6, rtol=1e-3)
     assert min(asked) < -0.01
     theirs = torchdiffeq.odeint(
         lambda t, z: gaussian_velocity()(z, t.expand(len(z))), NOISE, torch.tensor([1.0, 0.0]), atol=1e-6, rtol=1e-3

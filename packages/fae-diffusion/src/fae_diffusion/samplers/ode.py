@@ -33,7 +33,7 @@ def integrate(
     path: PathName = "linear",
     atol: float = 1e-6,
     rtol: float = 1e-3,
-    past_end: bool = False,
+    past_end: bool = True,
     seen: Seen | None = None,
 ) -> Tensor:
     """The solution of dz/dt = velocity(z, t) at the last of `times`.
@@ -50,7 +50,8 @@ def integrate(
         atol: absolute tolerance of an adaptive method.
         rtol: relative tolerance of an adaptive method.
         past_end: let the last step of an adaptive method pass the last time, and interpolate the state there, as
-            torchdiffeq does by default; the velocity is then asked for times beyond `times`.
+            torchdiffeq does and SiT with it; the velocity is then asked for times beyond `times`. Models sample with
+            False (`Sampling.past_end`), since they are trained for times in [0, 1] alone.
         seen: called with every time of the grid after the first, and the state there; an adaptive method calls it when
             it is done.
 
