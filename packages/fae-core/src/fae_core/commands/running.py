@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
 from fae_core.places import split_slice
 from fae_core.redact import redact
 
-# What follows `fae` in the command that is running in this context; `commands.groups.invoke` sets it.
+# What follows `fae` in the command that is running in this context; `command_in_force` sets it.
 arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
+_held: contextvars.ContextVar[ExitStack | None] = contextvars.ContextVar("fae_held", default=None)
 _GROUPS = ("train", "import", "eval", "presets")
 _PLACES = (
     *("--latents", "--data", "--tokenizer", "--features", "--autoencoder", "--init", "--encoder", "--weights"),
@@ -43,6 +44,29 @@ _NO_INPUT = (
 _OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
 OF_TRAINING = ("steps", "batch_size", "seed", "track")  # settings of the section `training` that are options, too
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
+
+
+@contextmanager
+def command_in_force(words: Sequence[str]) -> Iterator[None]:
+    """A block in which a command runs. It may be one within another, such as a recipe's step.
+
+    Args:
+        words: What follows `fae`.
+    """
+    with ExitStack() as held:
+        command, own = arguments_in_force.set(tuple(words)), _held.set(held)
+        try:
+            yield
+        finally:
+            arguments_in_force.reset(command)
+            _held.reset(own)
+
+
+def until_command_ends(held: AbstractContextManager[Any]) -> None:
+    """Enter a context that the running command leaves when it ends; without a command, nothing is entered."""
+    stack = _held.get()
+    if stack is not None:
+        stack.enter_context(held)
 
 
 def is_first_process() -> bool:
