@@ -41,7 +41,7 @@ _NO_INPUT = (
     "--caption-template",
     "--title",
 )
-_OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
+_OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes", "--json", "--quiet")
 OF_TRAINING = ("steps", "batch_size", "seed", "track")  # settings of the section `training` that are options, too
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
 
@@ -132,9 +132,7 @@ def recorded_arguments() -> list[str]:
     """What a run records of its command, so that `--resume` alone can continue it; options of one call are left out."""
     words = arguments_in_force.get()
     kept = list(words[:2])
-    for option, value in _options(words[2:]):
-        if option in _OF_ONE_CALL:
-            continue
+    for option, value in _lasting(words[2:]):
         if value is None:
             kept += [redact(option)]
         elif option in _PLACES and _files_named(value):
@@ -167,7 +165,7 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         return words
     own = list(_options(words[2:]))
     replaced = {_setting(*pair) for pair in own}
-    recorded = [pair for pair in _options(before[2:]) if _setting(*pair) not in replaced]
+    recorded = [pair for pair in _lasting(before[2:]) if _setting(*pair) not in replaced]
     hidden = next((option for option, value in recorded if value and "***" in value), None)
     if hidden is not None:
         raise FAEError(f"give {hidden} again: the run recorded it without its secrets")
@@ -220,6 +218,11 @@ def recorded_place(run: str | Path, typed: object, option: str) -> str | None:
 def outputs_of(words: Sequence[str]) -> list[str]:
     """The values of --out in a command's words."""
     return [value for option, value in _options(words) if option == "--out" and value is not None]
+
+
+def _lasting(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The options of a command, with their values, that hold for later calls, too."""
+    return ((option, value) for option, value in _options(words) if option not in _OF_ONE_CALL)
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
