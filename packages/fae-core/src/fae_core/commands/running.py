@@ -30,6 +30,8 @@ _NO_INPUT = (
     "--out",
     "--preset",
     "--labels",
+    "--split",
+    "--sampling",
     "--device",
     "--size",
     "--seed",
@@ -76,15 +78,19 @@ def is_first_process() -> bool:
 
 def inputs_in_force() -> list[Path]:
     """Existing files and folders that the command names, except what follows --out; of a pattern its files."""
-    words = arguments_in_force.get()
-    found, previous = [], ""
-    for word in words[2 if words[:1] and words[0] in _GROUPS else 1 :]:
-        option, equals, value = word.partition("=")
-        if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
-            # A list or a mapping that --set gives, such as [0.9,0.95], is no pattern.
-            named = _existing if "--set" in (previous, option) else _files_named
-            found += [path for part in {word, value} if part for path in named(part)]
-        previous = word
+    return [path for _, _, files in _inputs(arguments_in_force.get()) for path in files]
+
+
+def with_absolute_inputs(words: Sequence[str]) -> list[str]:
+    """A command with absolute paths in place of those that name existing files and folders, except what follows --out.
+
+    Args:
+        words: What follows `fae`.
+    """
+    found = list(words)
+    for place, before, files in _inputs(words):
+        if files and found[place] == words[place]:
+            found[place] = before + os.path.abspath(words[place][len(before) :])  # noqa: PTH100 (of a pattern, too)
     return found
 
 
@@ -218,6 +224,20 @@ def recorded_place(run: str | Path, typed: object, option: str) -> str | None:
 def outputs_of(words: Sequence[str]) -> list[str]:
     """The values of --out in a command's words."""
     return [value for option, value in _options(words) if option == "--out" and value is not None]
+
+
+def _inputs(words: Sequence[str]) -> Iterator[tuple[int, str, list[Path]]]:
+    """The parts of a command that may name what it reads: number of the word, what comes before the part, its files."""
+    previous = ""
+    for place in range(2 if words[:1] and words[0] in _GROUPS else 1, len(words)):
+        word = words[place]
+        option, equals, value = word.partition("=")
+        if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
+            # A list or a mapping that --set gives, such as [0.9,0.95], is no pattern.
+            named = _existing if "--set" in (previous, option) else _files_named
+            for part in filter(None, dict.fromkeys((word, value))):
+                yield place, word.removesuffix(part), named(part)
+        previous = word
 
 
 def _lasting(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
