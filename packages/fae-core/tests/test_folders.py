@@ -273,6 +273,8 @@ def test_settings_and_texts_are_no_patterns_and_a_pattern_reads_its_files_alone(
         ("--set", "training.betas=[0.9,0.95]"),
         ("--set", "model.sampling={steps: 3}"),
         ("--caption-template", "a photo of a {}"),
+        ("--split", "out"),
+        ("--sampling", "out"),
         ("--data", "train-{00..01}.tar"),
     ):
         token = arguments_in_force.set(("train", "flow", option, given, "--out", "out"))
