@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -34,12 +35,13 @@ _MOST = 120_000  # milliseconds that a part may take on a busy machine; none com
 
 
 @contextmanager
-def serving(folder: Path, *options: str, **environment: str) -> Iterator[str]:
+def serving(folder: Path, *options: str, end: signal.Signals = signal.SIGTERM, **environment: str) -> Iterator[str]:
     """The address of a server of `fae explore`; it has to end when told to, without a fault and leaving nothing.
 
     Args:
         folder: Of its messages and temporary files.
         options: Of the command.
+        end: The signal that tells it to end.
         environment: More variables.
     """
     (folder / "temporary").mkdir()
@@ -53,7 +55,7 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[str]:
         assert found, (folder / "errors.txt").read_text()
         threading.Thread(target=server.stdout.read, daemon=True).start()
         yield found[0]
-        server.terminate()
+        server.send_signal(end)
         assert server.wait(60) == 143
     assert "Traceback" not in (folder / "errors.txt").read_text()
     assert not list((folder / "temporary").glob("fae-explore-*")), "uploads are left behind"

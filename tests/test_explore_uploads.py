@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import struct
 import zlib
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ TAKEN = {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("uploads"), "--model", "cifar10") as found:
+    """A server that ends because its terminal was closed: uploads must not stay then, either."""
+    with serving(tmp_path_factory.mktemp("uploads"), "--model", "cifar10", end=signal.SIGHUP) as found:
         yield found
 
 

@@ -58,3 +58,37 @@ def test_what_reads_a_result_made_anew_is_not_done_until_it_ran(recipe: Path) ->
     assert run(recipe, "other", only=["crops"]) == ["crops"]
     with pytest.raises(FAEError, match=OTHER_IMAGES):
         run(recipe, "other")
+
+
+def test_a_folder_goes_on_however_it_is_named_and_wherever_it_lies(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    run_recipe(load_recipe(recipe, {"data": "one"}), Path("runs/first"))
+    for step in ("crops", "smaller"):
+        Path("runs/first", step, "mine").write_text("a step that ran again would be refused")
+    for data, out in (("./one", "runs/../runs/first"), (str(tmp_path / "one"), str(tmp_path / "runs" / "first"))):
+        run_recipe(load_recipe(recipe, {"data": data}), Path(out), resume=True)
+    monkeypatch.chdir(tmp_path / "runs")
+    run_recipe(load_recipe(recipe, {"data": "../one"}), Path("first"), resume=True)
+    (tmp_path / "runs" / "first").rename(tmp_path / "moved")
+    run_recipe(load_recipe(recipe, {"data": "../one"}), tmp_path / "moved", resume=True)
+    (tmp_path / "one").rename(tmp_path / "gone")  # the steps that read it are done
+    run_recipe(load_recipe(recipe, {"data": "../one"}), tmp_path / "moved", resume=True)
+    recipe.write_text(STEPS.replace("fae-tiny", "fae-small"))
+    with pytest.raises(FAEError, match=r"step latents from .*fae-tiny.* not from .*fae-small"):
+        run_recipe(load_recipe(recipe, {"data": "../one"}), tmp_path / "moved", resume=True)
+
+
+def test_a_record_of_an_earlier_version_has_the_folder_as_it_was_named_then(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, "one")
+    record = tmp_path / "run" / "steps.json"
+    text = record.read_text()
+    assert "'{out}/latents'" in text
+    record.write_text(text.replace("'{out}/", "'/elsewhere/my runs/first/"))
+    (tmp_path / "run" / "crops" / "mine").write_text("a step that ran again would be refused")
+    assert run(recipe, "one") == ["crops", "latents", "smaller"]
+    record.write_text(text.replace("'{out}/latents'", "/elsewhere/latents"))  # and the crops of this folder
+    with pytest.raises(FAEError, match=r"step latents from .*/elsewhere/latents"):
+        run(recipe, "one")

@@ -165,6 +165,20 @@ def test_resume_alone_keeps_what_was_repeated_and_own_values_replace_all_of_it(
     assert words[2:] == [*rest.removesuffix(own).split(), *own.split(), *call]
 
 
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_how_the_first_call_printed_is_not_how_later_ones_print(option: str, tmp_path: Path, capsys) -> None:
+    latents, out = begun(tmp_path)
+    train(latents, out, "--steps", "1", "--overwrite", option)
+    config = out / "config.yaml"
+    recorded = yaml.safe_load(config.read_text())
+    assert option not in recorded["arguments"]
+    recorded["arguments"].append(option)  # as earlier versions recorded it
+    config.write_text(yaml.safe_dump(recorded))
+    capsys.readouterr()
+    invoke(["train", "diffusion", "--out", str(out), "--resume"])
+    assert capsys.readouterr().out.startswith("wrote ")
+
+
 def test_a_recipes_step_takes_nothing_from_the_run_that_it_continues(tmp_path: Path) -> None:
     latents, out = begun(tmp_path)
     words = ["train", "diffusion", "--latents", str(latents), "--out", str(out), "--resume"]

@@ -1,9 +1,14 @@
-"""SIGTERM and Ctrl-C: a checkpoint is saved, every process ends, the status says so, and one line says how to go on."""
+"""SIGTERM, Ctrl-C and a closed terminal: a checkpoint is saved, every process ends, and the status says so.
+
+One line says how to go on.
+"""
 
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -46,12 +51,12 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(words: list[str], **environment: str) -> subprocess.Popen:
+def start(words: list[str], errors: int = subprocess.PIPE, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "fae_core.cli.main", *words]
     process = subprocess.Popen(
         command,
         env=ENVIRONMENT | environment,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
         start_new_session=True,
         preexec_fn=heed_interrupts,
@@ -102,7 +107,7 @@ def assert_stopped(run: Path, told: str) -> None:
     assert not run.with_name(f".{run.name}.lock").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_saves_a_checkpoint_and_leaves_no_process(
     number: int, status: int, processes: int, store: Path, tmp_path: Path
@@ -117,6 +122,36 @@ def test_a_signal_saves_a_checkpoint_and_leaves_no_process(
     assert survivors(str(run)) == []
     line = re.search("go on with: fae (.*)", told)[1]
     assert ("--processes 2" in line) == (processes == 2) and "--resume" in line
+
+
+def test_a_terminal_that_closes_is_one_request_however_often_it_says_so(store: Path, tmp_path: Path) -> None:
+    """The system and the shell both send SIGHUP, and what is written to the terminal after that fails."""
+    run, (terminal, inside) = tmp_path / "run", pty.openpty()
+    process = start(training(store, run), inside)
+    os.close(inside)
+    while not (run / "metrics.jsonl").is_file():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 2**16)  # one that is full would let the process wait
+    os.close(terminal)
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    assert process.wait(120) == 143
+    (path,) = numbered(run / "checkpoints").values()
+    assert damage(path) is None and not run.with_name(".run.lock").exists()
+
+
+def test_a_signal_that_is_ignored_stays_so(store: Path, tmp_path: Path) -> None:
+    """As under nohup."""
+    run, before = tmp_path / "run", signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start([*training(store, run), "--steps", "40"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(run / "metrics.jsonl", process)
+    process.send_signal(signal.SIGHUP)
+    told = ended(process)
+    assert process.returncode == 0 and (run / "model").is_dir(), told
 
 
 def test_a_second_ctrl_c_stops_at_once(store: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_recipe_runs_its_steps_and_records_them(recipe: Path, photos: Path, tmp_
     assert len(list((out / "data").rglob("*.png"))) == 4 and len(list((out / "more").rglob("*.png"))) == 2
     stored = json.loads((out / "steps.json").read_text())
     assert stored["steps"] == record and stored["variables"]["data"] == str(photos)
-    assert record[0]["command"] == f"fae crops {photos} --out {out}/data --count 4 --size 16"
+    assert record[0]["command"] == f"fae crops {photos} --out '{{out}}/data' --count 4 --size 16"
 
 
 def test_recipe_resumes_after_the_last_finished_step(recipe: Path, photos: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,18 @@ import yaml
 from PIL import Image
 
 from fae_core import LatentSpec
-from fae_core.commands.running import arguments_in_force, command_to_go_on, inputs_in_force, recorded_arguments
-from fae_core.errors import FAEError, FolderInUse
+from fae_core.commands.running import (
+    LAUNCHED,
+    arguments_in_force,
+    command_in_force,
+    command_to_go_on,
+    inputs_in_force,
+    recorded_arguments,
+)
+from fae_core.errors import FAEError, FolderInUse, OutputExists
 from fae_core.files import (
     begun_folder,
+    claim_file,
     hold,
     recover_folder,
     remove_leftovers,
@@ -265,6 +274,8 @@ def test_settings_and_texts_are_no_patterns_and_a_pattern_reads_its_files_alone(
         ("--set", "training.betas=[0.9,0.95]"),
         ("--set", "model.sampling={steps: 3}"),
         ("--caption-template", "a photo of a {}"),
+        ("--split", "out"),
+        ("--sampling", "out"),
         ("--data", "train-{00..01}.tar"),
     ):
         token = arguments_in_force.set(("train", "flow", option, given, "--out", "out"))
@@ -478,7 +489,8 @@ def test_a_damaged_lock_file_of_a_dead_process_is_no_obstacle(content: str, tmp_
         pass
 
 
-def test_many_writers_at_once_take_turns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "new"])  # one that each makes for its lock, and removes again
+def test_many_writers_at_once_take_turns(folder: str, tmp_path: Path) -> None:
     script = (
         "import sys, os\nfrom pathlib import Path\nfrom fae_core.errors import FolderInUse\n"
         "from fae_core.files import hold\n"
@@ -487,8 +499,33 @@ def test_many_writers_at_once_take_turns(tmp_path: Path) -> None:
         "            mark.unlink()\n"
         "    except FolderInUse:\n        pass\n"
     )
-    each = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")]) for _ in range(3)]
+    each = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / folder / "out")]) for _ in range(3)]
     assert [process.wait() for process in each] == [0, 0, 0]
+
+
+def test_a_command_is_the_only_writer_of_its_file_until_it_ends(tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "results" / "record.json"
+
+    def second(overwrite: bool) -> None:
+        with command_in_force(("eval", "second")):
+            claim_file(out, overwrite=overwrite)
+            claim_file(out, overwrite=overwrite)  # a command within it, such as a step of a recipe
+            out.write_text("second")
+
+    with ThreadPoolExecutor(1) as other:
+        with command_in_force(("eval", "first")):
+            claim_file(out, overwrite=False)
+            for overwrite in (False, True):
+                with pytest.raises(FolderInUse, match=r"record\.json is in use by .* \(`fae eval first`"):
+                    other.submit(second, overwrite).result()
+            with monkeypatch.context() as patch:  # in a process that the first one has started
+                patch.setenv(LAUNCHED, "1")
+                other.submit(claim_file, out, overwrite=False).result()
+        assert list(tmp_path.iterdir()) == []  # nothing was written
+        other.submit(second, False).result()
+        with pytest.raises(OutputExists), command_in_force(("eval", "third")):
+            claim_file(out, overwrite=False)
+    assert [path.name for path in out.parent.iterdir()] == ["record.json"] and out.read_text() == "second"
 
 
 def test_a_folder_whose_parent_is_read_only_is_locked_inside(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ import signal
 import sys
 import time
 import typer
+from contextlib import suppress
 
 app = typer.Typer()
 
@@ -181,8 +182,9 @@ def kill(step: str, folder: str, out: str = "") -> None:
         time.sleep(0.01)
     number = int(open(f"{folder}/logs/{step}.log").read().split()[0])
     os.kill(number, signal.SIGKILL)
-    while open(f"/proc/{number}/stat").read().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.01)
+    with suppress(FileNotFoundError):  # its end has been noticed
+        while open(f"/proc/{number}/stat").read().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
 
 def count(number: int) -> int:
     return number

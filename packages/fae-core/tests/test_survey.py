@@ -8,13 +8,15 @@ import pickle
 import re
 import shlex
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fae_core.commands.groups import invoke
-from fae_core.errors import DataError, FAEError, InvalidFile
+from fae_core.errors import DataError, FAEError, FolderInUse, InvalidFile
+from fae_core.files import hold
 from fae_core.images import ImageSource, open_images, open_surveyed, readable_source
 from fae_core.images import survey as module
 from fae_core.images.identity import content_identity
@@ -157,6 +159,27 @@ def test_an_interrupted_check_goes_on_where_it_stopped(
     assert again.read_so_far < 8
     assert {**resumed, "identity": None} == {**whole, "identity": None}
     assert resumed["identity"]["blocks"] == whole["identity"]["blocks"]
+
+
+def test_a_line_of_the_notes_that_is_out_of_place_is_not_counted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two processes have written them, on a file system without locks."""
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    whole = survey(open_images(data), tmp_path / "whole.json", data="data", side=16)
+    out, notes = tmp_path / "report.json", tmp_path / ".report.json.progress"
+    with pytest.raises(KeyboardInterrupt):
+        survey(Counted(open_images(data), stop_at=6), out, data="data", side=16, threads=1)
+    head, first, *others = notes.read_text().splitlines(keepends=True)
+    notes.write_text("".join([head, first, first, *others]))
+    assert survey(open_images(data), out, data="data", side=16) == whole
+
+
+def test_two_checks_do_not_write_one_report(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    with ThreadPoolExecutor(1) as other, hold(out), pytest.raises(FolderInUse):
+        other.submit(check, data, out).result()
+    check(data, out)
 
 
 def test_a_file_that_is_not_of_a_check_is_kept(data: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from forked_group import launcher
 
 from fae_core.commands.groups import invoke
 from fae_core.config import parse_config
-from fae_core.errors import DataError, FAEError, FolderInUse, InvalidFile, MissingPackage
+from fae_core.errors import DataError, FAEError, InvalidFile, MissingPackage
 from fae_core.files import hold
 from fae_core.images import to_uint8
 from fae_core.latent_store import LatentStore, write_store
@@ -171,13 +173,32 @@ def test_a_folder_that_is_no_cache_is_never_replaced_by_one(encoder: TextEncoder
     (cache.folder / "notes.txt").write_text("mine")
     with pytest.raises(FAEError, match=r"also holds notes\.txt"):
         TextCache.build(tmp_path / "cache", encoder, CORPUS[:4])
-    with hold(tmp_path / "other"), pytest.raises(FolderInUse):
-        in_another_thread(lambda: TextCache.build(tmp_path / "other", encoder, CORPUS[:2]))
 
 
-def in_another_thread(work) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(work).result()
+def test_of_two_jobs_that_need_a_cache_one_makes_it_and_the_other_waits(
+    encoder: TextEncoder, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    waits, asked = Event(), []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for" in record.getMessage():
+                waits.set()
+
+    def encode(prompts: list[str]) -> TextCondition:
+        waits.wait(30)
+        asked.extend(prompts)
+        return TextEncoder.encode(encoder, prompts)
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    listener, log = Listener(), logging.getLogger("fae")
+    log.addHandler(listener)
+    with caplog.at_level(logging.INFO, "fae"), ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(TextCache.build, tmp_path / "cache", encoder, CORPUS[:7]) for _ in range(2)]
+        caches = [job.result() for job in jobs]
+    log.removeHandler(listener)
+    assert asked == sorted(["", *CORPUS[:7]]) and [len(cache) for cache in caches] == [8, 8]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_the_cache_goes_on_where_it_was_interrupted(encoder: TextEncoder, tmp_path: Path, monkeypatch) -> None:
@@ -202,13 +223,14 @@ def test_the_cache_goes_on_where_it_was_interrupted(encoder: TextEncoder, tmp_pa
 
 
 TWO_PROCESSES = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 import torch
 from fae_core.processes import processes
 from fae_diffusion.text.encoder import TextEncoder
 from fae_diffusion.text.cache import TextCache
 
+logging.basicConfig(level=logging.INFO)
 with processes("cpu") as group:
     encoder, asked = TextEncoder(sys.argv[1], max_length=24, dtype=torch.float32), []
     encode = encoder.encode
@@ -223,9 +245,12 @@ def test_two_processes_share_the_prompts(encoder: TextEncoder, t5: Path, tmp_pat
     TextCache.build(tmp_path / "one", encoder, CORPUS[:7])
     program = tmp_path / "two.py"
     program.write_text(TWO_PROCESSES)
-    subprocess.run(
-        [*launcher(2), str(program), str(t5), str(tmp_path / "two"), json.dumps(CORPUS[:7])], check=True, timeout=300
-    )
+    command = [*launcher(2), str(program), str(t5), str(tmp_path / "two"), json.dumps(CORPUS[:7])]
+    with hold(tmp_path / "two"):  # by another command, for which both wait
+        both = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert any("waiting for" in line for line in both.stderr)
+    told = both.communicate(timeout=300)[1]
+    assert both.returncode == 0, told
     (count, first), (_, second) = (json.loads((tmp_path / f"two-{rank}.json").read_text()) for rank in range(2))
     wanted = sorted(["", *CORPUS[:7]])
     assert count == 8 and first == wanted[0:2] + wanted[4:6] and second == wanted[2:4] + wanted[6:8]

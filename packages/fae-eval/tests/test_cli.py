@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from fae_core.errors import FAEError, OutputExists
+from fae_core.commands.groups import invoke
+from fae_core.errors import FAEError, FolderInUse, OutputExists
+from fae_core.files import hold
 from fae_core.latent_store import write_store
 from fae_eval import Result
 from fae_eval.cli import app
@@ -165,6 +169,29 @@ def test_records_are_not_overwritten_unasked(run, photographs, tmp_path):
     with pytest.raises(OutputExists):
         run(*arguments)
     run(*arguments, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("generation --samples {real} --reference {real} --out results", "results/generation.json"),
+        ("frechet --samples {real} --reference {real} --out r.json --overwrite", "r.json"),
+        ("similarity --model test/colours --data {real} --out results", "results/similarity.png"),
+        ("probe --model test/colours --data {real} --out results", "results/probe.json"),
+        ("pack --samples {real} --out s.npz", "s.npz"),
+        ("curves A={real} --out c.svg", "c.svg"),
+        ("report {real} --out report.html", "report.html"),
+    ],
+)
+def test_of_two_commands_that_write_a_file_the_second_is_refused_at_once(run, photographs, tmp_path, command, file):
+    """Its result would replace the first one's, or be lost after all the work."""
+    command = f"eval {command}".format(real=photographs("real")).split()
+    with ThreadPoolExecutor(1) as other, ExitStack() as held:
+        other.submit(held.enter_context, hold(tmp_path / file)).result()
+        with pytest.raises(FolderInUse, match=f"{file} is in use by process"):
+            invoke(command)
+        other.submit(held.close).result()
+    assert [path.name for path in tmp_path.iterdir()] == ["real"]
 
 
 @pytest.mark.parametrize(

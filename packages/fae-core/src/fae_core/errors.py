@@ -154,7 +154,7 @@ def _origin() -> dict[str, Any]:
 
 
 class OutputExists(FAEError):
-    """An output folder that is not empty.
+    """An output folder that is not empty, or an output file.
 
     Args:
         folder: Its path.
@@ -168,7 +168,7 @@ class OutputExists(FAEError):
 
 
 class FolderInUse(FAEError):
-    """An output folder that another process is writing.
+    """An output folder, or file, that another process is writing.
 
     Args:
         folder: Its path.
@@ -176,6 +176,7 @@ class FolderInUse(FAEError):
     """
 
     def __init__(self, folder: object, holder: str) -> None:
+        self.folder, self.holder = folder, holder
         super().__init__(f"{folder} is in use by {holder}; wait until it has ended, or give another --out")
 
 

@@ -5,7 +5,13 @@ Records are written by `fae_core.files.write_json`, the output of commands throu
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 _HIDDEN = "***"
@@ -83,6 +89,8 @@ def redact_values(value: Any) -> Any:
 class RedactedStream:
     """A text stream that redacts what it writes, with characters that its encoding lacks as \\u escapes.
 
+    What is written to a terminal that was closed is dropped, so that the command that writes can save its work.
+
     Args:
         stream: The stream that it writes to.
     """
@@ -92,12 +100,27 @@ class RedactedStream:
 
     def write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._stream.write(redact(text).encode(encoding, "backslashreplace").decode(encoding))
+        with self._unless_closed():
+            self._stream.write(redact(text).encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def flush(self) -> None:
+        with self._unless_closed():
+            self._stream.flush()
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:
             self.write(line)
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO or not stat.S_ISCHR(os.fstat(self._stream.fileno()).st_mode):
+                raise
+            with Path(os.devnull).open("wb") as nothing:  # what the stream still holds goes there at the end
+                os.dup2(nothing.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

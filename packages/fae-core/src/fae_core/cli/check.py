@@ -39,13 +39,13 @@ def check(
     Example: fae check IMAGES --out survey.json
     """
     from fae_core.errors import FAEError
-    from fae_core.files import require_new_file
+    from fae_core.files import claim_file
     from fae_core.images import open_images
     from fae_core.images.survey import survey
 
     if out.suffix != ".json":
         raise FAEError(f"--out {out} must end in .json")
-    require_new_file(out, overwrite=overwrite)
+    claim_file(out, overwrite=overwrite)
     report = survey(open_images(data, split), out, data=data, side=size, threads=threads)
     document(report)
     for line in _summary(report):

@@ -17,7 +17,7 @@ from fae_core.models.describe import describe, preset_builder, preset_class
 
 def info(
     target: Annotated[
-        str, typer.Argument(help="Name of a preset or bundle, or a model, run, bundle or latent-store folder.")
+        str, typer.Argument(help="Name of a preset or bundle, or a folder: model, run, latent store, samples, ...")
     ],
     gpus: Annotated[
         int | None,
@@ -72,6 +72,8 @@ def info(
     device: Device = None,
 ) -> None:
     """Describe a preset or a folder: type, latent space, parameters (counted on the meta device).
+
+    Of other folders that FAE made, such as samples or a run without a model: what they are, and how to go on.
 
     Of a preset also its settings of model, training and the stages that train it, with those that it leaves to their
     defaults, and what each `fae sample --sampling NAME` takes.

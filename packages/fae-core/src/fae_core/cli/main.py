@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from fae_core.cli.process import begin_process
 from fae_core.commands.groups import invoke
 from fae_core.commands.loading import announced_imports
+from fae_core.commands.signals import asked_to_end
 from fae_core.errors import FAEError, first_line
 from fae_core.redact import RedactedStream
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     The status is 0 when done, 1 on failure, 2 for wrong input (one line says what is wrong), 130 if interrupted, 143 if
-    terminated.
+    terminated or its terminal was closed.
 
     Args:
         arguments: What follows `fae`; None: those of this process.
@@ -51,7 +51,8 @@ def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None] | Non
         # The hub's client would print a bar for every small file.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
-            with _orderly_end():
+            # The program that we run in may handle some of them itself.
+            with asked_to_end(_end, replaces=lambda handler: handler == signal.SIG_DFL):
                 (execute or invoke)(arguments)
             return 0
         except Terminated:
@@ -79,29 +80,16 @@ def _redacted_output() -> Iterator[None]:
 
 
 class Terminated(SystemExit):
-    """SIGTERM, where nothing else handles it: incomplete folders are removed and locks released on the way out."""
+    """SIGTERM or SIGHUP, where nothing else handles it: incomplete folders are removed and locks released then."""
 
     status = 128 + signal.SIGTERM
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self) -> None:
         super().__init__(self.status)
 
 
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Raise Terminated at SIGTERM, unless the program that we run in handles it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _end(number: int) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def _explain(error: Exception) -> int:

@@ -1,7 +1,7 @@
 """Processes that a command starts, and the signals that it passes on to them.
 
-Each is in a session of its own, so that a signal to the command reaches it once, from here. SIGTERM and SIGINT are
-passed on to all of them. None outlives the command: on Linux they also get SIGTERM when the command is killed.
+Each is in a session of its own, so that a signal to the command reaches it once, from here: SIGINT as it is, the others
+that ask for an end as SIGTERM. None outlives the command: on Linux they also get SIGTERM when the command is killed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from fae_core.commands.signals import asked_to_end
+
 PARENT = "FAE_PARENT"  # in a child's environment: the process id of the command that started it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PARENT_ENDED = signal.SIGUSR1 if sys.platform.startswith("linux") else None
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Children:
@@ -66,8 +67,8 @@ class Children:
         for child in self.running:
             child.send_signal(number)
 
-    def _pass_on(self, number: int, _: object) -> None:
-        number = signal.SIGTERM if number == signal.SIGHUP else number
+    def pass_on(self, number: int) -> None:
+        """Send a signal that asks for an end to all, and count it."""
         if self.signal:
             self.again += 1
         self.signal = self.signal or number
@@ -77,21 +78,14 @@ class Children:
 @contextmanager
 def children() -> Iterator[Children]:
     """Children that get this process's signals. Those that still run at the end of the block are killed."""
-    group, before = Children(), {}
-    try:
-        for number in _FORWARDED:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, group._pass_on)
-    except ValueError:  # not the main thread: the host program handles signals
-        pass
-    try:
-        yield group
-    finally:
-        group.send(signal.SIGKILL)
-        for child in group.running:
-            child.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    group = Children()
+    with asked_to_end(group.pass_on):
+        try:
+            yield group
+        finally:
+            group.send(signal.SIGKILL)
+            for child in group.running:
+                child.wait()
 
 
 def follow_parent() -> None:

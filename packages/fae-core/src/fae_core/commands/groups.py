@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from fae_core.commands.output import choose, command_output
-from fae_core.commands.running import arguments_in_force, require_separate_output, resumed_arguments
+from fae_core.commands.running import command_in_force, require_separate_output, resumed_arguments
 from fae_core.errors import FAEError, MissingPackage, UnknownName
 from fae_core.plugins import load_plugins, own_versions
 
@@ -101,10 +101,9 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> None:
     """
     _require_text(arguments)
     arguments = arguments if complete else resumed_arguments(arguments)
-    token = arguments_in_force.set(tuple(arguments))
     try:
-        require_separate_output()
-        with command_output():
+        with command_in_force(arguments), command_output():
+            require_separate_output()
             status = _application().main(args=list(arguments), standalone_mode=False, prog_name="fae")
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
@@ -123,8 +122,6 @@ def invoke(arguments: Sequence[str], *, complete: bool = False) -> None:
             command = getattr(getattr(error, "ctx", None), "command_path", "fae")
             raise FAEError(f"{command}: {message()} (see {command} --help)") from None
         raise
-    finally:
-        arguments_in_force.reset(token)
 
 
 def every_command() -> dict[str, Any]:

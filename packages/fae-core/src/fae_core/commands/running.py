@@ -7,7 +7,7 @@ import glob
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from fae_core.folders import RUN_ARGUMENTS, RUN_CONFIG
 from fae_core.places import expand, is_pattern, is_remote, split_slice
 from fae_core.redact import redact
 
-# What follows `fae` in the command that is running in this context; `commands.groups.invoke` sets it.
+# What follows `fae` in the command that is running in this context; `command_in_force` sets it.
 arguments_in_force: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fae_arguments", default=())
+_held: contextvars.ContextVar[ExitStack | None] = contextvars.ContextVar("fae_held", default=None)
 _GROUPS = ("train", "import", "eval", "presets")
 _PLACES = (
     *("--latents", "--data", "--tokenizer", "--features", "--autoencoder", "--init", "--encoder", "--weights"),
@@ -28,6 +29,8 @@ _NO_INPUT = (
     "--out",
     "--preset",
     "--labels",
+    "--split",
+    "--sampling",
     "--device",
     "--size",
     "--seed",
@@ -39,9 +42,32 @@ _NO_INPUT = (
     "--caption-template",
     "--title",
 )
-_OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes")
+_OF_ONE_CALL = ("--out", "--resume", "--overwrite", "--device", "--processes", "--json", "--quiet")
 OF_TRAINING = ("steps", "batch_size", "seed", "track")  # settings of the section `training` that are options, too
 LAUNCHED = "FAE_LAUNCHED"  # in the environment of the processes that --processes N starts
+
+
+@contextmanager
+def command_in_force(words: Sequence[str]) -> Iterator[None]:
+    """A block in which a command runs. It may be one within another, such as a recipe's step.
+
+    Args:
+        words: What follows `fae`.
+    """
+    with ExitStack() as held:
+        command, own = arguments_in_force.set(tuple(words)), _held.set(held)
+        try:
+            yield
+        finally:
+            arguments_in_force.reset(command)
+            _held.reset(own)
+
+
+def until_command_ends(held: AbstractContextManager[Any]) -> None:
+    """Enter a context that the running command leaves when it ends; without a command, nothing is entered."""
+    stack = _held.get()
+    if stack is not None:
+        stack.enter_context(held)
 
 
 def is_first_process() -> bool:
@@ -51,15 +77,19 @@ def is_first_process() -> bool:
 
 def inputs_in_force() -> list[Path]:
     """Existing files and folders that the command names, except what follows --out; of a pattern its files."""
-    words = arguments_in_force.get()
-    found, previous = [], ""
-    for word in words[2 if words[:1] and words[0] in _GROUPS else 1 :]:
-        option, equals, value = word.partition("=")
-        if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
-            # A list or a mapping that --set gives, such as [0.9,0.95], is no pattern.
-            named = _existing if "--set" in (previous, option) else _files_named
-            found += [path for part in {word, value} if part for path in named(part)]
-        previous = word
+    return [path for _, _, files in _inputs(arguments_in_force.get()) for path in files]
+
+
+def with_absolute_inputs(words: Sequence[str]) -> list[str]:
+    """A command with absolute paths in place of those that name existing files and folders, except what follows --out.
+
+    Args:
+        words: What follows `fae`.
+    """
+    found = list(words)
+    for place, before, files in _inputs(words):
+        if files and found[place] == words[place]:
+            found[place] = before + os.path.abspath(words[place][len(before) :])  # noqa: PTH100 (of a pattern, too)
     return found
 
 
@@ -107,9 +137,7 @@ def recorded_arguments() -> list[str]:
     """What a run records of its command, so that `--resume` alone can continue it; options of one call are left out."""
     words = arguments_in_force.get()
     kept = list(words[:2])
-    for option, value in _options(words[2:]):
-        if option in _OF_ONE_CALL:
-            continue
+    for option, value in _lasting(words[2:]):
         if value is None:
             kept += [redact(option)]
         elif option in _PLACES and _files_named(value):
@@ -142,7 +170,7 @@ def resumed_arguments(words: Sequence[str]) -> list[str]:
         return words
     own = list(_options(words[2:]))
     replaced = {_setting(*pair) for pair in own}
-    recorded = [pair for pair in _options(before[2:]) if _setting(*pair) not in replaced]
+    recorded = [pair for pair in _lasting(before[2:]) if _setting(*pair) not in replaced]
     hidden = next((option for option, value in recorded if value and "***" in value), None)
     if hidden is not None:
         raise FAEError(f"give {hidden} again: the run recorded it without its secrets")
@@ -195,6 +223,25 @@ def recorded_place(run: str | Path, typed: object, option: str) -> str | None:
 def outputs_of(words: Sequence[str]) -> list[str]:
     """The values of --out in a command's words."""
     return [value for option, value in _options(words) if option == "--out" and value is not None]
+
+
+def _inputs(words: Sequence[str]) -> Iterator[tuple[int, str, list[Path]]]:
+    """The parts of a command that may name what it reads: number of the word, what comes before the part, its files."""
+    previous = ""
+    for place in range(2 if words[:1] and words[0] in _GROUPS else 1, len(words)):
+        word = words[place]
+        option, equals, value = word.partition("=")
+        if previous not in _NO_INPUT and not (option in _NO_INPUT and equals):
+            # A list or a mapping that --set gives, such as [0.9,0.95], is no pattern.
+            named = _existing if "--set" in (previous, option) else _files_named
+            for part in filter(None, dict.fromkeys((word, value))):
+                yield place, word.removesuffix(part), named(part)
+        previous = word
+
+
+def _lasting(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The options of a command, with their values, that hold for later calls, too."""
+    return ((option, value) for option, value in _options(words) if option not in _OF_ONE_CALL)
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -8,12 +8,12 @@ from fae_core.files.lock import hold
 from fae_core.files.records import CHECKSUM, sealed, sha256_file, unsealed, write_json
 from fae_core.files.writing import (
     begun_folder,
+    claim_file,
     is_empty,
     recover_folder,
     remove_folder,
     remove_leftovers,
     replace_folder,
-    require_new_file,
     require_new_folder,
     staged_file,
     staged_folder,
@@ -24,6 +24,7 @@ from fae_core.files.writing import (
 __all__ = [
     "CHECKSUM",
     "begun_folder",
+    "claim_file",
     "disk_errors",
     "hold",
     "is_empty",
@@ -36,7 +37,6 @@ __all__ = [
     "remove_folder",
     "remove_leftovers",
     "replace_folder",
-    "require_new_file",
     "require_new_folder",
     "sealed",
     "sha256_file",

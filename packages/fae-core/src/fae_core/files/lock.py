@@ -1,6 +1,6 @@
-"""One writer per output folder: a lock file beside the folder, which names the process that holds it.
+"""One writer per output folder or file: a lock file beside it, which names the process that holds it.
 
-The lock is the system's own (flock) on `.NAME.lock` beside the folder, or on `.lock` inside where the parent cannot be
+The lock is the system's own (flock) on `.NAME.lock` beside it, or on `.lock` inside a folder whose parent cannot be
 written to. The kernel releases it when the process ends, in whatever way, and the next process reuses the file. Some
 network file systems do not share flock between hosts, or release it late after a crash. So the holder also touches its
 lock file every few seconds, and a file that names another host is watched for a while before it is reused.
@@ -28,6 +28,7 @@ from fae_core.files.disk import disk_errors
 from fae_core.redact import redact
 
 _SIGN_OF_LIFE = 10.0  # seconds between two touches of the lock file
+_ATTEMPTS = 10  # to make a lock file; the holder before may remove the folder that it had made for its own
 _PATIENCE = 30.0  # seconds without a touch, after which a holder on another host counts as dead
 _UNSHARED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) -> how many times
@@ -35,12 +36,14 @@ _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) -> how 
 
 @contextmanager
 def hold(folder: str | Path) -> Iterator[None]:
-    """Be the only writer of a folder during the block. A thread may hold a folder again that it holds already.
+    """Be the only writer of a folder, or of a file, during the block. A thread may hold again what it holds already.
+
+    Folders above it are made; those in which nothing is written by the end of the block are removed again.
 
     Raises FolderInUse, naming process and host, where another process or thread holds it.
 
     Args:
-        folder: To write in.
+        folder: What is written, which need not exist.
     """
     folder = Path(os.path.realpath(folder))
     key = (os.getpid(), threading.get_ident(), str(folder))
@@ -52,6 +55,7 @@ def hold(folder: str | Path) -> Iterator[None]:
             _held[key] -= 1
         return
     with disk_errors(folder):
+        made = [parent for parent in folder.parents if not parent.exists()]
         path, descriptor = _take(folder)
     _held[key] = 1
     ended = threading.Event()
@@ -64,6 +68,9 @@ def hold(folder: str | Path) -> Iterator[None]:
         with suppress(OSError):  # removed before it is released, so that nobody locks a file about to be removed
             path.unlink()
         os.close(descriptor)
+        with suppress(OSError):  # one is not empty
+            for parent in made:
+                parent.rmdir()
 
 
 def _take(folder: Path) -> tuple[Path, int]:
@@ -90,10 +97,12 @@ def _open(folder: Path) -> tuple[Path, int]:
     beside = folder.with_name(f".{folder.name}.lock") if folder.name else folder / ".lock"
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        return beside, os.open(beside, flags, 0o666)
-    except FileNotFoundError:  # on file systems without files of users, such as /proc
-        raise PermissionError(errno.EACCES, "no files can be made there") from None
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):
+                beside.parent.mkdir(parents=True, exist_ok=True)
+                return beside, os.open(beside, flags, 0o666)
+        # On file systems without files of users, such as /proc.
+        raise PermissionError(errno.EACCES, "no files can be made there")
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not folder.is_dir():
             raise

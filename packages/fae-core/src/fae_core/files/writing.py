@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fae_core.commands.running import LAUNCHED, is_first_process, until_command_ends
 from fae_core.errors import FAEError, FolderInUse, OutputExists
 from fae_core.files.disk import disk_errors
 from fae_core.files.lock import hold
@@ -161,28 +162,40 @@ def require_new_folder(
     return require_replaceable(folder, kind, inputs)
 
 
-def require_new_file(path: str | Path, *, overwrite: bool) -> None:
-    """Raise unless a command may write a file.
+def claim_file(path: str | Path, *, overwrite: bool) -> None:
+    """Raise unless a command may write a file; the command that is running is its only writer then, until it ends.
+
+    So the second one of two commands is refused when it starts: it cannot replace what the first one writes meanwhile.
+    Of a command in several processes the one that starts them holds the file, or else the first of them.
 
     Args:
-        path: The file.
+        path: The file; its folder need not exist.
         overwrite: Replace an older file.
 
     Raises:
         OutputExists: Where the file exists, without `overwrite`.
+        FolderInUse: Where another command writes it.
         FAEError: For a folder, a symbolic link, a name that the system does not allow.
     """
+    _require_new_file(path, overwrite)
+    if is_first_process() and LAUNCHED not in os.environ:
+        until_command_ends(hold(path))
+        _require_new_file(path, overwrite)  # written meanwhile
+
+
+def _require_new_file(path: str | Path, overwrite: bool) -> None:
+    """Raise unless a file may be written."""
     path = absolute(path)
     with disk_errors(path):
         if not os.path.lexists(path):
-            return _check_name(path)
+            _check_name(path)
+            return
         if path.is_symlink():
             raise FAEError(f"{path} is a symbolic link to {path.readlink()}; give the file itself")
         if path.is_dir():
             raise FAEError(f"{path} is a folder; give a file to write")
     if not overwrite:
         raise OutputExists(path)
-    return None
 
 
 def _check_name(folder: Path) -> None:

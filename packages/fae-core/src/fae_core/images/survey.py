@@ -19,7 +19,7 @@ from PIL import Image
 from fae_core.commands.running import command_line
 from fae_core.documents import read_json
 from fae_core.errors import DataError, FAEError, InvalidFile
-from fae_core.files import disk_errors, write_json
+from fae_core.files import disk_errors, hold, write_json
 from fae_core.images.decode import decode_image
 from fae_core.images.findings import Findings, Row
 from fae_core.images.folder import FolderImages
@@ -53,20 +53,25 @@ def survey(source: ImageSource, out: Path, *, data: str, side: int, threads: int
 
     Raises:
         DataError: the images change meanwhile, or none can be read.
+        FolderInUse: another process writes the report.
         FAEError: the report cannot be written.
     """
+    with hold(out):
+        return _survey_held(source, out, data, side, threads or available_threads())
+
+
+def _survey_held(source: ImageSource, out: Path, data: str, side: int, threads: int) -> dict[str, Any]:
+    """The survey, whose report and notes no other process writes."""
     files, facts = facts_of(source, show=True)
     notes, found = out.with_name(f".{out.name}.progress"), Findings(source, side)
     with disk_errors(notes):
-        notes.parent.mkdir(parents=True, exist_ok=True)
         begun = _read_notes(notes, files)
         if begun is None:
-            notes.write_text(f"{_HEAD}{json.dumps(files)}}}\n", encoding="utf-8")
+            notes.write_text(_head(files), encoding="utf-8")
             begun = []
         for row in begun:
             found.add(row)
         todo = range(len(begun), len(source))
-        threads = threads or available_threads()
         reading = read_ahead(lambda index: _look_at(source, index), todo, threads=threads, ahead=8 * threads)
         with progress(len(source), "checking images", done=len(begun)) as bar, notes.open("a", encoding="utf-8") as log:
             rows: list[Row] = []
@@ -74,7 +79,7 @@ def survey(source: ImageSource, out: Path, *, data: str, side: int, threads: int
                 found.add(row)
                 rows.append(row)
                 if len(rows) == _CHUNK or index == todo[-1]:
-                    log.write(json.dumps(rows) + "\n")
+                    log.write(json.dumps([index + 1 - len(rows), rows]) + "\n")
                     log.flush()
                     rows = []
                 bar.advance()
@@ -165,27 +170,36 @@ def _look_at(source: ImageSource, index: int) -> Row:
 
 
 def _read_notes(notes: Path, files: str) -> list[Row] | None:
-    """What an interrupted survey of the same files found; None where there is none.
+    """What an interrupted survey of the same files found; None where there is none. The rest of the notes is cut off.
+
+    After a first line about the files, each line has the index of an image and the rows of `_CHUNK` images from it on.
 
     Raises FAEError where the file is not one of a survey.
     """
     if not notes.is_file():
         return None
     rows: list[Row] = []
-    with suppress(ValueError, TypeError, KeyError), notes.open(encoding="utf-8", errors="replace") as lines:
-        head = next(lines, "")
+    with notes.open("rb+") as lines:
+        head = lines.readline().decode(errors="replace")
         if head and not head.startswith(_HEAD):
             raise FAEError(f"{notes} is no file of `fae check`; move it away, or give another --out")
-        if json.loads(head or "{}").get("files") != files:
+        if head != _head(files):
             return None
-        for line in lines:  # the last one may have been cut off
-            rows += [Row(*row) for row in json.loads(line)]
-    whole = len(rows) // _CHUNK * _CHUNK
-    with notes.open("r+", encoding="utf-8") as lines:
-        for _ in range(1 + whole // _CHUNK):
-            lines.readline()
-        lines.truncate(lines.tell())
-    return rows[:whole]
+        whole = lines.tell()
+        with suppress(ValueError, TypeError):  # the last line may have been cut off; earlier versions wrote no index
+            for line in iter(lines.readline, b""):
+                first, found = json.loads(line)
+                if first != len(rows) or len(found) != _CHUNK or not line.endswith(b"\n"):
+                    break
+                rows += [Row(*row) for row in found]
+                whole = lines.tell()
+        lines.truncate(whole)
+    return rows
+
+
+def _head(files: str) -> str:
+    """The first line of the notes of a survey of these files."""
+    return f"{_HEAD}{json.dumps(files)}}}\n"
 
 
 def _identity(source: ImageSource, found: Findings, blocks: list[str]) -> dict[str, Any]:

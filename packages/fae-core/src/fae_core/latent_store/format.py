@@ -24,6 +24,7 @@ from fae_core.config.limits import LARGEST_SEED, SMALLEST_SEED
 from fae_core.display import fields_html, fields_repr
 from fae_core.errors import DataError, field_reasons
 from fae_core.files import CHECKSUM, read_json, unsealed
+from fae_core.files.ownership import kind_of
 from fae_core.folders import STORE_INDEX, STORE_PLAN, STORE_PROGRESS
 from fae_core.redact import redact
 
@@ -186,9 +187,11 @@ def read_index(folder: Path) -> Index:
     if not path.is_file():
         if (folder / STORE_PROGRESS).is_dir():
             raise DataError(f"{folder} is not finished: run the command that wrote it again with --resume")
-        raise DataError(f"{folder} is not a latent store ({STORE_INDEX} is missing)")
+        raise _no_store(folder, f"{STORE_INDEX} is missing")
+    stored = read_json(path, max_bytes=_MAX_INDEX)
+    if stored.get("format") != FORMAT:  # other folders have a file of this name, too
+        raise _no_store(folder, f"{STORE_INDEX} is of another format")
     try:
-        stored = read_json(path, max_bytes=_MAX_INDEX)
         index = Index.model_validate({key: value for key, value in stored.items() if key != CHECKSUM})
     except ValidationError as error:
         raise DataError(f"{path}: {field_reasons(error.errors(), Index)}") from None
@@ -199,6 +202,12 @@ def read_index(folder: Path) -> Index:
         raise DataError(f"{path}: a shard has more samples than its range of the source")
     unsealed(stored, path)
     return index
+
+
+def _no_store(folder: Path, reason: str) -> DataError:
+    """The error about a folder that is no latent store: what else FAE made it as, or why it is none."""
+    kind = kind_of(folder)
+    return DataError(f"{folder} is not a latent store ({f'its kind is: {kind}' if kind else reason})")
 
 
 def read_plan(folder: Path) -> Plan:

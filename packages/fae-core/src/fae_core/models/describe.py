@@ -7,11 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fae_core.errors import FAEError, UnknownName, first_line
-from fae_core.folders import BUNDLE_PARTS, LATENT_SPEC, MODEL_CONFIG, README, STORE_INDEX
+from fae_core.commands.running import command_line
+from fae_core.errors import FAEError, InvalidFile, UnknownName, first_line
+from fae_core.files import read_json, read_yaml
+from fae_core.files.ownership import kind_of
+from fae_core.folders import (
+    BUNDLE_PARTS,
+    CACHE_INDEX,
+    CHECKPOINT_STATE,
+    LATENT_SPEC,
+    MODEL_CONFIG,
+    README,
+    RECIPE_STEPS,
+    RUN_CHECKPOINTS,
+    RUN_CONFIG,
+    RUN_MODEL,
+    SAMPLES_RECORD,
+    STORE_INDEX,
+)
 from fae_core.models.bundles import bundle_folders, bundle_part, is_bundle, read_bundle
 from fae_core.models.presets import load_preset
 from fae_core.models.sources import resolve_model_folder
+from fae_core.models.stored import numbered
 from fae_core.plugins import load_plugins
 
 
@@ -19,7 +36,7 @@ def describe(target: str | Path) -> dict[str, Any]:
     """What `fae info` prints of a preset, a bundle or a folder. No weights are built.
 
     Args:
-        target: Name of a preset or bundle, or a model, run, bundle or latent-store folder.
+        target: Name of a preset or bundle, or a model's folder, or one of any kind that FAE made.
 
     Returns:
         Values by the names that are printed.
@@ -94,21 +111,73 @@ def _describe_preset(name: str) -> dict[str, Any]:
 
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
-    from fae_core.files import read_json
-    from fae_core.spec import LatentSpec
-
-    if (folder / STORE_INDEX).is_file():
+    kind = kind_of(folder)
+    if kind in ("latent store", None) and (folder / STORE_INDEX).is_file():
         from fae_core.latent_store import LatentStore
 
         store = LatentStore(folder)
         return {"latent store": folder, "samples": len(store), **store.spec.facts()}
-    model_folder = resolve_model_folder(folder)
-    stored = read_json(model_folder / MODEL_CONFIG)
+    if kind not in _OTHERS or (folder / RUN_MODEL / MODEL_CONFIG).is_file():
+        return _describe_model(resolve_model_folder(folder))
+    try:
+        return {kind: folder, **_OTHERS[kind](folder)}
+    except (KeyError, TypeError, AttributeError):
+        raise InvalidFile(f"{folder} is marked as {kind}, but its record is damaged") from None
+
+
+def _describe_model(folder: Path) -> dict[str, Any]:
+    from fae_core.spec import LatentSpec
+
+    stored = read_json(folder / MODEL_CONFIG)
     facts = {
-        "model": model_folder,
+        "model": folder,
         "type": stored.get("model_type"),
         "written by": f"{stored.get('package')} {stored.get('version')}",
     }
-    if (model_folder / LATENT_SPEC).is_file():
-        facts.update(LatentSpec.load(model_folder).facts())
+    if (folder / LATENT_SPEC).is_file():
+        facts.update(LatentSpec.load(folder).facts())
     return facts
+
+
+def _run_without_model(folder: Path) -> dict[str, Any]:
+    settings = read_yaml(folder / RUN_CONFIG)
+    done, last = max(numbered(folder / RUN_CHECKPOINTS), default=0), settings["training"]["steps"]
+    words = str(settings.get("command")).removeprefix("fae ")
+    again = {"to go on": command_line(words, out=folder, resume=True)} if words.startswith("train ") else _UNFINISHED
+    return {"step": f"{done} of {last}", **again}
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    state = read_json(folder / CHECKPOINT_STATE, max_bytes=_LARGEST)
+    return {"step": state["step"], "made by": state.get("command")}
+
+
+def _samples(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / SAMPLES_RECORD, max_bytes=_LARGEST)
+    facts = {name: record["job"].get(name) for name in ("count", "generator", "decoder", "seed")}
+    return facts if "provenance" in record else {**facts, **_UNFINISHED}
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / RECIPE_STEPS, max_bytes=_LARGEST)
+    done = [str(step.get("name")) for step in record["steps"] if isinstance(step, dict)]
+    return {"title": record["title"], "steps done": ", ".join(done) or "none"}
+
+
+def _text_cache(folder: Path) -> dict[str, Any]:
+    index = read_json(folder / CACHE_INDEX)
+    return {name: index.get(name) for name in ("encoder", "prompts", "tokens", "width")}
+
+
+_LARGEST = 2**28  # bytes of a record
+_UNFINISHED = {"to go on": "the command that began it, with --resume"}
+# What is said of folders that are no models, by their kind.
+_OTHERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "run": _run_without_model,
+    "checkpoint": _checkpoint,
+    "samples": _samples,
+    "recipe": _recipe,
+    "text cache": _text_cache,
+    "latent store": lambda folder: _UNFINISHED,
+    "output": lambda folder: {"holds": ", ".join(sorted(path.name for path in folder.glob("[!.]*")))},
+}

@@ -1,16 +1,19 @@
 """Running a recipe: which of its steps are due, one after another or several at once, and the record of those done.
 
-Each step is recorded with its command and seconds in {out}/steps.json. With resume a recipe runs the steps that are not
-recorded there, those recorded with another command, and after any that ran the later ones that may read what has
-changed: those that are not resumable, and those that read its results. A resumable one gets --resume, with which its
-command compares what it was begun on with what there is now. All these lose their record before the first of them runs,
-so that what an interruption, a failure or `only` leaves undone is done by the next call. A resumable step that was
-recorded with another command is refused: its result stays.
+Each step is recorded with its command and seconds in {out}/steps.json. {out} stays as the recipe has it, and what else
+the command reads is an absolute path, so that the folder may be moved, and named from anywhere. With resume a recipe
+runs the steps that are not recorded there, those recorded with another command, and after any that ran the later ones
+that may read what has changed: those that are not resumable, and those that read its results. A resumable one gets
+--resume, with which its command compares what it was begun on with what there is now. All these lose their record
+before the first of them runs, so that what an interruption, a failure or `only` leaves undone is done by the next call.
+A resumable step that was recorded with another command is refused: its result stays.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import os
+import re
 import shlex
 import signal
 import sys
@@ -19,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fae_core.commands.running import command_to_go_on
+from fae_core.commands.running import command_to_go_on, with_absolute_inputs
 from fae_core.errors import FAEError, Interrupted, UnknownName
 from fae_core.files import (
     begun_folder,
@@ -39,6 +42,8 @@ from fae_core.recipes.read import declared_variables as declared_variables
 from fae_core.recipes.read import load_recipe as load_recipe
 from fae_core.recipes.step import run_step
 from fae_core.redact import redact
+
+_OUT = Path("{out}")  # the experiment's folder in recorded commands
 
 
 def run_recipe(
@@ -108,10 +113,11 @@ def _run_held(
         with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=RECIPE_STEPS) as folder:
             _record(folder / RECIPE_STEPS, recipe, done)
     before = {entry["name"]: entry.get("command") for entry in done}
-    _refuse_changed(recipe, out, before)
+    recorded = {step.name: _as_recorded(recipe.command(step, _OUT)) for step in recipe.steps}
+    _refuse_changed(recipe, out, recorded, before)
     commands = {step.name: recipe.command(step, out) for step in recipe.steps}
     reads = needs(commands)
-    due = _due(chosen, commands, reads, before)
+    due = _due(chosen, recorded, reads, before)
     changing = _with_readers(due, reads)
     if not changing.isdisjoint(before):
         done = [entry for entry in done if entry["name"] not in changing]
@@ -119,11 +125,11 @@ def _run_held(
     places = {name: place for place, name in enumerate(commands, 1)}
 
     def started(name: str) -> None:
-        announce(f"[{places[name]}/{len(places)}] {_as_recorded(commands[name])}")
+        announce(f"[{places[name]}/{len(places)}] fae {redact(shlex.join(commands[name]))}")
 
     def ended(name: str, seconds: float) -> None:
         done[:] = [entry for entry in done if entry["name"] != name]
-        done.append({"name": name, "command": _as_recorded(commands[name]), "seconds": round(seconds, 1)})
+        done.append({"name": name, "command": recorded[name], "seconds": round(seconds, 1)})
         done.sort(key=lambda entry: places.get(entry["name"], 0))  # steps at once do not end in the recipe's order
         _record(record_path, recipe, done)
 
@@ -139,14 +145,14 @@ def _run_held(
 
 def _due(
     chosen: tuple[Step, ...],
-    commands: dict[str, list[str]],
+    recorded: dict[str, str],
     reads: dict[str, frozenset[str]],
     before: dict[str, str | None],
 ) -> list[Step]:
-    """The chosen steps that have to run, given the commands of those that were finished before."""
+    """The chosen steps that have to run, by their commands and those of the steps that were finished before."""
     due: dict[str, Step] = {}
     for step in chosen:
-        finished = before.get(step.name) == _as_recorded(commands[step.name])
+        finished = _is_same(before.get(step.name), recorded[step.name])
         # One that is cheap to repeat is repeated even where no word of its command names what it reads.
         if not finished or (due and not step.resumable) or not reads[step.name].isdisjoint(due):
             due[step.name] = step
@@ -188,14 +194,44 @@ def _failure(name: str, status: object) -> FAEError:
 
 
 def _as_recorded(arguments: list[str]) -> str:
-    return f"fae {redact(shlex.join(arguments))}"
+    """A step's command as steps.json has it, from its arguments with {out} in them."""
+    words = zip(arguments, with_absolute_inputs(arguments), strict=True)
+    return f"fae {redact(shlex.join(word if str(_OUT) in word else absolute for word, absolute in words))}"
 
 
-def _refuse_changed(recipe: Recipe, out: Path, before: dict[str, str | None]) -> None:
+def _is_same(was: str | None, now: str) -> bool:
+    """Whether a recorded command is the one of a step now, however their paths are written.
+
+    Earlier versions recorded the folder of the experiment as it was named then, and other paths as they were given.
+    """
+    if was is None:
+        return False
+    places: set[str] = set()  # what stands for {out}
+    try:
+        for old, new in zip(shlex.split(was), shlex.split(now), strict=True):
+            if str(_OUT) in new:
+                found = re.fullmatch("(.+)".join(map(re.escape, new.split(str(_OUT)))), old)
+                if found is None:
+                    return False
+                places.update(found.groups())
+            elif _path_in(old) != _path_in(new):
+                return False
+    except ValueError:  # another number of words, or what a secret was part of is no word any more
+        return was == now
+    return len(places) < 2
+
+
+def _path_in(word: str) -> tuple[str, str, str]:
+    """A word in which a path, alone or after a "=", is absolute."""
+    before, equals, path = word.rpartition("=")
+    return before, equals, os.path.abspath(path) if path else ""  # noqa: PTH100 (links are kept)
+
+
+def _refuse_changed(recipe: Recipe, out: Path, recorded: dict[str, str], before: dict[str, str | None]) -> None:
     """Raise FAEError for a finished resumable step, costly to repeat, whose command has changed in the recipe."""
     for step in recipe.steps:
-        was, now = before.get(step.name), _as_recorded(recipe.command(step, out))
-        if step.resumable and was is not None and was != now:
+        was, now = before.get(step.name), recorded[step.name]
+        if step.resumable and was is not None and not _is_same(was, now):
             raise FAEError(
                 f"{out} has step {step.name} from `{was}`, not from `{now}`; give another --out, or remove the step "
                 f"from {RECIPE_STEPS} and its folder"

@@ -16,6 +16,7 @@ import torch
 from fae_core import folders
 from fae_core.commands.provenance import provenance
 from fae_core.commands.running import command_to_go_on, recorded_arguments
+from fae_core.commands.signals import asked_to_end
 from fae_core.errors import FAEError, Interrupted, InvalidFile, InvalidSettings
 from fae_core.files import hold, read_yaml, require_new_folder
 from fae_core.folders import (
@@ -82,7 +83,7 @@ def train(
         InvalidFile: it was started with other data, or is damaged.
         LatentSpecMismatch: the run to resume was started with other latents.
         FAEError: gradients stay non-finite, there are no samples, or as `check_trainable`.
-        Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
+        Interrupted: a signal asked for an end (see `fae_core.commands.signals`); a checkpoint was saved.
     """
     run, content = Path(run), None
     with processes(device) as group, ExitStack() as held:
@@ -117,10 +118,10 @@ def train(
         if group.is_main and config.track:
             journal.trackers = held.enter_context(Trackers(config.track, run, read_yaml(run / RUN_CONFIG), start))
         clock = _Clock(seconds)
-        skipped = 0
+        skipped, stop = 0, _Stop()
         with (
             _deterministic(config.deterministic),
-            _stop_signal() as stop,
+            asked_to_end(stop.ask, once=True),  # the loop ends after its step; a second signal acts at once
             progress(config.steps, f"training {run.name}", start, group.is_main) as bar,
         ):
             for step, micro_batches in _batches(task, config, group, start):
@@ -287,36 +288,12 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 class _Stop:
-    """The signal that asked for an end; 0: none."""
+    """The first signal that asked for an end; 0: none."""
 
     signal = 0
 
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Record SIGTERM (preemption) or SIGINT (Ctrl-C), so that the loop ends after its step; a second one acts now."""
-    stop, before = _Stop(), {}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, _: object) -> None:
-        stop.signal = number
-        restore()
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # nohup, and shells that start a job in the background, have signals ignored.
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, ask)
-    except ValueError:  # not the main thread: the host program owns the signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        restore()
+    def ask(self, number: int) -> None:
+        self.signal = number
 
 
 def _stop(done: int, number: int, group: Processes) -> None:

@@ -11,9 +11,10 @@ tokens.bin     (T, width) bfloat16, the tokens that count, one prompt after the 
 from __future__ import annotations
 
 import logging
+import time
 import zlib
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fae_core.errors import FAEError, InvalidFile
+from fae_core.errors import FAEError, FolderInUse, InvalidFile
 from fae_core.files import (
     CHECKSUM,
     hold,
@@ -38,6 +39,7 @@ from fae_diffusion.text.encoder import TextEncoder, check_prompts
 from fae_diffusion.text.stored import CACHE_KIND, is_cache
 
 log = logging.getLogger("fae")
+_POLL_SECONDS = 0.5
 
 
 class TextCache:
@@ -163,7 +165,8 @@ class TextCache:
     ) -> TextCache:
         """The cache in `folder`, made unless it has these prompts from this encoder already.
 
-        A call after an interrupted one keeps the parts that were finished.
+        A call after an interrupted one keeps the parts that were finished. While another command makes the cache, this
+        one waits, and then takes what was made where it has these prompts.
 
         Args:
             folder: of the cache.
@@ -181,16 +184,38 @@ class TextCache:
         fingerprint = str(group.broadcast(encoder.fingerprint() if group.is_main else None))
         if group.broadcast(group.is_main and _holds(folder, fingerprint, prompts)):
             return cls(folder)
-        with ExitStack() as held:
-            if group.is_main:
-                require_new_folder(folder, overwrite=True, kind=CACHE_KIND)
-                held.enter_context(hold(folder))
-            group.barrier()
+        if group.is_main:
+            require_new_folder(folder, overwrite=True, kind=CACHE_KIND)
+        with _held_in_turn(folder, group):
+            if group.broadcast(group.is_main and _holds(folder, fingerprint, prompts)):
+                return cls(folder)
             encode_into(folder, encoder, fingerprint, prompts, (chunk, part), group)
         made = cls(folder)
         if group.is_main:
             _warn_of_equal(made.equal_after_cut)
         return made
+
+
+@contextmanager
+def _held_in_turn(folder: Path, group: Processes) -> Iterator[None]:
+    """Be the only command that makes a cache, once another one that makes it has ended. The first process holds it.
+
+    The others hear from it at each attempt: they would give up after a silence of hours.
+    """
+    with ExitStack() as held:
+        taken = waits = False
+        while not taken:
+            if group.is_main:
+                try:
+                    held.enter_context(hold(folder))
+                    taken = True
+                except FolderInUse as error:
+                    if not waits:
+                        log.info("waiting for %s, which is being made by %s", folder, error.holder)
+                    waits = True
+                    time.sleep(_POLL_SECONDS)
+            taken = group.broadcast(taken)
+        yield
 
 
 def _holds(folder: Path, fingerprint: str, prompts: Sequence[str]) -> bool:

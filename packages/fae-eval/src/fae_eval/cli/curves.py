@@ -31,12 +31,12 @@ def curves(
     Example: fae eval curves "Ia=runs/autoencoder" "Ib=runs/pixel" "II=runs/fae" --value unexplained --out curves.svg
     """
     from fae_core.errors import FAEError
-    from fae_core.files import disk_errors, require_new_file, write_atomic
+    from fae_core.files import claim_file, disk_errors, write_atomic
     from fae_eval.studies.comparison_chart import comparison_chart
 
     if out.suffix != ".svg":
         raise FAEError(f"--out {out} must end in .svg")
-    require_new_file(out, overwrite=overwrite)
+    claim_file(out, overwrite=overwrite)
     folders = names_and_paths(runs, "line", "NAME=RUN")
     lines = [_line(name, folder, value) for name, folder in folders.items()]
     drawn = comparison_chart(lines, title=title or value, x_label="% of the run", y_label=value)

@@ -283,12 +283,12 @@ def pack(
     Example: fae eval pack --samples runs/samples --out samples.npz
     """
     from fae_core.errors import DataError, FAEError
-    from fae_core.files import require_new_file
+    from fae_core.files import claim_file
     from fae_core.progress import progress
 
     if out.suffix != ".npz":
         raise FAEError(f"--out {out} must end in .npz")
-    require_new_file(out, overwrite=overwrite)
+    claim_file(out, overwrite=overwrite)
     check_latents([samples], decoder)
     from fae_eval.data import open_samples, write_adm
     from fae_eval.tokenizers import load_image_tokenizer

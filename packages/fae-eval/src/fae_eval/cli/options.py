@@ -24,7 +24,7 @@ from fae_core.commands.output import document, say
 from fae_core.commands.running import command_line
 from fae_core.config.limits import LARGEST_SEED, LARGEST_SIDE, SMALLEST_SEED
 from fae_core.errors import FAEError
-from fae_core.files import require_new_file
+from fae_core.files import claim_file
 from fae_core.folders import RESULTS
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def result_path(out: Path | None, name: str, overwrite: bool, beside: str | None
         raise FAEError(f"--out {out} must be a folder or end in .json")
     path = out if out.suffix == ".json" else out / f"{name}.json"
     for file in (path, *([] if beside is None else [path.with_suffix(beside)])):
-        require_new_file(file, overwrite=overwrite)
+        claim_file(file, overwrite=overwrite)
     return path
 
 

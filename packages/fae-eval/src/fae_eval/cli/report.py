@@ -35,7 +35,7 @@ def report(
     """
     from fae_core.documents import read_text
     from fae_core.errors import FAEError
-    from fae_core.files import disk_errors, require_new_file
+    from fae_core.files import claim_file, disk_errors
     from fae_eval.report import is_report, write_report
 
     if note and note_file:
@@ -47,6 +47,6 @@ def report(
     with disk_errors(target):
         if target.is_dir() and not target.is_symlink():
             target = target / REPORT
-    require_new_file(target, overwrite=overwrite or (target.name == REPORT and is_report(target)))
+    claim_file(target, overwrite=overwrite or (target.name == REPORT and is_report(target)))
     write_report(runs, target, title=title, note=note, paper=paper)
     say(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB); next: open it in a browser")

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from fae_core.commands.signals import ENDING, asked_to_end
 from fae_eval.explore.models import Models
 from fae_eval.explore.uploads import MOST_BYTES
 
@@ -108,5 +109,9 @@ def serve(models: Models, source: Any, bound: socket.socket, host: str, ready: C
                 await super().shutdown(sockets)
 
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
-        ready()
-        Server(config).run(sockets=[bound])
+        server = Server(config)
+        # A signal that the server does not handle itself would end the process with the uploads on the disk.
+        others = set(ENDING) - set(uvicorn.server.HANDLED_SIGNALS)
+        with asked_to_end(lambda number: server.handle_exit(number, None), signals=others):
+            ready()
+            server.run(sockets=[bound])
