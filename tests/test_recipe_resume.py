@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_a_folder_goes_on_however_it_is_named_and_wherever_it_lies(
     recipe.write_text(STEPS.replace("fae-tiny", "fae-small"))
     with pytest.raises(FAEError, match=r"step latents from .*fae-tiny.* not from .*fae-small"):
         run_recipe(load_recipe(recipe, {"data": "../one"}), tmp_path / "moved", resume=True)
+
+
+def test_a_folder_goes_on_where_it_was_moved_together_with_its_data(recipe: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "runs").mkdir(parents=True)
+    (tmp_path / "one").rename(project / "one")
+    run_recipe(load_recipe(recipe, {"data": str(project / "one")}), project / "runs" / "first")
+    (project / "runs" / "first" / "crops" / "mine").write_text("a step that ran again would be refused")
+    for place in ("renamed", "renamed again"):
+        project = project.rename(tmp_path / place)
+        loaded, out = load_recipe(recipe, {"data": str(project / "one")}), project / "runs" / "first"
+        run_recipe(loaded, out, resume=True)
+        shutil.rmtree(out / "smaller")
+        record = out / "steps.json"
+        steps = json.loads(record.read_text())
+        steps["steps"].pop()  # it is made again, and the record written anew
+        record.write_text(json.dumps(steps))
+        assert [entry["name"] for entry in run_recipe(loaded, out, resume=True)] == ["crops", "latents", "smaller"]
 
 
 def test_a_record_of_an_earlier_version_has_the_folder_as_it_was_named_then(recipe: Path, tmp_path: Path) -> None:

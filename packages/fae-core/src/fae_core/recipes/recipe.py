@@ -1,7 +1,8 @@
 """Running a recipe: which of its steps are due, one after another or several at once, and the record of those done.
 
 Each step is recorded with its command and seconds in {out}/steps.json. {out} stays as the recipe has it, and what else
-the command reads is an absolute path, so that the folder may be moved, and named from anywhere. With resume a recipe
+the command reads is an absolute path, so that the folder may be moved, alone or with its data, and named from anywhere.
+With resume a recipe
 runs the steps that are not recorded there, those recorded with another command, and after any that ran the later ones
 that may read what has changed: those that are not resumable, and those that read its results. A resumable one gets
 --resume, with which its command compares what it was begun on with what there is now. All these lose their record
@@ -105,15 +106,24 @@ def _run_held(
     """Run the chosen steps in a folder that is locked for this process."""
     recover_folder(out)
     record_path = out / RECIPE_STEPS
+    here = os.path.abspath(out)  # noqa: PTH100 (links are kept)
+    recorded = {step.name: _as_recorded(recipe.command(step, _OUT)) for step in recipe.steps}
     done: list[dict[str, Any]] = []
+    same: set[str] = set()  # steps that are done, with the command that they have now
     if resume and record_path.is_file():
-        done = _recorded(record_path)
+        done, was_here = _recorded(record_path, here)
+        same = {
+            entry["name"]
+            for entry in done
+            if entry["name"] in recorded and _is_same(entry.get("command"), recorded[entry["name"]], was_here, here)
+        }
+        if here != was_here:  # paths as they are now, which the next call compares
+            done = [{**entry, "command": recorded[entry["name"]]} if entry["name"] in same else entry for entry in done]
         remove_leftovers(out)
     else:
         with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=RECIPE_STEPS) as folder:
-            _record(folder / RECIPE_STEPS, recipe, done)
-    before = {entry["name"]: entry.get("command") for entry in done}
-    recorded = {step.name: _as_recorded(recipe.command(step, _OUT)) for step in recipe.steps}
+            _record(folder / RECIPE_STEPS, recipe, here, done)
+    before = {e["name"]: recorded[e["name"]] if e["name"] in same else e.get("command") for e in done}
     _refuse_changed(recipe, out, recorded, before)
     commands = {step.name: recipe.command(step, out) for step in recipe.steps}
     reads = needs(commands)
@@ -121,7 +131,7 @@ def _run_held(
     changing = _with_readers(due, reads)
     if not changing.isdisjoint(before):
         done = [entry for entry in done if entry["name"] not in changing]
-        _record(record_path, recipe, done)
+        _record(record_path, recipe, here, done)
     places = {name: place for place, name in enumerate(commands, 1)}
 
     def started(name: str) -> None:
@@ -131,7 +141,7 @@ def _run_held(
         done[:] = [entry for entry in done if entry["name"] != name]
         done.append({"name": name, "command": recorded[name], "seconds": round(seconds, 1)})
         done.sort(key=lambda entry: places.get(entry["name"], 0))  # steps at once do not end in the recipe's order
-        _record(record_path, recipe, done)
+        _record(record_path, recipe, here, done)
 
     again = {step.name: ["--resume" if step.resumable else "--overwrite"] if resume else [] for step in due}
     attempts = {name: [*commands[name], *options] for name, options in again.items()}
@@ -152,7 +162,7 @@ def _due(
     """The chosen steps that have to run, by their commands and those of the steps that were finished before."""
     due: dict[str, Step] = {}
     for step in chosen:
-        finished = _is_same(before.get(step.name), recorded[step.name])
+        finished = before.get(step.name) == recorded[step.name]
         # One that is cheap to repeat is repeated even where no word of its command names what it reads.
         if not finished or (due and not step.resumable) or not reads[step.name].isdisjoint(due):
             due[step.name] = step
@@ -199,10 +209,18 @@ def _as_recorded(arguments: list[str]) -> str:
     return f"fae {redact(shlex.join(word if str(_OUT) in word else absolute for word, absolute in words))}"
 
 
-def _is_same(was: str | None, now: str) -> bool:
+def _is_same(was: str | None, now: str, was_here: str, here: str) -> bool:
     """Whether a recorded command is the one of a step now, however their paths are written.
 
-    Earlier versions recorded the folder of the experiment as it was named then, and other paths as they were given.
+    A path is the same where it is absolutely, or where it is seen from the experiment's folder: that may have been
+    moved alone, or together with the data that its steps read. Earlier versions recorded the folder as it was named
+    then, and other paths as they were given.
+
+    Args:
+        was: What was recorded.
+        now: What would be recorded.
+        was_here: The absolute path of the experiment's folder then.
+        here: That path now.
     """
     if was is None:
         return False
@@ -214,24 +232,27 @@ def _is_same(was: str | None, now: str) -> bool:
                 if found is None:
                     return False
                 places.update(found.groups())
-            elif _path_in(old) != _path_in(new):
+            elif not _paths_in(old, was_here) & _paths_in(new, here):
                 return False
     except ValueError:  # another number of words, or what a secret was part of is no word any more
         return was == now
     return len(places) < 2
 
 
-def _path_in(word: str) -> tuple[str, str, str]:
-    """A word in which a path, alone or after a "=", is absolute."""
+def _paths_in(word: str, here: str) -> set[str]:
+    """A word in which a path, alone or after a "=", is absolute, and in which it is seen from a folder."""
     before, equals, path = word.rpartition("=")
-    return before, equals, os.path.abspath(path) if path else ""  # noqa: PTH100 (links are kept)
+    if not path:
+        return {word}
+    absolute = os.path.abspath(path)  # noqa: PTH100 (links are kept)
+    return {before + equals + absolute, before + equals + os.path.relpath(absolute, here)}
 
 
 def _refuse_changed(recipe: Recipe, out: Path, recorded: dict[str, str], before: dict[str, str | None]) -> None:
     """Raise FAEError for a finished resumable step, costly to repeat, whose command has changed in the recipe."""
     for step in recipe.steps:
         was, now = before.get(step.name), recorded[step.name]
-        if step.resumable and was is not None and not _is_same(was, now):
+        if step.resumable and was is not None and was != now:
             raise FAEError(
                 f"{out} has step {step.name} from `{was}`, not from `{now}`; give another --out, or remove the step "
                 f"from {RECIPE_STEPS} and its folder"
@@ -248,16 +269,20 @@ def announce(text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
-    write_json(path, {"title": recipe.title, "variables": recipe.variables, "steps": done})
+def _record(path: Path, recipe: Recipe, here: str, done: list[dict[str, Any]]) -> None:
+    write_json(path, {"title": recipe.title, "variables": recipe.variables, "folder": here, "steps": done})
 
 
-def _recorded(path: Path) -> list[dict[str, Any]]:
-    """The finished steps in steps.json; raises FAEError where the file is not a recipe's."""
-    done = read_json(path).get("steps")
+def _recorded(path: Path, here: str) -> tuple[list[dict[str, Any]], str]:
+    """The finished steps in steps.json, and the folder that it was written in, by default the one where it is.
+
+    Raises FAEError where the file is not a recipe's.
+    """
+    found = read_json(path)
+    done = found.get("steps")
     if not isinstance(done, list) or not all(_is_record(entry) for entry in done):
         raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
-    return done
+    return done, str(found.get("folder", here))
 
 
 def _is_record(entry: Any) -> bool:
