@@ -60,7 +60,11 @@ def all_errors() -> list[FAEError]:
 
 @pytest.mark.parametrize(
     "again",
-    [*(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(6)), copy.copy, copy.deepcopy],
+    [
+        *(lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(6)),  # noqa: S301 (its own)
+        copy.copy,
+        copy.deepcopy,
+    ],
     ids=[*(f"pickle protocol {n}" for n in range(6)), "copy", "deepcopy"],
 )
 def test_every_error_is_the_same_after_a_round_trip(again: Callable[[FAEError], FAEError]) -> None:
