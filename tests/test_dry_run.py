@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -15,7 +16,7 @@ from fae_core.cost.counted import measure_cost
 from fae_core.errors import InvalidSettings, OutputExists
 from fae_core.models.folder import read_config
 from fae_core.spec import LatentSpec
-from fae_diffusion import LightningDiT
+from fae_diffusion import LightningDiT, SiT
 
 BRIEF = "--steps 2 --batch-size 2 --device cpu --set training.keep_at=[1]"
 GAN = "--set noise.losses.adversarial=patchgan --set noise.losses.discriminator_width=8"
@@ -114,6 +115,29 @@ def test_no_image_is_decoded_and_no_weights_are_fetched(
     assert plan["settings"]["training"]["batch_size"] == 1024
     assert 100 < plan["time"]["hours"] * 8 < 2000
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_generator_may_run_in_fp32_alone_or_not_at_all(
+    fails: bool, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    usual = planned("train diffusion --latents latents --preset sit-tiny --out run", capsys)
+    run = SiT.dry_run
+
+    def dry_run(model: SiT, batch: int) -> torch.Tensor:
+        if fails or next(model.parameters()).dtype != torch.float32:
+            raise RuntimeError("expected mat1 and mat2 to have the same dtype")
+        return run(model, batch)
+
+    monkeypatch.setattr(SiT, "dry_run", dry_run)
+    plan = planned("train diffusion --latents latents --preset sit-tiny --out run", capsys)
+    if fails:
+        (told,) = plan["time"]["not_counted"]
+        assert told == "model (dry_run of SiT fails on the meta device: expected mat1 and mat2 to have the same dtype)"
+    else:
+        assert plan["time"] == usual["time"]
+    assert plan["parameters"] == usual["parameters"]
 
 
 def test_text_is_not_embedded(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_hub import SmallHub, small_hub
 
 from fae_core import LatentSpec, load_decoder, load_generator, load_tokenizer
-from fae_core.errors import InvalidFile
+from fae_core.errors import InvalidFile, UnknownName
 from fae_core.models.bundles import bundle_folders
 from fae_core.models.card import Card
 from fae_decoders import FAE, FAEDecoder
@@ -169,6 +170,23 @@ def test_subfolder_and_variant_of_a_local_folder(hub: SmallHub) -> None:
             load_generator(several, subfolder=wrong)
     assert FAEEncoder.from_pretrained(BUNDLE, subfolder="tokenizer").spec == load_tokenizer(BUNDLE).spec
     assert load_decoder(BUNDLE, subfolder="tokenizer").spec == FAEDecoder.from_pretrained(BUNDLE).spec
+
+
+@pytest.mark.parametrize(
+    ("load", "option", "meant"),
+    [
+        (load_generator, "torch_dtype", "dtype"),
+        (load_tokenizer, "revison", "revision"),
+        (load_decoder, "subfoldr", "subfolder"),
+        (FAE.from_pretrained, "devise", "device"),
+        (FAEDecoder.from_pretrained, "dtpye", "dtype"),
+        (FAEEncoder.from_pretrained, "verfy", "verify"),
+        (LightningDiT.from_pretrained, "varient", "variant"),
+    ],
+)
+def test_no_loader_swallows_an_unknown_option(load: Callable[..., Any], option: str, meant: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown option '{option}'; did you mean {meant}"):
+        load(BUNDLE / "generator" if load == LightningDiT.from_pretrained else "cifar10", **{option: None})
 
 
 PUSH = """

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from fae_core.commands.groups import invoke
 from fae_core.commands.running import resumed_arguments
-from fae_core.errors import FAEError, InvalidFile, InvalidSettings, LatentSpecMismatch
+from fae_core.errors import FAEError, InvalidFile, InvalidSettings, LatentSpecMismatch, UnknownName
 from fae_core.latent_store import write_store
 from fae_core.models.bundles import bundle_folders
 from fae_core.models.load import load_decoder, load_generator
@@ -106,7 +106,10 @@ def test_a_run_is_not_resumed_on_something_else(tmp_path: Path, change: str) -> 
 def test_a_checkpoint_in_the_middle_knows_its_latent_space_without_the_store(tmp_path: Path) -> None:
     latents, out = begun(tmp_path)
     shutil.rmtree(latents)
-    assert load_generator(next(out.glob("checkpoints/step-*"))).spec == SPEC
+    (kept,) = out.glob("checkpoints/step-*")
+    assert load_generator(kept).spec == SPEC
+    with pytest.raises(UnknownName, match="unknown option of a checkpoint 'devise'; did you mean device"):
+        load_generator(kept, devise="cpu")
 
 
 def test_more_steps_are_allowed_where_the_earlier_ones_would_have_been_the_same(tmp_path: Path) -> None:

@@ -9,19 +9,20 @@ from torch.utils.checkpoint import checkpoint
 
 from fae_core.config import Config
 from fae_core.cost.counted import Cost, estimate, measure_cost, with_measured_rate
+from fae_core.errors import FAEError
 from fae_core.models.pretrained import PretrainedModel
 
 WIDTH, TOKENS, DEPTH = 16, 5, 3
 
 
-class Config(Config):
+class StackConfig(Config):
     gradient_checkpointing: bool = False
 
 
 class Stack(PretrainedModel):
     """Three linear layers with a sigmoid behind each, on five tokens a sample."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: StackConfig) -> None:
         super().__init__(config)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Sigmoid()) for _ in range(DEPTH))
 
@@ -33,7 +34,7 @@ class Stack(PretrainedModel):
 
 
 def build(gradient_checkpointing: bool = False) -> Stack:
-    return Stack(Config(gradient_checkpointing=gradient_checkpointing))
+    return Stack(StackConfig(gradient_checkpointing=gradient_checkpointing))
 
 
 def test_a_network_counted_by_hand() -> None:
@@ -46,6 +47,31 @@ def test_a_network_counted_by_hand() -> None:
     tensor = 2 * TOKENS * WIDTH  # bytes of one activation in bf16
     assert cost.activations == (DEPTH + 1) * tensor  # the input, and what each sigmoid gives
     assert cost.checkpointed == DEPTH * tensor  # the input of each block
+
+
+class Convolution(PretrainedModel):
+    """On made-up input in the dtype of the weights, or in one that is given."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__(Config())
+        self.network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 3, 3))
+        self.given = dtype
+
+    def dry_run(self, batch: int) -> Tensor:
+        return self.network(self.network[0].weight.new_zeros(batch, 3, 8, 8, dtype=self.given))
+
+
+def test_a_network_that_needs_fp32_costs_what_it_costs_in_bf16() -> None:
+    assert measure_cost(lambda: Convolution(torch.float32)) == measure_cost(Convolution)
+
+
+def test_a_pass_that_fails_is_one_line() -> None:
+    class Reads(Stack):
+        def dry_run(self, batch: int) -> Tensor:
+            return super().dry_run(int(self.blocks[0][0].weight.sum()))
+
+    with pytest.raises(FAEError, match=r"^dry_run of Reads fails on the meta device: Tensor\.item\(\)"):
+        measure_cost(lambda **fields: Reads(StackConfig(**fields)))
 
 
 COST = Cost(1_000_000, 1_000_000, forward_flops=1e9, backward_flops=2e9, activations=1e8, checkpointed=1e7)
@@ -63,11 +89,11 @@ def test_memory_and_time_follow_from_the_counts() -> None:
 
 def test_nothing_is_allocated() -> None:
     class Huge(Stack):
-        def __init__(self, config: Config) -> None:
+        def __init__(self, config: StackConfig) -> None:
             PretrainedModel.__init__(self, config)
             self.blocks = nn.ModuleList([nn.Linear(2**20, 2**20)])  # four terabytes
 
         def dry_run(self, batch: int) -> Tensor:
             return self.blocks[0](torch.zeros(batch, 2**20, dtype=torch.bfloat16))
 
-    assert measure_cost(lambda **_: Huge(Config())).parameters == 2**40 + 2**20
+    assert measure_cost(lambda **_: Huge(StackConfig())).parameters == 2**40 + 2**20

@@ -13,7 +13,7 @@ from torch import nn
 
 from fae_core import LatentSpec
 from fae_core.config import Config, parse_config
-from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, OutputExists
+from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, OutputExists, UnknownName
 from fae_core.models.folder import load_state
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.sources import resolve_model_folder
@@ -228,6 +228,17 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match=r"holds no model \(config\.json is missing\)"):
         resolve_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["here", "cifar10", "nobody/nothing", "no/such/folder"])
+def test_an_unknown_option_is_refused_wherever_the_model_is(source: str, folder: Path) -> None:
+    where = folder if source == "here" else source
+    with pytest.raises(UnknownName, match="unknown option 'revison'; did you mean revision"):
+        Toy.from_pretrained(where, revison="v2")  # pyright: ignore[reportCallIssue]
+    with pytest.raises(UnknownName, match="unknown option 'devise'; did you mean device"):
+        Toy.from_pretrained(where, devise="cpu")  # pyright: ignore[reportCallIssue]
+    with pytest.raises(UnknownName, match="unknown option 'device'"):  # which this one does not take
+        resolve_model_folder(where, device="cpu")  # pyright: ignore[reportCallIssue]
 
 
 def test_configs_are_typed_frozen_and_finite() -> None:

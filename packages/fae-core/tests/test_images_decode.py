@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -151,6 +153,30 @@ def test_what_is_no_image_is_an_error(data: bytes) -> None:
 def test_bombs_are_refused_before_decoding(width: int, height: int) -> None:
     with pytest.raises(DataError, match=f"image bomb .*{width}x{height}|cannot read image bomb"):
         decode_image(png_claiming(width, height), "bomb")
+
+
+LARGE = """
+import sys, warnings
+import torch
+before = list(warnings.filters)
+from fae_core.images.decode import decode_image
+assert warnings.filters == before
+{begin}
+try:
+    decode_image(sys.stdin.buffer.read())
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_pillow_warns_of_large_images_except_in_processes_of_our_own(ours: bool) -> None:
+    """Filters of warnings are the whole process's: importing the package changes none."""
+    begin = "from fae_core.cli.process import begin_process; begin_process()" if ours else ""
+    code = [sys.executable, "-c", LARGE.format(begin=begin)]
+    found = subprocess.run(code, input=png_claiming(10_000, 9_000), capture_output=True, check=True)
+    assert found.stdout.startswith(b"cannot read image")
+    assert (b"DecompressionBombWarning" in found.stderr) is not ours
 
 
 def test_a_missing_file_is_an_error(tmp_path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_fae import Gradients
 
+from fae_core import LatentSpec
 from fae_core.errors import FAEError
 from fae_core.images import load_batch
 from fae_decoders import FAE, ConvVAE, ConvVAEConfig
@@ -89,8 +90,24 @@ def test_the_config_says_what_pipelines_ask(finetune_run: Path) -> None:
 
 
 def test_a_tokenizer_that_cannot_paint_is_refused(autoencoder_run: Path) -> None:
-    with pytest.raises(FAEError, match="does not do both"):
+    with pytest.raises(FAEError, match=r"this FAE has no decode$"):
         DiffusersVAE.from_pretrained(autoencoder_run)
+
+
+def test_a_tokenizer_without_a_posterior_is_told_that_it_lacks_one() -> None:
+    class Mean:
+        """The mean colours of squares of 4 pixels."""
+
+        spec = LatentSpec(3, 4, 4, 16, "colours")
+
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.avg_pool2d(images, 4)
+
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(z, (16, 16))
+
+    with pytest.raises(FAEError, match=r"\(`posterior`\) and paints .* this Mean has no posterior$"):
+        DiffusersVAE(Mean())
 
 
 def test_options_are_honoured_or_refused(tmp_path: Path) -> None:

@@ -236,6 +236,25 @@ def test_an_explicit_grid_is_the_steps_that_it_says(model: LightningDiT) -> None
 
 
 @pytest.mark.parametrize(
+    ("options", "each"),
+    [
+        ({"steps": 3}, 3),
+        ({"steps": 3, "method": "heun"}, 6),
+        ({"steps": 3, "guidance": 2.0}, 6),
+        ({"steps": 4, "guidance": {"scale": 2.0, "interval": (0.3, 0.6)}}, 4 + 1),  # at t = 0.5
+        ({"steps": 3, "guidance": {"scale": 2.0, "skip": {"blocks": [1], "scale": 1.0, "interval": (0.0, 1.0)}}}, 9),
+        ({"times": [1.0, 0.5, 0.0]}, 2),
+    ],
+    ids=str,
+)
+def test_evaluations_are_counted(model: LightningDiT, options: dict[str, object], each: float) -> None:
+    model.sample([1, 2], random=SlotRandom(0, range(2)), **options)
+    assert model.evaluations == 2 * each
+    model.sample([1], random=SlotRandom(0, [0]), **options)
+    assert model.evaluations == 3 * each
+
+
+@pytest.mark.parametrize(
     "options",
     [{}, {"swiglu": False}, {"rope": False}, {"rms_norm": False, "qk_norm": True}, {"wo_shift": True, "qk_norm": True}],
 )

@@ -13,7 +13,7 @@ import torch
 from fae_core import LatentSpec
 from fae_core.errors import FAEError
 from fae_eval.figures import Series, line_chart, matching_picture, pca_picture, similarity_picture
-from fae_eval.figures.charts import ticks
+from fae_eval.figures.charts import Axis, ticks
 from fae_eval.figures.kmeans import foreground, kmeans
 from fae_eval.figures.matching import mutual_matches, nearest_matches, random_patches
 from fae_eval.figures.pca import align, principal_components
@@ -144,6 +144,7 @@ def test_chart_places_the_ends_of_a_line_at_the_ends_of_the_axes_and_survives_ba
     assert y1 < y0
     assert "loss &lt;b&gt;" in chart
     assert " s</text>" in chart
+    assert Axis(2.0, 2.0, 10, 90, False).place(2.0) == Axis(2.0, 2.0, 10, 90, True).place(2.0) == 10
     assert line_chart([Series("nothing", [1], [float("inf")])], title="t") == ""
 
 

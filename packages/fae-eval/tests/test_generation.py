@@ -275,6 +275,24 @@ def test_streams_arrays_and_sample_folders(extractor, photographs, tmp_path):
     assert open_samples(real, limit=6).labels == [0, 0, 1, 1, 2, 2]
 
 
+def test_one_metric_and_one_judge_need_no_list(extractor, photographs):
+    real, made = photographs("real"), photographs("made", seed=1)
+    one = evaluate(made, real, extractor=extractor, metrics="frechet")
+    assert one.rows == evaluate(made, real, extractor=extractor, metrics=["frechet"]).rows
+    with pytest.raises(UnknownName, match="unknown metric 'frechett'; did you mean frechet"):
+        evaluate(made, real, extractor=extractor, metrics="frechett")
+
+    class Other(type(extractor)):
+        name = "other"
+
+    assert evaluate(made, real, extractor=extractor, also=Other(), metrics="fid").columns[2:] == [
+        "FD-other",
+        "FD-pixels",
+    ]
+    with pytest.raises(UnknownName, match="'efficientnet-lite3'"):
+        evaluate(made, real, extractor=extractor, also="efficientnet-lite3")
+
+
 def test_mistakes_get_one_line(extractor, photographs, tmp_path):
     real = photographs("real")
     with pytest.raises(UnknownName, match="did you mean"):
@@ -284,6 +302,12 @@ def test_mistakes_get_one_line(extractor, photographs, tmp_path):
     with pytest.raises(DataError, match="another size"):
         mixed = photographs("real", count=3, size=20, seed=5)
         evaluate(mixed, mixed, extractor=extractor)
+    batches = [np.zeros((2, side, side, 3), np.uint8) for side in (16, 8)]
+    with pytest.raises(DataError, match="a stream has images of 16x16 and 8x8 pixels; give a size to crop all"):
+        evaluate(iter(batches), real, extractor=extractor)
+    assert evaluate(iter(batches), real, extractor=extractor, size=8).rows[0][1] == 4
+    with pytest.raises(DataError, match="there are no images to measure"):
+        evaluate(iter([]), real, extractor=extractor)
     np.savez(tmp_path / "stats.npz", mu=np.zeros(12), sigma=np.eye(12))
     with pytest.raises(FAEError, match="needs images"):
         evaluate(real, tmp_path / "stats.npz", extractor=extractor, size=16)

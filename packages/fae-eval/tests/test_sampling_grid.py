@@ -85,6 +85,49 @@ def test_evaluations_are_counted_and_the_cheapest_good_one_is_chosen(measure, re
     assert any("--guidance 1 --set 'method=\"euler\"' --set steps=20" in note for note in result.notes)
 
 
+class Parts(Diffusion):
+    """A generator whose network is not called as a whole."""
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        return self.forward(z)
+
+
+class Counting(Parts):
+    """One that counts: three passes a step."""
+
+    evaluations = 0.0
+
+    def sample(self, condition: torch.Tensor, *, random, **options: Any) -> torch.Tensor:
+        self.evaluations += 3 * len(condition) * Sampling.model_validate(options).steps
+        return super().sample(condition, random=random, **options)
+
+
+def test_a_generator_says_itself_how_many_evaluations_it_took(measure) -> None:
+    result = measure(SamplingGrid(vary={"steps": [2, 4]}, count=8), Counting())
+    assert [row[2] for row in result.rows] == [6, 12]
+
+
+def test_evaluations_that_nobody_counts_are_unknown(measure, real, tmp_path) -> None:
+    grid = SamplingGrid(vary={"steps": [30, 2, 20], "guidance": [1, 2]}, count=24)
+    result = measure(grid, Parts(), floor=255 - real)
+    assert {row[3] for row in result.rows[:-1]} == {"unknown"}
+    chosen = [row for row in result.rows if row[0] == "chosen"]
+    assert len(chosen) == 1 and chosen[0][-1] == min(row[-1] for row in result.rows)
+    assert "evaluations" not in result.values
+    assert any(note.startswith("The smallest distance") and "not known" in note for note in result.notes)
+    assert [group.name for group in chart_groups(result)][:2] == ["steps 30, guidance 1", "steps 30, guidance 2"]
+    path = tmp_path / "grid.json"
+    _draw(result, path)
+    assert path.with_suffix(".svg").read_text().count("<circle") >= 6
+    result.save(path)
+    again = Parts()
+    resumed = measure(grid, again, earlier=Result.load(path))
+    assert (resumed.table, resumed.notes, again.sampled) == (result.table, result.notes, 0)
+    for row in result.rows[:-1]:  # as earlier versions wrote it
+        row[3] = 0.0
+    assert measure(grid, Parts(), earlier=result).table == resumed.table
+
+
 def test_without_a_margin_the_smallest_distance_is_chosen(measure) -> None:
     rows = measure(SamplingGrid(vary={"steps": [3, 1, 2]}, count=24, within=0)).rows
     assert [row[0] for row in rows] == ["chosen", "steps 1", "steps 2"]

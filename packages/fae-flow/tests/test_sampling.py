@@ -67,6 +67,31 @@ def test_linear_layouts_agree(flow, spec, condition_for, latents_for, options) -
     torch.testing.assert_close(sampler.sample(condition, noise), expected, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("fields", "options", "each"),
+    [
+        ({}, {}, 1),
+        ({}, {"denoise": True}, 2),
+        ({"sos": False}, {}, 1),
+        ({}, {"guidance": 2.0}, 2),
+        ({}, {"guidance": 2.0, "guide_top_only": True}, 1 + 2 / 3),  # the top block has two of three layers
+        ({"condition_top_only": True}, {"guidance": 2.0, "denoise": True}, 1 + 2 / 3 + 1),
+        ({}, {"jacobi": {"stretch": 4, "tolerance": 0.0}}, 4),  # each token in as many passes as a stretch is long
+        ({}, {"jacobi": {"stretch": 4, "tolerance": 0.0}, "guidance": 2.0}, 8),
+        ({}, {"jacobi": {"stretch": 4, "tolerance": 1e9}}, 1),
+        ({}, {"jacobi": {"stretch": 4, "tolerance": 0.0, "max_passes": 1}}, 1 + 3 / 4),  # three of four again
+    ],
+    ids=str,
+)
+def test_evaluations_are_counted_by_layers_and_tokens(
+    build, condition_for, latents_for, spec, fields, options, each
+) -> None:
+    flow = build(classes=3, **fields)
+    for batches, count in ((2, 2), (3, 1)):
+        flow.sample(condition_for(flow, count), noise=latents_for(spec, count), **{"denoise": False, **options})
+        assert flow.evaluations == pytest.approx(batches * each)
+
+
 class Adapted(torch.nn.Module):
     """A layer with more than a weight, which it still shows as the layers of peft do."""
 

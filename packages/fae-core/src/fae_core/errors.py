@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 import json
 import shlex
@@ -26,6 +27,11 @@ class FAEError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(redact(str(message)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error of another process comes pickled. Exception would give the message to the constructor, and ours take
+        # other arguments; it would raise in the thread that multiprocessing.Pool receives results with, for good.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def first_line(error: BaseException) -> str:

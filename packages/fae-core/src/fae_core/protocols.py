@@ -41,7 +41,10 @@ One with an attribute `needs_states` that is False only counts steps, and no sta
 
 @runtime_checkable
 class Generator(Protocol):
-    """A model that learns and samples latents of one LatentSpec. Latents are normalised, (B, C, h, w)."""
+    """A model that learns and samples latents of one LatentSpec. Latents are normalised, (B, C, h, w).
+
+    It may have a number `evaluations`, which `sample` raises by one for each pass of one sample through the network.
+    """
 
     spec: LatentSpec
 

@@ -55,15 +55,20 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         tokenizer: An FAE, a ConvVAE, or any other that has spec, posterior and decode.
 
     Raises:
-        FAEError: The tokenizer cannot both encode and decode, or its stride is no power of two.
+        FAEError: The tokenizer has no posterior or cannot decode, or its stride is no power of two.
     """
 
     config_name = "diffusers.json"  # config.json is the tokenizer's own
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        if not isinstance(tokenizer, PosteriorTokenizer) or not can_decode(tokenizer):
-            raise FAEError(f"a pipeline's vae encodes and decodes; this {type(tokenizer).__name__} does not do both")
+        has = {"posterior": isinstance(tokenizer, PosteriorTokenizer), "decode": can_decode(tokenizer)}
+        if not all(has.values()):
+            lacks = " and ".join(name for name, there in has.items() if not there)
+            raise FAEError(
+                f"a pipeline's vae has a distribution of latents (`posterior`) and paints images (`decode`); this "
+                f"{type(tokenizer).__name__} has no {lacks}"
+            )
         self.tokenizer = cast("WholeTokenizer", tokenizer)
         self.use_slicing = self.use_tiling = False
         spec = tokenizer.spec

@@ -21,7 +21,7 @@ def tiled(run: Callable[[Tensor], Tensor], x: Tensor, tile: tuple[int, int], ste
         step_out: Elements of the result on a cell's side.
     """
     cells = [side // step_in for side in x.shape[2:]]
-    total = weights = torch.empty(0)
+    total = weights = x.new_empty(0)
     for top in _starts(cells[0], tile[0]):
         for left in _starts(cells[1], tile[1]):
             piece = run(x[:, :, _span(top, tile[0], step_in), _span(left, tile[1], step_in)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +16,21 @@ from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.samplers.captured import SMALL, CapturedNetwork, is_plain
 from fae_diffusion.samplers.config import Sampling
 
-_REPAYS_COMPILING = 1000  # evaluations after which a run is taken to be long
+_REPAYS_COMPILING = 1000  # steps after which a run is taken to be long
 
 
 class FastSampling(nn.Module):
-    """What a network with `blocks` keeps from sample to sample, so that its evaluations are fast on their device."""
+    """What a network with `blocks` keeps from sample to sample, so that its evaluations are fast on their device.
+
+    Attributes:
+        evaluations: How many samples have passed through the network in `sample`, in all calls.
+    """
 
     blocks: nn.ModuleList
+    evaluations: float = 0
     _blocks_compiled = False
     _captured: CapturedNetwork | None = None
-    _evaluations = 0  # of the network, in sampling
+    _steps = 0  # of sampling, in all calls
     _tuned: frozenset[tuple[Any, ...]] = frozenset()  # cases of sampling whose ops were measured
 
     def _network(
@@ -38,9 +43,9 @@ class FastSampling(nn.Module):
         ops.order_backends(device)
         rows = len(noise) * (1 if velocity.both is None else 2)
         small = rows * noise[0, 0].numel() <= SMALL
-        self._evaluations += settings.steps
+        self._steps += settings.steps
         if compile == "auto":
-            often = self._evaluations - settings.steps >= _REPAYS_COMPILING
+            often = self._steps - settings.steps >= _REPAYS_COMPILING
             compile = often and graph is not True and not (small and graph == "auto") and compiles("auto", device)
         if compile and not self._blocks_compiled:
             self._blocks_compiled = True
@@ -55,6 +60,15 @@ class FastSampling(nn.Module):
             kept = self._captured = CapturedNetwork(self, velocity.model, bf16)
         kept.renew()
         return kept
+
+    def _counted(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A method of this network, or what stands for it, that counts evaluations; hooks do not see replayed ones."""
+
+        def evaluated(z: Tensor, *rest: Any) -> Tensor:
+            self.evaluations += len(z)
+            return network(z, *rest)
+
+        return evaluated
 
     def _tune(self, velocity: GuidedVelocity, z: Tensor, grid: Tensor | Sequence[float], bf16: bool) -> None:
         """Measure the ops of an evaluation on this device, once for each batch size, before anything is traced.

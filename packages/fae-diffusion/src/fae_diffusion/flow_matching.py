@@ -180,7 +180,9 @@ class FlowMatching(FastSampling):
             network, z = self._network(velocity, noise, settings, bf16, device), noise.to(device).float()
             if network is velocity.model and settings.method not in ADAPTIVE:
                 self._tune(velocity, z, grid, bf16)
-            velocity.model = network
+            velocity.model = self._counted(network)
+            if velocity.skipping is not None:
+                velocity.skipping = self._counted(velocity.skipping)
             z = integrated(velocity, z, grid, settings, self.transport.path, random, observe)
         # A clone outside inference mode can take part in what a caller differentiates.
         return check_samples(z, random).clone()

@@ -15,7 +15,7 @@ from fae_diffusion.guided_velocity import GuidedVelocity
 from fae_diffusion.samplers import ADAPTIVE, check_times, integrate, integrate_sde, sde_grid
 from fae_diffusion.samplers.config import Sampling
 from fae_diffusion.samplers.ode import Velocity
-from fae_diffusion.transport import PathName, Transport, shift_time
+from fae_diffusion.transport import PathName, Transport, shift_time, time_of
 
 _Times = TypeVar("_Times", bound=Tensor | Sequence[float] | None)
 
@@ -37,7 +37,7 @@ def grid_of(settings: Sampling, transport: Transport) -> Tensor:
     """
     shift = transport.shift if settings.shift is None else settings.shift
     least, start = transport.range
-    end = max(least, shift_time(shift, torch.tensor(settings.end, dtype=torch.float64)).item())
+    end = max(least, shift_time(shift, time_of(settings.end)).item())
     last = 0.0
     if settings.to_zero:
         end, last = least, end - least

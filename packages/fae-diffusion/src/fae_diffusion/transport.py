@@ -36,6 +36,13 @@ PathName = Literal["linear", "gvp", "vp"]
 MARGIN = 1e-3
 
 
+def time_of(t: float) -> Tensor:
+    """A time as a float64 scalar on the CPU, whose coefficients multiply tensors on any device without a wait."""
+    import torch
+
+    return torch.tensor(t, dtype=torch.float64, device="cpu")
+
+
 def shift_time(shift: float, t: Tensor) -> Tensor:
     """The shifted times f(s, t) = s t / (1 + (s - 1) t); `shift_time(1 / s, ...)` is the inverse.
 

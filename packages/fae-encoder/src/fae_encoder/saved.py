@@ -82,7 +82,8 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
             LatentSpecMismatch: if the encoder has another latent space than `spec`.
             InvalidFile: if files are missing, damaged, of another model, or not those that were recorded.
         """
-        folder = resolve_model_folder(source, part="tokenizer", parts=cls.model_parts, **hub)
+        beside = ("spec", "device", "dtype", "weights", "verify")
+        folder = resolve_model_folder(source, part="tokenizer", parts=cls.model_parts, beside=beside, **hub)
         if read_config(folder).get("model_type") == WHOLE_FAE:
             folder = folder / ENCODER
         config, own_spec = cls._read(folder)

@@ -113,12 +113,14 @@ def extract(
         raise DataError(f"{samples.origin} has images of another size than the rest; give --size to crop all")
     # A process may have had no image at all. It takes part with no rows of the right width.
     moments = _all_reduced(moments or Moments(extractor.dim, group.device), group)
-    rows = group.gather_rows(torch.cat(pool) if pool else torch.empty(0, extractor.dim))
+    rows = group.gather_rows(torch.cat(pool) if pool else torch.empty(0, extractor.dim, device="cpu"))
     spatial_dim = next((part.spatial for part in parts if part.spatial), None)
     if spatial_dim is not None:
         spatial = _all_reduced(spatial or Moments(spatial_dim, group.device), group)
     classes = next((part.classes for part in parts if part.classes), None)
-    joined = group.gather_rows(torch.cat(probs) if probs else torch.empty(0, classes)) if classes else None
+    joined = (
+        group.gather_rows(torch.cat(probs) if probs else torch.empty(0, classes, device="cpu")) if classes else None
+    )
     if rows is None:
         return None
     skipped = [name for part in parts for name in part.skipped]

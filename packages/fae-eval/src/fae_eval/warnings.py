@@ -56,7 +56,7 @@ def order_warnings(labels: Sequence[int] | None, probs: Tensor, split_size: int)
     """
     if len(probs) <= split_size:
         return []
-    found = torch.tensor(labels) if labels is not None else probs.argmax(1)
+    found = torch.tensor(labels, device="cpu") if labels is not None else probs.argmax(1)
     if len(found) != len(probs) or int(found.min()) == int(found.max()):
         return []
     shares = torch.bincount(found).double() / len(found)

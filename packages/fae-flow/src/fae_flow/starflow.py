@@ -76,6 +76,10 @@ class FlowTrace:
 class STARFlow(PretrainedModel[STARFlowConfig]):
     """The model of the module's docstring: `m(z, condition) -> FlowOutput`. Implements fae_core.Generator.
 
+    Attributes:
+        evaluations: How many samples have passed through the network in `sample`, in all calls; a Tweedie step is one
+            more pass. See `FlowSampler`.
+
     Args:
         config: the model's configuration.
         spec: the latent space that it is for.
@@ -89,6 +93,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
     config_class = STARFlowConfig
     config: STARFlowConfig
     blocks: Sequence[FlowBlock]
+    evaluations: float
 
     def __init__(self, config: STARFlowConfig, spec: LatentSpec) -> None:
         super().__init__(config, spec)
@@ -104,6 +109,7 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
             if count > 0 or i == top
         )
         self.blocks = cast("Sequence[FlowBlock]", blocks)
+        self.evaluations = 0
 
     @classmethod
     def from_official(
@@ -287,8 +293,8 @@ class STARFlow(PretrainedModel[STARFlowConfig]):
         dtype = torch.bfloat16 if bf16 else torch.float32 if precision == "fp32" else None
         sampler = FlowSampler(self, dtype=dtype, cuda_graph=cuda_graph)
         z = check_samples(sampler.trace(prepared, noise, **options)[-1], random)
-        if denoise is None:
-            denoise = self.config.denoise
+        denoise = self.config.denoise if denoise is None else denoise
+        self.evaluations += sampler.evaluations + (len(z) if denoise else 0)
         return check_samples(self.denoise(z, prepared), random) if denoise else z
 
     def denoise(self, z: Tensor, condition: Any = None, noise_std: float | None = None) -> Tensor:

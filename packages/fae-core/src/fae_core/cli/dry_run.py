@@ -14,6 +14,7 @@ from fae_core.commands.output import document, say
 from fae_core.commands.running import is_first_process
 from fae_core.cost.counted import BF16, FP32, count_pass
 from fae_core.cost.table import H100_TFLOPS, UTILISATION
+from fae_core.errors import FAEError
 from fae_core.folders import RUN_CHECKPOINTS, RUN_CONFIG, RUN_EXPORTS, RUN_IDENTITY, RUN_MODEL, RUN_SAMPLES, kept_model
 from fae_core.models.checkpoints import numbered
 from fae_core.models.pretrained import PretrainedModel
@@ -115,18 +116,27 @@ def _written(task: Task, config: TrainConfig, options: TrainingOptions, checkpoi
 
 
 def _passes(task: Task) -> tuple[float, float, list[str]]:
-    """Bytes of activations and FLOPs of one sample, and the networks that do not say how they run."""
+    """Bytes of activations and FLOPs of one sample, and the networks that do not say how they run, or why not."""
     trained = {id(parameter) for module in task.modules.values() for parameter in module.parameters()}
     activations = work = 0.0
     counted: set[int] = set()
+    reasons: dict[int, str] = {}
     for model in _runnable(task):
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
-        kept, forward, backward = count_pass(model)
+        try:
+            kept, forward, backward = count_pass(model)
+        except FAEError as error:
+            reasons[id(model)] = f" ({error})"
+            continue
         activations, work = activations + kept, work + forward + backward
         counted |= {id(module) for module in model.modules()}
-    networks = {**task.modules, **_networks(task)}
-    return activations, work, [name for name, network in networks.items() if not _is_counted(network, counted)]
+    uncounted = [
+        name + next((reasons[id(part)] for part in network.modules() if id(part) in reasons), "")
+        for name, network in {**task.modules, **_networks(task)}.items()
+        if not _is_counted(network, counted)
+    ]
+    return activations, work, uncounted
 
 
 def _is_counted(network: nn.Module, counted: set[int]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 
 from fae_core.commands.children import follow_parent
 
@@ -22,6 +23,7 @@ def begin_process() -> None:
     follow_parent()
     tame_threads()
     keep_freed_memory()
+    expect_large_images()
 
 
 def tame_threads() -> None:
@@ -33,6 +35,14 @@ def tame_threads() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "20000"
+
+
+def expect_large_images() -> None:
+    """Leave out Pillow's warning of images above 89 million pixels: `images.decode.check_size` has a limit of its own.
+
+    Filters of warnings are the whole process's, so that this is said here and not where images are decoded.
+    """
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit", RuntimeWarning, append=True)
 
 
 def keep_freed_memory() -> bool:

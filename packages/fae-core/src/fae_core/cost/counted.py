@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fae_core.errors import InvalidSettings
+from fae_core.errors import FAEError, InvalidSettings, first_line
 from fae_core.models.pretrained import PretrainedModel
 
 _GIGABYTE = 1e9
@@ -159,25 +159,43 @@ def recomputes(model: PretrainedModel) -> bool:
 def count_pass(model: PretrainedModel) -> tuple[float, float, float]:
     """Count one more sample of a model as it is, on the meta device and in bf16.
 
+    A model whose `dry_run` needs fp32 weights, which it has under autocast, is counted with them, and its activations
+    as half as large.
+
     Args:
-        model: It is put into training mode and bf16; parameters that are not to be trained are frozen.
+        model: It is put into training mode and cast; parameters that are not to be trained are frozen.
 
     Returns:
         Bytes kept for the backward pass, FLOPs of the forward pass, FLOPs of the backward pass.
+
+    Raises:
+        FAEError: The model's `dry_run` does not run on the meta device.
     """
-    model.to(torch.bfloat16).train()
+    try:
+        return _one_more(model, torch.bfloat16)
+    except Exception:  # such as two dtypes in one product; autocast, which would make them one, ignores the meta device
+        try:
+            return _one_more(model, torch.float32)
+        except Exception as error:
+            name = type(model).__name__
+            raise FAEError(f"dry_run of {name} fails on the meta device: {first_line(error)}") from error
+
+
+def _one_more(model: PretrainedModel, dtype: torch.dtype) -> tuple[float, float, float]:
+    """What `count_pass` returns, counted in a dtype."""
+    model.to(dtype).train()
     checkpointing = recomputes(model)
-    first, second = (_pass(model, batch, checkpointing) for batch in (1, 2))
+    first, second = (_pass(model, batch, checkpointing, dtype) for batch in (1, 2))
     kept, forward, backward = (b - a for a, b in zip(first, second, strict=True))
     return kept, forward, backward
 
 
 def _trace(build: Callable[..., PretrainedModel], checkpointing: bool) -> tuple[float, float, float, PretrainedModel]:
-    """Bytes kept for backward, forward and backward FLOPs, each of one more sample, and the model in bf16."""
+    """Bytes kept for backward, forward and backward FLOPs, each of one more sample, and the model."""
     with torch.device("meta"):
-        model = build().to(torch.bfloat16)
+        model = build()
         if hasattr(model.config, _SWITCH):
-            model = build(**{_SWITCH: checkpointing}).to(torch.bfloat16)
+            model = build(**{_SWITCH: checkpointing})
         elif hasattr(model, _SWITCH):
             setattr(model, _SWITCH, checkpointing)
     return *count_pass(model), model
@@ -187,13 +205,14 @@ def _can_checkpoint(model: PretrainedModel) -> bool:
     return hasattr(model, _SWITCH) or hasattr(model.config, _SWITCH)
 
 
-def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[float, float, float]:
-    """Bytes kept for backward, forward and backward FLOPs of a batch."""
-    kept: dict[int, tuple[Tensor, int]] = {}
+def _pass(model: PretrainedModel, batch: int, checkpointing: bool, dtype: torch.dtype) -> tuple[float, float, float]:
+    """Bytes kept for backward, those of `dtype` as if they were bf16; forward and backward FLOPs of a batch."""
+    kept: dict[int, tuple[Tensor, float]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = (tensor, storage.nbytes())  # the tensor too, so that no storage's address is used again
+        size = storage.nbytes() * (BF16 / dtype.itemsize if tensor.dtype == dtype else 1)
+        kept[storage._cdata] = (tensor, size)  # the tensor too, so that no storage's address is used again
         return tensor
 
     def keep_inputs(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -205,10 +224,12 @@ def _pass(model: PretrainedModel, batch: int, checkpointing: bool) -> tuple[floa
     blocks = getattr(model, "blocks", ()) if checkpointing else ()
     hooks = [block.register_forward_pre_hook(keep_inputs) for block in blocks]
     with torch.device("meta"), torch.enable_grad():
-        with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            out = model.dry_run(batch)
-        for hook in hooks:
-            hook.remove()
+        try:
+            with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+                out = model.dry_run(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
         with FlopCounterMode(display=False) as backward:
             if out.requires_grad:
                 out.float().sum().backward()

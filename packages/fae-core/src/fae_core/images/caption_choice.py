@@ -85,7 +85,7 @@ class CaptionChoice:
         drawn = [0.0] * len(texts)
         for epoch in set(epochs):
             rows = [row for row, other in enumerate(epochs) if other == epoch]
-            slots = torch.tensor([samples[row] for row in rows])
+            slots = torch.tensor([samples[row] for row in rows], device="cpu")
             numbers = counter.uniform(derive_seed(seed, "caption", epoch), slots, 1)[:, 0].tolist()
             for row, number in zip(rows, numbers, strict=True):
                 drawn[row] = number

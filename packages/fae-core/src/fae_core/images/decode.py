@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import stat
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -41,9 +40,6 @@ _TRANSPOSED: dict[int | None, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# `check_size` refuses large images before anything is decoded.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:

@@ -187,7 +187,7 @@ class LatentStore(StoreFacts, SampleDataset):
             self._shards.tensors(int(shards[0]))  # before memory is taken for a spec that may not fit the shards
         shape = (len(places), *self.spec.shape)
         if out is None:
-            out = torch.empty(shape, dtype=torch.float32)
+            out = torch.empty(shape, dtype=torch.float32, device="cpu")
         if out.shape != shape or out.dtype != torch.float32 or out.device.type != "cpu":
             raise DataError(f"out must be an fp32 tensor of shape {shape} on the CPU")
         scratch = np.empty((min(_CHUNK, len(places)), *self.spec.shape), DTYPES[self.plan.dtype])

@@ -149,9 +149,9 @@ class ShardWriter:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: torch.cat(parts) for name, parts in self._latents.items()}
-        tensors["source"] = torch.tensor(self._source)
+        tensors["source"] = torch.tensor(self._source, device="cpu")
         if self.writer.plan.labels:
-            tensors["label"] = torch.tensor(self._labels)
+            tensors["label"] = torch.tensor(self._labels, device="cpu")
         texts = {"name": self._names, "caption": self._captions if self.writer.plan.captions else []}
         for kind, values in texts.items():
             if any(values):

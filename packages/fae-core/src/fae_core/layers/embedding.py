@@ -82,7 +82,8 @@ def class_labels(labels: Any, batch: int, classes: int, *, null: bool = False) -
         FAEError: labels are of another type or number, or out of range.
     """
     try:
-        labels = torch.as_tensor(labels)
+        # What is on a device stays there, whatever the default device is; as_tensor would move it.
+        labels = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device="cpu")
     except (TypeError, ValueError, RuntimeError):  # texts, nested lists of several lengths, ...
         raise FAEError(f"expected {batch} integer class labels, got {str(labels)[:60]}") from None
     if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
@@ -116,7 +117,7 @@ def sincos_position_table(height: int, width: int, dim: int, *, span: int | None
         span: positions go from 0 to this, exclusive, whatever the grid is, as in diffusers; None: in steps of 1.
 
     Returns:
-        (height * width, dim) fp32.
+        (height * width, dim) fp32, on the default device.
     """
     if dim % 4:
         raise ValueError(f"a 2-D sinusoidal table needs a width that is a multiple of 4, not {dim}")

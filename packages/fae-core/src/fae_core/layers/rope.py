@@ -20,7 +20,7 @@ def axial_angles(height: int, width: int, head_dim: int, theta: float = 10000.0)
         theta: base of the frequencies.
 
     Returns:
-        (height * width, head_dim / 2) float64.
+        (height * width, head_dim / 2) float64, on the default device.
     """
     if head_dim % 4:
         raise ValueError(f"axial rope needs a head dimension that is a multiple of 4, not {head_dim}")

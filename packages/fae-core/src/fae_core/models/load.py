@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fae_core.commands.loading import loading
-from fae_core.errors import FAEError
+from fae_core.errors import FAEError, require_known
 from fae_core.folders import CHECKPOINT_STATE
 from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_core.models.stored import Kind, stored_model, stored_point
@@ -30,11 +30,12 @@ def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **opti
     Raises:
         LatentSpecMismatch: Where the generator is for another space than `spec`.
         InvalidFile: Where there is no model, or it is damaged.
-        UnknownName: Where no installed package registers its type.
+        UnknownName: Where no installed package registers its type, or for an unknown option.
     """
     if (Path(source) / CHECKPOINT_STATE).is_file():
         from fae_core.models.checkpoints import generator_in_checkpoint
 
+        require_known("option of a checkpoint", options, ("device", "dtype"))
         generator = generator_in_checkpoint(source, **options)
     else:
         generator = _load("generator", source, options)

@@ -94,6 +94,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
         Raises:
             LatentSpecMismatch: Where the model is for another space than `spec`.
             InvalidFile: Where files are missing, damaged, or of another model.
+            UnknownName: For an unknown option.
         """
         folder, variant = resolve_model_folder(source, parts=cls.model_parts, **hub), hub.get("variant")
         config, own_spec = cls._read(folder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, Unpack
 
 from fae_core.commands.loading import loading
-from fae_core.errors import InvalidFile, first_line
+from fae_core.errors import InvalidFile, UnknownName, first_line
 from fae_core.folders import (
     BUNDLE_PARTS,
     BUNDLE_RECORD,
@@ -54,6 +54,7 @@ def resolve_model_folder(
     part: str | None = None,
     parts: Sequence[str] | None = None,
     weights: bool = True,
+    beside: Collection[str] = ("spec", "device", "dtype"),
     **hub: Unpack[HubOptions],
 ) -> Path:
     """The local model folder of `source`: a run folder stands for its exported model, a bundle for its `part`.
@@ -65,11 +66,17 @@ def resolve_model_folder(
         part: "tokenizer" or "generator", where one of the two is wanted; None refuses bundles.
         parts: Folders inside a model's whose files are needed, "" for its own; None for all.
         weights: Whether the weights are needed, or only what describes them.
+        beside: What the caller takes beside `HubOptions`: names that the message about an unknown option suggests.
         hub: See `HubOptions`.
 
     Raises:
+        UnknownName: Where an option is none of `HubOptions`, which a caller that takes `**hub` has passed on.
         InvalidFile: Where there is no model.
     """
+    known = HubOptions.__annotations__
+    unknown = next((name for name in hub if name not in known), None)
+    if unknown is not None:
+        raise UnknownName("option", unknown, {*known, *beside})
     folder = locate_folder(source, _needed(part, parts, hub.get("variant"), weights), **hub)
     if is_bundle(folder):
         if part is None:

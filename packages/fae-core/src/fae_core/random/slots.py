@@ -108,5 +108,6 @@ class SlotRandom:
     def _slots_on(self, device: torch.device) -> Tensor:
         """The slots as a tensor on a device, copied once."""
         if device not in self._slots_there:
-            self._slots_there[device] = torch.tensor(self.slots, dtype=torch.int64).to(device, non_blocking=True)
+            here = torch.tensor(self.slots, dtype=torch.int64, device="cpu")
+            self._slots_there[device] = here.to(device, non_blocking=True)
         return self._slots_there[device]

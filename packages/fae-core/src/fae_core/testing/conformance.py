@@ -201,6 +201,19 @@ class GeneratorConformance:
         with pytest.raises(StopIteration):
             draw(end)
 
+    def test_evaluations_are_counted_by_sample(self, generator: GeneratorModel, spec: LatentSpec) -> None:
+        """For a generator with an attribute `evaluations`: the same sample costs the same in any batch."""
+        if not isinstance(getattr(generator, "evaluations", None), int | float):
+            pytest.skip("the model counts no evaluations")
+        _perturb(generator)
+        each, counted = [], 0.0
+        for rows in (1, 3):
+            random = SlotRandom(5, [0] * rows)
+            generator.sample(torch.zeros(rows, dtype=torch.long), random=random, **self.sample_options)
+            each.append((generator.evaluations - counted) / rows)  # pyright: ignore[reportAttributeAccessIssue]
+            counted = generator.evaluations  # pyright: ignore[reportAttributeAccessIssue]
+        assert each[0] == pytest.approx(each[1]) and each[0] > 0
+
     def test_save_and_load_agree(self, generator: GeneratorModel, spec: LatentSpec, tmp_path) -> None:
         _perturb(generator)
         generator.eval()

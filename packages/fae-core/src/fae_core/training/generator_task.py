@@ -81,7 +81,7 @@ class GeneratorTask(Task):
     def load(self, indices: list[int], random: SlotRandom) -> Batch:
         z, labels = self.store.read(indices, random=random)
         # Without labels all samples are of class 0, the one that `fae sample` draws from a generator of one class.
-        labels = torch.zeros(len(indices)) if labels is None else torch.as_tensor(labels)
+        labels = torch.as_tensor([0] * len(indices) if labels is None else labels, device="cpu")
         return {"z": z, "labels": labels.long()}
 
     def identity(self) -> dict[str, Any]:
@@ -110,7 +110,8 @@ class GeneratorTask(Task):
             indices: Of the preview's samples, from 0.
         """
         assert self._preview is not None
-        return torch.tensor([self._present[index % len(self._present)] for index in indices]).to(self._preview.device)
+        labels = [self._present[index % len(self._present)] for index in indices]
+        return torch.tensor(labels, device=self._preview.device)
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, torch.Tensor]:
         return self.generator.loss(batch["z"], batch["labels"], random=random)

@@ -24,5 +24,5 @@ def load_pixel_decoder(source: str | Path, **hub: Unpack[HubOptions]) -> AnyPixe
     Raises:
         InvalidFile: There is no model, or one of another kind.
     """
-    folder = resolve_model_folder(source, parts=("",), **hub)
+    folder = resolve_model_folder(source, parts=("",), beside=(), **hub)
     return _KINDS[pixel_decoder_type(folder)].from_pretrained(folder, variant=hub.get("variant"))

@@ -50,7 +50,8 @@ def assemble_direct(encoder: FAEEncoder, pixel: str | Path, *, statistics: str |
     if known is not None and known.mean is not None and known.std is not None:
         if statistics is not None:
             raise statistics_not_needed(pixel)
-        encoder.feature_norm.set_statistics(torch.tensor(known.mean), torch.tensor(known.std))
+        mean, std = (torch.tensor(values, device="cpu") for values in (known.mean, known.std))
+        encoder.feature_norm.set_statistics(mean, std)
         encoder.with_statistics([0.0] * encoder.spec.channels, [1.0] * encoder.spec.channels)
     elif statistics is not None:
         store = LatentStore(statistics)

@@ -95,6 +95,7 @@ class DecoderPair(Shown):
         Raises:
             LatentSpecMismatch: It was made for other latents than `spec`.
             InvalidFile: Files are missing, damaged, or of another model.
+            UnknownName: An option is unknown.
             FAEError: An FAEDecoder is asked for and there is no pixel decoder.
         """
         folder = resolve_model_folder(source, part="tokenizer", parts=cls.model_parts, **hub)

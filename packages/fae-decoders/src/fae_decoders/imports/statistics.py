@@ -30,7 +30,7 @@ def read_statistics(path: str | Path, shape: tuple[int, int, int]) -> tuple[list
     if "std" in state and "mean" in state:
         return as_statistics(state["mean"], state["std"], shape, str(path))
     if "var" in state or "mean" in state:  # RAE takes 0 or 1 for what is absent
-        mean, var = state.get("mean", torch.zeros(1)), state.get("var", torch.ones(1))
+        mean, var = (state.get(n, torch.tensor([v], device="cpu")) for n, v in (("mean", 0.0), ("var", 1.0)))
         return as_statistics(mean, (var.double() + RAE_EPS).sqrt(), shape, str(path))
     raise InvalidFile(f"{path} holds no statistics: neither mean and std nor mean and var")
 

@@ -42,7 +42,7 @@ def channel_weights(stage_weights: tuple[float, ...], stage_dims: tuple[int, ...
         stage_dims: Channels of each stage.
 
     Returns:
-        (D,).
+        (D,), on the default device.
     """
     weights = torch.cat(
         [torch.full((dim,), float(weight)) for weight, dim in zip(stage_weights, stage_dims, strict=True)]

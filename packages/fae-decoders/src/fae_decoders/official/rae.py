@@ -69,7 +69,7 @@ def translate_rae_decoder(
         if "position" not in converted:
             (height, width), dim = fields["grid"], fields["width"]
             table = sincos_position_table(height, width, dim, span=_SPAN)
-            converted["position"] = torch.cat([torch.zeros(1, dim), table])
+            converted["position"] = torch.cat([table.new_zeros(1, dim), table])
     return fields, converted
 
 

@@ -115,8 +115,10 @@ class StageData:
             return self._normalized_rms(sums)
         sums = ChannelSums.empty(self.encoder.backbone.dim)
         indices = range(len(self))
-        kept = torch.empty(len(self), *self._feature_shape())
-        targets = torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8) if self.target_size else None
+        here = torch.device("cpu")
+        kept, targets = torch.empty(len(self), *self._feature_shape(), device=here), None
+        if self.target_size:
+            targets = torch.empty(len(self), 3, *self.target_size, dtype=torch.uint8, device=here)
         for rows, target, raw in self._inputs(indices, needs_targets=targets is not None):
             sums = sums + ChannelSums.of(raw.transpose(1, 2))
             kept[rows] = raw.float().cpu()

@@ -45,7 +45,7 @@ class ImageData:
     def prepare(self) -> None:
         """Read every image once, where they fit."""
         if self.fits and self._kept is None:
-            kept = torch.empty(len(self), 3, *self.size, dtype=torch.uint8)
+            kept = torch.empty(len(self), 3, *self.size, dtype=torch.uint8, device="cpu")
             for rows, images in self.batches(range(len(self)), "reading images"):
                 kept[rows] = to_uint8(images)
             self._kept = kept

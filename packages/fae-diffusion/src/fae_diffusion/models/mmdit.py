@@ -265,7 +265,7 @@ class MMDiT(FlowMatching, Fp32Buffers, PretrainedModel[MMDiTConfig]):
         if count > room:
             raise FAEError(f"the null prompt has {count} tokens, there is room for {room}: set null_length")
         if width is not None:
-            self.null_pooled.copy_(torch.zeros(1, width) if text.pooled is None else text.pooled[:1])
+            self.null_pooled.copy_(text.pooled[:1]) if text.pooled is not None else self.null_pooled.zero_()
         self.null_tokens[0].zero_()[:count] = tokens.to(self.null_tokens)
         self.null_mask[0] = torch.arange(room, device=self.null_mask.device) < count
 

@@ -168,7 +168,7 @@ def reverse_time(weight: Tensor) -> Tensor:
         The weight (D, 2 F) that gives the same result on the features of t.
     """
     half = weight.shape[1] // 2
-    rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64) / half)
+    rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64, device=weight.device) / half)
     cos, sin = rates.cos(), rates.sin()
     of_cos, of_sin = weight.double().split(half, dim=1)
     return torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], dim=1).to(weight.dtype)

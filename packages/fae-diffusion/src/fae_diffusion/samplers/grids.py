@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError
-from fae_diffusion.transport import shift_time
+from fae_diffusion.transport import shift_time, time_of
 
 
 def time_grid(steps: int, *, shift: float = 1.0, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -31,8 +31,8 @@ def time_grid(steps: int, *, shift: float = 1.0, start: float = 1.0, end: float 
         raise FAEError(f"a time grid needs at least one step, not {steps}")
     if not 0 <= end < start <= 1:
         raise FAEError(f"a time grid descends within [0, 1], not from {start} to {end}")
-    first, last = shift_time(1 / shift, torch.tensor([start, end], dtype=torch.float64)).tolist()
-    times = shift_time(shift, torch.linspace(first, last, steps + 1, dtype=torch.float64))
+    first, last = shift_time(1 / shift, time_of(start)).item(), shift_time(1 / shift, time_of(end)).item()
+    times = shift_time(shift, torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu"))
     times[0], times[-1] = start, end
     return times
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fae_core.errors import FAEError, MissingPackage, UnknownName, first_line
-from fae_diffusion.transport import Coefficients, PathName, path
+from fae_diffusion.transport import Coefficients, PathName, path, time_of
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Seen = Callable[[float, Tensor], None]
@@ -141,8 +141,8 @@ def _dpm_solver_2m(velocity: Velocity, x: Tensor, times: list[float], path_name:
         raise FAEError("dpm++2m integrates from noise to data only; use heun or rk4 to encode")
     previous: tuple[float, Tensor] | None = None
     for t, s in itertools.pairwise(times):
-        now, then = (path(path_name, torch.tensor(u, dtype=torch.float64)) for u in (t, s))
-        at = path(path_name, torch.tensor(t, dtype=torch.float64), x)
+        now, then = (path(path_name, time_of(u)) for u in (t, s))
+        at = path(path_name, time_of(t), x)
         data = at.velocity_to_data(evaluate(velocity, x, t), x)
         step = _log_snr(then) - _log_snr(now)
         estimate = data

@@ -18,7 +18,7 @@ from fae_core.errors import FAEError, UnknownName
 from fae_core.random import SlotRandom
 from fae_diffusion.samplers.config import Diffusion, LastStep
 from fae_diffusion.samplers.ode import Seen, Velocity, check_times, evaluate
-from fae_diffusion.transport import Coefficients, PathName, path, vp_beta
+from fae_diffusion.transport import Coefficients, PathName, path, time_of, vp_beta
 
 DIFFUSIONS: tuple[Diffusion, ...] = get_args(Diffusion)
 LAST_STEPS: tuple[LastStep, ...] = get_args(LastStep)
@@ -103,17 +103,17 @@ def diffusion_coefficient(
         return norm * _sbdm(path_name, t, s)
     if form == "decreasing":
         return 0.25 * (1 - norm * math.cos(math.pi * t)) ** 2
-    sigma = path(path_name, torch.tensor(t, dtype=torch.float64)).sigma.item()
+    sigma = path(path_name, time_of(t)).sigma.item()
     values = {"sigma": sigma, "linear": t, "constant": 1.0, "increasing-decreasing": math.sin(math.pi * t) ** 2}
     return norm * values[form]
 
 
 def _sbdm(path_name: PathName, t: float, s: float) -> float:
     if path_name == "vp":
-        return vp_beta(torch.tensor(t, dtype=torch.float64)).item() / 2
-    at = path(path_name, torch.tensor(t, dtype=torch.float64))
+        return vp_beta(time_of(t)).item() / 2
+    at = path(path_name, time_of(t))
     if at.alpha < 1e-12:
-        at = path(path_name, torch.tensor(s, dtype=torch.float64))
+        at = path(path_name, time_of(s))
     return (at.sigma * at.determinant / at.alpha).item()
 
 
@@ -153,7 +153,7 @@ class _Solver:
         return w * at.noise_to_score(at.velocity_to_noise(velocity, x)) - velocity
 
     def _at(self, x: Tensor, t: float) -> Coefficients:
-        return path(self.path_name, torch.tensor(t, dtype=torch.float64), x)
+        return path(self.path_name, time_of(t), x)
 
 
 def _draw(z: Tensor, random: SlotRandom | None, index: int) -> Tensor:

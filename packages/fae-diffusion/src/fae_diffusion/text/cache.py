@@ -125,8 +125,8 @@ class TextCache:
             FAEError: for a prompt with more than `length` tokens.
         """
         length = self.longest if length is None else length
-        tokens = torch.zeros(len(prompts), length, self.width)
-        mask = torch.zeros(len(prompts), length, dtype=torch.bool)
+        tokens = torch.zeros(len(prompts), length, self.width, device="cpu")
+        mask = torch.zeros(len(prompts), length, dtype=torch.bool, device="cpu")
         for place, prompt in enumerate(prompts):
             text = self._one(prompt)
             if len(text) > length:

@@ -97,8 +97,9 @@ class _Part:
                 lengths.append(len(tokens[-1]))
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        sums = torch.tensor([_sum(one) for one in tokens])
-        write_atomic(self.path, save({"tokens": torch.cat(tokens), "lengths": torch.tensor(lengths), "sums": sums}))
+        numbers = {"lengths": lengths, "sums": [_sum(one) for one in tokens]}
+        stored = {name: torch.tensor(values, device="cpu") for name, values in numbers.items()}
+        write_atomic(self.path, save({"tokens": torch.cat(tokens), **stored}))
 
     def read(self) -> dict[str, Tensor] | None:
         """What was written; None where the file is missing or damaged."""

@@ -113,7 +113,9 @@ class PieceTokenizer:
         masks = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
         rows = [row + [self.pad_token_id] * (length - len(row)) for row in rows]
         out = {"input_ids": rows[0] if alone else rows, "attention_mask": masks[0] if alone else masks}
-        return {name: torch.tensor(value) for name, value in out.items()} if return_tensors == "pt" else out
+        if return_tensors != "pt":
+            return out
+        return {name: torch.tensor(value, device="cpu") for name, value in out.items()}
 
 
 def load_tokenizer(source: str, model_type: str) -> Any:

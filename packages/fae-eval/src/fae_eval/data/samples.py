@@ -130,12 +130,15 @@ def open_samples(
     if isinstance(source, (str, Path, ImageSource)) and not _is_store(source):
         images = open_image_files(source, survey)
         return SourceSamples(evenly_spread(images, limit), size, images.origin or type(source).__name__)
-    opened = _made(source, decoder, limit)
+    opened = _made(source, decoder, limit, size)
     return opened if size is None or opened.size == as_height_width(size) else CroppedSamples(opened, size)
 
 
-def _made(source: Any, decoder: Any, limit: int | None) -> Samples:
-    """Samples of anything but images in files; arguments and errors as those of `open_samples`."""
+def _made(source: Any, decoder: Any, limit: int | None, size: int | tuple[int, int] | None) -> Samples:
+    """Samples of anything but images in files; arguments and errors as those of `open_samples`.
+
+    Batches of a stream, which may have several sizes, are cropped to `size` here.
+    """
     if isinstance(source, Samples):
         return source
     if _is_store(source):
@@ -143,7 +146,12 @@ def _made(source: Any, decoder: Any, limit: int | None) -> Samples:
     if isinstance(source, (np.ndarray, Tensor)):
         return ArraySamples(source if limit is None else source[spread_indices(len(source), limit)], "array")
     if isinstance(source, Iterable):
-        return ArraySamples(np.concatenate(list(_until(source, limit))), "stream of batches")
+        crop = None if size is None else as_height_width(size)
+        batches = [one if crop is None else _cropped(one, crop) for one in _until(source, limit)]
+        sizes = sorted({"x".join(map(str, batch.shape[1:3])) for batch in batches})
+        if len(sizes) > 1:
+            raise DataError(f"a stream has images of {' and '.join(sizes)} pixels; give a size to crop all")
+        return ArraySamples(np.concatenate(batches) if batches else np.empty(0), "stream of batches")
     raise FAEError(f"cannot measure a {type(source).__name__}; give a path, an image source, an array or batches")
 
 
@@ -256,10 +264,15 @@ class CroppedSamples(FollowingSamples):
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[np.ndarray]:
         for images in self.samples.batches(batch_size, share):
-            if images.shape[1:3] != self._crop:
-                images = np.stack([np.asarray(center_crop(Image.fromarray(one), self._crop)) for one in images])
-            yield images
+            yield _cropped(images, self._crop)
         self.follow()
+
+
+def _cropped(images: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+    """Centre crops of uint8 images (B, H, W, 3)."""
+    if images.shape[1:3] == crop:
+        return images
+    return np.stack([np.asarray(center_crop(Image.fromarray(one), crop)) for one in images])
 
 
 class ArraySamples(Samples):

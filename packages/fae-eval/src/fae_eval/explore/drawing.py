@@ -85,11 +85,11 @@ class Order:
         if choices.text:
             return list(self.conditions)
         if not choices.classes:
-            return torch.zeros(len(self.conditions), dtype=torch.int64)
+            return torch.zeros(len(self.conditions), dtype=torch.int64, device="cpu")
         unknown = next((name for name in self.conditions if name not in choices.classes), None)
         if unknown is not None:
             raise FAEError(f"there is no class {unknown[:60]!r}")
-        return torch.tensor([choices.classes.index(name) for name in self.conditions])
+        return torch.tensor([choices.classes.index(name) for name in self.conditions], device="cpu")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def noise_between(shape: Sequence[int], first_seed: int, second_seed: int, count
         (count, C, h, w).
     """
     ends = [SlotRandom(seed, [0]).normal(shape, "noise") for seed in (first_seed, second_seed)]
-    angle = torch.linspace(0, torch.pi / 2, count).view(-1, 1, 1, 1)
+    angle = torch.linspace(0, torch.pi / 2, count, device="cpu").view(-1, 1, 1, 1)
     weights = angle.cos(), angle.sin()
     between = weights[0] * ends[0] + weights[1] * ends[1]
     between[0], between[-1] = ends[0][0], ends[1][0]

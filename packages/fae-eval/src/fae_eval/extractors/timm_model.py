@@ -48,9 +48,10 @@ class TimmExtractor(FeatureExtractor):
         timm = _timm()
         if not timm.is_model(model):
             raise UnknownName("timm model", model, timm.list_models())
-        self.network = _create(timm, model, weights)
-        self.network.eval().requires_grad_(False)
         self.device = torch.device(device or "cpu")
+        with torch.device("cpu"):  # where its weights are read, whatever the default device
+            self.network = _create(timm, model, weights)
+        self.network.eval().requires_grad_(False)
         self.network.to(self.device, memory_format=torch.channels_last)
         config = timm.data.resolve_model_data_config(self.network)
         self.size = size or tuple(config["input_size"][1:])
@@ -78,7 +79,7 @@ class TimmExtractor(FeatureExtractor):
     def _try_out(self, model: str) -> int:
         """Length of the pooled vector, from one black image. Raises FAEError where the model does not pool."""
         try:
-            pool = self.outputs(torch.zeros(1, *self.size, 3, dtype=torch.uint8))["pool"]
+            pool = self.outputs(torch.zeros(1, *self.size, 3, dtype=torch.uint8, device="cpu"))["pool"]
         except Exception as error:  # networks raise many types on images that are too small, or of an odd shape
             height, width = self.size
             raise FAEError(f"timm/{model} cannot pool images of {height}x{width}: {_reason(error)}") from None

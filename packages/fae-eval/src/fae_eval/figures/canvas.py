@@ -108,8 +108,9 @@ def save_picture(picture: Image.Image, path: str | Path) -> Path:
 
 def normalise(values: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
     """Values (N, C), each column stretched so that its `low` and `high` quantiles become 0 and 1, and clipped."""
-    ends = torch.quantile(values.double(), torch.tensor([low, high], dtype=torch.float64), dim=0)
-    return ((values.double() - ends[0]) / (ends[1] - ends[0]).clamp_min(1e-12)).clamp(0, 1)
+    values = values.double()
+    ends = torch.quantile(values, values.new_tensor([low, high]), dim=0)
+    return ((values - ends[0]) / (ends[1] - ends[0]).clamp_min(1e-12)).clamp(0, 1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -162,8 +162,10 @@ class Axis:
     log: bool
 
     def place(self, value: float) -> float:
-        """The coordinate of a value."""
+        """The coordinate of a value; `start` on an axis of a single value."""
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
+        if low == high:
+            return self.start
         part = ((math.log10(value) if self.log else value) - low) / (high - low)
         return self.start + part * (self.end - self.start)
 

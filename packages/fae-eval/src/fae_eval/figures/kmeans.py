@@ -24,12 +24,12 @@ def kmeans(points: Tensor, clusters: int, *, seed: int = 0, rounds: int = 50) ->
         raise FAEError(f"{clusters} clusters need at least {clusters} patches, not {len(points)}: images are too small")
     points = points.double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    centres = points[torch.randint(len(points), (1,), generator=generator)]
+    centres = points[torch.randint(len(points), (1,), generator=generator, device="cpu")]
     while len(centres) < clusters:
         distance = torch.cdist(points, centres).amin(1).square()
         chances = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
         centres = torch.cat([centres, points[torch.multinomial(chances, 1, generator=generator)]])
-    assigned = torch.full((len(points),), -1)
+    assigned = torch.full((len(points),), -1, device="cpu")
     for _ in range(rounds):
         nearest = torch.cdist(points, centres).argmin(1)
         if torch.equal(nearest, assigned):
@@ -56,7 +56,7 @@ def foreground(tokens: Tensor, grid: tuple[int, int], *, seed: int = 0) -> Tenso
     count, patches, _ = tokens.shape
     unit = torch.nn.functional.normalize(tokens.double().flatten(0, 1), dim=-1)
     assigned = kmeans(unit, 2, seed=seed).view(count, patches)
-    border = torch.ones(grid, dtype=torch.bool)
+    border = torch.ones(grid, dtype=torch.bool, device="cpu")
     border[1:-1, 1:-1] = False
     border = border.flatten().expand(count, patches)
     touch = [float((border & (assigned == c)).sum() / (assigned == c).sum().clamp_min(1)) for c in (0, 1)]

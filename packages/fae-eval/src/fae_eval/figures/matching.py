@@ -82,7 +82,7 @@ def matching_picture(
 def random_patches(mask: Tensor, count: int, seed: int) -> list[int]:
     """At most `count` of the tokens in mask (N,), drawn without repetition."""
     inside = torch.nonzero(mask).flatten()
-    order = torch.randperm(len(inside), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(inside), generator=torch.Generator().manual_seed(seed), device="cpu")
     return sorted(int(i) for i in inside[order[:count]])
 
 
@@ -110,7 +110,7 @@ def mutual_matches(first: Tensor, second: Tensor, mask_first: Tensor, mask_secon
     cosine = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T
     cosine = cosine.masked_fill(~mask_first[:, None] | ~mask_second[None, :], -torch.inf)
     forward, backward = cosine.argmax(1), cosine.argmax(0)
-    rows = torch.arange(len(first))
+    rows = torch.arange(len(first), device=first.device)
     mutual = mask_first & (backward[forward] == rows) & cosine[rows, forward].isfinite()
     found = rows[mutual]
     order = cosine[found, forward[found]].argsort(descending=True, stable=True)

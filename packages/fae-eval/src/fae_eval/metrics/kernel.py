@@ -32,7 +32,7 @@ def kernel_distance(
         FAEError: where features do not fit together, are too few, or are too large for third powers.
     """
     sides = [
-        finite_rows("features of the kernel distance", torch.as_tensor(np.asarray(side, np.float64)), 2)
+        finite_rows("features of the kernel distance", torch.as_tensor(np.asarray(side, np.float64), device="cpu"), 2)
         for side in (ref, gen)
     ]
     same_width(*sides)

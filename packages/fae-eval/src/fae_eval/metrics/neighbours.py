@@ -60,14 +60,15 @@ def shared_rows(features: Tensor, others: Tensor) -> int:
         features: (N, d).
         others: (M, d).
     """
-    direction = torch.rand(features.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seeded, dim = torch.Generator().manual_seed(0), features.shape[1]
+    direction = torch.rand(dim, dtype=torch.float64, generator=seeded, device="cpu").to(features.device)
     values, order = torch.cat([part.double() @ direction for part in others.split(1024)]).sort()
     shared = 0
     for part in features.split(1024):  # in parts, since fifty thousand rows in float64 take gigabytes
         rows = part.double()
         # Rows that are alike lie side by side along a line, if not always as the very next.
         after = torch.searchsorted(values, rows @ direction)
-        near = (after[:, None] + torch.arange(-4, 4)).clamp(0, len(others) - 1)
+        near = (after[:, None] + torch.arange(-4, 4, device=after.device)).clamp(0, len(others) - 1)
         apart = torch.stack([(rows - others[order[column]]).norm(dim=1) for column in near.T]).amin(0)
         shared += int((apart <= _SAME * rows.norm(dim=1)).sum())
     return shared
@@ -82,7 +83,8 @@ def prepared(precision: Precision, *sets: Tensor) -> tuple[Tensor, ...]:
     Raises:
         FAEError: for numbers that are not finite, or whose squared distances overflow, and sets of different widths.
     """
-    sets = tuple(finite_rows("features of precision and recall", torch.as_tensor(one).float()) for one in sets)
+    sets = tuple(one if isinstance(one, Tensor) else torch.as_tensor(one, device="cpu") for one in sets)
+    sets = tuple(finite_rows("features of precision and recall", one.float()) for one in sets)
     for one in sets:
         same_width(sets[0], one)
         if not bool((one.abs().amax(1) < _LARGEST / one.shape[1]).all()):
@@ -101,7 +103,8 @@ def twins_of(a: Tensor, b: Tensor, precision: Precision) -> tuple[Tensor, Tensor
     """
     if precision == "adm":
         return None
-    factors = torch.randint(-(2**62), 2**62, (a.shape[1],), generator=torch.Generator().manual_seed(0)).to(a.device)
+    seeded = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (a.shape[1],), generator=seeded, device="cpu").to(a.device)
 
     def numbers(x: Tensor) -> Tensor:
         # A hash of the bits, in integers: a sum of floats would depend on a row's position. Minus zero becomes zero.

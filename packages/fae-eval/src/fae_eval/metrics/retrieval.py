@@ -34,7 +34,7 @@ def retrieval_recall(
     if image_of_text is None:
         if len(images) != len(texts):
             raise FAEError(f"{len(images)} images and {len(texts)} texts: say which image each text describes")
-        image_of_text = torch.arange(len(texts))
+        image_of_text = torch.arange(len(texts), device=texts.device)
     images, texts = _directions("images", images), _directions("texts", texts)
     same_width(images, texts)
     owner = image_of_text.to(images.device)

@@ -23,7 +23,7 @@ DENSITY_NEIGHBOURS = 5  # of the paper of density and coverage
 OF_FEATURES = {"precision_recall", "density_coverage", "kernel"}  # metrics that need the features themselves
 
 
-def choose_metrics(metrics: Sequence[str] | None, extractor: FeatureExtractor) -> list[str]:
+def choose_metrics(metrics: str | Sequence[str] | None, extractor: FeatureExtractor) -> list[str]:
     """Full names of metrics, in the order of METRICS; None for those that suit the extractor. Raises UnknownName."""
     if metrics is None:
         return list(METRICS[:4]) if extractor.official_inception else ["frechet", "precision_recall"]

@@ -40,7 +40,7 @@ def evaluate_convergence(
     reference: Any,
     *,
     run: str | Path | None = None,
-    metrics: Sequence[str] = ("frechet",),
+    metrics: str | Sequence[str] = ("frechet",),
     title: str | None = None,
     **options: Any,
 ) -> Result:

@@ -39,9 +39,9 @@ def evaluate(
     samples: Any,
     reference: Any,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     extractor: str | FeatureExtractor = DEFAULT,
-    also: Sequence[str | FeatureExtractor] = (),
+    also: str | FeatureExtractor | Sequence[str | FeatureExtractor] = (),
     weights: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
     floor: Any = None,
@@ -70,10 +70,11 @@ def evaluate(
         samples: anything `fae_eval.data.open_samples` takes, or a mapping name -> source with one row each.
         reference: real images, anything `open_samples` takes, or an .npz with ADM's statistics; as a `KeptReference` it
             is opened once for several calls.
-        metrics: of METRICS (or fid, sfid, is, pr, dc, kid); None for ADM's five with Inception, else frechet and pr.
+        metrics: one or several of METRICS (or fid, sfid, is, pr, dc, kid); None for ADM's five with Inception, else
+            frechet and pr.
         extractor: see `load_extractor`; only the official Inception's Frechet distance is called FID, others FD-<name>.
-        also: further extractors, such as a judge that is no relative of an encoder: each measures a Frechet distance of
-            its own on the same images, which are drawn once.
+        also: one or several further extractors, such as a judge that is no relative of an encoder: each measures a
+            Frechet distance of its own on the same images, which are drawn once.
         weights: local file of the weights of `extractor`.
         size: side, or (h, w), of a centre crop of all images; None takes them as they are.
         floor: more real images, disjoint from the reference, for a row of real against real, and for the column FDr:
@@ -102,7 +103,8 @@ def evaluate(
         asked = Asked(purpose, k, pr_precision, pr_reference, kernel_subsets, seed)
         asked.check(batch_size)
         network = load_extractor(extractor, weights=weights, device=group.device)
-        others = [load_extractor(one, device=group.device) for one in also]
+        judges = [also] if isinstance(also, str | FeatureExtractor) else also
+        others = [load_extractor(one, device=group.device) for one in judges]
         require_different([network.name, *(other.name for other in others)])
         sets = dict(samples) if isinstance(samples, Mapping) else {"samples": samples}
         if not sets:

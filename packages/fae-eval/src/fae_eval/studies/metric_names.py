@@ -18,15 +18,16 @@ _ALIASES = {
 }
 
 
-def full_names(names: Sequence[str]) -> list[str]:
+def full_names(names: str | Sequence[str]) -> list[str]:
     """Full names of metrics, in the order of METRICS.
 
     Args:
-        names: Of METRICS, or their short ones (fid, sfid, is, pr, dc, kid), in any case.
+        names: Of METRICS, or their short ones (fid, sfid, is, pr, dc, kid), in any case; one or several.
 
     Raises:
         UnknownName: One is neither.
     """
+    names = [names] if isinstance(names, str) else names
     wanted = {_ALIASES.get(name.lower(), name.lower()) for name in names}
     require_known("metric", sorted(wanted), [*METRICS, *_ALIASES])
     return [name for name in METRICS if name in wanted]

@@ -101,7 +101,7 @@ def zero_shot_probe(
             if meant is None:
                 meant, unnamed = labels_for_head(labels, source.classes, logits.shape[1])
             truth = torch.tensor([meant[i] for i in indices], device=logits.device)
-            hits[name] = hits.get(name, torch.zeros(2, dtype=torch.long)) + _hits(logits, truth)
+            hits[name] = hits.get(name, torch.zeros(2, dtype=torch.long, device="cpu")) + _hits(logits, truth)
     count -= len(skipped)
     rows = [[name, count, *(found.double() / count).tolist()] for name, found in hits.items()]
     values = {f"{row[0]}: top-1": row[2] for row in rows}
@@ -175,12 +175,12 @@ def trained_probe(
     model = load_image_tokenizer(tokenizer, device)
     skipped: list[str] = []
     train_x, read = _pooled(model, chosen.source, batch_size, progress, "training images", skipped)
-    train_y = torch.tensor(chosen.labels)[read]
+    train_y = torch.tensor(chosen.labels, device="cpu")[read]
     if chosen.test is not None:
         test_x, read = _pooled(model, chosen.test, batch_size, progress, "test images", skipped)
-        test_y = torch.tensor(chosen.test_labels)[read]
+        test_y = torch.tensor(chosen.test_labels, device="cpu")[read]
     else:
-        order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(seed), device="cpu")
         cut = min(chosen.held_out, len(train_y) - 1)
         test_x, train_x = ({name: x[rows] for name, x in train_x.items()} for rows in (order[:cut], order[cut:]))
         test_y, train_y = train_y[order[:cut]], train_y[order[cut:]]
@@ -238,8 +238,7 @@ def fit_logistic(
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     z = (x - mean) / std
     with torch.enable_grad():
-        weight = torch.zeros(classes, x.shape[1], dtype=torch.float64, requires_grad=True)
-        bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        weight, bias = (x.new_zeros(shape).requires_grad_() for shape in ((classes, x.shape[1]), (classes,)))
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=rounds, history_size=10, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:

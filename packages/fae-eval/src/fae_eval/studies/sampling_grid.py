@@ -17,7 +17,7 @@ from fae_core.errors import FAEError
 from fae_core.models.load import generator_class
 from fae_core.models.sample_options import check_options
 from fae_eval import warnings as protocol
-from fae_eval.results import FLOOR, Result
+from fae_eval.results import FLOOR, Result, is_number
 from fae_eval.studies.at_options import AtOptions, open_at_options
 from fae_eval.studies.comparison import Group
 from fae_eval.studies.generation import relate_to_floor
@@ -28,10 +28,11 @@ from fae_eval.tokenizers import name_of
 KIND = "sampling-grid"
 CHOSEN = "chosen"  # the first cell of the cheapest row that is good enough
 EVALUATIONS = "evaluations"
+UNKNOWN = "unknown"  # in place of evaluations that the generator does not count
 _STEPS = "steps"  # the option along which a curve of the chart runs
 _FLOOR = "floor"  # in the record: a hash of the real images that were measured
 _UNFINISHED = "The grid is not finished"
-_CHOSEN_NOTE = "The fewest evaluations"
+_CHOSEN_NOTE, _NEAREST_NOTE = "The fewest evaluations", "The smallest distance"
 
 
 def measure_grid(
@@ -52,7 +53,9 @@ def measure_grid(
     """One row per combination: its options, model evaluations per sample, and the distance.
 
     A model evaluation is one pass of one sample through the network; guidance by a null condition takes two. It is
-    counted, not derived from the settings; 0 for a generator that is not called as a whole.
+    counted, not derived from the settings: by the generator itself, where it has an attribute `evaluations`, else by
+    calls of the whole module. Where neither tells, evaluations are "unknown", and the row with the smallest distance
+    is the chosen one.
 
     Args:
         generator: run, model or checkpoint folder, or hub id, or the object.
@@ -90,8 +93,12 @@ def measure_grid(
 
 
 def chart_groups(result: Result) -> list[Group]:
-    """The curves of a grid: distance over evaluations, one per combination of the options other than `steps`."""
+    """The curves of a grid: distance over evaluations, one per combination of the options other than `steps`.
+
+    Where evaluations are not known of all, each combination stands alone.
+    """
     at = result.columns.index(EVALUATIONS)
+    known = all(row[0] == FLOOR or is_number(row[at]) for row in result.rows)
     names = [str(name) for name in result.columns[1:at]]
     curves: dict[str, list[tuple[float, float]]] = {}
     floor: float | None = None
@@ -99,11 +106,12 @@ def chart_groups(result: Result) -> list[Group]:
         if row[0] == FLOOR:
             floor = row[-1]
             continue
-        shown = [f"{_named(name)}{value}" for name, value in zip(names, row[1:at], strict=True) if name != _STEPS]
+        values = zip(names, row[1:at], strict=True)
+        shown = [f"{_named(name)}{value}" for name, value in values if name != _STEPS or not known]
         curves.setdefault(", ".join(shown) or "samples", []).append((row[at], row[-1]))
     return [
-        Group(name, tuple(x for x, _ in sorted(points)), (tuple(y for _, y in sorted(points)),), floor)
-        for name, points in curves.items()
+        Group(name, tuple(x for x, _ in points if known), (tuple(y for _, y in points),), floor)
+        for name, points in ((name, sorted(points)) for name, points in curves.items())
     ]
 
 
@@ -111,13 +119,14 @@ class _Grid(ResumableStudy[dict[str, Any]]):
     """What has been measured at the combinations. Those of an earlier, larger grid are not shown."""
 
     kind = KIND
-    own_notes = (_CHOSEN_NOTE, COMMAND_NOTE)
+    own_notes = (_CHOSEN_NOTE, _NEAREST_NOTE, COMMAND_NOTE)
     own_warnings = (_UNFINISHED, protocol.FLOOR_UNITS, FLOOR)
 
     def __init__(self, study: AtOptions, grid: SamplingGrid, title: str) -> None:
         super().__init__(study, {"options": grid.options, "varied": list(grid.vary), "count": grid.count}, title)
         self.grid, self.first_columns = grid, ("", *grid.vary, EVALUATIONS, "images")
-        self.found: dict[tuple[str, ...], tuple[float, float]] = {}  # (evaluations, distance) by the values' texts
+        # (evaluations, None where they are not known; distance) by the values' texts
+        self.found: dict[tuple[str, ...], tuple[float | None, float]] = {}
         self.floor: tuple[int, float] | None = None  # (images, distance)
         self.floor_warnings: list[str] = []  # of its measurement
 
@@ -136,8 +145,10 @@ class _Grid(ResumableStudy[dict[str, Any]]):
             count, distance = numbers(row[at + 1], row[-1])
             self.floor = (int(count), distance)
         else:
-            evaluations, _, distance = numbers(row[at], row[at + 1], row[-1])
-            self.found[tuple(str(cell) for cell in row[1:at])] = (evaluations, distance)
+            _, distance = numbers(row[at + 1], row[-1])
+            (evaluations,) = (None,) if row[at] == UNKNOWN else numbers(row[at])
+            # Earlier versions wrote 0 where they counted nothing.
+            self.found[tuple(str(cell) for cell in row[1:at])] = (evaluations or None, distance)
 
     def measure_floor(self, images: Any) -> None:
         """Measure real images, unless the record that is resumed has them. Raises FAEError where it has others."""
@@ -158,23 +169,25 @@ class _Grid(ResumableStudy[dict[str, Any]]):
 
     def measure(self, point: dict[str, Any]) -> None:
         options = {**self.grid.options, **point}
-        with _counted(self.study.model) as rows:
+        with _counted(self.study.model) as evaluations:
             measured = self.study.measure(self.grid.count, options)
-        passes = sum(self.study.group.gather(rows[0])) / self.grid.count
-        self.found[_key(point)] = (passes, self.add(_name(point), options, measured))
+        passes = sum(self.study.group.gather(evaluations())) / self.grid.count
+        self.found[_key(point)] = (passes or None, self.add(_name(point), options, measured))
         self.tell(measured)
 
     def record(self) -> Result:
         measured = [point for point in self.grid.points if _key(point) in self.found]
         smallest = min(self.found[_key(point)][1] for point in measured)
         good = [p for p in measured if self.found[_key(p)][1] <= smallest * (1 + self.grid.within)]
-        chosen = min(good, key=lambda point: self.found[_key(point)])
+        priced = all(self.found[_key(point)][0] is not None for point in good)
+        chosen = min(good, key=lambda point: self.found[_key(point)][0 if priced else 1 :])
         missing = len(self.grid.points) - len(measured)
         rows = []
         for point in measured:
             evaluations, distance = self.found[_key(point)]
             name = CHOSEN if point == chosen and not missing else _name(point)
-            rows.append([name, *point.values(), evaluations, self.grid.count, distance])
+            shown = UNKNOWN if evaluations is None else evaluations
+            rows.append([name, *point.values(), shown, self.grid.count, distance])
         columns, warnings = [*self.first_columns, self.label], list(self.floor_warnings)
         if self.floor is not None:
             rows.append([FLOOR, *(None for _ in self.grid.vary), None, *self.floor])
@@ -184,12 +197,20 @@ class _Grid(ResumableStudy[dict[str, Any]]):
             warnings.append(f"{_UNFINISHED}: {missing} of {len(self.grid.points)} are missing; use --resume")
         evaluations, distance = self.found[_key(chosen)]
         settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
-        notes = [
-            f"{_CHOSEN_NOTE} within {self.grid.within:.3g} of the smallest distance, {smallest:.4g}: {settings}, with "
-            f"{evaluations:g} evaluations a sample and {self.label} {distance:.4g}.",
-            f"{COMMAND_NOTE}{self.study.command(self.grid.count, {**self.grid.options, **chosen})}",
-        ]
-        table, values = {"columns": columns, "rows": rows}, {EVALUATIONS: evaluations, self.label: distance}
+        if priced:
+            note = (
+                f"{_CHOSEN_NOTE} within {self.grid.within:.3g} of the smallest distance, {smallest:.4g}: {settings}, "
+                f"with {evaluations:g} evaluations a sample and {self.label} {distance:.4g}."
+            )
+        else:
+            note = (
+                f"{_NEAREST_NOTE}, {self.label} {distance:.4g}: {settings}. How many evaluations a sample takes is not "
+                "known: the generator does not count them, and its network is not called as a whole."
+            )
+        notes = [note, f"{COMMAND_NOTE}{self.study.command(self.grid.count, {**self.grid.options, **chosen})}"]
+        table, values = {"columns": columns, "rows": rows}, {self.label: distance}
+        if evaluations is not None:
+            values[EVALUATIONS] = evaluations
         return self.made(table, notes, warnings, values)
 
 
@@ -208,8 +229,16 @@ def _named(option: str) -> str:
 
 
 @contextmanager
-def _counted(model: Any) -> Iterator[list[int]]:
-    """A list whose item is the number of samples that have passed through the whole network."""
+def _counted(model: Any) -> Iterator[Callable[[], float]]:
+    """A function that says how many samples have passed through the network since; 0 where nothing tells.
+
+    Calls of the whole module are counted only where the generator does not count: what is replayed as a CUDA graph, or
+    goes through parts of the module, does not call it.
+    """
+    before: Any = getattr(model, EVALUATIONS, None)
+    if is_number(before):
+        yield lambda: getattr(model, EVALUATIONS) - before
+        return
     rows = [0]
 
     def add(_: nn.Module, given: tuple[Any, ...]) -> None:
@@ -217,7 +246,7 @@ def _counted(model: Any) -> Iterator[list[int]]:
 
     hook = model.register_forward_pre_hook(add) if isinstance(model, nn.Module) else None
     try:
-        yield rows
+        yield lambda: rows[0]
     finally:
         if hook is not None:
             hook.remove()

@@ -140,7 +140,7 @@ def evaluate_retrieval(
                 found.setdefault(name, []).append(vectors.cpu())
             advance(len(chosen))
     written = towers.embed_texts(texts)
-    whose = torch.tensor(owner)
+    whose = torch.tensor(owner, device="cpu")
     columns = ["images as", "images", "texts"]
     columns += [f"{way} R@{k}" for way in ("image to text", "text to image") for k in RECALL_AT]
     rows, values = [], {}

@@ -43,3 +43,4 @@ def decode_graph(decoder: BlockDecoder) -> None:
     index.zero_()
     for _ in range(decoder.steps):
         graph.replay()
+    decoder.read = decoder.steps * decoder.rows

@@ -124,21 +124,29 @@ class BlockDecoder:
 
         prefix = block.source.prefix(condition)
         self.prefix = 0 if prefix is None else prefix.shape[1]
-        slots, rows = self.prefix + self.steps, self.batch * (1 if guidance is None else 2)
+        slots, self.rows = self.prefix + self.steps, self.batch * (1 if guidance is None else 2)
+        self.read = 0  # tokens that passed the layers to decide others, over all rows
         self.slots = torch.arange(slots, device=device)
         start = 0 if rope is None else len(rope[0]) - self.prefix - noise_BTK.shape[1]
         self.rope = None if rope is None else _rows(rope, start, slots)
         # One complex product rotates interleaved pairs; compilers prefer plain arithmetic.
         turns = not static and all(layer.attention.layout == "interleaved" for layer in block.layers)
         self.turns = torch.complex(*self.rope).unsqueeze(1) if turns and self.rope is not None else None
-        self.cache = BlockCache(len(block.layers), rows, slots, block.kv_heads, block.head_dim, device, block.dtype)
-        self.heads, self.attend = (None, attend) if static else self._prepare_single_tokens(rows)
+        self.cache = BlockCache(
+            len(block.layers), self.rows, slots, block.kv_heads, block.head_dim, device, block.dtype
+        )
+        self.heads, self.attend = (None, attend) if static else self._prepare_single_tokens()
         if prefix is not None:
             self._read_prefix(prefix.to(block.dtype))
 
     def result(self) -> Tensor:
         """The decoded tokens (B, T, K), in the block's order."""
         return self.tokens[:, 1:] if self.block.sos is not None else self.tokens
+
+    @property
+    def passes(self) -> float:
+        """How often a sample has passed the block so far, over all rows; guidance doubles it, Jacobi decoding adds."""
+        return self.read / max(1, self.steps)
 
     def decode(self, told: Callable[[float], None] | None = None) -> None:
         """Decode token by token.
@@ -173,6 +181,7 @@ class BlockDecoder:
             tokens = tokens.index_select(0, rows)
             rows = rows if self.guidance is None else torch.cat([rows, rows + self.batch])
             caches = self.cache.rows(first, count, rows)
+        self.read += count * (self.rows if rows is None else len(rows))
         lone = count == 1 and rows is None
         return self.forward(tokens, position, caches, self._stretch(first, count, lone), self.guidance)
 
@@ -197,10 +206,10 @@ class BlockDecoder:
             self.tokens[rows, start + 1 : start + 1 + count] = decided
         return decided
 
-    def _prepare_single_tokens(self, rows: int) -> tuple[Heads, Callable[..., Tensor]]:
+    def _prepare_single_tokens(self) -> tuple[Heads, Callable[..., Tensor]]:
         """Memory and attention of the most frequent step, one token of every row, chosen once per block."""
         block, store = self.block, self.cache.store
-        packed = store.new_empty(rows, (block.heads + 2 * block.kv_heads) * block.head_dim)
+        packed = store.new_empty(self.rows, (block.heads + 2 * block.kv_heads) * block.head_dim)
         heads = Heads.of(packed, 1, block.heads, block.kv_heads)
         plain = not store.is_cuda and ops.explain("attention", heads.queries, heads.new, heads.new).backend == "sdpa"
         return heads, F.scaled_dot_product_attention if plain else attend

@@ -160,7 +160,7 @@ def _packing_obstacle(dtype: torch.dtype) -> str | None:
         return "this torch has no oneDNN"
     if dtype not in (torch.float32, torch.bfloat16):
         return f"oneDNN packs fp32 and bf16, not {dtype}"
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.device("cpu"):
         linear = nn.utils.skip_init(nn.Linear, 32, 32)
         assert isinstance(linear, nn.Linear)
         linear.weight.copy_(torch.linspace(-0.3, 0.4, 1024).view(32, 32))

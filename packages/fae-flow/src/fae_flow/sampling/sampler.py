@@ -59,6 +59,10 @@ class FlowSampler:
 
     `compile` and `cuda_graph` decode sequentially, and warm up for each batch size.
 
+    Attributes:
+        evaluations: How many samples have passed through the network, in all calls: by layers, so that guidance in some
+            blocks alone adds their share of the layers.
+
     Args:
         model: the flow.
         dtype: of weights, activations and cache, e.g. torch.bfloat16; None = the model's.
@@ -93,6 +97,7 @@ class FlowSampler:
         self.model, self.device = model, weight.device
         self.cuda_graph: bool | Literal["auto"] = cuda_graph and weight.device.type == "cuda" and cuda_graph
         self.static = cuda_graph is True or compile
+        self.evaluations: float = 0
         make_linear = sampling_linear(choose_linear(False if compile else packed, weight.device, dtype))
         self.blocks = [SamplingBlock(block, make_linear, dtype, f"blocks.{i}") for i, block in enumerate(model.blocks)]
         self.forwards = [torch.compile(block.__call__, dynamic=False) if compile else block for block in self.blocks]
@@ -145,7 +150,7 @@ class FlowSampler:
         jacobi = Jacobi.parse(jacobi)
         if jacobi is not None and self.static:
             raise FAEError("jacobi decodes stretches of changing size; leave compile and cuda_graph off")
-        model = self.model
+        model, evaluations = self.model, 0.0
         model.check_grid(noise)
         height, width = (side // model.config.patch_size for side in noise.shape[-2:])
         batch = sample_count(None, noise)
@@ -180,12 +185,14 @@ class FlowSampler:
                     decode_jacobi(decoder, jacobi)
                 else:
                     decoder.decode(_within(observe, done, len(self.blocks)))
+                evaluations += decoder.passes * len(self.blocks[i].layers)
                 states.append(block.order(decoder.result()))
                 if observe is not None:
                     name = f"block {done + 1} of {len(self.blocks)}"
                     z = model.unpatchify(states[-1], height, width)
                     observe(SamplingStep((done + 1) / len(self.blocks), name, z))
             latents = [model.unpatchify(state, height, width) for state in states]
+        self.evaluations += evaluations / max(1, sum(len(block.layers) for block in self.blocks))
         # Clones are not inference tensors, so that callers can differentiate through what they compute from them.
         return [z.clone() for z in latents]
 
