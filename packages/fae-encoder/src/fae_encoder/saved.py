@@ -5,7 +5,6 @@ A frozen backbone's weights are stored only where no other machine could fetch t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack
 
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 from fae_core.config import Config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import ENCODER, LATENT_SPEC, weights_file
+from fae_core.models.build import single_precision
 from fae_core.models.card import Card
 from fae_core.models.folder import load_weights, read_config, require_unchanged
 from fae_core.models.no_init import no_initial_weights
+from fae_core.models.own_generators import OwnGenerators
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.models.sources import HubOptions, resolve_model_folder
@@ -91,7 +92,8 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
         if weights != "default":
             config = _with_weights(config, None if weights is None else str(weights), folder)
         stored = config.backbone.weights == STORED
-        with no_initial_weights() if stored else nullcontext():  # a random backbone is drawn, not loaded
+        own = no_initial_weights() if stored else OwnGenerators(0)  # a random backbone is drawn, not loaded
+        with single_precision, own:
             encoder = cls(config, own_spec)
         load_weights(encoder, folder / weights_file(hub.get("variant")), elsewhere=None if stored else _BACKBONE)
         encoder._initial = None if read_config(folder).get(_TRAINED, True) else sample_of(encoder.adapter)

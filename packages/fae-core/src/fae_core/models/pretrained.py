@@ -14,7 +14,7 @@ from fae_core.config import Config, ConfigT, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import staged_folder
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS, README, RUN_MODEL, weights_file
-from fae_core.models.build import built, seeded
+from fae_core.models.build import built, seeded, single_precision
 from fae_core.models.card import Card, model_card
 from fae_core.models.folder import load_weights, read_config, require_unchanged, write_config
 from fae_core.models.identity import model_checksum
@@ -99,7 +99,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
         config, own_spec = cls._read(folder)
         if spec is not None and own_spec is not None:
             spec.require(own_spec, context=str(source))
-        with no_initial_weights():
+        with single_precision, no_initial_weights():
             model = built(f"{folder}/{MODEL_CONFIG}", lambda: cls(config, own_spec))
         model.class_names = checked_names(read_config(folder).get("class_names"), f"{folder}/{MODEL_CONFIG}")
         load_weights(model, folder / weights_file(variant))
