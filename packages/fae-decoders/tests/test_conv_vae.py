@@ -267,8 +267,10 @@ class TestAutoencoderKL:
         return folder
 
     def test_an_import_computes_the_same(self, original, folder: Path, tmp_path: Path) -> None:
+        random = torch.get_rng_state()
         invoke(["import", "autoencoder-kl", str(folder.parent), "--out", str(tmp_path / "vae")])
         vae = load_tokenizer(tmp_path / "vae")
+        assert torch.equal(torch.get_rng_state(), random)  # nothing is drawn that a file replaces
         x = torch.rand(2, 3, 32, 32)
         with torch.no_grad():
             theirs = original.encode(2 * x - 1).latent_dist
