@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, Unpack, cast
 
@@ -205,7 +204,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
     def _write(self, folder: Path, card: Card) -> None:
         """Write every file of the model into a folder."""
         state = self._saved_state()
-        self._require_own(state)
+        self.require_own_weights()
         package = type(self).__module__.split(".")[0]
         checksum = model_checksum(state, self.spec)
         fields = self.config.model_dump(mode="json")
@@ -215,8 +214,13 @@ class PretrainedModel(Shown, Generic[ConfigT]):
             self.spec.save(folder)
         (folder / README).write_text(model_card(self, card), encoding="utf-8")
 
-    def _require_own(self, state: Mapping[str, Tensor]) -> None:
-        """Raise FAEError unless weights are those that a model of this config has, which alone can be loaded."""
+    def require_own_weights(self) -> None:
+        """Check that a folder of this model could be loaded.
+
+        Raises:
+            FAEError: Where its weights are not those of a model of its config, as with adapters or quantised ones.
+        """
+        state = self._saved_state()
         try:
             with torch.device("meta"), no_initial_weights():
                 own = type(self)(self.config, self.spec)._saved_state()

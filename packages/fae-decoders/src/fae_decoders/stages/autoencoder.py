@@ -91,6 +91,10 @@ class AutoencoderTask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def exported(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.modules["feature_decoder"]
+
     def identity(self) -> dict[str, Any]:
         # A fresh adapter has no fingerprint yet: it comes from the seed.
         start = self.encoder.spec.fingerprint

@@ -62,6 +62,10 @@ class VAETask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def exported(self) -> tuple[nn.Module, ...]:
+        return (self.vae,)
+
     def identity(self) -> dict[str, Any]:
         aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
         return {"images": images_identity(self.data.source, show=True), **self.losses.identity(), **aligned}
