@@ -135,7 +135,7 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
         now = sample_of(self.adapter)
         if now is None or len(now) != len(self._initial):
             return True
-        return not all(torch.equal(was.to(is_.dtype), is_) for was, is_ in zip(self._initial, now, strict=True))
+        return not all(_is_rounded(*pair) for pair in zip(self._initial, now, strict=True))
 
     def fingerprint(self, backbone_fingerprint: str | None = None) -> str:
         """Hash of everything a latent depends on: backbone, layers, sizes, preprocessing, feature norm and adapter.
@@ -238,6 +238,11 @@ def sample_of(adapter: torch.nn.Module) -> tuple[Tensor, ...] | None:
     if not weights or weights[0].is_meta:
         return None
     return tuple(weight.detach().flatten()[:_SAMPLED].to("cpu", copy=True) for weight in weights)
+
+
+def _is_rounded(was: Tensor, now: Tensor) -> bool:
+    """Whether numbers are the same, but for what casting to a half precision, and perhaps back, rounds."""
+    return any(torch.equal(was.to(kind).to(now.dtype), now) for kind in (now.dtype, torch.float16, torch.bfloat16))
 
 
 def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:
