@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fae_core.config import Config
+from fae_core.models.build import single_precision
 from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 
@@ -69,3 +71,29 @@ def test_parameters_are_left_alone_and_buffers_are_not(fill: Callable[[Tensor], 
         fill(parameter)
         fill(buffer)
     assert bool((parameter == 7).all()) and not bool((buffer == 7).any())
+
+
+def test_what_other_threads_draw_meanwhile_is_not_drawn_again() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = torch.randn(4), torch.randn(4)
+        torch.manual_seed(0)
+        with no_initial_weights(), ThreadPoolExecutor(1) as other:
+            torch.empty(9).uniform_()
+            first = other.submit(torch.randn, 4).result()
+        assert torch.equal(first, expected[0]) and torch.equal(torch.randn(4), expected[1])
+
+
+def test_the_last_thread_that_loads_in_single_precision_sets_the_default_dtype_back() -> None:
+    def elsewhere() -> None:
+        with single_precision:
+            assert torch.empty(0).dtype == torch.float32
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with single_precision, ThreadPoolExecutor(1) as other:
+            other.submit(elsewhere).result()
+            assert torch.empty(0).dtype == torch.float32
+        assert torch.empty(0).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

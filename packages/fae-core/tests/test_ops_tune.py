@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,23 @@ def test_each_call_is_measured_once_on_the_backends_that_take_it_and_kept(tmp_pa
         assert len(seen) > count  # with the backward pass it is another case
     (file,) = tmp_path.iterdir()
     assert measured.parse(read_json(file)) == measured.TIMES
+
+
+@needs_triton
+def test_what_other_threads_draw_while_times_are_taken_is_not_drawn_again(tmp_path: Path) -> None:
+    def timer(call: Call) -> float:
+        with ThreadPoolExecutor(1) as other:
+            drawn.append(other.submit(torch.randn, 4).result())
+        return 1.0
+
+    drawn: list[torch.Tensor] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        with FakeTensorMode():
+            ops.tune(model(), folder=tmp_path, timer=timer)
+        drawn.append(torch.randn(4))
+        torch.manual_seed(0)
+        assert len(drawn) > 1 and all(torch.equal(was, torch.randn(4)) for was in drawn)
 
 
 @needs_triton

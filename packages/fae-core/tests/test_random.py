@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fae_core import SlotRandom
 from fae_core.models.build import seeded
@@ -183,6 +186,75 @@ def test_only_what_is_wanted_on_a_gpu_is_drawn_there() -> None:
     assert there.select([1]).on_device
     assert there.normal((2, 3), "noise", "meta").shape == (2, 2, 3)  # any device but the CPU
     assert there.uniform((), "time", "meta").shape == (2,)
+
+
+def test_the_slots_that_are_kept_on_a_device_are_no_fake_ones() -> None:
+    random = SlotRandom(1, [3, 9], on_device=True)
+    with FakeTensorMode():
+        random.normal((2,), "noise", "meta")
+    assert type(random.normal((2,), "noise", "meta")) is torch.Tensor
+
+
+def test_threads_that_draw_while_weights_are_drawn_by_a_seed_do_not_notice() -> None:
+    drawn = []
+
+    def build() -> torch.nn.Module:
+        first = torch.nn.Linear(3, 3)
+        with ThreadPoolExecutor(1) as other:
+            drawn.append(other.submit(torch.randn, 4).result())
+        return torch.nn.Sequential(first, torch.nn.Linear(3, 3))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = torch.randn(4), torch.randn(4)
+        torch.manual_seed(0)
+        model = seeded(5, build)
+        assert torch.equal(drawn[0], expected[0]) and torch.equal(torch.randn(4), expected[1])
+        torch.manual_seed(5)
+        alone = build()
+    assert not torch.equal(drawn[1], expected[0])  # without `seeded` all share one generator
+    assert torch.equal(model[0].weight, alone[0].weight)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.rand(5),
+        lambda: torch.randn(37),
+        lambda: torch.randint(9, (5,)),
+        lambda: torch.randint(3, 9, (5,)),
+        lambda: torch.randperm(7),
+        lambda: torch.rand_like(torch.ones(5)),
+        lambda: torch.randn_like(torch.ones(5)),
+        lambda: torch.randint_like(torch.ones(5), 9),
+        lambda: torch.normal(torch.zeros(5), 1.0),
+        lambda: torch.normal(0.0, 1.0, (5,)),
+        lambda: torch.bernoulli(torch.full((9,), 0.5)),
+        lambda: torch.multinomial(torch.ones(9), 3),
+        lambda: torch.empty(9).bernoulli_(0.5),
+        lambda: torch.empty(9).exponential_(),
+        lambda: torch.empty(9, dtype=torch.int64).random_(5),
+        lambda: torch.nn.init.trunc_normal_(torch.empty(5, 5)),
+        lambda: torch.nn.init.orthogonal_(torch.empty(5, 5)),
+        lambda: torch.nn.init.kaiming_uniform_(torch.nn.Parameter(torch.empty(5, 5))).detach(),
+        lambda: torch.nn.init.sparse_(torch.empty(9, 5), 0.5),
+        lambda: torch.nn.LSTM(3, 4).weight_hh_l0.detach(),
+    ],
+)
+def test_a_seed_gives_what_the_global_generator_gives_and_leaves_it(draw: Callable[[], torch.Tensor]) -> None:
+    before = torch.get_rng_state()
+    drawn = seeded(5, lambda: torch.stack([draw(), draw()]))
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        assert torch.equal(torch.stack([draw(), draw()]), drawn)
+
+
+def test_a_generator_that_is_given_is_used_and_models_on_meta_draw_nothing() -> None:
+    given = [seeded(seed, lambda: torch.randn(4, generator=torch.Generator().manual_seed(3))) for seed in (0, 1)]
+    assert torch.equal(*given)
+    with torch.device("meta"):
+        assert seeded(0, lambda: torch.nn.Linear(3, 3)).weight.is_meta
 
 
 def test_the_seed_of_weights_leaves_the_generators_of_cpu_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

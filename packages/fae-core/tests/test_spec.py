@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fae_core import LatentSpec
 from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch
@@ -256,3 +257,43 @@ def test_statistics_may_differ_by_position(tmp_path: Path) -> None:
     z.requires_grad_(True)
     fresh.denormalize(z).sum().backward()  # kept statistics can take part in a backward pass
     torch.testing.assert_close(z.grad, std.expand_as(z))
+
+
+class Normalized(torch.nn.Module):
+    def __init__(self, spec: LatentSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.spec.denormalize(self.spec.normalize(z) + 1)
+
+
+@pytest.mark.parametrize("positions", [(), (3, 4)])
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_before_the_first_use_changes_no_later_result(positions: tuple[int, ...], strict: bool) -> None:
+    std = torch.linspace(0.5, 2, 2 * math.prod(positions)).view(2, *positions)
+    model, z = Normalized(SPEC.with_statistics(std - 1, std)), torch.randn(5, 2, 3, 4)
+    expected = z + std.view(2, *(positions or (1, 1)))
+    program = torch.export.export(model, (z,), strict=strict).module()
+    for result in (program(z), model(z), program(z)):
+        assert type(result) is torch.Tensor
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("positions", [(), (3, 4)])
+def test_a_first_call_is_compiled_whole_and_follows_the_statistics(positions: tuple[int, ...]) -> None:
+    std = torch.linspace(0.5, 2, 2 * math.prod(positions)).view(2, *positions)
+    model, z = Normalized(SPEC.with_statistics(std - 1, std)), torch.randn(5, 2, 3, 4)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for scale in (std, 3 * std):
+        model.spec = SPEC.with_statistics(std - 1, scale)
+        torch.testing.assert_close(compiled(z), z + scale.view(2, *(positions or (1, 1))))
+
+
+def test_a_spec_that_is_read_while_a_model_is_traced_is_as_any_other(tmp_path: Path) -> None:
+    std = torch.linspace(0.5, 2, 24).view(2, 3, 4)
+    SPEC.with_statistics(std - 1, std).save(tmp_path)
+    with FakeTensorMode():
+        spec = LatentSpec.load(tmp_path)
+    assert torch.equal(spec.statistics()[1], std)

@@ -13,7 +13,9 @@ from forked_group import launcher
 from torch import nn
 from toy_training import ToyTask
 
+from fae_core.config import Config
 from fae_core.errors import FAEError
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.processes import ALONE
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, TrainConfig, train
@@ -40,7 +42,7 @@ class TwoPlayers(Task):
         return {"x": torch.randn(len(indices), 2, generator=torch.Generator().manual_seed(random.step))}
 
     def export(self, folder: Path, modules) -> None:
-        folder.mkdir(parents=True)
+        pass
 
     def _loss(self, name: str, batch):
         factor = float("nan") if name in self.ill else 1.0
@@ -118,6 +120,31 @@ def test_weights_in_half_precision_are_not_trained(tmp_path: Path, dtype: torch.
     assert not (tmp_path / "run").exists()
     task.modules["model"].requires_grad_(False).blocks.float().requires_grad_(True)  # frozen weights may be of any kind
     Engine(task, TrainConfig(steps=1, batch_size=4), ALONE)
+
+
+def test_what_is_wholly_frozen_is_not_trained(tmp_path: Path) -> None:
+    task = ToyTask(adversarial=True)
+    task.modules["critic"].requires_grad_(False)
+    with pytest.raises(FAEError, match="nothing to train in critic: every weight is frozen"):
+        train(task, TrainConfig(steps=1, batch_size=4), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+class Scale(PretrainedModel[Config]):
+    model_type, config_class, needs_spec = "scale", Config, False
+
+    def __init__(self, config: Config, spec: None = None) -> None:
+        super().__init__(config, spec)
+        self.layer = nn.Linear(2, 2)
+
+
+def test_a_model_that_could_not_be_saved_is_not_trained(tmp_path: Path) -> None:
+    task = TwoPlayers(())
+    task.modules["first"] = model = Scale(Config())
+    model.layer = nn.Sequential(nn.Linear(2, 2))  # as adapters wrap one
+    with pytest.raises(FAEError, match=r"other weights than a model of its config, such as layer\.0\.bias"):
+        train(task, TrainConfig(steps=1, batch_size=4), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_cannot_be_divided_leaves_no_folder(tmp_path: Path) -> None:

@@ -66,7 +66,6 @@ class ToyTask(Task):
         return {"x": x * float("nan") if random.step in self.poison else x}
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         save_file(modules["model"].state_dict(), folder / "model.safetensors")
 
     def _loss(self, batch: Batch, random: SlotRandom) -> dict[str, Tensor]:

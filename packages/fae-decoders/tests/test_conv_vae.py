@@ -218,6 +218,14 @@ def test_a_gan_and_an_alignment_train_and_resume(tmp_path: Path) -> None:
     assert wanted.keys() == found.keys() and all(torch.equal(value, found[name]) for name, value in wanted.items())
 
 
+def test_adapters_that_no_folder_can_hold_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    task = make_task()
+    task.vae.decoder.conv_out = torch.nn.Sequential(task.vae.decoder.conv_out)  # as adapters wrap a layer
+    with pytest.raises(FAEError, match=r"ConvVAE has other weights than a model of its config"):
+        train(task, TRAINING, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_alignment_terms_by_hand() -> None:
     """Two positions: mapped along x and y, features along x and at 60 degrees to it."""
     mapped = torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
@@ -267,8 +275,10 @@ class TestAutoencoderKL:
         return folder
 
     def test_an_import_computes_the_same(self, original, folder: Path, tmp_path: Path) -> None:
+        random = torch.get_rng_state()
         invoke(["import", "autoencoder-kl", str(folder.parent), "--out", str(tmp_path / "vae")])
         vae = load_tokenizer(tmp_path / "vae")
+        assert torch.equal(torch.get_rng_state(), random)  # nothing is drawn that a file replaces
         x = torch.rand(2, 3, 32, 32)
         with torch.no_grad():
             theirs = original.encode(2 * x - 1).latent_dist

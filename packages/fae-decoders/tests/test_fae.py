@@ -49,6 +49,12 @@ def test_results_do_not_depend_on_the_batch(fae: FAE, images: torch.Tensor) -> N
 
 def test_a_loaded_fae_is_frozen_but_lets_gradients_through(fae: FAE, images: torch.Tensor) -> None:
     assert not fae.reconstruct(images).requires_grad
+    images = images.clone().requires_grad_()
+    assert not fae.encode(images).requires_grad and not fae.reconstruct(images).requires_grad
+    latents = fae.spec.normalize(fae.posterior(images).mode())
+    assert torch.equal(latents, fae.encode(images))
+    latents.sum().backward()
+    assert images.grad.abs().sum() > 0
     z = fae.encode(images).clone().requires_grad_()
     fae.decode(z).sum().backward()
     assert z.grad.abs().sum() > 0

@@ -46,7 +46,10 @@ def test_a_stage_exports_its_kept_checkpoints(
 ) -> None:
     name = request.node.callspec.params["make_task"]
     config = TRAINING.model_copy(update={"keep_at": (2, "1.5ep")})  # 10 images in batches of 4: step 4
-    kept = train(make_task(), config, tmp_path / f"{name}-kept", device="cpu")
+    task = make_task()
+    before = torch.get_rng_state()
+    kept = train(task, config, tmp_path / f"{name}-kept", device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
     plain = train(make_task(), TRAINING, tmp_path / f"{name}-plain", device="cpu")
     assert identity(kept / "model") == identity(plain / "model")
     for step in (2, 4):

@@ -173,7 +173,9 @@ def test_a_file_of_sd3_needs_no_arguments(fields: dict[str, Any]) -> None:
     """Of its networks the transformer is taken; options are seen in the weights; time is scaled as SD3's."""
     model = sd3(**fields)
     state = {f"model.diffusion_model.{name}": value for name, value in sd3_state(model).items()}
+    random = torch.get_rng_state()
     read = MMDiT.from_official({**state, "first_stage_model.decoder.conv_in.weight": torch.zeros(3)}, {})
+    assert torch.equal(torch.get_rng_state(), random)  # nothing is drawn that a file replaces
     z, t, text = inputs(16)
     assert torch.equal(read(z, t, text), model(z, t, text))
     assert read.spec.shape == (16, 12, 12) and read.spec.mean == (0.0609,) * 16

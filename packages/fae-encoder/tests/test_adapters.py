@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -129,3 +130,23 @@ def test_rms_latents_have_one_length_and_no_variance(kind: str) -> None:
 def test_features_as_latents_are_not_normalised() -> None:
     with pytest.raises(FAEError, match="latent_norm is for the others"):
         make(dim=3, type="identity", latent_norm="rms")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{"rope": True}, {"type": "transformer", "depth": 1}])
+def test_a_first_call_may_be_exported_or_compiled_whole(fields: dict[str, object]) -> None:
+    for grid in ((1, 6), (6, 1)):  # others than in other tests
+        adapter, x = make(**fields), features()
+        program = torch.export.export(adapter, (x, grid)).module()
+        torch._dynamo.reset()
+        compiled = torch.compile(adapter, backend="aot_eager", fullgraph=True)
+        expected = adapter(x, grid)[0]
+        assert type(expected) is torch.Tensor
+        torch.testing.assert_close(program(x, grid)[0], expected)
+        torch.testing.assert_close(compiled(x, grid)[0], expected)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu", "none"])
+def test_adapters_can_be_pickled(activation: str) -> None:
+    adapter, x = make(activation=activation), features()
+    assert torch.equal(pickle.loads(pickle.dumps(adapter))(x, GRID)[0], adapter(x, GRID)[0])  # noqa: S301

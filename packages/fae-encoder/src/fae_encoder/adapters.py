@@ -9,18 +9,21 @@ Shape suffixes: B batch, N tokens (row-major over a grid), D feature width, H hi
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fae_core import ops
 from fae_core.errors import FAEError
-from fae_core.layers import RMSNorm, SelfAttention, SwiGLU, axial_angles, swiglu_hidden
+from fae_core.layers import RMSNorm, SelfAttention, SwiGLU, axial_tables, swiglu_hidden
 from fae_encoder.config import AdapterConfig
 
-_ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": lambda x: x}
+
+def _none(x: Tensor) -> Tensor:
+    return x
+
+
+_ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu, "none": _none}
 _HEAD_DIMS = (256, 128, 64, 32, 16, 8, 4)
 _POINT_LOGVAR = -30.0  # std 3e-7: a point, in the form of a posterior
 _RMS_EPS = 1e-6
@@ -65,7 +68,7 @@ class AttentionAdapter(nn.Module):
         q, k, v, skip_BNH = self.qkvs(self.norm(x_BND)).chunk(4, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
         if self.rope:
-            attended = ops.rope_attention(q, k, v, *_rope_tables(*grid, self.head_dim, str(x_BND.device)))
+            attended = ops.rope_attention(q, k, v, *axial_tables(*grid, self.head_dim, device=x_BND.device))
         else:
             attended = ops.attention(q, k, v)
         attended_BNH = attended.transpose(1, 2).flatten(2)
@@ -107,7 +110,7 @@ class TransformerAdapter(nn.Module):
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean and logvar, (B, N, C) each; see `AttentionAdapter.forward`."""
-        rope = _rope_tables(*grid, self.head_dim, str(x_BND.device))
+        rope = axial_tables(*grid, self.head_dim, device=x_BND.device)
         x_BND = self.norm(x_BND)
         for block in self.blocks:
             x_BND = block(x_BND, rope)
@@ -208,10 +211,3 @@ def _input_norm(kind: str, dim: int) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     return nn.LayerNorm(dim) if kind == "layer" else RMSNorm(dim)
-
-
-@functools.lru_cache(maxsize=16)
-def _rope_tables(height: int, width: int, head_dim: int, device: str) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False), torch.device(device):
-        angles = axial_angles(height, width, head_dim)
-        return angles.cos().float(), angles.sin().float()

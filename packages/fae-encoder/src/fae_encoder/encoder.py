@@ -159,6 +159,7 @@ class FAEEncoder(SavedEncoder):
     def encode(self, images: AnyImages, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
         """Latents, normalised by the spec's statistics; as the adapter gives them where `spec.is_normalized` is False.
 
+        No graph is built: with gradients latents are `spec.normalize(posterior(images).mode())`, or of its `sample`.
         Warns once where the adapter is not trained (`is_trained`): the latents are then random projections.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,20 +29,27 @@ class FeatureNorm(Fp32Buffers):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.is_identity = True  # then `forward` returns its input itself, without a copy
         self.register_tables(persistent=True)
 
     def tables(self) -> dict[str, Tensor]:
         """The initial `mean` and `std`, (D,) each."""
-        return {"mean": torch.zeros(self.dim), "std": torch.ones(self.dim)}
+        dtype = torch.float32
+        return {"mean": torch.zeros(self.dim, dtype=dtype), "std": torch.ones(self.dim, dtype=dtype)}
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the statistics are 0 and 1; True on the meta device, where nothing is known of them."""
+        return self.mean.is_meta or bool(torch.all(self.mean == 0) and torch.all(self.std == 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features (..., D), in the dtype of `x`.
+        """Normalised features (..., D), in the dtype of `x`; computed in fp32, or in fp64 where `x` is.
+
+        Statistics of 0 and 1 change no bit, so that nobody has to know whether they are.
 
         Args:
             x: Features (..., D) in the backbone's own scale.
         """
-        return x if self.is_identity else ((x.float() - self.mean) / self.std).to(x.dtype)
+        return (x - self.mean).div_(self.std).to(x.dtype)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Normalised features back to the backbone's own scale.
@@ -51,7 +57,7 @@ class FeatureNorm(Fp32Buffers):
         Args:
             x: Normalised features (..., D).
         """
-        return x if self.is_identity else (x.float() * self.std + self.mean).to(x.dtype)
+        return (x * self.std).add_(self.mean).to(x.dtype)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set the statistics.
@@ -72,7 +78,6 @@ class FeatureNorm(Fp32Buffers):
             raise FAEError("feature statistics must be finite, and std positive")
         self.mean.copy_(mean)
         self.std.copy_(std)
-        self._note_identity()
 
     def standardize(self, sums: ChannelSums) -> None:
         """Set mean and std to those of raw features with these sums.
@@ -104,10 +109,3 @@ class FeatureNorm(Fp32Buffers):
         for features_BND in batches:
             sums = sums + ChannelSums.of(features_BND.transpose(1, 2))
         self.standardize(sums)
-
-    def _note_identity(self) -> None:
-        self.is_identity = not self.mean.is_meta and bool(torch.all(self.mean == 0) and torch.all(self.std == 1))
-
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*arguments, **options)
-        self._note_identity()

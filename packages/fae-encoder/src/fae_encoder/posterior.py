@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ class Posterior:
                 facts[name] = f"from {values.min().item():.4g} to {values.max().item():.4g}"
         return html_table("Posterior", facts)
 
-    @cached_property
+    @property
     def std(self) -> Tensor:
         """The standard deviation exp(logvar / 2), (B, C, h, w)."""
         return torch.exp(0.5 * self.logvar)

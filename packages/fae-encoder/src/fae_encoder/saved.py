@@ -5,7 +5,6 @@ A frozen backbone's weights are stored only where no other machine could fetch t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Unpack
 
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 from fae_core.config import Config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.folders import ENCODER, LATENT_SPEC, weights_file
+from fae_core.models.build import single_precision
 from fae_core.models.card import Card
 from fae_core.models.folder import load_weights, read_config, require_unchanged
 from fae_core.models.no_init import no_initial_weights
+from fae_core.models.own_generators import OwnGenerators
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.models.sources import HubOptions, resolve_model_folder
@@ -92,7 +93,8 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
         if weights != "default":
             config = _with_weights(config, None if weights is None else str(weights), folder)
         stored = config.backbone.weights == STORED
-        with no_initial_weights() if stored else nullcontext():  # a random backbone is drawn, not loaded
+        own = no_initial_weights() if stored else OwnGenerators(0)  # a random backbone is drawn, not loaded
+        with single_precision, own:
             encoder = cls(config, own_spec)
         load_weights(encoder, folder / weights_file(hub.get("variant")), elsewhere=None if stored else _BACKBONE)
         encoder._initial = None if read_config(folder).get(_TRAINED, True) else sample_of(encoder.adapter)
@@ -134,7 +136,7 @@ class SavedEncoder(PretrainedModel[FAEEncoderConfig]):
         now = sample_of(self.adapter)
         if now is None or len(now) != len(self._initial):
             return True
-        return not all(torch.equal(was.to(is_.dtype), is_) for was, is_ in zip(self._initial, now, strict=True))
+        return not all(_is_rounded(*pair) for pair in zip(self._initial, now, strict=True))
 
     def fingerprint(self, backbone_fingerprint: str | None = None) -> str:
         """Hash of everything a latent depends on: backbone, layers, sizes, preprocessing, feature norm and adapter.
@@ -237,6 +239,11 @@ def sample_of(adapter: torch.nn.Module) -> tuple[Tensor, ...] | None:
     if not weights or weights[0].is_meta:
         return None
     return tuple(weight.detach().flatten()[:_SAMPLED].to("cpu", copy=True) for weight in weights)
+
+
+def _is_rounded(was: Tensor, now: Tensor) -> bool:
+    """Whether numbers are the same, but for what casting to a half precision, and perhaps back, rounds."""
+    return any(torch.equal(was.to(kind).to(now.dtype), now) for kind in (now.dtype, torch.float16, torch.bfloat16))
 
 
 def _with_weights(config: FAEEncoderConfig, weights: str | None, folder: Path) -> FAEEncoderConfig:

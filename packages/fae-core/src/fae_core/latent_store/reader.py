@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from fae_core.latent_store.format import DTYPES, Sample
 from fae_core.latent_store.shards import text_of
 from fae_core.places import places_of
 from fae_core.random import SlotRandom
-from fae_core.spec import LatentSpec, normalize_
+from fae_core.spec import LatentSpec
 
 _CHUNK = 32  # samples that are gathered, converted and normalised together, while they are in the processor's cache
 
@@ -115,7 +114,7 @@ class LatentStore(StoreFacts, SampleDataset):
         if random is not None and self.sample:
             z = self._gather("mean", places, flips, out=out)
             z.addcmul_(self._gather("std", places, flips), random.normal(self.spec.shape, "posterior"))
-            normalize_(z, *self._statistics)
+            self.spec.normalize_(z)
         else:
             z = self._gather("mean", places, flips, normalize=True, out=out)
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[places]))
@@ -200,16 +199,12 @@ class LatentStore(StoreFacts, SampleDataset):
             ]
             self._copy(chunk, parts[0] if len(parts) == 1 else np.concatenate(parts, out=scratch[: len(chunk)]))
             if normalize and self.spec.is_normalized:
-                normalize_(chunk, *self._statistics)
+                self.spec.normalize_(chunk)
         return out
 
     def _side(self, kind: str, side: int) -> np.ndarray:
         """The latents of one kind in a shard, `side` // 2, or where `side` is odd their mirror images."""
         return self._shards.tensors(side // 2)[f"{kind}_flip" if side % 2 else kind]
-
-    @cached_property
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        return self.spec.statistics()
 
     def _copy(self, out: Tensor, stored: np.ndarray) -> None:
         """Write latents to `out` as fp32."""

@@ -5,7 +5,7 @@ from fae_core.layers.embedding import LabelEmbedding, TimestepEmbedding, class_l
 from fae_core.layers.fp32_buffers import Fp32Buffers, RememberedBuffers
 from fae_core.layers.mlp import MLP, SwiGLU, swiglu_hidden
 from fae_core.layers.norm import RMSNorm
-from fae_core.layers.rope import AxialRope, axial_angles
+from fae_core.layers.rope import AxialRope, axial_angles, axial_tables
 
 __all__ = [
     "MLP",
@@ -18,6 +18,7 @@ __all__ = [
     "SwiGLU",
     "TimestepEmbedding",
     "axial_angles",
+    "axial_tables",
     "class_labels",
     "sincos_position_table",
     "swiglu_hidden",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from fae_core.errors import InvalidSettings, first_line
@@ -43,28 +43,49 @@ def built(where: str, build: Callable[[], ModelT]) -> ModelT:
         raise InvalidSettings(f"{where}: no model of these sizes can be made: {first_line(error)[:200]}") from error
 
 
-@contextmanager
-def random_state_kept() -> Iterator[list[torch.device]]:
-    """After it the global generators of the CPU and of torch's default device are as they were before.
+class _SinglePrecision:
+    """Within it models are built in fp32; what else was torch's default dtype comes back when the last thread leaves.
 
-    Yields:
-        The default device, in a list, if it is a GPU; else an empty list.
+    Torch has one default dtype for all threads: where it is another one, what they make meanwhile is fp32, too.
     """
-    import torch
 
-    device = torch.get_default_device()
-    gpu = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpu):
-        yield gpu
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._other: torch.dtype | None = None
+
+    def __enter__(self) -> None:
+        import torch
+
+        with self._lock:
+            self._inside += 1
+            if torch.get_default_dtype() != torch.float32:
+                self._other = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._other is not None:
+                torch.set_default_dtype(self._other)
+                self._other = None
+
+
+single_precision = _SinglePrecision()
 
 
 def seeded(seed: int, build: Callable[[], ModelT]) -> ModelT:
-    """The model that `build()` makes, with initial weights fixed by a seed; the global generators stay as they were."""
-    import torch
+    """The model that `build()` makes, with initial weights fixed by a seed; the global generators have no part in it.
 
-    with random_state_kept() as gpu:
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
-        for each in gpu:
-            with torch.cuda.device(each):
-                torch.cuda.manual_seed(seed)
+    Args:
+        seed: Of the numbers that `build` draws without a generator.
+        build: Makes the model.
+
+    Raises:
+        InvalidSettings: As `built`.
+    """
+    from fae_core.models.own_generators import OwnGenerators
+
+    with OwnGenerators(seed):
         return built("model settings", build)

@@ -13,6 +13,7 @@ from fae_core.config import parse_config
 from fae_core.errors import DataError, InvalidFile
 from fae_core.files import read_json, read_yaml, sha256_file, unsealed
 from fae_core.folders import CHECKPOINT_STATE, RUN_CONFIG, RUN_MODEL, checkpoint
+from fae_core.models.build import single_precision
 from fae_core.models.folder import load_state
 from fae_core.models.no_init import no_initial_weights
 from fae_core.models.stored import checkpoints_of as checkpoints_of
@@ -113,7 +114,7 @@ def generator_in_checkpoint(
     Args:
         path: RUN/checkpoints/step-...
         device: Of the parameters.
-        dtype: Of the parameters; None keeps the default.
+        dtype: Of the parameters; None: fp32.
 
     Raises:
         InvalidFile: Where the checkpoint is damaged or not a generator's.
@@ -127,7 +128,7 @@ def generator_in_checkpoint(
     settings = read_yaml(run / RUN_CONFIG)
     generator_class = run_generator(run, settings).load()
     config = parse_config(generator_class.config_class, settings.get("model", {}), f"{run}/{RUN_CONFIG}")
-    with no_initial_weights():
+    with single_precision, no_initial_weights():
         model = generator_class(config, _spec_of(run, settings))
     model.class_names = recorded_classes(run, settings)
     stored = read_state(path)["tensors"]

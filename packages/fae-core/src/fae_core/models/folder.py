@@ -78,10 +78,10 @@ def require_unchanged(
 def load_weights(module: nn.Module, path: Path, *, elsewhere: str | None = None) -> None:
     """Load a safetensors file into a module; on the meta device only names and shapes are read, and compared.
 
-    The module becomes fp32, or fp64 where the file has that, whatever torch's default dtype is.
+    The module becomes fp64 where the file has that; halves are widened to what it is.
 
     Args:
-        module: The model.
+        module: The model, in fp32 (see `single_precision`).
         path: The file.
         elsewhere: Start of the names of weights that are not in the file, because the module has them already.
 
@@ -95,23 +95,14 @@ def load_weights(module: nn.Module, path: Path, *, elsewhere: str | None = None)
         state = _shapes(path) if on_meta else load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidFile(f"{path} is damaged: {error}") from None
+    here = {name: tensor.dtype for name, tensor in module.state_dict().items() if name in state}
+    if not on_meta and any(state[name].dtype == torch.float64 != dtype for name, dtype in here.items()):
+        module.double()
     if elsewhere is not None:
         if any(name.startswith(elsewhere) for name in state):
             raise InvalidFile(f"{path} holds {elsewhere}* weights that its {MODEL_CONFIG} does not announce")
         state.update({name: tensor for name, tensor in module.state_dict().items() if name.startswith(elsewhere)})
-    if not on_meta:
-        _as_wide_as(module, state)
     load_state(module, state, str(path))
-
-
-def _as_wide_as(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Make a module fp64 where it was saved so, else fp32, to which halves are widened."""
-    pairs = [(own.dtype, state[name].dtype) for name, own in module.state_dict().items() if name in state]
-    pairs = [(own, stored) for own, stored in pairs if own.is_floating_point and stored.is_floating_point]
-    if any(stored == torch.float64 != own for own, stored in pairs):
-        module.double()
-    elif any(own != torch.float32 for own, stored in pairs if stored != torch.float64):
-        module.float()
 
 
 def _shapes(path: Path) -> dict[str, Tensor]:

@@ -13,20 +13,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fae_core.models.build import random_state_kept
+from fae_core.models.own_generators import OwnGenerators
 
 _DRAWS = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.erfinv_})  # what other functions of nn.init are made of
 
 
 @contextmanager
 def no_initial_weights() -> Iterator[None]:
-    """Within it, most functions of `torch.nn.init` leave parameters as they find them; buffers are drawn as ever.
+    """Within it, most functions of `torch.nn.init` leave parameters as they find them; buffers are drawn.
 
     A parameter then holds what its memory happened to hold: only for models whose every parameter is loaded, strictly,
-    before anybody sees one. The global generators are left as they were: how many numbers `nn.init.trunc_normal_` draws
-    depends on what it finds.
+    before anybody sees one. What is drawn all the same does not come from the global generators.
     """
-    with random_state_kept(), _ParametersAsTheyAre():
+    with OwnGenerators(0), _ParametersAsTheyAre():
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, Unpack, cast
 
@@ -14,7 +13,7 @@ from fae_core.config import Config, ConfigT, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.files import staged_folder
 from fae_core.folders import LATENT_SPEC, MODEL_CONFIG, MODEL_WEIGHTS, README, RUN_MODEL, weights_file
-from fae_core.models.build import built, seeded
+from fae_core.models.build import built, seeded, single_precision
 from fae_core.models.card import Card, model_card
 from fae_core.models.folder import load_weights, read_config, require_unchanged, write_config
 from fae_core.models.identity import model_checksum
@@ -100,7 +99,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
         config, own_spec = cls._read(folder)
         if spec is not None and own_spec is not None:
             spec.require(own_spec, context=str(source))
-        with no_initial_weights():
+        with single_precision, no_initial_weights():
             model = built(f"{folder}/{MODEL_CONFIG}", lambda: cls(config, own_spec))
         model.class_names = checked_names(read_config(folder).get("class_names"), f"{folder}/{MODEL_CONFIG}")
         load_weights(model, folder / weights_file(variant))
@@ -206,7 +205,7 @@ class PretrainedModel(Shown, Generic[ConfigT]):
     def _write(self, folder: Path, card: Card) -> None:
         """Write every file of the model into a folder."""
         state = self._saved_state()
-        self._require_own(state)
+        self.require_own_weights()
         package = type(self).__module__.split(".")[0]
         checksum = model_checksum(state, self.spec)
         fields = self.config.model_dump(mode="json")
@@ -216,8 +215,13 @@ class PretrainedModel(Shown, Generic[ConfigT]):
             self.spec.save(folder)
         (folder / README).write_text(model_card(self, card), encoding="utf-8")
 
-    def _require_own(self, state: Mapping[str, Tensor]) -> None:
-        """Raise FAEError unless weights are those that a model of this config has, which alone can be loaded."""
+    def require_own_weights(self) -> None:
+        """Check that a folder of this model could be loaded.
+
+        Raises:
+            FAEError: Where its weights are not those of a model of its config, as with adapters or quantised ones.
+        """
+        state = self._saved_state()
         try:
             with torch.device("meta"), no_initial_weights():
                 own = type(self)(self.config, self.spec)._saved_state()

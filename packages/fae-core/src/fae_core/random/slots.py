@@ -107,7 +107,9 @@ class SlotRandom:
 
     def _slots_on(self, device: torch.device) -> Tensor:
         """The slots as a tensor on a device, copied once."""
-        if device not in self._slots_there:
-            here = torch.tensor(self.slots, dtype=torch.int64, device="cpu")
-            self._slots_there[device] = here.to(device, non_blocking=True)
-        return self._slots_there[device]
+        if device in self._slots_there:
+            return self._slots_there[device]
+        there = torch.tensor(self.slots, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
+        if type(there) is Tensor:  # torch.export's is a fake one
+            self._slots_there[device] = there
+        return there

@@ -17,6 +17,7 @@ from fae_core.errors import FAEError
 from fae_core.files import staged_file
 from fae_core.folders import bad_batch
 from fae_core.models.checkpoints import fill
+from fae_core.models.pretrained import PretrainedModel
 from fae_core.ops.compiling import compiles
 from fae_core.ops.tune import why_not
 from fae_core.processes import Processes
@@ -38,13 +39,9 @@ class Engine:
         task: what is trained; its modules are moved to the group's device, and sharded under FSDP.
         config: how it is trained.
         group: the processes that train together.
-
-    Raises:
-        FAEError: as `check_trainable`.
     """
 
     def __init__(self, task: Task, config: TrainConfig, group: Processes) -> None:
-        check_trainable(task, config, group)
         self.task, self.config, self.group = task, config, group
         task.prepare(group.device)
         for module in task.modules.values():
@@ -276,7 +273,8 @@ def check_trainable(task: Task, config: TrainConfig, group: Processes) -> None:
         group: the processes that share each batch.
 
     Raises:
-        FAEError: the batch cannot be divided, or weights are in half precision, in which small updates are lost.
+        FAEError: the batch cannot be divided, a phase has no weights to train, weights are in half precision, in which
+            small updates are lost, or the model could not be saved at the end.
     """
     parts = group.world_size * config.accumulation
     if config.batch_size % parts:
@@ -292,6 +290,15 @@ def check_trainable(task: Task, config: TrainConfig, group: Processes) -> None:
                     f"{name} has weights in {kind} ({key}), which lose small updates: train fp32 weights "
                     "(module.float()); training.precision=bf16 computes in bfloat16 and keeps them"
                 )
+    for phase in task.phases:
+        if not any(p.requires_grad for name in phase.modules for p in task.modules[name].parameters()):
+            raise FAEError(
+                f"there is nothing to train in {' and '.join(phase.modules)}: every weight is frozen; requires_grad_() "
+                "makes weights trainable"
+            )
+    for model in task.exported:
+        if isinstance(model, PretrainedModel):
+            model.require_own_weights()
 
 
 def warn_of_a_young_average(task: Task, config: TrainConfig) -> None:

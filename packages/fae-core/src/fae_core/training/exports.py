@@ -29,6 +29,7 @@ def export(engine: Engine, target: Path) -> None:
         if engine.group.is_main:
             with staged_folder(target, overwrite=True) as staging, torch.no_grad():
                 folder = staging / "export"
+                folder.mkdir()
                 engine.task.export(folder, modules)
                 _lift(folder)
     engine.group.barrier()

@@ -73,6 +73,11 @@ class Task(ABC):
                 warnings.warn(text, DeprecationWarning, stacklevel=2)
                 setattr(cls, name, vars(cls)[earlier])
 
+    @property
+    def exported(self) -> Sequence[nn.Module]:
+        """The models that `export` writes, by whose weights a run is refused that could not; a task may name others."""
+        return tuple(self.modules.values())
+
     @abstractmethod
     def __len__(self) -> int:
         """How many training samples there are."""

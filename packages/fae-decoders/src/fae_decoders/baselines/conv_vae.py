@@ -20,6 +20,7 @@ from fae_core.config import Config, parse_config
 from fae_core.images import AnyImages, ImageTransform
 from fae_core.models.card import Card
 from fae_core.models.folder import load_state
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.models.rounding import round_parameters
 from fae_core.random import SlotRandom
@@ -81,7 +82,8 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
             InvalidFile: It is something else, has a structure that is not supported, or is not of this config.
         """
         fields, state, statistics = translate_autoencoder_kl(state_dict, config or {}, image_size)
-        vae = cls(parse_config(ConvVAEConfig, fields, "the autoencoder's config"))
+        with no_initial_weights():
+            vae = cls(parse_config(ConvVAEConfig, fields, "the autoencoder's config"))
         load_state(vae, state, "the checkpoint")
         if statistics is not None:
             vae.with_statistics(*statistics)
@@ -145,7 +147,7 @@ class ConvVAE(PretrainedModel[ConvVAEConfig]):
 
     @torch.no_grad()
     def encode(self, images: AnyImages, *, sample: bool = False, random: SlotRandom | None = None) -> Tensor:
-        """Latents, normalised by the spec's statistics, where it has any.
+        """Latents, normalised by the spec's statistics, where it has any; only `posterior` builds a graph.
 
         Args:
             images: as `posterior` takes them.

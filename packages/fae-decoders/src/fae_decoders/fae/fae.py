@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 class FAE(DecoderPair):
     """Images to latents and back. Images are (B, 3, H, W) in [0, 1], latents (B, C, h, w) normalised by `spec`.
 
-    A loaded FAE is frozen and in eval mode: no graph is built unless the input asks for gradients. Results do not
-    depend on the batch size.
+    A loaded FAE is frozen and in eval mode. `encode`, and with it `reconstruct`, never passes gradients to images or
+    encoder; `posterior` and `decode` do, where their input or a weight asks for them. Results do not depend on the
+    batch size.
 
     Args:
         encoder: Images to latents.
@@ -87,7 +88,7 @@ class FAE(DecoderPair):
         return self.encoder.transform
 
     def encode(self, images: AnyImages) -> Tensor:
-        """Latents: the posterior's mean, normalised by the spec's statistics, where it has any.
+        """Latents: the posterior's mean, normalised by the spec's statistics, where it has any; without gradients.
 
         Args:
             images: (B, 3, H, W) in [0, 1], another size is resized; or Pillow images, uint8 tensors, arrays with their
@@ -122,7 +123,7 @@ class FAE(DecoderPair):
         return super().features(z)
 
     def reconstruct(self, images: AnyImages) -> Tensor:
-        """decode(encode(images)).
+        """decode(encode(images)); no gradients reach the images.
 
         Args:
             images: (B, 3, H, W) in [0, 1], or what else `encode` takes.

@@ -72,7 +72,7 @@ class FeatureSpace(Config):
             encoder: Whose features they are.
         """
         backbone, norm = encoder.backbone, encoder.feature_norm
-        identity = norm.is_identity or norm.mean.is_meta
+        identity = norm.is_identity
         return cls(
             backbone=backbone.name,
             dim=backbone.dim,

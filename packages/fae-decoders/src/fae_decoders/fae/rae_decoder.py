@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fae_core.config import parse_config
 from fae_core.layers import MLP, Fp32Buffers, SelfAttention, sincos_position_table
 from fae_core.models.folder import load_state
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_decoders.fae.block import initialize, run_blocks
@@ -98,7 +99,8 @@ class RAEDecoder(Fp32Buffers, PretrainedModel[RAEDecoderConfig]):
         fields, state = translate_rae_decoder(state_dict, config or {})
         scale = {"pixel_mean": pixel_mean, "pixel_std": pixel_std}
         fields |= {name: value for name, value in scale.items() if value is not None}
-        decoder = cls(parse_config(RAEDecoderConfig, fields, "RAE's decoder"))
+        with no_initial_weights():
+            decoder = cls(parse_config(RAEDecoderConfig, fields, "RAE's decoder"))
         # Conversions of the original leave its fixed table out.
         state.setdefault("position", decoder.position)
         load_state(decoder, state, "the checkpoint")

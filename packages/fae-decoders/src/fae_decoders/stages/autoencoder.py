@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fae_core.errors import FAEError
 from fae_core.latent_store.statistics import ChannelSums
+from fae_core.models.no_init import no_initial_weights
 from fae_core.random import SlotRandom
 from fae_core.spec import LatentSpec
 from fae_core.training import Phase, Task
@@ -90,6 +91,10 @@ class AutoencoderTask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def exported(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.modules["feature_decoder"]
+
     def identity(self) -> dict[str, Any]:
         # A fresh adapter has no fingerprint yet: it comes from the seed.
         start = self.encoder.spec.fingerprint
@@ -132,7 +137,8 @@ class AutoencoderTask(Task):
             trained = modules["feature_decoder"]
             assert isinstance(trained, FeatureDecoder)
             config = trained.config.model_copy(update={"features": FeatureSpace.of(encoder)})
-            decoder = FeatureDecoder(config, encoder.spec)
+            with no_initial_weights():
+                decoder = FeatureDecoder(config, encoder.spec)
             decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
             FAE(encoder, decoder).save_pretrained(folder)
 

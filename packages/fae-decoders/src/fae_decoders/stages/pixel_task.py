@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from fae_core.models.no_init import no_initial_weights
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.fae.any_pixel_decoder import AnyPixelDecoder
@@ -123,7 +124,8 @@ class PixelTask(Task):
         """A copy of the trained decoder on the CPU, with `learned` fields in its config."""
         trained = _pixel_decoder(modules)
         config = trained.config.model_copy(update=learned)
-        decoder = type(trained)(config)  # pyright: ignore[reportArgumentType] (the class's own config)
+        with no_initial_weights():
+            decoder = type(trained)(config)  # pyright: ignore[reportArgumentType] (the class's own config)
         decoder.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
         return decoder
 

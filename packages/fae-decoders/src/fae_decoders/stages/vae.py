@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fae_core.errors import FAEError
 from fae_core.images.identity import images_identity
 from fae_core.latent_store.statistics import ChannelSums
+from fae_core.models.no_init import no_initial_weights
 from fae_core.random import SlotRandom
 from fae_core.training import Phase, Task
 from fae_decoders.baselines.conv_vae import ConvVAE
@@ -61,6 +62,10 @@ class VAETask(Task):
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def exported(self) -> tuple[nn.Module, ...]:
+        return (self.vae,)
+
     def identity(self) -> dict[str, Any]:
         aligned = {} if self.alignment is None else {"backbone": self.alignment.backbone.fingerprint()}
         return {"images": images_identity(self.data.source, show=True), **self.losses.identity(), **aligned}
@@ -82,7 +87,8 @@ class VAETask(Task):
         return save_preview(target, decoded, folder, step)
 
     def export(self, folder: Path, modules: dict[str, nn.Module]) -> None:
-        finished = ConvVAE(self.vae.config)
+        with no_initial_weights():
+            finished = ConvVAE(self.vae.config)
         for name in ("encoder", "decoder"):
             getattr(finished, name).load_state_dict({k: v.cpu() for k, v in modules[name].state_dict().items()})
         finished.to(self.device).eval()

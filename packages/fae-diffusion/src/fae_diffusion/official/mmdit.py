@@ -18,6 +18,7 @@ from torch import Tensor
 from fae_core.config import parse_config
 from fae_core.errors import InvalidFile, UnknownName
 from fae_core.models.folder import load_state
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.official.mmdit_diffusers import is_diffusers, sd3_arguments, sd3_state
@@ -122,7 +123,8 @@ def load_official_mmdit(
         raise InvalidFile(
             f"{where}: its latents of {arguments['in_channels']} channels do not fit the spec's {spec.channels}"
         )
-    model = cls(ours, spec)
+    with no_initial_weights():
+        model = cls(ours, spec)
     own = ("null_tokens", "null_mask", "null_pooled")  # in no checkpoint
     state.update({name: value for name, value in model.named_buffers() if name in own})
     load_state(model, state, where)

@@ -21,6 +21,7 @@ from torch import Tensor
 from fae_core.config import merge, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.folder import load_state
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_diffusion.official.arguments import (
@@ -98,7 +99,8 @@ def load_official(
     wanted = (arguments["in_channels"], *arguments["input_size"])
     if spec.shape != wanted:
         raise InvalidFile(f"{where}: its latents of shape {wanted} do not fit the spec's {spec.shape}")
-    model = cls(ours, spec)
+    with no_initial_weights():
+        model = cls(ours, spec)
     state = translate_state(state_dict, model, layout)
     load_state(model, state, f"official {cls.__name__} checkpoint")
     return model.eval()

@@ -16,6 +16,7 @@ from torch import Tensor
 from fae_core.config import Config, parse_config
 from fae_core.errors import FAEError, InvalidFile
 from fae_core.models.folder import load_state
+from fae_core.models.no_init import no_initial_weights
 from fae_core.models.pretrained import PretrainedModel
 from fae_core.spec import LatentSpec
 from fae_flow.config import STARFlowConfig
@@ -86,7 +87,8 @@ def load_official(
             raise InvalidFile(f"{fields['classes']} classes and none do not fit txt_dim {defaults['text_dim']}")
         defaults["text_dim"] = None
     own = parse_config(STARFlowConfig, {**defaults, **fields}, where)
-    model = cls(own, spec)
+    with no_initial_weights():
+        model = cls(own, spec)
     load_state(model, _rename(state_dict, own), _SOURCE)
     return model.eval()
 
