@@ -13,10 +13,7 @@ images = torch.rand(2, 3, 128, 128)  # yours, in [0, 1]
 features = backbone(images)
 print(features.shape, backbone.grid)  # (2, 64, 152): tokens of both layers, concatenated, on an 8x8 grid
 
-from fae_encoder import FAEEncoder
-from fae_encoder.adapters import AdapterConfig
-from fae_encoder.backbones import BackboneConfig
-from fae_encoder.encoder import FAEEncoderConfig
+from fae_encoder import AdapterConfig, BackboneConfig, FAEEncoder, FAEEncoderConfig
 
 config = FAEEncoderConfig(
     backbone=BackboneConfig(

@@ -61,17 +61,17 @@ class Generator(Protocol):
         """
         ...
 
-    def sample(
-        self, condition: Any, *, noise: Tensor | None = None, random: SlotRandom | None = None, **options: Any
-    ) -> Tensor:
+    # To type checkers `*args, **options` is any signature, such as one with the options by name.
+    def sample(self, condition: Any, *args: Any, **options: Any) -> Tensor:
         """Normalised latents (B, C, h, w), one per condition.
 
         Args:
             condition: As in `loss`.
-            noise: The starting point (B, C, h, w); None draws one from `random`.
-            random: Fixes every draw.
-            options: Annotated parameters, or fields of the class's `sample_config` (see `fae_core.models.draw`). A
-                parameter `observe` takes an `Observer`; a generator without one is only seen when it is done.
+            args: None are passed; all that follows is passed by name.
+            options: `noise`, the starting point (B, C, h, w), None draws one from `random`; `random`, a `SlotRandom`,
+                which fixes every draw, or None; and annotated parameters, or fields of the class's `sample_config` (see
+                `fae_core.models.draw`). A parameter `observe` takes an `Observer`; a generator without one is only seen
+                when it is done.
         """
         ...
 

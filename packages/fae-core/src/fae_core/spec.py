@@ -25,6 +25,7 @@ from fae_core.folders import LATENT_SPEC
 from fae_core.redact import redact
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -67,6 +68,21 @@ class LatentSpec:
     fingerprint: str = ""
     adapter: str = ""
     format_version: int = FORMAT_VERSION
+    if TYPE_CHECKING:  # what is accepted, which is more than what is kept
+
+        def __init__(
+            self,
+            channels: int,
+            height: int,
+            width: int,
+            image_size: int | Sequence[int],
+            backbone: str,
+            mean: Sequence[float] | np.ndarray | Tensor | None = None,
+            std: Sequence[float] | np.ndarray | Tensor | None = None,
+            fingerprint: str = "",
+            adapter: str = "",
+            format_version: int = FORMAT_VERSION,
+        ) -> None: ...
 
     @field_validator("channels", "height", "width")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, overload
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
     """
 
     config_name = "diffusers.json"  # config.json is the tokenizer's own
+    if TYPE_CHECKING:  # diffusers' has its entries as attributes, too
+
+        @property
+        def config(self) -> Any: ...
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -86,6 +90,12 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
             fingerprint=spec.fingerprint,
         )
 
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[True] = True) -> AutoencoderKLOutput: ...
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[False]) -> tuple[DiagonalGaussianDistribution]: ...
+
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """The distribution of normalised latents (B, C, h, w).
 
@@ -109,6 +119,16 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
         latents = DiagonalGaussianDistribution(moments.to(self.dtype))
         return AutoencoderKLOutput(latent_dist=latents) if return_dict else (latents,)
 
+    @overload
+    def decode(
+        self, z: Tensor, return_dict: Literal[True] = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput: ...
+
+    @overload
+    def decode(
+        self, z: Tensor, return_dict: Literal[False], generator: torch.Generator | None = None
+    ) -> tuple[Tensor]: ...
+
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
@@ -127,7 +147,8 @@ class DiffusersVAE(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """decode(encode(sample).latent_dist.mode())."""
-        return self.decode(self.encode(sample, return_dict=False)[0].mode(), return_dict)
+        z = self.encode(sample, return_dict=False)[0].mode()
+        return self.decode(z) if return_dict else self.decode(z, return_dict=False)
 
     def enable_slicing(self) -> None:
         """Take one image of a batch at a time, which needs less memory."""

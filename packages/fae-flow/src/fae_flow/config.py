@@ -54,15 +54,15 @@ class STARFlowConfig(Config):
     takes_prompts: ClassVar[bool] = False
     follows_data: ClassVar[frozenset[str]] = frozenset({"classes"})
 
-    width: int = Field(256, gt=0)
-    layers: tuple[int, ...] = Field((2, 2, 6), min_length=1, max_length=64)
-    top_width: int | None = Field(None, gt=0)
-    head_dim: int = Field(64, gt=0)
-    heads: int | None = Field(None, gt=0)
-    kv_heads: int | None = Field(None, gt=0)
-    patch_size: int = Field(1, gt=0)
+    width: int = Field(default=256, gt=0)
+    layers: tuple[int, ...] = Field(default=(2, 2, 6), min_length=1, max_length=64)
+    top_width: int | None = Field(default=None, gt=0)
+    head_dim: int = Field(default=64, gt=0)
+    heads: int | None = Field(default=None, gt=0)
+    kv_heads: int | None = Field(default=None, gt=0)
+    patch_size: int = Field(default=1, gt=0)
     mlp: Literal["gelu", "geglu", "swiglu"] = "gelu"
-    mlp_ratio: float = Field(4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
     norm: Literal["layer", "rms", "none"] = "layer"
     post_norm: bool = False
     final_norm: bool = False
@@ -70,18 +70,18 @@ class STARFlowConfig(Config):
     bias: bool = True
     rope: bool = True
     rope_layout: Literal["interleaved", "half"] = "interleaved"
-    rope_length: float | None = Field(None, gt=0)
+    rope_length: float | None = Field(default=None, gt=0)
     sos: bool = True
     scale: Literal["exp", "softplus"] = "exp"
-    soft_clip: float = Field(0.0, ge=0, le=1e3)
+    soft_clip: float = Field(default=0.0, ge=0, le=1e3)
     order: Literal["R2L", "L2R"] = "R2L"
-    classes: int | None = Field(None, gt=0)
-    text_dim: int | None = Field(None, gt=0)
-    text_tokens: int = Field(0, ge=0)
+    classes: int | None = Field(default=None, gt=0)
+    text_dim: int | None = Field(default=None, gt=0)
+    text_tokens: int = Field(default=0, ge=0)
     condition_top_only: bool = False
-    label_dropout: float = Field(0.1, ge=0, le=1)
-    noise_std: float = Field(0.3, ge=0, le=100)
-    regularization: float = Field(0.0, ge=0, le=1e3)
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    noise_std: float = Field(default=0.3, ge=0, le=100)
+    regularization: float = Field(default=0.0, ge=0, le=1e3)
     denoise: bool = True
     gradient_checkpointing: bool = False
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fae_core.commands.loading import loading
 from fae_core.errors import FAEError, require_known
 from fae_core.folders import CHECKPOINT_STATE
 from fae_core.models.sources import HubOptions, resolve_model_folder
 from fae_core.models.stored import Kind, stored_model, stored_point
-from fae_core.protocols import Decoder, Generator, Tokenizer
 from fae_core.spec import LatentSpec
 
+if TYPE_CHECKING:  # which imports torch
+    from fae_core.models.loaded import LoadedDecoder, LoadedGenerator, LoadedTokenizer
 
-def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **options: Any) -> Generator:
+
+def load_generator(source: str | Path, *, spec: LatentSpec | None = None, **options: Any) -> LoadedGenerator:
     """A saved generator.
 
     Args:
@@ -53,7 +55,7 @@ def generator_class(source: str | Path) -> Any | None:
     return None if stored is None else stored.point.load()
 
 
-def load_tokenizer(source: str | Path, **options: Any) -> Tokenizer:
+def load_tokenizer(source: str | Path, **options: Any) -> LoadedTokenizer:
     """A saved tokenizer.
 
     Args:
@@ -66,7 +68,7 @@ def load_tokenizer(source: str | Path, **options: Any) -> Tokenizer:
     return _load("tokenizer", source, options)
 
 
-def load_decoder(source: str | Path, **options: Any) -> Decoder:
+def load_decoder(source: str | Path, **options: Any) -> LoadedDecoder:
     """The decoder of a saved tokenizer, without the parts that only encoding needs (an FAE's backbone).
 
     A tokenizer class that can load it alone has `decoder_from_pretrained`; any other is loaded whole.

@@ -34,66 +34,82 @@ class TrainConfig(Config):
     the schedule down to `final_learning_rate_ratio` of the peak at the last step.
     """
 
-    steps: int = Field(1000, ge=1, le=10**12, description="updates in all")
+    steps: int = Field(default=1000, ge=1, le=10**12, description="updates in all")
     batch_size: int = Field(
-        64, ge=1, le=LARGEST_BATCH, description="samples per update, over all processes and micro-batches"
+        default=64, ge=1, le=LARGEST_BATCH, description="samples per update, over all processes and micro-batches"
     )
-    accumulation: int = Field(1, ge=1, description="micro-batches per update")
-    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED, description="of weights, order and noise")
+    accumulation: int = Field(default=1, ge=1, description="micro-batches per update")
+    seed: int = Field(default=0, ge=SMALLEST_SEED, le=LARGEST_SEED, description="of weights, order and noise")
 
-    learning_rate: float = Field(1e-4, gt=0, le=1e3, description="the peak, of AdamW")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the peak")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1e3, description="the peak, of AdamW")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the learning rate after the peak"
+    )
     schedule_steps: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=10**12,
         description="length of the schedule, where it differs from the run's; a longer run keeps the last rate",
     )
-    warmup_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
-    hold_steps: float = Field(0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them")
+    warmup_steps: float = Field(
+        default=0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them"
+    )
+    hold_steps: float = Field(
+        default=0, ge=0, le=10**12, description="a number of steps, or below 1 a fraction of them"
+    )
     final_learning_rate_ratio: float = Field(
-        0.0, ge=0, le=1, description="learning rate at the last step over its peak (cosine only)"
+        default=0.0, ge=0, le=1, description="learning rate at the last step over its peak (cosine only)"
     )
-    betas: Betas = Field((0.9, 0.999), description="of AdamW")
-    weight_decay: float = Field(0.0, ge=0, le=1e3, description="of AdamW")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of a phase's gradient; None: any")
+    betas: Betas = Field(default=(0.9, 0.999), description="of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3, description="of AdamW")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="largest norm of a phase's gradient; None: any")
     ema_decay: float | None = Field(
-        0.9999, ge=0, lt=1, description="of the moving average of weights, per update; None: no average"
+        default=0.9999, ge=0, lt=1, description="of the moving average of weights, per update; None: no average"
     )
-    ema_warmup: bool = Field(False, description="start with the shorter average (1 + step) / (10 + step)")
-    max_skipped: int = Field(10, ge=0, description="stop after this many updates in a row with a non-finite gradient")
+    ema_warmup: bool = Field(default=False, description="start with the shorter average (1 + step) / (10 + step)")
+    max_skipped: int = Field(
+        default=10, ge=0, description="stop after this many updates in a row with a non-finite gradient"
+    )
 
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16 is autocast, fp32 on CPUs that have no bf16; weights stay fp32"
+        default="fp32", description="bf16 is autocast, fp32 on CPUs that have no bf16; weights stay fp32"
     )
-    compile: bool | Literal["auto"] = Field(False, description="torch.compile each transformer block; 'auto': on a GPU")
-    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="how several processes share a model")
+    compile: bool | Literal["auto"] = Field(
+        default=False, description="torch.compile each transformer block; 'auto': on a GPU"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(default="ddp", description="how several processes share a model")
     deterministic: bool = Field(
-        False, description="deterministic algorithms only, an op without one is an error; DDP sums in one order"
+        default=False, description="deterministic algorithms only, an op without one is an error; DDP sums in one order"
     )
     loader_threads: int = Field(
-        1,
+        default=1,
         ge=0,
         le=MOST_PROCESSES,
         description="threads per process that prepare batches ahead of time; 0 prepares each when it is due",
     )
 
-    stall_limit: float = Field(600.0, gt=0, description="stop when a batch has not arrived after so many seconds")
-    verify: bool = Field(True, description="compare each shard of latents with its checksum when it is first read")
+    stall_limit: float = Field(
+        default=600.0, gt=0, description="stop when a batch has not arrived after so many seconds"
+    )
+    verify: bool = Field(
+        default=True, description="compare each shard of latents with its checksum when it is first read"
+    )
     shuffle_window: int = Field(
-        8192, ge=1, description="samples mixed with each other where data are read in blocks (tar shards, row groups)"
+        default=8192,
+        ge=1,
+        description="samples mixed with each other where data are read in blocks (tar shards, row groups)",
     )
 
-    checkpoint_every: int = Field(1000, ge=1, description="updates between two checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest stay")
+    checkpoint_every: int = Field(default=1000, ge=1, description="updates between two checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="how many of the newest stay")
     keep_at: tuple[Milestone, ...] = Field(
-        (),
+        default=(),
         description="steps, or epochs of the training data as 80ep, after which a checkpoint is saved and never "
         "removed, and its model exported",
     )
-    log_every: int = Field(50, ge=1, description="updates between two lines of metrics.jsonl")
-    preview_every: int = Field(0, ge=0, description="updates between two previews; 0: none")
-    track: tuple[str, ...] = Field((), description="programs that show the run: tensorboard, wandb, trackio")
+    log_every: int = Field(default=50, ge=1, description="updates between two lines of metrics.jsonl")
+    preview_every: int = Field(default=0, ge=0, description="updates between two previews; 0: none")
+    track: tuple[str, ...] = Field(default=(), description="programs that show the run: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -26,11 +26,11 @@ class PreviewConfig(Config):
     """
 
     decoder: str
-    count: int = Field(64, ge=1, le=MOST_IMAGES)
-    columns: int = Field(8, ge=1, le=MOST_COLUMNS)
-    seed: int = Field(0, ge=SMALLEST_SEED, le=LARGEST_SEED)
+    count: int = Field(default=64, ge=1, le=MOST_IMAGES)
+    columns: int = Field(default=8, ge=1, le=MOST_COLUMNS)
+    seed: int = Field(default=0, ge=SMALLEST_SEED, le=LARGEST_SEED)
     options: dict[str, Any] = Field(default_factory=dict)
     reference: str | None = None
-    measured: int = Field(1000, ge=2, le=MOST_IMAGES)
+    measured: int = Field(default=1000, ge=2, le=MOST_IMAGES)
     metric: str = "frechet"
     extractor: str = "efficientnet-lite2"
