@@ -80,6 +80,7 @@ def serve(models: Models, source: Any, bound: socket.socket, host: str, ready: C
         import gradio as gr
         import uvicorn
         from fastapi import FastAPI
+        from uvicorn.server import HANDLED_SIGNALS
 
         from fae_eval.explore.page.markup import STYLE
         from fae_eval.explore.page.page import make_page, theme
@@ -111,7 +112,7 @@ def serve(models: Models, source: Any, bound: socket.socket, host: str, ready: C
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
         server = Server(config)
         # A signal that the server does not handle itself would end the process with the uploads on the disk.
-        others = set(ENDING) - set(uvicorn.server.HANDLED_SIGNALS)
+        others = set(ENDING) - set(HANDLED_SIGNALS)
         with asked_to_end(lambda number: server.handle_exit(number, None), signals=others):
             ready()
             server.run(sockets=[bound])
