@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def serving(folder: Path, *options: str, end: signal.Signals = signal.SIGTERM, *
     own = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "temporary"), **environment}
     command = [sys.executable, "-m", "fae_core.cli.main", "explore", "--port", "0", "--device", "cpu", *options]
     with (folder / "errors.txt").open("w") as errors:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=own)
+        # Under nohup, and in a shell's background, signals are ignored, which children inherit.
+        heed = partial(signal.signal, end, signal.SIG_DFL)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=own, preexec_fn=heed)
         assert server.stdout is not None
         line = next((line for line in server.stdout if "http://" in line), "")
         found = re.search(r"http://[\d.:]+/", line)

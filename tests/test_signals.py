@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,20 @@ def training(store: Path, out: Path) -> list[str]:
     return f"train diffusion --latents {store} --preset lightningdit-tiny {ENDLESS} --out {out}".split()
 
 
-def heed_interrupts() -> None:
-    """In a child: SIGINT ends it, even where the shell started the tests in the background and has it ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def heed_signals() -> None:
+    """In a child: these end it, even where the tests run in the background or under nohup, and have them ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def start(words: list[str], errors: int = subprocess.PIPE, **environment: str) -> subprocess.Popen:
+def ignore_hangups() -> None:
+    """In a child: as under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def start(
+    words: list[str], errors: int = subprocess.PIPE, begin: Callable[[], None] = heed_signals, **environment: str
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "fae_core.cli.main", *words]
     process = subprocess.Popen(
         command,
@@ -59,7 +67,7 @@ def start(words: list[str], errors: int = subprocess.PIPE, **environment: str) -
         stderr=errors,
         text=True,
         start_new_session=True,
-        preexec_fn=heed_interrupts,
+        preexec_fn=begin,
     )
     STARTED.append(process)
     return process
@@ -142,12 +150,8 @@ def test_a_terminal_that_closes_is_one_request_however_often_it_says_so(store: P
 
 
 def test_a_signal_that_is_ignored_stays_so(store: Path, tmp_path: Path) -> None:
-    """As under nohup."""
-    run, before = tmp_path / "run", signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = start([*training(store, run), "--steps", "40"])
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    run = tmp_path / "run"
+    process = start([*training(store, run), "--steps", "40"], begin=ignore_hangups)
     wait_for(run / "metrics.jsonl", process)
     process.send_signal(signal.SIGHUP)
     told = ended(process)
