@@ -109,21 +109,13 @@ def _run_held(
     here = os.path.abspath(out)  # noqa: PTH100 (links are kept)
     recorded = {step.name: _as_recorded(recipe.command(step, _OUT)) for step in recipe.steps}
     done: list[dict[str, Any]] = []
-    same: set[str] = set()  # steps that are done, with the command that they have now
     if resume and record_path.is_file():
-        done, was_here = _recorded(record_path, here)
-        same = {
-            entry["name"]
-            for entry in done
-            if entry["name"] in recorded and _is_same(entry.get("command"), recorded[entry["name"]], was_here, here)
-        }
-        if here != was_here:  # paths as they are now, which the next call compares
-            done = [{**entry, "command": recorded[entry["name"]]} if entry["name"] in same else entry for entry in done]
+        done = _recorded(record_path)
         remove_leftovers(out)
     else:
         with begun_folder(out, overwrite=overwrite, kind="recipe", resumable=RECIPE_STEPS) as folder:
-            _record(folder / RECIPE_STEPS, recipe, here, done)
-    before = {e["name"]: recorded[e["name"]] if e["name"] in same else e.get("command") for e in done}
+            _record(folder / RECIPE_STEPS, recipe, done)
+    before = {entry["name"]: _command_of(entry, recorded.get(entry["name"]), here) for entry in done}
     _refuse_changed(recipe, out, recorded, before)
     commands = {step.name: recipe.command(step, out) for step in recipe.steps}
     reads = needs(commands)
@@ -131,7 +123,7 @@ def _run_held(
     changing = _with_readers(due, reads)
     if not changing.isdisjoint(before):
         done = [entry for entry in done if entry["name"] not in changing]
-        _record(record_path, recipe, here, done)
+        _record(record_path, recipe, done)
     places = {name: place for place, name in enumerate(commands, 1)}
 
     def started(name: str) -> None:
@@ -139,9 +131,9 @@ def _run_held(
 
     def ended(name: str, seconds: float) -> None:
         done[:] = [entry for entry in done if entry["name"] != name]
-        done.append({"name": name, "command": recorded[name], "seconds": round(seconds, 1)})
+        done.append({"name": name, "command": recorded[name], "folder": here, "seconds": round(seconds, 1)})
         done.sort(key=lambda entry: places.get(entry["name"], 0))  # steps at once do not end in the recipe's order
-        _record(record_path, recipe, here, done)
+        _record(record_path, recipe, done)
 
     again = {step.name: ["--resume" if step.resumable else "--overwrite"] if resume else [] for step in due}
     attempts = {name: [*commands[name], *options] for name, options in again.items()}
@@ -209,21 +201,24 @@ def _as_recorded(arguments: list[str]) -> str:
     return f"fae {redact(shlex.join(word if str(_OUT) in word else absolute for word, absolute in words))}"
 
 
-def _is_same(was: str | None, now: str, was_here: str, here: str) -> bool:
-    """Whether a recorded command is the one of a step now, however their paths are written.
+def _command_of(entry: dict[str, Any], now: str | None, here: str) -> str | None:
+    """The command of a finished step: as it would be recorded now, where it is the same, else as it was recorded.
 
     A path is the same where it is absolutely, or where it is seen from the experiment's folder: that may have been
     moved alone, or together with the data that its steps read. Earlier versions recorded the folder as it was named
     then, and other paths as they were given.
 
     Args:
-        was: What was recorded.
-        now: What would be recorded.
-        was_here: The absolute path of the experiment's folder then.
-        here: That path now.
+        entry: Of steps.json.
+        now: What would be recorded of the step now; None: the recipe has no such step.
+        here: The absolute path of the experiment's folder now.
     """
-    if was is None:
-        return False
+    was = entry.get("command")
+    return now if was is not None and now is not None and _is_same(was, now, entry.get("folder") or here, here) else was
+
+
+def _is_same(was: str, now: str, was_here: str, here: str) -> bool:
+    """Whether two commands are the same, however their paths are written, in a folder that lay and lies there."""
     places: set[str] = set()  # what stands for {out}
     try:
         for old, new in zip(shlex.split(was), shlex.split(now), strict=True):
@@ -269,23 +264,19 @@ def announce(text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _record(path: Path, recipe: Recipe, here: str, done: list[dict[str, Any]]) -> None:
-    write_json(path, {"title": recipe.title, "variables": recipe.variables, "folder": here, "steps": done})
+def _record(path: Path, recipe: Recipe, done: list[dict[str, Any]]) -> None:
+    write_json(path, {"title": recipe.title, "variables": recipe.variables, "steps": done})
 
 
-def _recorded(path: Path, here: str) -> tuple[list[dict[str, Any]], str]:
-    """The finished steps in steps.json, and the folder that it was written in, by default the one where it is.
-
-    Raises FAEError where the file is not a recipe's.
-    """
-    found = read_json(path)
-    done = found.get("steps")
+def _recorded(path: Path) -> list[dict[str, Any]]:
+    """The finished steps in steps.json; raises FAEError where the file is not a recipe's."""
+    done = read_json(path).get("steps")
     if not isinstance(done, list) or not all(_is_record(entry) for entry in done):
         raise FAEError(f"{path} is damaged: it does not list the finished steps; --overwrite begins anew")
-    return done, str(found.get("folder", here))
+    return done
 
 
 def _is_record(entry: Any) -> bool:
-    """Whether an entry of steps.json is a finished step's: its name, command and seconds."""
-    kinds = (("name", str), ("command", str | None), ("seconds", int | float))
+    """Whether an entry of steps.json is a finished step's: its name, command, folder and seconds."""
+    kinds = (("name", str), ("command", str | None), ("folder", str | None), ("seconds", int | float))
     return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds)

@@ -193,7 +193,8 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTra
         else:
             whole = new_model(getattr(configuration, "vision_config", configuration), name)
         model, missing = _vision_part(whole, missing)
-        needed = [weight for weight in missing if weight not in _unread(model)]
+        unread = _unread(model)
+        needed = [weight for weight in missing if weight not in unread]
         if needed:
             raise InvalidFile(f"{name} lacks weights, such as {needed[0]}")
     except InvalidFile as error:
@@ -207,8 +208,8 @@ def create_transformers_model(name: str, config: BackboneConfig) -> tuple[PreTra
     if hasattr(model.config, "mask_ratio"):
         model.config.update({"mask_ratio": 0.0})
     if weights not in (None, "pretrained", "stored") and not on_meta:
-        missing = _load_file(model, weights)
-    if _unread(model) and (missing or not config.classifier):
+        missing = _load_file(model, weights, unread)
+    if unread and (missing or not config.classifier):
         cast("nn.Module", model).register_module("pooler", None)
         found["classifier"] = False
     found["hf_config"] = _own_settings(model.config.to_dict())
@@ -270,11 +271,11 @@ def _unread(model: PreTrainedModel) -> list[str]:
     return [name for name in model.state_dict() if name.startswith("pooler.")]
 
 
-def _load_file(model: PreTrainedModel, path: str) -> list[str]:
+def _load_file(model: PreTrainedModel, path: str, unread: list[str]) -> list[str]:
     """Load a checkpoint file, whose names may be of another version of transformers or have a larger model's prefix.
 
     Returns:
-        The weights that no feature needs and that the file lacks.
+        The weights that the file lacks, which are among the `unread` ones.
     """
     state = read_state_dict(path)
     for prefix in (f"{model.base_model_prefix}.", "model.", "vision_model."):
@@ -287,7 +288,6 @@ def _load_file(model: PreTrainedModel, path: str) -> list[str]:
         state = inside
     if getattr(model, "pooler", None) is None:
         state = {name: value for name, value in state.items() if not name.startswith("pooler.")}
-    unread = _unread(model)
     weights = renamed_weights(model, state, path, optional=unread)
     model.load_state_dict(weights, strict=False)  # it has all but the unread ones
     return [name for name in unread if name not in weights]
